@@ -9,12 +9,14 @@ pub fn of_file(error: &io::Error) -> Option<&'static str> {
     match Errno::from_io_error(error) {
         Some(Errno::MFILE) => {
             return Some(
-                "raise the limit of open files (`ulimit -n`, or LimitNOFILE= in systemd), or run fewer deployments",
+                "raise the limit of open files (`ulimit -n`, or LimitNOFILE= in systemd), or run \
+                 fewer deployments",
             );
         }
         Some(Errno::NFILE) => {
             return Some(
-                "the whole machine has too many files open; end what leaks them, or raise fs.file-max",
+                "the whole machine has too many files open; end what leaks them, or raise \
+                 fs.file-max",
             );
         }
         Some(Errno::NOMEM) => {
@@ -39,8 +41,8 @@ pub fn of_file(error: &io::Error) -> Option<&'static str> {
 pub fn of_program(error: &io::Error) -> &'static str {
     match Errno::from_io_error(error) {
         Some(Errno::AGAIN) => {
-            "this user or container has too many processes and threads; raise the limit (`ulimit -u`, TasksMax= in \
-             systemd, or --pids-limit of the container)"
+            "this user or container has too many processes and threads; raise the limit (`ulimit \
+             -u`, TasksMax= in systemd, or --pids-limit of the container)"
         }
         Some(Errno::MFILE | Errno::NFILE) => {
             "too many files are open; raise the limit (`ulimit -n`, or LimitNOFILE= in systemd)"

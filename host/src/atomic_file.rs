@@ -65,8 +65,8 @@ pub struct Held {
 /// The file of this path was moved, removed or replaced while it was in use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{path} was moved, removed or replaced while the host has it open, so nothing more is written to it; put it back, or \
-     stop the host and restore the file from a backup",
+    "{path} was moved, removed or replaced while the host has it open, so nothing more is written \
+     to it; put it back, or stop the host and restore the file from a backup",
     path = .0.display()
 )]
 pub struct Displaced(PathBuf);

@@ -68,8 +68,9 @@ impl DataDir {
             None => Ok(folder),
             Some(name) => {
                 let message = format!(
-                    "it contains {name} but no {CATALOGUE}, so it may not be a data folder of foldstream; choose an empty or \
-                     new folder with --data (data_dir), or restore {CATALOGUE} from a backup if it was lost"
+                    "it contains {name} but no {CATALOGUE}, so it may not be a data folder of \
+                     foldstream; choose an empty or new folder with --data (data_dir), or restore \
+                     {CATALOGUE} from a backup if it was lost"
                 );
                 Err(Error::Unusable {
                     folder: root.display().to_string(),
@@ -130,7 +131,8 @@ impl DataDir {
         left.extend(unfinished_in(&self.root.join("log")));
         for path in left {
             if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove a file of an earlier process");
+                tracing::warn!(path = %path.display(), %error, "cannot remove a file of an earlier \
+                    process");
             }
         }
     }
@@ -261,7 +263,8 @@ impl DataDir {
                     && is_ours(&path, is_snapshot)
                     && let Err(error) = fs::remove_file(&path)
                 {
-                    tracing::warn!(path = %path.display(), %error, "cannot remove an unused snapshot");
+                    tracing::warn!(path = %path.display(), %error, "cannot remove an unused \
+                        snapshot");
                 }
             }
             if record.is_none() {

@@ -94,7 +94,8 @@ impl Payload {
 /// `{"$bytes": …}` does not hold base64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the value of `$bytes` is not base64 (RFC 4648, with padding); encode the bytes, or rename the member"
+    "the value of `$bytes` is not base64 (RFC 4648, with padding); encode the bytes, or rename the \
+     member"
 )]
 pub struct PayloadError;
 

@@ -25,8 +25,8 @@ pub struct Newest {
 /// A file is older than it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{} ends at {unit} {found}, but had come to {noted}: it lost its newest commits, or an older copy replaced it; restore \
-     the newest copy, or accept the loss by removing {}", file.display(), note.display()
+    "{} ends at {unit} {found}, but had come to {noted}: it lost its newest commits, or an older \
+     copy replaced it; restore the newest copy, or accept the loss by removing {}", file.display(), note.display()
 )]
 pub struct FellBack {
     file: PathBuf,
@@ -79,7 +79,8 @@ impl Newest {
             note.write_all_at(format!("{number:020}\n").as_bytes(), 0)
         };
         if let Err(error) = write() {
-            tracing::debug!(note = %self.note.display(), %error, "cannot note how far a file has come");
+            tracing::debug!(note = %self.note.display(), %error, "cannot note how far a file has \
+                come");
         }
     }
 }

@@ -58,7 +58,8 @@ impl Bound {
         match self {
             Self::Disk(_) => "free some space to let it continue",
             Self::Limit(_) => {
-                "raise it, or `foldstream prune` generations that are no longer needed, to let it continue"
+                "raise it, or `foldstream prune` generations that are no longer needed, to let it \
+                 continue"
             }
         }
     }

@@ -16,7 +16,8 @@ pub const PATTERNS_MAX: usize = 64;
 pub enum Error {
     /// Too long, empty, or an empty token.
     #[error(
-        "subject `{0}` has an empty token or is empty or longer than {LENGTH_MAX} bytes; write tokens joined by single dots, such as `orders.42.placed`"
+        "subject `{0}` has an empty token or is empty or longer than {LENGTH_MAX} bytes; write \
+         tokens joined by single dots, such as `orders.42.placed`"
     )]
     Malformed(String),
     /// White space or a control character.
@@ -24,7 +25,8 @@ pub enum Error {
     Character(String),
     /// A wildcard in a place where it is not allowed.
     #[error(
-        "subject `{0}` uses a wildcard where none is allowed: `*` and `>` replace whole tokens, `>` only at the end, and neither when publishing"
+        "subject `{0}` uses a wildcard where none is allowed: `*` and `>` replace whole tokens, \
+         `>` only at the end, and neither when publishing"
     )]
     Wildcard(String),
     /// Too many patterns, or none.

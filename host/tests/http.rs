@@ -602,8 +602,8 @@ async fn request_that_takes_too_long_is_ended() {
         ..Serve::default()
     })
     .await;
-    let unfinished = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-                      content-length: 100\r\n\r\n{";
+    let unfinished = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: \
+                      application/json\r\ncontent-length: 100\r\n\r\n{";
     let answer = served.say(unfinished.as_bytes().to_vec()).await;
     assert!(
         answer.starts_with("HTTP/1.1 504 ") && answer.contains("\"type\":\"timeout\""),

@@ -338,7 +338,8 @@ pub fn config(random: &mut fastrand::Rng) -> String {
     // An event that loops is found out by the third deadline.
     let modules = "[modules]\ndeadline = \"3s\"\n";
     format!(
-        "[state]\nflush_interval = \"{flush}\"\n[pipeline]\nbatch_events = {batch}\n{modules}{snapshots}"
+        "[state]\nflush_interval = \"{flush}\"\n[pipeline]\nbatch_events = \
+         {batch}\n{modules}{snapshots}"
     )
 }
 

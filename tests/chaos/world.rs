@@ -71,8 +71,8 @@ impl Counts {
     pub fn words(&self) -> String {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         format!(
-            "{} kills ({} at steps), {} stops of the server, {} other faults, {} changes of deployments, {} answers and \
-             {} changes checked, {} reads declined",
+            "{} kills ({} at steps), {} stops of the server, {} other faults, {} changes of \
+             deployments, {} answers and {} changes checked, {} reads declined",
             count(&self.kills),
             count(&self.kills_at_steps),
             count(&self.server_stops),

@@ -227,7 +227,8 @@ pub fn check_file(path: &str, text: &str) -> Vec<Violation> {
         let module = module_of(inner);
         if level(&module).is_none() && !["lib", "main"].contains(&module.as_str()) {
             let rule = format!(
-                "module {module} is in no layer; give it its place in LAYERS of tests/src/layering.rs"
+                "module {module} is in no layer; give it its place in LAYERS of \
+                 tests/src/layering.rs"
             );
             violations.push(Violation {
                 place: path.to_owned(),

@@ -17,6 +17,7 @@ pub mod nats;
 pub mod orders;
 pub mod process;
 pub mod proxy;
+pub mod reactor;
 pub mod stage;
 pub mod wait;
 

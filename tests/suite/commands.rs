@@ -234,7 +234,8 @@ async fn deploy_says_what_it_did_and_refuses_what_is_no_module() {
         (&json!("created"), &json!("ledger"))
     );
     let again = cli::on(&host, &["deploy", &module]).expect(0);
-    let said = "ledger: unchanged (generation 1, source events): generation 1 has this module, and is active\n";
+    let said = "ledger: unchanged (generation 1, source events): generation 1 has this module, and \
+                is active\n";
     assert_eq!(again.stdout, said);
     let named = cli::on(
         &host,

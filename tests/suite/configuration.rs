@@ -338,7 +338,8 @@ async fn a_server_that_wants_certificates_lets_us_in_with_ours() {
         .add_client_certificate(PathBuf::from(&client_cert), PathBuf::from(&client_key));
     let context = context(options, &server).await;
     let settings = format!(
-        "tls_ca = {ca:?}\ntls_cert = {client_cert:?}\ntls_key = {client_key:?}\ntls_required = true\n"
+        "tls_ca = {ca:?}\ntls_cert = {client_cert:?}\ntls_key = {client_key:?}\ntls_required = \
+         true\n"
     );
     reads_with(&server, &settings, &context).await;
 }

@@ -90,7 +90,8 @@ fn every_command_in_a_document_is_one_that_the_program_takes() {
 
 #[test]
 fn commands_are_found_and_wrong_ones_refused() {
-    let text = "```sh\n$ foldstream query a b '{\"c\": 1}'  # why\nfoldstream scan a \\\n  --all -o ndjson > file\nls\n```\nfoldstream nothing\n";
+    let text = "```sh\n$ foldstream query a b '{\"c\": 1}'  # why\nfoldstream scan a \\\n  --all \
+                -o ndjson > file\nls\n```\nfoldstream nothing\n";
     let found = commands(text);
     assert_eq!(
         found,
@@ -246,7 +247,8 @@ fn is_test(name: &str, text: &str) -> bool {
 
 #[test]
 fn a_mention_of_a_name_is_no_test() {
-    let text = "// shown_by_this_one in a comment\nfn another_one_of_them() {}\nmade! {\n    made_by_a_macro_1 0;\n}";
+    let text = "// shown_by_this_one in a comment\nfn another_one_of_them() {}\nmade! \
+                {\n    made_by_a_macro_1 0;\n}";
     let found = [
         "shown_by_this_one",
         "another_one_of_them",

@@ -373,7 +373,8 @@ async fn another_gate_for_a_candidate_that_is_there_is_compared_again() {
     )
     .expect(1);
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    let rules = "allow = [\"added\", \"removed\"]\n[[rules]]\nprefix = \"head\"\nignore = [\"/count\", \"/events\", \"/chain\"]\n";
+    let rules = "allow = [\"added\", \"removed\"]\n[[rules]]\nprefix = \"head\"\nignore = \
+                 [\"/count\", \"/events\", \"/chain\"]\n";
     std::fs::write(file.path(), rules).expect("written");
     let options = format!("--rules {} --wait --timeout 60s", file.path().display());
     let passed = deploy(&stage.host, "ledger-next", &options).expect(0);

@@ -6,26 +6,13 @@ use std::time::Duration;
 
 use foldstream::api::{self, Promise};
 use foldstream_tests::client::Client;
-use foldstream_tests::guests;
 use foldstream_tests::host::Host;
-use foldstream_tests::wait;
+use foldstream_tests::reactor::{self, REACTOR, TO_LOG, event, events, published};
+use foldstream_tests::{guests, wait};
 use serde_json::json;
 
-/// Name of the deployment of the guest of that name.
-const REACTOR: &str = "reactor";
-/// What the guest may publish in most tests.
-const GRANT: &str = "&allow-publish=out.%3E%40events";
 /// Small and frequent flushes, so that kills fall before, into and behind commits.
 const FLUSHES: &str = "[state]\nflush_interval = \"50ms\"\n";
-
-fn event(key: u64, what: &str) -> api::NewEvent {
-    serde_json::from_value(json!({ "subject": format!("in.{key}.{what}"), "data": {} }))
-        .expect("an event")
-}
-
-fn events(count: u64, what: &str) -> Vec<api::NewEvent> {
-    (0..count).map(|number| event(number % 7, what)).collect()
-}
 
 /// All events under a pattern in the embedded log, read as any client reads them.
 async fn stored(client: &Client, pattern: &str) -> Vec<serde_json::Value> {
@@ -55,37 +42,16 @@ fn counted(messages: &[serde_json::Value]) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Waits until the outbox is empty behind a position.
-async fn published(client: &Client, sequence: u64) -> api::Deployment {
-    client
-        .show_when(REACTOR, "publish everything", |deployment| {
-            deployment.position >= sequence
-                && deployment
-                    .outbox
-                    .as_ref()
-                    .is_some_and(|outbox| outbox.entries == 0)
-        })
-        .await
-}
-
 /// The messages of one key are stored in the order of their causes, and of their numbers within
 /// one.
 fn assert_in_order(messages: &[serde_json::Value]) {
-    let mut last: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-    for message in messages {
-        let key = message["subject"]
-            .as_str()
-            .and_then(|subject| subject.split('.').nth(1))
-            .expect("a key")
-            .to_owned();
-        let place = (
-            message["data"]["of"].as_u64().expect("a cause"),
-            message["data"]["number"].as_u64().expect("a number"),
-        );
-        if let Some(before) = last.insert(key, place) {
-            assert!(before < place, "{before:?} is stored before {place:?}");
-        }
-    }
+    reactor::assert_in_order(messages.iter().map(|message| {
+        let subject = message["subject"].as_str().expect("a subject");
+        (
+            reactor::key_of(subject),
+            reactor::place_in(&message["data"]),
+        )
+    }));
 }
 
 #[tokio::test]
@@ -93,7 +59,7 @@ async fn message_of_an_event_is_stored_with_its_id_and_its_cause() {
     let host = Host::start().await;
     let client = host.client();
     client
-        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_LOG)
         .await;
     let appended = client.append(&[event(1, "three")]).await;
     let shown = published(client, appended.last_sequence).await;
@@ -128,7 +94,7 @@ async fn killed_again_and_again_on_the_embedded_log_each_message_is_stored_once(
     let mut random = fastrand::Rng::with_seed(foldstream_tests::seed());
     let mut host = Host::start_with(FLUSHES).await;
     host.client()
-        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_LOG)
         .await;
     let mut causes = Vec::new();
     for _ in 0..10 {
@@ -192,7 +158,7 @@ async fn nothing_is_published_without_a_grant_and_the_handler_stops_at_the_event
 
     // The same module with a grant continues where it stopped.
     let deployed = client
-        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_LOG)
         .await;
     assert!(
         deployed.reason.contains("grants: +out.>@events"),
@@ -214,7 +180,7 @@ async fn what_was_there_before_the_deploy_is_handled_without_publishing() {
     let client = host.client();
     client.append(&events(50, "one")).await;
     client
-        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_LOG)
         .await;
     let appended = client.append(&[event(3, "one")]).await;
     let shown = published(client, appended.last_sequence).await;
@@ -256,7 +222,7 @@ async fn messages_that_a_guest_may_not_send_stop_it_by_name() {
         let host = Host::start().await;
         let client = host.client();
         client
-            .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+            .deploy_with(REACTOR, &guests::module(REACTOR), TO_LOG)
             .await;
         client.append(&[event(1, what)]).await;
         let (_, failure) = client.failed(REACTOR).await;
@@ -274,7 +240,7 @@ async fn messages_that_a_guest_may_not_send_stop_it_by_name() {
     let host = Host::start().await;
     let client = host.client();
     client
-        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_LOG)
         .await;
     let answer = client.query(REACTOR, "publish", &json!(null)).await;
     assert!(
@@ -289,7 +255,7 @@ async fn failed_event_publishes_nothing_and_those_before_it_do() {
     let host = Host::start().await;
     let client = host.client();
     client
-        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_LOG)
         .await;
     client
         .append(&[
@@ -312,7 +278,7 @@ async fn mute_folds_publish_nothing() {
     let host = Host::start_with(FLUSHES).await;
     let client = host.client();
     client
-        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_LOG)
         .await;
     let appended = client.append(&events(100, "three")).await;
     published(client, appended.last_sequence).await;
@@ -349,7 +315,7 @@ async fn new_code_inherits_outbox_and_state_and_repeats_nothing() {
     let host = Host::start().await;
     let client = host.client();
     client
-        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_LOG)
         .await;
     for release in 1..=3 {
         client.append(&events(100, "one")).await;
@@ -377,7 +343,7 @@ async fn module_of_another_kind_and_grants_that_make_no_sense_are_refused() {
     let host = Host::start().await;
     let client = host.client();
     client
-        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_LOG)
         .await;
     // A handler is no projection, and the other way round.
     let answer = client
@@ -391,7 +357,7 @@ async fn module_of_another_kind_and_grants_that_make_no_sense_are_refused() {
         answer.text()
     );
     let answer = client
-        .upload(guests::module("tally"), &format!("?name=tally{GRANT}"))
+        .upload(guests::module("tally"), &format!("?name=tally{TO_LOG}"))
         .await;
     assert!(
         answer.text().contains("is for handlers"),
@@ -427,7 +393,7 @@ async fn module_of_another_kind_and_grants_that_make_no_sense_are_refused() {
 async fn lost_state_file_does_not_publish_everything_again() {
     let mut host = Host::start_with(FLUSHES).await;
     host.client()
-        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_LOG)
         .await;
     let appended = host.client().append(&events(20, "one")).await;
     published(host.client(), appended.last_sequence).await;
@@ -451,7 +417,7 @@ async fn handlers_that_cause_each_other_without_end_are_stopped_and_named() {
     let host = Host::start().await;
     let client = host.client();
     client
-        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_LOG)
         .await;
     client
         .deploy_with(

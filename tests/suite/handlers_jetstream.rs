@@ -1,97 +1,22 @@
 //! Handlers that publish to JetStream: once within the window, in the order of each key, through
 //! kills, lost acknowledgements and servers that are away.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use foldstream::api::{self, Promise};
 use foldstream_tests::host::Host;
 use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::proxy::Proxy;
+use foldstream_tests::reactor::{
+    self, REACTOR, Stored, TO_STREAM, events, host_with_stream, published, stored,
+};
 use foldstream_tests::{cli, guests, wait};
-use serde_json::json;
-
-/// Name of the deployment of the guest of that name.
-const REACTOR: &str = "reactor";
-/// It reads the embedded log and publishes to the stream.
-const OPTIONS: &str = "&source=events&allow-publish=out.%3E%40out";
-
-/// A message of the target, as an independent reader finds it.
-#[derive(Debug)]
-struct Stored {
-    id: String,
-    key: String,
-    place: (u64, u64),
-}
-
-/// A host with an embedded log to read and a stream to publish to, at an address of the server or
-/// of a proxy.
-async fn start(url: &str, more: &str) -> Host {
-    let target =
-        format!("[sources.out]\nkind = \"jetstream\"\nstream = \"OUT\"\nservers = [{url:?}]\n");
-    Host::start_with(&format!(
-        "[sources.events]\nkind = \"embedded\"\n{target}{more}"
-    ))
-    .await
-}
 
 async fn server() -> NatsServer {
     let server = NatsServer::start().await;
     nats::create_stream(&server.jetstream().await, "OUT", "out.>").await;
     server
-}
-
-fn events(count: u64, what: &str) -> Vec<api::NewEvent> {
-    let event = |number| json!({ "subject": format!("in.{}.{what}", number % 7), "data": {} });
-    (0..count)
-        .map(|number| serde_json::from_value(event(number)).expect("an event"))
-        .collect()
-}
-
-/// Everything in the target, by sequence.
-async fn stored(server: &NatsServer) -> Vec<Stored> {
-    let mut stream = server
-        .jetstream()
-        .await
-        .get_stream("OUT")
-        .await
-        .expect("it is there");
-    let last = stream.info().await.expect("it answers").state.last_sequence;
-    let mut all = Vec::new();
-    for sequence in 1..=last {
-        let message = stream
-            .get_raw_message(sequence)
-            .await
-            .expect("nothing is deleted");
-        let data: serde_json::Value =
-            serde_json::from_slice(&message.payload).expect("the guest writes JSON");
-        all.push(Stored {
-            id: message
-                .headers
-                .get("Nats-Msg-Id")
-                .expect("each message has an id")
-                .to_string(),
-            key: message.subject.split('.').nth(1).expect("a key").to_owned(),
-            place: (
-                data["of"].as_u64().expect("a cause"),
-                data["number"].as_u64().expect("a number"),
-            ),
-        });
-    }
-    all
-}
-
-/// Waits until everything is published that events up to a sequence cause.
-async fn published(host: &Host, sequence: u64) -> api::Deployment {
-    host.client()
-        .show_when(REACTOR, "publish everything", |deployment| {
-            deployment.position >= sequence
-                && deployment
-                    .outbox
-                    .as_ref()
-                    .is_some_and(|outbox| outbox.entries == 0)
-        })
-        .await
 }
 
 /// Each of `wanted` messages is there once, and those of one key are in order.
@@ -102,25 +27,20 @@ fn assert_exactly_once(messages: &[Stored], wanted: usize) {
         (wanted, wanted),
         "(stored, different ids)"
     );
-    let mut last: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    for message in messages {
-        if let Some(before) = last.insert(&message.key, message.place) {
-            assert!(
-                before < message.place,
-                "{before:?} is stored before {:?}",
-                message.place
-            );
-        }
-    }
+    reactor::assert_in_order(
+        messages
+            .iter()
+            .map(|message| (message.key.clone(), message.place)),
+    );
 }
 
 #[tokio::test]
 async fn killed_again_and_again_each_message_is_stored_once_within_the_window() {
     let mut random = fastrand::Rng::with_seed(foldstream_tests::seed());
     let server = server().await;
-    let mut host = start(&server.url(), "[state]\nflush_interval = \"50ms\"\n").await;
+    let mut host = host_with_stream(&server.url(), "[state]\nflush_interval = \"50ms\"\n").await;
     host.client()
-        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
         .await;
     let (mut last, mut count) = (0, 0);
     for _ in 0..8 {
@@ -136,20 +56,20 @@ async fn killed_again_and_again_each_message_is_stored_once_within_the_window() 
         host.kill();
         host.restart().await;
     }
-    published(&host, last).await;
+    published(host.client(), last).await;
     assert_exactly_once(&stored(&server).await, count);
 }
 
 #[tokio::test]
 async fn message_whose_acknowledgement_is_lost_is_sent_again_and_stored_once() {
     let server = server().await;
-    let proxy = Proxy::start(&server.url()).await;
-    let host = start(&proxy.url(), "").await;
+    let proxy = Proxy::host_with_stream(&server.url()).await;
+    let host = host_with_stream(&proxy.url(), "").await;
     host.client()
-        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
         .await;
     let last = host.client().append(&events(20, "one")).await.last_sequence;
-    published(&host, last).await;
+    published(host.client(), last).await;
     for _ in 0..3 {
         let before = stored(&server).await.len();
         proxy.swallow(true);
@@ -165,10 +85,10 @@ async fn message_whose_acknowledgement_is_lost_is_sent_again_and_stored_once() {
         .await;
         proxy.break_all();
         proxy.swallow(false);
-        published(&host, last).await;
+        published(host.client(), last).await;
     }
     let last = host.client().append(&events(1, "one")).await.last_sequence;
-    let shown = published(&host, last).await;
+    let shown = published(host.client(), last).await;
     assert_exactly_once(&stored(&server).await, 20 + 3 * 90 + 1);
     let target = &shown.outbox.expect("it is a handler").targets[0];
     assert_eq!(
@@ -196,13 +116,13 @@ async fn forgetful_server(max_messages_per_subject: i64) -> NatsServer {
 #[tokio::test]
 async fn what_the_stream_has_stored_is_read_back_where_its_window_has_forgotten() {
     let server = forgetful_server(-1).await;
-    let proxy = Proxy::start(&server.url()).await;
-    let mut host = start(&proxy.url(), "").await;
+    let proxy = Proxy::host_with_stream(&server.url()).await;
+    let mut host = host_with_stream(&proxy.url(), "").await;
     host.client()
-        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
         .await;
     let last = host.client().append(&events(20, "one")).await.last_sequence;
-    published(&host, last).await;
+    published(host.client(), last).await;
     for _ in 0..3 {
         // Stored without an answer, then a crash that lasts longer than the window.
         proxy.swallow(true);
@@ -221,10 +141,10 @@ async fn what_the_stream_has_stored_is_read_back_where_its_window_has_forgotten(
         proxy.swallow(false);
         tokio::time::sleep(Duration::from_millis(500)).await;
         host.restart().await;
-        published(&host, last).await;
+        published(host.client(), last).await;
     }
     let last = host.client().append(&events(1, "one")).await.last_sequence;
-    let shown = published(&host, last).await;
+    let shown = published(host.client(), last).await;
     assert_exactly_once(&stored(&server).await, 20 + 3 * 90 + 1);
     assert_eq!(
         shown.outbox.expect("it is a handler").targets[0].promise,
@@ -235,12 +155,12 @@ async fn what_the_stream_has_stored_is_read_back_where_its_window_has_forgotten(
 #[tokio::test]
 async fn stream_that_forgets_messages_promises_its_window_alone() {
     let server = forgetful_server(1_000).await;
-    let host = start(&server.url(), "").await;
+    let host = host_with_stream(&server.url(), "").await;
     host.client()
-        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
         .await;
     let last = host.client().append(&events(5, "one")).await.last_sequence;
-    let shown = published(&host, last).await;
+    let shown = published(host.client(), last).await;
     let target = &shown.outbox.expect("it is a handler").targets[0];
     assert_eq!(
         (target.promise, target.window_seconds),
@@ -251,16 +171,16 @@ async fn stream_that_forgets_messages_promises_its_window_alone() {
 #[tokio::test]
 async fn server_that_is_away_holds_messages_back_and_a_full_outbox_holds_the_handler() {
     let mut server = server().await;
-    let host = start(
+    let host = host_with_stream(
         &server.url(),
         "[state]\noutbox_entries_max = 200\n[pipeline]\nbatch_events = 50\n",
     )
     .await;
     host.client()
-        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
         .await;
     let last = host.client().append(&events(10, "one")).await.last_sequence;
-    published(&host, last).await;
+    published(host.client(), last).await;
     server.kill();
     let last = host
         .client()
@@ -291,7 +211,7 @@ async fn server_that_is_away_holds_messages_back_and_a_full_outbox_holds_the_han
     );
 
     server.restart().await;
-    let shown = published(&host, last).await;
+    let shown = published(host.client(), last).await;
     assert!(shown.failure.is_none(), "{:?}", shown.failure);
     assert_exactly_once(&stored(&server).await, 2_010);
 }
@@ -299,10 +219,10 @@ async fn server_that_is_away_holds_messages_back_and_a_full_outbox_holds_the_han
 #[tokio::test]
 async fn waiting_messages_keep_a_handler_from_being_deleted() {
     let mut server = server().await;
-    let host = start(&server.url(), "").await;
+    let host = host_with_stream(&server.url(), "").await;
     let client = host.client();
     client
-        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
         .await;
     server.kill();
     let last = client.append(&events(5, "one")).await.last_sequence;
@@ -325,10 +245,10 @@ async fn waiting_messages_keep_a_handler_from_being_deleted() {
 #[tokio::test]
 async fn withdrawn_grant_holds_messages_back_until_it_is_given_again() {
     let mut server = server().await;
-    let host = start(&server.url(), "").await;
+    let host = host_with_stream(&server.url(), "").await;
     let client = host.client();
     client
-        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
         .await;
     server.kill();
     let last = client.append(&events(5, "one")).await.last_sequence;
@@ -354,7 +274,7 @@ async fn withdrawn_grant_holds_messages_back_until_it_is_given_again() {
             "&allow-publish=out.%3E%40out",
         )
         .await;
-    published(&host, last).await;
+    published(host.client(), last).await;
     assert_exactly_once(&stored(&server).await, 5);
 }
 
@@ -362,10 +282,10 @@ async fn withdrawn_grant_holds_messages_back_until_it_is_given_again() {
 async fn stream_without_a_duplicate_window_or_of_another_subject_is_named() {
     let server = NatsServer::start().await;
     nats::create_stream(&server.jetstream().await, "OUT", "other.>").await;
-    let host = start(&server.url(), "").await;
+    let host = host_with_stream(&server.url(), "").await;
     let client = host.client();
     client
-        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
         .await;
     client.append(&events(1, "one")).await;
     let shown = client
@@ -394,10 +314,10 @@ async fn message_that_its_stream_refuses_is_dropped_with_a_reason_and_those_behi
         ..nats::stream_config("OUT", "out.>")
     };
     nats::create_stream_with(&server.jetstream().await, config).await;
-    let host = start(&server.url(), "").await;
+    let host = host_with_stream(&server.url(), "").await;
     let client = host.client();
     client
-        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
         .await;
     client.append(&events(1, "large")).await;
     let last = client.append(&events(7, "one")).await.last_sequence;
@@ -406,7 +326,7 @@ async fn message_that_its_stream_refuses_is_dropped_with_a_reason_and_those_behi
 
     dropped(&host, &[&large.id], "too large").expect(0);
     cli::on(&host, &["outbox", "retry", REACTOR]).expect(0);
-    published(&host, last).await;
+    published(host.client(), last).await;
     let stored = stored(&server).await;
     assert_eq!(stored.len(), 7, "all but the one that was dropped");
     let audit = client.get("/v1/audit?limit=5").await.expect(200).text();

@@ -10,13 +10,12 @@ use foldstream_tests::client::Client;
 use foldstream_tests::host::Host;
 use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::proxy::Proxy;
+use foldstream_tests::reactor::{
+    self, REACTOR, TO_STREAM, event, events, host_with_stream, published, stored,
+};
 use foldstream_tests::{cli, guests, wait};
 use serde_json::json;
 
-/// Name of the deployment of the guest of that name.
-const REACTOR: &str = "reactor";
-/// It reads the embedded log and publishes to the stream.
-const OPTIONS: &str = "&source=events&allow-publish=out.%3E%40out";
 /// Small and frequent flushes, so that kills fall before, into and behind commits; and time to
 /// align on a busy machine.
 const CONFIG: &str = "[state]\nflush_interval = \"50ms\"\n[rollout]\nhold_max = \"5s\"\n";
@@ -41,16 +40,9 @@ impl Stage {
         };
         nats::create_stream_with(&server.jetstream().await, config).await;
         let proxy = Proxy::start(&server.url()).await;
-        let target = format!(
-            "[sources.out]\nkind = \"jetstream\"\nstream = \"OUT\"\nservers = [{:?}]\n",
-            proxy.url()
-        );
-        let host = Host::start_with(&format!(
-            "[sources.events]\nkind = \"embedded\"\n{target}{CONFIG}"
-        ))
-        .await;
+        let host = host_with_stream(&proxy.url(), CONFIG).await;
         host.client()
-            .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+            .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
             .await;
         Self {
             server,
@@ -67,11 +59,7 @@ impl Stage {
 
     /// Appends events that ask for one or three messages.
     async fn append(&mut self, count: u64, what: &str) {
-        let event = |number| json!({ "subject": format!("in.{}.{what}", number % 7), "data": {} });
-        let events: Vec<api::NewEvent> = (0..count)
-            .map(|number| serde_json::from_value(event(number)).expect("an event"))
-            .collect();
-        let appended = self.client().append(&events).await;
+        let appended = self.client().append(&events(count, what)).await;
         let messages = match what {
             "one" | "fail" => 1,
             "three" => 3,
@@ -117,16 +105,7 @@ impl Stage {
 
     /// Waits until everything is published, and checks what the stream has.
     async fn assert_each_once(&self) -> api::Deployment {
-        let shown = self
-            .client()
-            .show_when(REACTOR, "publish everything", |shown| {
-                shown.position >= self.last
-                    && shown
-                        .outbox
-                        .as_ref()
-                        .is_some_and(|outbox| outbox.entries == 0)
-            })
-            .await;
+        let shown = published(self.client(), self.last).await;
         let lineage = shown
             .outbox
             .as_ref()
@@ -159,16 +138,10 @@ impl Stage {
             .collect();
         assert!(twice.is_empty(), "stored more than once: {twice:?}");
         assert_eq!(stored.len(), self.wanted.len(), "nothing else is stored");
-        let mut last: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-        for message in &stored {
-            if let Some(before) = last.insert(&message.key, message.place) {
-                assert!(
-                    before < message.place,
-                    "{before:?} is stored before {:?}",
-                    message.place
-                );
-            }
-        }
+        let places = stored
+            .iter()
+            .map(|message| (message.key.clone(), message.place));
+        reactor::assert_in_order(places);
         self.assert_one_owner(&shown).await;
         shown
     }
@@ -187,47 +160,6 @@ impl Stage {
             "{generations:?}"
         );
     }
-}
-
-/// A message of the target, as an independent reader finds it.
-#[derive(Debug)]
-struct Stored {
-    id: String,
-    key: String,
-    place: (u64, u64),
-}
-
-/// Everything in the target, by sequence.
-async fn stored(server: &NatsServer) -> Vec<Stored> {
-    let mut stream = server
-        .jetstream()
-        .await
-        .get_stream("OUT")
-        .await
-        .expect("it is there");
-    let last = stream.info().await.expect("it answers").state.last_sequence;
-    let mut all = Vec::new();
-    for sequence in 1..=last {
-        let message = stream
-            .get_raw_message(sequence)
-            .await
-            .expect("nothing is deleted");
-        let data: serde_json::Value =
-            serde_json::from_slice(&message.payload).expect("the guest writes JSON");
-        all.push(Stored {
-            id: message
-                .headers
-                .get("Nats-Msg-Id")
-                .expect("each message has an id")
-                .to_string(),
-            key: message.subject.split('.').nth(1).expect("a key").to_owned(),
-            place: (
-                data["of"].as_u64().expect("a cause"),
-                data["number"].as_u64().expect("a number"),
-            ),
-        });
-    }
-    all
 }
 
 fn outbox(shown: &api::Deployment) -> api::Outbox {

@@ -82,8 +82,9 @@ fn a_module_without_a_layer_is_found() {
 
 #[test]
 fn a_dependency_that_no_file_names_is_found() {
-    let manifest = "[package]\nname = \"a\"\n[dependencies]\nserde.workspace = true\nhumantime-serde = \"1\"\n\
-                    # why\nbackon = { version = \"1\" }\n[target.'cfg(unix)'.dependencies]\nlibc = \"0.2\"\n";
+    let manifest = "[package]\nname = \"a\"\n[dependencies]\nserde.workspace = \
+                    true\nhumantime-serde = \"1\"\n# why\nbackon = { version = \"1\" \
+                    }\n[target.'cfg(unix)'.dependencies]\nlibc = \"0.2\"\n";
     let code =
         ["use serde::Serialize; // backon\n#[serde(with = \"humantime_serde\")]\n".to_owned()];
     let found: Vec<_> = unused_in("a/Cargo.toml", manifest, &code)

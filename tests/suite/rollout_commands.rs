@@ -76,7 +76,8 @@ async fn deploy_says_what_it_does_and_why() {
     let stage = stage(100, "").await;
     let host = &stage.host;
     let same = deploy(host, "ledger", "").expect(0).stdout;
-    let said = "ledger: unchanged (generation 1, source events): generation 1 has this module, and is active\n";
+    let said = "ledger: unchanged (generation 1, source events): generation 1 has this module, and \
+                is active\n";
     assert_eq!(same, said);
     let refused = deploy(host, "ledger-next", "--strategy inherit").expect(4);
     assert!(
@@ -306,8 +307,9 @@ async fn comparison_allows_what_was_named_or_stands_in_a_file_of_rules() {
     );
     on(host, "abort ledger").expect(0);
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    let rules = "allow = []\n[[rules]]\nprefix = \"account/\"\nallow = [\"added\"]\n[[rules]]\nprefix = \"customer/\"\n\
-        allow = [\"removed\"]\n[[rules]]\nprefix = \"head\"\nignore = [\"/count\", \"/events\", \"/chain\"]\n";
+    let rules = "allow = []\n[[rules]]\nprefix = \"account/\"\nallow = \
+        [\"added\"]\n[[rules]]\nprefix = \"customer/\"\nallow = [\"removed\"]\n[[rules]]\nprefix = \
+        \"head\"\nignore = [\"/count\", \"/events\", \"/chain\"]\n";
     std::fs::write(file.path(), rules).expect("written");
     let options = format!("--rules {} --wait --timeout 60s", file.path().display());
     let passed = deploy(host, "ledger-next", &options).expect(0);

@@ -100,7 +100,8 @@ mischief! {
     unbounded_memory_meets_its_limit: "grow" => "limit", "memory";
     unbounded_recursion_meets_the_end_of_the_stack: "recurse" => "limit", "stack";
     unbounded_frames_in_memory_meet_its_end: "recurse-in-memory" => "trap", "out of bounds";
-    a_rejected_event_stops_with_the_guests_words: "reject this one is bad" => "rejected", "this one is bad";
+    a_rejected_event_stops_with_the_guests_words: "reject this one is bad" => "rejected", "this \
+        one is bad";
     a_retried_event_stops_in_the_end: "retry not yet" => "retry", "not yet";
     an_event_half_done_leaves_nothing: "half" => "rejected", "half done";
     a_value_too_large_is_refused: "big-value 2000000" => "limit", "value";

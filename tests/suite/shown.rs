@@ -210,8 +210,8 @@ async fn a_paused_deployment_knows_its_lag_only_while_its_source_answers() {
 async fn a_refused_permission_is_no_live_deployment() {
     let users = |permissions: &str| {
         format!(
-            "accounts {{ A: {{ jetstream: enabled, users: [ {{ user: admin, password: a }}, {{ user: fold, password: f, \
-             permissions: {permissions} }} ] }} }}\nno_auth_user: admin"
+            "accounts {{ A: {{ jetstream: enabled, users: [ {{ user: admin, password: a }}, {{ \
+             user: fold, password: f, permissions: {permissions} }} ] }} }}\nno_auth_user: admin"
         )
     };
     let mut server = NatsServer::start_with(&users("{ publish: \">\", subscribe: \">\" }")).await;

@@ -89,14 +89,27 @@ impl Projection for Auctions {
         Manifest::new("auctions")
             .description("Highest bids, average prices and sellers' totals")
             .subjects(["auctions.*.person", "auctions.*.auction", "auctions.*.bid"])
-            .query("highest-bid", "The highest bid of an auction: {\"auction\": 1001}", Self::highest_bid)
+            .query(
+                "highest-bid",
+                "The highest bid of an auction: {\"auction\": 1001}",
+                Self::highest_bid,
+            )
             .query(
                 "average-price",
-                "What sold auctions went for on average, of one category or of all: {\"category\": 3}",
+                "What sold auctions went for on average, of one category or of all: {\"category\": \
+                 3}",
                 Self::average_price,
             )
-            .query("seller", "What a seller has sold so far: {\"seller\": 7}", Self::seller)
-            .query("sellers", "All sellers, a page at a time: {\"after\": 7, \"limit\": 20}", Self::sellers)
+            .query(
+                "seller",
+                "What a seller has sold so far: {\"seller\": 7}",
+                Self::seller,
+            )
+            .query(
+                "sellers",
+                "All sellers, a page at a time: {\"after\": 7, \"limit\": 20}",
+                Self::sellers,
+            )
     }
 
     fn open(state: &State) -> Self {

@@ -79,13 +79,22 @@ impl Projection for OrderTotals {
             .description("What each customer ordered, in all and per day, and who ordered most")
             .subjects(["orders.>"])
             .key(KeyRule::SubjectToken(2))
-            .query("customer", "The totals of a customer: {\"customer\": \"ada\"}", Self::customer)
+            .query(
+                "customer",
+                "The totals of a customer: {\"customer\": \"ada\"}",
+                Self::customer,
+            )
             .query(
                 "days",
-                "A customer's totals per day: {\"customer\": \"ada\", \"from\": \"2026-10-01\", \"to\": \"2026-10-30\"}",
+                "A customer's totals per day: {\"customer\": \"ada\", \"from\": \"2026-10-01\", \
+                 \"to\": \"2026-10-30\"}",
                 Self::days,
             )
-            .query("top-customers", "Who ordered most: {\"limit\": 3}", Self::top_customers)
+            .query(
+                "top-customers",
+                "Who ordered most: {\"limit\": 3}",
+                Self::top_customers,
+            )
     }
 
     fn open(state: &State) -> Self {

@@ -349,7 +349,8 @@ pub(crate) fn decode<V: DeserializeOwned>(payload: Payload<'_>) -> Result<V, ser
 #[cold]
 pub(crate) fn undecodable(key: &str, error: &serde_json::Error) -> TableError {
     TableError::new(format_args!(
-        "the value of {key} does not match its type: {error}; raise the state version if values change their format"
+        "the value of {key} does not match its type: {error}; raise the state version if values \
+         change their format"
     ))
 }
 

@@ -399,7 +399,8 @@ macro_rules! __decode_body {
 pub fn unknown(event: &Event<'_>) -> Failure {
     let (sequence, subject, kind) = (event.sequence, event.subject(), event.kind());
     Failure::reject(format_args!(
-        "event {sequence} ({subject}) of type {kind} is none that events! lists; add it, or `_ => Other`"
+        "event {sequence} ({subject}) of type {kind} is none that events! lists; add it, or `_ => \
+         Other`"
     ))
 }
 

@@ -304,7 +304,8 @@ macro_rules! unsigned {
             }
 
             fn read(reader: &mut KeyReader<'_>) -> Result<Self, KeyError> {
-                <$kind>::try_from(reader.number($width)?).map_err(|_| KeyError { expected: "a smaller number" })
+                <$kind>::try_from(reader.number($width)?).map_err(|_| KeyError { expected: "a \
+                    smaller number" })
             }
         }
     )*};

@@ -327,8 +327,8 @@ impl<P: Projection> Harness<P> {
                 entries.get(key).cloned().unwrap_or("nothing".to_owned())
             };
             panic!(
-                "the result depends on the batches: {key} is {} as given, and {} in batches of {size}{restarts} so some \
-                 of what the projection needs is not in its tables",
+                "the result depends on the batches: {key} is {} as given, and {} in batches of \
+                 {size}{restarts} so some of what the projection needs is not in its tables",
                 show(&ours),
                 show(&theirs)
             );

@@ -41,7 +41,7 @@ fn compare(world: &str, file: &str) {
     }
     assert!(
         std::fs::read(&path).is_ok_and(|embedded| embedded == encoded),
-        "{file} is not the contract in wit/; run this test once with FOLDSTREAM_WRITE_CONTRACT=1, and check \
-         the records in src/guest.rs, src/host.rs and src/event.rs against the change"
+        "{file} is not the contract in wit/; run this test once with FOLDSTREAM_WRITE_CONTRACT=1, \
+         and check the records in src/guest.rs, src/host.rs and src/event.rs against the change"
     );
 }

@@ -515,7 +515,8 @@ impl Projection for Forgetful {
 
 #[test]
 #[should_panic(
-    expected = "the result depends on the batches: count/a is 2 as given, and 1 in batches of 1, restarted"
+    expected = "the result depends on the batches: count/a is 2 as given, and 1 in batches of 1, \
+                restarted"
 )]
 fn state_outside_of_tables_is_found_by_the_harness() {
     let mut harness = Harness::<Forgetful>::new();

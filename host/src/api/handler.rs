@@ -157,16 +157,22 @@ pub enum EffectsFrom {
     Sequence(u64),
 }
 
-impl std::str::FromStr for EffectsFrom {
-    type Err = String;
+/// A text that names no first event.
+#[derive(Debug, thiserror::Error)]
+#[error("effects-from `{0}` is refused; give `now`, `beginning` or a sequence")]
+pub struct InvalidEffectsFrom(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl std::str::FromStr for EffectsFrom {
+    type Err = InvalidEffectsFrom;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEffectsFrom> {
         match text {
             "now" => Ok(Self::Now),
             "beginning" => Ok(Self::Beginning),
-            other => other.parse().map(Self::Sequence).map_err(|_| {
-                format!("effects-from `{other}` is refused; give `now`, `beginning` or a sequence")
-            }),
+            other => match other.parse() {
+                Ok(sequence) => Ok(Self::Sequence(sequence)),
+                Err(_) => Err(InvalidEffectsFrom(other.to_owned())),
+            },
         }
     }
 }

@@ -135,7 +135,8 @@ impl SourceInfo {
         let message = self.message.as_deref().unwrap_or("it does not answer");
         (!self.reachable).then(|| {
             format!(
-                "source {} (stream {}) can't be read: {message}; its events will be applied as soon as it can",
+                "source {} (stream {}) can't be read: {message}; its events will be applied as \
+                 soon as it can",
                 self.name, self.stream
             )
         })

@@ -100,7 +100,8 @@ pub enum Error {
     BrokeOff,
     /// The copy differs from what its manifest says.
     #[error(
-        "{file} is not as it was when the backup was made: {found}; do not rely on this copy, take another"
+        "{file} is not as it was when the backup was made: {found}; do not rely on this copy, take \
+         another"
     )]
     Differs {
         /// Its path within the folder.

@@ -211,7 +211,8 @@ impl Frame {
 
 pub(super) fn foreign(why: &str) -> Error {
     Error::Format(format!(
-        "the host sent something that this program can't read as a backup ({why}); use the same version of both"
+        "the host sent something that this program can't read as a backup ({why}); use the same \
+         version of both"
     ))
 }
 

@@ -210,7 +210,8 @@ impl Context {
             Some((file, Err(error))) => {
                 let file = file.display();
                 self.output.warning(&format!(
-                    "cannot read the host's address from {file}, so {URL_DEFAULT} is used: {error:#}"
+                    "cannot read the host's address from {file}, so {URL_DEFAULT} is used: \
+                     {error:#}"
                 ));
                 None
             }

@@ -181,7 +181,8 @@ fn text_of<'a>(name: &str, value: &'a RawValue) -> Result<Option<Cow<'a, str>>, 
         Some(b't' | b'f') => Ok(Some(Cow::Borrowed(raw))),
         Some(b'-' | b'0'..=b'9') if raw.parse::<i32>().is_ok() => Ok(Some(Cow::Borrowed(raw))),
         Some(b'-' | b'0'..=b'9') => {
-            let reason = "is not an integer between -2147483648 and 2147483647; write other numbers as strings";
+            let reason = "is not an integer between -2147483648 and 2147483647; write other \
+                          numbers as strings";
             Err(Error::attribute(name, reason))
         }
         _ => Err(Error::attribute(

@@ -77,9 +77,16 @@ pub(crate) fn into_event(message: Message, reading: Reading) -> Event {
     }
 }
 
-/// How a message is read, as words that follow "read as"; an error says why an intended CloudEvent
-/// is not one.
-pub(crate) fn describe(message: Message, recognition: Recognition) -> Result<&'static str, String> {
+/// How a message is read.
+pub(crate) enum ReadAs {
+    /// Words that follow "read as".
+    Kind(&'static str),
+    /// As a plain event, though it was meant to be a CloudEvent: why it is none.
+    Plain(String),
+}
+
+/// Says how a message is read.
+pub(crate) fn describe(message: Message, recognition: Recognition) -> ReadAs {
     let has_any = |names: &[&str]| {
         names
             .iter()
@@ -99,18 +106,20 @@ pub(crate) fn describe(message: Message, recognition: Recognition) -> Result<&'s
         },
     );
     if let Some(note) = event.header(NOTE_HEADER) {
-        return Err(note.to_owned());
+        return ReadAs::Plain(note.to_owned());
     }
     let is_cloud_event = recognition != Recognition::Off && event.header("ce-id").is_some();
-    Ok(match recognition {
+    ReadAs::Kind(match recognition {
         _ if is_cloud_event && has_form => "CloudEvents in JSON",
         _ if is_cloud_event && has_type => "CloudEvents with their attributes in headers",
         _ if is_cloud_event => "CloudEvents in JSON, recognised by their attributes",
         Recognition::Off if has_form || has_type || looks_like => {
-            "plain events, although they look like CloudEvents, because `cloudevents` of the source is `off`"
+            "plain events, although they look like CloudEvents, because `cloudevents` of the \
+             source is `off`"
         }
         Recognition::Headers if looks_like => {
-            "plain events, although their JSON looks like CloudEvents, because `cloudevents` of the source is `headers`"
+            "plain events, although their JSON looks like CloudEvents, because `cloudevents` of \
+             the source is `headers`"
         }
         _ if has_kind => "plain events, whose type is their header Event-Type",
         _ => "plain events, whose type is the last token of their subject",
@@ -158,11 +167,13 @@ fn parts_of(
     let outlook = match form_of(&headers) {
         Some(Form::Structured) => Envelope::parse(data).map_or_else(Outlook::Malformed, Outlook::Event),
         Some(Form::Batch) => Outlook::Malformed(Error::Json(
-            "a stream treats a message with a batch as one event; publish each event in a separate message".to_owned(),
+            "a stream treats a message with a batch as one event; publish each event in a separate \
+             message".to_owned(),
         )),
         Some(Form::Unknown) => match recognise(data) {
             Outlook::Plain => Outlook::Malformed(Error::Json(
-                "its content type names a format that this host does not support; publish application/cloudevents+json"
+                "its content type names a format that this host does not support; publish \
+                 application/cloudevents+json"
                     .to_owned(),
             )),
             outlook => outlook,

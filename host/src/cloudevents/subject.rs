@@ -21,13 +21,14 @@ enum Part {
 pub enum TemplateError {
     /// A brace that is not closed or not opened, or an unknown form.
     #[error(
-        "subject template `{0}` is malformed: write attributes as {{name}} for one token, or {{name:tokens}} to keep \
-         the dots, such as flights.{{subject}}.{{type}}"
+        "subject template `{0}` is malformed: write attributes as {{name}} for one token, or \
+         {{name:tokens}} to keep the dots, such as flights.{{subject}}.{{type}}"
     )]
     Malformed(String),
     /// The text in braces cannot be an attribute.
     #[error(
-        "subject template names `{0}`, which is not the name of an attribute: those have lower-case letters and digits"
+        "subject template names `{0}`, which is not the name of an attribute: those have \
+         lower-case letters and digits"
     )]
     Name(String),
     /// No values of its attributes could make it a subject.
@@ -88,7 +89,8 @@ impl SubjectTemplate {
             ),
             Err(_) => {
                 let reason = format!(
-                    "gives a subject of {} bytes, and {} are allowed; use a fixed subject, or a template with shorter attributes",
+                    "gives a subject of {} bytes, and {} are allowed; use a fixed subject, or a \
+                     template with shorter attributes",
                     subject.len(),
                     subject::LENGTH_MAX
                 );
@@ -101,7 +103,8 @@ impl SubjectTemplate {
         let value = |name: &str| match get(name) {
             None => Err(Error::attribute(
                 name,
-                "is missing, but the subject template uses it; add it, or remove it from the template",
+                "is missing, but the subject template uses it; add it, or remove it from the \
+                 template",
             )),
             Some("") => Err(Error::attribute(
                 name,

@@ -119,7 +119,10 @@ impl Findings {
         let path = path.display();
         self.warning(
             key,
-            format!("{path} {what} by every user of this machine (mode {mode:03o}); chmod {advice} {path}"),
+            format!(
+                "{path} {what} by every user of this machine (mode {mode:03o}); chmod {advice} \
+                     {path}"
+            ),
         );
     }
 
@@ -203,8 +206,8 @@ impl Config {
             findings.warning(
                 "modules.instances_max",
                 format!(
-                    "leaves fewer than {INSTANCES_BESIDE} instances for queries and rebuilds in addition to limits.deployments; \
-                     raise it to {wanted}, or lower the other"
+                    "leaves fewer than {INSTANCES_BESIDE} instances for queries and rebuilds in \
+                     addition to limits.deployments; raise it to {wanted}, or lower the other"
                 ),
             );
         }
@@ -239,8 +242,8 @@ impl Config {
         if total > 0 && set > total / 2 {
             findings.warning(
                 "limits.memory_bytes",
-                "leaves less than half for modules after state.memtable_bytes_total and state.cache_bytes_total; raise it, \
-                 or lower the others",
+                "leaves less than half for modules after state.memtable_bytes_total and \
+                 state.cache_bytes_total; raise it, or lower the others",
             );
         }
         findings.ordered(
@@ -250,8 +253,8 @@ impl Config {
         if state.flush_interval > FLUSH_INTERVAL_USUAL_MAX {
             findings.warning(
                 "state.flush_interval",
-                "is longer than a minute: after a crash the events of that time are applied again before reads are \
-                 answered; 1s is usual",
+                "is longer than a minute: after a crash the events of that time are applied again \
+                 before reads are answered; 1s is usual",
             );
         }
     }
@@ -285,7 +288,8 @@ impl Config {
         if !pipeline.stop_budget.is_zero() && pipeline.stop_budget < self.modules.deadline {
             findings.warning(
                 "pipeline.stop_budget",
-                "is shorter than modules.deadline: a stop may cut off a running batch, which is then applied again",
+                "is shorter than modules.deadline: a stop may cut off a running batch, which is \
+                 then applied again",
             );
         }
     }
@@ -317,7 +321,10 @@ fn check_data_dir(findings: &mut Findings, folder: &Path) {
             let (path, mode) = (folder.display(), metadata.permissions().mode() & 0o777);
             findings.warning(
                 "data_dir",
-                format!("{path} is open to every user of this machine (mode {mode:03o}); chmod o= {path}"),
+                format!(
+                    "{path} is open to every user of this machine (mode {mode:03o}); chmod o= \
+                         {path}"
+                ),
             );
         }
         Ok(_) => {}
@@ -343,7 +350,8 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
     if serve.wait_max >= serve.request_timeout && !serve.request_timeout.is_zero() {
         findings.error(
             "serve.wait_max",
-            "is not less than serve.request_timeout, which would end the wait first; lower it, or raise the other",
+            "is not less than serve.request_timeout, which would end the wait first; lower it, or \
+             raise the other",
         );
     }
     findings.either(
@@ -365,14 +373,16 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
         Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
             findings.error(
                 "serve.token",
-                "has characters that an HTTP header cannot carry; use printable ASCII without spaces",
+                "has characters that an HTTP header cannot carry; use printable ASCII without \
+                 spaces",
             );
         }
         Some(token) if token.len() < TOKEN_BYTES_MIN => {
             findings.error(
                 "serve.token",
                 format!(
-                    "has fewer than {TOKEN_BYTES_MIN} characters and may be guessed; create one with `openssl rand -hex 32`"
+                    "has fewer than {TOKEN_BYTES_MIN} characters and may be guessed; create one \
+                     with `openssl rand -hex 32`"
                 ),
             );
         }
@@ -406,7 +416,10 @@ fn check_names(findings: &mut Findings, serve: &Serve) {
         if !is_origin {
             findings.error(
                 "serve.origins",
-                format!("`{origin}` is not an origin; write only scheme, host and an optional port, such as https://app.example"),
+                format!(
+                    "`{origin}` is not an origin; write only scheme, host and an optional \
+                         port, such as https://app.example"
+                ),
             );
         }
     }
@@ -428,7 +441,8 @@ fn check_exposure(findings: &mut Findings, serve: &Serve) {
     let address = serve.listen;
     if !serve.insecure && serve.anonymous == Some(Anonymous::Everything) {
         let message = format!(
-            "everyone who reaches {address} could deploy code; set \"read\" or \"nothing\", or listen on 127.0.0.1"
+            "everyone who reaches {address} could deploy code; set \"read\" or \"nothing\", or \
+             listen on 127.0.0.1"
         );
         findings.error("serve.anonymous", message);
         return;
@@ -454,7 +468,10 @@ fn check_exposure(findings: &mut Findings, serve: &Serve) {
     }
     findings.error(
         "serve.listen",
-        format!("{address} can be reached from outside and needs {missing}; set it, listen on 127.0.0.1, or accept the risk with --insecure"),
+        format!(
+            "{address} can be reached from outside and needs {missing}; set it, listen on \
+                 127.0.0.1, or accept the risk with --insecure"
+        ),
     );
 }
 
@@ -468,7 +485,8 @@ fn check_source(findings: &mut Findings, name: &str, source: &Source) {
         findings.error(
             format!("sources.{name}"),
             format!(
-                "a source's name has 1 to {NAME_BYTES_MAX} lower-case letters, digits, hyphens and underscores, a letter first"
+                "a source's name has 1 to {NAME_BYTES_MAX} lower-case letters, digits, hyphens and \
+                 underscores, a letter first"
             ),
         );
     }

@@ -24,8 +24,9 @@ pub(super) fn check(findings: &mut Findings, name: &str, source: &JetStreamSourc
             findings.warning(
                 format!("sources.{name}.tls_required"),
                 format!(
-                    "the password or token is sent to {address} in clear text if the server or somebody in between offers \
-                     no TLS; set tls_required = true, or sign in with creds or nkey"
+                    "the password or token is sent to {address} in clear text if the server or \
+                     somebody in between offers no TLS; set tls_required = true, or sign in with \
+                     creds or nkey"
                 ),
             );
             return;

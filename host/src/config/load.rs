@@ -285,7 +285,8 @@ fn add_environment(
             mistakes.extend(meant(rest).map(|meant| Mistake {
                 origin: name.clone(),
                 message: format!(
-                    "would be ignored; write {ENVIRONMENT_PREFIX}{meant}, with two underscores after each section"
+                    "would be ignored; write {ENVIRONMENT_PREFIX}{meant}, with two underscores \
+                     after each section"
                 ),
             }));
             continue;
@@ -408,7 +409,8 @@ fn check(assignment: &Assignment, kinds: &BTreeMap<String, String>) -> Result<Va
             false,
         )),
         ["sources", name] | ["sources", name, _] if !kinds.contains_key(name) => Err(format!(
-            "source `{name}` has no kind; add `sources.{name}.kind` with \"embedded\" or \"jetstream\""
+            "source `{name}` has no kind; add `sources.{name}.kind` with \"embedded\" or \
+             \"jetstream\""
         )),
         ["sources", name, key] => check_source(assignment, name, key, &kinds[name]),
         [name] => match find(Config::KEYS, name) {
@@ -503,8 +505,8 @@ fn wrong_type(path: &str, kind: Kind, value: &Value, secret: bool) -> String {
 /// Keys of earlier versions, and what to do about them.
 const REMOVED: [(&str, &str); 1] = [(
     "pipeline.catch_up_wait",
-    "remove it: after a crash a deployment answers once it has caught up with its stream, and each read waits for its own \
-     `timeout`",
+    "remove it: after a crash a deployment answers once it has caught up with its stream, and each \
+     read waits for its own `timeout`",
 )];
 
 fn unknown(path: &[&str]) -> String {

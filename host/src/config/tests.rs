@@ -290,11 +290,13 @@ fn unknown_keys_of_sources_are_named_with_suggestion() {
     );
     assert_eq!(
         mistake("[sources.orders]\nstream = \"ORDERS\"\n"),
-        "2: source `orders` has no kind; add `sources.orders.kind` with \"embedded\" or \"jetstream\""
+        "2: source `orders` has no kind; add `sources.orders.kind` with \"embedded\" or \
+         \"jetstream\""
     );
     assert_eq!(
         mistake("[sources.orders]\n"),
-        "1: source `orders` has no kind; add `sources.orders.kind` with \"embedded\" or \"jetstream\""
+        "1: source `orders` has no kind; add `sources.orders.kind` with \"embedded\" or \
+         \"jetstream\""
     );
     assert_eq!(
         mistake("[sources.orders]\nkind = \"kafka\"\n"),
@@ -307,15 +309,18 @@ fn values_of_a_wrong_type_are_named_with_what_is_expected() {
     for (text, said) in [
         (
             "[serve]\nlisten = \"localhost\"\n",
-            "2: `serve.listen` must be an IP address with a port in quotes, such as \"127.0.0.1:7575\", not \"localhost\"",
+            "2: `serve.listen` must be an IP address with a port in quotes, such as \
+             \"127.0.0.1:7575\", not \"localhost\"",
         ),
         (
             "[serve]\nwait_max = 30\n",
-            "2: `serve.wait_max` must be a duration in quotes, such as \"500ms\", \"5s\" or \"2h\", not 30",
+            "2: `serve.wait_max` must be a duration in quotes, such as \"500ms\", \"5s\" or \
+             \"2h\", not 30",
         ),
         (
             "[serve]\nbody_bytes_max = \"big\"\n",
-            "2: `serve.body_bytes_max` must be a size, such as 65536, \"64KiB\" or \"1GiB\", not \"big\"",
+            "2: `serve.body_bytes_max` must be a size, such as 65536, \"64KiB\" or \"1GiB\", not \
+             \"big\"",
         ),
         (
             "[serve]\nwatches_max = -1\n",
@@ -347,7 +352,8 @@ fn values_of_a_wrong_type_are_named_with_what_is_expected() {
         ),
         (
             "[sources.a]\nkind = \"jetstream\"\nservers = \"nats://x\"\n",
-            "3: `sources.a.servers` must be a list of strings, such as [\"one\", \"two\"], not \"nats://x\"",
+            "3: `sources.a.servers` must be a list of strings, such as [\"one\", \"two\"], not \
+             \"nats://x\"",
         ),
     ] {
         assert_eq!(mistake(text), said);
@@ -503,7 +509,8 @@ fn mistakes_in_the_environment_name_the_variable() {
         from_environment(&[("FOLDSTREAM_PIPELINE__ATTEMPTS", "many")]).expect_err("no number");
     assert_eq!(
         said,
-        "FOLDSTREAM_PIPELINE__ATTEMPTS: `pipeline.attempts` must be a whole number, zero or more, not \"many\""
+        "FOLDSTREAM_PIPELINE__ATTEMPTS: `pipeline.attempts` must be a whole number, zero or more, \
+         not \"many\""
     );
 }
 
@@ -551,8 +558,8 @@ fn mistakes_in_flags_name_the_flag() {
 #[test]
 fn secrets_are_hidden_where_the_configuration_is_shown() {
     let config = from_file(
-        "[serve]\ntoken = \"SECRET-1\"\n[sources.a]\nkind = \"jetstream\"\nstream = \"A\"\nuser = \"u\"\n\
-         password = \"SECRET-2\"\nservers = [\"nats://u:SECRET-3@host:4222\"]\n",
+        "[serve]\ntoken = \"SECRET-1\"\n[sources.a]\nkind = \"jetstream\"\nstream = \"A\"\nuser = \
+         \"u\"\npassword = \"SECRET-2\"\nservers = [\"nats://u:SECRET-3@host:4222\"]\n",
     )
     .expect("loads");
     let shown = config.to_shown().to_string();

@@ -14,8 +14,13 @@ pub const CHAIN_MAX: usize = 32;
 /// Separates names, which have none.
 const SEPARATOR: char = ',';
 
-/// The chain of an effect that an event causes; if it is too long, an error that names the loop.
-pub fn extended(deployment: &str, cause: &Event) -> Result<String, String> {
+/// A chain that is too long: the deployments of its last turn, in order.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Loop(String);
+
+/// The chain of an effect that an event causes.
+pub fn extended(deployment: &str, cause: &Event) -> Result<String, Loop> {
     let before: Vec<&str> = cause
         .header(PATH)
         .map(|path| path.split(SEPARATOR).collect())
@@ -34,7 +39,7 @@ pub fn extended(deployment: &str, cause: &Event) -> Result<String, String> {
         .iter()
         .rposition(|name| *name == deployment)
         .unwrap_or(0);
-    Err(chain[turn..].join(" -> "))
+    Err(Loop(chain[turn..].join(" -> ")))
 }
 
 #[cfg(test)]
@@ -58,8 +63,8 @@ mod tests {
 
     #[test]
     fn chain_grows_until_it_names_its_loop() {
-        assert_eq!(extended("a", &event(None)).as_deref(), Ok("a"));
-        assert_eq!(extended("b", &event(Some("a"))).as_deref(), Ok("a,b"));
+        assert_eq!(extended("a", &event(None)), Ok("a".to_owned()));
+        assert_eq!(extended("b", &event(Some("a"))), Ok("a,b".to_owned()));
         let mut path = "start".to_owned();
         for index in 1..CHAIN_MAX {
             path = extended(if index % 2 == 0 { "a" } else { "b" }, &event(Some(&path)))
@@ -67,7 +72,7 @@ mod tests {
         }
         assert_eq!(
             extended("a", &event(Some(&path))),
-            Err("a -> b -> a".to_owned())
+            Err(Loop("a -> b -> a".to_owned()))
         );
     }
 
@@ -75,8 +80,8 @@ mod tests {
     fn what_is_no_chain_begins_a_new_one() {
         for path in ["", "a b", "A", "a,,b", &"a,".repeat(100)] {
             assert_eq!(
-                extended("a", &event(Some(path))).as_deref(),
-                Ok("a"),
+                extended("a", &event(Some(path))),
+                Ok("a".to_owned()),
                 "{path}"
             );
         }

@@ -75,8 +75,8 @@ pub fn check(
     let bytes = subject_bytes + words + header_bytes + data.len();
     if bytes > MESSAGE_BYTES_MAX {
         let message = format!(
-            "a message to {subject} has {bytes} bytes, {MESSAGE_BYTES_MAX} are allowed; store large data elsewhere and \
-             refer to it"
+            "a message to {subject} has {bytes} bytes, {MESSAGE_BYTES_MAX} are allowed; store \
+             large data elsewhere and refer to it"
         );
         return Err(Refused::of("outbox-message-bytes", message));
     }
@@ -96,8 +96,8 @@ fn check_headers(headers: &[(String, String)]) -> Result<(), Refused> {
         let shown: String = name.chars().take(64).collect();
         if name.is_empty() || name.len() > HEADER_NAME_BYTES_MAX || !name.bytes().all(token) {
             return refused(format!(
-                "header {shown:?} has a name that is empty, longer than {HEADER_NAME_BYTES_MAX} bytes or has characters \
-                 other than letters, digits and -._"
+                "header {shown:?} has a name that is empty, longer than {HEADER_NAME_BYTES_MAX} \
+                 bytes or has characters other than letters, digits and -._"
             ));
         }
         if reserved(name) {
@@ -107,8 +107,8 @@ fn check_headers(headers: &[(String, String)]) -> Result<(), Refused> {
         }
         if value.len() > HEADER_VALUE_BYTES_MAX || value.chars().any(char::is_control) {
             return refused(format!(
-                "header {shown} has a value with control characters or longer than {HEADER_VALUE_BYTES_MAX} bytes; put \
-                 it into the data"
+                "header {shown} has a value with control characters or longer than \
+                 {HEADER_VALUE_BYTES_MAX} bytes; put it into the data"
             ));
         }
         if headers[..index]

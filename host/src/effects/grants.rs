@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::subject::Pattern;
+use crate::subject::{self, Pattern};
 
 /// Most grants of one deployment.
 pub const GRANTS_MAX: usize = 64;
@@ -26,28 +26,44 @@ impl fmt::Display for Grant {
     }
 }
 
-impl FromStr for Grant {
-    type Err = String;
+/// Why grants are refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GrantError {
+    /// It has no source after its subjects.
+    #[error("grant `{0}` names no source; write it like `shipping.*.cmd@orders`")]
+    NoSource(String),
+    /// Its subjects are not a pattern.
+    #[error("grant `{0}`: {1}")]
+    Subjects(String, #[source] subject::Error),
+    /// It covers subjects that modules may not publish to.
+    #[error(
+        "grant `{0}` covers subjects of the server or the host; begin it with a whole first token, \
+         such as `shipping.>`"
+    )]
+    Reserved(String),
+    /// There are more than [`GRANTS_MAX`].
+    #[error("{0} grants; give at most {GRANTS_MAX}")]
+    TooMany(usize),
+    /// A subject would have two sources.
+    #[error("grants `{0}` and `{1}` share subjects; give each subject one source")]
+    Overlap(Grant, Grant),
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Grant {
+    type Err = GrantError;
+
+    fn from_str(text: &str) -> Result<Self, GrantError> {
         let Some((subjects, source)) = text.rsplit_once('@') else {
-            return Err(format!(
-                "grant `{text}` names no source; write it like `shipping.*.cmd@orders`"
-            ));
+            return Err(GrantError::NoSource(text.to_owned()));
         };
-        let subjects =
-            Pattern::parse(subjects).map_err(|error| format!("grant `{text}`: {error}"))?;
+        let subjects = Pattern::parse(subjects)
+            .map_err(|error| GrantError::Subjects(text.to_owned(), error))?;
         let first = subjects.as_str().split('.').next().unwrap_or_default();
         if first.starts_with(['$', '_', '*', '>']) {
-            return Err(format!(
-                "grant `{text}` covers subjects of the server or the host; begin it with a whole first token, such as \
-                 `shipping.>`"
-            ));
+            return Err(GrantError::Reserved(text.to_owned()));
         }
         if source.is_empty() {
-            return Err(format!(
-                "grant `{text}` names no source; write it like `shipping.*.cmd@orders`"
-            ));
+            return Err(GrantError::NoSource(text.to_owned()));
         }
         Ok(Self {
             subjects,
@@ -62,21 +78,16 @@ pub struct Grants(Vec<Grant>);
 
 impl Grants {
     /// Checks that each subject has one source.
-    pub fn new(grants: Vec<Grant>) -> Result<Self, String> {
+    pub fn new(grants: Vec<Grant>) -> Result<Self, GrantError> {
         if grants.len() > GRANTS_MAX {
-            return Err(format!(
-                "{} grants; give at most {GRANTS_MAX}",
-                grants.len()
-            ));
+            return Err(GrantError::TooMany(grants.len()));
         }
         for (index, one) in grants.iter().enumerate() {
             let clash = grants[..index].iter().find(|other| {
                 other.source != one.source && overlap(&other.subjects, &one.subjects)
             });
             if let Some(other) = clash {
-                return Err(format!(
-                    "grants `{other}` and `{one}` share subjects; give each subject one source"
-                ));
+                return Err(GrantError::Overlap(other.clone(), one.clone()));
             }
         }
         let mut unique: Vec<Grant> = Vec::with_capacity(grants.len());
@@ -89,7 +100,7 @@ impl Grants {
     }
 
     /// Reads grants as an operator writes them.
-    pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, String> {
+    pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, GrantError> {
         Self::new(
             texts
                 .iter()
@@ -202,7 +213,7 @@ mod tests {
             assert!(Grants::parse(&[text]).is_err(), "{text}");
         }
         let clash = Grants::parse(&["a.*@one", "a.b@two"]).expect_err("is ambiguous");
-        assert!(clash.contains("share subjects"), "{clash}");
+        assert!(matches!(clash, GrantError::Overlap(..)), "{clash}");
     }
 
     #[test]

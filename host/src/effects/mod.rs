@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Payload;
 
-pub use chain::{CHAIN_MAX, PATH, extended};
+pub use chain::{CHAIN_MAX, Loop, PATH, extended};
 pub use check::{EFFECTS_PER_EVENT_MAX, MESSAGE_BYTES_MAX, Refused, check};
-pub use grants::{GRANTS_MAX, Grant, Grants, overlap};
+pub use grants::{GRANTS_MAX, Grant, GrantError, Grants, overlap};
 pub use headers::{outgoing, reserved};
 pub use row::{Row, RowKey, first_key, key_of_row, last_key};
 
@@ -147,6 +147,19 @@ pub struct Owner {
     pub effects_after: u64,
     /// What it may publish.
     pub grants: Grants,
+}
+
+/// Catalogue and state file do not agree on who owns the effects of a deployment. Nothing is sent
+/// until an operator has decided.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct OwnerMismatch(String);
+
+impl OwnerMismatch {
+    /// With what differs, and what to do.
+    pub fn new(message: String) -> Self {
+        Self(message)
+    }
 }
 
 /// Whether the effects of a fold are sent. There is no default: each fold is given its role.

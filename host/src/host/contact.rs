@@ -142,7 +142,8 @@ impl Contacts {
                 state = state.name(),
                 reason,
                 deployments,
-                "the source can't be read; its deployments answer reads from what they have, and continue on their own"
+                "the source can't be read; its deployments answer reads from what they have, and \
+                 continue on their own"
             );
         }
     }

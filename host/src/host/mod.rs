@@ -333,8 +333,14 @@ impl Host {
         let mut logs = self.inner.sources.values().filter_map(Source::embedded);
         match (logs.next(), logs.next()) {
             (Some(embedded), None) => Ok(embedded.log()?),
-            (None, _) => Err(Error::Source("this host has no embedded log; publish to the stream through NATS, or configure a source of kind `embedded`".to_owned())),
-            _ => Err(Error::Source("this host has several embedded logs; choose one with `source`".to_owned())),
+            (None, _) => Err(Error::Source(
+                "this host has no embedded log; publish to the stream \
+                                            through NATS, or configure a source of kind `embedded`"
+                    .to_owned(),
+            )),
+            _ => Err(Error::Source(
+                "this host has several embedded logs; choose one with `source`".to_owned(),
+            )),
         }
     }
 
@@ -465,7 +471,8 @@ impl Host {
             .is_err()
         {
             tracing::warn!(
-                "not all deployments stopped within pipeline.stop_budget; they continue from their checkpoints at the next start"
+                "not all deployments stopped within pipeline.stop_budget; they continue from their \
+                 checkpoints at the next start"
             );
         }
     }

@@ -426,7 +426,8 @@ impl Writer {
             .last(pattern, first, &transaction.open_table(SUBJECTS)?)?
         else {
             let message = format!(
-                "the expected subject {pattern} covers more than {COVERED_MAX} subjects; start it with more tokens, or expect the last sequence of the log"
+                "the expected subject {pattern} covers more than {COVERED_MAX} subjects; start it \
+                 with more tokens, or expect the last sequence of the log"
             );
             return Ok(Err(Error::Invalid { index: 0, message }));
         };

@@ -101,8 +101,9 @@ impl Encoding {
             .is_some_and(|time| time > now_ns.saturating_add(FUTURE_NS_MAX))
         {
             return Err(
-                "its time is more than 5 minutes ahead of this machine's clock, and every later event would get \
-                        it, because the times of a log never go back; check both clocks, or leave the time out"
+                "its time is more than 5 minutes ahead of this machine's clock, and every later \
+                        event would get it, because the times of a log never go back; check both \
+                        clocks, or leave the time out"
                     .to_owned(),
             );
         }
@@ -165,7 +166,8 @@ fn headers_of(event: &NewEvent) -> Result<Vec<Header>, String> {
             || value.chars().any(|one| one.is_control() && one != '\t')
         {
             return Err(format!(
-                "header {name} has a value with control characters or longer than {HEADER_VALUE_BYTES_MAX} bytes; put it into the data"
+                "header {name} has a value with control characters or longer than \
+                 {HEADER_VALUE_BYTES_MAX} bytes; put it into the data"
             ));
         }
         if name == ID_HEADER {
@@ -200,7 +202,8 @@ fn header_name(name: &str) -> Result<String, String> {
         // name.
         let shown: String = name.chars().take(64).collect();
         return Err(format!(
-            "header {shown:?} has a name that is empty, longer than {HEADER_NAME_BYTES_MAX} bytes or has characters other than letters, digits and -._"
+            "header {shown:?} has a name that is empty, longer than {HEADER_NAME_BYTES_MAX} bytes \
+             or has characters other than letters, digits and -._"
         ));
     }
     Ok(name.to_ascii_lowercase())
@@ -216,7 +219,8 @@ fn size_of(event: &NewEvent, headers: &[Header], options: &Options) -> Result<u6
     if bytes > options.event_bytes_max {
         let max = options.event_bytes_max;
         return Err(format!(
-            "it has {bytes} bytes, and the log accepts {max}; store large data elsewhere and refer to it"
+            "it has {bytes} bytes, and the log accepts {max}; store large data elsewhere and refer \
+             to it"
         ));
     }
     if let Some(max) = options.max_bytes.filter(|max| bytes as u64 > *max) {

@@ -224,7 +224,8 @@ fn explain(error: &redb::DatabaseError) -> String {
         }
         redb::DatabaseError::UpgradeRequired(version) => {
             format!(
-                "its file format {version} is older than any that foldstream wrote; it is another program's file"
+                "its file format {version} is older than any that foldstream wrote; it is another \
+                 program's file"
             )
         }
         redb::DatabaseError::Storage(redb::StorageError::Io(error))
@@ -267,7 +268,8 @@ fn initialise(database: &Database, options: &Options, now_ns: u64) -> Result<(),
     transaction.abort()?;
     if format != FORMAT {
         return Err(Failure::Closed(format!(
-            "file was written by format {format}, this build reads {FORMAT}; upgrade foldstream, or choose another data folder"
+            "file was written by format {format}, this build reads {FORMAT}; upgrade foldstream, \
+             or choose another data folder"
         )));
     }
     Ok(())

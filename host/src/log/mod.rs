@@ -174,7 +174,8 @@ pub enum Error {
     NotOpen(String),
     /// An expected sequence did not hold.
     #[error(
-        "expected last sequence {expected}, found {found}; read the log, decide again and append again"
+        "expected last sequence {expected}, found {found}; read the log, decide again and append \
+         again"
     )]
     Conflict {
         /// What the caller expected.
@@ -188,7 +189,9 @@ pub enum Error {
     /// An event has a time earlier than that of the previous event, and times were expected to
     /// rise.
     #[error(
-        "event {index} is refused: its time {} is before {}, the time of the event before it, and the times of a log never go back; append it with times=raise to store it with the later time, or with times=ignore to store all under the time of the append",
+        "event {index} is refused: its time {} is before {}, the time of the event before it, and \
+         the times of a log never go back; append it with times=raise to store it with the later \
+         time, or with times=ignore to store all under the time of the append",
         timestamp::format_ns(*asked_ns), timestamp::format_ns(*last_ns)
     )]
     Time {
@@ -394,7 +397,8 @@ impl Log {
             .and_then(|writer| writer.ids.shortened())
         {
             warnings.push(format!(
-                "message ids are remembered for only {} s of the duplicate window of {} s, because there are more than {}; shorten the window",
+                "message ids are remembered for only {} s of the duplicate window of {} s, because \
+                 there are more than {}; shorten the window",
                 window.as_secs(),
                 self.shared.options.duplicate_window.as_secs(),
                 ids::IDS_MAX
@@ -479,7 +483,8 @@ impl Log {
                 Ok(result)
             }
             Err(failure) => {
-                error!(log = self.shared.identity.name, %failure, "embedded log failed; reopening it");
+                error!(log = self.shared.identity.name, %failure, "embedded log failed; reopening \
+                    it");
                 slot.failed = Some((Instant::now(), failure.to_string()));
                 Err(failure)
             }
@@ -526,7 +531,9 @@ impl Log {
             }
             outcome => {
                 let message = outcome.err().unwrap_or_else(|| {
-                    "its file lost events that were durable, or is another one; restore it and restart".to_owned()
+                    "its file lost events that were durable, or is another one; restore it and \
+                     restart"
+                        .to_owned()
                 });
                 slot.failed = Some((Instant::now(), message.clone()));
                 Err(file::Failure::Closed(message))
@@ -538,7 +545,8 @@ impl Log {
     fn reopen(&self, opened: u64, failure: &file::Failure) -> Result<(), file::Failure> {
         let mut slot = self.shared.writer.lock();
         if self.opened() == opened && slot.writer.take().is_some() {
-            error!(log = self.shared.identity.name, %failure, "cannot read the embedded log; reopening it");
+            error!(log = self.shared.identity.name, %failure, "cannot read the embedded log; \
+                reopening it");
         }
         self.recover(&mut slot)
     }

@@ -133,8 +133,8 @@ impl Opening {
         let name = self.name();
         match self.shared.options.repair.percent() {
             Some(percent) => format!(
-                "the embedded log {name} is being repaired after an unclean stop: {percent} %; it continues on its own, \
-                 try again later"
+                "the embedded log {name} is being repaired after an unclean stop: {percent} %; it \
+                 continues on its own, try again later"
             ),
             None => format!("the embedded log {name} is still opening; try again later"),
         }
@@ -162,7 +162,8 @@ impl Shared {
             }
             Err(error) => {
                 if !was_told {
-                    error!(log = self.options.name, %error, "cannot open the embedded log; trying again");
+                    error!(log = self.options.name, %error, "cannot open the embedded log; trying \
+                        again");
                 }
                 Slot::Failed(error)
             }

@@ -95,9 +95,10 @@ impl Share {
         let used = used.load(Ordering::Relaxed);
         (used > limit.saturating_mul(2) && bytes > fair).then(|| {
             format!(
-                "host-memory: readers of older states hold {bytes} bytes of this one, and all memtables take {used} of {limit}; \
-                 it continues on its own when running queries and watches end; if this lasts, raise \
-                 limits.memory_bytes or state.memtable_bytes_total"
+                "host-memory: readers of older states hold {bytes} bytes of this one, and all \
+                 memtables take {used} of {limit}; it continues on its own when running queries \
+                 and watches end; if this lasts, raise limits.memory_bytes or \
+                 state.memtable_bytes_total"
             )
         })
     }

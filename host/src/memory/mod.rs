@@ -86,9 +86,9 @@ impl Purpose {
 /// Too little memory is left.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "host-memory: {wanted} more bytes are needed for {purpose}, and {used} of the {total} that are allocated on demand \
-     are in use; it continues on its own when others end; if this lasts, raise limits.memory_bytes, or ask for less in \
-     manifests"
+    "host-memory: {wanted} more bytes are needed for {purpose}, and {used} of the {total} that are \
+     allocated on demand are in use; it continues on its own when others end; if this lasts, raise \
+     limits.memory_bytes, or ask for less in manifests"
 )]
 pub struct Shortage {
     purpose: &'static str,

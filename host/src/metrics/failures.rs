@@ -17,7 +17,8 @@ impl FailureGauges {
             breaker_open: gauge(
                 registry,
                 "foldstream_breaker_open",
-                "1 while retries are delayed because they take more time than pipeline.retry_percent allows.",
+                "1 while retries are delayed because they take more time than \
+                 pipeline.retry_percent allows.",
                 DEPLOYMENT,
             ),
         }

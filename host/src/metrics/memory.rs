@@ -26,8 +26,8 @@ impl MemoryGauges {
             limit: gauge(
                 registry,
                 "foldstream_memory_limit_bytes",
-                "Limit of a part of the host's memory budget; folds, queries, code, requests, watches and connections share \
-                 the limit of folds.",
+                "Limit of a part of the host's memory budget; folds, queries, code, requests, \
+                 watches and connections share the limit of folds.",
                 part,
             ),
             refused: counter(

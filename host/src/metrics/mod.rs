@@ -63,6 +63,15 @@ struct Door {
     certificate_end: prometheus::Gauge,
 }
 
+/// A registry with what the system knows of this process.
+fn of_the_process() -> Registry {
+    let registry = Registry::new();
+    registry
+        .register(Box::new(ProcessCollector::for_self()))
+        .expect("each name is registered once");
+    registry
+}
+
 impl Door {
     fn new(registry: &Registry) -> Self {
         let refused = counter(
@@ -122,13 +131,10 @@ const OUTCOMES: [&str; 2] = ["done", "missed"];
 impl Metrics {
     /// An empty set.
     pub fn new() -> Self {
-        let registry = Registry::new();
+        let registry = of_the_process();
         let seconds =
             prometheus::exponential_buckets(0.000_1, 2.5, 14).expect("constant and valid");
         let sizes = prometheus::exponential_buckets(1.0, 4.0, 8).expect("constant and valid");
-        registry
-            .register(Box::new(ProcessCollector::for_self()))
-            .expect("each name is registered once");
         let timer = |name: &str, help: &str, labels: &[&str]| {
             histogram(&registry, name, help, labels, &seconds)
         };
@@ -142,7 +148,8 @@ impl Metrics {
             ),
             apply_failures: count(
                 "foldstream_apply_failures_total",
-                "Failed calls of apply by class; one bad event fails several calls until it is alone in its batch.",
+                "Failed calls of apply by class; one bad event fails several calls until it is \
+                 alone in its batch.",
                 &["deployment", "class"],
             ),
             retries: count(
@@ -403,13 +410,15 @@ impl SourceGauges {
             heard: float_gauge(
                 registry,
                 "foldstream_source_last_heard_timestamp_seconds",
-                "When a deployment's source last answered, in seconds since the Unix epoch; NaN before that.",
+                "When a deployment's source last answered, in seconds since the Unix epoch; NaN \
+                 before that.",
                 &["deployment", "source"],
             ),
             reachable: float_gauge(
                 registry,
                 "foldstream_source_reachable",
-                "1 if a configured source could be reached at the last check, 0 if not; NaN before that.",
+                "1 if a configured source could be reached at the last check, 0 if not; NaN before \
+                 that.",
                 &["source", "stream"],
             ),
             reconnects: counter(
@@ -458,7 +467,8 @@ impl Gauges {
             ),
             lag_seconds: perhaps(
                 "foldstream_lag_seconds",
-                "Age of the oldest event that is not applied yet, 0 if there is none; NaN while unknown.",
+                "Age of the oldest event that is not applied yet, 0 if there is none; NaN while \
+                 unknown.",
             ),
             head: perhaps(
                 "foldstream_head",
@@ -522,7 +532,8 @@ impl Gauges {
             candidate_state: gauge(
                 registry,
                 "foldstream_candidate_state",
-                "1 for the current state of a deployment's candidate, 0 for the others; all 0 while it is queued.",
+                "1 for the current state of a deployment's candidate, 0 for the others; all 0 \
+                 while it is queued.",
                 &["deployment", "state"],
             ),
             sources: SourceGauges::new(registry),

@@ -183,7 +183,8 @@ impl Run<'_> {
             ..
         } = self;
         format!(
-            "it took longer than {time_max:?} ({time_setting}); make the module smaller, or raise the limit"
+            "it took longer than {time_max:?} ({time_setting}); make the module smaller, or raise \
+             the limit"
         )
     }
 
@@ -308,8 +309,8 @@ impl Run<'_> {
         let hard = getrlimit(Resource::As).maximum.unwrap_or(u64::MAX);
         let bytes = self.options.compile_memory_max.min(hard);
         Some(format!(
-            "it took more than {bytes} bytes of memory (modules.compile_memory_max, or the address space that the host \
-             may have); make the module smaller, or raise the limit"
+            "it took more than {bytes} bytes of memory (modules.compile_memory_max, or the address \
+             space that the host may have); make the module smaller, or raise the limit"
         ))
     }
 
@@ -331,7 +332,8 @@ impl Run<'_> {
         }
         if is(Signal::KILL) {
             return format!(
-                "the {name} was killed, as happens if the machine is short of memory; try again later"
+                "the {name} was killed, as happens if the machine is short of memory; try again \
+                 later"
             );
         }
         match status.signal() {

@@ -148,7 +148,8 @@ impl Engine {
         let bytes_max = self.inner.options.upload_bytes_max;
         if upload.len() > bytes_max {
             return Err(Error::Refused(format!(
-                "it has {} bytes, {bytes_max} are allowed; strip debug information, or raise the host's limit",
+                "it has {} bytes, {bytes_max} are allowed; strip debug information, or raise the \
+                 host's limit",
                 upload.len()
             )));
         }
@@ -221,8 +222,8 @@ impl Engine {
             }
             Ok(gaps) => tracing::warn!(
                 reaches = gaps.join(", "),
-                "the process that checks uploads is not fully confined: this kernel lacks seccomp or Landlock, or the \
-                 container's profile forbids them"
+                "the process that checks uploads is not fully confined: this kernel lacks seccomp \
+                 or Landlock, or the container's profile forbids them"
             ),
             Err(error) => tracing::warn!(%error, "the process that checks uploads does not start"),
         }
@@ -272,9 +273,16 @@ impl Engine {
         };
         memory.shrink_to(code.bytes);
         memory.grow_to(code.bytes).map_err(short)?;
-        let linked = self.inner.linker.instantiate_pre(&code.component).map_err(|error| {
-            Error::Refused(format!("it does not match this host's contract: {error:#}; build it with a matching SDK"))
-        })?;
+        let linked = self
+            .inner
+            .linker
+            .instantiate_pre(&code.component)
+            .map_err(|error| {
+                Error::Refused(format!(
+                    "it does not match this host's contract: {error:#}; build it \
+                                    with a matching SDK"
+                ))
+            })?;
         let module = Arc::new(Module::new(
             Arc::clone(&self.inner),
             linked,
@@ -329,7 +337,8 @@ impl Engine {
             .cache
             .put(&accepted.digest, &accepted.imports, &code)
         {
-            tracing::warn!(digest = accepted.digest, %error, "cannot cache compiled code; it will be compiled again next time");
+            tracing::warn!(digest = accepted.digest, %error, "cannot cache compiled code; it will \
+                be compiled again next time");
         }
         Ok((
             Code {
@@ -374,13 +383,15 @@ fn allocate(options: &Options) -> Result<(wasmtime::Engine, AddressSpace, u32), 
                     tracing::warn!(
                         wanted,
                         instances,
-                        "little address space: fewer instances than modules.instances_max can run at once"
+                        "little address space: fewer instances than modules.instances_max can run \
+                         at once"
                     );
                 }
                 return Ok((engine, AddressSpace::Plenty, instances));
             }
             Err(error) if instances <= POOL_MIN => {
-                tracing::info!(%error, "little address space: linear memories are allocated one by one");
+                tracing::info!(%error, "little address space: linear memories are allocated one by \
+                                        one");
                 break;
             }
             Err(_) => instances = (instances / 4).max(POOL_MIN),

@@ -249,7 +249,8 @@ fn check_transfer(bytes: usize, bytes_max: usize) -> Result<(), Refusal> {
         return Err(Refusal::Limit {
             limit: "transfer-bytes",
             message: format!(
-                "the values of one get-many have more than {bytes_max} bytes; request fewer keys at once"
+                "the values of one get-many have more than {bytes_max} bytes; request fewer keys \
+                 at once"
             ),
         });
     }

@@ -621,7 +621,8 @@ fn failed_event(failure: &Failure, count: usize) -> ApplyError {
     let message = message(&failure.message);
     if index >= count {
         return ApplyError::Trap(format!(
-            "the module blamed event {index} of a batch of {count} events (counted from 0): {message}"
+            "the module blamed event {index} of a batch of {count} events (counted from 0): \
+             {message}"
         ));
     }
     match failure.kind {

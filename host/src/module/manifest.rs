@@ -260,8 +260,8 @@ fn check_name(of: &str, name: &str) -> Result<(), Error> {
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     if !sound {
         return Err(Error::Manifest(format!(
-            "`{}` is not a name for a {of}: use lower-case letters, digits and hyphens, 1 to {NAME_BYTES_MAX} of them, a \
-             letter first",
+            "`{}` is not a name for a {of}: use lower-case letters, digits and hyphens, 1 to \
+             {NAME_BYTES_MAX} of them, a letter first",
             shown(name)
         )));
     }
@@ -285,7 +285,8 @@ fn check_limit(name: &str, wanted: Option<u64>, max: u64) -> Result<(), Error> {
             "{name} is 0; use at least 1, or leave it out"
         ))),
         Some(wanted) if wanted > max => Err(Error::Manifest(format!(
-            "{name} is {wanted}, but this host allows {max}; ask for less, or raise the host's maximum"
+            "{name} is {wanted}, but this host allows {max}; ask for less, or raise the host's \
+             maximum"
         ))),
         _ => Ok(()),
     }
@@ -308,7 +309,8 @@ fn key_rule(rule: bindings::KeyRule) -> Result<KeyRule, Error> {
             Ok(KeyRule::SubjectToken(token))
         }
         bindings::KeyRule::SubjectToken(token) => Err(Error::Manifest(format!(
-            "key-rule uses token {token} of the subject; tokens are counted from 1 to at most {TOKENS_MAX}"
+            "key-rule uses token {token} of the subject; tokens are counted from 1 to at most \
+             {TOKENS_MAX}"
         ))),
         bindings::KeyRule::Header(name) => {
             let sound = (1..=KEY_RULE_BYTES_MAX).contains(&name.len())
@@ -329,7 +331,8 @@ fn key_rule(rule: bindings::KeyRule) -> Result<KeyRule, Error> {
                 Ok(KeyRule::DataPointer(pointer))
             } else {
                 let what = format!(
-                    "JSON pointer of at most {KEY_RULE_BYTES_MAX} bytes that begins with `/` and writes `~` as `~0`"
+                    "JSON pointer of at most {KEY_RULE_BYTES_MAX} bytes that begins with `/` and \
+                     writes `~` as `~0`"
                 );
                 Err(unsound_rule(&what, &pointer))
             }

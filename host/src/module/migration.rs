@@ -114,7 +114,8 @@ fn checked(entries: Vec<EntryCopy>) -> Result<Vec<(String, Payload)>, MigrateErr
         return Err(MigrateError::Failed(ApplyError::Limit {
             limit: "migrated-entries",
             message: format!(
-                "the module returned {} entries for one page, {MIGRATED_ENTRIES_MAX} are allowed; return fewer per entry",
+                "the module returned {} entries for one page, {MIGRATED_ENTRIES_MAX} are allowed; \
+                 return fewer per entry",
                 entries.len()
             ),
         }));

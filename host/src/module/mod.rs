@@ -241,8 +241,8 @@ pub enum Error {
     Engine(String),
     /// The maximum number of instances is running; there is a place again when one of them ends.
     #[error(
-        "no instance is free: all {0} places are taken; delete deployments that are no longer needed, or raise \
-         modules.instances_max"
+        "no instance is free: all {0} places are taken; delete deployments that are no longer \
+         needed, or raise modules.instances_max"
     )]
     Busy(u32),
     /// The host is short of memory; some is available again when others end.
@@ -275,7 +275,8 @@ pub enum ApplyError {
     Trap(String),
     /// The call took too long.
     #[error(
-        "deadline: the call took longer than {0:?}; do less in one call, or ask for a longer deadline in the manifest"
+        "deadline: the call took longer than {0:?}; do less in one call, or ask for a longer \
+         deadline in the manifest"
     )]
     Deadline(Duration),
     /// A limit was reached: memory, tables, stack, host calls, state; its name comes first.

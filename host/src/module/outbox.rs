@@ -90,11 +90,17 @@ fn row(
     let (place, event) = causes.next(cause).map_err(|none| match none {
         NoPlace::NoEvent { count } => refused(
             "cause",
-            format!("a message names event {cause} of a call with {count} events, counted from 0, as its cause"),
+            format!(
+                "a message names event {cause} of a call with {count} events, counted from 0, \
+                     as its cause"
+            ),
         ),
         NoPlace::TooMany { sequence } => refused(
             "effects-per-event",
-            format!("event {sequence} causes more than {} messages; publish fewer", effects::EFFECTS_PER_EVENT_MAX),
+            format!(
+                "event {sequence} causes more than {} messages; publish fewer",
+                effects::EFFECTS_PER_EVENT_MAX
+            ),
         ),
     })?;
     let Some(owner) = role
@@ -106,16 +112,17 @@ fn row(
     let Some(target) = owner.grants.source_of(&subject) else {
         let deployment = &owner.deployment;
         let message = format!(
-            "{deployment} may not publish to {subject}; allow it with `foldstream deploy … --allow-publish \
-             '{subject}@SOURCE'`, then `foldstream resume {deployment}`"
+            "{deployment} may not publish to {subject}; allow it with `foldstream deploy … \
+             --allow-publish '{subject}@SOURCE'`, then `foldstream resume {deployment}`"
         );
         return Err(refused("grant", message));
     };
     let path = effects::extended(&owner.deployment, event).map_err(|turn| {
         let message = format!(
-            "a chain of more than {} handlers caused event {}, with the loop {turn}; correct one of them, or its grants, and \
-             skip this event",
-            effects::CHAIN_MAX, place.sequence
+            "a chain of more than {} handlers caused event {}, with the loop {turn}; correct one \
+             of them, or its grants, and skip this event",
+            effects::CHAIN_MAX,
+            place.sequence
         );
         refused("loop", message)
     })?;

@@ -293,7 +293,8 @@ impl Output {
                 deployment,
                 generation,
                 dropped,
-                "the module logs more than {LINES_PER_SECOND} lines or {BYTES_PER_SECOND} bytes per second: lines are dropped"
+                "the module logs more than {LINES_PER_SECOND} lines or {BYTES_PER_SECOND} bytes \
+                 per second: lines are dropped"
             );
         }
         if !passes {

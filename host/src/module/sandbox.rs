@@ -104,11 +104,12 @@ pub(super) enum Refusal {
 
 impl Refusal {
     const NO_STATE: Self = Self::Denied(
-        "the module used its state outside of `apply` and `query`; it is not available at start, in `manifest` or in \
-         `migrate`, which works on its arguments alone",
+        "the module used its state outside of `apply` and `query`; it is not available at start, \
+         in `manifest` or in `migrate`, which works on its arguments alone",
     );
     pub(super) const NO_OUTBOX: Self = Self::Denied(
-        "the module published outside of `handle`; publish only there, because `query` and `manifest` have no effects",
+        "the module published outside of `handle`; publish only there, because `query` and \
+         `manifest` have no effects",
     );
     const READ_ONLY: Self = Self::Denied(
         "the module wrote to its state in `query`; a query can only read, so write in `apply`",
@@ -275,7 +276,8 @@ impl Host {
                 return Err(Refusal::Limit {
                     limit: "host-calls",
                     message: format!(
-                        "more than {} host calls in one call of the module; use get-many and put-many",
+                        "more than {} host calls in one call of the module; use get-many and \
+                         put-many",
                         self.bounds.host_calls_max
                     ),
                 });
@@ -357,7 +359,8 @@ impl Host {
             return ApplyError::Limit {
                 limit: "transfer-bytes",
                 message: format!(
-                    "the module passed more in one call than its host takes, {} bytes at most; pass less at once",
+                    "the module passed more in one call than its host takes, {} bytes at most; \
+                     pass less at once",
                     self.bounds.transfer_bytes_max
                 ),
             };
@@ -392,8 +395,9 @@ impl Host {
         self.growth.is_at_own_maximum.then(|| ApplyError::Limit {
             limit: "memory-bytes",
             message: format!(
-                "the module has the {mebibytes} MiB of memory that it declares as its own maximum, and then failed: \
-                 {failure}; keep less in memory, or build it with a larger maximum"
+                "the module has the {mebibytes} MiB of memory that it declares as its own maximum, \
+                 and then failed: {failure}; keep less in memory, or build it with a larger \
+                 maximum"
             ),
         })
     }
@@ -510,8 +514,8 @@ impl ResourceLimiter for Growth {
             .saturating_add(desired);
         if total > self.memory_bytes_max {
             let message = format!(
-                "the module needs {total} bytes of memory, {} are allowed; keep less in memory, or ask for more under \
-                 `limits` in its manifest",
+                "the module needs {total} bytes of memory, {} are allowed; keep less in memory, or \
+                 ask for more under `limits` in its manifest",
                 self.memory_bytes_max
             );
             return self.refuse(Refused::Limit("memory-bytes", message));

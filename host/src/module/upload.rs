@@ -40,7 +40,8 @@ fn foreign(upload: &[u8]) -> &'static str {
         return "the file is empty";
     }
     if upload.starts_with(b"\0asm") {
-        return "it is WebAssembly of a version that is neither a core module nor a component; build it with another tool";
+        return "it is WebAssembly of a version that is neither a core module nor a component; \
+                build it with another tool";
     }
     if upload.starts_with(b"\x7fELF") {
         return "it is compiled for one machine; upload the `.wasm` from which it was compiled";

@@ -43,7 +43,10 @@ pub(super) async fn look(
     lineage: Lineage,
     grants: &Grants,
 ) -> Result<Known, String> {
-    let description = publisher.describe().await?;
+    let description = publisher
+        .describe()
+        .await
+        .map_err(|error| error.to_string())?;
     let window = Known {
         promise: Promise::Window,
         description,
@@ -79,7 +82,8 @@ pub(super) async fn look(
     let ids = if is_whole {
         publisher
             .ids_after(mark, covering.as_str(), &format!("fs.{lineage}."))
-            .await?
+            .await
+            .map_err(|error| error.to_string())?
     } else {
         None
     };
@@ -94,8 +98,8 @@ pub(super) async fn look(
                 mark,
                 first = description.first,
                 last = description.last,
-                "the stream no longer tells what it has stored; messages in doubt are sent again, and its duplicate window \
-                 decides"
+                "the stream no longer tells what it has stored; messages in doubt are sent again, \
+                 and its duplicate window decides"
             );
             store.set_effect_mark(target, description.last);
             Ok(Known {
@@ -163,7 +167,7 @@ async fn send_chain(
             return sent;
         }
         if let Err(error) = publisher.ready().await {
-            sent.trouble = Some(error);
+            sent.trouble = Some(error.to_string());
             return sent;
         }
         if let Some(denied) = (conditions.denied)(&row) {

@@ -122,11 +122,13 @@ impl Releaser {
             // Another owner may send the same effects from now on.
             aborts.iter().for_each(tokio::task::AbortHandle::abort);
             tracing::warn!(
-                "messages were on their way when a deployment stopped; they are sent again, with the same ids"
+                "messages were on their way when a deployment stopped; they are sent again, with \
+                 the same ids"
             );
         }
         if let Err(error) = self.parts.remove_confirmed() {
-            tracing::warn!(%error, "confirmed messages could not be removed; they are sent again, with the same ids");
+            tracing::warn!(%error, "confirmed messages could not be removed; they are sent again, \
+                                    with the same ids");
         }
     }
 }
@@ -265,8 +267,8 @@ impl Task {
         let is_denied = !grants.allow(subject, &self.name);
         is_denied.then(|| {
             format!(
-                "{} may no longer publish to {subject}; its message and later ones wait; allow it with --allow-publish \
-                 '{subject}@{}'",
+                "{} may no longer publish to {subject}; its message and later ones wait; allow it \
+                 with --allow-publish '{subject}@{}'",
                 self.parts.deployment, self.name
             )
         })
@@ -379,7 +381,8 @@ impl Task {
         let removed = tokio::task::spawn_blocking(move || parts.remove_confirmed()).await;
         if let Ok(Err(error)) = removed {
             // The next commit fails as well, and reopens the state.
-            tracing::warn!(deployment = self.parts.deployment, %error, "confirmed messages could not be removed");
+            tracing::warn!(deployment = self.parts.deployment, %error, "confirmed messages could \
+                not be removed");
         }
     }
 

@@ -116,9 +116,9 @@ impl Run {
         if self.is_clogged {
             let state::Waiting { entries, bytes } = self.store.waiting_effects();
             let message = format!(
-                "outbox: {entries} messages of {bytes} bytes wait to be published, as many as state.outbox_entries_max and \
-                 state.outbox_bytes_max allow; the deployment continues when a tenth is confirmed; `foldstream show` says \
-                 what keeps them"
+                "outbox: {entries} messages of {bytes} bytes wait to be published, as many as \
+                 state.outbox_entries_max and state.outbox_bytes_max allow; the deployment \
+                 continues when a tenth is confirmed; `foldstream show` says what keeps them"
             );
             if !was {
                 self.applier.progress.waiting("outbox", &message);

@@ -13,7 +13,8 @@ pub(super) struct Growth {
 /// A state used up its share of the remaining space.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "disk: this state grew by {bytes} bytes since the disk ran low, {allowed} are allowed, so that other states keep their share; {shortage}"
+    "disk: this state grew by {bytes} bytes since the disk ran low, {allowed} are allowed, so that \
+     other states keep their share; {shortage}"
 )]
 pub(super) struct Excess {
     bytes: u64,

@@ -31,8 +31,8 @@ pub struct Aligned {
 /// They did not reach one position in time.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the candidate (at {candidate}) did not reach the active generation (at {serving}) within {held:?}; applying was not \
-     held any longer"
+    "the candidate (at {candidate}) did not reach the active generation (at {serving}) within \
+     {held:?}; applying was not held any longer"
 )]
 pub struct Missed {
     /// Position of the active runner.

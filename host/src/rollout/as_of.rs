@@ -61,8 +61,8 @@ pub(crate) struct PastStates {
 /// The progress of a past state.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the past state is still being built: at {position} of {target}, {rate:.0} events/s{waits}; try again later, the \
-     build continues", waits = waits(.obstacle)
+    "the past state is still being built: at {position} of {target}, {rate:.0} events/s{waits}; \
+     try again later, the build continues", waits = waits(.obstacle)
 )]
 pub struct Preparing {
     /// The position that it has reached.
@@ -90,7 +90,8 @@ pub enum AsOfError {
     Host(#[from] Error),
     /// The maximum number is already being built.
     #[error(
-        "{0} past states are already being built, as many as rollout.as_of_max allows; try again later"
+        "{0} past states are already being built, as many as rollout.as_of_max allows; try again \
+         later"
     )]
     Busy(usize),
     /// The deployment can't be read at the moment.

@@ -99,7 +99,8 @@ pub(super) fn check_ahead(serving: &Runner, runner: &Runner) -> Result<(), Error
         return Ok(());
     }
     Err(Error::Conflict(format!(
-        "the active generation stopped at {}, and the candidate at {} has not passed it yet; try again when it has",
+        "the active generation stopped at {}, and the candidate at {} has not passed it yet; try \
+         again when it has",
         serving.position(),
         runner.position()
     )))

@@ -250,15 +250,16 @@ fn conclusion(found: &Comparison) -> String {
         // The rule of three: if something did not happen in n independent trials, its rate is at
         // most 3/n, with 95 % confidence.
         (0, false) => format!(
-            "none of {} sampled entries differs at position {}, so with 95 % confidence at most {:.3} % of all {} do",
+            "none of {} sampled entries differs at position {}, so with 95 % confidence at most \
+             {:.3} % of all {} do",
             found.compared,
             found.position,
             300.0 / found.compared.max(1) as f64,
             found.entries
         ),
         _ => format!(
-            "{differing} of {} compared entries differ at position {}: {} added, {} removed, {} changed; {} of them are \
-             not allowed",
+            "{differing} of {} compared entries differ at position {}: {} added, {} removed, {} \
+             changed; {} of them are not allowed",
             found.compared,
             found.position,
             found.added,

@@ -202,7 +202,8 @@ impl Rollouts {
             .filter(|failed_at| *failed_at <= position)
         {
             reason.push_str(&format!(
-                "; its code stopped at event {failed_at}, which the state now contains, so it can't rebuild that state"
+                "; its code stopped at event {failed_at}, which the state now contains, so it \
+                 can't rebuild that state"
             ));
         }
         let serving = record.active_mut();
@@ -263,8 +264,8 @@ impl Rollouts {
                 .map(|head| format!(" (up to {head} events)"))
                 .unwrap_or_default();
             return Err(Error::Conflict(format!(
-                "the state of generation {} was removed at {} ({}); `foldstream rollback {} --rebuild` rebuilds it from \
-                 the stream{up_to} and then lets it serve",
+                "the state of generation {} was removed at {} ({}); `foldstream rollback {} \
+                 --rebuild` rebuilds it from the stream{up_to} and then lets it serve",
                 last.number,
                 last.status_since,
                 last.reason,
@@ -378,7 +379,8 @@ impl Rollouts {
         self.after_flip(deployment, &runner, &serving).await;
         let hold_ms = held.as_secs_f64() * 1e3;
         let message = format!(
-            "generation {to} took over from generation {from} at position {position}; applying was held for {hold_ms:.1} ms"
+            "generation {to} took over from generation {from} at position {position}; applying was \
+             held for {hold_ms:.1} ms"
         );
         tracing::info!(
             deployment = deployment.name(),
@@ -441,7 +443,8 @@ impl Rollouts {
                 .map(|failure| format!(": {}", failure.message))
                 .unwrap_or_default();
             return Err(Error::Conflict(format!(
-                "generation {} does not progress at {}, behind {} at {} ({}{failure}); resume it, or deploy a corrected module",
+                "generation {} does not progress at {}, behind {} at {} ({}{failure}); resume it, \
+                 or deploy a corrected module",
                 runner.program().generation,
                 runner.position(),
                 deployment.name(),
@@ -456,8 +459,8 @@ impl Rollouts {
                 .map(|next| throttled(deployment.name(), next))
                 .unwrap_or_default();
             return Err(Error::Conflict(format!(
-                "generation {} is at {} and can't reach {} at {} quickly{throttled}; nothing was held, try again when it \
-                 has caught up",
+                "generation {} is at {} and can't reach {} at {} quickly{throttled}; nothing was \
+                 held, try again when it has caught up",
                 runner.program().generation,
                 runner.position(),
                 deployment.name(),
@@ -575,7 +578,8 @@ impl Rollouts {
         if self.limit_previous(&mut record) {
             let detail = "beyond rollout.keep_previous_generations".to_owned();
             if let Err(error) = self.commit(deployment, record, "retire", detail).await {
-                tracing::error!(deployment = deployment.name(), %error, "could not retire a generation");
+                tracing::error!(deployment = deployment.name(), %error, "could not retire a \
+                    generation");
             }
             crash_points::reached("retire-recorded");
         }
@@ -631,8 +635,9 @@ impl Rollouts {
             return Ok(());
         }
         Err(Error::Conflict(format!(
-            "generation {number} is {reason}; inspect it with `foldstream generations {name}` and `foldstream scan {name} \
-             --generation {number}`, promote it with `foldstream promote {name} --force`, or `foldstream abort {name}`",
+            "generation {number} is {reason}; inspect it with `foldstream generations {name}` and \
+             `foldstream scan {name} --generation {number}`, promote it with `foldstream promote \
+             {name} --force`, or `foldstream abort {name}`",
             name = deployment.name()
         )))
     }
@@ -655,7 +660,8 @@ impl Rollouts {
         );
         if !runner.is_of_same_stream(&serving) {
             return Err(Error::Conflict(
-                "cannot compare: the stream was deleted and created again since the active generation was built; promote with --force"
+                "cannot compare: the stream was deleted and created again since the active \
+                 generation was built; promote with --force"
                     .to_owned(),
             ));
         }
@@ -684,8 +690,8 @@ fn throttled(name: &str, candidate: &Generation) -> String {
         return String::new();
     }
     format!(
-        "; it is throttled to {}: `foldstream throttle {name} --off` lifts that, and `foldstream promote {name} \
-         --lift-throttle` lifts it and promotes",
+        "; it is throttled to {}: `foldstream throttle {name} --off` lifts that, and `foldstream \
+         promote {name} --lift-throttle` lifts it and promotes",
         limits.join(" and ")
     )
 }
@@ -706,8 +712,8 @@ fn is_of_another_history(serving: &Runner, runner: &Runner) -> Result<bool, Erro
         return Ok(true);
     }
     Err(Error::Conflict(format!(
-        "generation {} was built from another stream, or from one that was created again, and the active generation has not \
-         noticed; resume it, so that it looks, and try again",
+        "generation {} was built from another stream, or from one that was created again, and the \
+         active generation has not noticed; resume it, so that it looks, and try again",
         runner.program().generation
     )))
 }
@@ -720,7 +726,8 @@ fn check_caught_up(deployment: &Deployment, runner: &Runner) -> Result<(), Error
         return Ok(());
     }
     Err(Error::Conflict(format!(
-        "the state of {} cannot be opened, and the candidate at {} has not caught up yet; try again when it has",
+        "the state of {} cannot be opened, and the candidate at {} has not caught up yet; try \
+         again when it has",
         deployment.name(),
         runner.position()
     )))
@@ -734,7 +741,8 @@ pub(super) fn snapshots(
 ) -> Result<(Snapshot, Snapshot), Error> {
     if aligned.serving != aligned.position {
         return Err(Error::Conflict(format!(
-            "cannot compare: the active generation does not progress at {}, the candidate is at {}; resume the deployment first",
+            "cannot compare: the active generation does not progress at {}, the candidate is at \
+             {}; resume the deployment first",
             aligned.serving, aligned.position
         )));
     }

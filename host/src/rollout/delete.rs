@@ -63,12 +63,12 @@ fn check_effects(deployment: &Deployment, drop: bool) -> Result<String, Error> {
             Ok("its state was not open; messages may not have been published".to_owned())
         }
         (Some(count), false) => Err(Error::Conflict(format!(
-            "{count} messages of {name} are not published yet and would be lost; wait until they are (`foldstream show \
-             {name}`), or delete it with --drop-effects"
+            "{count} messages of {name} are not published yet and would be lost; wait until they \
+             are (`foldstream show {name}`), or delete it with --drop-effects"
         ))),
         (None, false) => Err(Error::Conflict(format!(
-            "the state of {name} is not open, so nobody knows whether messages wait in it; try again, or delete it with \
-             --drop-effects"
+            "the state of {name} is not open, so nobody knows whether messages wait in it; try \
+             again, or delete it with --drop-effects"
         ))),
     }
 }

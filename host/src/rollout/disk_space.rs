@@ -27,7 +27,8 @@ impl Rollouts {
         blocking(move || {
             room.check(Use::Grow, needed).map_err(|shortage| {
                 Error::NoRoom(format!(
-                    "a rebuild of {file_bytes} bytes of state, together with the running ones, would need about {needed} bytes: {shortage}"
+                    "a rebuild of {file_bytes} bytes of state, together with the running ones, \
+                     would need about {needed} bytes: {shortage}"
                 ))
             })
         })

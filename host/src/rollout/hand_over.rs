@@ -13,7 +13,7 @@ use super::disk_space::with_headroom;
 use super::{Error, Role, Rollouts, crash_points, owners};
 use crate::actor::blocking;
 use crate::deployment::Deployment;
-use crate::effects::{self, Lineage};
+use crate::effects::{self, Lineage, OwnerMismatch};
 use crate::pipeline::NO_LEASH;
 use crate::room::Use;
 use crate::runner::Runner;
@@ -64,8 +64,8 @@ impl Rollouts {
         let (ours, theirs) = stores(&name, from, to)?;
         if ours.ownership() != Some(owners::ownership(&handler)) {
             return Err(Error::Conflict(format!(
-                "the state file of the active generation of {name} does not own its effects, so nobody knows what is \
-                 published; restore catalogue and states from one backup"
+                "the state file of the active generation of {name} does not own its effects, so \
+                 nobody knows what is published; restore catalogue and states from one backup"
             )));
         }
         let is_same_history = to.is_of_same_stream(from);
@@ -115,8 +115,9 @@ impl Rollouts {
         let left = ours.waiting_effects().entries;
         if !is_same_history && left > 0 {
             return Err(Error::Conflict(format!(
-                "{left} messages of {name} wait to be published, and their ids belong to the stream that is gone; the \
-                 candidate takes over when they are published (`foldstream show {name}` says what keeps them)"
+                "{left} messages of {name} wait to be published, and their ids belong to the \
+                 stream that is gone; the candidate takes over when they are published \
+                 (`foldstream show {name}` says what keeps them)"
             )));
         }
         crash_points::reached("hand-over-copied");
@@ -167,8 +168,8 @@ impl HandOver {
         let positions = (durable(&from), durable(&to));
         if self.is_same_history && positions != (position, position) {
             return Err(Error::Conflict(format!(
-                "the active generation of {} is at {}, and the other at {}; effects change hands at one position only, so \
-                 try again",
+                "the active generation of {} is at {}, and the other at {}; effects change hands \
+                 at one position only, so try again",
                 self.deployment, positions.0, positions.1
             )));
         }
@@ -202,11 +203,12 @@ impl HandOver {
             Ok(None) | Err(_) => {
                 // Either may be the owner, so neither is.
                 let mut program = self.from.program();
-                program.role = Err(format!(
-                    "the catalogue can't be read after a failed commit ({error}), so it is unknown which state owns the \
-                     effects of {}; nothing is handled or published; correct that, and restart the host",
+                program.role = Err(OwnerMismatch::new(format!(
+                    "the catalogue can't be read after a failed commit ({error}), so it is unknown \
+                     which state owns the effects of {}; nothing is handled or published; correct \
+                     that, and restart the host",
                     self.deployment
-                ));
+                )));
                 self.from.take_over(program);
                 Err(error.into())
             }
@@ -246,7 +248,8 @@ impl HandOver {
             from.map_or(Ok(()), |from| from.let_go())
         });
         if let Err(error) = recorded.await {
-            tracing::warn!(deployment = self.deployment, %error, "a hand-over could not be recorded in a state file yet");
+            tracing::warn!(deployment = self.deployment, %error, "a hand-over could not be \
+                recorded in a state file yet");
         }
     }
 }

@@ -69,7 +69,9 @@ impl Rollouts {
                 return Err(Error::Refused(format!("{other}; {advice}")));
             }
             let lacks =
-                "nothing that was applied before is in the stream, which is another one, as accepted".to_owned();
+                "nothing that was applied before is in the stream, which is another one, as \
+                 accepted"
+                    .to_owned();
             tracing::warn!(
                 deployment = deployment.name(),
                 lacks,
@@ -248,8 +250,8 @@ impl Rollouts {
         };
         known.info().await.last_sequence.ok_or_else(|| {
             Error::Conflict(format!(
-                "source {source} can't be reached, so the end of the accepted range is unknown; try again when it \
-                 can"
+                "source {source} can't be reached, so the end of the accepted range is unknown; \
+                 try again when it can"
             ))
         })
     }

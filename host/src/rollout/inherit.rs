@@ -147,7 +147,8 @@ impl Rollouts {
                 };
                 let Err(error) = ended else { return };
                 let name = deployment.name();
-                tracing::error!(deployment = name, generation = number, %error, "could not end the probation yet");
+                tracing::error!(deployment = name, generation = number, %error, "could not end the \
+                    probation yet");
                 tokio::time::sleep(RETRY).await;
             }
         });
@@ -191,7 +192,8 @@ impl Rollouts {
                 deployment = deployment.name(),
                 generation = number,
                 failure,
-                "failed on the state that it inherited, and there is no previous code to restore; deploy a corrected module"
+                "failed on the state that it inherited, and there is no previous code to restore; \
+                 deploy a corrected module"
             );
             record.active_mut().on_probation = false;
             self.commit(

@@ -46,7 +46,8 @@ impl Keys {
 pub(super) enum NoPart {
     /// The module has no key rule.
     #[error(
-        "its manifest declares no key rule, so the events of a key are unknown; rebuild all of it, or declare one"
+        "its manifest declares no key rule, so the events of a key are unknown; rebuild all of it, \
+         or declare one"
     )]
     NoKeyRule,
     /// The key makes no subject to read.

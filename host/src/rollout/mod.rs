@@ -84,8 +84,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 const BEGIN_MAX: Duration = Duration::from_secs(8);
 
 /// What to do if a rebuild would lose what events did that the stream no longer has.
-const KEEP_OR_ACCEPT: &str = "keep the existing state with --strategy inherit or migrate, or accept the loss with \
-                              --accept-missing";
+const KEEP_OR_ACCEPT: &str = "keep the existing state with --strategy inherit or migrate, or \
+                              accept the loss with --accept-missing";
 
 /// Why there is no view of a generation.
 #[derive(Debug, thiserror::Error)]
@@ -668,7 +668,8 @@ impl Rollouts {
             .filter(|_| known.has_file());
         let Some(runner) = runner.filter(|runner| runner.program().generation == generation) else {
             return Err(Error::Conflict(format!(
-                "generation {generation} of {} no longer runs ({}: {}); generation {} is active, start again with it",
+                "generation {generation} of {} no longer runs ({}: {}); generation {} is active, \
+                 start again with it",
                 deployment.name(),
                 known.status.name(),
                 known.reason,

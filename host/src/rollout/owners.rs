@@ -10,7 +10,7 @@ use super::{DeployRequest, Error, Role, Rollouts};
 use crate::api::EffectsFrom;
 use crate::data_dir::DataDir;
 use crate::deployment::Deployment;
-use crate::effects::{self, Grants, Lineage, Owner, overlap};
+use crate::effects::{self, Grants, Lineage, Owner, OwnerMismatch, overlap};
 use crate::module::{Kind, Module};
 use crate::source::Source;
 use crate::state::catalogue::{Generation, HandlerRecord, Record};
@@ -25,23 +25,24 @@ pub(super) fn role(
     record: &Record,
     generation: &Generation,
     role: Role,
-) -> Result<effects::Role, String> {
+) -> Result<effects::Role, OwnerMismatch> {
     let serves = matches!(role, Role::Serve { .. });
     if generation.module.kind != Kind::Handler.name() || !serves {
         return Ok(effects::Role::Mute);
     }
     let name = &record.name;
     let Some(handler) = &record.handler else {
-        return Err(format!(
-            "the catalogue does not say who owns the effects of {name}; restore catalog.redb from a backup, or delete \
-             {name} and deploy it again"
-        ));
+        return Err(OwnerMismatch::new(format!(
+            "the catalogue does not say who owns the effects of {name}; restore catalog.redb from \
+             a backup, or delete {name} and deploy it again"
+        )));
     };
     if handler.state_file != generation.state_file {
-        return Err(format!(
-            "state file {} owns the effects of {name}, and file {} is active; restore catalog.redb from a backup",
+        return Err(OwnerMismatch::new(format!(
+            "state file {} owns the effects of {name}, and file {} is active; restore catalog.redb \
+             from a backup",
             handler.state_file, generation.state_file
-        ));
+        )));
     }
     Ok(effects::Role::Owner(Arc::new(Owner {
         deployment: name.clone(),
@@ -87,7 +88,9 @@ pub(super) fn refuse_lost(record: &Record) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::Conflict(format!(
-        "the state of {name}, which owns its effects, cannot be opened, so nobody knows what waits in it; restore it from a          backup, or `foldstream delete {name} --drop-effects` and deploy it again with --effects-from",
+        "the state of {name}, which owns its effects, cannot be opened, so nobody knows what waits \
+         in it; restore it from a backup, or `foldstream delete {name} --drop-effects` and deploy \
+         it again with --effects-from",
         name = record.name
     )))
 }
@@ -120,8 +123,8 @@ pub(super) fn not_granted_warning(record: &Record, generation: u64) -> Option<St
         return None;
     }
     Some(format!(
-        "{} wants to publish to {}, which no grant covers, and stops at the first such message; allow it with \
-         --allow-publish 'SUBJECTS@SOURCE'",
+        "{} wants to publish to {}, which no grant covers, and stops at the first such message; \
+         allow it with --allow-publish 'SUBJECTS@SOURCE'",
         record.name,
         missing.join(", ")
     ))
@@ -164,10 +167,13 @@ impl Rollouts {
             None => return Err(self.inner.no_source(source).into()),
         };
         info.last_sequence.ok_or_else(|| {
-            let why = info.message.unwrap_or_else(|| "it does not answer".to_owned());
+            let why = info
+                .message
+                .unwrap_or_else(|| "it does not answer".to_owned());
             Error::Source(format!(
-                "source {source} can't be reached ({why}), so the end of its stream is unknown, after which the handler \
-                 would begin to publish; try again, or give --effects-from beginning or a sequence"
+                "source {source} can't be reached ({why}), so the end of its stream is unknown, \
+                 after which the handler would begin to publish; try again, or give --effects-from \
+                 beginning or a sequence"
             ))
         })
     }
@@ -189,7 +195,8 @@ impl Rollouts {
         };
         if request.effects_from.is_some() {
             return Err(Error::Refused(format!(
-                "{} exists and publishes for events after {}; --effects-from is for a new deployment",
+                "{} exists and publishes for events after {}; --effects-from is for a new \
+                 deployment",
                 deployment.name(),
                 handler.effects_after
             )));
@@ -232,8 +239,9 @@ impl Rollouts {
                 .find(|pattern| is_own && overlap(pattern, &grant.subjects));
             if let Some(read) = read {
                 return Err(Error::Refused(format!(
-                    "grant `{grant}` would let it publish to {read}, which it reads itself, so it could cause events without \
-                     end; narrow the grant, or publish to another stream"
+                    "grant `{grant}` would let it publish to {read}, which it reads itself, so it \
+                     could cause events without end; narrow the grant, or publish to another \
+                     stream"
                 )));
             }
         }

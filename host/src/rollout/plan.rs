@@ -49,8 +49,8 @@ pub enum Plan {
 pub enum Impossible {
     /// Another source has other positions.
     #[error(
-        "{name} reads source {current}, whose positions have nothing to do with those of {wanted}; deploy it under \
-         another name with --name"
+        "{name} reads source {current}, whose positions have nothing to do with those of {wanted}; \
+         deploy it under another name with --name"
     )]
     OtherSource {
         /// The deployment.
@@ -67,8 +67,8 @@ pub enum Impossible {
     NothingToCompare,
     /// To inherit a state with another version.
     #[error(
-        "cannot inherit: state version {wanted} is not {current}; rebuild it, or give the module the same state \
-         version if both store the same"
+        "cannot inherit: state version {wanted} is not {current}; rebuild it, or give the module \
+         the same state version if both store the same"
     )]
     OtherVersion {
         /// The version of the active generation.
@@ -78,7 +78,8 @@ pub enum Impossible {
     },
     /// A projection cannot become a handler, nor the other way around.
     #[error(
-        "{name} is a {current}, and the module is a {wanted}; deploy it under another name with --name"
+        "{name} is a {current}, and the module is a {wanted}; deploy it under another name with \
+         --name"
     )]
     OtherKind {
         /// The deployment.
@@ -90,7 +91,8 @@ pub enum Impossible {
     },
     /// To migrate without code for it.
     #[error(
-        "cannot migrate: the module exports no `migrate`; add it (guest-sdk/rust has an example), or rebuild"
+        "cannot migrate: the module exports no `migrate`; add it (guest-sdk/rust has an example), \
+         or rebuild"
     )]
     NoMigration,
 }
@@ -174,8 +176,9 @@ fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
             {
                 let at = stopped.failed_at.unwrap_or_default();
                 let reason = format!(
-                    "{reason}; it has the same state version as generation {}, which stopped at event {at}, and continues there; \
-                     --strategy rebuild begins from the first event",
+                    "{reason}; it has the same state version as generation {}, which stopped at \
+                     event {at}, and continues there; --strategy rebuild begins from the first \
+                     event",
                     stopped.number
                 );
                 return Plan::Continue {
@@ -184,7 +187,10 @@ fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
                 };
             }
             if requested.module.migrates {
-                reason.push_str("; --strategy migrate would convert the entries instead of folding all events again");
+                reason.push_str(
+                    "; --strategy migrate would convert the entries instead of folding \
+                                 all events again",
+                );
             }
             Plan::New {
                 strategy: Strategy::Rebuild,

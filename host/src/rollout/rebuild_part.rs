@@ -242,8 +242,8 @@ fn make_patch(
     let foreign = belongings::foreign(&noted, &owned, serving)?;
     if !foreign.is_empty() {
         return Err(PatchError::Refused(format!(
-            "its events also read {}, which other events may have written, and which do not exist when its events are \
-             folded alone; rebuild all of it",
+            "its events also read {}, which other events may have written, and which do not exist \
+             when its events are folded alone; rebuild all of it",
             foreign.join(", ")
         )));
     }

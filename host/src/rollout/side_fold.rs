@@ -205,7 +205,8 @@ impl Scratch {
             biased;
             done = work => done,
             obstacle = stuck => {
-                Err(Error::Conflict(format!("the stream can't be folded just now ({obstacle}); try again later")))
+                Err(Error::Conflict(format!("the stream can't be folded just now ({obstacle}); try \
+                                             again later")))
             }
         }
     }

@@ -45,7 +45,8 @@ pub enum InvalidSkips {
     NoEvent,
     /// Skipping needs a reason.
     #[error(
-        "add a reason for skipping the events: it is recorded, and shown to everyone who asks why the state lacks them"
+        "add a reason for skipping the events: it is recorded, and shown to everyone who asks why \
+         the state lacks them"
     )]
     NoReason,
     /// The reason has too many bytes.
@@ -201,8 +202,8 @@ impl Rollouts {
             .retain(|known| decided.iter().all(|skip| skip.sequence != known.sequence));
         if record.skips.len() + decided.len() > SKIPS_MAX {
             let message = format!(
-                "{} skips {} events, and {SKIPS_MAX} are allowed; correct the module instead, and withdraw decisions \
-                 back with `foldstream skips {0} --remove`",
+                "{} skips {} events, and {SKIPS_MAX} are allowed; correct the module instead, and \
+                 withdraw decisions back with `foldstream skips {0} --remove`",
                 deployment.name(),
                 record.skips.len()
             );
@@ -265,13 +266,14 @@ impl Rollouts {
             Ok(event) => event,
             Err(head) if sequence > head => {
                 return Err(Error::Refused(format!(
-                    "event {sequence} does not exist yet: the stream of {name} ends at {head}; only existing events \
-                     can be skipped"
+                    "event {sequence} does not exist yet: the stream of {name} ends at {head}; \
+                     only existing events can be skipped"
                 )));
             }
             Err(_) => {
                 return Err(Error::Refused(format!(
-                    "the stream of {name} no longer has event {sequence}, so there is nothing to skip"
+                    "the stream of {name} no longer has event {sequence}, so there is nothing to \
+                     skip"
                 )));
             }
         };
@@ -279,7 +281,8 @@ impl Rollouts {
             .is_ok_and(|subjects| subjects.matches(&event.subject));
         if !wants {
             return Err(Error::Refused(format!(
-                "event {sequence} has subject {}, which {name} does not read, so there is nothing to skip",
+                "event {sequence} has subject {}, which {name} does not read, so there is nothing \
+                 to skip",
                 event.subject
             )));
         }
@@ -294,7 +297,8 @@ impl Rollouts {
             |record: &Record| record.skips.iter().any(|skip| skip.sequence == sequence);
         if !is_decided(&deployment.record()) {
             return Err(Error::Missing(format!(
-                "{name} has no decision to skip event {sequence}; `foldstream skips {name}` lists its decisions"
+                "{name} has no decision to skip event {sequence}; `foldstream skips {name}` lists \
+                 its decisions"
             )));
         }
         let _held = hold(&deployment).await?;
@@ -347,8 +351,8 @@ fn check_ahead(name: &str, target: &Target, sequence: u64) -> Result<(), Error> 
     }
     let number = target.generation.number;
     Err(Error::Refused(format!(
-        "generation {number} of {name} has already passed event {sequence}: it is at {position}; a skip removes nothing \
-         from a state"
+        "generation {number} of {name} has already passed event {sequence}: it is at {position}; a \
+         skip removes nothing from a state"
     )))
 }
 
@@ -367,7 +371,8 @@ async fn hold(deployment: &Deployment) -> Result<Held, Error> {
     };
     let busy = |_| {
         Error::Conflict(format!(
-            "{} did not stop within {} s: its module is still applying a batch, or a state is still opening; try again",
+            "{} did not stop within {} s: its module is still applying a batch, or a state is \
+             still opening; try again",
             deployment.name(),
             HOLD_MAX.as_secs()
         ))

@@ -203,9 +203,10 @@ impl Verifying {
                     .map(|rest| format!("; {}", rest.because))
                     .unwrap_or_default();
                 format!(
-                    "the second fold gives the same result: {}; the first {} events were applied one by one, each by a new \
-                     instance, and later ones in random batches with {further} more restarts; a module that \
-                     keeps state between batches is detected only if it changes the result here{until}",
+                    "the second fold gives the same result: {}; the first {} events were applied \
+                     one by one, each by a new instance, and later ones in random batches with \
+                     {further} more restarts; a module that keeps state between batches is \
+                     detected only if it changes the result here{until}",
                     comparison.conclusion,
                     SINGLES.min(position)
                 )
@@ -214,15 +215,17 @@ impl Verifying {
                 key,
                 sequence: Some(sequence),
             }) => format!(
-                "not deterministic: two folds of the same events differ in `{key}` from event {sequence} on; the module \
-                 depends on batch boundaries, on restarts, or on something other than its events"
+                "not deterministic: two folds of the same events differ in `{key}` from event \
+                 {sequence} on; the module depends on batch boundaries, on restarts, or on \
+                 something other than its events"
             ),
             Some(api::Divergence {
                 key,
                 sequence: None,
             }) => format!(
-                "the active state differs from a new fold, first in `{key}`, but new folds agree with each other: other code \
-                 built a part of it (inherited or migrated), or it was damaged; rebuild it"
+                "the active state differs from a new fold, first in `{key}`, but new folds agree \
+                 with each other: other code built a part of it (inherited or migrated), or it was \
+                 damaged; rebuild it"
             ),
         };
         message.push_str(&skips::remark(&skipped));

@@ -82,8 +82,8 @@ impl Rollouts {
         let ids: BTreeSet<String> = rows.iter().map(|row| row.place.id(lineage)).collect();
         if let Some(missing) = wanted.ids.iter().find(|id| !ids.contains(*id)) {
             return Err(Error::Missing(format!(
-                "no message {missing} waits in the outbox of {name}; nothing was dropped; `foldstream outbox list {name}` \
-                 shows what waits"
+                "no message {missing} waits in the outbox of {name}; nothing was dropped; \
+                 `foldstream outbox list {name}` shows what waits"
             )));
         }
         let dropped: Vec<api::WaitingMessage> =
@@ -130,7 +130,8 @@ fn check(wanted: &api::DropMessages) -> Result<(), Error> {
     let bytes = wanted.reason.len();
     if wanted.reason.trim().is_empty() || bytes > REASON_BYTES_MAX {
         return Err(Error::Refused(format!(
-            "the reason has {bytes} bytes; give one of 1 to {REASON_BYTES_MAX}: it is recorded in the audit log"
+            "the reason has {bytes} bytes; give one of 1 to {REASON_BYTES_MAX}: it is recorded in \
+             the audit log"
         )));
     }
     let count = wanted.ids.len();

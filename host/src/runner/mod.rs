@@ -416,7 +416,8 @@ impl Runner {
             (Some(failure), _) => format!("{name} can't be read: {}", failure.message),
             (None, Some(percent)) => {
                 format!(
-                    "the state of {name} is being repaired after an unclean stop: {percent:.0} %; try again later"
+                    "the state of {name} is being repaired after an unclean stop: {percent:.0} %; \
+                     try again later"
                 )
             }
             (None, None) => {
@@ -426,8 +427,9 @@ impl Runner {
                     .map(|message| format!(" ({message})"))
                     .unwrap_or_default();
                 format!(
-                    "{name} was not stopped cleanly, and only the end of its stream shows which positions it may have answered \
-                     from; its source is not connected yet{source}; try again"
+                    "{name} was not stopped cleanly, and only the end of its stream shows which \
+                     positions it may have answered from; its source is not connected yet{source}; \
+                     try again"
                 )
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::api::Start;
-use crate::effects::Role;
+use crate::effects::{OwnerMismatch, Role};
 use crate::memory::caches;
 use crate::metrics::DeploymentMetrics;
 use crate::module::Module;
@@ -69,7 +69,7 @@ pub struct Program {
     /// Which events to skip.
     pub skips: Skips,
     /// Whether its effects are sent, or why nobody knows.
-    pub role: Result<Role, String>,
+    pub role: Result<Role, OwnerMismatch>,
     /// Who owns the effects of the deployment, according to the catalogue; none if nobody does, and
     /// for a fold that can never become the owner.
     pub ownership: Option<Ownership>,

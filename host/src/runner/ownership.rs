@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::options::Program;
 use super::worker::Worker;
 use super::{Runner, Shared};
-use crate::effects::{Grants, Owner, Role};
+use crate::effects::{Grants, Owner, OwnerMismatch, Role};
 use crate::outbox::{Parts, Releaser};
 use crate::pipeline::Desired;
 use crate::room::{Room, Use};
@@ -174,7 +174,7 @@ impl Worker {
 }
 
 /// The role of a fold, once catalogue and state file agree on it.
-pub(super) fn checked_role(program: &Program, store: &Store) -> Result<Role, String> {
+pub(super) fn checked_role(program: &Program, store: &Store) -> Result<Role, OwnerMismatch> {
     let role = program.role.clone()?;
     match &role {
         Role::Owner(owner) => check_owner(owner, store)?,
@@ -185,7 +185,7 @@ pub(super) fn checked_role(program: &Program, store: &Store) -> Result<Role, Str
 
 /// The file must say that it belongs to this owner: with another file, effects would be lost or
 /// sent again.
-fn check_owner(owner: &Owner, store: &Store) -> Result<(), String> {
+fn check_owner(owner: &Owner, store: &Store) -> Result<(), OwnerMismatch> {
     let wanted = Ownership {
         lineage: owner.lineage,
         epoch: owner.epoch,
@@ -193,32 +193,33 @@ fn check_owner(owner: &Owner, store: &Store) -> Result<(), String> {
     let name = &owner.deployment;
     match store.ownership() {
         Some(found) if found == wanted => Ok(()),
-        found => Err(format!(
-            "the state file of {name} does not own its effects (it has {}, the catalogue has {}), so it is another file or \
-             an older copy; nothing is handled or published; restore catalogue and state from one backup, or delete \
-             {name} and deploy it again",
+        found => Err(OwnerMismatch::new(format!(
+            "the state file of {name} does not own its effects (it has {}, the catalogue has {}), \
+             so it is another file or an older copy; nothing is handled or published; restore \
+             catalogue and state from one backup, or delete {name} and deploy it again",
             found.map_or("no owner".to_owned(), words),
             words(wanted)
-        )),
+        ))),
     }
 }
 
 /// A file that does not own the effects of its deployment may have been prepared to, or may have
 /// owned them before. If it knows of a later owner than the catalogue does, the catalogue is an
 /// older copy.
-fn check_mute(program: &Program, store: &Store) -> Result<(), String> {
+fn check_mute(program: &Program, store: &Store) -> Result<(), OwnerMismatch> {
     let (Some(found), Some(current)) = (store.ownership(), program.ownership) else {
         return Ok(());
     };
     if store.is_prepared_to_own() || found.epoch < current.epoch {
         return Ok(());
     }
-    Err(format!(
-        "this state file owns effects ({}), and by the catalogue another one does ({}), so the catalogue is an older copy; \
-         nothing is handled; restore catalogue and states from one backup",
+    Err(OwnerMismatch::new(format!(
+        "this state file owns effects ({}), and by the catalogue another one does ({}), so the \
+         catalogue is an older copy; nothing is handled; restore catalogue and states from one \
+         backup",
         words(found),
         words(current)
-    ))
+    )))
 }
 
 fn words(owner: Ownership) -> String {

@@ -45,7 +45,8 @@ const LOAD_BRIEF: Duration = Duration::from_secs(1);
 const LOADING_BROKE_OFF: &str =
     "loading stopped because of a defect in the host; see its log, and please report it";
 /// Why nothing is applied, after a defect in a reader.
-const BROKE_OFF: &str = "reading stopped because of a defect in the host and starts again; see its log, and please report it";
+const BROKE_OFF: &str = "reading stopped because of a defect in the host and starts again; see its \
+                         log, and please report it";
 /// How often a resting state checks for the disk space that a flush needs.
 const ROOM_LOOK: Duration = Duration::from_secs(1);
 
@@ -169,8 +170,8 @@ impl Worker {
                 position = progress.now().last_position,
                 attempts,
                 error = message,
-                "the state can't be read or written; the host reopens it every second at its last checkpoint, and the \
-                 stream brings back the rest"
+                "the state can't be read or written; the host reopens it every second at its last \
+                 checkpoint, and the stream brings back the rest"
             );
         }
     }
@@ -500,10 +501,10 @@ impl Worker {
         };
         let role = match checked_role(&program, &store) {
             Ok(role) => role,
-            Err(message) => {
+            Err(mismatch) => {
                 self.shared
                     .progress
-                    .stopped("owner-mismatch", &message, None);
+                    .stopped("owner-mismatch", &mismatch.to_string(), None);
                 return (writer, Ended::Failed);
             }
         };

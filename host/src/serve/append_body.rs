@@ -70,8 +70,9 @@ impl Form {
                 });
             }
             Some(cloudevents::Form::Unknown) => {
-                let wanted = "CloudEvents as application/cloudevents+json, application/cloudevents-batch+json, or in \
-                              binary mode with ce- headers; this host reads no other format of them";
+                let wanted = "CloudEvents as application/cloudevents+json, \
+                              application/cloudevents-batch+json, or in binary mode with ce- \
+                              headers; this host reads no other format of them";
                 return Err(extract::unsupported(found.as_deref(), wanted));
             }
             None => {}
@@ -85,8 +86,9 @@ impl Form {
                 Ok(Self::Lines)
             }
             found => {
-                let wanted = "events as application/json, application/x-ndjson, application/cloudevents+json or \
-                              application/cloudevents-batch+json, or a CloudEvent of any type with ce- headers";
+                let wanted = "events as application/json, application/x-ndjson, \
+                              application/cloudevents+json or application/cloudevents-batch+json, \
+                              or a CloudEvent of any type with ce- headers";
                 Err(extract::unsupported(found, wanted))
             }
         }

@@ -194,10 +194,15 @@ fn time_of<'a>(get: impl Fn(&str) -> Option<&'a str>, times: Times) -> Result<Op
     let Some((name, text)) = said.filter(|_| times != Times::Ignore) else {
         return Ok(None);
     };
-    timestamp::parse_ns(text).map(Some).map_err(|error| Error::Attribute {
-        name: format!("attribute {name}"),
-        reason: format!("is {text:.64}, which {error}; use times=ignore to store it with the time of the append"),
-    })
+    timestamp::parse_ns(text)
+        .map(Some)
+        .map_err(|error| Error::Attribute {
+            name: format!("attribute {name}"),
+            reason: format!(
+                "is {text:.64}, which {error}; use times=ignore to store it with the time \
+                         of the append"
+            ),
+        })
 }
 
 /// The headers with which an event was exported.

@@ -169,8 +169,9 @@ fn check_anonymous(
     };
     if anonymous == Anonymous::Nothing {
         return missing(
-            "send a token of the host as `Authorization: Bearer <token>` (FOLDSTREAM_TOKEN or --token on the command \
-             line); a host without configured tokens has its own in the file `token` of its data folder",
+            "send a token of the host as `Authorization: Bearer <token>` (FOLDSTREAM_TOKEN or \
+             --token on the command line); a host without configured tokens has its own in the \
+             file `token` of its data folder",
         );
     }
     let rules = Rules::new(&app.config, app.address.ip());
@@ -186,8 +187,9 @@ fn check_anonymous(
         return Ok(());
     }
     missing(
-        "without a token this host only answers reads: send one as `Authorization: Bearer <token>` (FOLDSTREAM_TOKEN or \
-         --token on the command line); if none is configured it is in the file `token` of the host's data folder",
+        "without a token this host only answers reads: send one as `Authorization: Bearer <token>` \
+         (FOLDSTREAM_TOKEN or --token on the command line); if none is configured it is in the \
+         file `token` of the host's data folder",
     )
 }
 

@@ -81,8 +81,8 @@ impl BodyRoom {
         if wanted > most {
             // It would be refused for ever.
             let detail = format!(
-                "the body takes {wanted} bytes of memory, and this host has at most {most} for one; raise \
-                 limits.memory_bytes, or send less at once"
+                "the body takes {wanted} bytes of memory, and this host has at most {most} for \
+                 one; raise limits.memory_bytes, or send less at once"
             );
             return Err(Problem::new(Kind::TooLarge, detail));
         }

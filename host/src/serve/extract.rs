@@ -187,8 +187,8 @@ pub(super) async fn body(
             return Err(Problem::new(
                 Kind::Slow,
                 format!(
-                    "{seen} bytes of the body arrived, and then too little for too long; send at least {BODY_RATE_MIN} \
-                     bytes a second, without pauses of {BODY_PAUSE_MAX:?}"
+                    "{seen} bytes of the body arrived, and then too little for too long; send at \
+                     least {BODY_RATE_MIN} bytes a second, without pauses of {BODY_PAUSE_MAX:?}"
                 ),
             ));
         };

@@ -58,7 +58,9 @@ use crate::rollout::Rollouts;
 pub enum Error {
     /// The address would expose the host.
     #[error(
-        "refusing to serve on {address} without {missing}: anyone who reaches it could deploy code; set serve.token and serve.tls_cert with serve.tls_key, listen on 127.0.0.1, or allow it with --insecure (serve.insecure)"
+        "refusing to serve on {address} without {missing}: anyone who reaches it could deploy \
+         code; set serve.token and serve.tls_cert with serve.tls_key, listen on 127.0.0.1, or \
+         allow it with --insecure (serve.insecure)"
     )]
     Exposed {
         /// The address.

@@ -83,7 +83,8 @@ pub(super) async fn limit(State(app): State<App>, request: Request, next: Next) 
         Ok(response) => response,
         Err(_) => {
             let detail = format!(
-                "the request took longer than {longest:?} (serve.request_timeout); request less at once"
+                "the request took longer than {longest:?} (serve.request_timeout); request less at \
+                 once"
             );
             Problem::new(Kind::Timeout, detail).into_response()
         }

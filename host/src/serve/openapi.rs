@@ -22,7 +22,8 @@ const COMMON: [(&str, &str); 6] = [
     ("401", "The token is missing or wrong"),
     (
         "403",
-        "The token lacks the scope or the deployment; if the host has no tokens: the request comes from a web page of another origin, for an unknown host name, or through a proxy",
+        "The token lacks the scope or the deployment; if the host has no tokens: the request comes \
+         from a web page of another origin, for an unknown host name, or through a proxy",
     ),
     ("500", "The host failed; its log says why"),
     (

@@ -68,8 +68,9 @@ impl<'a> Rules<'a> {
         }
         if let Some(name) = PROXIED.into_iter().find(|name| headers.contains_key(*name)) {
             return Err(forbidden(format!(
-                "the header {name} says that a proxy forwarded the request, and without a token all its clients could do \
-                 everything; configure serve.tokens_file, and let the proxy or its clients send a token"
+                "the header {name} says that a proxy forwarded the request, and without a token \
+                 all its clients could do everything; configure serve.tokens_file, and let the \
+                 proxy or its clients send a token"
             )));
         }
         let origin = headers
@@ -78,8 +79,8 @@ impl<'a> Rules<'a> {
         if origin.is_some_and(|origin| self.is_listed(origin)) {
             return Ok(());
         }
-        let hint = "without a token this host accepts no requests from web pages of other origins; list allowed origins in \
-                    serve.origins";
+        let hint = "without a token this host accepts no requests from web pages of other origins; \
+                    list allowed origins in serve.origins";
         let site = headers
             .get("sec-fetch-site")
             .map(|value| value.to_str().unwrap_or_default());

@@ -206,7 +206,8 @@ impl Problem {
     /// the log.
     fn no_room(what: &str, why: &dyn Display) -> Self {
         let detail = format!(
-            "{what} takes no more: the disk is full, or a limit of the system is reached; free some space on the host and try again"
+            "{what} takes no more: the disk is full, or a limit of the system is reached; free \
+             some space on the host and try again"
         );
         Self {
             internal: Some(why.to_string()),

@@ -124,7 +124,8 @@ impl Secrets {
         auth::check_address(config, self.0.address)?;
         let admission = Admission::new(config)?;
         if admission.tokens.is_none() && self.0.admission.read().tokens.is_some() {
-            let detail = "the settings no longer have one, which would let everyone in; restart the host if you want that";
+            let detail = "the settings no longer have one, which would let everyone in; restart \
+                          the host if you want that";
             return Err(Error::Token(detail.to_owned()));
         }
         let count = admission.tokens.as_ref().map_or(0, |tokens| tokens.count());

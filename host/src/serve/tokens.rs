@@ -109,13 +109,15 @@ impl Grant {
 pub(super) enum Refusal {
     /// Nobody made it.
     #[error(
-        "the token that was sent is none of this host's: it is misspelt, was withdrawn, or is another host's"
+        "the token that was sent is none of this host's: it is misspelt, was withdrawn, or is \
+         another host's"
     )]
     Unknown,
     /// Its entry was made of the token with the end of a line, as `echo` writes it.
     #[error(
-        "the sha256 of token {name} in serve.tokens_file is that of the token with a line end; hash it with \
-         `printf %s TOKEN | sha256sum`, or take the entry that `foldstream token new` prints"
+        "the sha256 of token {name} in serve.tokens_file is that of the token with a line end; \
+         hash it with `printf %s TOKEN | sha256sum`, or take the entry that `foldstream token new` \
+         prints"
     )]
     HashedWithLineEnd {
         /// The name of its entry.
@@ -185,8 +187,8 @@ impl Tokens {
         let file: File = toml::from_str(&text).map_err(|error| error.to_string())?;
         let Some(entries) = file.tokens else {
             return Err(
-                "has no tokens; add the entry that `foldstream token new` prints, or write `tokens = []` to let \
-                        nobody in"
+                "has no tokens; add the entry that `foldstream token new` prints, or write `tokens \
+                        = []` to let nobody in"
                     .to_owned(),
             );
         };
@@ -194,7 +196,8 @@ impl Tokens {
             return Err(format!("has more than {TOKENS_MAX} tokens"));
         }
         if entries.is_empty() {
-            tracing::warn!(file = %path.display(), "serve.tokens_file lets nobody in: its list is empty");
+            tracing::warn!(file = %path.display(), "serve.tokens_file lets nobody in: its list is \
+                                                    empty");
         }
         let mut names = BTreeSet::new();
         for Entry {
@@ -219,7 +222,10 @@ impl Tokens {
                 return Err(named("the name occurs twice; give each token its own name"));
             }
             let digest = from_hex(&sha256).ok_or_else(|| {
-                named("sha256 is not 64 hexadecimal digits; `foldstream token new` prints the right value")
+                named(
+                    "sha256 is not 64 hexadecimal digits; `foldstream token new` prints the \
+                       right value",
+                )
             })?;
             if scopes.is_empty() {
                 return Err(named(
@@ -271,7 +277,8 @@ impl Tokens {
         // nothing.
         tracing::warn!(
             token = grant.name,
-            "a token of fewer than {TOKEN_BYTES_MIN} bytes may be guessed and lets nobody in; make one with `foldstream token new`"
+            "a token of fewer than {TOKEN_BYTES_MIN} bytes may be guessed and lets nobody in; make \
+             one with `foldstream token new`"
         );
         Err(Refusal::Unknown)
     }
@@ -296,8 +303,8 @@ fn check(token: &str) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::Token(format!(
-        "it must have {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} visible ASCII characters without spaces; \
-         create one with `openssl rand -hex 32`"
+        "it must have {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} visible ASCII characters without \
+         spaces; create one with `openssl rand -hex 32`"
     )))
 }
 

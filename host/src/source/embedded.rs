@@ -559,7 +559,9 @@ fn resume(log: &Log, checkpoint: &Checkpoint, stream: &StreamIdentity) -> Result
             Some(found) if found == *expected => is_proved = true,
             Some(_) => {
                 return Err(Error::Diverged(format!(
-                    "event {} of stream {} is not the one that was read before: the log was restored from another history; restore the right log, or delete and deploy again",
+                    "event {} of stream {} is not the one that was read before: the log was \
+                     restored from another history; restore the right log, or delete and deploy \
+                     again",
                     expected.sequence, stream.name
                 )));
             }
@@ -569,7 +571,9 @@ fn resume(log: &Log, checkpoint: &Checkpoint, stream: &StreamIdentity) -> Result
     if checkpoint.stream != *stream {
         if !is_proved {
             return Err(Error::Diverged(format!(
-                "the state was built from stream {} created at {} ns, this is {} created at {} ns, and nothing that was read is in it; restore the right log, or delete and deploy again",
+                "the state was built from stream {} created at {} ns, this is {} created at {} ns, \
+                 and nothing that was read is in it; restore the right log, or delete and deploy \
+                 again",
                 checkpoint.stream.name,
                 checkpoint.stream.created_ns,
                 stream.name,
@@ -580,7 +584,8 @@ fn resume(log: &Log, checkpoint: &Checkpoint, stream: &StreamIdentity) -> Result
             stream = stream.name,
             before = checkpoint.stream.name,
             position = checkpoint.position,
-            "the log has another name or creation time than before, but still has what was read from it, so it is the same log"
+            "the log has another name or creation time than before, but still has what was read \
+             from it, so it is the same log"
         );
     }
     let last = log.info().last_sequence;

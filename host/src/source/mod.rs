@@ -122,7 +122,8 @@ pub enum Error {
     Diverged(String),
     /// The stream ends before the checkpoint.
     #[error(
-        "stream {stream} ends at {last}, before position {position}: its tail was lost; restore the stream, or delete and deploy again to build from the remaining events"
+        "stream {stream} ends at {last}, before position {position}: its tail was lost; restore \
+         the stream, or delete and deploy again to build from the remaining events"
     )]
     Truncated {
         /// Name of the stream.
@@ -134,7 +135,9 @@ pub enum Error {
     },
     /// Events after the position were removed before they were read.
     #[error(
-        "{missing} gone from stream {stream} without having been applied (removed by a limit, a purge, an expiry or a deletion); restore the stream, or continue without them with `foldstream resume --accept-missing`"
+        "{missing} gone from stream {stream} without having been applied (removed by a limit, a \
+         purge, an expiry or a deletion); restore the stream, or continue without them with \
+         `foldstream resume --accept-missing`"
     )]
     Gap {
         /// Name of the stream.
@@ -144,7 +147,9 @@ pub enum Error {
     },
     /// A new state would lack events.
     #[error(
-        "{missing} gone from stream {stream}, so a state built from it would lack them; accept that with --accept-missing, or, if they are the first ones, begin after them with --start first-available"
+        "{missing} gone from stream {stream}, so a state built from it would lack them; accept \
+         that with --accept-missing, or, if they are the first ones, begin after them with --start \
+         first-available"
     )]
     Incomplete {
         /// Name of the stream.
@@ -154,7 +159,8 @@ pub enum Error {
     },
     /// The kind of stream cannot be read without losing events.
     #[error(
-        "stream {stream} cannot be read: {reason}; keep events in a stream with retention limits, such as one that has {stream} as a source"
+        "stream {stream} cannot be read: {reason}; keep events in a stream with retention limits, \
+         such as one that has {stream} as a source"
     )]
     Unsupported {
         /// Name of the stream.
@@ -164,7 +170,8 @@ pub enum Error {
     },
     /// A message cannot be parsed, however it is fetched.
     #[error(
-        "message {sequence} of stream {stream} cannot be read: {reason}; inspect it with `nats stream get`, or delete it"
+        "message {sequence} of stream {stream} cannot be read: {reason}; inspect it with `nats \
+         stream get`, or delete it"
     )]
     Unreadable {
         /// Name of the stream.
@@ -285,7 +292,8 @@ impl Passed {
                 stream,
                 position = batch.through,
                 missing = self.count,
-                "events are gone from the stream and were passed over without being applied, as accepted"
+                "events are gone from the stream and were passed over without being applied, as \
+                 accepted"
             );
         }
     }

@@ -88,7 +88,8 @@ impl Record {
             return Ok(());
         }
         Err(Error::Open(format!(
-            "catalogue: the row of deployment {name} is inconsistent; restore catalog.redb from a backup"
+            "catalogue: the row of deployment {name} is inconsistent; restore catalog.redb from a \
+             backup"
         )))
     }
 

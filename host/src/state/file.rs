@@ -182,7 +182,8 @@ pub(super) fn check_format(path: &Path, found: Option<&[u8]>) -> Result<(), Erro
         return Ok(());
     }
     let message = format!(
-        "{}: file was written by format {format}, this build reads 1 to {FORMAT_OWNED}; upgrade foldstream, or remove the file to rebuild the state",
+        "{}: file was written by format {format}, this build reads 1 to {FORMAT_OWNED}; upgrade \
+         foldstream, or remove the file to rebuild the state",
         path.display()
     );
     Err(Error::Open(message))
@@ -319,8 +320,8 @@ impl File {
             let (sequence, json) = row.map_err(storage)?;
             let exception = serde_json::from_slice(json.value()).map_err(|error| {
                 Error::Open(format!(
-                    "{}: the exception of event {} is unreadable: {error}; upgrade foldstream, or remove the file to rebuild \
-                     the state",
+                    "{}: the exception of event {} is unreadable: {error}; upgrade foldstream, or \
+                     remove the file to rebuild the state",
                     self.path.display(),
                     sequence.value()
                 ))

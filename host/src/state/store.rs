@@ -333,8 +333,9 @@ impl Store {
         };
         (bytes >= allowed).then(|| {
             format!(
-                "disk: the state file has {bytes} bytes with what waits to be committed, {allowed} are allowed \
-                 (state.file_bytes_max); raise the limit, or rebuild the deployment, which compacts its file"
+                "disk: the state file has {bytes} bytes with what waits to be committed, {allowed} \
+                 are allowed (state.file_bytes_max); raise the limit, or rebuild the deployment, \
+                 which compacts its file"
             )
         })
     }

@@ -47,7 +47,8 @@ fn shape(table: &str) -> Result<Shape, Error> {
     let found = TABLES.iter().find(|(name, _)| *name == table);
     found.map(|(_, shape)| *shape).ok_or_else(|| {
         Error::Open(format!(
-            "the file has a table `{table}` that this build does not know; use the foldstream that wrote it"
+            "the file has a table `{table}` that this build does not know; use the foldstream that \
+             wrote it"
         ))
     })
 }

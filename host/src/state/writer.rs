@@ -137,7 +137,8 @@ impl Writer {
         let entries = self.batch.len() + self.effects.len();
         if entries > BATCH_ENTRIES_MAX {
             let message = format!(
-                "one batch writes more than {BATCH_ENTRIES_MAX} entries; ask for smaller batches in the manifest"
+                "one batch writes more than {BATCH_ENTRIES_MAX} entries; ask for smaller batches \
+                 in the manifest"
             );
             return Err(Error::Limit {
                 limit: "batch-entries",
@@ -153,8 +154,8 @@ impl Writer {
         let most = BATCH_BYTES_MAX.min(self.inner.options.memory.most_of_one() / 2);
         if bytes > most {
             let message = format!(
-                "the writes of one batch take more than {most} bytes of memory, {ENTRY_OVERHEAD} of them for each entry; ask \
-                 for smaller batches in the manifest"
+                "the writes of one batch take more than {most} bytes of memory, {ENTRY_OVERHEAD} \
+                 of them for each entry; ask for smaller batches in the manifest"
             );
             return Err(Error::Limit {
                 limit: "batch-bytes",
@@ -345,7 +346,8 @@ pub(super) fn check_key(key: &str) -> Result<(), Error> {
         return Ok(());
     }
     let message = format!(
-        "a key has {} bytes, 1 to {KEY_BYTES_MAX} are allowed; shorten it, or move its contents into the value",
+        "a key has {} bytes, 1 to {KEY_BYTES_MAX} are allowed; shorten it, or move its contents \
+         into the value",
         key.len()
     );
     Err(Error::Limit {
@@ -372,8 +374,8 @@ pub(super) fn check_state(bytes: u64, allowed: u64) -> Result<(), Error> {
         return Ok(());
     }
     let message = format!(
-        "the state would grow to {bytes} bytes, {allowed} are allowed; delete old entries, or raise \
-         state.state_bytes_max"
+        "the state would grow to {bytes} bytes, {allowed} are allowed; delete old entries, or \
+         raise state.state_bytes_max"
     );
     Err(Error::Limit {
         limit: "state-bytes",

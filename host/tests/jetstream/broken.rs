@@ -236,7 +236,10 @@ async fn event_with_two_content_types_is_recognised_after_a_restart() {
     let server = Server::start().await;
     stream_with(&server, 0).await;
     let mut publisher = Publisher::connect(&server).await;
-    let raw = headers(b"NATS/1.0\r\nContent-Type: text/plain\r\nContent-Type: application/cloudevents+json\r\n\r\n");
+    let raw = headers(
+        b"NATS/1.0\r\nContent-Type: text/plain\r\nContent-Type: \
+                        application/cloudevents+json\r\n\r\n",
+    );
     let envelope = br#"{"specversion":"1.0","id":"1","source":"/test","type":"order.placed","data":{"number":1}}"#;
     publisher.publish_with(&raw, envelope).await;
     let mut reading = Reading::begin(options(&server), request(&[">"]));

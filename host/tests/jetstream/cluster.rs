@@ -33,7 +33,8 @@ async fn cluster(version: Version) -> Vec<Server> {
     let mut servers: Vec<Server> = Vec::new();
     for (index, port) in ports.iter().enumerate() {
         let configuration = format!(
-            "server_name: s{index}\ncluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{}] }}",
+            "server_name: s{index}\ncluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: \
+             [{}] }}",
             routes.join(", ")
         );
         servers.push(Server::prepare_of(version, &configuration));

@@ -207,8 +207,8 @@ fn operator_mode() -> (String, String, String) {
         serde_json::json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 });
     let user_jwt = jwt(&account, &user, &user_claims);
     let configuration = format!(
-        "operator: {operator_jwt}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {account_jwt}, {}: \
-         {system_jwt} }}",
+        "operator: {operator_jwt}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload: {{ {}: \
+         {account_jwt}, {}: {system_jwt} }}",
         system.public_key(),
         account.public_key(),
         system.public_key(),
@@ -225,8 +225,8 @@ async fn credentials_file_and_jwt_with_nkey_are_presented() {
     let (configuration, jwt, seed) = operator_mode();
     let server = Server::start_with(&configuration).await;
     let creds = format!(
-        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY \
-         SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER \
+         NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
     );
     fill(
         &server,
@@ -264,8 +264,8 @@ async fn credentials_file_and_jwt_with_nkey_are_presented() {
 async fn missing_permission_is_told_in_the_servers_words() {
     let users = |denied: &str| {
         format!(
-            "authorization {{ users = [ {{ user: admin, password: secret }}, {{ user: reader, password: secret, \
-             permissions: {{ publish: {{ deny: [\"{denied}\"] }} }} }} ] }}"
+            "authorization {{ users = [ {{ user: admin, password: secret }}, {{ user: reader, \
+             password: secret, permissions: {{ publish: {{ deny: [\"{denied}\"] }} }} }} ] }}"
         )
     };
     let mut server = Server::start_with(&users("never")).await;

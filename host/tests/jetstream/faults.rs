@@ -210,7 +210,8 @@ async fn stream_deleted_and_created_again_has_diverged() {
     let (events, error) = reading.error().await;
     assert!(events.is_empty());
     assert!(
-        matches!(&error, Error::Diverged(message) if message.contains("is not the one that was read before")),
+        matches!(&error, Error::Diverged(message) if message.contains("is not the one that was \
+            read before")),
         "{error}"
     );
     assert_eq!(reading.status.borrow().state, SourceState::Stopped);

@@ -18,7 +18,8 @@ async fn server_that_limits_requests_is_read_to_its_end_and_live() {
         "max_request_batch: 1",
     ] {
         let server = Server::start_with(&format!(
-            "jetstream {{ store_dir: \"$FOLDER/store\", limits {{ {limits}, max_ack_pending: 5 }} }}"
+            "jetstream {{ store_dir: \"$FOLDER/store\", limits {{ {limits}, max_ack_pending: 5 }} \
+             }}"
         ))
         .await;
         let jetstream = server.jetstream().await;

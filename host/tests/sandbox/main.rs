@@ -232,7 +232,8 @@ fn table_growth_reaches_its_limit() {
     let grow = |elements: u32| {
         let failed = "(i32.const -1)";
         let code = format!(
-            "(if (i32.eq (table.grow $table (ref.null func) (i32.const {elements})) {failed}) (then unreachable))"
+            "(if (i32.eq (table.grow $table (ref.null func) (i32.const {elements})) {failed}) \
+             (then unreachable))"
         );
         let accepted = shared()
             .accept(at_start(&code))

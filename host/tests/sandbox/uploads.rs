@@ -106,7 +106,8 @@ fn forbidden_imports_are_listed() {
             (import "foldstream:module/state@0.2.0" (instance))
             (import "wasi:cli/run@0.3.0" (instance))
             (import "evil" (func)))"#));
-    let named = "wasi:http/outgoing-handler@0.2.0, foldstream:module/state@0.2.0, wasi:cli/run@0.3.0, evil;";
+    let named = "wasi:http/outgoing-handler@0.2.0, foldstream:module/state@0.2.0, \
+                 wasi:cli/run@0.3.0, evil;";
     assert!(error.contains(named), "{error}");
     assert!(
         error.contains("allowed are foldstream:module 0.1.0 and WASI 0.2 io, clocks"),

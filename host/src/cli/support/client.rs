@@ -31,8 +31,8 @@ const FOREIGN_ERROR_BYTES_MAX: usize = 300;
 pub enum Error {
     /// No host listens at the address.
     #[error(
-        "cannot reach a host at {url}: {message}; start one with `foldstream serve` or `foldstream dev`, or choose \
-         another with --url"
+        "cannot reach a host at {url}: {message}; start one with `foldstream serve` or `foldstream \
+         dev`, or choose another with --url"
     )]
     Unreachable {
         /// The address.

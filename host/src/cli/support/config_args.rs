@@ -38,7 +38,8 @@ impl Settings {
         for setting in &self.set {
             let Some((key, value)) = setting.split_once('=') else {
                 let message = format!(
-                    "--set `{setting}` lacks a value; write --set KEY=VALUE, such as --set serve.wait_max=10s"
+                    "--set `{setting}` lacks a value; write --set KEY=VALUE, such as --set \
+                     serve.wait_max=10s"
                 );
                 return Err(Failure::new(Exit::Usage, message).into());
             };

@@ -92,7 +92,8 @@ impl GateArgs {
         let text = super::output::compact(&gate);
         if text.len() > GATE_BYTES_MAX {
             let message = format!(
-                "the rules have {} bytes as JSON, at most {GATE_BYTES_MAX} can be sent; combine rules under a shorter prefix",
+                "the rules have {} bytes as JSON, at most {GATE_BYTES_MAX} can be sent; combine \
+                 rules under a shorter prefix",
                 text.len()
             );
             return Err(Failure::new(Exit::Usage, message));
@@ -112,7 +113,8 @@ fn read(file: &Path) -> Result<Gate, Failure> {
     toml::from_str(&text).map_err(|error| {
         let error = error.to_string();
         let message = format!(
-            "--rules {shown} cannot be used: {}\nit may contain `allow` and `sample`, and [[rules]] with `prefix`, `allow`, `ignore`",
+            "--rules {shown} cannot be used: {}\nit may contain `allow` and `sample`, and \
+             [[rules]] with `prefix`, `allow`, `ignore`",
             error.trim_end()
         );
         Failure::new(Exit::Usage, message)
@@ -189,7 +191,8 @@ mod tests {
 
     #[test]
     fn rules_come_from_a_file_and_a_sample_of_the_command_line_wins() {
-        let text = "allow = [\"added\"]\nsample = 100\n[[rules]]\nprefix = \"day/\"\nallow = [\"removed\"]\nignore = [\"/at\"]\n";
+        let text = "allow = [\"added\"]\nsample = 100\n[[rules]]\nprefix = \"day/\"\nallow = \
+                    [\"removed\"]\nignore = [\"/at\"]\n";
         let rule = Rule {
             prefix: "day/".to_owned(),
             allow: vec![Difference::Removed],

@@ -180,7 +180,8 @@ impl Server {
         let budget = self.config.pipeline.stop_budget + STOP_GRACE;
         tokio::time::timeout(budget, self.ended()).await.unwrap_or_else(|_| {
             let message = format!(
-                "the host did not stop within {} s; what was not flushed is applied again at the next start",
+                "the host did not stop within {} s; what was not flushed is applied again at the \
+                 next start",
                 budget.as_secs()
             );
             Err(Failure::new(Exit::TimedOut, message).into())

@@ -51,7 +51,8 @@ pub async fn wait(
             Err(LookError::Error(error)) => return Err(error.into()),
             Err(LookError::Gone) => {
                 let message = format!(
-                    "{name} no longer has generation {number}; `foldstream generations {name}` lists them"
+                    "{name} no longer has generation {number}; `foldstream generations {name}` \
+                     lists them"
                 );
                 return Err(Failure::new(Exit::Failed, message).into());
             }
@@ -141,7 +142,8 @@ fn is_settled(deployment: &Deployment, generation: &Generation) -> Result<bool, 
         }
         _ if generation.state == Some(DeploymentState::Paused) => {
             let message = format!(
-                "generation {number} of {name} is paused; continue with `foldstream resume {name} --candidate`"
+                "generation {number} of {name} is paused; continue with `foldstream resume {name} \
+                 --candidate`"
             );
             Err(Failure::new(Exit::Failed, message))
         }
@@ -150,8 +152,8 @@ fn is_settled(deployment: &Deployment, generation: &Generation) -> Result<bool, 
         GenerationStatus::Ready if generation.build.promote == Promotion::Manual => Ok(true),
         GenerationStatus::Ready if deployment.state == DeploymentState::Paused => {
             let message = format!(
-                "generation {number} of {name} is ready, but {name} is paused; it takes over after `foldstream resume \
-                 {name}`, or with `foldstream promote {name}`"
+                "generation {number} of {name} is ready, but {name} is paused; it takes over after \
+                 `foldstream resume {name}`, or with `foldstream promote {name}`"
             );
             Err(Failure::new(Exit::Failed, message))
         }
@@ -175,7 +177,8 @@ fn ended(name: &str, generation: &Generation) -> Failure {
     );
     if generation.failed_at.is_some() && generation.strategy != Strategy::Inherit {
         message.push_str(&format!(
-            "; deploy corrected code to continue there, or try again with `foldstream resume {name} --candidate`"
+            "; deploy corrected code to continue there, or try again with `foldstream resume \
+             {name} --candidate`"
         ));
     }
     Failure::new(Exit::Failed, message)
@@ -189,8 +192,9 @@ fn kept(name: &str, generation: &Generation) -> Failure {
         .map(|comparison| examples(comparison, EXAMPLES_MAX))
         .unwrap_or_default();
     let message = format!(
-        "generation {number} of {name} is {}\n{shown}\ninspect it with `foldstream scan {name} --generation {number}`, then \
-         `foldstream promote {name} --force` to accept it or `foldstream abort {name}` to discard it",
+        "generation {number} of {name} is {}\n{shown}\ninspect it with `foldstream scan {name} \
+         --generation {number}`, then `foldstream promote {name} --force` to accept it or \
+         `foldstream abort {name}` to discard it",
         generation.reason
     );
     Failure::new(Exit::Failed, message)
@@ -198,8 +202,8 @@ fn kept(name: &str, generation: &Generation) -> Failure {
 
 fn too_late(name: &str, generation: &Generation) -> Failure {
     let message = format!(
-        "generation {} of {name} is {} when the time ran out ({}, at {} of {}); it continues on its own, `foldstream \
-         generations {name}` shows its progress",
+        "generation {} of {name} is {} when the time ran out ({}, at {} of {}); it continues on \
+         its own, `foldstream generations {name}` shows its progress",
         generation.number,
         generation.status.name(),
         outlook(generation),
@@ -368,8 +372,9 @@ inspect it with `foldstream scan order-totals --generation 3`, then `foldstream 
         assert_eq!(failure.exit, Exit::TimedOut);
         assert_eq!(
             failure.message,
-            "generation 3 of order-totals is building when the time ran out (40 %, 212,345/s, 2.8 s left, at 400,000 of \
-             1,000,000); it continues on its own, `foldstream generations order-totals` shows its progress"
+            "generation 3 of order-totals is building when the time ran out (40 %, 212,345/s, 2.8 \
+             s left, at 400,000 of 1,000,000); it continues on its own, `foldstream generations \
+             order-totals` shows its progress"
         );
     }
 }

@@ -142,7 +142,8 @@ fn too_late(deployment: &Deployment) -> Failure {
         (None, None) => String::new(),
     };
     let message = format!(
-        "{} is at {} of {} when the time ran out{because}; it continues on its own, `foldstream show {}` shows its progress",
+        "{} is at {} of {} when the time ran out{because}; it continues on its own, `foldstream \
+         show {}` shows its progress",
         deployment.name,
         grouped(deployment.position),
         known(deployment.head, grouped),

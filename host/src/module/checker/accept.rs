@@ -84,7 +84,8 @@ fn look_through(component: &[u8]) -> Result<(), String> {
         }
         if parts > PARTS_MAX {
             return Err(format!(
-                "it is made of more than {PARTS_MAX} components and core modules; compose it of fewer"
+                "it is made of more than {PARTS_MAX} components and core modules; compose it of \
+                 fewer"
             ));
         }
     }
@@ -107,8 +108,9 @@ fn refuse_async(section: ComponentCanonicalSectionReader<'_>) -> Result<(), Stri
             )
         }) {
             return Err(
-                "it is built for asynchronous calls, which this host does not support; build it for synchronous ones \
-                        (componentize-qjs: `--sync`, jco: `--backend-qjs-disable-async`)"
+                "it is built for asynchronous calls, which this host does not support; build it \
+                        for synchronous ones (componentize-qjs: `--sync`, jco: \
+                        `--backend-qjs-disable-async`)"
                     .to_owned(),
             );
         }

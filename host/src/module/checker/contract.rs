@@ -142,7 +142,8 @@ fn check_imports(resolve: &Resolve, world: WorldId, kind: Kind) -> Result<Vec<St
                     for (function, theirs) in &resolve.interfaces[*id].functions {
                         let ours = ours.iter().find(|ours| ours.name == *function).ok_or_else(|| {
                             format!(
-                                "it imports `{function}` of {name}, which does not exist; build it with a matching SDK"
+                                "it imports `{function}` of {name}, which does not exist; build it \
+                                 with a matching SDK"
                             )
                         })?;
                         same_function(resolve, theirs, ours).map_err(|difference| {
@@ -157,7 +158,8 @@ fn check_imports(resolve: &Resolve, world: WorldId, kind: Kind) -> Result<Vec<St
     }
     if !offending.is_empty() {
         return Err(format!(
-            "it imports interfaces that a {} must not use: {}; allowed are {PACKAGE} {} and WASI 0.2 {}",
+            "it imports interfaces that a {} must not use: {}; allowed are {PACKAGE} {} and WASI \
+             0.2 {}",
             kind.name(),
             offending.join(", "),
             our_version(),
@@ -232,7 +234,8 @@ fn check_exports(resolve: &Resolve, world: WorldId, kind: Kind) -> Result<(), St
     }
     if !missing.is_empty() {
         return Err(format!(
-            "it does not export {}, so it is not a {} of {PACKAGE}; build it with an SDK, or for a world in wit/",
+            "it does not export {}, so it is not a {} of {PACKAGE}; build it with an SDK, or for a \
+             world in wit/",
             missing.join(", "),
             kind.name()
         ));
@@ -439,7 +442,8 @@ mod tests {
 
     #[test]
     fn migrate_may_be_left_out_but_not_be_another_function() {
-        let migrate = "export migrate: func(from-version: u32, entries: list<entry>) -> result<list<entry>, string>;";
+        let migrate = "export migrate: func(from-version: u32, entries: list<entry>) -> \
+                       result<list<entry>, string>;";
         assert!(TEXT.contains(migrate));
         verdict_on(&TEXT.replace(migrate, ""), MIGRATING_WORLD).expect("is a plain projection");
         verdict_on(&TEXT.replace(migrate, ""), MIGRATING_HANDLER_WORLD)

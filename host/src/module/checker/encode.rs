@@ -73,8 +73,8 @@ pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
             return format!("it is a core module that cannot be encoded as a component: {error}");
         }
         format!(
-            "it is a core module without a `{TYPE_SECTION}` section, and does not match the contract as it is: {error}; \
-             build it with an SDK, or keep that section when stripping"
+            "it is a core module without a `{TYPE_SECTION}` section, and does not match the \
+             contract as it is: {error}; build it with an SDK, or keep that section when stripping"
         )
     })
 }

@@ -79,7 +79,8 @@ fn prepare(order: &Order) -> Result<Option<wasmtime::Engine>, String> {
     let own = env!("CARGO_PKG_VERSION");
     if order.version != own {
         return Err(format!(
-            "the host has version {}, but the program that checks modules has version {own}; restart the host",
+            "the host has version {}, but the program that checks modules has version {own}; \
+             restart the host",
             order.version
         ));
     }
@@ -174,7 +175,8 @@ fn answer(order: &Order, compiler: Option<&wasmtime::Engine>) -> Answer {
 fn compile(component: &[u8], order: &Order, compiler: &wasmtime::Engine) -> Answer {
     match compiler.precompile_component(component) {
         Ok(code) if code.len() as u64 > order.bytes_max => Answer::Refused(format!(
-            "its native code has {} bytes, {} are allowed; make the module smaller, or raise modules.code_bytes_max",
+            "its native code has {} bytes, {} are allowed; make the module smaller, or raise \
+             modules.code_bytes_max",
             code.len(),
             order.bytes_max
         )),

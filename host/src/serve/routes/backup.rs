@@ -29,7 +29,8 @@ const STALL_MAX: Duration = Duration::from_secs(60);
 #[utoipa::path(get, path = "/v1/backup", tag = "host", responses(
     (status = 200, description = "Frames; the last one says whether all of them came", body = Vec<u8>,
         content_type = "application/vnd.foldstream.backup"),
-    (status = 409, description = "Another backup is being taken, or deployments are being changed all the time"),
+    (status = 409, description = "Another backup is being taken, or deployments are being changed \
+                                  all the time"),
 ))]
 pub(super) async fn backup(
     State(app): State<App>,

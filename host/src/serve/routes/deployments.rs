@@ -98,11 +98,13 @@ impl DeployParameters {
                 .collect();
             Grants::parse(&texts)
         });
-        let grants = grants.transpose().map_err(Problem::invalid)?;
+        let grants = grants
+            .transpose()
+            .map_err(|error| Problem::invalid(error.to_string()))?;
         let effects_from = effects_from
             .map(|text| text.parse())
             .transpose()
-            .map_err(|error: String| Problem::invalid(error))?;
+            .map_err(|error: api::InvalidEffectsFrom| Problem::invalid(error.to_string()))?;
         Ok(DeployRequest {
             name,
             source,
@@ -188,7 +190,8 @@ pub(super) async fn list(
         (status = 408, description = "The body arrived too slowly"),
         (status = 413, description = "Larger than modules.upload_bytes_max"),
         (status = 415, description = "The body is not declared as application/wasm"),
-        (status = 422, description = "The module, its manifest or its source is refused, or a limit is reached"),
+        (status = 422, description = "The module, its manifest or its source is refused, or a \
+                                      limit is reached"),
         (status = 507, description = "The disk has no room for another state"),
     ))]
 pub(super) async fn deploy(
@@ -336,15 +339,18 @@ pub(super) async fn pause(
 /// from its own state.
 #[utoipa::path(post, path = "/v1/deployments/{name}/resume", tag = "deployments",
     params(("name" = String, Path, description = "Name of the deployment"), ResumeParameters),
-    request_body(content = Option<api::Resume>, description = "Which events to skip, and why; default: none"),
+    request_body(content = Option<api::Resume>, description = "Which events to skip, and why; \
+        default: none"),
     responses(
         (status = 200, description = "The updated deployment", body = api::Deployment),
         (status = 404, description = "There is no such deployment"),
-        (status = 409, description = "There is no candidate, the deployment did not stop in time, or the source can't be reached to check for missing events"),
+        (status = 409, description = "There is no candidate, the deployment did not stop in time, \
+                                      or the source can't be reached to check for missing events"),
         (status = 408, description = "The body arrived too slowly"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is not declared as application/json"),
-        (status = 422, description = "The event was already folded, does not exist yet, or does not match the deployment's subjects"),
+        (status = 422, description = "The event was already folded, does not exist yet, or does \
+                                      not match the deployment's subjects"),
     ))]
 pub(super) async fn resume(
     State(app): State<App>,

@@ -110,12 +110,17 @@ pub(super) struct TailParameters {
 /// in `ce-` headers of the request and data of any content type as the body. A CloudEvent whose
 /// source and id were appended recently is not stored again.
 #[utoipa::path(post, path = "/v1/events", tag = "events", params(AppendParameters,
-        ("ce-specversion" = Option<String>, Header, description = "Binary mode of CloudEvents: `1.0`"),
-        ("ce-id" = Option<String>, Header, description = "Binary mode of CloudEvents: attribute `id`, percent-encoded"),
-        ("ce-source" = Option<String>, Header, description = "Binary mode of CloudEvents: attribute `source`"),
-        ("ce-type" = Option<String>, Header, description = "Binary mode of CloudEvents: attribute `type`"),
+        ("ce-specversion" = Option<String>, Header, description = "Binary mode of CloudEvents: \
+            `1.0`"),
+        ("ce-id" = Option<String>, Header, description = "Binary mode of CloudEvents: attribute \
+                                                          `id`, percent-encoded"),
+        ("ce-source" = Option<String>, Header, description = "Binary mode of CloudEvents: \
+            attribute `source`"),
+        ("ce-type" = Option<String>, Header, description = "Binary mode of CloudEvents: attribute \
+                                                            `type`"),
     ),
-    request_body(description = "Up to 10,000 events: with expectations as JSON, one a line as NDJSON, or CloudEvents",
+    request_body(description = "Up to 10,000 events: with expectations as JSON, one a line as \
+                                NDJSON, or CloudEvents",
         content(
             (api::Append = "application/json"),
             (String = "application/x-ndjson"),
@@ -124,7 +129,8 @@ pub(super) struct TailParameters {
         )),
     responses(
         (status = 200, description = "Appended and durable", body = api::Appended),
-        (status = 409, description = "An expectation failed, or a time would go back and `times=refuse` is set"),
+        (status = 409, description = "An expectation failed, or a time would go back and \
+                                      `times=refuse` is set"),
         (status = 408, description = "The body arrived too slowly"),
         (status = 413, description = "Larger than serve.body_bytes_max"),
         (status = 415, description = "The body has none of these formats"),
@@ -290,10 +296,12 @@ impl Page {
     params(
         TailParameters,
         ("access_token" = Option<String>, Query,
-            description = "A token, for a browser's EventSource, which cannot send headers; other routes do not accept it here"),
+            description = "A token, for a browser's EventSource, which cannot send headers; other \
+                           routes do not accept it here"),
     ),
     responses(
-        (status = 200, description = "Events `event` (StoredEvent), `position` (PositionMark) and `end` (EndMark)",
+        (status = 200, description = "Events `event` (StoredEvent), `position` (PositionMark) and \
+                                      `end` (EndMark)",
             body = String, content_type = "text/event-stream"),
     ))]
 pub(super) async fn tail(

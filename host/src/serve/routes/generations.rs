@@ -53,7 +53,8 @@ pub(super) struct PromoteParameters {
     responses(
         (status = 200, description = "It is active", body = api::CutOver),
         (status = 404, description = "There is no such deployment"),
-        (status = 409, description = "There is no candidate, it is not ready, its gate does not allow it, or the two did not meet in time"),
+        (status = 409, description = "There is no candidate, it is not ready, its gate does not \
+                                      allow it, or the two did not meet in time"),
     ))]
 pub(super) async fn promote(
     State(app): State<App>,
@@ -97,7 +98,8 @@ pub(super) struct RollbackParameters {
     responses(
         (status = 200, description = "It is active, or is being rebuilt", body = api::CutOver),
         (status = 404, description = "There is no such deployment"),
-        (status = 409, description = "There is no previous generation, its state is gone, or the two did not reach one position in time"),
+        (status = 409, description = "There is no previous generation, its state is gone, or the \
+                                      two did not reach one position in time"),
         (status = 422, description = "Events that were applied are gone from the stream"),
         (status = 507, description = "The disk has no room for another state"),
     ))]
@@ -164,7 +166,8 @@ pub(super) struct RebuildParameters {
         (status = 200, description = "The new generation is being built", body = api::Deployed),
         (status = 404, description = "There is no such deployment"),
         (status = 409, description = "The source can't be reached to check for missing events"),
-        (status = 422, description = "The gate is refused, or events that were applied are gone from the stream"),
+        (status = 422, description = "The gate is refused, or events that were applied are gone \
+                                      from the stream"),
         (status = 507, description = "The disk has no room for another state"),
     ))]
 pub(super) async fn rebuild(
@@ -305,7 +308,8 @@ pub(super) async fn verify(
     params(("name" = String, Path, description = "Name of the deployment")),
     responses(
         (status = 200, description = "Its progress", body = api::Verification),
-        (status = 404, description = "There is no such deployment, or it was not verified since the host started"),
+        (status = 404, description = "There is no such deployment, or it was not verified since \
+                                      the host started"),
     ))]
 pub(super) async fn verification(
     State(app): State<App>,

@@ -67,7 +67,8 @@ pub(super) async fn list(
     request_body(content = api::DropMessages, description = "Which messages, and why"),
     responses(
         (status = 200, description = "What was dropped", body = api::DroppedMessages),
-        (status = 404, description = "There is no such deployment, or one of the messages does not wait"),
+        (status = 404, description = "There is no such deployment, or one of the messages does not \
+                                      wait"),
         (status = 408, description = "The body arrived too slowly"),
         (status = 409, description = "Its state is not open"),
         (status = 413, description = "The body is too large"),
@@ -120,7 +121,8 @@ pub(super) async fn drop(
 #[utoipa::path(post, path = "/v1/deployments/{name}/outbox/retry", tag = "deployments",
     params(("name" = String, Path, description = "Name of the deployment")),
     responses(
-        (status = 200, description = "The deployment; what comes of the attempt is in its `outbox` a moment later", body = api::Deployment),
+        (status = 200, description = "The deployment; what comes of the attempt is in its `outbox` \
+                                      a moment later", body = api::Deployment),
         (status = 404, description = "There is no such deployment"),
         (status = 409, description = "Its state is not open"),
         (status = 422, description = "It is a projection"),

@@ -193,7 +193,8 @@ fn moment_of(text: &str) -> Result<Moment, Problem> {
             (Object = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"),
         )),
         (status = 404, description = "There is no such deployment, generation or key"),
-        (status = 409, description = "The generation no longer runs, or the past could not be folded"),
+        (status = 409, description = "The generation no longer runs, or the past could not be \
+                                      folded"),
         (status = 422, description = "The moment is in the future"),
     ))]
 pub(super) async fn entry(
@@ -238,7 +239,8 @@ pub(super) async fn entry(
     responses(
         (status = 200, description = "A page; the last one has no `next`", body = api::EntryPage),
         (status = 404, description = "There is no such deployment or generation"),
-        (status = 409, description = "The generation no longer runs, or the past could not be folded"),
+        (status = 409, description = "The generation no longer runs, or the past could not be \
+                                      folded"),
         (status = 422, description = "The moment is in the future"),
     ))]
 pub(super) async fn scan(
@@ -326,8 +328,10 @@ fn selection(
         (status = 200, description = "The answer itself", content(
             (Object = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"),
         )),
-        (status = 404, description = "There is no such deployment, generation or query, or the query found nothing"),
-        (status = 409, description = "The generation no longer runs, or the past could not be folded"),
+        (status = 404, description = "There is no such deployment, generation or query, or the \
+                                      query found nothing"),
+        (status = 409, description = "The generation no longer runs, or the past could not be \
+                                      folded"),
         (status = 422, description = "The module failed to answer, or the moment is in the future"),
     ))]
 pub(super) async fn query(
@@ -365,8 +369,10 @@ pub(super) async fn query(
         (status = 200, description = "The answer itself", content(
             (Object = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"),
         )),
-        (status = 404, description = "There is no such deployment, generation or query, or the query found nothing"),
-        (status = 409, description = "The generation no longer runs, or the past could not be folded"),
+        (status = 404, description = "There is no such deployment, generation or query, or the \
+                                      query found nothing"),
+        (status = 409, description = "The generation no longer runs, or the past could not be \
+                                      folded"),
         (status = 408, description = "The body arrived too slowly"),
         (status = 413, description = "Larger than serve.body_bytes_max"),
         (status = 415, description = "The arguments are neither JSON nor text nor bytes"),

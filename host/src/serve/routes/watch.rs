@@ -87,10 +87,12 @@ pub(super) struct WatchParameters {
         ("name" = String, Path, description = "Name of the deployment"),
         WatchParameters,
         ("access_token" = Option<String>, Query,
-            description = "A token, for a browser's EventSource, which cannot send headers; other routes do not accept it here"),
+            description = "A token, for a browser's EventSource, which cannot send headers; other \
+                           routes do not accept it here"),
     ),
     responses(
-        (status = 200, description = "Events `change` (Change), `position` and `reset` (PositionMark), `end` (EndMark)",
+        (status = 200, description = "Events `change` (Change), `position` and `reset` \
+                                      (PositionMark), `end` (EndMark)",
             body = String, content_type = "text/event-stream"),
         (status = 404, description = "There is no such deployment"),
     ))]

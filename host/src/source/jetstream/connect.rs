@@ -241,7 +241,8 @@ fn api_prefix(options: &Options, context: &Context) -> Result<String, String> {
             if domain.contains(['.', '*', '>']) || domain.contains(char::is_whitespace) =>
         {
             Err(format!(
-                "`{domain}` is not a JetStream domain; write the one word that the server has as `domain`"
+                "`{domain}` is not a JetStream domain; write the one word that the server has as \
+                 `domain`"
             ))
         }
         (Some(domain), None) => Ok(format!("$JS.{domain}.API")),
@@ -334,7 +335,8 @@ impl Auth {
         ];
         if ways.into_iter().filter(|set| *set).count() > 1 {
             return Err(
-                "more than one of `creds`, `nkey` (with `jwt`), `user` (with `password`) and `token` is set; keep one"
+                "more than one of `creds`, `nkey` (with `jwt`), `user` (with `password`) and \
+                 `token` is set; keep one"
                     .to_owned(),
             );
         }
@@ -385,8 +387,8 @@ impl Auth {
 /// A JWT and a seed in the form of a credentials file.
 fn credentials(jwt: &str, seed: &str) -> String {
     format!(
-        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY \
-         SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER \
+         NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
     )
 }
 

@@ -104,7 +104,8 @@ fn read(path: &Path) -> Result<Context, String> {
     })?;
     if !context.nsc.is_empty() {
         return Err(format!(
-            "context {} takes its credentials from nsc; run `nsc generate creds` and set `creds` to the file",
+            "context {} takes its credentials from nsc; run `nsc generate creds` and set `creds` \
+             to the file",
             path.display()
         ));
     }

@@ -267,8 +267,8 @@ impl Cursor {
                 stream,
                 sequence,
                 count,
-                "a message is not valid: {fault}; it was delivered without the unusable parts; correct its \
-                 publisher"
+                "a message is not valid: {fault}; it was delivered without the unusable parts; \
+                 correct its publisher"
             );
         }
     }

@@ -14,7 +14,7 @@ use super::proof;
 use super::rescue;
 use super::wire::{self, Api, StreamConfig, StreamInfo};
 use crate::api::{SourceInfo, SourceState};
-use crate::cloudevents::message;
+use crate::cloudevents::message::{self, ReadAs};
 use crate::position::Checkpoint;
 use crate::source::{Error, LookError, Missing};
 
@@ -310,10 +310,11 @@ async fn fetch_first(api: &Api, settings: &Settings, info: &StreamInfo) -> First
         }
         count += 1;
         match message::describe(rescue::message_of(&stored), settings.recognition) {
-            Ok(way) if ways.contains(&way) => {}
-            Ok(way) => ways.push(way),
-            Err(note) => found.warnings.push(format!(
-                "event {} was meant to be a CloudEvent and is read as a plain event: it {note}; correct its publisher",
+            ReadAs::Kind(way) if ways.contains(&way) => {}
+            ReadAs::Kind(way) => ways.push(way),
+            ReadAs::Plain(note) => found.warnings.push(format!(
+                "event {} was meant to be a CloudEvent and is read as a plain event: it {note}; \
+                 correct its publisher",
                 stored.sequence
             )),
         }
@@ -357,15 +358,15 @@ fn removal(config: &StreamConfig, warnings: &mut Vec<String>) {
     }
     if !limits.is_empty() {
         warnings.push(format!(
-            "{} removes old events: a rebuild lacks them, and a deployment that is behind stops with source-gap; remove \
-             the limit, or keep more than the longest outage needs",
+            "{} removes old events: a rebuild lacks them, and a deployment that is behind stops \
+             with source-gap; remove the limit, or keep more than the longest outage needs",
             limits.join(", ")
         ));
     }
     if config.max_msgs_per_subject > 0 {
         warnings.push(format!(
-            "max_msgs_per_subject {} keeps only the last events of each subject: a projection sees latest values, not \
-             the history; remove the limit for an event stream",
+            "max_msgs_per_subject {} keeps only the last events of each subject: a projection sees \
+             latest values, not the history; remove the limit for an event stream",
             config.max_msgs_per_subject
         ));
     }
@@ -409,7 +410,8 @@ fn durability(config: &StreamConfig, warnings: &mut Vec<String>) {
     }
     if config.num_replicas <= 1 {
         warnings.push(
-            "the stream has one replica: it is lost with its server's disk; use 3, in different failure domains"
+            "the stream has one replica: it is lost with its server's disk; use 3, in different \
+             failure domains"
                 .to_owned(),
         );
     }
@@ -427,7 +429,8 @@ fn replay(info: &StreamInfo, warnings: &mut Vec<String>) {
     let window = Duration::from_nanos(config.duplicate_window);
     if window > DUPLICATE_WINDOW_LONG {
         warnings.push(format!(
-            "duplicate_window {} costs the server about 150 bytes for each id in it; a few minutes are enough",
+            "duplicate_window {} costs the server about 150 bytes for each id in it; a few minutes \
+             are enough",
             humantime::format_duration(window)
         ));
     }
@@ -438,14 +441,14 @@ fn replay(info: &StreamInfo, warnings: &mut Vec<String>) {
         // After a crash there are twice as many for a while.
         if consumers.saturating_mul(2) >= limit {
             warnings.push(format!(
-                "{consumers} of {limit} consumers exist: each generation that reads needs one, and a second one for \
-                 {seconds} s after a crash; raise max_consumers"
+                "{consumers} of {limit} consumers exist: each generation that reads needs one, and \
+                 a second one for {seconds} s after a crash; raise max_consumers"
             ));
         }
     } else if consumers >= CONSUMERS_MANY {
         warnings.push(format!(
-            "{consumers} consumers exist, servers allow 1,000 by default, and after a crash there are twice as many for \
-             {seconds} s; set max_consumers on the stream"
+            "{consumers} consumers exist, servers allow 1,000 by default, and after a crash there \
+             are twice as many for {seconds} s; set max_consumers on the stream"
         ));
     }
     if info.state.num_deleted > 0 && !has_gaps_by_design(&info.config) {
@@ -461,7 +464,8 @@ fn replay(info: &StreamInfo, warnings: &mut Vec<String>) {
             String::new()
         };
         warnings.push(format!(
-            "the stream is a mirror of {}{lag}: its head is what it copied so far, not that of its origin",
+            "the stream is a mirror of {}{lag}: its head is what it copied so far, not that of its \
+             origin",
             mirror.name
         ));
     }

@@ -249,9 +249,10 @@ pub(super) fn trouble(stream: &str, error: &wire::Error) -> Trouble {
             code: wire::CONSUMERS_MAX,
             description,
         } => Trouble::lost(format!(
-            "stream {stream} has no room for another consumer ({description}): each generation that reads needs one, and \
-             after a crash another one for {} s; delete consumers that nobody uses (`nats consumer ls {stream}`), or raise \
-             max_consumers of the stream or the limit of the account",
+            "stream {stream} has no room for another consumer ({description}): each generation \
+             that reads needs one, and after a crash another one for {} s; delete consumers that \
+             nobody uses (`nats consumer ls {stream}`), or raise max_consumers of the stream or \
+             the limit of the account",
             INACTIVE_THRESHOLD.as_secs()
         )),
         error => Trouble::lost(error.to_string()),

@@ -61,7 +61,8 @@ impl Refused {
             return None;
         }
         Some(format!(
-            "the server refuses to let this user publish to {}; grant it all that `docs/operations.md` lists for a host on a NATS server",
+            "the server refuses to let this user publish to {}; grant it all that \
+             `docs/operations.md` lists for a host on a NATS server",
             self.needed.join(", ")
         ))
     }

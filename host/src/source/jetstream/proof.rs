@@ -58,8 +58,8 @@ pub(super) async fn prove(
             created = info.created,
             before = expected.name,
             position,
-            "the stream has another name or creation time than before, but still has what was read from it, so it is \
-             the same stream"
+            "the stream has another name or creation time than before, but still has what was read \
+             from it, so it is the same stream"
         );
     }
     let last = info.state.last_seq;
@@ -113,8 +113,8 @@ async fn compare(
         None => Ok(Proof::Unseen),
         Some(stored) if is_same(&stored) => Ok(Proof::Found),
         Some(_) => Err(Failure::Stop(Error::Diverged(format!(
-            "message {} of stream {} is not the one that was read before; the stream's history was replaced: restore it, \
-             or delete and deploy again to build from the remaining events",
+            "message {} of stream {} is not the one that was read before; the stream's history was \
+             replaced: restore it, or delete and deploy again to build from the remaining events",
             mark.sequence, api.stream
         )))),
     }
@@ -124,14 +124,15 @@ async fn compare(
 fn another(expected: &StreamIdentity, stream: &StreamIdentity, info: &StreamInfo) -> Error {
     if expected.name != stream.name {
         return Error::Diverged(format!(
-            "the state was built from stream {}, the source is stream {}, and nothing that was read is in it; correct \
-             `stream`, or delete and deploy again to build from {}",
+            "the state was built from stream {}, the source is stream {}, and nothing that was \
+             read is in it; correct `stream`, or delete and deploy again to build from {}",
             expected.name, stream.name, stream.name
         ));
     }
     Error::Diverged(format!(
-        "stream {} was created again at {}, and nothing that was read before is in it, so the state belongs to a history \
-         that is gone; restore the stream from a backup, or delete and deploy again to build from the remaining events",
+        "stream {} was created again at {}, and nothing that was read before is in it, so the \
+         state belongs to a history that is gone; restore the stream from a backup, or delete and \
+         deploy again to build from the remaining events",
         stream.name, info.created
     ))
 }

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use super::JetStream;
 use super::connect::Settings;
 use super::headers::Block;
-use super::link::Link;
+use super::link::{Link, Trouble};
 use super::open::trouble;
 use super::wire::{Api, StreamConfig};
 
@@ -62,6 +62,23 @@ pub enum PublishError {
     /// The stream may have stored it.
     #[error("{0}")]
     Unknown(String),
+}
+
+/// Why nothing can be published for now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(String);
+
+impl Unavailable {
+    fn silent(stream: &str) -> Self {
+        Self(format!("stream {stream} does not answer"))
+    }
+}
+
+impl From<Trouble> for Unavailable {
+    fn from(trouble: Trouble) -> Self {
+        Self(trouble.message)
+    }
 }
 
 /// What a publisher needs to know about a stream.
@@ -126,15 +143,14 @@ impl Publisher {
         }
     }
 
-    /// Connects if it must, and describes the stream. An error says why nothing can be published.
-    pub async fn describe(&self) -> Result<Description, String> {
+    /// Connects if it must, and describes the stream.
+    pub async fn describe(&self) -> Result<Description, Unavailable> {
         let mut link = self.link().await?;
         let api = self.api(&link);
         let asked = tokio::time::timeout(DESCRIPTION_MAX, link.permitted(api.stream_info())).await;
-        let answered =
-            asked.map_err(|_| format!("stream {} does not answer", self.settings.stream))?;
-        let info = answered.map_err(|trouble| trouble.message)?;
-        let info = info.map_err(|error| trouble(&self.settings.stream, &error).message)?;
+        let answered = asked.map_err(|_| Unavailable::silent(&self.settings.stream))?;
+        let info = answered?;
+        let info = info.map_err(|error| trouble(&self.settings.stream, &error))?;
         check(&self.settings.stream, &info.config)?;
         Ok(Description {
             window: Duration::from_nanos(info.config.duplicate_window),
@@ -152,7 +168,7 @@ impl Publisher {
         sequence: u64,
         subjects: &str,
         prefix: &str,
-    ) -> Result<Option<HashSet<String>>, String> {
+    ) -> Result<Option<HashSet<String>>, Unavailable> {
         let mut link = self.link().await?;
         let api = self.api(&link);
         let (mut ids, mut from) = (HashSet::new(), sequence + 1);
@@ -162,10 +178,9 @@ impl Publisher {
                 link.permitted(api.next_message(from, subjects)),
             )
             .await;
-            let answered =
-                asked.map_err(|_| format!("stream {} does not answer", self.settings.stream))?;
-            let found = answered.map_err(|trouble| trouble.message)?;
-            let found = found.map_err(|error| trouble(&self.settings.stream, &error).message)?;
+            let answered = asked.map_err(|_| Unavailable::silent(&self.settings.stream))?;
+            let found = answered?;
+            let found = found.map_err(|error| trouble(&self.settings.stream, &error))?;
             let Some(stored) = found else {
                 return Ok(Some(ids));
             };
@@ -180,14 +195,17 @@ impl Publisher {
         Ok(None)
     }
 
-    /// Connects if it must. An error says why it can't.
-    pub async fn ready(&self) -> Result<(), String> {
+    /// Connects if it must.
+    pub async fn ready(&self) -> Result<(), Unavailable> {
         self.link().await.map(drop)
     }
 
     /// Publishes a message, and waits until the stream has stored it.
     pub async fn publish(&self, message: &Outgoing) -> Result<Confirmed, PublishError> {
-        let mut link = self.link().await.map_err(PublishError::NotStored)?;
+        let mut link = self
+            .link()
+            .await
+            .map_err(|error| PublishError::NotStored(error.0))?;
         let headers = self.headers(message).map_err(PublishError::NotStored)?;
         let request = Request::new()
             .headers(headers)
@@ -269,7 +287,7 @@ impl Publisher {
     }
 
     /// The connection, once it is up. A client that is gone gives way to a new one.
-    async fn link(&self) -> Result<Link, String> {
+    async fn link(&self) -> Result<Link, Unavailable> {
         let mut slot = self.link.lock().await;
         let known = match slot.take() {
             Some(mut link) => match link.up(|_| ()).await {
@@ -280,9 +298,7 @@ impl Publisher {
         };
         let link = match known {
             Some(link) => link,
-            None => Link::connect(&self.settings)
-                .await
-                .map_err(|trouble| trouble.message)?,
+            None => Link::connect(&self.settings).await?,
         };
         *slot = Some(link.clone());
         Ok(link)
@@ -299,17 +315,18 @@ fn keeps(config: &StreamConfig) -> bool {
 }
 
 /// Refuses streams that take no messages, or that would answer to one by mistake.
-fn check(stream: &str, config: &StreamConfig) -> Result<(), String> {
+fn check(stream: &str, config: &StreamConfig) -> Result<(), Unavailable> {
     if config.mirror.is_some() {
-        return Err(format!(
+        return Err(Unavailable(format!(
             "stream {stream} is a mirror, which nobody can publish to; publish to its origin"
-        ));
+        )));
     }
     if config.duplicate_window == 0 {
-        return Err(format!(
-            "stream {stream} recognises no message ids, so a message that is sent again after a crash would be stored \
-             twice; set its duplicate window with `nats stream edit {stream} --dupe-window 2m`"
-        ));
+        return Err(Unavailable(format!(
+            "stream {stream} recognises no message ids, so a message that is sent again after a \
+             crash would be stored twice; set its duplicate window with `nats stream edit {stream} \
+             --dupe-window 2m`"
+        )));
     }
     Ok(())
 }

@@ -333,7 +333,8 @@ impl Reader {
             Failure::Trouble(trouble) => self.note_trouble(trouble),
             Failure::Stop(error) if self.suspect(error.kind()) < error.checks() => {
                 let source = &self.settings.name;
-                warn!(source, position = self.cursor.through, %error, "checking again before this stops anything");
+                warn!(source, position = self.cursor.through, %error, "checking again before this \
+                    stops anything");
                 let message = format!("{}: {error} (looking again)", error.kind());
                 doubt(&self.status, message);
                 self.link = None;
@@ -398,7 +399,8 @@ async fn told_if_long<T>(opening: impl Future<Output = T>, status: &StatusSender
         () = tokio::time::sleep(LONG) => {}
     }
     let state = status.borrow().state;
-    let message = "the server takes long to answer; to create a consumer it counts the events that match the filter";
+    let message = "the server takes long to answer; to create a consumer it counts the events that \
+                   match the filter";
     tell(status, state, Some(message.to_owned()));
     opening.await
 }

@@ -509,8 +509,8 @@ impl Session {
                 warn!(
                     stream = self.stream.name,
                     position = through,
-                    "the stream lacks too many messages to be listed; those that may have been for this deployment are \
-                     passed over uncounted, as accepted"
+                    "the stream lacks too many messages to be listed; those that may have been for \
+                     this deployment are passed over uncounted, as accepted"
                 );
             }
             return Ok(());
@@ -569,8 +569,8 @@ impl Session {
             self.has_warned = true;
             warn!(
                 stream = self.stream.name,
-                "the stream removes events within seconds, so a filtered reader that loses its connection may stop \
-                 with source-gap; raise its max_age, max_msgs or max_bytes"
+                "the stream removes events within seconds, so a filtered reader that loses its \
+                 connection may stop with source-gap; raise its max_age, max_msgs or max_bytes"
             );
         }
     }

@@ -36,7 +36,8 @@ pub(super) enum Error {
     Refused { code: u64, description: String },
     /// No API at this subject.
     #[error(
-        "no JetStream at {0}; enable JetStream on the server, or correct the domain or the API prefix"
+        "no JetStream at {0}; enable JetStream on the server, or correct the domain or the API \
+         prefix"
     )]
     NoJetStream(String),
     /// The call failed on its way.

@@ -50,7 +50,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 fn confirm(name: &str, size: &str, context: &Context) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         let message = format!(
-            "this removes {name} and its state ({size}); add --yes, because nobody can confirm it here"
+            "this removes {name} and its state ({size}); add --yes, because nobody can confirm it \
+             here"
         );
         return Err(Failure::new(Exit::Usage, message));
     }

@@ -262,7 +262,8 @@ pub fn end_line(deployment: &Deployment, generation: u64) -> String {
     let name = &deployment.name;
     match &deployment.candidate {
         Some(candidate) if candidate.number == generation => format!(
-            "{name}: generation {generation} is ready at position {}; `foldstream promote {name}` makes it active",
+            "{name}: generation {generation} is ready at position {}; `foldstream promote {name}` \
+             makes it active",
             grouped(candidate.position)
         ),
         _ => format!(
@@ -414,22 +415,24 @@ mod tests {
                 DeployOutcome::Unchanged,
                 "generation 3 has this module, and is active"
             )),
-            "order-totals: unchanged (generation 3, source events): generation 3 has this module, and is active"
+            "order-totals: unchanged (generation 3, source events): generation 3 has this module, \
+             and is active"
         );
         assert_eq!(
             describe(&deployed(
                 DeployOutcome::Inherited,
                 "both modules have state version 1"
             )),
-            "order-totals: inherited the active read model (generation 3, source events): both modules have \
-             state version 1"
+            "order-totals: inherited the active read model (generation 3, source events): both \
+             modules have state version 1"
         );
         assert_eq!(
             describe(&deployed(
                 DeployOutcome::Rebuilding,
                 "state version 2 instead of 1"
             )),
-            "order-totals: rebuilding alongside the active generation, into a new and compact file (generation 3, source events): state version 2 instead of 1"
+            "order-totals: rebuilding alongside the active generation, into a new and compact file \
+             (generation 3, source events): state version 2 instead of 1"
         );
     }
 
@@ -465,7 +468,8 @@ mod tests {
         ));
         assert_eq!(
             end_line(&deployment, 3),
-            "order-totals: generation 3 is ready at position 400,000; `foldstream promote order-totals` makes it active"
+            "order-totals: generation 3 is ready at position 400,000; `foldstream promote \
+             order-totals` makes it active"
         );
     }
 

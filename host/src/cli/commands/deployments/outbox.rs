@@ -101,19 +101,21 @@ pub fn judge(deployment: &str, target: &OutboxTarget) -> Result<String, String> 
             "exact: {source} stores each message of {deployment} exactly once"
         )),
         (Some(Promise::ReadBack), _) => Ok(format!(
-            "read-back: {source} stores each message of {deployment} once; a second host with a copy of this data folder would \
-             send them again"
+            "read-back: {source} stores each message of {deployment} once; a second host with a \
+             copy of this data folder would send them again"
         )),
         (Some(Promise::Window), Some(window)) if target.longest_wait_seconds >= window => {
             Err(format!(
-                "window: {source} forgets ids after {}, and a message of {deployment} waited {} for its confirmation; a message \
-             that waits longer than the window may be stored twice: raise the stream's duplicate window",
+                "window: {source} forgets ids after {}, and a message of {deployment} waited {} \
+             for its confirmation; a message that waits longer than the window may be stored \
+             twice: raise the stream's duplicate window",
                 span(window),
                 span(target.longest_wait_seconds)
             ))
         }
         (Some(Promise::Window), window) => Ok(format!(
-            "window: {source} stores each message of {deployment} once if no outage or crash lasts longer than {}",
+            "window: {source} stores each message of {deployment} once if no outage or crash lasts \
+             longer than {}",
             window.map_or_else(|| "its duplicate window".to_owned(), span)
         )),
         (None, _) => Ok(format!(

@@ -204,7 +204,8 @@ fn chosen<'a>(deployments: &'a [Deployment], args: &Args) -> Result<Vec<&'a Depl
     };
     if let Some(other) = chosen.iter().find(|other| other.source != first.source) {
         let message = format!(
-            "{} reads {} and {} reads {}, where the same sequence is another event; choose one with --source",
+            "{} reads {} and {} reads {}, where the same sequence is another event; choose one \
+             with --source",
             first.name, first.source, other.name, other.source
         );
         return Err(Failure::new(Exit::Usage, message));

@@ -126,7 +126,7 @@ fn generation_rows(deployment: &Deployment) -> Rows {
 }
 
 fn module_rows(module: &ModuleInfo) -> Rows {
-    let (kind, name, size) = (module.kind, &module.name, bytes(module.size));
+    let (kind, name, size) = (&module.kind, &module.name, bytes(module.size));
     let mut rows = vec![
         ("module", format!("{kind} {name} ({size})")),
         ("digest", module.digest.clone()),
@@ -182,7 +182,8 @@ fn checkpoint_line(deployment: &Deployment) -> String {
         return format!("{durable}; the whole state is on disk");
     }
     format!(
-        "{durable} is on disk; later events are in memory, and are read again from the stream after a crash"
+        "{durable} is on disk; later events are in memory, and are read again from the stream \
+         after a crash"
     )
 }
 
@@ -513,7 +514,8 @@ position       400,000 of 1,000,000";
         };
         assert_eq!(
             failing_line(&failure),
-            "2026-11-23T10:00:01Z, 2 attempts, the next at 2026-11-23T10:00:31Z, the circuit breaker is open"
+            "2026-11-23T10:00:01Z, 2 attempts, the next at 2026-11-23T10:00:31Z, the circuit \
+             breaker is open"
         );
     }
 }

@@ -258,8 +258,9 @@ fn at_least(imported: &Imported) -> String {
         events => format!("the first {} events were imported", grouped(events)),
     };
     format!(
-        "{before}, and whether these were is not known: import the file again, as an event with an id (and each \
-         CloudEvent) is stored once, and look for the others with `foldstream events read`"
+        "{before}, and whether these were is not known: import the file again, as an event with an \
+         id (and each CloudEvent) is stored once, and look for the others with `foldstream events \
+         read`"
     )
 }
 
@@ -432,12 +433,14 @@ mod tests {
             ),
             (
                 "{}",
-                "events.ndjson:2: is not an event: missing field `subject` (column 2); a CloudEvent has a specversion",
+                "events.ndjson:2: is not an event: missing field `subject` (column 2); a \
+                 CloudEvent has a specversion",
             ),
             (
                 "{\"subject\":\"a\",\"body\":1}",
-                "events.ndjson:2: is not an event: unknown field `body`, expected one of `subject`, `type`, `id`, `time`, \
-                 `headers`, `data` (column 21); a CloudEvent has a specversion",
+                "events.ndjson:2: is not an event: unknown field `body`, expected one of \
+                 `subject`, `type`, `id`, `time`, `headers`, `data` (column 21); a CloudEvent has \
+                 a specversion",
             ),
         ] {
             let text = format!("{{\"subject\":\"a\"}}\n{line}\n{{\"subject\":\"b\"}}\n");

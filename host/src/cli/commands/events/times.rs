@@ -54,8 +54,9 @@ fn told(raised: u64) -> String {
         ),
     };
     format!(
-        "{asked} earlier than that of the previous event and {got}, because the times of a log never go back; --times refuse \
-         stops at such an event, --times ignore stores all with the time of the append"
+        "{asked} earlier than that of the previous event and {got}, because the times of a log \
+         never go back; --times refuse stops at such an event, --times ignore stores all with the \
+         time of the append"
     )
 }
 

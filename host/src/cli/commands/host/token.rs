@@ -85,8 +85,9 @@ fn show(context: &Context) -> anyhow::Result<()> {
     let Connection { url, token } = context.connection_of(context.nearby().as_ref());
     let Some(token) = token else {
         let message = format!(
-            "there is no token for {url}: none was given (--token, FOLDSTREAM_TOKEN), and no host of this user runs there \
-             that made one; name the host with --url, or its file with --token-file DATA_FOLDER/token"
+            "there is no token for {url}: none was given (--token, FOLDSTREAM_TOKEN), and no host \
+             of this user runs there that made one; name the host with --url, or its file with \
+             --token-file DATA_FOLDER/token"
         );
         return Err(Failure::new(Exit::NotFound, message).into());
     };

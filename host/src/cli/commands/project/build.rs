@@ -126,7 +126,8 @@ pub async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compiled> {
     }
     let Some(artifact) = artifact else {
         let message = format!(
-            "{} does not build a module; add `[lib]` with `crate-type = [\"cdylib\", \"rlib\"]` to it",
+            "{} does not build a module; add `[lib]` with `crate-type = [\"cdylib\", \"rlib\"]` to \
+             it",
             manifest.display()
         );
         return Err(Failure::new(Exit::Refused, message).into());
@@ -152,7 +153,8 @@ fn package_name(manifest: &Path) -> Result<String, Failure> {
     let shown = manifest.display();
     let text = std::fs::read_to_string(manifest).map_err(|error| {
         let message = format!(
-            "cannot read {shown}: {error}; give the folder of a crate, or create one with `foldstream new NAME`"
+            "cannot read {shown}: {error}; give the folder of a crate, or create one with \
+             `foldstream new NAME`"
         );
         Failure::new(Exit::NotFound, message)
     })?;
@@ -214,7 +216,8 @@ async fn choose_compiler(cargo: &mut Command, dir: &Path) -> anyhow::Result<()> 
     }
     if !Path::new(DEBIAN_SOURCES).is_file() || !Path::new(DEBIAN_RUSTC).is_file() {
         let message = format!(
-            "the compiler lacks the target {TARGET}; run `rustup target add {TARGET}`, or on Debian `apt install rustc-web rust-web-src`"
+            "the compiler lacks the target {TARGET}; run `rustup target add {TARGET}`, or on \
+             Debian `apt install rustc-web rust-web-src`"
         );
         return Err(Failure::new(Exit::Failed, message).into());
     }

@@ -110,7 +110,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     server.reload_on(hangups, same);
     context.output.say(&format!("listening on {}", server.url));
     if temporary.is_some() {
-        context.output.note("data is in a temporary folder that is removed at the end; use --data FOLDER to keep it");
+        context.output.note(
+            "data is in a temporary folder that is removed at the end; use --data \
+                             FOLDER to keep it",
+        );
     }
     let client = server.client(context.output)?;
     let session = Session {
@@ -235,7 +238,8 @@ pub fn further(url: &str, name: &str) -> String {
         format!(" --url {url}")
     };
     format!(
-        "try\n  foldstream scan {name}{url}\n  foldstream show {name}{url}\n  foldstream watch {name}{url}"
+        "try\n  foldstream scan {name}{url}\n  foldstream show {name}{url}\n  foldstream watch \
+         {name}{url}"
     )
 }
 

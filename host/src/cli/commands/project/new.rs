@@ -158,7 +158,8 @@ impl Name {
             && kebab.split('-').all(|part| !part.is_empty());
         if !sound {
             let message = format!(
-                "`{typed}` cannot be the name of a crate; use 1 to {NAME_BYTES_MAX} lower-case letters, digits and single hyphens, a letter first"
+                "`{typed}` cannot be the name of a crate; use 1 to {NAME_BYTES_MAX} lower-case \
+                 letters, digits and single hyphens, a letter first"
             );
             return Err(Failure::new(Exit::Usage, message));
         }

@@ -183,7 +183,8 @@ pub fn print_value(output: &Output, value: &Value) -> anyhow::Result<()> {
         if std::io::stdout().is_terminal() {
             let size = value.body.len();
             let message = format!(
-                "the value is {size} bytes of binary data; write it to a file with `> FILE`, or use -o json"
+                "the value is {size} bytes of binary data; write it to a file with `> FILE`, or \
+                 use -o json"
             );
             return Err(Failure::new(Exit::Failed, message).into());
         }

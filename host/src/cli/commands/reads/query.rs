@@ -102,7 +102,10 @@ async fn explained(
         described.description
     );
     if media_type != JSON {
-        message.push_str("; its arguments were sent as text: for a JSON string quote them twice, as in '\"ada\"'");
+        message.push_str(
+            "; its arguments were sent as text: for a JSON string quote them twice, \
+                          as in '\"ada\"'",
+        );
     }
     Failure::new(error.exit(), message).into()
 }
@@ -135,7 +138,8 @@ pub fn media_type(arguments: &str) -> Result<&'static str, Failure> {
         Err(error) => Err(Failure::new(
             Exit::Usage,
             format!(
-                "the arguments begin like JSON but are not valid: {error}; quote them for the shell, as in '{{\"limit\": 3}}'"
+                "the arguments begin like JSON but are not valid: {error}; quote them for the \
+                 shell, as in '{{\"limit\": 3}}'"
             ),
         )),
     }

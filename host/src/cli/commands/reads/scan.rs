@@ -236,7 +236,8 @@ mod tests {
                 position: None,
             })
         };
-        let said = "the scan stopped after 2,000 entries and must be repeated from the start: generation 1 of totals no longer runs";
+        let said = "the scan stopped after 2,000 entries and must be repeated from the start: \
+                    generation 1 of totals no longer runs";
         for kind in ["conflict", "not-found"] {
             let error = broken_off(problem(kind), 2_000);
             assert_eq!(

@@ -49,11 +49,17 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     subscription
         .follow(|event| match event.event.as_str() {
             "change" => {
-                let change: Change = serde_json::from_str(&event.data).context("the host sent an unknown change")?;
+                let change: Change = serde_json::from_str(&event.data).context(
+                    "the host sent an \
+                    unknown change",
+                )?;
                 Ok(output.line(&line(&change, output.format))?)
             }
             "reset" if output.format == Format::Table => {
-                output.warning("the host no longer knows what changed since then; scan again, later changes follow");
+                output.warning(
+                    "the host no longer knows what changed since then; scan again, \
+                                later changes follow",
+                );
                 Ok(())
             }
             "reset" => Ok(output.line(&compact(&json!({ "reset": true })))?),

@@ -57,7 +57,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         .or(args.prefix.map(|prefix| ("prefix", prefix)));
     if let Some(part) = part {
         if !parameters.is_empty() {
-            let message = "a partial rebuild creates no new generation: remove its options, or remove --key and --prefix";
+            let message = "a partial rebuild creates no new generation: remove its options, or \
+                           remove --key and --prefix";
             return Err(Failure::new(Exit::Usage, message).into());
         }
         return rebuild_part(
@@ -89,16 +90,21 @@ async fn rebuild_part(
         .post(&path, &parameters, nothing, UPLOAD_TIMEOUT)
         .await?;
     context.output.one(&rebuilt, |rebuilt| {
-        let lacks = rebuilt.lacks.as_ref().map_or_else(String::new, |lacks| format!("; {lacks}"));
+        let lacks = rebuilt
+            .lacks
+            .as_ref()
+            .map_or_else(String::new, |lacks| format!("; {lacks}"));
         let left = match &rebuilt.left[..] {
             [] => String::new(),
             left => format!(
-                "\nnot changed, because none of its events wrote to their tables: {}; if they are wrong, rebuild everything",
+                "\nnot changed, because none of its events wrote to their tables: {}; if they are \
+                 wrong, rebuild everything",
                 left.join(", ")
             ),
         };
         format!(
-            "{name}: {} rebuilt at position {}: {} events, {} entries written, {} removed{lacks}{left}",
+            "{name}: {} rebuilt at position {}: {} events, {} entries written, {} \
+             removed{lacks}{left}",
             rebuilt.selection,
             grouped(rebuilt.position),
             grouped(rebuilt.events),

@@ -159,7 +159,8 @@ mod tests {
         let text = lines(&verification());
         assert_eq!(
             text,
-            "the second fold gives the same result\ngeneration 3, position 12,345, 3 restarts, seed 7"
+            "the second fold gives the same result\ngeneration 3, position 12,345, 3 restarts, \
+             seed 7"
         );
         let failed = Verification {
             state: WorkState::Failed,

@@ -6,7 +6,8 @@ wit_bindgen::generate!({ world: "projection", path: "../../../../wit" });
 wit_bindgen::generate!({ world: "migrating-projection", path: "../../../../wit" });
 #[cfg(feature = "wasi")]
 wit_bindgen::generate!({
-    inline: "package probe:probe; world probe { include foldstream:module/projection@0.1.0; include probe:system/system; }",
+    inline: "package probe:probe; world probe { include foldstream:module/projection@0.1.0; \
+             include probe:system/system; }",
     path: ["../../../../wit", "wit"],
     generate_all,
 });
@@ -331,7 +332,8 @@ mod system {
         let folders = preopens::get_directories().len();
         let socket = create_tcp_socket(IpAddressFamily::Ipv4).err();
         format!(
-            "{start} slept {slept} first {first:?} {past} {written} random {random} folders {folders} {socket:?}"
+            "{start} slept {slept} first {first:?} {past} {written} random {random} folders \
+             {folders} {socket:?}"
         )
     }
 }

@@ -67,8 +67,8 @@ fn check_walls(config: &Config) -> Check {
         Ok(gaps) => Check::warn(
             NAME,
             format!(
-                "the process that checks uploads can reach {}; use a kernel with seccomp and Landlock, or allow them in the \
-                 container's profile",
+                "the process that checks uploads can reach {}; use a kernel with seccomp and \
+                 Landlock, or allow them in the container's profile",
                 gaps.join(", ")
             ),
         ),
@@ -161,7 +161,8 @@ fn judge_files(limit: Option<u64>) -> Check {
         return Check::warn(
             "open files",
             format!(
-                "at most {limit}, too few for many deployments and watches; ulimit -n 65536, or LimitNOFILE="
+                "at most {limit}, too few for many deployments and watches; ulimit -n 65536, or \
+                 LimitNOFILE="
             ),
         );
     }
@@ -208,8 +209,8 @@ fn judge_memory(process: &ProcessInfo) -> Option<Check> {
     Some(Check::warn(
         "memory",
         format!(
-            "{finding}; since the host started, memory was refused when it was asked for (times: {}); if it happens again, \
-             raise limits.memory_bytes, or ask for less in manifests",
+            "{finding}; since the host started, memory was refused when it was asked for (times: \
+             {}); if it happens again, raise limits.memory_bytes, or ask for less in manifests",
             refused.join(", ")
         ),
     ))

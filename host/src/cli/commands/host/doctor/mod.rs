@@ -272,7 +272,8 @@ fn disconnected(deployment: &Deployment) -> String {
     let status = &deployment.source_status;
     let why = status.message.as_deref().unwrap_or("it does not answer");
     format!(
-        "reads nothing: source {} is {}: {why}; its lag is unknown; it continues on its own once the source is back",
+        "reads nothing: source {} is {}: {why}; its lag is unknown; it continues on its own once \
+         the source is back",
         deployment.source,
         crate::cli::commands::deployments::show::source_word(status)
     )
@@ -372,7 +373,8 @@ async fn check_target() -> Check {
     if build::has_target(None).await {
         return Check::ok("build target", "wasm32-unknown-unknown is installed");
     }
-    let finding = "wasm32-unknown-unknown is missing; only `build` and `dev` need it: rustup target add wasm32-unknown-unknown";
+    let finding = "wasm32-unknown-unknown is missing; only `build` and `dev` need it: rustup \
+                   target add wasm32-unknown-unknown";
     Check::warn("build target", finding)
 }
 
@@ -388,7 +390,8 @@ mod tests {
         ];
         assert_eq!(
             lines(&checks),
-            "STATUS  CHECK          FINDING\nok      disk           fine\nFAIL    source orders  no such stream"
+            "STATUS  CHECK          FINDING\nok      disk           fine\nFAIL    source \
+             orders  no such stream"
         );
         assert_eq!(
             compact(&checks[1]),
