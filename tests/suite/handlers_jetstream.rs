@@ -63,7 +63,7 @@ async fn killed_again_and_again_each_message_is_stored_once_within_the_window() 
 #[tokio::test]
 async fn message_whose_acknowledgement_is_lost_is_sent_again_and_stored_once() {
     let server = server().await;
-    let proxy = Proxy::host_with_stream(&server.url()).await;
+    let proxy = Proxy::start(&server.url()).await;
     let host = host_with_stream(&proxy.url(), "").await;
     host.client()
         .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
@@ -116,7 +116,7 @@ async fn forgetful_server(max_messages_per_subject: i64) -> NatsServer {
 #[tokio::test]
 async fn what_the_stream_has_stored_is_read_back_where_its_window_has_forgotten() {
     let server = forgetful_server(-1).await;
-    let proxy = Proxy::host_with_stream(&server.url()).await;
+    let proxy = Proxy::start(&server.url()).await;
     let mut host = host_with_stream(&proxy.url(), "").await;
     host.client()
         .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
@@ -367,7 +367,7 @@ async fn first_of_two_that_wait(host: &Host, last: u64) -> api::WaitingMessage {
 }
 
 fn dropped(host: &Host, ids: &[&str], reason: &str) -> cli::Output {
-    let words = [&["outbox", "drop", REACTOR], ids, &["--reason", reason]];
+    let words = [&["outbox", "drop", REACTOR][..], ids, &["--reason", reason]];
     cli::on(host, &words.concat())
 }
 

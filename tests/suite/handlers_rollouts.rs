@@ -11,10 +11,9 @@ use foldstream_tests::host::Host;
 use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::proxy::Proxy;
 use foldstream_tests::reactor::{
-    self, REACTOR, TO_STREAM, event, events, host_with_stream, published, stored,
+    self, REACTOR, TO_STREAM, events, host_with_stream, published, stored,
 };
 use foldstream_tests::{cli, guests, wait};
-use serde_json::json;
 
 /// Small and frequent flushes, so that kills fall before, into and behind commits; and time to
 /// align on a busy machine.
@@ -175,11 +174,7 @@ async fn rebuilt_and_rolled_back_while_events_flow_each_message_is_stored_once()
     let flow = tokio::spawn(async move {
         let (mut sequences, mut stopped) = (Vec::new(), stopped);
         while stopped.try_recv().is_err() {
-            let event = |number| json!({ "subject": format!("in.{number}.three"), "data": {} });
-            let events: Vec<api::NewEvent> = (0..7)
-                .map(|number| serde_json::from_value(event(number)).expect("an event"))
-                .collect();
-            sequences.extend(client.append(&events).await.sequences);
+            sequences.extend(client.append(&events(7, "three")).await.sequences);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         sequences
