@@ -148,8 +148,7 @@ impl Metrics {
             ),
             apply_failures: count(
                 "foldstream_apply_failures_total",
-                "Failed calls of apply by class; one bad event fails several calls until it is \
-                 alone in its batch.",
+                "Failed calls of apply by class; a bad event fails several until it is alone.",
                 &["deployment", "class"],
             ),
             retries: count(
@@ -201,11 +200,7 @@ impl Metrics {
                 &["deployment", "kind", "outcome"],
             ),
             door: Door::new(&registry),
-            watches: number(
-                &registry,
-                "foldstream_watches_open",
-                "Open watches and tails.",
-            ),
+            watches: number(&registry, "foldstream_watches_open", "Watches and tails."),
             watches_ended: count(
                 "foldstream_watches_ended_total",
                 "Watches and tails that the host closed: stalled, or host-memory.",
@@ -357,6 +352,19 @@ fn float(value: Option<u64>) -> f64 {
     value.map_or(f64::NAN, |value| value as f64)
 }
 
+/// Records which build runs.
+fn set_build(registry: &Registry) {
+    let build = gauge(
+        registry,
+        "foldstream_build_info",
+        "The running build.",
+        &["version", "contract"],
+    );
+    build
+        .with_label_values(&[env!("CARGO_PKG_VERSION"), CONTRACT])
+        .set(1);
+}
+
 /// Gauges of the deployments, set when the page is requested.
 #[derive(Debug)]
 struct Gauges {
@@ -445,15 +453,7 @@ impl SourceGauges {
 
 impl Gauges {
     fn new(registry: &Registry) -> Self {
-        let build = gauge(
-            registry,
-            "foldstream_build_info",
-            "The running build.",
-            &["version", "contract"],
-        );
-        build
-            .with_label_values(&[env!("CARGO_PKG_VERSION"), CONTRACT])
-            .set(1);
+        set_build(registry);
         let perhaps = |name: &str, help: &str| float_gauge(registry, name, help, DEPLOYMENT);
         let of_deployment = |name: &str, help: &str| gauge(registry, name, help, DEPLOYMENT);
         Self {
