@@ -47,8 +47,11 @@ pub fn complete(config: &mut Config) -> Result<Option<PathBuf>, data_dir::Error>
     if let Err(error) = ensure(&file) {
         // What is full or read-only serves what it has; nobody can change it until there is a
         // token.
-        tracing::warn!(file = %file.display(), %error, "cannot make the token of this host; no \
-                                                        request may change anything");
+        tracing::warn!(
+            file = %file.display(),
+            %error,
+            "cannot make the token of this host; no request may change anything"
+        );
         config.serve.token = Some(new_token().into());
         config.serve.anonymous = Some(anonymous);
         return Ok(None);

@@ -131,8 +131,11 @@ impl DataDir {
         left.extend(unfinished_in(&self.root.join("log")));
         for path in left {
             if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove a file of an earlier \
-                    process");
+                tracing::warn!(
+                    path = %path.display(),
+                    %error,
+                    "cannot remove a file of an earlier process"
+                );
             }
         }
     }
@@ -263,8 +266,11 @@ impl DataDir {
                     && is_ours(&path, is_snapshot)
                     && let Err(error) = fs::remove_file(&path)
                 {
-                    tracing::warn!(path = %path.display(), %error, "cannot remove an unused \
-                        snapshot");
+                    tracing::warn!(
+                        path = %path.display(),
+                        %error,
+                        "cannot remove an unused snapshot"
+                    );
                 }
             }
             if record.is_none() {

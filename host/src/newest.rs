@@ -79,8 +79,11 @@ impl Newest {
             note.write_all_at(format!("{number:020}\n").as_bytes(), 0)
         };
         if let Err(error) = write() {
-            tracing::debug!(note = %self.note.display(), %error, "cannot note how far a file has \
-                come");
+            tracing::debug!(
+                note = %self.note.display(),
+                %error,
+                "cannot note how far a file has come"
+            );
         }
     }
 }

@@ -334,8 +334,8 @@ impl Host {
         match (logs.next(), logs.next()) {
             (Some(embedded), None) => Ok(embedded.log()?),
             (None, _) => Err(Error::Source(
-                "this host has no embedded log; publish to the stream \
-                                            through NATS, or configure a source of kind `embedded`"
+                "this host has no embedded log; publish to the stream through NATS, or configure \
+                 a source of kind `embedded`"
                     .to_owned(),
             )),
             _ => Err(Error::Source(

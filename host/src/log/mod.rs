@@ -483,8 +483,11 @@ impl Log {
                 Ok(result)
             }
             Err(failure) => {
-                error!(log = self.shared.identity.name, %failure, "embedded log failed; reopening \
-                    it");
+                error!(
+                    log = self.shared.identity.name,
+                    %failure,
+                    "embedded log failed; reopening it"
+                );
                 slot.failed = Some((Instant::now(), failure.to_string()));
                 Err(failure)
             }
@@ -545,8 +548,11 @@ impl Log {
     fn reopen(&self, opened: u64, failure: &file::Failure) -> Result<(), file::Failure> {
         let mut slot = self.shared.writer.lock();
         if self.opened() == opened && slot.writer.take().is_some() {
-            error!(log = self.shared.identity.name, %failure, "cannot read the embedded log; \
-                reopening it");
+            error!(
+                log = self.shared.identity.name,
+                %failure,
+                "cannot read the embedded log; reopening it"
+            );
         }
         self.recover(&mut slot)
     }

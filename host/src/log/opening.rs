@@ -162,8 +162,11 @@ impl Shared {
             }
             Err(error) => {
                 if !was_told {
-                    error!(log = self.options.name, %error, "cannot open the embedded log; trying \
-                        again");
+                    error!(
+                        log = self.options.name,
+                        %error,
+                        "cannot open the embedded log; trying again"
+                    );
                 }
                 Slot::Failed(error)
             }

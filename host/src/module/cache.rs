@@ -102,19 +102,27 @@ impl Cache {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "cannot read cached code; compiling \
-                    again");
+                tracing::warn!(
+                    path = %path.display(),
+                    %error,
+                    "cannot read cached code; compiling again"
+                );
                 return None;
             }
         };
         if let Err(error) = file.read_to_end(&mut content) {
-            tracing::warn!(path = %path.display(), %error, "cannot read cached code; compiling \
-                                                            again");
+            tracing::warn!(
+                path = %path.display(),
+                %error,
+                "cannot read cached code; compiling again"
+            );
             return None;
         }
         let Some((imports, code)) = self.authentic(&name, &content) else {
-            tracing::warn!(path = %path.display(), "cached code is damaged or not ours; compiling \
-                                                    again");
+            tracing::warn!(
+                path = %path.display(),
+                "cached code is damaged or not ours; compiling again"
+            );
             let _ = fs::remove_file(&path);
             return None;
         };
@@ -216,8 +224,10 @@ fn check_owner(folder: &Path) -> io::Result<()> {
     }
     // Nobody else can place anything in a folder that only its owner may write.
     if metadata.mode() & 0o022 != 0 {
-        tracing::warn!(path = %folder.display(), "other users could write into the cache folder; \
-                                                  removing their permission");
+        tracing::warn!(
+            path = %folder.display(),
+            "other users could write into the cache folder; removing their permission"
+        );
         fs::set_permissions(folder, fs::Permissions::from_mode(metadata.mode() & 0o700))?;
         // Files that they may have put there are not ours.
         let _ = fs::remove_file(folder.join(KEY_FILE));
@@ -232,8 +242,10 @@ fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     match read_key(&path) {
         Ok(Some(key)) => return Ok(key),
         Ok(None) => {
-            tracing::warn!(path = %path.display(), "the cache's key was damaged or readable by \
-                                                    others; creating a new one");
+            tracing::warn!(
+                path = %path.display(),
+                "the cache's key was damaged or readable by others; creating a new one"
+            );
             fs::remove_file(&path)?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -337,8 +337,11 @@ impl Engine {
             .cache
             .put(&accepted.digest, &accepted.imports, &code)
         {
-            tracing::warn!(digest = accepted.digest, %error, "cannot cache compiled code; it will \
-                be compiled again next time");
+            tracing::warn!(
+                digest = accepted.digest,
+                %error,
+                "cannot cache compiled code; it will be compiled again next time"
+            );
         }
         Ok((
             Code {
@@ -390,8 +393,10 @@ fn allocate(options: &Options) -> Result<(wasmtime::Engine, AddressSpace, u32), 
                 return Ok((engine, AddressSpace::Plenty, instances));
             }
             Err(error) if instances <= POOL_MIN => {
-                tracing::info!(%error, "little address space: linear memories are allocated one by \
-                                        one");
+                tracing::info!(
+                    %error,
+                    "little address space: linear memories are allocated one by one"
+                );
                 break;
             }
             Err(_) => instances = (instances / 4).max(POOL_MIN),

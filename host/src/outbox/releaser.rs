@@ -127,8 +127,10 @@ impl Releaser {
             );
         }
         if let Err(error) = self.parts.remove_confirmed() {
-            tracing::warn!(%error, "confirmed messages could not be removed; they are sent again, \
-                                    with the same ids");
+            tracing::warn!(
+                %error,
+                "confirmed messages could not be removed; they are sent again, with the same ids"
+            );
         }
     }
 }
@@ -381,8 +383,11 @@ impl Task {
         let removed = tokio::task::spawn_blocking(move || parts.remove_confirmed()).await;
         if let Ok(Err(error)) = removed {
             // The next commit fails as well, and reopens the state.
-            tracing::warn!(deployment = self.parts.deployment, %error, "confirmed messages could \
-                not be removed");
+            tracing::warn!(
+                deployment = self.parts.deployment,
+                %error,
+                "confirmed messages could not be removed"
+            );
         }
     }
 

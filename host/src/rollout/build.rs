@@ -258,8 +258,12 @@ impl Rollouts {
         let mut is_told = false;
         while let Err(error) = self.check_room(deployment).await {
             if !std::mem::replace(&mut is_told, true) {
-                tracing::warn!(deployment = deployment.name(), generation = number, %error, "a \
-                    candidate waits for room");
+                tracing::warn!(
+                    deployment = deployment.name(),
+                    generation = number,
+                    %error,
+                    "a candidate waits for room"
+                );
             }
             let paused = self.candidate_until(deployment, number, |candidate| candidate.paused);
             // It only observes.
@@ -327,8 +331,12 @@ impl Rollouts {
         let mut pause = RETRY_PAUSE.0;
         while let Err(error) = self.note_ready(deployment, number).await {
             let name = deployment.name();
-            tracing::error!(deployment = name, generation = number, %error, "could not record that \
-                a candidate is ready");
+            tracing::error!(
+                deployment = name,
+                generation = number,
+                %error,
+                "could not record that a candidate is ready"
+            );
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_PAUSE.1);
         }
@@ -367,8 +375,12 @@ impl Rollouts {
             match done {
                 Ok(()) => return,
                 Err(error) => {
-                    tracing::info!(deployment = deployment.name(), generation = number, %error, "not \
-                        taken over yet");
+                    tracing::info!(
+                        deployment = deployment.name(),
+                        generation = number,
+                        %error,
+                        "not taken over yet"
+                    );
                 }
             }
             // It only observes: a failed candidate is given up at once.
@@ -471,8 +483,11 @@ impl Rollouts {
         );
         let mut pause = RETRY_PAUSE.0;
         while let Err(error) = self.note_failed(deployment, number, stopped).await {
-            tracing::error!(deployment = deployment.name(), %error, "could not record the failure \
-                of a candidate yet");
+            tracing::error!(
+                deployment = deployment.name(),
+                %error,
+                "could not record the failure of a candidate yet"
+            );
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_PAUSE.1);
         }

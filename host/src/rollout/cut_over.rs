@@ -578,8 +578,11 @@ impl Rollouts {
         if self.limit_previous(&mut record) {
             let detail = "beyond rollout.keep_previous_generations".to_owned();
             if let Err(error) = self.commit(deployment, record, "retire", detail).await {
-                tracing::error!(deployment = deployment.name(), %error, "could not retire a \
-                    generation");
+                tracing::error!(
+                    deployment = deployment.name(),
+                    %error,
+                    "could not retire a generation"
+                );
             }
             crash_points::reached("retire-recorded");
         }

@@ -248,8 +248,11 @@ impl HandOver {
             from.map_or(Ok(()), |from| from.let_go())
         });
         if let Err(error) = recorded.await {
-            tracing::warn!(deployment = self.deployment, %error, "a hand-over could not be \
-                recorded in a state file yet");
+            tracing::warn!(
+                deployment = self.deployment,
+                %error,
+                "a hand-over could not be recorded in a state file yet"
+            );
         }
     }
 }

@@ -147,8 +147,12 @@ impl Rollouts {
                 };
                 let Err(error) = ended else { return };
                 let name = deployment.name();
-                tracing::error!(deployment = name, generation = number, %error, "could not end the \
-                    probation yet");
+                tracing::error!(
+                    deployment = name,
+                    generation = number,
+                    %error,
+                    "could not end the probation yet"
+                );
                 tokio::time::sleep(RETRY).await;
             }
         });

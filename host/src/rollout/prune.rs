@@ -94,8 +94,11 @@ impl Rollouts {
         {
             Ok(()) => crash_points::reached("retire-recorded"),
             Err(error) => {
-                tracing::error!(deployment = deployment.name(), %error, "could not retire a \
-                    generation")
+                tracing::error!(
+                    deployment = deployment.name(),
+                    %error,
+                    "could not retire a generation"
+                )
             }
         }
         self.end_unused(deployment).await;

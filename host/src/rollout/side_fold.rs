@@ -204,10 +204,9 @@ impl Scratch {
         tokio::select! {
             biased;
             done = work => done,
-            obstacle = stuck => {
-                Err(Error::Conflict(format!("the stream can't be folded just now ({obstacle}); try \
-                                             again later")))
-            }
+            obstacle = stuck => Err(Error::Conflict(format!(
+                "the stream can't be folded just now ({obstacle}); try again later"
+            ))),
         }
     }
 

@@ -137,8 +137,11 @@ impl Rollouts {
                     Ok(()) => host.inner.snapshots.succeeded(name),
                     Err(error) => {
                         let pause = host.inner.snapshots.failed(name).as_secs();
-                        tracing::warn!(deployment = name, %error, "a snapshot could not be made; \
-                            next try in {pause} s");
+                        tracing::warn!(
+                            deployment = name,
+                            %error,
+                            "a snapshot could not be made; next try in {pause} s"
+                        );
                     }
                 }
             });

@@ -196,8 +196,10 @@ impl Tokens {
             return Err(format!("has more than {TOKENS_MAX} tokens"));
         }
         if entries.is_empty() {
-            tracing::warn!(file = %path.display(), "serve.tokens_file lets nobody in: its list is \
-                                                    empty");
+            tracing::warn!(
+                file = %path.display(),
+                "serve.tokens_file lets nobody in: its list is empty"
+            );
         }
         let mut names = BTreeSet::new();
         for Entry {

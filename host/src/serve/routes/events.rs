@@ -110,14 +110,14 @@ pub(super) struct TailParameters {
 /// in `ce-` headers of the request and data of any content type as the body. A CloudEvent whose
 /// source and id were appended recently is not stored again.
 #[utoipa::path(post, path = "/v1/events", tag = "events", params(AppendParameters,
-        ("ce-specversion" = Option<String>, Header, description = "Binary mode of CloudEvents: \
-            `1.0`"),
-        ("ce-id" = Option<String>, Header, description = "Binary mode of CloudEvents: attribute \
-                                                          `id`, percent-encoded"),
-        ("ce-source" = Option<String>, Header, description = "Binary mode of CloudEvents: \
-            attribute `source`"),
-        ("ce-type" = Option<String>, Header, description = "Binary mode of CloudEvents: attribute \
-                                                            `type`"),
+        ("ce-specversion" = Option<String>, Header,
+            description = "Binary mode of CloudEvents: `1.0`"),
+        ("ce-id" = Option<String>, Header,
+            description = "Binary mode of CloudEvents: attribute `id`, percent-encoded"),
+        ("ce-source" = Option<String>, Header,
+            description = "Binary mode of CloudEvents: attribute `source`"),
+        ("ce-type" = Option<String>, Header,
+            description = "Binary mode of CloudEvents: attribute `type`"),
     ),
     request_body(description = "Up to 10,000 events: with expectations as JSON, one a line as \
                                 NDJSON, or CloudEvents",

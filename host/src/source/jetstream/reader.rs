@@ -333,8 +333,12 @@ impl Reader {
             Failure::Trouble(trouble) => self.note_trouble(trouble),
             Failure::Stop(error) if self.suspect(error.kind()) < error.checks() => {
                 let source = &self.settings.name;
-                warn!(source, position = self.cursor.through, %error, "checking again before this \
-                    stops anything");
+                warn!(
+                    source,
+                    position = self.cursor.through,
+                    %error,
+                    "checking again before this stops anything"
+                );
                 let message = format!("{}: {error} (looking again)", error.kind());
                 doubt(&self.status, message);
                 self.link = None;
