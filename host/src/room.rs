@@ -96,6 +96,7 @@ impl Limit {
             && Instant::now() >= *look_at
         {
             let begun = Instant::now();
+            // Relaxed: the figure is some milliseconds old in any case.
             self.used
                 .store(allocated(folder, DEPTH_MAX), Ordering::Relaxed);
             *look_at = Instant::now() + LOOK.max(begun.elapsed() * LOOK_FACTOR);

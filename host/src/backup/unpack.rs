@@ -41,6 +41,7 @@ pub struct Watcher<'a> {
 impl Watcher<'_> {
     fn bytes(&mut self, count: usize) -> Result<(), Error> {
         self.progress.bytes += count as u64;
+        // Relaxed: one more part is written at most before it is seen.
         if self.is_unwanted.load(Ordering::Relaxed) {
             Err(Error::Unwanted)
         } else {

@@ -525,6 +525,8 @@ impl Log {
                 );
                 self.publish(View::of(&opened));
                 *file = Some(opened.database);
+                // After the file is in place: a reader that failed on the old one has the old number,
+                // and does not close this one.
                 self.shared.opened.fetch_add(1, Ordering::Release);
                 *slot = Slot {
                     writer: Some(opened.writer),

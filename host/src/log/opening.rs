@@ -122,6 +122,7 @@ impl Opening {
                 Ok(log) => return log,
                 Err(error) => tell(error.to_string()),
             }
+            // Both arms only observe. A repair without a sender has nothing more to tell.
             tokio::select! {
                 () = noted => {}
                 Ok(()) = repair.changed() => {}

@@ -20,6 +20,7 @@ pub(super) struct Freed {
 
 impl Freed {
     pub(super) fn add(&self, bytes: u64) {
+        // Only a sum: `seen` orders the checks, and a few bytes more or less decide nothing.
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 

@@ -60,6 +60,8 @@ pub(crate) struct Share {
 
 impl Share {
     pub(crate) fn of(budget: &Arc<Budget>) -> Self {
+        // All orderings here are relaxed: pipelines act on these numbers a batch sooner or later,
+        // and no other memory is read on the strength of them.
         budget.shares.fetch_add(1, Ordering::Relaxed);
         Self {
             budget: Arc::clone(budget),
@@ -107,6 +109,7 @@ impl Share {
         self.budget.freed.add(self.held.saturating_sub(bytes));
         self.budget
             .used
+            // Wraps around if it shrinks: adding the difference modulo 2^64 subtracts.
             .fetch_add(bytes.wrapping_sub(self.held), Ordering::Relaxed);
         self.held = bytes;
     }

@@ -106,6 +106,8 @@ pub struct Memory {
 #[derive(Debug)]
 struct Inner {
     total: u64,
+    /// This and the counters of the purposes are sums and nothing else: no other memory is read on
+    /// the strength of them, so each only has to stay within its own limit.
     used: AtomicU64,
     /// Of each purpose, in the order of [`Purpose::ALL`].
     kinds: [Kind; Purpose::ALL.len()],
@@ -244,6 +246,7 @@ impl Inner {
             return false;
         }
         if !add(&self.used, wanted, self.limit(purpose, bytes)) {
+            // The purpose had room and the host has none: give back what nobody got.
             kind.used.fetch_sub(wanted, Ordering::AcqRel);
             return false;
         }

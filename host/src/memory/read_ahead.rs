@@ -41,6 +41,7 @@ impl ReadAhead {
     /// The part of one more reader. What idle readers have requested takes no memory, but may at
     /// any time, so it is divided instead of charged.
     pub(crate) fn reader(&self) -> RequestShare {
+        // Relaxed: with the number of a moment ago a reader asks for a little more or less.
         self.requests.readers.fetch_add(1, Ordering::Relaxed);
         RequestShare(Arc::clone(&self.requests))
     }

@@ -176,7 +176,7 @@ struct Task {
     stopped: watch::Receiver<bool>,
     changed: watch::Receiver<u64>,
     /// Effects may be stored without our knowing: after a start, and after an answer that stayed
-    /// out.
+    /// out. Only the task of this target uses it; it is atomic because sending borrows the task.
     is_in_doubt: AtomicBool,
 }
 

@@ -105,9 +105,11 @@ pub(super) struct Line {
     connections: Connections,
     number: u64,
     peer: IpAddr,
-    /// Running requests, and [`CHOSEN`].
+    /// Running requests, and [`CHOSEN`]. This one number decides who closes an idle connection:
+    /// either `choose` changes it from 0 before a request begins, or the request comes first.
     requests: AtomicU32,
-    /// Since when there is none, in milliseconds.
+    /// Since when there is none, in milliseconds. Relaxed, as the next two: a reader that
+    /// mixes two moments closes a connection a little sooner or later.
     idle_since: AtomicU64,
     /// Requests so far.
     served: AtomicU32,
@@ -505,6 +507,7 @@ impl Line {
         }
         let is_stalled = self.stalled().is_some();
         if is_stalled {
+            // Before it is woken, so that its task finds this.
             self.is_broken.store(true, Ordering::Release);
         }
         is_stalled
@@ -519,6 +522,7 @@ impl Line {
     }
 
     pub(super) fn end_request(&self) {
+        // In this order: once there is no request, the time counts.
         self.idle_since.store(self.now(), Ordering::Relaxed);
         self.requests.fetch_sub(1, Ordering::AcqRel);
     }

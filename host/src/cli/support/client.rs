@@ -277,6 +277,7 @@ impl Client {
             .headers()
             .get("foldstream-skipped")
             .and_then(|count| count.to_str().ok());
+        // Relaxed: it only decides which of several responses is the one that says so.
         if let Some(count) = skipped.filter(|_| is_past && !IS_TOLD.swap(true, Ordering::Relaxed)) {
             self.output.note(&format!(
                 "without {count} skipped events; `foldstream skips` lists them"

@@ -409,6 +409,7 @@ impl Stops {
 
     /// Does something unless a signal comes first; nothing if one does.
     pub async fn unless<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        // A signal drops the work where it waits, so callers pass only what may end there.
         tokio::select! {
             done = work => Some(done),
             () = self.next() => None,

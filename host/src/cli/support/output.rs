@@ -158,7 +158,8 @@ impl Output {
 const RED: &str = "1;31";
 const YELLOW: &str = "1;33";
 
-/// Whether messages are lines of JSON, like the log lines around them.
+/// Whether messages are lines of JSON, like the log lines around them. Relaxed: a message in the
+/// moment of the change may have either form.
 static JSON_MESSAGES: AtomicBool = AtomicBool::new(false);
 
 /// Writes messages as lines of JSON from now on.

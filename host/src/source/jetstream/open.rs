@@ -424,6 +424,8 @@ async fn first_consumer(
                 .await
                 .map(|info| (config.name, info))
         });
+        // Biased: an answer that has arrived counts before another request is sent. The requests that
+        // are left unanswered may create consumers too; the server removes those that nobody reads.
         tokio::select! {
             biased;
             Some(made) = requests.next() => return made,

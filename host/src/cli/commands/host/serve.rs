@@ -80,6 +80,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         Ok(config)
     });
     notify_systemd("READY=1");
+    // A server that ends on its own has failed; otherwise it serves until the first signal.
     tokio::select! {
         result = server.ended() => return result,
         () = stops.first() => {}
