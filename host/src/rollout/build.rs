@@ -181,6 +181,7 @@ impl Rollouts {
             let ticket = self.inner.rebuilds.enter();
             let turn =
                 ticket.turn(|place| deployment.set_place(generation.state_file, Some(place)));
+            // Dropping the turn that lost loses nothing: the ticket keeps the place in the queue.
             let has_turn = tokio::select! {
                 () = turn => true,
                 () = self.candidate_until(deployment, number, |candidate| candidate.paused) => false,
@@ -235,6 +236,7 @@ impl Rollouts {
             };
             is_ready.then_some(Built::Ready)
         };
+        // A pause or an abort comes first, so that nothing takes over that was just stopped.
         tokio::select! {
             biased;
             () = self.candidate_until(deployment, number, |candidate| candidate.paused) => {

@@ -136,6 +136,7 @@ impl Rollouts {
                     let is_on_probation = record.active == number && record.active().on_probation;
                     (!is_on_probation || !Arc::ptr_eq(&deployment.active(), &runner)).then_some(())
                 };
+                // A change of the record comes first: another task has then ended the probation.
                 let verdict = tokio::select! {
                     biased;
                     _ = deployment.until(is_over) => return,

@@ -91,6 +91,7 @@ impl Loader {
 
     fn turn(&self) -> Result<Turn<'_>, LoadError> {
         let mut free = self.turns.lock();
+        // `stop` sets it under this lock, so nobody who is about to wait misses it.
         while *free == 0 && !self.is_stopping.load(Ordering::Acquire) {
             self.freed.wait(&mut free);
         }

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn so_many_run_and_the_others_wait_in_order() {
+    async fn only_this_many_run_and_the_others_wait_in_order() {
         let queue = Queue::new(2);
         let tickets: Vec<_> = (0..4).map(|_| queue.enter()).collect();
         let [first, second, third, fourth] = <[Ticket; 4]>::try_from(tickets).expect("four");

@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_of_each_state_in_use_are_kept() {
+    fn only_this_many_of_each_state_in_use_are_kept() {
         let folder = folder(&[
             "1-10-1.redb",
             "1-20-2.redb",

@@ -379,6 +379,7 @@ impl Verifying {
                 tokio::time::sleep(TELL).await;
             }
         };
+        // The report ends with the work, wherever it is: it only shows figures.
         tokio::select! {
             done = work => done,
             () = tell => unreachable!("the report never ends"),

@@ -41,6 +41,8 @@ impl Runner {
             if let Some(found) = find(self) {
                 return found;
             }
+            // Whatever comes first only makes the next check due. A sender that is gone says nothing
+            // more, so its arm is left out.
             tokio::select! {
                 () = milestone => {}
                 Ok(()) = stores.changed() => {}
@@ -60,6 +62,7 @@ impl Runner {
                     tokio::time::sleep(FIGURES_INTERVAL)
                 )
             };
+            // First what may have been found without a batch; a batch only makes another check due.
             tokio::select! {
                 biased;
                 found = self.until(&mut find) => return found,

@@ -184,6 +184,7 @@ impl Memtable {
                 }
             }
         }
+        // Relaxed: readers of these sizes decide when to commit and what to show, not what they read.
         self.bytes.store(bytes, Ordering::Relaxed);
         self.payload_bytes.store(payload_bytes, Ordering::Relaxed);
     }

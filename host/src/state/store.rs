@@ -122,6 +122,7 @@ impl Inner {
             .frozen
             .as_ref()
             .map_or(0, |(table, _)| table.payload_bytes());
+        // Relaxed: the lock of the view orders it, under which a commit stores it.
         self.durable_bytes.load(Ordering::Relaxed) + view.active.payload_bytes() + frozen
     }
 
@@ -427,6 +428,7 @@ impl Store {
             return Ok(());
         };
         let committed = self.commit_table(&table, &checkpoint);
+        // Before the error is returned: no other call may use the handle after it.
         if committed.is_err() {
             self.inner.failed.store(true, Ordering::Release);
         }
