@@ -28,7 +28,7 @@ FUZZ_SEED ?= 1
 # Options of the bench: make bench BENCH="--events 100000"
 BENCH ?=
 
-.PHONY: help demo test chaos fuzz bench build release fmt lint doc deny clean
+.PHONY: help demo test chaos fuzz bench build release fmt lint doc deny msrv clean
 .PHONY: setup-demo setup-test fmt-check units doctests guests suite
 
 ## help: this list
@@ -44,7 +44,7 @@ demo: setup-demo build
 	    --query top-customers --arguments '{"limit": 5}' $(if $(filter once,$(DEMO)),--once)
 
 ## test: everything that CI checks, cheapest checks first
-test: setup-test fmt-check lint doc deny units doctests suite
+test: setup-test fmt-check lint doc deny msrv units doctests suite
 
 ## chaos: kill and break everything for hours, and check every answer (CHAOS_MINUTES=120, CHAOS_KILLS=, CHAOS_SEED=)
 chaos: setup-demo
@@ -98,6 +98,10 @@ doc:
 deny:
 	@sh $(setup)/cargo-deny.sh
 	@sh $(setup)/deny.sh
+
+## msrv: compile the SDK with the oldest Rust that it promises, if rustup can fetch that
+msrv:
+	@sh $(setup)/msrv.sh
 
 units:
 	cargo test --locked --workspace --lib --bins --quiet

@@ -305,11 +305,11 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
                 .push(name, key, slot.value.as_ref())
                 .map_err(|error| {
                     let key = String::from_utf8_lossy(key);
-                    let message =
-                        format_args!("a value under {key} cannot be encoded as JSON: {error}");
                     Unwritable {
                         event: slot.event,
-                        error: TableError::new(message),
+                        error: TableError::new(format_args!(
+                            "a value under {key} cannot be encoded as JSON: {error}"
+                        )),
                     }
                 })?;
             self.bytes =
