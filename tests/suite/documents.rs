@@ -219,6 +219,26 @@ fn the_projection_in_the_readme_is_what_new_writes() {
     );
 }
 
+#[test]
+fn files_that_contributors_are_pointed_to_are_there() {
+    let is_path = |code: &&str| {
+        let is_plain =
+            |letter: char| letter.is_ascii_lowercase() || "0123456789_./-".contains(letter);
+        code.contains('/') && !code.starts_with('/') && code.chars().all(is_plain)
+    };
+    for document in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = std::fs::read_to_string(root().join(document)).expect("it can be read");
+        let code = text.split('`').skip(1).step_by(2);
+        let paths: Vec<&str> = code.filter(is_path).collect();
+        assert!(paths.len() > 10, "{document} names {paths:?}");
+        for path in paths {
+            let is_there =
+                root().join(path).exists() || root().join("host/src").join(path).exists();
+            assert!(is_there, "{document} names {path}");
+        }
+    }
+}
+
 /// The text of all Rust files of tests and host.
 fn sources(folder: &Path, text: &mut String) {
     for entry in std::fs::read_dir(folder).expect("our own folders can be read") {
