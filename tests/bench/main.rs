@@ -16,15 +16,17 @@ mod report;
 mod swap;
 mod workload;
 
+use std::process::ExitCode;
+
 use arguments::Arguments;
 use report::Report;
 
-fn main() {
+fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(message) => {
             eprintln!("{message}");
-            std::process::exit(2);
+            return ExitCode::from(2);
         }
     };
     // A runtime of two threads, as the machine for which targets are stated has two cores.
@@ -53,4 +55,5 @@ fn main() {
         runtime.block_on(disk::measure(&arguments, &mut report));
     }
     report.finish(&arguments.json);
+    ExitCode::SUCCESS
 }

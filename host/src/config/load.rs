@@ -10,8 +10,8 @@ use toml::{Table, Value};
 
 use super::key::Kind;
 use super::{
-    Config, EmbeddedSource, JetStreamSource, Key, Limits, LogOutput, Modules, Pipeline, REDACTED,
-    Rollout, Serve, State,
+    Config, Key, Limits, LogOutput, Modules, Pipeline, REDACTED, Rollout, SOURCE_KINDS, Serve,
+    State,
 };
 use crate::small_file::read_within;
 
@@ -312,9 +312,9 @@ fn meant(rest: &str) -> Option<String> {
     });
     let in_source = || {
         let rest = rest.strip_prefix("sources_")?;
-        let keys = JetStreamSource::KEYS
+        let keys = SOURCE_KINDS
             .iter()
-            .chain(EmbeddedSource::KEYS)
+            .flat_map(|kind| kind.keys)
             .map(|key| key.name)
             .chain([KIND]);
         // The longest match, because `token_file` is not `file`.
@@ -359,15 +359,13 @@ fn add_overrides(assignments: &mut Vec<Assignment>, overrides: &[Override]) {
     }
 }
 
-/// The value of a text, by the type of its key; the keys of the two source kinds do not contradict
-/// each other.
+/// The value of a text, by the type of its key; keys of one name have one type in all kinds of
+/// sources.
 fn text_value(path: &[String], text: &str) -> Value {
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     let key = match path[..] {
         [name] => find(Config::KEYS, name),
-        ["sources", _, name] => {
-            find(JetStreamSource::KEYS, name).or_else(|| find(EmbeddedSource::KEYS, name))
-        }
+        ["sources", _, name] => SOURCE_KINDS.iter().find_map(|kind| find(kind.keys, name)),
         [section, name] => section_keys(section).and_then(|keys| find(keys, name)),
         _ => None,
     };
@@ -409,8 +407,8 @@ fn check(assignment: &Assignment, kinds: &BTreeMap<String, String>) -> Result<Va
             false,
         )),
         ["sources", name] | ["sources", name, _] if !kinds.contains_key(name) => Err(format!(
-            "source `{name}` has no kind; add `sources.{name}.kind` with \"embedded\" or \
-             \"jetstream\""
+            "source `{name}` has no kind; add `sources.{name}.kind` with {}",
+            kind_names()
         )),
         ["sources", name, key] => check_source(assignment, name, key, &kinds[name]),
         [name] => match find(Config::KEYS, name) {
@@ -425,30 +423,41 @@ fn check(assignment: &Assignment, kinds: &BTreeMap<String, String>) -> Result<Va
     }
 }
 
+/// The kinds of sources, as a message lists them.
+fn kind_names() -> String {
+    let names: Vec<String> = SOURCE_KINDS
+        .iter()
+        .rev()
+        .map(|kind| format!("\"{}\"", kind.name))
+        .collect();
+    names.join(" or ")
+}
+
 fn check_source(
     assignment: &Assignment,
     name: &str,
     key: &str,
     kind: &str,
 ) -> Result<Value, String> {
-    let (keys, other): (&[Key], &[Key]) = match kind {
-        "embedded" => (EmbeddedSource::KEYS, JetStreamSource::KEYS),
-        "jetstream" => (JetStreamSource::KEYS, EmbeddedSource::KEYS),
-        _ if key == KIND => {
+    let keys = match SOURCE_KINDS.iter().find(|known| known.name == kind) {
+        None if key == KIND => {
+            let names = kind_names();
             return Err(format!(
-                "`sources.{name}.kind` must be \"embedded\" or \"jetstream\", not \"{kind}\""
+                "`sources.{name}.kind` must be {names}, not \"{kind}\""
             ));
         }
         // The kind is reported once; without it the keys can't be judged.
-        _ => return Ok(assignment.value.clone()),
+        None => return Ok(assignment.value.clone()),
+        Some(_) if key == KIND => return Ok(assignment.value.clone()),
+        Some(known) => known.keys,
     };
-    if key == KIND {
-        return Ok(assignment.value.clone());
-    }
     if let Some(known) = find(keys, key) {
         return check_value(&["sources", name, key], known, &assignment.value);
     }
-    if find(other, key).is_some() {
+    if SOURCE_KINDS
+        .iter()
+        .any(|other| find(other.keys, key).is_some())
+    {
         return Err(format!(
             "`sources.{name}.{key}` does not apply to a source of kind {kind}; remove it"
         ));
@@ -466,12 +475,14 @@ fn check_value(path: &[&str], key: &Key, value: &Value) -> Result<Value, String>
     let owned: Vec<String> = path.iter().map(|&part| part.to_owned()).collect();
     insert(&mut alone, &owned, value.clone());
     if path[0] == "sources" {
-        let embedded = find(EmbeddedSource::KEYS, key.name).is_some();
-        let kind = if embedded { "embedded" } else { "jetstream" };
+        let kind = SOURCE_KINDS
+            .iter()
+            .find(|kind| find(kind.keys, key.name).is_some())
+            .expect("the key was found in one of them");
         insert(
             &mut alone,
             &[owned[0].clone(), owned[1].clone(), KIND.to_owned()],
-            Value::String(kind.to_owned()),
+            Value::String(kind.name.to_owned()),
         );
     }
     if let (Kind::Duration, Some(text)) = (key.kind(), value.as_str())

@@ -368,6 +368,34 @@ pub enum Source {
     Jetstream(Box<JetStreamSource>),
 }
 
+/// A kind of source, as configurations name it.
+struct SourceKind {
+    /// The value of `kind`.
+    name: &'static str,
+    /// The keys of such a source.
+    keys: &'static [Key],
+    /// What the template calls one.
+    example: &'static str,
+    /// The values that keys have by default.
+    defaults: fn() -> Result<toml::Table, toml::ser::Error>,
+}
+
+/// All kinds, in the order of the template.
+const SOURCE_KINDS: &[SourceKind] = &[
+    SourceKind {
+        name: "jetstream",
+        keys: JetStreamSource::KEYS,
+        example: "orders",
+        defaults: || toml::Table::try_from(JetStreamSource::default()),
+    },
+    SourceKind {
+        name: "embedded",
+        keys: EmbeddedSource::KEYS,
+        example: "events",
+        defaults: || toml::Table::try_from(EmbeddedSource::default()),
+    },
+];
+
 /// What a request without a token may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

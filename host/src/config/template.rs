@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use toml::{Table, Value};
 
 use super::load::SECTIONS;
-use super::{Config, EmbeddedSource, JetStreamSource, Key, REDACTED};
+use super::{Config, Key, REDACTED, SOURCE_KINDS};
 
 /// Width at which comments wrap.
 const WIDTH: usize = 110;
@@ -61,17 +61,11 @@ pub fn template() -> String {
 
 fn add_sources(text: &mut String) {
     text.push_str(SOURCES);
-    for (kind, name, keys) in [
-        ("jetstream", "orders", JetStreamSource::KEYS),
-        ("embedded", "events", EmbeddedSource::KEYS),
-    ] {
-        let _ = write!(text, "\n# [sources.{name}]\n# kind = \"{kind}\"\n");
-        let defaults = match kind {
-            "jetstream" => Table::try_from(JetStreamSource::default()),
-            _ => Table::try_from(EmbeddedSource::default()),
-        };
-        let defaults = defaults.expect("the defaults can be written as TOML");
-        for key in keys {
+    for kind in SOURCE_KINDS {
+        let (name, example) = (kind.name, kind.example);
+        let _ = write!(text, "\n# [sources.{example}]\n# kind = \"{name}\"\n");
+        let defaults = (kind.defaults)().expect("the defaults can be written as TOML");
+        for key in kind.keys {
             add_key(text, key, defaults.get(key.name), "# ");
         }
     }
@@ -118,8 +112,10 @@ impl Config {
 
 fn redact(table: &mut Table) {
     for (name, value) in table.iter_mut() {
-        let secret = [JetStreamSource::KEYS, super::Serve::KEYS]
+        let secret = SOURCE_KINDS
             .iter()
+            .map(|kind| kind.keys)
+            .chain([super::Serve::KEYS])
             .any(|keys| keys.iter().any(|key| key.name == name && key.is_secret()));
         match value {
             Value::Table(inner) => redact(inner),

@@ -28,7 +28,7 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// A running host.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     /// Its address.
     pub url: String,
     config: Arc<Config>,
@@ -45,7 +45,7 @@ pub struct Server {
 
 impl Server {
     /// Binds, answers probes, starts the host, and then answers everything.
-    pub async fn start(mut config: Config) -> anyhow::Result<Self> {
+    pub(crate) async fn start(mut config: Config) -> anyhow::Result<Self> {
         let made_token = access::complete(&mut config)?;
         let listener = bind(config.serve.listen)?;
         let address = listener.local_addr().context("cannot tell the address")?;
@@ -89,18 +89,18 @@ impl Server {
     }
 
     /// The file of the token that the host made for itself, if none is configured.
-    pub fn made_token(&self) -> Option<&Path> {
+    pub(crate) fn made_token(&self) -> Option<&Path> {
         self.made_token.as_deref()
     }
 
     /// How many deployments it had at its start.
-    pub fn deployments(&self) -> usize {
+    pub(crate) fn deployments(&self) -> usize {
         self.deployments
     }
 
     /// Reloads tokens and certificate at each SIGHUP, and those parts of the configuration that can
     /// change while it runs. A configuration that can't be read changes nothing.
-    pub fn reload_on(
+    pub(crate) fn reload_on(
         &self,
         mut hangups: Hangups,
         reread: impl Fn() -> anyhow::Result<Config> + Send + 'static,
@@ -148,12 +148,12 @@ impl Server {
     }
 
     /// The configuration with which it started.
-    pub fn config(&self) -> &Arc<Config> {
+    pub(crate) fn config(&self) -> &Arc<Config> {
         &self.config
     }
 
     /// A client of it.
-    pub fn client(&self, output: Output) -> anyhow::Result<Client> {
+    pub(crate) fn client(&self, output: Output) -> anyhow::Result<Client> {
         let token = self.config.serve.bearer_token()?;
         let ca = self.config.serve.tls_cert.as_deref();
         Ok(Client::new(
@@ -167,7 +167,7 @@ impl Server {
     }
 
     /// Waits until the host ends on its own, which happens only if it fails.
-    pub async fn ended(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
         (&mut self.task)
             .await
             .context("the server ended in a panic; please report it")?
@@ -175,7 +175,7 @@ impl Server {
     }
 
     /// Stops it gracefully: finishes batches and flushes state.
-    pub async fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         self.shutdown.cancel();
         let budget = self.config.pipeline.stop_budget + STOP_GRACE;
         tokio::time::timeout(budget, self.ended()).await.unwrap_or_else(|_| {
@@ -248,7 +248,7 @@ async fn run(
 
 /// Makes everything that this process writes from now on readable by this user only. Not for `dev`,
 /// whose builds write into a crate.
-pub fn keep_files_private() {
+pub(crate) fn keep_files_private() {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
@@ -273,7 +273,7 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// The configured address if it is free, otherwise any free port: for users who only want to try
 /// something.
-pub fn free_address(wanted: SocketAddr) -> SocketAddr {
+pub(crate) fn free_address(wanted: SocketAddr) -> SocketAddr {
     match TcpListener::bind(wanted) {
         Ok(_) => wanted,
         Err(_) => SocketAddr::new(wanted.ip(), 0),
@@ -302,11 +302,11 @@ fn set_level(level: &str) {
 
 /// SIGHUP, which no longer ends the process.
 #[derive(Debug)]
-pub struct Hangups(Signal);
+pub(crate) struct Hangups(Signal);
 
 impl Hangups {
     /// Catches SIGHUP. Call it before anything else, because an earlier SIGHUP ends the process.
-    pub fn catch() -> anyhow::Result<Self> {
+    pub(crate) fn catch() -> anyhow::Result<Self> {
         // A limit on the size of files (`ulimit -f`, `LimitFSIZE=`) ends a process that has no
         // handler of its signal. With one, the write fails as on a full disk. The handler stays
         // when this is dropped.
@@ -320,7 +320,7 @@ impl Hangups {
 /// When dropped, writes the lines that still wait: the end of the process would lose them.
 #[derive(Debug)]
 #[must_use]
-pub struct LogEnd;
+pub(crate) struct LogEnd;
 
 impl Drop for LogEnd {
     fn drop(&mut self) {
@@ -329,7 +329,7 @@ impl Drop for LogEnd {
 }
 
 /// Sends our own log to standard error. Keep the returned value for as long as anything is logged.
-pub fn start_log(config: &Config, output: Output) -> anyhow::Result<LogEnd> {
+pub(crate) fn start_log(config: &Config, output: Output) -> anyhow::Result<LogEnd> {
     let level = if output.verbose {
         "debug"
     } else {
@@ -383,14 +383,14 @@ fn quieted(level: &str) -> String {
 }
 
 /// Resolves at the first SIGINT or SIGTERM; a second one ends the process at once.
-pub async fn stop_signal() -> anyhow::Result<()> {
+pub(crate) async fn stop_signal() -> anyhow::Result<()> {
     Stops::catch()?.first().await;
     Ok(())
 }
 
 /// SIGINT and SIGTERM, which end nothing by themselves from now on.
 #[derive(Debug)]
-pub struct Stops {
+pub(crate) struct Stops {
     interrupt: Signal,
     terminate: Signal,
 }
@@ -398,7 +398,7 @@ pub struct Stops {
 impl Stops {
     /// Catches them. To be made before anything that takes its time: the first process of a
     /// container never gets one that it does not catch.
-    pub fn catch() -> anyhow::Result<Self> {
+    pub(crate) fn catch() -> anyhow::Result<Self> {
         let interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
         let terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
         Ok(Self {
@@ -408,7 +408,7 @@ impl Stops {
     }
 
     /// Does something unless a signal comes first; nothing if one does.
-    pub async fn unless<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn unless<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         // A signal drops the work where it waits, so callers pass only what may end there.
         tokio::select! {
             done = work => Some(done),
@@ -417,7 +417,7 @@ impl Stops {
     }
 
     /// Resolves at the first of them; from then on a second one ends the process at once.
-    pub async fn first(mut self) {
+    pub(crate) async fn first(mut self) {
         self.next().await;
         tokio::spawn(async move {
             // A user who signals twice does not want to wait. Everything durable stays durable.
@@ -426,6 +426,7 @@ impl Stops {
                 _ = self.terminate.recv() => 143,
             };
             drop(LogEnd);
+            #[expect(clippy::disallowed_methods, reason = "a second signal asks for this")]
             std::process::exit(code);
         });
     }
