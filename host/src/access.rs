@@ -30,7 +30,7 @@ const NOTES: &str = "foldstream/hosts";
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A new token.
-pub fn new_token() -> String {
+pub(crate) fn new_token() -> String {
     let random: [u8; 32] = rand::random();
     // A value that begins with a hyphen would be taken for an option.
     format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random))
@@ -38,7 +38,7 @@ pub fn new_token() -> String {
 
 /// Gives the settings of a host the token of its data folder, which is made if it is missing;
 /// returns its file. None if the settings have a token, or want none.
-pub fn complete(config: &mut Config) -> Result<Option<PathBuf>, data_dir::Error> {
+pub(crate) fn complete(config: &mut Config) -> Result<Option<PathBuf>, data_dir::Error> {
     if !config.serve.makes_token() {
         return Ok(None);
     }
@@ -89,7 +89,7 @@ fn ensure(file: &Path) -> io::Result<()> {
 
 /// The token in the data folder of a host with these settings, if it makes one and this user may
 /// read it.
-pub fn token_of(config: &Config) -> Option<String> {
+pub(crate) fn token_of(config: &Config) -> Option<String> {
     let file = config
         .serve
         .makes_token()
@@ -111,7 +111,7 @@ struct Content {
 
 /// A note for the commands of this user, for as long as it lives.
 #[derive(Debug)]
-pub struct Note {
+pub(crate) struct Note {
     path: PathBuf,
     /// Locked: that tells commands that the host lives.
     _file: File,
@@ -125,7 +125,7 @@ impl Drop for Note {
 
 /// Leaves a note of the host at an address; none if this user has no folder for it. The address is
 /// bound, so whatever note there is was left by a host that is no more.
-pub fn announce(address: SocketAddr, token_file: &Path) -> Option<Note> {
+pub(crate) fn announce(address: SocketAddr, token_file: &Path) -> Option<Note> {
     let content = Content {
         token_file: token_file.to_owned(),
         boot: boot(),
@@ -152,7 +152,7 @@ fn leave(folder: &Path, name: &str, text: &str) -> io::Result<Note> {
 
 /// The token of the running host of this user at an address of this machine; none if there is no
 /// such host, or it has its tokens configured. `host` is a name or an address as a URL has it.
-pub fn find(host: &str, port: u16) -> Option<String> {
+pub(crate) fn find(host: &str, port: u16) -> Option<String> {
     let addresses = match host
         .trim_start_matches('[')
         .trim_end_matches(']')
@@ -198,7 +198,7 @@ fn boot() -> String {
 }
 
 /// The address at which this machine reaches a host that listens on one.
-pub fn reachable(ip: IpAddr) -> IpAddr {
+pub(crate) fn reachable(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

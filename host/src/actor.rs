@@ -10,7 +10,7 @@ tokio::task_local! {
 
 /// Who sent a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Actor {
+pub(crate) struct Actor {
     /// Name of the token; none if the host has no tokens.
     pub name: Option<String>,
     /// The address of the other side of the connection, which may be a proxy.
@@ -18,12 +18,12 @@ pub struct Actor {
 }
 
 /// The actor of this task or thread; none for actions of the host itself.
-pub fn current() -> Option<Actor> {
+pub(crate) fn current() -> Option<Actor> {
     ACTOR.try_with(Clone::clone).ok()
 }
 
 /// Runs a future for an actor.
-pub async fn scope<T>(actor: Option<Actor>, work: impl Future<Output = T>) -> T {
+pub(crate) async fn scope<T>(actor: Option<Actor>, work: impl Future<Output = T>) -> T {
     match actor {
         Some(actor) => ACTOR.scope(actor, work).await,
         None => work.await,
@@ -31,7 +31,7 @@ pub async fn scope<T>(actor: Option<Actor>, work: impl Future<Output = T>) -> T 
 }
 
 /// The same for blocking work.
-pub fn sync_scope<T>(actor: Option<Actor>, work: impl FnOnce() -> T) -> T {
+pub(crate) fn sync_scope<T>(actor: Option<Actor>, work: impl FnOnce() -> T) -> T {
     match actor {
         Some(actor) => ACTOR.sync_scope(actor, work),
         None => work(),

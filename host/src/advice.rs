@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use rustix::io::Errno;
 
 /// What helps against an error while a file was used; nothing if that depends on the file.
-pub fn of_file(error: &io::Error) -> Option<&'static str> {
+pub(crate) fn of_file(error: &io::Error) -> Option<&'static str> {
     match Errno::from_io_error(error) {
         Some(Errno::MFILE) => {
             return Some(
@@ -38,7 +38,7 @@ pub fn of_file(error: &io::Error) -> Option<&'static str> {
 }
 
 /// What helps if a process could not be started.
-pub fn of_program(error: &io::Error) -> &'static str {
+pub(crate) fn of_program(error: &io::Error) -> &'static str {
     match Errno::from_io_error(error) {
         Some(Errno::AGAIN) => {
             "this user or container has too many processes and threads; raise the limit (`ulimit \

@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 const UNFINISHED: &str = "redb.new";
 
 /// The temporary path of a file.
-pub fn unfinished(path: &Path) -> PathBuf {
+pub(crate) fn unfinished(path: &Path) -> PathBuf {
     path.with_extension(UNFINISHED)
 }
 
 /// Whether a file is unfinished; it may also just be in creation.
-pub fn is_unfinished(path: &Path) -> bool {
+pub(crate) fn is_unfinished(path: &Path) -> bool {
     path.to_string_lossy().ends_with(UNFINISHED)
 }
 
 /// Creates a file under a temporary name and then renames it, unless it exists. If that fails, the
 /// unfinished file is removed: it may take most of a full disk.
-pub fn create(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn create(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     if path.exists() {
         return Ok(());
     }
@@ -56,7 +56,7 @@ impl Drop for Unfinished {
 /// A file that is in use. One that is moved, removed or replaced under a running host still takes
 /// what is written to it, but the next start would not find that.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub(crate) struct Held {
     path: PathBuf,
     /// Device and number.
     file: (u64, u64),
@@ -73,7 +73,7 @@ pub struct Displaced(PathBuf);
 
 impl Held {
     /// The file that a path leads to now.
-    pub fn of(path: &Path) -> io::Result<Self> {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
         Ok(Self {
             path: path.to_owned(),
             file: number(path)?,
@@ -81,7 +81,7 @@ impl Held {
     }
 
     /// Whether the path still leads to that file. Takes microseconds.
-    pub fn check(&self) -> Result<(), Displaced> {
+    pub(crate) fn check(&self) -> Result<(), Displaced> {
         match number(&self.path) {
             Ok(file) if file == self.file => Ok(()),
             Err(error)

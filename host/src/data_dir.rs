@@ -21,7 +21,7 @@ const MODULE_UNFINISHED: &str = ".foldstream-module-";
 /// The token that a host made for itself.
 const TOKEN: &str = "token";
 /// How its name begins while it is written.
-pub const TOKEN_UNFINISHED: &str = ".foldstream-token-";
+pub(crate) const TOKEN_UNFINISHED: &str = ".foldstream-token-";
 /// The folders in a data folder.
 const PARTS: [&str; 6] = ["modules", "state", "log", "cache", "scratch", "snapshots"];
 
@@ -48,7 +48,7 @@ pub enum Error {
 
 /// A data folder.
 #[derive(Clone, Debug)]
-pub struct DataDir {
+pub(crate) struct DataDir {
     root: PathBuf,
 }
 
@@ -56,7 +56,7 @@ impl DataDir {
     /// Creates the folder if it is missing, and refuses one that contains other files than a
     /// host's. It changes nothing in an existing folder, because another host may be using it: only
     /// the holder of the catalogue may continue.
-    pub fn claim(root: &Path) -> Result<Self, Error> {
+    pub(crate) fn claim(root: &Path) -> Result<Self, Error> {
         let folder = Self {
             root: root.to_owned(),
         };
@@ -104,7 +104,7 @@ impl DataDir {
     }
 
     /// Creates missing parts. Only for the holder of the catalogue.
-    pub fn complete(&self) -> Result<(), Error> {
+    pub(crate) fn complete(&self) -> Result<(), Error> {
         let make = |part: &str| create_private(&self.root.join(part));
         PARTS
             .into_iter()
@@ -115,7 +115,7 @@ impl DataDir {
     /// Removes files that ended with the process that made them: scratch states, and unfinished
     /// files. Only for the holder of the catalogue, before anything else is opened. What can't be
     /// removed is left for the next time.
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         let mut left = entries(&self.scratch());
         left.retain(|path| is_ours(path, is_state_file));
         for (part, is_name) in [
@@ -153,7 +153,7 @@ impl DataDir {
     }
 
     /// The folder itself.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
@@ -177,47 +177,47 @@ impl DataDir {
     }
 
     /// The catalogue.
-    pub fn catalogue(&self) -> PathBuf {
+    pub(crate) fn catalogue(&self) -> PathBuf {
         self.root.join(CATALOGUE)
     }
 
     /// The token that the host made for itself.
-    pub fn token(&self) -> PathBuf {
+    pub(crate) fn token(&self) -> PathBuf {
         Self::token_in(&self.root)
     }
 
     /// The same for a folder of which nothing else is known.
-    pub fn token_in(root: &Path) -> PathBuf {
+    pub(crate) fn token_in(root: &Path) -> PathBuf {
         root.join(TOKEN)
     }
 
     /// Compiled modules.
-    pub fn cache(&self) -> PathBuf {
+    pub(crate) fn cache(&self) -> PathBuf {
         self.root.join("cache")
     }
 
     /// Scratch states, for as long as they are used.
-    pub fn scratch(&self) -> PathBuf {
+    pub(crate) fn scratch(&self) -> PathBuf {
         self.root.join("scratch")
     }
 
     /// Snapshots of a deployment's states.
-    pub fn snapshots(&self, deployment: &str) -> PathBuf {
+    pub(crate) fn snapshots(&self, deployment: &str) -> PathBuf {
         self.root.join("snapshots").join(deployment)
     }
 
     /// The embedded log of a source.
-    pub fn log(&self, source: &str) -> PathBuf {
+    pub(crate) fn log(&self, source: &str) -> PathBuf {
         self.root.join("log").join(format!("{source}.redb"))
     }
 
     /// A module, by digest.
-    pub fn module(&self, digest: &str) -> PathBuf {
+    pub(crate) fn module(&self, digest: &str) -> PathBuf {
         self.root.join("modules").join(format!("{digest}.wasm"))
     }
 
     /// The state of a generation.
-    pub fn state(&self, deployment: &str, generation: u64) -> PathBuf {
+    pub(crate) fn state(&self, deployment: &str, generation: u64) -> PathBuf {
         self.root
             .join("state")
             .join(deployment)
@@ -225,7 +225,7 @@ impl DataDir {
     }
 
     /// Writes a module so that it is complete or absent after a crash.
-    pub fn store_module(&self, digest: &str, component: &[u8]) -> Result<(), Error> {
+    pub(crate) fn store_module(&self, digest: &str, component: &[u8]) -> Result<(), Error> {
         let write = || {
             let folder = self.root.join("modules");
             let mut file = tempfile::Builder::new()
@@ -241,7 +241,7 @@ impl DataDir {
     }
 
     /// Creates the folder for the states of a deployment.
-    pub fn prepare_state(&self, deployment: &str) -> Result<(), Error> {
+    pub(crate) fn prepare_state(&self, deployment: &str) -> Result<(), Error> {
         let states = self.root.join("state");
         create_private(&states.join(deployment))
             .and_then(|()| sync(&states))
@@ -282,7 +282,7 @@ impl DataDir {
 
     /// Removes modules and states that no record uses. What can't be removed is left for the next
     /// time.
-    pub fn keep_only(&self, records: &[Record]) {
+    pub(crate) fn keep_only(&self, records: &[Record]) {
         self.keep_only_snapshots(records);
         let mut used: BTreeSet<PathBuf> = BTreeSet::new();
         for record in records {
@@ -328,7 +328,7 @@ impl DataDir {
 }
 
 /// Creates a folder that only this user may enter, unless it exists.
-pub fn create_private(folder: &Path) -> io::Result<()> {
+pub(crate) fn create_private(folder: &Path) -> io::Result<()> {
     if let Some(parent) = folder
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())

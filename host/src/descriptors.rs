@@ -18,7 +18,7 @@ const SPARE_MAX: u64 = 32;
 
 /// Takes as many as the system lets this process have: the soft limit is meant for programs that
 /// know no better.
-pub fn raise_limit() {
+pub(crate) fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.unwrap_or(WANTED_MAX).min(WANTED_MAX);
     if current.is_some_and(|current| current < wanted)
@@ -36,7 +36,7 @@ pub fn raise_limit() {
 
 /// Fails as the system would if there were none left, while there are still some for those who come
 /// to look.
-pub fn check_spare() -> io::Result<()> {
+pub(crate) fn check_spare() -> io::Result<()> {
     // The system hands out the lowest number that is free.
     let lowest = File::open("/")?;
     if is_within(lowest.as_raw_fd(), spare()) {
@@ -48,7 +48,7 @@ pub fn check_spare() -> io::Result<()> {
 
 /// Whether a connection has one of the last descriptors, so that what the host itself opens would
 /// find none.
-pub fn is_among_the_last(descriptor: RawFd) -> bool {
+pub(crate) fn is_among_the_last(descriptor: RawFd) -> bool {
     is_within(descriptor, spare() / 2)
 }
 

@@ -11,7 +11,7 @@ use crate::{damage, log, state};
 
 /// Why a data folder can't be checked.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// It does not exist.
     #[error("{} has no catalog.redb, so it is not a data folder; give the folder in `data_dir`", folder.display())]
     NoFolder {
@@ -38,7 +38,7 @@ enum Kind {
 
 /// The condition of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Condition {
+pub(crate) enum Condition {
     /// Every page and every checksum is as written.
     Sound,
     /// It was damaged and went back to an intact older commit; what to do about it.
@@ -49,7 +49,7 @@ pub enum Condition {
 
 /// A checked file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
+pub(crate) struct Checked {
     /// Its path within the data folder.
     pub file: String,
     /// Its size, in bytes.
@@ -62,7 +62,7 @@ pub struct Checked {
 /// as reading all of it.
 ///
 /// A file that was not closed cleanly is repaired, as a host does when it opens the file.
-pub fn check_folder(folder: &Path) -> Result<Vec<Checked>, Error> {
+pub(crate) fn check_folder(folder: &Path) -> Result<Vec<Checked>, Error> {
     let catalogue = folder.join("catalog.redb");
     if !catalogue.is_file() {
         return Err(Error::NoFolder {
@@ -101,7 +101,7 @@ pub fn check_folder(folder: &Path) -> Result<Vec<Checked>, Error> {
 
 /// A file that was compacted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Compacted {
+pub(crate) struct Compacted {
     /// Its path within the data folder.
     pub file: String,
     /// Its allocated disk space before, in bytes.
@@ -115,7 +115,7 @@ pub struct Compacted {
 
 /// Returns unused space in the catalogue, all states and all embedded logs of a data folder to the
 /// disk, and reports each file. Blocking; takes as long as reading and writing all of it.
-pub fn compact_folder(
+pub(crate) fn compact_folder(
     folder: &Path,
     mut tell: impl FnMut(&Compacted),
 ) -> Result<Vec<Compacted>, Error> {

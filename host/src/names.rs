@@ -9,7 +9,7 @@
 pub struct Invalid(pub String);
 
 /// Whether a deployment can have this name.
-pub fn check(name: &str) -> Result<(), Invalid> {
+pub(crate) fn check(name: &str) -> Result<(), Invalid> {
     let sound = (1..=63).contains(&name.len())
         && name.starts_with(|first: char| first.is_ascii_lowercase())
         && name

@@ -17,7 +17,7 @@ const NOTE_BYTES_MAX: u64 = 64;
 
 /// The note of a file.
 #[derive(Clone, Debug)]
-pub struct Newest {
+pub(crate) struct Newest {
     file: PathBuf,
     note: PathBuf,
 }
@@ -28,7 +28,7 @@ pub struct Newest {
     "{} ends at {unit} {found}, but had come to {noted}: it lost its newest commits, or an older \
      copy replaced it; restore the newest copy, or accept the loss by removing {}", file.display(), note.display()
 )]
-pub struct FellBack {
+pub(crate) struct FellBack {
     file: PathBuf,
     note: PathBuf,
     unit: &'static str,
@@ -38,7 +38,7 @@ pub struct FellBack {
 
 impl Newest {
     /// The note of a file.
-    pub fn of(file: &Path) -> Self {
+    pub(crate) fn of(file: &Path) -> Self {
         Self {
             file: file.to_owned(),
             note: file.with_extension("newest"),
@@ -47,7 +47,7 @@ impl Newest {
 
     /// Whether the file has come at least as far as its note says. A note that is missing or
     /// unreadable says nothing.
-    pub fn check(&self, unit: &'static str, found: u64) -> Result<(), FellBack> {
+    pub(crate) fn check(&self, unit: &'static str, found: u64) -> Result<(), FellBack> {
         let noted = small_file::read_within(&self.note, NOTE_BYTES_MAX).ok();
         let noted =
             noted.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse::<u64>().ok());
@@ -67,7 +67,7 @@ impl Newest {
     }
 
     /// Notes how far the file has come. If that fails, as on a full disk, the previous note stays.
-    pub fn note(&self, number: u64) {
+    pub(crate) fn note(&self, number: u64) {
         let write = || -> io::Result<()> {
             let note = OpenOptions::new()
                 .create(true)

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 /// What a token may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Scope {
+pub(crate) enum Scope {
     /// Read deployments, their entries, queries and changes, events, sources, the audit log and
     /// metrics.
     Read,
@@ -23,10 +23,10 @@ pub enum Scope {
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Read, Self::Append, Self::Operate, Self::Deploy];
+    pub(crate) const ALL: [Self; 4] = [Self::Read, Self::Append, Self::Operate, Self::Deploy];
 
     /// Its name in files and messages.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
             Self::Append => "append",
@@ -45,7 +45,7 @@ impl fmt::Display for Scope {
 /// A text is not the name of a scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the scopes are read, append, operate and deploy")]
-pub struct UnknownScope;
+pub(crate) struct UnknownScope;
 
 impl FromStr for Scope {
     type Err = UnknownScope;
@@ -59,7 +59,7 @@ impl FromStr for Scope {
 }
 
 /// Whether a text is a valid name for a token.
-pub fn is_token_name(name: &str) -> bool {
+pub(crate) fn is_token_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.starts_with(|first: char| first.is_ascii_lowercase())
         && name
@@ -68,6 +68,6 @@ pub fn is_token_name(name: &str) -> bool {
 }
 
 /// The SHA-256 of a token, as in a file of tokens.
-pub fn digest(token: &str) -> [u8; 32] {
+pub(crate) fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }

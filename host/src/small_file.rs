@@ -9,14 +9,14 @@ use std::path::Path;
 const TEXT_BYTES_MAX: u64 = 8 << 20;
 
 /// Reads a text file of limited size, such as one of tokens.
-pub fn read_text(path: &Path) -> io::Result<String> {
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     String::from_utf8(read_within(path, TEXT_BYTES_MAX)?)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no UTF-8 text"))
 }
 
 /// Reads a file of limited size: not by the size that it says to have, as a pipe or a device says
 /// none.
-pub fn read_within(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read_within(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     let read = File::open(path)?
         .take(bytes_max.saturating_add(1))

@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-pub use crate::source::{LookError, Page, Wanted};
+pub(crate) use crate::source::{LookError, Page, Wanted};
 
 use crate::source::Source;
 

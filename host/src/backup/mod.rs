@@ -18,20 +18,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::state;
 
-pub use make::Backup;
-pub use target::Target;
-pub use unpack::{Progress, check, unpack};
+pub(crate) use target::Target;
+pub(crate) use unpack::{Progress, check, unpack};
 
 /// The media type of a backup in transit.
-pub const MEDIA_TYPE: &str = "application/vnd.foldstream.backup";
+pub(crate) const MEDIA_TYPE: &str = "application/vnd.foldstream.backup";
 /// The file in a backup that lists its contents.
-pub const MANIFEST: &str = "backup.json";
+pub(crate) const MANIFEST: &str = "backup.json";
 /// The format that this build writes, and the newest that it reads.
 const FORMAT: u32 = 1;
 
 /// The contents of a backup, as in `backup.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     /// Format of the backup.
     pub format: u32,
     /// Version of the host that was backed up.
@@ -47,7 +46,7 @@ pub struct Manifest {
 
 /// A file of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileEntry {
+pub(crate) struct FileEntry {
     /// Its path within the data folder.
     pub file: String,
     /// The position of a state, or the last sequence of a log.
@@ -65,7 +64,7 @@ pub struct FileEntry {
 
 /// A file that could not be copied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeftOut {
+pub(crate) struct LeftOut {
     /// Its path within the data folder.
     pub file: String,
     /// Why, and what that means.

@@ -10,7 +10,7 @@ use crate::data_dir::create_private;
 
 /// A folder that is being filled under another name. Dropping it removes what is in it.
 #[derive(Debug)]
-pub struct Target {
+pub(crate) struct Target {
     wanted: PathBuf,
     unfinished: PathBuf,
     /// Locked, so that nobody else fills it. A killed process leaves an unlocked folder.
@@ -21,7 +21,7 @@ pub struct Target {
 impl Target {
     /// Starts a backup with this name: that of a new or an empty folder. An incomplete earlier one
     /// is removed.
-    pub fn claim(folder: &Path) -> Result<Self, Error> {
+    pub(crate) fn claim(folder: &Path) -> Result<Self, Error> {
         let wanted = std::path::absolute(folder).map_err(Error::io(folder))?;
         refuse_if_taken(&wanted)?;
         let (Some(name), Some(parent)) = (wanted.file_name(), wanted.parent()) else {
@@ -64,12 +64,12 @@ impl Target {
     }
 
     /// The folder to fill.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.unfinished
     }
 
     /// Gives it its name, durably.
-    pub fn finish(mut self) -> Result<PathBuf, Error> {
+    pub(crate) fn finish(mut self) -> Result<PathBuf, Error> {
         refuse_if_taken(&self.wanted)?;
         fs::rename(&self.unfinished, &self.wanted).map_err(Error::io(&self.wanted))?;
         self.is_whole = true;

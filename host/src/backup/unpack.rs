@@ -20,7 +20,7 @@ const FOLDERS: [&str; 3] = ["modules", "state", "log"];
 
 /// How far a backup is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// Files that are copied, or compared.
     pub files: u64,
     /// All files.
@@ -32,7 +32,7 @@ pub struct Progress {
 }
 
 /// Receives the progress of a backup, and knows whether it was cancelled.
-pub struct Watcher<'a> {
+pub(super) struct Watcher<'a> {
     tell: &'a dyn Fn(Progress),
     is_unwanted: &'a AtomicBool,
     progress: Progress,
@@ -56,7 +56,7 @@ impl Watcher<'_> {
 }
 
 /// Makes a data folder of the input in an empty folder, reads it again, and compares. Blocking.
-pub fn unpack(
+pub(crate) fn unpack(
     reader: impl Read,
     folder: &Path,
     tell: &dyn Fn(Progress),
@@ -109,7 +109,7 @@ pub fn unpack(
 }
 
 /// Reads a backup, and compares it with its manifest. Blocking.
-pub fn check(
+pub(crate) fn check(
     folder: &Path,
     tell: &dyn Fn(Progress),
     is_unwanted: &AtomicBool,

@@ -23,7 +23,7 @@ const NAMES_MAX: usize = 5;
 
 /// The source of one deployment.
 #[derive(Clone, Debug)]
-pub struct ReaderStatus {
+pub(super) struct ReaderStatus {
     /// The deployment.
     pub deployment: String,
     /// The state of the source, as it sees it.
@@ -32,7 +32,7 @@ pub struct ReaderStatus {
 
 /// The state of all sources.
 #[derive(Debug, Default)]
-pub struct Contacts {
+pub(super) struct Contacts {
     sources: Mutex<BTreeMap<String, Contact>>,
     /// Deployments whose state can't be read or written, and since when.
     failing: Mutex<BTreeMap<String, Instant>>,
@@ -58,7 +58,7 @@ struct Trouble {
 
 impl Contacts {
     /// Records the answer of a source to a check.
-    pub fn asked(&self, info: &SourceInfo) {
+    pub(super) fn asked(&self, info: &SourceInfo) {
         let mut sources = self.sources.lock();
         let contact = sources.entry(info.name.clone()).or_default();
         contact.is_reachable = Some(info.reachable);
@@ -69,7 +69,7 @@ impl Contacts {
     }
 
     /// Whether nobody reads a source and it is time to check it.
-    pub fn is_due(&self, source: &str) -> bool {
+    pub(super) fn is_due(&self, source: &str) -> bool {
         let asked_at = self
             .sources
             .lock()
@@ -79,7 +79,7 @@ impl Contacts {
     }
 
     /// Records how its deployments see a source, and logs trouble that lasts or is over.
-    pub fn seen(&self, name: &str, source: &Source, readers: &[ReaderStatus]) {
+    pub(super) fn seen(&self, name: &str, source: &Source, readers: &[ReaderStatus]) {
         let mut sources = self.sources.lock();
         let contact = sources.entry(name.to_owned()).or_default();
         if readers
@@ -150,7 +150,7 @@ impl Contacts {
 
     /// Records whether the state of a deployment fails, and logs when that is over. Its runner has
     /// logged the failure.
-    pub fn state_seen(&self, deployment: &str, is_failing: bool) {
+    pub(super) fn state_seen(&self, deployment: &str, is_failing: bool) {
         let mut failing = self.failing.lock();
         if is_failing {
             failing
@@ -163,7 +163,7 @@ impl Contacts {
     }
 
     /// Takes note of what is wrong with the host itself, and logs what is news.
-    pub fn folder_seen(&self, faults: &[String]) {
+    pub(super) fn folder_seen(&self, faults: &[String]) {
         let mut known = self.faults.lock();
         if *known == faults {
             return;
@@ -179,7 +179,7 @@ impl Contacts {
 
     /// Messages about sources that can't be read at the moment, without details: for clients
     /// without a token.
-    pub fn degraded(&self) -> Vec<String> {
+    pub(super) fn degraded(&self) -> Vec<String> {
         let sources = self.sources.lock();
         let troubled = sources
             .iter()
@@ -190,7 +190,7 @@ impl Contacts {
     }
 
     /// Whether a source could be reached at the last check or answer.
-    pub fn reachable(&self, name: &str, source: &Source) -> Reachable {
+    pub(super) fn reachable(&self, name: &str, source: &Source) -> Reachable {
         let is_reachable = self
             .sources
             .lock()

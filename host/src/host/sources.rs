@@ -14,14 +14,14 @@ use crate::source::embedded::Embedded;
 use crate::source::jetstream::JetStream;
 
 /// Name of the default source, an embedded log, if none is configured.
-pub const DEFAULT_SOURCE: &str = "events";
+pub(crate) const DEFAULT_SOURCE: &str = "events";
 
 /// How long a host waits for its logs before it answers without them: most open at once, and a log
 /// that cannot be opened at all is an error at the start. A log that needs repair takes longer.
 const OPEN_WAIT: Duration = Duration::from_secs(2);
 
 /// Number of configured embedded logs.
-pub fn logs(config: &Config) -> usize {
+pub(crate) fn logs(config: &Config) -> usize {
     let embedded = |source: &&config::Source| matches!(source, config::Source::Embedded(_));
     if config.sources.is_empty() {
         1
@@ -31,11 +31,11 @@ pub fn logs(config: &Config) -> usize {
 }
 
 /// The sources of a host, and the shares of the cache budget that its logs hold.
-pub type Opened = (BTreeMap<String, Source>, Vec<Share>);
+pub(crate) type Opened = (BTreeMap<String, Source>, Vec<Share>);
 
 /// Opens every configured source, and the logs in parallel; connections to servers are made later.
 /// Blocking.
-pub fn sources(
+pub(crate) fn sources(
     config: &Config,
     (folder, room): (&DataDir, &Room),
     caches: &Caches,
@@ -92,7 +92,7 @@ pub fn sources(
 }
 
 /// Creates a JetStream source from its settings; reads the files that they name.
-pub fn jetstream(name: &str, settings: &config::JetStreamSource) -> Result<Source, Error> {
+pub(crate) fn jetstream(name: &str, settings: &config::JetStreamSource) -> Result<Source, Error> {
     let options = settings
         .options(name)
         .map_err(|error| Error::Source(error.to_string()))?;

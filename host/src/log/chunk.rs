@@ -115,7 +115,7 @@ pub(super) struct Builder {
 
 impl Builder {
     /// An empty chunk whose first event will have this sequence.
-    pub fn new(first: u64) -> Self {
+    pub(super) fn new(first: u64) -> Self {
         Self {
             first,
             count: 0,
@@ -125,7 +125,7 @@ impl Builder {
     }
 
     /// Continues a stored chunk whose last event has this time.
-    pub fn resume(first: u64, count: u32, last_time_ns: u64, bytes: &[u8]) -> Self {
+    pub(super) fn resume(first: u64, count: u32, last_time_ns: u64, bytes: &[u8]) -> Self {
         Self {
             first,
             count,
@@ -135,22 +135,22 @@ impl Builder {
     }
 
     /// Sequence of the first event.
-    pub fn first(&self) -> u64 {
+    pub(super) fn first(&self) -> u64 {
         self.first
     }
 
     /// Length so far, in bytes.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.buffer.len()
     }
 
     /// Whether it has no events yet.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// Adds an event.
-    pub fn push(&mut self, stamp: &Stamp, body: &[u8]) {
+    pub(super) fn push(&mut self, stamp: &Stamp, body: &[u8]) {
         if self.count == 0 {
             self.buffer
                 .extend_from_slice(&[VERSION, 0, 0, 0, 0, 0, 0, 0]);
@@ -175,7 +175,7 @@ impl Builder {
     }
 
     /// The chunk as stored.
-    pub fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.buffer
     }
 }

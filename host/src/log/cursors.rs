@@ -13,7 +13,7 @@ const CURSORS: TableDefinition<'static, &'static str, &'static [u8]> =
     TableDefinition::new("cursors");
 
 /// The value of a cursor.
-pub type Cursor = [u8; 16];
+pub(super) type Cursor = [u8; 16];
 
 /// An expected move of a cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -64,7 +64,7 @@ pub(super) struct Encoding {
 
 impl Encoding {
     /// Checks and encodes; the error names the first bad event.
-    pub fn of(events: &[NewEvent], options: &Options, now_ns: u64) -> Result<Self, Error> {
+    pub(super) fn of(events: &[NewEvent], options: &Options, now_ns: u64) -> Result<Self, Error> {
         let at = |index: usize| move |message: String| Error::Invalid { index, message };
         if events.is_empty() {
             return Err(at(0)("no events; append 1 to 10,000 at once".to_owned()));

@@ -97,7 +97,7 @@ pub(super) struct Trim {
 
 impl Trim {
     /// Writes it, in the transaction that removes the events.
-    pub fn store(&self, transaction: &WriteTransaction) -> Result<(), Failure> {
+    pub(super) fn store(&self, transaction: &WriteTransaction) -> Result<(), Failure> {
         let mut settings = transaction.open_table(SETTINGS)?;
         for (name, value) in [
             ("first_sequence", self.first_sequence),

@@ -25,7 +25,7 @@ pub(super) struct Ids {
 
 impl Ids {
     /// An empty window. A window of length zero remembers nothing.
-    pub fn new(window: Duration, capacity: usize) -> Self {
+    pub(super) fn new(window: Duration, capacity: usize) -> Self {
         let window_ns = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX);
         Self {
             window_ns,
@@ -37,17 +37,17 @@ impl Ids {
     }
 
     /// The sequence of the event with this id, if it was appended within the window.
-    pub fn get(&self, id: &IdKey) -> Option<u64> {
+    pub(super) fn get(&self, id: &IdKey) -> Option<u64> {
         self.sequences.get(id).copied()
     }
 
     /// The earliest time of an append that still counts.
-    pub fn horizon_ns(&self, now_ns: u64) -> u64 {
+    pub(super) fn horizon_ns(&self, now_ns: u64) -> u64 {
         now_ns.saturating_sub(self.window_ns)
     }
 
     /// Remembers an id. Appends arrive in the order of their times.
-    pub fn insert(&mut self, id: IdKey, sequence: u64, appended_ns: u64) {
+    pub(super) fn insert(&mut self, id: IdKey, sequence: u64, appended_ns: u64) {
         if self.window_ns == 0 {
             return;
         }
@@ -62,7 +62,7 @@ impl Ids {
     }
 
     /// Forgets ids older than the window.
-    pub fn expire(&mut self, now_ns: u64) {
+    pub(super) fn expire(&mut self, now_ns: u64) {
         let horizon = self.horizon_ns(now_ns);
         while self
             .order
@@ -78,7 +78,7 @@ impl Ids {
     }
 
     /// How long ids are currently remembered, if that is less than the window.
-    pub fn shortened(&self) -> Option<Duration> {
+    pub(super) fn shortened(&self) -> Option<Duration> {
         self.shortened_ns.map(Duration::from_nanos)
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct Subjects {
 
 impl Subjects {
     /// The tree is complete up to this sequence.
-    pub fn new(indexed_through: u64) -> Self {
+    pub(super) fn new(indexed_through: u64) -> Self {
         Self {
             indexed_through,
             ..Self::default()
@@ -49,7 +49,7 @@ impl Subjects {
     }
 
     /// Remembers the last event under a subject.
-    pub fn insert(&mut self, subject: &str, sequence: u64) {
+    pub(super) fn insert(&mut self, subject: &str, sequence: u64) {
         match self.gathering.get_mut(subject) {
             Some(last) => *last = sequence,
             None => {
@@ -59,7 +59,7 @@ impl Subjects {
     }
 
     /// The last sequence under a pattern among the events from `first` on, 0 without any.
-    pub fn last<T>(
+    pub(super) fn last<T>(
         &self,
         pattern: &Pattern,
         first: u64,
@@ -106,7 +106,7 @@ impl Subjects {
     }
 
     /// Whether the next commit has entries for the tree.
-    pub fn is_due(&self, last_sequence: u64) -> bool {
+    pub(super) fn is_due(&self, last_sequence: u64) -> bool {
         !self.draining.is_empty()
             || self.gathering.len() >= GATHER_SUBJECTS_MAX
             || last_sequence - self.indexed_through >= GATHER_EVENTS_MAX
@@ -114,7 +114,7 @@ impl Subjects {
 
     /// Puts some entries into the tree, after an append of this many events; returns how far the
     /// tree is then complete, if that changed.
-    pub fn drain(
+    pub(super) fn drain(
         &mut self,
         tree: &mut Table<'_, &'static str, u64>,
         events: usize,
@@ -139,7 +139,7 @@ impl Subjects {
 
     /// Forgets a subject whose last event may have been removed, if it has no event from `first`
     /// on.
-    pub fn forget(
+    pub(super) fn forget(
         &mut self,
         subject: &str,
         first: u64,

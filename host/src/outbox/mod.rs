@@ -8,8 +8,8 @@ mod jetstream;
 mod releaser;
 mod status;
 
-pub use releaser::{Parts, Releaser};
-pub use status::{Status, Target};
+pub(crate) use releaser::{Parts, Releaser};
+pub(crate) use status::Status;
 
 /// What sending some effects came to.
 #[derive(Debug, Default)]

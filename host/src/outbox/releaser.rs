@@ -36,7 +36,7 @@ const STOP_MAX: Duration = Duration::from_secs(4);
 const GRACE: Duration = Duration::from_secs(2);
 
 /// What a releaser needs.
-pub struct Parts {
+pub(crate) struct Parts {
     /// Name of the deployment, for its log.
     pub deployment: String,
     /// The lineage of the effects.
@@ -76,7 +76,7 @@ impl Parts {
 }
 
 /// Runs until it is stopped.
-pub struct Releaser {
+pub(crate) struct Releaser {
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     runtime: Handle,
@@ -85,7 +85,7 @@ pub struct Releaser {
 
 impl Releaser {
     /// Starts the tasks.
-    pub fn start(parts: Parts, runtime: &Handle) -> Self {
+    pub(crate) fn start(parts: Parts, runtime: &Handle) -> Self {
         let (stop, stopped) = watch::channel(false);
         let parts = Arc::new(parts);
         let mut tasks = Vec::new();
@@ -111,7 +111,7 @@ impl Releaser {
 
     /// Ends all tasks and removes what is confirmed. Blocking; not to be called on a thread of the
     /// runtime.
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.stop.send_replace(true);
         let tasks = std::mem::take(&mut self.tasks);
         let aborts: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();

@@ -18,7 +18,7 @@ const FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// Two runners that are held. Dropping it releases both.
 #[derive(Debug)]
-pub struct Aligned {
+pub(super) struct Aligned {
     /// The position of the runner that should take over.
     pub position: u64,
     /// The position of the active runner; it differs only if that runner can't move, because it is
@@ -34,7 +34,7 @@ pub struct Aligned {
     "the candidate (at {candidate}) did not reach the active generation (at {serving}) within \
      {held:?}; applying was not held any longer"
 )]
-pub struct Missed {
+pub(super) struct Missed {
     /// Position of the active runner.
     pub serving: u64,
     /// Position of the other one.
@@ -45,7 +45,7 @@ pub struct Missed {
 
 impl Aligned {
     /// How long they have been held.
-    pub fn held(&self) -> Duration {
+    pub(super) fn held(&self) -> Duration {
         self.began.elapsed()
     }
 }
@@ -59,7 +59,7 @@ impl Drop for Aligned {
 }
 
 /// Holds both runners at one position, for at most `at_most`.
-pub async fn align(
+pub(super) async fn align(
     serving: &Arc<Runner>,
     candidate: &Arc<Runner>,
     at_most: Duration,

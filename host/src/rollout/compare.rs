@@ -15,12 +15,12 @@ const EXAMPLES_MAX: usize = 10;
 /// Longest value in an example, in characters.
 const VALUE_CHARS_MAX: usize = 200;
 /// Most rules of a gate.
-pub const RULES_MAX: usize = 100;
+pub(super) const RULES_MAX: usize = 100;
 
 /// Compares all entries, or a sample of about `gate.sample`, at the position of both snapshots. A
 /// sample saves comparing, not reading: which keys belong to it is known only from the keys.
 /// Blocking.
-pub fn compare(
+pub(super) fn compare(
     active: &Snapshot,
     candidate: &Snapshot,
     gate: &Gate,

@@ -16,7 +16,7 @@ const AT_ONCE: usize = 4;
 
 /// The modules of a data folder.
 #[derive(Debug)]
-pub struct Loader {
+pub(crate) struct Loader {
     folder: DataDir,
     engine: Engine,
     /// Free turns.
@@ -37,7 +37,7 @@ impl Drop for Turn<'_> {
 
 impl Loader {
     /// The modules of a folder.
-    pub fn new(folder: DataDir, engine: Engine) -> Self {
+    pub(crate) fn new(folder: DataDir, engine: Engine) -> Self {
         let (turns, freed, is_stopping) =
             (Mutex::new(AT_ONCE), Condvar::new(), AtomicBool::new(false));
         Self {
@@ -50,7 +50,7 @@ impl Loader {
     }
 
     /// Makes all callers stop waiting for a turn.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         // Under the lock, so that a caller who is about to wait does not miss it.
         let turns = self.turns.lock();
         self.is_stopping.store(true, Ordering::Release);
@@ -59,7 +59,7 @@ impl Loader {
     }
 
     /// The module of a digest. Blocking; slow if it has to be compiled.
-    pub fn load(&self, digest: &str) -> Result<Arc<Module>, LoadError> {
+    pub(crate) fn load(&self, digest: &str) -> Result<Arc<Module>, LoadError> {
         // Deployments of the same module share it.
         if let Some(module) = self.engine.loaded(digest) {
             return Ok(module);

@@ -5,7 +5,7 @@ use crate::state::catalogue::{Generation, Record};
 
 /// A requested deploy.
 #[derive(Clone, Debug)]
-pub struct Requested<'a> {
+pub(super) struct Requested<'a> {
     /// The module.
     pub module: &'a ModuleInfo,
     /// The source to read.
@@ -20,7 +20,7 @@ pub struct Requested<'a> {
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Plan {
+pub(super) enum Plan {
     /// Nothing: this generation already has the module.
     Unchanged {
         /// The generation.
@@ -98,7 +98,7 @@ pub enum Impossible {
 }
 
 /// Decides what a deploy does.
-pub fn decide(record: &Record, requested: &Requested<'_>) -> Result<Plan, Impossible> {
+pub(super) fn decide(record: &Record, requested: &Requested<'_>) -> Result<Plan, Impossible> {
     let source = &record.active().source;
     if source != requested.source {
         let (name, current, wanted) = (

@@ -10,7 +10,8 @@ use crate::atomic_file;
 use crate::event::Payload;
 
 /// Converts a page of old entries to new ones; later entries of one key win.
-pub type Map<'a> = &'a mut dyn FnMut(&[(Key, Payload)]) -> Result<Vec<(String, Payload)>, Error>;
+pub(super) type Map<'a> =
+    &'a mut dyn FnMut(&[(Key, Payload)]) -> Result<Vec<(String, Payload)>, Error>;
 
 /// Writes a snapshot, with its checkpoint, to a new state file. The file appears complete or not at
 /// all. Blocking, and slow for a large state; the state itself continues meanwhile.

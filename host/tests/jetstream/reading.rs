@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::server::{DEADLINE, Server, numbered, orders, publish, until, within};
 
-pub fn options(server: &Server) -> Options {
+pub(crate) fn options(server: &Server) -> Options {
     Options {
         name: "test".to_owned(),
         stream: "ORDERS".to_owned(),
@@ -21,7 +21,7 @@ pub fn options(server: &Server) -> Options {
     }
 }
 
-pub fn request(subjects: &[&str]) -> Request {
+pub(crate) fn request(subjects: &[&str]) -> Request {
     Request {
         resume: None,
         start: Start::Beginning,
@@ -34,13 +34,13 @@ pub fn request(subjects: &[&str]) -> Request {
 }
 
 /// A reader with what it tells about itself.
-pub struct Reading {
+pub(crate) struct Reading {
     pub reader: Reader,
     pub status: watch::Receiver<foldstream::source::Status>,
 }
 
 impl Reading {
-    pub fn begin(options: Options, request: Request) -> Self {
+    pub(crate) fn begin(options: Options, request: Request) -> Self {
         let (sender, status) = watch::channel(initial_status());
         let source = JetStream::new(options).expect("the settings are sound");
         Self {
@@ -49,7 +49,7 @@ impl Reading {
         }
     }
 
-    pub async fn next(&mut self) -> Result<Batch, Error> {
+    pub(crate) async fn next(&mut self) -> Result<Batch, Error> {
         match tokio::time::timeout(DEADLINE, self.reader.next()).await {
             Ok(result) => result,
             Err(_) => panic!("no batch within {DEADLINE:?}: {:?}", *self.status.borrow()),
@@ -57,7 +57,7 @@ impl Reading {
     }
 
     /// Reads until `count` events have come; returns them and the last batch.
-    pub async fn events(&mut self, count: usize) -> (Vec<Event>, Batch) {
+    pub(crate) async fn events(&mut self, count: usize) -> (Vec<Event>, Batch) {
         let mut events = Vec::new();
         let mut last = 0;
         loop {
@@ -79,7 +79,7 @@ impl Reading {
     }
 
     /// Reads until the position has come to a sequence; returns the events on the way.
-    pub async fn through(&mut self, sequence: u64) -> Vec<Event> {
+    pub(crate) async fn through(&mut self, sequence: u64) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
             let batch = self.next().await.expect("the stream is sound");
@@ -91,7 +91,7 @@ impl Reading {
     }
 
     /// Reads until the reader stops.
-    pub async fn error(&mut self) -> (Vec<Event>, Error) {
+    pub(crate) async fn error(&mut self) -> (Vec<Event>, Error) {
         let mut events = Vec::new();
         loop {
             match self.next().await {
@@ -103,7 +103,7 @@ impl Reading {
 
     /// Lets the reader run until it shows a state. The reader must have nothing to hand out
     /// meanwhile.
-    pub async fn state(&mut self, state: SourceState) -> String {
+    pub(crate) async fn state(&mut self, state: SourceState) -> String {
         let Self { reader, status } = self;
         within("a state", async {
             tokio::select! {
@@ -117,11 +117,11 @@ impl Reading {
     }
 }
 
-pub fn checkpoint(batch: &Batch) -> Checkpoint {
+pub(crate) fn checkpoint(batch: &Batch) -> Checkpoint {
     batch.checkpoint(None, batch.events.last(), batch.through)
 }
 
-pub fn numbers(events: &[Event]) -> Vec<u64> {
+pub(crate) fn numbers(events: &[Event]) -> Vec<u64> {
     let number = |event: &Event| {
         let value: serde_json::Value =
             serde_json::from_slice(event.data.as_bytes()).expect("data is JSON");

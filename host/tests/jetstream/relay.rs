@@ -16,7 +16,7 @@ use crate::server::{Server, numbered, orders, publish, within};
 
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// It is passed on.
     Pass,
     /// Nobody gets it.
@@ -26,7 +26,7 @@ pub enum Fate {
 }
 
 /// Passes on requests to the JetStream API that come under another prefix.
-pub struct Relay {
+pub(crate) struct Relay {
     passing: tokio::task::JoinHandle<()>,
     /// How many requests were lost, or answers changed.
     hits: Arc<AtomicUsize>,
@@ -41,7 +41,7 @@ impl Drop for Relay {
 impl Relay {
     /// Starts one. `judge` decides about each request by its subject and its body, which is empty
     /// for the trial of a permission; `garble` changes an answer, and says whether it did.
-    pub async fn start(
+    pub(crate) async fn start(
         server: &Server,
         mut judge: impl FnMut(&str, &[u8]) -> Fate + Send + 'static,
         mut garble: impl FnMut(&mut serde_json::Value) -> bool + Send + 'static,
@@ -85,12 +85,12 @@ impl Relay {
     }
 
     /// How many requests were lost, or answers changed.
-    pub fn hits(&self) -> usize {
+    pub(crate) fn hits(&self) -> usize {
         self.hits.load(Ordering::SeqCst)
     }
 
     /// The settings of a source behind it.
-    pub fn options(server: &Server) -> Options {
+    pub(crate) fn options(server: &Server) -> Options {
         Options {
             api_prefix: Some("relay.API".to_owned()),
             ..options(server)

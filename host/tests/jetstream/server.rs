@@ -11,10 +11,10 @@ use async_nats::jetstream;
 use async_nats::jetstream::stream::Config;
 
 /// How long anything in a test may take on a loaded machine.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Waits for something, but not for ever.
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(result) => result,
         Err(_) => panic!("not within {DEADLINE:?}: {what}"),
@@ -22,7 +22,10 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// Asks again and again until the answer is there.
-pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
     within(what, async {
         let mut pace = tokio::time::interval(Duration::from_millis(5));
         loop {
@@ -37,7 +40,7 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl F
 
 /// The versions of nats-server that Foldstream supports are these two and all between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     /// The oldest one.
     Oldest,
     /// The newest one.
@@ -67,7 +70,7 @@ macro_rules! on_both_versions {
 pub(crate) use on_both_versions;
 
 /// A server; killed when dropped.
-pub struct Server {
+pub(crate) struct Server {
     version: Version,
     folder: tempfile::TempDir,
     port: u16,
@@ -76,31 +79,31 @@ pub struct Server {
 
 impl Server {
     /// A server without accounts.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with("").await
     }
 
     /// A server of a version.
-    pub async fn start_of(version: Version) -> Self {
+    pub(crate) async fn start_of(version: Version) -> Self {
         let mut server = Self::prepare_of(version, "");
         server.run().await;
         server
     }
 
     /// A server with more configuration; `$FOLDER` is replaced by its folder.
-    pub async fn start_with(configuration: &str) -> Self {
+    pub(crate) async fn start_with(configuration: &str) -> Self {
         let mut server = Self::prepare(configuration);
         server.run().await;
         server
     }
 
     /// A server that is not started yet.
-    pub fn prepare(configuration: &str) -> Self {
+    pub(crate) fn prepare(configuration: &str) -> Self {
         Self::prepare_of(Version::Newest, configuration)
     }
 
     /// The same of a version.
-    pub fn prepare_of(version: Version, configuration: &str) -> Self {
+    pub(crate) fn prepare_of(version: Version, configuration: &str) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let server = Self {
             version,
@@ -113,7 +116,7 @@ impl Server {
     }
 
     /// Replaces the configuration beyond what every server has.
-    pub fn configure(&self, configuration: &str) {
+    pub(crate) fn configure(&self, configuration: &str) {
         let folder = self.folder.path().display();
         let jetstream = if configuration.contains("jetstream") {
             String::new()
@@ -129,7 +132,7 @@ impl Server {
     }
 
     /// Starts it and waits until it takes connections.
-    pub async fn run(&mut self) {
+    pub(crate) async fn run(&mut self) {
         let log = std::fs::File::create(self.folder.path().join("server.log"))
             .expect("folder is writable");
         let child = Command::new(self.version.program())
@@ -157,7 +160,7 @@ impl Server {
     }
 
     /// Kills it at once, as a crash would.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("the server can be killed");
             child.wait().expect("the server ends");
@@ -165,7 +168,7 @@ impl Server {
     }
 
     /// Lets it read its configuration again.
-    pub fn reload(&self) {
+    pub(crate) fn reload(&self) {
         let child = self.child.as_ref().expect("the server runs");
         let done = Command::new("kill")
             .arg("-HUP")
@@ -176,12 +179,12 @@ impl Server {
     }
 
     /// The folder that its configuration lies in.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// Writes a file into its folder.
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         let mut file = std::fs::File::create(&path).expect("folder is writable");
         file.write_all(text.as_bytes()).expect("folder is writable");
@@ -189,22 +192,25 @@ impl Server {
     }
 
     /// Where it listens.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
     /// The port that it listens on.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// The JetStream of its default account.
-    pub async fn jetstream(&self) -> jetstream::Context {
+    pub(crate) async fn jetstream(&self) -> jetstream::Context {
         self.jetstream_as(async_nats::ConnectOptions::new()).await
     }
 
     /// JetStream as somebody sees it.
-    pub async fn jetstream_as(&self, options: async_nats::ConnectOptions) -> jetstream::Context {
+    pub(crate) async fn jetstream_as(
+        &self,
+        options: async_nats::ConnectOptions,
+    ) -> jetstream::Context {
         let client = within("a client connects", options.connect(self.url()))
             .await
             .expect("the server is there");
@@ -220,7 +226,7 @@ impl Drop for Server {
 
 /// A port that no other server of this process gets, also while ours is down
 /// between two runs: below those that the system gives out by itself.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     loop {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -250,7 +256,7 @@ fn program(name: &str, variable: &str) -> PathBuf {
 }
 
 /// The settings of the stream that most tests use.
-pub fn orders() -> Config {
+pub(crate) fn orders() -> Config {
     Config {
         name: "ORDERS".to_owned(),
         subjects: vec!["orders.>".to_owned()],
@@ -259,7 +265,7 @@ pub fn orders() -> Config {
 }
 
 /// Publishes events and waits until the stream has them all.
-pub async fn publish(
+pub(crate) async fn publish(
     jetstream: &jetstream::Context,
     events: impl IntoIterator<Item = (String, String)>,
 ) {
@@ -286,7 +292,7 @@ async fn confirm(acknowledgements: &mut Vec<jetstream::context::PublishAckFuture
 }
 
 /// Events `from..to` under `orders.<n mod 10>.placed`, with their number as data.
-pub fn numbered(numbers: std::ops::Range<u64>) -> impl Iterator<Item = (String, String)> {
+pub(crate) fn numbered(numbers: std::ops::Range<u64>) -> impl Iterator<Item = (String, String)> {
     numbers.map(|number| {
         (
             format!("orders.{}.placed", number % 10),

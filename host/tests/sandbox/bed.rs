@@ -14,7 +14,7 @@ use foldstream::state::{self, Store, Writer};
 use tempfile::TempDir;
 
 /// Builds the probe with some of its features, once each.
-pub fn guest(features: &str) -> Bytes {
+pub(crate) fn guest(features: &str) -> Bytes {
     static BUILT: LazyLock<Mutex<HashMap<String, Bytes>>> = LazyLock::new(Mutex::default);
     let mut built = BUILT.lock().expect("no test panics while it builds");
     if let Some(bytes) = built.get(features) {
@@ -51,7 +51,7 @@ pub fn guest(features: &str) -> Bytes {
 }
 
 /// A guest of the suite, built as any user builds one.
-pub fn suite_guest(name: &str) -> Bytes {
+pub(crate) fn suite_guest(name: &str) -> Bytes {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../tests/guests")
         .join(name);
@@ -72,11 +72,11 @@ pub fn suite_guest(name: &str) -> Bytes {
     Bytes::from(std::fs::read(file).expect("it was just written"))
 }
 
-pub fn compiler() -> PathBuf {
+pub(crate) fn compiler() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_foldstream"))
 }
 
-pub fn options(cache: &Path) -> Options {
+pub(crate) fn options(cache: &Path) -> Options {
     // Each engine reserves address space for all its instances, and the tests run side by side.
     Options {
         instances_max: 64,
@@ -84,7 +84,7 @@ pub fn options(cache: &Path) -> Options {
     }
 }
 
-pub fn engine(change: impl FnOnce(&mut Options)) -> (Engine, TempDir) {
+pub(crate) fn engine(change: impl FnOnce(&mut Options)) -> (Engine, TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     let mut options = options(folder.path());
     change(&mut options);
@@ -92,28 +92,28 @@ pub fn engine(change: impl FnOnce(&mut Options)) -> (Engine, TempDir) {
 }
 
 /// The engine of all tests that need no other.
-pub fn shared() -> &'static Engine {
+pub(crate) fn shared() -> &'static Engine {
     static ENGINE: LazyLock<(Engine, TempDir)> = LazyLock::new(|| engine(|_| {}));
     &ENGINE.0
 }
 
-pub fn load(engine: &Engine, features: &str) -> Arc<Module> {
+pub(crate) fn load(engine: &Engine, features: &str) -> Arc<Module> {
     load_upload(engine, guest(features))
 }
 
-pub fn load_upload(engine: &Engine, upload: Bytes) -> Arc<Module> {
+pub(crate) fn load_upload(engine: &Engine, upload: Bytes) -> Arc<Module> {
     let accepted = engine.accept(upload).expect("the guest is accepted");
     engine.load(&accepted).expect("the guest loads").module
 }
 
-pub fn identity() -> Identity {
+pub(crate) fn identity() -> Identity {
     Identity {
         deployment: "probe".to_owned(),
         generation: 1,
     }
 }
 
-pub fn event(sequence: u64, kind: &str, data: &str) -> Event {
+pub(crate) fn event(sequence: u64, kind: &str, data: &str) -> Event {
     Event {
         sequence,
         time_ns: 1_700_000_000_000_000_000 + sequence,
@@ -125,7 +125,7 @@ pub fn event(sequence: u64, kind: &str, data: &str) -> Event {
 }
 
 /// A module that runs over a state of its own.
-pub struct Bed {
+pub(crate) struct Bed {
     pub module: Arc<Module>,
     pub instance: Instance,
     pub store: Store,
@@ -134,7 +134,7 @@ pub struct Bed {
 }
 
 impl Bed {
-    pub fn new(module: Arc<Module>) -> Self {
+    pub(crate) fn new(module: Arc<Module>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (store, writer) = Store::open(
             &folder.path().join("state.redb"),
@@ -152,12 +152,12 @@ impl Bed {
         }
     }
 
-    pub fn probe() -> Self {
+    pub(crate) fn probe() -> Self {
         Self::new(load(shared(), ""))
     }
 
     /// Applies a batch and publishes it, or drops it.
-    pub fn apply(&mut self, events: &[Event]) -> Result<(), ApplyError> {
+    pub(crate) fn apply(&mut self, events: &[Event]) -> Result<(), ApplyError> {
         let mut writer = self
             .writer
             .take()
@@ -183,23 +183,23 @@ impl Bed {
         result
     }
 
-    pub fn renew(&mut self) {
+    pub(crate) fn renew(&mut self) {
         self.instance = self.module.instantiate(&identity()).expect("an instance");
     }
 
-    pub fn value(&self, key: &str) -> Option<String> {
+    pub(crate) fn value(&self, key: &str) -> Option<String> {
         let value = self.store.snapshot().get(key).expect("state answers");
         value.map(|value| value.as_str().expect("text").to_owned())
     }
 
-    pub fn query(&self, name: &str, args: &str) -> Result<Payload, QueryError> {
+    pub(crate) fn query(&self, name: &str, args: &str) -> Result<Payload, QueryError> {
         self.module
             .query(&identity(), self.store.snapshot(), name, &args.into())
     }
 
     /// The name of the limit that a batch reaches. A new instance then continues as if nothing had
     /// happened.
-    pub fn limit(&mut self, events: &[Event]) -> &'static str {
+    pub(crate) fn limit(&mut self, events: &[Event]) -> &'static str {
         let error = self.apply(events).expect_err("a limit is reached");
         let ApplyError::Limit { limit, message } = error else {
             panic!("another error: {error:?}")
@@ -209,7 +209,7 @@ impl Bed {
         limit
     }
 
-    pub fn works_again(&mut self) {
+    pub(crate) fn works_again(&mut self) {
         self.renew();
         let before = self
             .value("count")
@@ -221,7 +221,7 @@ impl Bed {
 }
 
 /// Runs `body` and returns what it logged.
-pub fn logged(body: impl FnOnce()) -> String {
+pub(crate) fn logged(body: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
     impl std::io::Write for Lines {

@@ -1,9 +1,9 @@
 //! The commands, by what they are about: one file for each, named as the user types it.
 
-pub mod deployments;
-pub mod events;
-pub mod host;
-pub mod outbox;
-pub mod project;
-pub mod reads;
-pub mod rollouts;
+pub(super) mod deployments;
+pub(super) mod events;
+pub(super) mod host;
+pub(super) mod outbox;
+pub(super) mod project;
+pub(super) mod reads;
+pub(super) mod rollouts;

@@ -6,7 +6,7 @@ use super::gate::GateArgs;
 /// How a candidate is built, and when it takes over.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Options for building a new generation alongside the active one")]
-pub struct CandidateArgs {
+pub(crate) struct CandidateArgs {
     /// Let the candidate take over as soon as it has caught up and passed its gate, if it has one
     /// (the default).
     #[arg(long, conflicts_with = "manual")]
@@ -22,7 +22,7 @@ pub struct CandidateArgs {
 
 impl CandidateArgs {
     /// The API parameters for these options.
-    pub fn parameters(&self) -> Result<Vec<(&'static str, String)>, Failure> {
+    pub(crate) fn parameters(&self) -> Result<Vec<(&'static str, String)>, Failure> {
         let mut parameters = Vec::new();
         if self.manual {
             parameters.push(("promote", "manual".to_owned()));
@@ -35,7 +35,7 @@ impl CandidateArgs {
 
 /// Limits on the speed of a build.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
-pub struct ThrottleArgs {
+pub(crate) struct ThrottleArgs {
     /// Maximum events per second while the candidate is built.
     #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u64).range(1..))]
     max_rate: Option<u64>,
@@ -46,7 +46,7 @@ pub struct ThrottleArgs {
 
 impl ThrottleArgs {
     /// The API parameters for these options.
-    pub fn parameters(self) -> Vec<(&'static str, String)> {
+    pub(crate) fn parameters(self) -> Vec<(&'static str, String)> {
         let mut parameters = Vec::new();
         parameters.extend(self.max_rate.map(|rate| ("max-rate", rate.to_string())));
         parameters.extend(self.cpu.map(|percent| ("cpu-percent", percent.to_string())));

@@ -12,7 +12,7 @@ use crate::config::{self, Config, FILE_DEFAULT, Origins, Override, Severity};
 
 /// What the user typed.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Configuration file; default: ./foldstream.toml, if it exists.
     #[arg(long, env = "FOLDSTREAM_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -24,7 +24,7 @@ pub struct Settings {
 
 impl Settings {
     /// The file to read, if any.
-    pub fn file(&self) -> Option<PathBuf> {
+    pub(crate) fn file(&self) -> Option<PathBuf> {
         let usual = Path::new(FILE_DEFAULT);
         self.config
             .clone()
@@ -33,7 +33,7 @@ impl Settings {
 
     /// Reads the configuration. `flags` are settings that have their own options, and override
     /// `--set`.
-    pub fn load(&self, flags: Vec<Override>) -> anyhow::Result<Config> {
+    pub(crate) fn load(&self, flags: Vec<Override>) -> anyhow::Result<Config> {
         let mut overrides = Vec::new();
         for setting in &self.set {
             let Some((key, value)) = setting.split_once('=') else {
@@ -59,7 +59,11 @@ impl Settings {
     }
 
     /// Reads the configuration and refuses an invalid one.
-    pub fn load_sound(&self, flags: Vec<Override>, context: &Context) -> anyhow::Result<Config> {
+    pub(crate) fn load_sound(
+        &self,
+        flags: Vec<Override>,
+        context: &Context,
+    ) -> anyhow::Result<Config> {
         let config = self.load(flags)?;
         check(&config, |warning| context.output.warning(warning))?;
         Ok(config)
@@ -87,7 +91,7 @@ fn environment() -> anyhow::Result<Vec<(String, String)>> {
 }
 
 /// The configuration file that commands find on their own, and its contents; none if there is none.
-pub fn nearby() -> Option<(PathBuf, anyhow::Result<Config>)> {
+pub(crate) fn nearby() -> Option<(PathBuf, anyhow::Result<Config>)> {
     let named = std::env::var_os("FOLDSTREAM_CONFIG")
         .filter(|name| !name.is_empty())
         .map(PathBuf::from);
@@ -100,7 +104,7 @@ pub fn nearby() -> Option<(PathBuf, anyhow::Result<Config>)> {
 }
 
 /// Refuses an invalid configuration, and warns about doubtful settings.
-pub fn check(config: &Config, warn: impl Fn(&str)) -> anyhow::Result<()> {
+pub(crate) fn check(config: &Config, warn: impl Fn(&str)) -> anyhow::Result<()> {
     let mut errors = Vec::new();
     for problem in crate::preflight::problems(config) {
         match problem.severity {
@@ -115,7 +119,7 @@ pub fn check(config: &Config, warn: impl Fn(&str)) -> anyhow::Result<()> {
 }
 
 /// A flag that sets a key.
-pub fn flag(name: &str, key: &str, value: &impl ToString) -> Override {
+pub(crate) fn flag(name: &str, key: &str, value: &impl ToString) -> Override {
     Override {
         flag: name.to_owned(),
         key: key.to_owned(),
@@ -124,7 +128,7 @@ pub fn flag(name: &str, key: &str, value: &impl ToString) -> Override {
 }
 
 /// A temporary folder that is removed with its owner.
-pub fn temporary_folder() -> anyhow::Result<tempfile::TempDir> {
+pub(crate) fn temporary_folder() -> anyhow::Result<tempfile::TempDir> {
     tempfile::Builder::new()
         .prefix("foldstream-")
         // The data of a host is for its user only.

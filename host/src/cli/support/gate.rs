@@ -16,7 +16,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Which differences from the active generation are allowed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
-pub struct GateArgs {
+pub(crate) struct GateArgs {
     /// Compare the candidate with the active generation before it takes over and show the
     /// differences; all are allowed.
     #[arg(long)]
@@ -65,7 +65,7 @@ impl From<Differing> for Difference {
 
 impl GateArgs {
     /// The gate; none if nothing is to be compared.
-    pub fn gate(&self) -> Result<Option<Gate>, Failure> {
+    pub(crate) fn gate(&self) -> Result<Option<Gate>, Failure> {
         let is_wanted = self.compare || self.require_equal || self.sample.is_some();
         let mut gate = match &self.rules {
             Some(file) => read(file)?,
@@ -85,7 +85,7 @@ impl GateArgs {
     }
 
     /// The gate as an API parameter.
-    pub fn parameter(&self) -> Result<Option<String>, Failure> {
+    pub(crate) fn parameter(&self) -> Result<Option<String>, Failure> {
         let Some(gate) = self.gate()? else {
             return Ok(None);
         };

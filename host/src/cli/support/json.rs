@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
 /// JSON without white space between its parts, because a line break would split a line of output.
-pub fn one_line(json: &str) -> String {
+pub(crate) fn one_line(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     each(json, |c, in_text| {
         if in_text || !c.is_ascii_whitespace() {
@@ -15,7 +15,7 @@ pub fn one_line(json: &str) -> String {
 }
 
 /// JSON with an indentation of two spaces per level.
-pub fn indented(json: &str) -> String {
+pub(crate) fn indented(json: &str) -> String {
     let mut text = String::with_capacity(json.len() * 2);
     let mut depth = 0_usize;
     // The list or object that was opened last is still empty, and may be closed right away.
@@ -82,7 +82,7 @@ fn each(json: &str, mut look: impl FnMut(char, bool)) {
 
 /// JSON that keeps the order of members, which a module chose for people to read.
 #[derive(Debug)]
-pub enum Ordered {
+pub(crate) enum Ordered {
     /// Null, a truth value, a number or a text.
     Scalar(serde_json::Value),
     /// A list.
@@ -93,7 +93,7 @@ pub enum Ordered {
 
 impl Ordered {
     /// A member as a cell of a table.
-    pub fn cell(&self, column: &str) -> String {
+    pub(crate) fn cell(&self, column: &str) -> String {
         let Self::Object(members) = self else {
             return String::new();
         };

@@ -20,7 +20,7 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// Takes lines. Cloning shares it.
 #[derive(Clone, Debug)]
-pub struct LogWriter {
+pub(crate) struct LogWriter {
     messages: Sender<Message>,
     /// Lines dropped since the last report.
     dropped: Arc<AtomicU64>,
@@ -36,7 +36,7 @@ enum Message {
 
 impl LogWriter {
     /// Starts the thread that writes to `target`.
-    pub fn start(target: impl Write + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn start(target: impl Write + Send + 'static) -> io::Result<Self> {
         let (messages, received) = bounded(LINES_MAX);
         let dropped = Arc::<AtomicU64>::default();
         let known = Arc::clone(&dropped);
@@ -47,7 +47,7 @@ impl LogWriter {
     }
 
     /// Waits until all lines are written, but not for long.
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         let deadline = Instant::now() + FLUSH_MAX;
         let (mark, passed) = bounded(0);
         if self
@@ -96,7 +96,7 @@ impl<'a> MakeWriter<'a> for LogWriter {
 
 /// One line, sent when it is complete.
 #[derive(Debug)]
-pub struct Line<'a> {
+pub(crate) struct Line<'a> {
     bytes: Vec<u8>,
     writer: &'a LogWriter,
 }

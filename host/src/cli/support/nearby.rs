@@ -9,7 +9,7 @@ use crate::config::Config;
 
 /// The address at which the host of this configuration can be reached from its own machine; none if
 /// it picks its port at start.
-pub fn connection(config: &Config) -> Option<Connection> {
+pub(crate) fn connection(config: &Config) -> Option<Connection> {
     let serve = &config.serve;
     if serve.listen.port() == 0 {
         return None;
@@ -32,7 +32,7 @@ pub fn connection(config: &Config) -> Option<Connection> {
 }
 
 /// The token that this user's host at an address of this machine made for itself.
-pub fn running(url: &str) -> Option<String> {
+pub(crate) fn running(url: &str) -> Option<String> {
     let url = reqwest::Url::parse(url).ok()?;
     access::find(url.host_str()?, url.port_or_known_default()?)
 }

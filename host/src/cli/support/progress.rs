@@ -14,7 +14,7 @@ const LINE_AGAIN: Duration = Duration::from_secs(60);
 
 /// A stage of some work.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Step {
+pub(crate) struct Step {
     /// Units done.
     pub done: u64,
     /// Total units; none if unknown.
@@ -27,7 +27,7 @@ pub struct Step {
 
 /// Shows the progress of some work.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     output: Output,
     subject: String,
     bar: Option<ProgressBar>,
@@ -38,7 +38,7 @@ pub struct Progress {
 
 impl Progress {
     /// Starts; `subject` names the work.
-    pub fn new(subject: &str, output: Output) -> Self {
+    pub(crate) fn new(subject: &str, output: Output) -> Self {
         let bar = output.draws().then(|| {
             let style = ProgressStyle::with_template("{prefix} [{bar:24}] {msg}")
                 .expect("the template is constant");
@@ -58,7 +58,7 @@ impl Progress {
     }
 
     /// Shows a step.
-    pub fn show(&mut self, step: &Step) {
+    pub(crate) fn show(&mut self, step: &Step) {
         if let Some(bar) = &self.bar {
             bar.set_length(step.total.unwrap_or(step.done).max(1));
             bar.set_position(step.done);
@@ -74,7 +74,7 @@ impl Progress {
     }
 
     /// Shows what the work waits for; without a bar, prints each such text once.
-    pub fn wait(&mut self, text: &str) {
+    pub(crate) fn wait(&mut self, text: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(text.to_owned());
         } else if self.last_text != text {
@@ -84,7 +84,7 @@ impl Progress {
     }
 
     /// Shows a message above the bar.
-    pub fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| self.output.note(text)),
             None => self.output.note(text),
@@ -92,17 +92,17 @@ impl Progress {
     }
 
     /// The name of the work.
-    pub fn subject(&self) -> &str {
+    pub(crate) fn subject(&self) -> &str {
         &self.subject
     }
 
     /// Since the beginning.
-    pub fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.begun.elapsed()
     }
 
     /// Ends, and removes the bar, because the next line says more.
-    pub fn finish(self) {}
+    pub(crate) fn finish(self) {}
 }
 
 impl Drop for Progress {

@@ -17,7 +17,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// A subscription.
 #[derive(Debug)]
-pub struct Subscription<'a> {
+pub(crate) struct Subscription<'a> {
     /// The host.
     pub client: &'a Client,
     /// Path of the stream.
@@ -32,7 +32,7 @@ pub struct Subscription<'a> {
 
 impl Subscription<'_> {
     /// Passes each event to `handle`, until an error that waiting cannot cure.
-    pub async fn follow(
+    pub(crate) async fn follow(
         self,
         mut handle: impl FnMut(&Event) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {

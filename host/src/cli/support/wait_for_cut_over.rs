@@ -23,7 +23,7 @@ const PUT_BACK_MAX: Duration = Duration::from_secs(2);
 type Look = (Deployment, Generation);
 
 /// Waits until a generation is active, or ready to be promoted by hand.
-pub async fn wait(
+pub(crate) async fn wait(
     client: &Client,
     (name, number): (&str, u64),
     timeout: Option<Duration>,
@@ -63,7 +63,7 @@ pub async fn wait(
 
 /// Waits until a generation that inherited its state has caught up. If its code fails on that
 /// state, the host restores the previous code, and this returns the reason.
-pub async fn wait_inherited(
+pub(crate) async fn wait_inherited(
     client: &Client,
     (name, number): (&str, u64),
     timeout: Option<Duration>,

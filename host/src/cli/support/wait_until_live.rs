@@ -14,7 +14,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// Waits until the deployment is live, or has passed the head that the stream had when the wait
 /// began.
-pub async fn wait(
+pub(crate) async fn wait(
     client: &Client,
     name: &str,
     timeout: Option<Duration>,
@@ -50,14 +50,14 @@ pub async fn wait(
 
 /// How long to wait, and how often to check.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub(crate) struct Patience {
     deadline: Option<Instant>,
     pause: Duration,
 }
 
 impl Patience {
     /// Starts the clock; without a limit it waits for as long as it takes.
-    pub fn new(timeout: Option<Duration>) -> Self {
+    pub(crate) fn new(timeout: Option<Duration>) -> Self {
         Self {
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             pause: PAUSE_FIRST,
@@ -65,13 +65,13 @@ impl Patience {
     }
 
     /// Whether the time is up.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.deadline
             .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Waits until the next check.
-    pub async fn pause(&mut self) {
+    pub(crate) async fn pause(&mut self) {
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
@@ -102,7 +102,7 @@ fn finished(deployment: &Deployment, target: u64) -> Result<bool, Failure> {
 }
 
 /// The failure of a deployment, as a sentence for people.
-pub fn failure_text(deployment: &Deployment) -> String {
+pub(crate) fn failure_text(deployment: &Deployment) -> String {
     let name = &deployment.name;
     let Some(failure) = &deployment.failure else {
         return format!("{name} failed; `foldstream show {name}` may say more");
@@ -115,7 +115,7 @@ pub fn failure_text(deployment: &Deployment) -> String {
 }
 
 /// The outcome of a resume or a rollback, in one line; an error if the deployment failed.
-pub fn outcome(deployment: &Deployment) -> Result<String, Failure> {
+pub(crate) fn outcome(deployment: &Deployment) -> Result<String, Failure> {
     let (name, position) = (&deployment.name, grouped(deployment.position));
     let state = crate::cli::commands::deployments::show::state_word(deployment.state);
     if deployment.state == DeploymentState::Failed {
@@ -181,7 +181,7 @@ fn tell_trouble(deployment: &Deployment, told: &mut Option<String>, progress: &P
 }
 
 /// Why a source can't be read, if it can't.
-pub fn source_trouble(status: &SourceStatus) -> Option<String> {
+pub(crate) fn source_trouble(status: &SourceStatus) -> Option<String> {
     let message = status.message.as_ref()?;
     let is_trouble = status.state.is_trouble()
         || matches!(status.state, SourceState::Connecting | SourceState::Stopped);
@@ -189,7 +189,7 @@ pub fn source_trouble(status: &SourceStatus) -> Option<String> {
 }
 
 /// Reports a new problem, and the end of one.
-pub fn tell_once(trouble: Option<String>, told: &mut Option<String>, progress: &Progress) {
+pub(crate) fn tell_once(trouble: Option<String>, told: &mut Option<String>, progress: &Progress) {
     if *told == trouble {
         return;
     }

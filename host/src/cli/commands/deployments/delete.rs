@@ -18,7 +18,7 @@ Examples:
   foldstream delete order-totals
   foldstream delete order-totals --yes"
 )]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     /// Delete a handler although messages wait in its outbox; they are never published.
@@ -30,7 +30,7 @@ pub struct Args {
 }
 
 /// Asks for confirmation and removes the deployment.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     if !args.yes {
         let deployment = client.deployment(&args.name).await?;

@@ -41,7 +41,7 @@ Examples:
 Deploying the same module again changes nothing. If the deployment has another module with the \
 same state version and subjects, the new one inherits its read model. Otherwise the host builds \
 a new read model alongside the active generation, which takes over when it has caught up.")]
-pub struct Args {
+pub(crate) struct Args {
     /// The module, as `foldstream build` writes it.
     file: PathBuf,
     /// Name of the deployment; default: the module's own.
@@ -71,7 +71,7 @@ pub struct Args {
 
 /// What a handler may publish, and for which events.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct EffectsArgs {
+pub(crate) struct EffectsArgs {
     /// Let a handler publish under these subjects to the stream of a source; repeat it for more. It
     /// replaces earlier grants; an empty text withdraws them. Without it, a new handler may publish
     /// nothing.
@@ -86,7 +86,7 @@ pub struct EffectsArgs {
 
 impl EffectsArgs {
     /// As API parameters; from which event on it publishes is decided once, by the first deploy.
-    pub fn parameters(&self, is_first: bool) -> Vec<(&'static str, String)> {
+    pub(crate) fn parameters(&self, is_first: bool) -> Vec<(&'static str, String)> {
         let grants = self
             .allow_publish
             .as_ref()
@@ -101,7 +101,7 @@ impl EffectsArgs {
 
 /// Whether to wait, and for how long.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     /// Wait until the deployment has caught up and is active (with --manual: ready), or has failed.
     #[arg(long)]
     wait: bool,
@@ -112,7 +112,7 @@ pub struct Waiting {
 
 /// Where a new read model begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Start {
+pub(crate) enum Start {
     /// At sequence 1; refused if the stream no longer has it.
     Beginning,
     /// At the first event that the stream still has; the read model lacks the earlier ones.
@@ -130,7 +130,7 @@ impl Start {
 
 /// How a module's read model is created if the deployment already has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Strategy {
+pub(crate) enum Strategy {
     /// Fold the stream again, alongside the active generation.
     Rebuild,
     /// Take over the active state as it is; both versions must store the same.
@@ -151,7 +151,7 @@ impl Strategy {
 
 /// Parameters of a deploy; the host decides what is absent.
 #[derive(Clone, Debug, Default)]
-pub struct Request {
+pub(crate) struct Request {
     /// Name; absent: the module's.
     pub name: Option<String>,
     /// Source; absent: that of the existing deployment, or the only one.
@@ -165,7 +165,7 @@ pub struct Request {
 }
 
 /// Uploads the module and prints the outcome.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut candidate = args.candidate.parameters()?;
     candidate.extend(args.accept_missing.then(accept_missing));
     candidate.extend(args.effects.parameters(true));
@@ -200,12 +200,12 @@ fn effects_from(from: EffectsFrom) -> String {
 }
 
 /// The parameter that accepts missing events.
-pub fn accept_missing() -> (&'static str, String) {
+pub(crate) fn accept_missing() -> (&'static str, String) {
     ("accept-missing", "true".to_owned())
 }
 
 /// Prints what a deploy or rebuild started; with `--wait`, waits for its end and prints that.
-pub async fn tell(
+pub(crate) async fn tell(
     deployed: Deployed,
     waiting: Waiting,
     client: &Client,
@@ -234,7 +234,7 @@ pub async fn tell(
 
 /// Waits until the new generation is active and has caught up, or is ready if it waits for a
 /// promotion.
-pub async fn settled(
+pub(crate) async fn settled(
     client: &Client,
     deployed: &Deployed,
     timeout: Option<Duration>,
@@ -258,7 +258,7 @@ pub async fn settled(
 }
 
 /// The outcome, in one line.
-pub fn end_line(deployment: &Deployment, generation: u64) -> String {
+pub(crate) fn end_line(deployment: &Deployment, generation: u64) -> String {
     let name = &deployment.name;
     match &deployment.candidate {
         Some(candidate) if candidate.number == generation => format!(
@@ -275,7 +275,7 @@ pub fn end_line(deployment: &Deployment, generation: u64) -> String {
 }
 
 /// Reads a module, and refuses a file that clearly is not one before uploading it.
-pub fn read_module(file: &Path) -> anyhow::Result<Bytes> {
+pub(crate) fn read_module(file: &Path) -> anyhow::Result<Bytes> {
     let shown = file.display();
     let refused = |message: String| Failure::new(Exit::Refused, message);
     let metadata = std::fs::metadata(file).map_err(|error| {
@@ -325,7 +325,7 @@ pub fn read_module(file: &Path) -> anyhow::Result<Bytes> {
 }
 
 /// Sends a module to the host.
-pub async fn upload(
+pub(crate) async fn upload(
     client: &Client,
     module: Bytes,
     request: &Request,
@@ -358,7 +358,7 @@ fn parameters(request: &Request) -> Vec<(&'static str, String)> {
 }
 
 /// What a deploy did, and why, in one line.
-pub fn describe(deployed: &Deployed) -> String {
+pub(crate) fn describe(deployed: &Deployed) -> String {
     let deployment = &deployed.deployment;
     let outcome = match deployed.outcome {
         DeployOutcome::Created => "created",

@@ -16,10 +16,10 @@ Examples:
   foldstream list
   foldstream list -o ndjson | jq -r 'select(.state == \"failed\") | .name'"
 )]
-pub struct Args {}
+pub(crate) struct Args {}
 
 /// Prints one line per deployment.
-pub async fn run(_args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(_args: Args, context: &Context) -> anyhow::Result<()> {
     let list: DeploymentList = context.client()?.get(&["v1", "deployments"], &[]).await?;
     context.output.many(&list.deployments, &list, lines)?;
     if list.deployments.is_empty() {

@@ -1,10 +1,10 @@
 //! Commands about deployments: what runs on a host, and how it fares.
 
-pub mod delete;
-pub mod deploy;
-pub mod list;
-pub mod outbox;
-pub mod pause;
-pub mod resume;
-pub mod show;
-pub mod skips;
+pub(crate) mod delete;
+pub(crate) mod deploy;
+pub(crate) mod list;
+pub(crate) mod outbox;
+pub(crate) mod pause;
+pub(crate) mod resume;
+pub(crate) mod show;
+pub(crate) mod skips;

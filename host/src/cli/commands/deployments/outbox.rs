@@ -4,7 +4,7 @@ use crate::api::{Outbox, OutboxTarget, Promise};
 use crate::cli::support::output::{bytes, counted, grouped, span};
 
 /// The rows of `show`.
-pub fn rows(outbox: &Outbox) -> Vec<(&'static str, String)> {
+pub(crate) fn rows(outbox: &Outbox) -> Vec<(&'static str, String)> {
     let mut rows = vec![("outbox", waiting(outbox))];
     if outbox.grants.is_empty() {
         rows.push((
@@ -89,7 +89,7 @@ fn target_line(target: &OutboxTarget) -> String {
 }
 
 /// Whether the promise of a target holds, for `doctor`; an error says why it may not.
-pub fn judge(deployment: &str, target: &OutboxTarget) -> Result<String, String> {
+pub(crate) fn judge(deployment: &str, target: &OutboxTarget) -> Result<String, String> {
     let source = &target.source;
     if let Some(trouble) = &target.trouble {
         return Err(format!(

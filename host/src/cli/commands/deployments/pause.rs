@@ -11,7 +11,7 @@ use crate::cli::support::output::grouped;
 Examples:
   foldstream pause order-totals
   foldstream pause order-totals --candidate")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     /// Pause the candidate instead; the active generation keeps serving.
@@ -20,7 +20,7 @@ pub struct Args {
 }
 
 /// Sends the request and prints the outcome.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let parameters: &[_] = if args.candidate {
         &[("candidate", "true".to_owned())]
     } else {

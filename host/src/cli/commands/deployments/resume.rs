@@ -32,7 +32,7 @@ Examples:
 A skipped event is left out of the state for good, also by restarts, rollbacks, rebuilds, verify \
 and as-of reads. `foldstream skips` lists the skipped events with their reasons, and withdraws a \
 decision for states that are built from scratch.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     #[arg(required_unless_present = "all")]
     name: Option<String>,
@@ -59,7 +59,7 @@ pub struct Args {
 }
 
 /// Sends the request and prints the outcome.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let Some(name) = args.name.clone() else {
         return all(&args, &client, context).await;

@@ -15,20 +15,20 @@ use crate::cli::support::output::{bytes, counted, grouped, known, span, table};
 Examples:
   foldstream show order-totals
   foldstream show order-totals -o json | jq .failure")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
 }
 
 /// Prints one deployment.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let deployment = context.client()?.deployment(&args.name).await?;
     context.output.one(&deployment, lines)?;
     Ok(())
 }
 
 /// The name of a state, as in the API.
-pub fn state_word(state: DeploymentState) -> String {
+pub(crate) fn state_word(state: DeploymentState) -> String {
     word(&state)
 }
 
@@ -216,7 +216,7 @@ fn why_unknown(deployment: &Deployment) -> &'static str {
 }
 
 /// The state of a source, and how long it has lasted if it keeps events from arriving.
-pub fn source_word(status: &SourceStatus) -> String {
+pub(crate) fn source_word(status: &SourceStatus) -> String {
     let state = status.state.name();
     let lasts = status
         .since

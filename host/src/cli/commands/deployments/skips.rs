@@ -16,7 +16,7 @@ Examples:
 
 `foldstream resume NAME --skip SEQUENCE` skips an event. Withdrawing a decision does not change \
 a state that has already passed the event; a state that is built from scratch folds it again.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     /// Withdraw the decision to skip this event.
@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 /// Prints one line per event.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let list: SkipList = match args.remove {
         None => {

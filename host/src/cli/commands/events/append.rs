@@ -27,7 +27,7 @@ Examples:
   foldstream events append orders.42.placed '{}' --expected-last-sequence 17
 
 Data that is JSON is stored as JSON, anything else as text.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Subject: tokens joined by dots.
     subject: String,
     /// Data; `-` reads it from standard input.
@@ -67,7 +67,7 @@ pub struct Args {
 }
 
 /// Appends the event and prints its sequence.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let event = NewEvent {
         subject: args.subject,
         kind: args.kind,

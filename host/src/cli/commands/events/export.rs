@@ -39,7 +39,7 @@ Examples:
 The export ends after the last event that the stream had when it began. Sequences are not kept: \
 an import assigns new ones. With --format cloudevents, events that arrived as CloudEvents are \
 exported as they were; others get their sequence as id and their stream as source.")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     filter: Filter,
     /// Start after this sequence.
@@ -64,7 +64,7 @@ enum Format {
 }
 
 /// Writes one line per event.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let mut progress = Progress::new("exporting", context.output);
     let count = match &args.to {

@@ -43,7 +43,7 @@ with optional \"type\", \"id\", \"time\" (RFC 3339) and \"headers\". An event wi
 or a CloudEvent with its source and id, is stored once even if it is imported twice within the \
 log's duplicate window. The import stops at a malformed event: it has then imported the events \
 before it, and none after it.")]
-pub struct Args {
+pub(crate) struct Args {
     /// The file; `-` reads standard input.
     file: PathBuf,
     #[command(flatten)]
@@ -52,7 +52,7 @@ pub struct Args {
 
 /// Options of an import.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Source; default: the only one.
     #[arg(long)]
     source: Option<String>,
@@ -67,7 +67,7 @@ pub struct Options {
 
 impl Options {
     /// Into the log of a source.
-    pub fn into_source(name: &str) -> Self {
+    pub(crate) fn into_source(name: &str) -> Self {
         Self {
             source: Some(name.to_owned()),
             ..Self::default()
@@ -96,7 +96,7 @@ impl Options {
 
 /// The result of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Imported {
+pub(crate) struct Imported {
     /// Events in the file.
     pub events: u64,
     /// How many of them were already stored.
@@ -108,7 +108,7 @@ pub struct Imported {
 }
 
 /// Imports a file and prints how many events it had.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let imported = import_file(&client, &args.file, &args.options, context.output).await?;
     context.output.one(&imported, |imported| {
@@ -130,7 +130,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 /// Imports a file, or standard input for `-`.
-pub async fn import_file(
+pub(crate) async fn import_file(
     client: &Client,
     file: &Path,
     options: &Options,

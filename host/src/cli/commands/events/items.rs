@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Read as _};
 use serde::de::IgnoredAny;
 
 /// Longest event, in bytes.
-pub const ITEM_BYTES_MAX: usize = 16 << 20;
+pub(super) const ITEM_BYTES_MAX: usize = 16 << 20;
 
 /// The first bytes of compressed files.
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -16,7 +16,7 @@ const BYTE_ORDER_MARK: &[u8] = &[0xef, 0xbb, 0xbf];
 
 /// Why there is no next event.
 #[derive(Debug)]
-pub enum Error {
+pub(super) enum Error {
     /// The text is not an event: the line, and what is wrong with it.
     Malformed(u64, String),
     /// The file cannot be read.
@@ -43,7 +43,7 @@ enum Form {
 }
 
 /// The events of a file.
-pub struct Items<R> {
+pub(super) struct Items<R> {
     reader: R,
     form: Form,
     /// Whether a comma or the end of the array comes next.
@@ -56,7 +56,7 @@ pub struct Items<R> {
 
 impl<R: BufRead> Items<R> {
     /// The events of a reader.
-    pub fn new(reader: R) -> Self {
+    pub(super) fn new(reader: R) -> Self {
         Self {
             reader,
             form: Form::Unknown,
@@ -68,7 +68,7 @@ impl<R: BufRead> Items<R> {
 
     /// Appends the text of the next event to `body`, on one line, and returns the number of the
     /// line at which it begins; none at the end.
-    pub fn next(&mut self, body: &mut Vec<u8>) -> Result<Option<u64>, Error> {
+    pub(super) fn next(&mut self, body: &mut Vec<u8>) -> Result<Option<u64>, Error> {
         let begin = body.len();
         if self.form == Form::Unknown {
             self.begin(body)?;

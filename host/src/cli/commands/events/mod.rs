@@ -8,7 +8,7 @@ mod read;
 mod tail;
 mod times;
 
-pub use import::{Options as ImportOptions, import_file};
+pub(crate) use import::{Options as ImportOptions, import_file};
 
 use crate::cli::Context;
 
@@ -22,7 +22,7 @@ Examples:
   foldstream events tail
   foldstream events export > events.ndjson
   foldstream events export --format cloudevents > cloudevents.ndjson")]
-pub enum Command {
+pub(crate) enum Command {
     Append(append::Args),
     Import(import::Args),
     Read(read::Args),
@@ -31,7 +31,7 @@ pub enum Command {
 }
 
 /// Does what was asked for.
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::Append(args) => append::run(args, context).await,
         Command::Import(args) => import::run(args, context).await,

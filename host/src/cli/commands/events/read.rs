@@ -16,7 +16,7 @@ Examples:
   foldstream events read --sequence 333 -o json
   foldstream events read --source orders
   foldstream events read --subject 'orders.*.placed' -o ndjson")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     filter: Filter,
     /// Start after this sequence.
@@ -36,7 +36,7 @@ pub struct Args {
 
 /// Which events to read.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Filter {
+pub(super) struct Filter {
     /// Source; default: the only one, or the only embedded log.
     #[arg(long)]
     source: Option<String>,
@@ -47,7 +47,7 @@ pub struct Filter {
 
 impl Filter {
     /// The API parameters for these options.
-    pub fn parameters(&self) -> Vec<(&'static str, String)> {
+    pub(super) fn parameters(&self) -> Vec<(&'static str, String)> {
         let mut parameters = Vec::new();
         parameters.extend(self.source.clone().map(|source| ("source", source)));
         parameters.extend(self.subject.clone().map(|subject| ("subject", subject)));
@@ -55,7 +55,12 @@ impl Filter {
     }
 
     /// One page of events.
-    pub async fn page(&self, client: &Client, after: u64, limit: u32) -> Result<EventPage, Error> {
+    pub(super) async fn page(
+        &self,
+        client: &Client,
+        after: u64,
+        limit: u32,
+    ) -> Result<EventPage, Error> {
         let mut parameters = self.parameters();
         parameters.push(("after", after.to_string()));
         parameters.push(("limit", limit.to_string()));
@@ -64,7 +69,7 @@ impl Filter {
 }
 
 /// Prints a page.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     if let Some(sequence) = args.sequence {
         return one(&args.filter, sequence, &client, context).await;
@@ -116,7 +121,7 @@ fn lines(events: &[StoredEvent]) -> String {
 }
 
 /// The cells of an event.
-pub fn row(event: &StoredEvent) -> Vec<String> {
+pub(super) fn row(event: &StoredEvent) -> Vec<String> {
     // Nanoseconds are for machines only.
     let time = match event.time.split_once('.') {
         Some((seconds, fraction)) if fraction.ends_with('Z') => {

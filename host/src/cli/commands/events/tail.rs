@@ -16,7 +16,7 @@ Examples:
   foldstream events tail --subject 'orders.>' -o ndjson
   foldstream events tail --from 1000
   foldstream events tail --source orders")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     filter: Filter,
     /// Start after this sequence; default: now.
@@ -28,7 +28,7 @@ pub struct Args {
 }
 
 /// Prints one event after another.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let subscription = Subscription {
         client: &client,

@@ -6,7 +6,7 @@ use crate::cli::support::output::{Output, grouped};
 
 /// The option for it.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
-pub struct TimesOption {
+pub(super) struct TimesOption {
     /// What to do with an event whose time is earlier than that of the previous event: the times of
     /// a log never go back.
     #[arg(long, value_enum, default_value_t)]
@@ -26,7 +26,7 @@ enum Times {
 
 impl TimesOption {
     /// The API parameter for it.
-    pub fn parameter(self) -> Option<(&'static str, String)> {
+    pub(super) fn parameter(self) -> Option<(&'static str, String)> {
         let value = self
             .times
             .to_possible_value()
@@ -36,7 +36,7 @@ impl TimesOption {
 }
 
 /// Reports how many times were raised, if any.
-pub fn warn(output: &Output, raised: u64) {
+pub(super) fn warn(output: &Output, raised: u64) {
     if raised > 0 {
         output.warning(&told(raised));
     }

@@ -11,7 +11,7 @@ Examples:
   foldstream audit
   foldstream audit order-totals --limit 10
   foldstream audit -o ndjson | jq -r 'select(.action == \"delete\") | .deployment'")]
-pub struct Args {
+pub(crate) struct Args {
     /// Only entries about this deployment, which may be deleted.
     name: Option<String>,
     /// Maximum number of entries.
@@ -20,7 +20,7 @@ pub struct Args {
 }
 
 /// Prints one line per entry.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut query = vec![("limit", args.limit.to_string())];
     query.extend(args.name.map(|name| ("deployment", name)));
     let log: AuditLog = context.client()?.get(&["v1", "audit"], &query).await?;

@@ -38,7 +38,7 @@ The host keeps running. The copy is a data folder as a crash at one moment would
 so a host that starts on it continues at its checkpoints. The command reads the copy again and \
 compares it before it gives it its name; if it is interrupted, it leaves nothing behind. The \
 token needs the scopes operate and read.")]
-pub struct Args {
+pub(crate) struct Args {
     /// A new folder for it.
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
@@ -57,7 +57,7 @@ struct Done<'a> {
 }
 
 /// Makes a backup, or checks one.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let (tell, told) = watch::channel(Progress::default());
     let made = if args.check {
         let folder = args.folder.clone();

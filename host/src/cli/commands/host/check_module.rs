@@ -11,7 +11,7 @@ use crate::module;
 /// Check or compile a module. Called by the host, not by people.
 #[derive(Clone, Debug, clap::Args)]
 #[command(hide = true)]
-pub struct Args {
+pub(crate) struct Args {
     /// What to do.
     job: Job,
     /// Version of the host.
@@ -43,7 +43,7 @@ enum Job {
 }
 
 /// Processes the upload on standard input and writes the answer to standard output.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let order = module::Order {
         job: match args.job {
             Job::Check => module::Job::Check,

@@ -21,7 +21,7 @@ State files and logs do not shrink on their own: they keep unused space for late
 the host first. Compacting is as safe as a commit: if it is interrupted, the files are \
 unchanged, or smaller. Compare foldstream_deployment_disk_bytes with foldstream_state_bytes to \
 see whether it is worthwhile.")]
-pub struct Args {
+pub(crate) struct Args {
     /// The data folder.
     #[arg(long, value_name = "FOLDER")]
     data: PathBuf,
@@ -34,7 +34,7 @@ struct Files<'a> {
 }
 
 /// Compacts file by file and shows the progress.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let output = context.output;
     let tell = move |done: &Compacted| output.note(&line(done));
     // On a separate thread, so that Ctrl-C ends it at once.

@@ -9,14 +9,14 @@ Examples:
   foldstream completions bash > ~/.local/share/bash-completion/completions/foldstream
   foldstream completions zsh > ~/.zfunc/_foldstream
   foldstream completions fish > ~/.config/fish/completions/foldstream.fish")]
-pub struct Args {
+pub(crate) struct Args {
     /// The shell.
     #[arg(value_enum)]
     shell: clap_complete::Shell,
 }
 
 /// Prints the script.
-pub fn run(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(
         args.shell,

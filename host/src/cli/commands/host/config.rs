@@ -15,7 +15,7 @@ Examples:
   foldstream config template > foldstream.toml
   foldstream config check --config foldstream.toml
   foldstream config show --set serve.listen=127.0.0.1:8080")]
-pub enum Command {
+pub(crate) enum Command {
     Check(CheckArgs),
     Show(ShowArgs),
     Template(TemplateArgs),
@@ -27,7 +27,7 @@ pub enum Command {
 Examples:
   foldstream config check
   foldstream config check --config /etc/foldstream.toml -o json")]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     #[command(flatten)]
     settings: config_args::Settings,
 }
@@ -39,7 +39,7 @@ pub struct CheckArgs {
 Examples:
   foldstream config show
   FOLDSTREAM_STATE__FLUSH_INTERVAL=5s foldstream config show -o json")]
-pub struct ShowArgs {
+pub(crate) struct ShowArgs {
     #[command(flatten)]
     settings: config_args::Settings,
 }
@@ -49,7 +49,7 @@ pub struct ShowArgs {
 #[command(before_help = "\
 Examples:
   foldstream config template > foldstream.toml")]
-pub struct TemplateArgs {}
+pub(crate) struct TemplateArgs {}
 
 /// One finding, as it is printed.
 #[derive(Debug, Serialize)]
@@ -60,7 +60,7 @@ struct Finding {
 }
 
 /// Runs the subcommand.
-pub fn run(command: Command, context: &Context) -> anyhow::Result<()> {
+pub(crate) fn run(command: Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::Check(args) => check(&args, context),
         Command::Show(args) => show(&args, context),

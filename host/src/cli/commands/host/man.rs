@@ -17,7 +17,7 @@ Examples:
   foldstream man | man -l -
   foldstream man deploy | man -l -
   foldstream man --dir ~/.local/share/man/man1")]
-pub struct Args {
+pub(crate) struct Args {
     /// The command, such as `deploy` or `events import`; default: the whole program.
     command: Vec<String>,
     /// Write the pages of all commands into this folder.
@@ -26,7 +26,7 @@ pub struct Args {
 }
 
 /// Prints one page, or writes them all.
-pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let mut command = crate::cli::command();
     command.build();
     let Some(folder) = &args.dir else {

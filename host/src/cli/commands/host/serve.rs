@@ -22,7 +22,7 @@ Examples:
 
 Ctrl-C or SIGTERM stops the host gracefully; a second one stops it at once. SIGHUP reloads \
 tokens, certificate and log level.")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     settings: config_args::Settings,
     /// Address to listen on; port 0 picks a free one.
@@ -37,7 +37,7 @@ pub struct Args {
 }
 
 /// Runs until interrupted.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut flags = Vec::new();
     flags.extend(
         args.listen

@@ -15,7 +15,7 @@ Examples:
   foldstream token new --name dashboard --scope read
   foldstream token new --name ci --scope deploy --scope read --deployment order-totals
   foldstream token show")]
-pub enum Command {
+pub(crate) enum Command {
     New(NewArgs),
     Show(ShowArgs),
 }
@@ -30,7 +30,7 @@ Examples:
 
 The file contains only the SHA-256 of the token. A host reloads the file when it changes: add \
 the new entry, give the token to its user, and remove the old entry once nobody uses it.")]
-pub struct NewArgs {
+pub(crate) struct NewArgs {
     /// Name of the token; the audit log shows it.
     #[arg(long)]
     name: String,
@@ -53,7 +53,7 @@ Examples:
 A host without configured tokens creates one when it starts, in the file `token` of its data \
 folder. Commands of the same user find it on their own while the host runs. To replace it, \
 remove the file, and send the host a SIGHUP or restart it.")]
-pub struct ShowArgs {}
+pub(crate) struct ShowArgs {}
 
 /// What commands send.
 #[derive(Debug, Serialize)]
@@ -74,7 +74,7 @@ struct Made {
 }
 
 /// Runs the subcommand.
-pub fn run(command: Command, context: &Context) -> anyhow::Result<()> {
+pub(crate) fn run(command: Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::New(args) => make(args, context),
         Command::Show(_) => show(context),

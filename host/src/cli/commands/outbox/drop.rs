@@ -15,7 +15,7 @@ Examples:
 
 Either all of the messages are dropped or none. The audit log records them with the reason. If a \
 message was sent and its confirmation was lost, its stream may have it all the same.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     /// Ids of the messages, as `foldstream outbox list` shows them.
@@ -27,7 +27,7 @@ pub struct Args {
 }
 
 /// Prints what was dropped.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let request = client.request(
         Method::POST,

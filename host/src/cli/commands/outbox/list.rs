@@ -12,7 +12,7 @@ Examples:
   foldstream outbox list shipping --limit 1000 -o ndjson | jq -r .id
 
 `foldstream show` says why nothing is published.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     /// Maximum number of messages.
@@ -24,7 +24,7 @@ pub struct Args {
 }
 
 /// Prints one line per message.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut query = vec![("limit", args.limit.to_string())];
     query.extend(args.after.map(|after| ("after", after)));
     let page: WaitingMessages = context
@@ -43,7 +43,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 /// A table of messages.
-pub fn lines(messages: &[WaitingMessage]) -> String {
+pub(super) fn lines(messages: &[WaitingMessage]) -> String {
     let rows = messages.iter().map(|message| {
         let key = if message.key.is_empty() {
             "-"

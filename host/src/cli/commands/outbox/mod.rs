@@ -13,14 +13,14 @@ Examples:
   foldstream outbox list shipping
   foldstream outbox retry shipping
   foldstream outbox drop shipping fs.1f3a5c7e9b2d4f60.1042.0.0 --reason 'sent by hand'")]
-pub enum Command {
+pub(crate) enum Command {
     List(list::Args),
     Retry(retry::Args),
     Drop(drop::Args),
 }
 
 /// Does what was asked for.
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::List(args) => list::run(args, context).await,
         Command::Retry(args) => retry::run(args, context).await,

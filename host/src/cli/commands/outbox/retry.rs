@@ -10,13 +10,13 @@ use crate::cli::support::output::counted;
 Examples:
   foldstream outbox retry shipping
   foldstream outbox retry shipping && foldstream show shipping")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
 }
 
 /// Sends the request and prints what waits.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let path = ["v1", "deployments", &args.name, "outbox", "retry"];
     let deployment: Deployment = context.client()?.act(&path, &[]).await?;
     context.output.one(&deployment, |deployment| {

@@ -38,7 +38,7 @@ Examples:
   foldstream build ./order-totals --out build/totals.wasm
 
 Needs cargo and the target: rustup target add wasm32-unknown-unknown")]
-pub struct Args {
+pub(crate) struct Args {
     /// Folder of the crate.
     #[arg(default_value = ".")]
     dir: PathBuf,
@@ -49,7 +49,7 @@ pub struct Args {
 
 /// What cargo built from a crate.
 #[derive(Debug)]
-pub struct Compiled {
+pub(crate) struct Compiled {
     /// Name of the crate.
     pub name: String,
     /// The artifact: a core module, or a component if the crate chose a linker that makes one.
@@ -57,7 +57,7 @@ pub struct Compiled {
 }
 
 /// Builds, checks, and writes the module.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let compiled = compile(&args.dir, context.output).await?;
     let module = compiled.module;
     let examined = tokio::task::spawn_blocking(move || inspect::examine(module))
@@ -87,7 +87,7 @@ fn line(info: &ModuleInfo) -> String {
 }
 
 /// Runs cargo on the crate. Cancelling also stops cargo.
-pub async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compiled> {
+pub(crate) async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compiled> {
     let manifest = dir.join("Cargo.toml");
     let name = package_name(&manifest)?;
     let manifest = manifest
@@ -240,7 +240,7 @@ async fn choose_compiler(cargo: &mut Command, dir: &Path) -> anyhow::Result<()> 
 }
 
 /// Whether the compiler that cargo would use in a folder has the target's standard library.
-pub async fn has_target(dir: Option<&Path>) -> bool {
+pub(crate) async fn has_target(dir: Option<&Path>) -> bool {
     let Some(folder) = rustc(dir, &["--print", "target-libdir", "--target", TARGET]).await else {
         return false;
     };

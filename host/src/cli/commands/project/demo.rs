@@ -36,7 +36,7 @@ Examples:
   foldstream demo --module order-totals.wasm --events examples/order-totals/events.ndjson
   foldstream demo --module order-totals.wasm --events events.ndjson --query days
   foldstream demo --module order-totals.wasm --events events.ndjson --once")]
-pub struct Args {
+pub(crate) struct Args {
     /// The module.
     #[arg(long, value_name = "FILE")]
     module: PathBuf,
@@ -55,7 +55,7 @@ pub struct Args {
 }
 
 /// Shows everything, and then waits for Ctrl-C unless `--once` is set.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let hangups = Hangups::catch()?;
     let folder = config_args::temporary_folder()?;
     let mut config = Config {

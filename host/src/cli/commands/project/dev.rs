@@ -47,7 +47,7 @@ Examples:
 
 Events in DIR/events.ndjson are imported into an empty log. If a build fails, the last good \
 module keeps running.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Folder of the crate.
     #[arg(default_value = ".")]
     dir: PathBuf,
@@ -70,7 +70,7 @@ pub struct Args {
 }
 
 /// Runs until interrupted.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     anyhow::ensure!(
         args.dir.join("Cargo.toml").is_file(),
         "{} has no Cargo.toml; give the folder of a crate, or create one with `foldstream new NAME`",
@@ -132,7 +132,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 /// In a terminal that also shows builds, log only warnings, and what the module itself logs.
-pub fn quieten(config: &mut Config) {
+pub(crate) fn quieten(config: &mut Config) {
     if config.log.level == Config::default().log.level {
         "warn,foldstream::guest=info".clone_into(&mut config.log.level);
     }
@@ -231,7 +231,7 @@ impl Session<'_> {
 }
 
 /// Commands to try next.
-pub fn further(url: &str, name: &str) -> String {
+pub(crate) fn further(url: &str, name: &str) -> String {
     let url = if url == crate::cli::URL_DEFAULT {
         String::new()
     } else {

@@ -20,17 +20,17 @@ use crate::module::{self, Engine};
 Examples:
   foldstream inspect order-totals.wasm
   foldstream inspect order-totals.wasm -o json | jq -r .digest")]
-pub struct Args {
+pub(crate) struct Args {
     /// The module.
     file: PathBuf,
 }
 
 /// What to show for a module that can migrate.
-pub const MIGRATES: &str = "state of older versions";
+pub(crate) const MIGRATES: &str = "state of older versions";
 
 /// What the check found in a file.
 #[derive(Debug)]
-pub struct Examined {
+pub(crate) struct Examined {
     /// The component, as a host stores it.
     pub component: Bytes,
     /// Its manifest.
@@ -38,14 +38,14 @@ pub struct Examined {
 }
 
 /// Checks the module as a host would, and prints its description.
-pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let examined = examine(deploy::read_module(&args.file)?)?;
     context.output.one(&examined.info, lines)?;
     Ok(())
 }
 
 /// Checks and compiles a module with the limits of a host, and calls its manifest.
-pub fn examine(upload: Bytes) -> anyhow::Result<Examined> {
+pub(crate) fn examine(upload: Bytes) -> anyhow::Result<Examined> {
     let cache = config_args::temporary_folder()?;
     let checker =
         module::this_program().context("cannot find this program, which checks the module")?;
@@ -103,7 +103,7 @@ fn lines(info: &ModuleInfo) -> String {
 }
 
 /// How often the host tries a failing batch.
-pub fn error_policy(info: &ModuleInfo) -> String {
+pub(crate) fn error_policy(info: &ModuleInfo) -> String {
     let policy = &info.error_policy;
     let parts = [
         policy
@@ -120,7 +120,7 @@ pub fn error_policy(info: &ModuleInfo) -> String {
 }
 
 /// The limits that the module asks for.
-pub fn limits(info: &ModuleInfo) -> String {
+pub(crate) fn limits(info: &ModuleInfo) -> String {
     let limits = &info.limits;
     let parts = [
         limits

@@ -1,7 +1,7 @@
 //! Commands for those who write a module: from a new project to a module that is inspected.
 
-pub mod build;
-pub mod demo;
-pub mod dev;
-pub mod inspect;
-pub mod new;
+pub(crate) mod build;
+pub(crate) mod demo;
+pub(crate) mod dev;
+pub(crate) mod inspect;
+pub(crate) mod new;

@@ -64,13 +64,13 @@ const RESERVED: &str = "\
 Examples:
   foldstream new order-totals
   foldstream new order-totals && cd order-totals && foldstream dev")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the crate, or the path of the folder to create, which ends with the name.
     name: PathBuf,
 }
 
 /// Writes the crate and prints the next steps.
-pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let folder = &args.name;
     let name = Name::parse(&folder.file_name().unwrap_or_default().to_string_lossy())?;
     if folder.exists() {

@@ -26,7 +26,7 @@ Examples:
   foldstream get order-totals customer/42 --generation 3
   foldstream get order-totals customer/42 --as-of 2026-11-24T10:00:00Z
   foldstream get order-totals customer/42 -o json | jq .value.total")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     /// The key.
@@ -37,7 +37,7 @@ pub struct Args {
 
 /// Which state to read.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// Wait until the state reflects this sequence.
     #[arg(long, value_name = "SEQUENCE")]
     at_least: Option<u64>,
@@ -58,7 +58,7 @@ pub struct Reading {
 
 impl Reading {
     /// The API parameters for these options.
-    pub fn parameters(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn parameters(&self) -> Vec<(&'static str, String)> {
         let mut parameters = Vec::new();
         parameters.extend(
             self.at_least
@@ -84,14 +84,14 @@ impl Reading {
 
     /// Continues with the generation that answered. An as-of read has one generation anyway, and a
     /// host without generations names none.
-    pub fn pin(&mut self, generation: u64) {
+    pub(crate) fn pin(&mut self, generation: u64) {
         if generation > 0 && self.as_of.is_none() {
             self.generation = Some(generation);
         }
     }
 
     /// Waits until the past state is prepared; the current state needs no such wait.
-    pub async fn prepared(
+    pub(crate) async fn prepared(
         &self,
         client: &Client,
         name: &str,
@@ -137,7 +137,7 @@ struct Entry<'a> {
 }
 
 /// Prints one value.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     if matches!(args.key.as_str(), "." | "..") {
         let message = format!(
             "the key `{0}` cannot be part of a URL; use `foldstream scan NAME --prefix {0}`",
@@ -178,7 +178,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 /// Prints a value: JSON and text as lines, bytes as they are.
-pub fn print_value(output: &Output, value: &Value) -> anyhow::Result<()> {
+pub(crate) fn print_value(output: &Output, value: &Value) -> anyhow::Result<()> {
     let Ok(text) = std::str::from_utf8(&value.body) else {
         if std::io::stdout().is_terminal() {
             let size = value.body.len();
@@ -205,6 +205,6 @@ pub fn print_value(output: &Output, value: &Value) -> anyhow::Result<()> {
 }
 
 /// Bytes as the API writes them in JSON.
-pub fn bytes_as_json(bytes: &[u8]) -> serde_json::Value {
+pub(crate) fn bytes_as_json(bytes: &[u8]) -> serde_json::Value {
     serde_json::json!({ "$bytes": base64::engine::general_purpose::STANDARD.encode(bytes) })
 }

@@ -1,6 +1,6 @@
 //! Commands that read what a deployment holds.
 
-pub mod get;
-pub mod query;
-pub mod scan;
-pub mod watch;
+pub(crate) mod get;
+pub(crate) mod query;
+pub(crate) mod scan;
+pub(crate) mod watch;

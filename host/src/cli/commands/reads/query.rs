@@ -27,7 +27,7 @@ Examples:
 
 Arguments that begin like JSON (with { [ \" a digit, or a minus) must be JSON; anything else is \
 passed as text. A list of objects is shown as a table.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     /// Name of the query.
@@ -40,7 +40,7 @@ pub struct Args {
 }
 
 /// Prints the answer.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let arguments = args.arguments.unwrap_or_default();
     let media_type = media_type(&arguments)?;
     let client = context.client()?;
@@ -111,7 +111,7 @@ async fn explained(
 }
 
 /// An answer for people: a table if possible, otherwise indented JSON, otherwise text.
-pub fn for_people(answer: &Value) -> String {
+pub(crate) fn for_people(answer: &Value) -> String {
     match rows(answer) {
         Some(rows) => rows,
         None if answer.is_json() => json::indented(as_json(answer).get()),
@@ -125,7 +125,7 @@ pub fn for_people(answer: &Value) -> String {
 
 /// The content type of the arguments: JSON if they begin like JSON, in which case they must be
 /// valid.
-pub fn media_type(arguments: &str) -> Result<&'static str, Failure> {
+pub(crate) fn media_type(arguments: &str) -> Result<&'static str, Failure> {
     let first = arguments.trim_start().chars().next();
     let literal = matches!(arguments.trim(), "true" | "false" | "null");
     let like_json =
@@ -146,7 +146,7 @@ pub fn media_type(arguments: &str) -> Result<&'static str, Failure> {
 }
 
 /// A value as JSON on one line; numbers keep all their digits.
-pub fn as_json(value: &Value) -> Box<RawValue> {
+pub(crate) fn as_json(value: &Value) -> Box<RawValue> {
     let raw = |json: String| RawValue::from_string(json).ok();
     let own = std::str::from_utf8(&value.body)
         .ok()

@@ -21,7 +21,7 @@ Examples:
   foldstream scan order-totals --start day/2026-01-01 --end day/2026-02-01 --reverse
   foldstream scan order-totals --all -o ndjson > entries.ndjson
   foldstream scan order-totals --generation 3 --limit 20")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     /// Only keys that begin with this prefix.
@@ -51,7 +51,7 @@ pub struct Args {
 }
 
 /// Prints entries.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     args.reading
         .prepared(&client, &args.name, context.output)
@@ -171,7 +171,7 @@ fn broken_off(error: Error, count: u64) -> anyhow::Error {
 }
 
 /// Entries as rows.
-pub fn lines(entries: &[Entry], with_header: bool) -> String {
+pub(crate) fn lines(entries: &[Entry], with_header: bool) -> String {
     let header: &[&str] = if with_header { &["KEY", "VALUE"] } else { &[] };
     if entries.is_empty() && !with_header {
         return String::new();
@@ -185,7 +185,7 @@ pub fn lines(entries: &[Entry], with_header: bool) -> String {
 }
 
 /// A value in a table: text as it is, anything else as JSON on one line.
-pub fn cell(value: &serde_json::Value) -> String {
+pub(crate) fn cell(value: &serde_json::Value) -> String {
     let text = match value {
         serde_json::Value::String(text) => text.clone(),
         other => compact(other),

@@ -20,7 +20,7 @@ Examples:
 If a key changes several times in quick succession, at least the last change arrives. If the \
 host no longer knows what changed since --after, {\"reset\":true} (or a warning) comes first: \
 scan again; later changes follow.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     /// Only keys that begin with this prefix.
@@ -32,7 +32,7 @@ pub struct Args {
 }
 
 /// Prints one change after another.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let subscription = Subscription {
         client: &client,

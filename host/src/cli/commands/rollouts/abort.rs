@@ -9,13 +9,13 @@ use crate::cli::support::output::grouped;
 #[command(before_help = "\
 Examples:
   foldstream abort order-totals")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
 }
 
 /// Sends the request and prints the outcome.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let deployment: Deployment = context
         .client()?
         .act(&["v1", "deployments", &args.name, "abort"], &[])

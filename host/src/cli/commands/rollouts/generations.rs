@@ -23,13 +23,13 @@ Examples:
   foldstream generations order-totals -o ndjson | jq 'select(.status == \"ready\") | .comparison'
 
 Below the table is what the last comparison of a candidate with the active generation found.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
 }
 
 /// Prints one line per generation, and the last comparison.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let list: GenerationList = context
         .client()?
         .get(&["v1", "deployments", &args.name, "generations"], &[])
@@ -110,7 +110,7 @@ fn to_the_second(time: &str) -> String {
 }
 
 /// The progress of a generation, in a few words.
-pub fn outlook(generation: &Generation) -> String {
+pub(crate) fn outlook(generation: &Generation) -> String {
     let percent = percent(generation);
     match (generation.status, generation.state) {
         (_, None) if generation.queued_behind.is_some_and(|before| before > 0) => {
@@ -148,7 +148,7 @@ pub fn outlook(generation: &Generation) -> String {
 }
 
 /// How much of the way to the head is done; 100 % only once it has arrived.
-pub fn percent(generation: &Generation) -> String {
+pub(crate) fn percent(generation: &Generation) -> String {
     let part = generation
         .progress
         .map(|part| (part * 100.0).floor().clamp(0.0, 100.0));
@@ -157,7 +157,7 @@ pub fn percent(generation: &Generation) -> String {
 
 /// The first differences that a comparison found, as rows; differences that are not allowed come
 /// first.
-pub fn examples(comparison: &Comparison, at_most: usize) -> String {
+pub(crate) fn examples(comparison: &Comparison, at_most: usize) -> String {
     let mut examples: Vec<&ComparisonExample> = comparison.examples.iter().collect();
     examples.sort_by_key(|example| example.allowed);
     let rows = examples.into_iter().take(at_most).map(example);

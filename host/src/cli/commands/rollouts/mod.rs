@@ -1,12 +1,12 @@
 //! Commands about generations: how one takes over from another, is built again, checked and
 //! removed.
 
-pub mod abort;
-pub mod generations;
-pub mod promote;
-pub mod prune;
-pub mod rebuild;
-pub mod rebuilds;
-pub mod rollback;
-pub mod throttle;
-pub mod verify;
+pub(crate) mod abort;
+pub(crate) mod generations;
+pub(crate) mod promote;
+pub(crate) mod prune;
+pub(crate) mod rebuild;
+pub(crate) mod rebuilds;
+pub(crate) mod rollback;
+pub(crate) mod throttle;
+pub(crate) mod verify;

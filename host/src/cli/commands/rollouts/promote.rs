@@ -14,7 +14,7 @@ Examples:
 If the candidate has a gate, its comparison runs first, and holds the candidate back if more \
 differs than allowed. The previous generation follows the stream for a while: `foldstream \
 rollback` makes it active again.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     /// Promote even if its gate does not allow it.
@@ -26,7 +26,7 @@ pub struct Args {
 }
 
 /// Sends the request and prints the outcome.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let flags = [("force", args.force), ("lift-throttle", args.lift_throttle)];
     let parameters: Vec<_> = flags
         .into_iter()
@@ -40,7 +40,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 /// The outcome, in one line.
-pub fn line(cut_over: &CutOver) -> String {
+pub(crate) fn line(cut_over: &CutOver) -> String {
     format!("{}: {}", cut_over.deployment.name, cut_over.message)
 }
 

@@ -13,7 +13,7 @@ Examples:
 
 The active generation and the candidate always stay. Without the previous generation, a rollback \
 has to build its state from scratch.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     /// Generations to keep in addition to the active one and the candidate, newest first.
@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 /// Sends the request and prints the outcome.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut parameters = vec![("keep", args.keep.to_string())];
     if args.dry_run {
         parameters.push(("dry-run", "true".to_owned()));

@@ -28,7 +28,7 @@ rebuild also compacts the state while the host runs.
 With --key or --prefix, only the events of these keys are folded again, and the result replaces \
 the entries of these keys, by the key rule of the manifest. The host refuses this if their \
 events also change entries that do not belong to them.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     /// Rebuild only the entries of this key.
@@ -47,7 +47,7 @@ pub struct Args {
 }
 
 /// Sends the request and prints the outcome.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut parameters = args.candidate.parameters()?;
     let accepts = args.accept_missing.then(deploy::accept_missing);
     let client = context.client()?;

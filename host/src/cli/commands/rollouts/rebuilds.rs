@@ -13,10 +13,10 @@ Examples:
   foldstream rebuilds -o ndjson | jq -r 'select(.place > 0) | .deployment'
 
 PLACE is how many rebuilds must end first: `rollout.rebuilds_max` says how many run at once.")]
-pub struct Args {}
+pub(crate) struct Args {}
 
 /// Prints one line per rebuild.
-pub async fn run(_args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(_args: Args, context: &Context) -> anyhow::Result<()> {
     let list: RebuildList = context.client()?.get(&["v1", "rebuilds"], &[]).await?;
     context.output.many(&list.rebuilds, &list, lines)?;
     if list.rebuilds.is_empty() {

@@ -15,7 +15,7 @@ Examples:
 
 The host keeps the previous read model for rollout.keep_previous, and lets it follow the stream. \
 After that, a rollback has to build it from scratch, and only does so with --rebuild.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     /// Build its read model from scratch if it is gone. The active generation keeps serving
@@ -28,7 +28,7 @@ pub struct Args {
 }
 
 /// Sends the request and prints the outcome.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut parameters = Vec::new();
     parameters.extend(args.rebuild.then(|| ("rebuild", "true".to_owned())));
     parameters.extend(

@@ -19,7 +19,7 @@ Examples:
 
 A limit that you leave out is removed."
 )]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub struct Args {
 }
 
 /// Sends the request and prints the outcome.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let path = ["v1", "deployments", &args.name, "throttle"];
     let deployment: Deployment = context
         .client()?

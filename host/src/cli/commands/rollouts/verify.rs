@@ -27,7 +27,7 @@ Examples:
 
 The active generation keeps serving. If the two states differ, verify names the first key that \
 differs, and the first event after which the two folds disagree about it.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
     /// Compare about this many entries; default: all. Saves comparing, not reading: both states are
@@ -43,7 +43,7 @@ pub struct Args {
 }
 
 /// Starts the verification, shows its progress, and prints the result.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let mut parameters = Vec::new();
     parameters.extend(args.sample.map(|sample| ("sample", sample.to_string())));

@@ -8,7 +8,7 @@ use crate::cli::support::output::bytes;
 use crate::integrity::{self, Checked, Condition};
 
 /// One check per file; refused while a host uses the folder.
-pub async fn checks(folder: &Path) -> anyhow::Result<Vec<Check>> {
+pub(super) async fn checks(folder: &Path) -> anyhow::Result<Vec<Check>> {
     let owned = folder.to_owned();
     // On a separate thread, so that Ctrl-C ends it at once: reading large files takes long.
     let checked = tokio::task::spawn_blocking(move || integrity::check_folder(&owned)).await?;

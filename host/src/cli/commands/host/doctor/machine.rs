@@ -38,7 +38,7 @@ const MEMORY_FILE_SYSTEMS: [(u32, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_5
 
 /// Checks the disk, and the limits of the host's process: those that a running host reports,
 /// otherwise those of a host that would be started here.
-pub fn checks(config: &Config, process: &ProcessInfo) -> Vec<Check> {
+pub(super) fn checks(config: &Config, process: &ProcessInfo) -> Vec<Check> {
     let mut checks = vec![
         check_disk(&config.data_dir),
         check_file_system(&config.data_dir),
@@ -217,7 +217,7 @@ fn judge_memory(process: &ProcessInfo) -> Option<Check> {
 }
 
 /// Compares the host's clock with the local one, in whole seconds.
-pub fn judge_skew(seconds: i64) -> Check {
+pub(super) fn judge_skew(seconds: i64) -> Check {
     let apart = Duration::from_secs(seconds.unsigned_abs());
     if apart >= SKEW_WARN {
         let way = if seconds > 0 { "ahead of" } else { "behind" };
@@ -232,14 +232,14 @@ pub fn judge_skew(seconds: i64) -> Check {
 
 /// Compares wall clock and monotonic clock while the other checks run.
 #[derive(Debug)]
-pub struct ClockWatch {
+pub(super) struct ClockWatch {
     monotonic: Instant,
     wall: SystemTime,
 }
 
 impl ClockWatch {
     /// Begins to watch.
-    pub fn begin() -> Self {
+    pub(super) fn begin() -> Self {
         Self {
             monotonic: Instant::now(),
             wall: SystemTime::now(),
@@ -247,7 +247,7 @@ impl ClockWatch {
     }
 
     /// Reports the result.
-    pub fn end(self) -> Check {
+    pub(super) fn end(self) -> Check {
         judge_clock(self.monotonic.elapsed(), self.wall, SystemTime::now())
     }
 }

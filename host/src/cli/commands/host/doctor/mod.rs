@@ -35,7 +35,7 @@ Examples:
 
 Asks a running host about its sources; without one, checks them directly from the configuration. \
 The exit code is 1 if a check fails.")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     settings: config_args::Settings,
     /// Instead, read and verify every file of this data folder. Its host must be stopped. Files
@@ -47,7 +47,7 @@ pub struct Args {
 /// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub(crate) enum Status {
     /// All is well.
     Ok,
     /// It works, but may lose data or be slow.
@@ -58,7 +58,7 @@ pub enum Status {
 
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub(crate) struct Check {
     /// What was checked.
     pub check: String,
     /// The result.
@@ -77,23 +77,23 @@ impl Check {
     }
 
     /// All is well.
-    pub fn ok(check: impl Into<String>, finding: impl Into<String>) -> Self {
+    pub(crate) fn ok(check: impl Into<String>, finding: impl Into<String>) -> Self {
         Self::new(check, Status::Ok, finding)
     }
 
     /// It works, but may lose data or be slow.
-    pub fn warn(check: impl Into<String>, finding: impl Into<String>) -> Self {
+    pub(crate) fn warn(check: impl Into<String>, finding: impl Into<String>) -> Self {
         Self::new(check, Status::Warn, finding)
     }
 
     /// It does not work.
-    pub fn fail(check: impl Into<String>, finding: impl Into<String>) -> Self {
+    pub(crate) fn fail(check: impl Into<String>, finding: impl Into<String>) -> Self {
         Self::new(check, Status::Fail, finding)
     }
 }
 
 /// Runs all checks and prints them.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     if let Some(folder) = &args.data {
         return report(&context.output, &data::checks(folder).await?);
     }
