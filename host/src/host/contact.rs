@@ -82,6 +82,7 @@ impl Contacts {
     pub(super) fn seen(&self, name: &str, source: &Source, readers: &[ReaderStatus]) {
         let mut sources = self.sources.lock();
         let contact = sources.entry(name.to_owned()).or_default();
+        // A reader that hears the source proves more than a check, which may be older.
         if readers
             .iter()
             .any(|reader| reader.status.is_heard_within(HEARD_FOR))
@@ -98,10 +99,12 @@ impl Contacts {
                 reader.status.state,
                 reader.status.message.clone().unwrap_or_default(),
             )),
+            // Those who read it know best; the answer to a check counts only while nobody does.
             None if readers.is_empty() => contact.refusal.clone(),
             None => None,
         };
         let Some((state, reason)) = found else {
+            // Only the end of trouble that was logged is worth a line.
             if let Some(Trouble {
                 since,
                 told: Some(_),
@@ -120,6 +123,7 @@ impl Contacts {
             }
             return;
         };
+        // In these two states it is the server that says no, so it can be reached.
         if state != SourceState::StreamMissing && state != SourceState::Unauthorized {
             contact.is_reachable = Some(false);
         }

@@ -200,6 +200,8 @@ fn open_database(
                 );
             }
         });
+    // A file that redb was killed while creating could never be opened again, so a new one gets its
+    // name only when it is complete.
     let make = |path: &Path| builder.create(path).map(drop).map_err(not_made);
     atomic_file::create(path, make).map_err(redb::StorageError::Io)?;
     let opened = damage::guarded(|| builder.create(path));
@@ -244,6 +246,7 @@ fn initialise(database: &Database, options: &Options, now_ns: u64) -> Result<(),
         .list_tables()?
         .map(|table| table.name().to_owned())
         .collect();
+    // A log gets all of its tables in one commit, so a file without any is new.
     if tables.is_empty() {
         let mut settings = transaction.open_table(SETTINGS)?;
         settings.insert("format", FORMAT.to_le_bytes().as_slice())?;
@@ -330,6 +333,8 @@ fn load(
     if let Some(row) = chunks.last()? {
         continue_tail(&mut writer, &cursor(&row)?)?;
     }
+    // The settings say how far the log was when events were last removed from its beginning. One
+    // that ends before that has lost events at its end.
     if writer.last_sequence < trim.last_sequence || writer.bytes < trim.bytes_before {
         return Err(Failure::Damaged(
             "it lacks events that its settings mention".to_owned(),
@@ -424,6 +429,8 @@ fn recall_ids(
     let horizon = ids.horizon_ns(now_ns);
     let mut recent = Vec::new();
     let mut count = 0_u64;
+    // Backwards, because only the newest matter; what is found is then read forwards, so that ids
+    // are in the order in which they were appended.
     for row in chunks.iter()?.rev() {
         let events = cursor(&row?)?;
         if events.appended_ns() < horizon || count >= IDS_MAX as u64 {
@@ -454,6 +461,7 @@ fn recall_subjects(
     chunks: &impl ReadableTable<u64, &'static [u8]>,
     after: u64,
 ) -> Result<(), Failure> {
+    // The chunk with the first event to read may begin before it.
     let start = chunks
         .range(..=after + 1)?
         .next_back()

@@ -68,6 +68,8 @@ pub(super) fn of_binary(
     body: &[u8],
     options: &AppendOptions,
 ) -> Result<NewEvent, Error> {
+    // Our own attributes say how an event was exported. They decide how it is appended, and are not
+    // stored with it.
     let stored = attributes
         .0
         .iter()
@@ -216,6 +218,7 @@ fn other_headers(text: &str) -> Result<Vec<(String, String)>, Error> {
             "is not a JSON object of strings in a string: {error}"
         ))
     })?;
+    // These have a place of their own in an event, or are set by servers and hosts.
     let is_taken = |name: &str| {
         let name = name.to_ascii_lowercase();
         name == "content-type"

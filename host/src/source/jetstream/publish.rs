@@ -216,12 +216,14 @@ impl Publisher {
         let answer = link
             .permitted(call)
             .await
+            // The message may have been on its way when the connection ended.
             .map_err(|trouble| PublishError::Unknown(trouble.message))?;
         let stream = &self.settings.stream;
         let answer = answer.map_err(|error| match error.kind() {
             RequestErrorKind::TimedOut => {
                 PublishError::Unknown(format!("stream {stream} did not confirm within 5 s"))
             }
+            // Nobody subscribes to it, so no stream can have stored it.
             RequestErrorKind::NoResponders => PublishError::NotStored(format!(
                 "no stream stores subject {}; add it to the subjects of stream {stream}",
                 message.subject
