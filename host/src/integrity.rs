@@ -13,7 +13,10 @@ use crate::{damage, log, state};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// It does not exist.
-    #[error("{} has no catalog.redb, so it is not a data folder; give the folder in `data_dir`", folder.display())]
+    #[error(
+        "{} has no catalog.redb, so it is not a data folder; give the folder in `data_dir`",
+        folder.display()
+    )]
     NoFolder {
         /// The given path.
         folder: PathBuf,

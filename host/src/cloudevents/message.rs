@@ -165,10 +165,13 @@ fn parts_of(
             .is_some()
     };
     let outlook = match form_of(&headers) {
-        Some(Form::Structured) => Envelope::parse(data).map_or_else(Outlook::Malformed, Outlook::Event),
+        Some(Form::Structured) => {
+            Envelope::parse(data).map_or_else(Outlook::Malformed, Outlook::Event)
+        }
         Some(Form::Batch) => Outlook::Malformed(Error::Json(
-            "a stream treats a message with a batch as one event; publish each event in a separate \
-             message".to_owned(),
+            "a stream treats a message with a batch as one event; publish each event in a \
+             separate message"
+                .to_owned(),
         )),
         Some(Form::Unknown) => match recognise(data) {
             Outlook::Plain => Outlook::Malformed(Error::Json(

@@ -161,7 +161,10 @@ fn problem(status: &str, description: &str) -> Response {
 /// Bodies of bytes and of arbitrary JSON, which have no type of ours.
 fn set_free_schema((content_type, content): (&String, &mut RefOr<Content>)) {
     let RefOr::T(content) = content else { return };
-    let free = matches!(&content.schema, Some(RefOr::T(Schema::Object(object))) if object.properties.is_empty());
+    let free = match &content.schema {
+        Some(RefOr::T(Schema::Object(object))) => object.properties.is_empty(),
+        _ => false,
+    };
     match content_type.as_str() {
         "application/wasm" | "application/octet-stream" => {
             let format =
