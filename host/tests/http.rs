@@ -308,8 +308,19 @@ async fn tls_and_token_let_in_who_has_both() {
 
 /// Writes a certificate of localhost that ends in a year, with its key.
 fn write_certificate(cert: &std::path::Path, key: &std::path::Path, end: i32) -> String {
+    write_certificate_until(cert, key, |parameters| {
+        parameters.not_after = rcgen::date_time_ymd(end, 1, 1);
+    })
+}
+
+/// The same with another end.
+fn write_certificate_until(
+    cert: &std::path::Path,
+    key: &std::path::Path,
+    end: impl FnOnce(&mut rcgen::CertificateParams),
+) -> String {
     let mut parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("sound");
-    parameters.not_after = rcgen::date_time_ymd(end, 1, 1);
+    end(&mut parameters);
     let pair = rcgen::KeyPair::generate().expect("a key");
     let pem = parameters.self_signed(&pair).expect("a certificate").pem();
     std::fs::write(cert, &pem).expect("a file");
@@ -419,6 +430,63 @@ fn certificate_that_has_ended_is_an_error_of_the_configuration() {
         "{ended}"
     );
     assert_eq!(said(2060), [""; 0]);
+}
+
+#[test]
+fn doctor_says_when_the_certificate_ends() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cert, key) = (
+        folder.path().join("cert.pem"),
+        folder.path().join("key.pem"),
+    );
+    let config = folder.path().join("foldstream.toml");
+    let text = format!(
+        "data_dir = {:?}\n[serve]\nlisten = \"127.0.0.1:1\"\ntls_cert = {cert:?}\ntls_key = {key:?}\n",
+        folder.path().join("data")
+    );
+    std::fs::write(&config, text).expect("a file");
+    let doctor = || {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_foldstream"))
+            .args(["doctor", "-o", "json", "--config"])
+            .arg(&config)
+            .output()
+            .expect("foldstream runs");
+        let checks: serde_json::Value =
+            serde_json::from_slice(&output.stdout).expect("a list of checks");
+        let of_certificate = |check: &&serde_json::Value| {
+            check["finding"].as_str().is_some_and(|finding| {
+                finding.contains("serve.tls_cert") && finding.contains("certificate")
+            })
+        };
+        let found = checks
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(of_certificate);
+        found.map(|check| (check["status"].clone(), check["finding"].to_string()))
+    };
+    // In a year, yesterday, and in a few days.
+    write_certificate(&cert, &key, 2060);
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .expect("ours");
+    assert_eq!(doctor(), None);
+    write_certificate(&cert, &key, 2020);
+    let (status, finding) = doctor().expect("it is looked at");
+    assert_eq!(status, "fail", "{finding}");
+    assert!(finding.contains("ended at 2020-01-01"), "{finding}");
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(6 * 24 + 12);
+    let soon = soon.to_zoned(jiff::tz::TimeZone::UTC).date();
+    let [month, day] =
+        [soon.month(), soon.day()].map(|number| u8::try_from(number).expect("small"));
+    write_certificate_until(&cert, &key, |parameters| {
+        parameters.not_after = rcgen::date_time_ymd(i32::from(soon.year()), month, day);
+    });
+    let (status, finding) = doctor().expect("it is looked at");
+    assert_eq!(status, "warn", "{finding}");
+    assert!(
+        finding.contains("ends in 5 days") || finding.contains("ends in 6 days"),
+        "{finding}"
+    );
 }
 
 /// A host that speaks HTTP/2, with its certificate.

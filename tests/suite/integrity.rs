@@ -63,8 +63,9 @@ async fn files_of_a_stopped_host_are_sound() {
 
 #[tokio::test]
 async fn damaged_files_are_named_with_what_to_do() {
+    const BUILD: &str = "remove it to build the state again";
     for (file, advice) in [
-        ("state/ledger/1.redb", "again from the stream"),
+        ("state/ledger/1.redb", BUILD),
         ("log/events.redb", "backup"),
         ("catalog.redb", "backup"),
     ] {
@@ -82,7 +83,32 @@ async fn damaged_files_are_named_with_what_to_do() {
             output.stdout
         );
         assert!(output.stdout.contains(advice), "{}", output.stdout);
+        // That would lose what nothing else has.
+        let is_state = file.starts_with("state/");
+        assert_eq!(output.stdout.contains(BUILD), is_state, "{}", output.stdout);
     }
+}
+
+#[tokio::test]
+async fn a_damaged_catalogue_is_never_to_be_removed() {
+    let mut stage = stopped().await;
+    let catalogue = stage.host.data_dir().join("catalog.redb");
+    let sound = std::fs::read(&catalogue).expect("the host is down");
+    let half = &sound[..sound.len() / 2];
+    let zeros = vec![0; sound.len()];
+    for (what, bytes) in [("cut", half), ("empty", &[]), ("zeros", &zeros[..])] {
+        std::fs::write(&catalogue, bytes).expect("the host is down");
+        assert!(!stage.host.try_restart().await, "{what}");
+        let told = stage.host.output();
+        assert!(
+            told.contains("catalog.redb") && told.contains("restore"),
+            "{what}: {told}"
+        );
+        assert!(!told.contains("build the state again"), "{what}: {told}");
+    }
+    std::fs::write(&catalogue, sound).expect("the host is down");
+    stage.host.restart().await;
+    stage.assert_ledger_equals_model().await;
 }
 
 /// Makes the events of a subject unreadable in the file of a log: the length of the subject is

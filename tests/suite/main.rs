@@ -22,6 +22,7 @@ mod fulfilment; // the example handler sends each order once
 mod handlers; // messages that leave once, on the embedded log
 mod handlers_jetstream; // the same on a NATS server that goes away, and behind a proxy that swallows answers
 mod handlers_rollouts; // effects that change hands: rebuilt, rolled back and put back, killed at every step
+mod idle; // without work a host rests, and folds give way to those who ask
 mod integrity; // doctor reads the files of a host that is down
 mod ladder; // failures by class: charged to whom they concern, tried as often as they should
 mod layering; // the shape of our own code

@@ -201,6 +201,18 @@ async fn wrong_requests_get_a_problem_that_says_what_to_do() {
         .post("/v1/events", "text/plain", "hello")
         .await
         .problem(415, "unsupported-media-type");
+    let of_curl = "application/x-www-form-urlencoded";
+    let hint = client.post("/v1/events", of_curl, "{}").await;
+    let hint = hint.problem(415, "unsupported-media-type").detail;
+    assert!(hint.contains("curl") && hint.contains("-H"), "{hint}");
+    let compressed = client
+        .request(Method::POST, "/v1/events")
+        .header("content-type", "application/json")
+        .header("content-encoding", "gzip")
+        .body("{\"events\":[]}");
+    let hint = client.send(compressed).await;
+    let hint = hint.problem(415, "unsupported-media-type").detail;
+    assert!(hint.contains("without compression"), "{hint}");
     client
         .post("/v1/events", "application/json", "{")
         .await

@@ -458,6 +458,10 @@ impl Log {
         self.shared.head.send_if_modified(|head| {
             std::mem::replace(head, view.last_sequence) != view.last_sequence
         });
+        // The timer comes too late if a new log loses its whole file within its first seconds.
+        if self.shared.noted.load(Ordering::Acquire) == 0 {
+            self.note_newest();
+        }
     }
 
     fn opened(&self) -> u64 {

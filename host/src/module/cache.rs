@@ -336,6 +336,27 @@ mod tests {
     }
 
     #[test]
+    fn key_and_folder_of_another_user_are_not_used() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = Cache::open(folder.path(), &engine()).expect("opens").key;
+        let path = folder.path().join(KEY_FILE);
+        let give_away = |path: &Path| std::os::unix::fs::chown(path, Some(54_321), None);
+        if give_away(&path).is_err() {
+            eprintln!("skipped: only root can give a file to another user");
+            return;
+        }
+        assert_ne!(
+            first,
+            Cache::open(folder.path(), &engine()).expect("opens").key,
+            "the other user knows that key"
+        );
+        give_away(folder.path()).expect("as the file");
+        let refused = Cache::open(folder.path(), &engine()).err();
+        let message = refused.expect("code could be put there").to_string();
+        assert!(message.contains("belongs to user 54321"), "{message}");
+    }
+
+    #[test]
     fn changed_or_renamed_code_is_not_returned() {
         let folder = tempfile::tempdir().expect("a folder");
         let cache = Cache::open(folder.path(), &engine()).expect("opens");

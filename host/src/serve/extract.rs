@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -146,6 +146,18 @@ pub(super) fn unsupported(found: Option<&str>, wanted: &str) -> Problem {
     )
 }
 
+/// Whether a body is sent as it is: compressed, it would be taken for something malformed.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    let is_plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if !is_plain(encoding) => Err(Problem::new(
+            Kind::UnsupportedMediaType,
+            "the body has a content-encoding; send it as it is, without compression",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The length that the client announces.
 pub(super) fn announced(headers: &HeaderMap) -> Option<u64> {
     headers
@@ -173,6 +185,7 @@ pub(super) async fn body(
     limit: usize,
     room: &mut BodyRoom,
 ) -> Result<Bytes, Problem> {
+    check_encoding(headers)?;
     let announced = announced(headers).unwrap_or(0);
     let mut chunks = body.into_data_stream();
     let mut collected = BytesMut::new();

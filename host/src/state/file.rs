@@ -84,9 +84,25 @@ struct Noted {
     is_of_format_1: bool,
 }
 
-/// What to do with a file if no other advice helps.
-const REPLACE: &str =
-    "restore the file from a backup, or remove it to build the state again from the stream";
+/// The name of the file of the catalogue, and of the folder of embedded logs.
+const CATALOGUE: &str = "catalog.redb";
+const LOGS: &str = "log";
+
+/// What to do with a file if no other advice helps. Only a state can be built again.
+fn replacement(path: &Path) -> &'static str {
+    let is_log = || {
+        path.parent()
+            .is_some_and(|folder| folder.file_name() == Some(LOGS.as_ref()))
+    };
+    if path.file_name() == Some(CATALOGUE.as_ref()) {
+        "restore its newest copy, or a whole backup: nothing else names the deployments, and their states are removed \
+         without it"
+    } else if is_log() {
+        "restore it from a backup: its events are nowhere else"
+    } else {
+        "restore the file from a backup, or remove it to build the state again from the stream"
+    }
+}
 /// What to do if the system refused something and no other advice helps.
 const MAY_BE_SOUND: &str = "the file itself may be sound: correct that, and it can be opened again";
 /// What redb says if the data that it reads is inconsistent.
@@ -128,7 +144,7 @@ pub(super) fn open_database(
                 let otherwise = if is_refused_by_system(error) {
                     MAY_BE_SOUND
                 } else {
-                    REPLACE
+                    replacement(path)
                 };
                 advice::of_file(error).unwrap_or(otherwise)
             }
@@ -138,7 +154,7 @@ pub(super) fn open_database(
             redb::DatabaseError::UpgradeRequired(_) => {
                 "it was written by another version of redb; use the foldstream that wrote it"
             }
-            _ => REPLACE,
+            _ => replacement(path),
         };
         let message = format!("{}: {error}; {advice}", path.display());
         match error {
@@ -183,8 +199,9 @@ pub(super) fn check_format(path: &Path, found: Option<&[u8]>) -> Result<(), Erro
     }
     let message = format!(
         "{}: file was written by format {format}, this build reads 1 to {FORMAT_OWNED}; upgrade \
-         foldstream, or remove the file to rebuild the state",
-        path.display()
+         foldstream, or {}",
+        path.display(),
+        replacement(path)
     );
     Err(Error::Open(message))
 }

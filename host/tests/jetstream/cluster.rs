@@ -1,5 +1,6 @@
 //! What a reader does while servers of a cluster come and go.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Config;
@@ -8,6 +9,7 @@ use foldstream::source::Request;
 use foldstream::source::jetstream::Options;
 
 use crate::reading::{Reading, checkpoint, numbers, options, request};
+use crate::relay::{Relay, lose_states};
 use crate::server::{
     Server, Version, free_port, numbered, on_both_versions, orders, publish, until, within,
 };
@@ -21,6 +23,7 @@ const LOOK: Duration = Duration::from_millis(100);
 on_both_versions! {
     servers_of_a_cluster_come_and_go_without_loss
     a_leader_that_took_over_is_the_same_stream_to_who_comes_back
+    a_consumer_that_is_not_shown_to_have_kept_up_with_its_cluster_is_not_trusted
 }
 
 /// Three servers, each with the name of its index.
@@ -174,6 +177,54 @@ async fn restarting(servers: &mut [Server], agreed: impl AsyncFn(&[Server]) -> O
         }
     })
     .await;
+}
+
+async fn a_consumer_that_is_not_shown_to_have_kept_up_with_its_cluster_is_not_trusted(
+    version: Version,
+) {
+    let mut servers = cluster(version).await;
+    replicated(&mut servers, 0).await;
+    let jetstream = servers[0].jetstream().await;
+    let mixed = Config {
+        num_replicas: 3,
+        subjects: vec!["orders.>".to_owned(), "audit.>".to_owned()],
+        ..orders()
+    };
+    jetstream.update_stream(mixed).await.expect("edited");
+    let stream = jetstream.get_stream("ORDERS").await.expect("it is there");
+    let others = |count: usize| vec![("audit.noise".to_owned(), "{}".to_owned()); count];
+    let (relay, lose) = lose_states(&servers[0]).await;
+    let mut reading = Reading::begin(Relay::options(&servers[0]), request(&["orders.>"]));
+
+    // Given a reader whose consumer has reached the end that the leader named.
+    publish(&jetstream, numbered(0..1)).await;
+    publish(&jetstream, others(1)).await;
+    reading.through(2).await;
+    // When messages of others come and go, then they are nothing to it.
+    publish(&jetstream, others(5)).await;
+    stream.purge().filter("audit.>").await.expect("purge");
+    publish(&jetstream, numbered(1..2)).await;
+    let last = reading.batch_through(8).await;
+    assert!(last.missing.is_empty(), "{:?}", last.missing);
+
+    // When the leader is not heard for a while, as by a server that is cut off from it.
+    lose.store(true, Ordering::SeqCst);
+    while relay.hits() == 0 {
+        let idle = tokio::time::timeout(LOOK, reading.reader.next()).await;
+        assert!(idle.is_err(), "nothing is published: {idle:?}");
+    }
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    publish(&jetstream, others(5)).await;
+    stream.purge().filter("audit.>").await.expect("purge");
+    publish(&jetstream, numbered(2..3)).await;
+    lose.store(false, Ordering::SeqCst);
+    // Then what went meanwhile may have been for it.
+    let (events, gap) = reading.error().await;
+    assert!(events.is_empty(), "{:?}", numbers(&events));
+    assert!(
+        gap.to_string().contains("5 events (9 to 13) are gone"),
+        "{gap}"
+    );
 }
 
 async fn servers_of_a_cluster_come_and_go_without_loss(version: Version) {

@@ -99,6 +99,41 @@ async fn streams_that_drop_what_others_acknowledge_are_refused_for_good() {
 }
 
 #[tokio::test]
+async fn sequences_beyond_floating_point_are_exact_and_a_stream_near_their_end_is_refused() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let beginning_with = |sequence: u64| Config {
+        first_sequence: Some(sequence),
+        ..orders()
+    };
+    let first = (1 << 53) + 1;
+    let stream = beginning_with(first);
+    jetstream.create_stream(stream).await.expect("stream");
+    publish(&jetstream, numbered(0..3)).await;
+    for subjects in [&[">"][..], &["orders.*.placed"]] {
+        let (events, last) = Reading::begin(options(&server), request(subjects))
+            .events(3)
+            .await;
+        let sequences: Vec<u64> = events.iter().map(|event| event.sequence).collect();
+        assert_eq!(sequences, [first, first + 1, first + 2]);
+        assert_eq!(last.through, first + 2);
+    }
+    jetstream.delete_stream("ORDERS").await.expect("deletion");
+
+    let stream = beginning_with(1 << 63);
+    jetstream.create_stream(stream).await.expect("stream");
+    publish(&jetstream, numbered(0..3)).await;
+    let (events, error) = Reading::begin(options(&server), request(&["orders.*.placed"]))
+        .error()
+        .await;
+    assert!(events.is_empty());
+    assert!(
+        matches!(&error, Error::Unsupported { .. }) && error.to_string().contains("2^63"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn stream_that_is_edited_to_drop_events_stops_its_reader() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;

@@ -10,8 +10,10 @@
 //! - `forged`: what others publish to our inbox
 //! - `history`: what proves that a stream is the same, and what it has lost
 //! - `inspecting`: what an operator sees of a stream
+//! - `leaf`: streams and their mirrors on both sides of a leaf node
 //! - `limits`: what a server or a stream limits, and what a stream holds that is no event
 //! - `relay`: requests and answers that are lost or garbled on the way
+//! - `partition`: the server of a reader's consumer is cut off from its cluster
 //! - `permissions`: what a server has to allow, taken away and given back
 
 mod broken;
@@ -22,7 +24,9 @@ mod faults;
 mod forged;
 mod history;
 mod inspecting;
+mod leaf;
 mod limits;
+mod partition;
 mod permissions;
 mod reading;
 mod relay;

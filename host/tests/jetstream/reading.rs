@@ -90,6 +90,16 @@ impl Reading {
         }
     }
 
+    /// The batch with which the position comes to a sequence.
+    pub async fn batch_through(&mut self, sequence: u64) -> Batch {
+        loop {
+            let batch = self.next().await.expect("the stream is sound");
+            if batch.through >= sequence {
+                return batch;
+            }
+        }
+    }
+
     /// Reads until the reader stops.
     pub(crate) async fn error(&mut self) -> (Vec<Event>, Error) {
         let mut events = Vec::new();

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Config;
@@ -23,12 +24,14 @@ pub(crate) enum Fate {
     Lose,
     /// It is passed on, and its answer changed.
     Garble,
+    /// It is passed on after this long.
+    Late(Duration),
 }
 
 /// Passes on requests to the JetStream API that come under another prefix.
 pub(crate) struct Relay {
     passing: tokio::task::JoinHandle<()>,
-    /// How many requests were lost, or answers changed.
+    /// How many requests were lost or late, or answers changed.
     hits: Arc<AtomicUsize>,
 }
 
@@ -68,6 +71,18 @@ impl Relay {
                             .publish_with_reply(subject, reply, request.payload)
                             .await,
                     ),
+                    Fate::Late(after) => {
+                        counted.fetch_add(1, Ordering::SeqCst);
+                        let client = client.clone();
+                        tokio::spawn(async move {
+                            tokio::time::sleep(after).await;
+                            drop(
+                                client
+                                    .publish_with_reply(subject, reply, request.payload)
+                                    .await,
+                            );
+                        });
+                    }
                     Fate::Lose => drop(counted.fetch_add(1, Ordering::SeqCst)),
                     Fate::Garble => {
                         let Ok(answer) = client.request(subject, request.payload).await else {
@@ -84,7 +99,7 @@ impl Relay {
         Self { passing, hits }
     }
 
-    /// How many requests were lost, or answers changed.
+    /// How many requests were lost or late, or answers changed.
     pub(crate) fn hits(&self) -> usize {
         self.hits.load(Ordering::SeqCst)
     }
@@ -123,8 +138,33 @@ async fn consumer_whose_request_was_lost_on_the_way_is_asked_for_again() {
     assert_eq!(relay.hits(), 1);
 }
 
+#[tokio::test]
+async fn consumer_that_takes_longer_to_make_than_other_answers_is_waited_for() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(orders()).await.expect("stream");
+    publish(&jetstream, numbered(0..10)).await;
+    // As on a stream of hundreds of millions of events, which the server has to count. Other
+    // answers are given up after 15 s.
+    let count_long = |subject: &str, body: &[u8]| {
+        if subject.contains("CONSUMER.CREATE") && !body.is_empty() {
+            Fate::Late(Duration::from_secs(17))
+        } else {
+            Fate::Pass
+        }
+    };
+    let relay = Relay::start(&server, count_long, |_| false).await;
+    let mut reading = Reading::begin(Relay::options(&server), request(&[">"]));
+    assert_eq!(
+        numbers(&reading.events(10).await.0),
+        (0..10).collect::<Vec<_>>()
+    );
+    assert!(relay.hits() > 0, "it came late");
+    assert_eq!(reading.status.borrow().reconnects, 0);
+}
+
 /// A relay that loses every request for the state of the stream while a switch is on.
-async fn lose_states(server: &Server) -> (Relay, Arc<AtomicBool>) {
+pub async fn lose_states(server: &Server) -> (Relay, Arc<AtomicBool>) {
     let is_on = Arc::new(AtomicBool::new(false));
     let switch = Arc::clone(&is_on);
     let judge = move |subject: &str, body: &[u8]| {
@@ -195,7 +235,7 @@ async fn an_idle_reader_waits_with_its_position_until_the_state_of_the_stream_is
     publish(&jetstream, [other(), other()]).await;
     let unanswered = async {
         while relay.hits() < 2 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     within("two requests are lost", async {
@@ -234,8 +274,7 @@ async fn a_jump_is_asked_about_again_if_no_answer_comes() {
     let (mut events, _) = reading.events(50).await;
     lose.store(true, Ordering::SeqCst);
     while relay.hits() < 1 {
-        let next =
-            tokio::time::timeout(std::time::Duration::from_millis(20), reading.reader.next()).await;
+        let next = tokio::time::timeout(Duration::from_millis(20), reading.reader.next()).await;
         events.extend(
             next.into_iter()
                 .flat_map(|batch| batch.expect("the stream is sound").events),

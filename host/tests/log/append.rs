@@ -514,3 +514,22 @@ fn head_rises_with_durable_appends() {
     );
     assert_eq!(*head.borrow(), 3);
 }
+
+#[test]
+fn a_log_that_lost_its_file_within_its_first_seconds_does_not_begin_again() {
+    let place = Place::new();
+    let log = place.open();
+    append_numbered(&log, 3);
+    drop(log);
+    // What a crash may leave of a file that was just made: nothing, or no file.
+    std::fs::write(place.path(), "").expect("written");
+    for step in ["empty", "missing"] {
+        let refused = Log::open(&place.path(), Options::default()).err();
+        let message = refused.unwrap_or_else(|| panic!("{step}")).to_string();
+        assert!(message.contains("had come to 3"), "{step}: {message}");
+        std::fs::remove_file(place.path()).expect("removed");
+    }
+    // What its operator accepts.
+    std::fs::remove_file(place.path().with_extension("newest")).expect("it is there");
+    append_numbered(&place.open(), 1);
+}

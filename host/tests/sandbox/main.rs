@@ -616,6 +616,20 @@ fn system_gives_away_nothing() {
 }
 
 #[test]
+fn resources_of_the_system_have_a_limit() {
+    let mut bed = Bed::new(load(shared(), "wasi"));
+    bed.apply(&[event(1_000, "hold", "")])
+        .expect("as many as allowed");
+    // What an instance holds counts, whichever call took it.
+    let error = bed
+        .apply(&[event(1_001, "count", ""), event(1_025, "hold", "")])
+        .expect_err("too many");
+    assert!(error.to_string().contains("resource"), "{error:?}");
+    assert_eq!(bed.value("count"), None);
+    bed.works_again();
+}
+
+#[test]
 fn query_sees_the_time_of_the_last_event() {
     let mut bed = Bed::new(load(shared(), "wasi"));
     bed.apply(&[event(5, "count", "")]).expect("applies");

@@ -12,6 +12,7 @@
 mod backlog;
 mod connect;
 mod context;
+mod currency;
 mod cursor;
 mod headers;
 mod inspect;

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::{Subject, Subscriber};
 use futures_util::StreamExt;
@@ -32,6 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// as over a leaf node: a lost connection of our own is noticed. Asked again, it counts again what
 /// matches the filter.
 const PATIENCE_ALONE: Duration = Duration::from_secs(20);
+
+/// The highest sequence with which a stream may begin. The server stores messages beyond 2^63, says
+/// that it has them, and returns none.
+const FIRST_SEQUENCE_MAX: u64 = 1 << 62;
 
 /// The position of a reader.
 #[derive(Clone, Debug)]
@@ -99,6 +103,8 @@ pub(super) struct Opened {
     pub(super) stream: Arc<StreamIdentity>,
     pub(super) position: u64,
     pub(super) head: u64,
+    /// When the stream was asked where it ends.
+    pub(super) looked_at: Instant,
     /// Messages after the position that were fetched alone; the consumer starts after them.
     pub(super) rescued: VecDeque<Rescued>,
     /// As in [`Standing`].
@@ -109,6 +115,8 @@ pub(super) struct Opened {
     pub(super) pending: u64,
     /// Whether the server filters events.
     pub(super) is_filtered: bool,
+    /// Whether several servers hold the stream, any of which may hold the consumer.
+    pub(super) is_replicated: bool,
     /// The subjects that the consumer delivers.
     pub(super) filter: String,
     /// What the stream lacks after the position, if the server filters events: all of it is
@@ -168,6 +176,7 @@ pub(super) async fn open(
     // Between the check of the stream and the creation of the consumer, the stream may have been
     // replaced, or have lost events; this second check sees both.
     let before = info;
+    let looked_at = Instant::now();
     let info = stream_info(&mut link, &api).await?;
     if identity(&api, &info)? != stream {
         return Err(Trouble::lost(format!(
@@ -194,6 +203,7 @@ pub(super) async fn open(
         stream,
         position,
         head: info.state.last_seq.max(position),
+        looked_at,
         doubts: standing.doubts,
         limits: made.info.config,
         pending: made.info.num_pending + rescued.len() as u64,
@@ -203,6 +213,7 @@ pub(super) async fn open(
             .unwrap_or(">")
             .to_owned(),
         is_filtered: made.is_filtered,
+        is_replicated: info.is_clustered() && info.config.num_replicas > 1,
         holes,
         accepts_through: standing.accepts_through,
         has_gaps_by_design: has_gaps_by_design(&info.config),
@@ -212,8 +223,18 @@ pub(super) async fn open(
 }
 
 /// Whether the kind of stream can be read at all: only if it keeps its events no matter who else
-/// reads them.
+/// reads them, and the server returns what it stores.
 pub(super) fn check_readable(stream: &str, config: &StreamConfig) -> Result<(), Error> {
+    if config.first_seq > FIRST_SEQUENCE_MAX {
+        let reason = format!(
+            "it begins with sequence {}, and nats-server returns no message near or beyond 2^63",
+            config.first_seq
+        );
+        return Err(Error::Unsupported {
+            stream: stream.to_owned(),
+            reason,
+        });
+    }
     let consequence = match config.retention.as_str() {
         "" | "limits" => return Ok(()),
         "interest" => "it drops events once its consumers have acknowledged them",

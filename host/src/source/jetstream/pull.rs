@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 use super::backlog::Backlog;
+use super::currency::Currency;
 use super::cursor::Cursor;
 use super::link::Trouble;
 use super::message::{self, Metadata, MetadataReader};
@@ -133,6 +134,8 @@ pub(super) struct Pull {
     has_gaps_by_design: bool,
     /// Whether events for us may be unsent in the stream.
     backlog: Backlog,
+    /// Whether the server that holds the consumer has kept up with the stream.
+    currency: Currency,
     /// Whether connections were lost here, perhaps by a message after the next one. Then nothing
     /// more is requested until the next one is returned; otherwise the connection would be lost
     /// again while a jump before it is in question.
@@ -157,6 +160,8 @@ impl Pull {
             .iter()
             .any(|pattern| pattern.as_str() == ">");
         let server_matches = opened.is_filtered && subjects.patterns().len() == 1;
+        let mut currency = Currency::new(opened.is_replicated);
+        currency.stream_ends(opened.looked_at, opened.head, opened.position);
         Self {
             client: opened.link.client().clone(),
             next_subject: opened.api.next_subject(&opened.consumer).into(),
@@ -181,6 +186,7 @@ impl Pull {
             accepts_through: opened.accepts_through,
             has_gaps_by_design: opened.has_gaps_by_design,
             backlog: Backlog::new(opened.pending),
+            currency,
             is_careful: opened.doubts > 1,
             rescued: opened.rescued,
             subjects,
@@ -229,6 +235,22 @@ impl Pull {
     /// A claim was confirmed: nothing for us is unsent.
     pub(super) fn caught_up(&mut self) {
         self.backlog.caught_up(self.outstanding_events);
+    }
+
+    /// Whether the leader of the stream has to be asked again and again where the stream ends.
+    pub(super) fn needs_proof(&self) -> bool {
+        self.is_filtered && self.currency.needs_proof()
+    }
+
+    /// The leader of the stream, asked at this time, said where the stream ends; a reader is at
+    /// this position.
+    pub(super) fn stream_ends(&mut self, asked: Instant, end: u64, position: u64) {
+        self.currency.stream_ends(asked, end, position);
+    }
+
+    /// Whether everything for us was sent the moment it was stored.
+    fn is_live(&self) -> bool {
+        self.is_filtered && !self.backlog.is_behind() && self.currency.is_proved(Instant::now())
     }
 
     /// Whether nothing was requested yet.
@@ -395,6 +417,7 @@ impl Pull {
         cursor.head = cursor.head.max(sequence.saturating_add(metadata.pending));
         self.backlog
             .arrived(metadata.pending, self.outstanding_events);
+        self.currency.reached(sequence);
         true
     }
 
@@ -438,7 +461,7 @@ impl Pull {
         }
         if is_accepted {
             cursor.miss(from..=to);
-        } else if !self.is_filtered || self.backlog.is_behind() {
+        } else if !self.is_live() {
             self.jump = Some(Jump { from, to });
         }
     }
@@ -492,10 +515,9 @@ impl Pull {
             .backlog
             .heartbeat(looked_through, cursor.through, self.outstanding_events)
         {
-            let is_live = self.is_filtered && !self.backlog.is_behind();
             self.claim = Some(Claim {
                 through: looked_through,
-                is_live,
+                is_live: self.is_live(),
             });
         }
         Ok(())

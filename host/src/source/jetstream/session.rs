@@ -7,7 +7,8 @@
 //! may be unsent in the stream, everything after a jump is held back until a
 //! check of the stream shows which sequences it lacks; each of those may have
 //! been for us. A filtered reader that has caught up needs no such check: the
-//! server sends it each event the moment it is stored.
+//! server sends it each event the moment it is stored, unless that server lags
+//! behind others that hold the stream, which `currency` is about.
 //!
 //! The heartbeats of an idle consumer say how far it has looked. With that, the
 //! position moves over messages for others, after the same check of the stream,
@@ -79,6 +80,7 @@ struct View {
 /// A running check of the stream.
 struct Look {
     question: Question,
+    asked: Instant,
     answer: BoxFuture<'static, Result<Box<View>, wire::Error>>,
 }
 
@@ -98,6 +100,8 @@ pub(super) struct Session {
     looked_through: u64,
     /// Where the reader is, and since when it gets nothing there.
     idle: (u64, Instant),
+    /// When the stream was last asked whether it has anything for a reader that gets nothing.
+    idle_asked: Instant,
     /// Where the reader was when the stream had something for it that the consumer had not
     /// delivered.
     waits_at: Option<u64>,
@@ -148,6 +152,7 @@ impl Session {
             unanswered: 0,
             looked_through: opened.position,
             idle: (opened.position, Instant::now()),
+            idle_asked: Instant::now(),
             waits_at: None,
             has_warned: false,
             is_filtered: opened.is_filtered,
@@ -215,7 +220,9 @@ impl Session {
                 match answer {
                     Ok(view) => {
                         self.unanswered = 0;
+                        let end = view.info.state.last_seq;
                         self.judge(look.question, *view, cursor)?;
+                        self.pull.stream_ends(look.asked, end, cursor.through);
                     }
                     Err(error) => self.bear(look.question, &error)?,
                 }
@@ -326,13 +333,14 @@ impl Session {
             .filter(|claim| claim.through > cursor.through)
         {
             Question::Claim(claim)
+        } else if self.is_idle() {
+            self.idle_asked = Instant::now();
+            Question::Idle
         } else if self.is_filtered
-            && cursor.through > self.looked_through
+            && (cursor.through > self.looked_through || self.pull.needs_proof())
             && self.looked_at.elapsed() >= HEAD_INTERVAL
         {
             Question::Head
-        } else if self.is_idle() {
-            Question::Idle
         } else {
             return;
         };
@@ -373,8 +381,13 @@ impl Session {
                 next: next.map(|stored| stored.sequence),
             }))
         });
-        self.look = Some(Look { question, answer });
-        self.looked_at = Instant::now();
+        let asked = Instant::now();
+        self.look = Some(Look {
+            question,
+            asked,
+            answer,
+        });
+        self.looked_at = asked;
         self.looked_through = cursor.through;
     }
 
@@ -388,7 +401,7 @@ impl Session {
         } else {
             IDLE_INTERVAL
         };
-        since.elapsed() >= IDLE_INTERVAL && self.looked_at.elapsed() >= interval
+        since.elapsed() >= IDLE_INTERVAL && self.idle_asked.elapsed() >= interval
     }
 
     /// Concludes from what the stream has for a reader that gets nothing; an error if the consumer

@@ -163,6 +163,8 @@ fn deed(index: u32, event: &Event) -> Result<(), Failure> {
         "overlap" => overlap(event.sequence as usize),
         #[cfg(any(feature = "wasi", feature = "preview1"))]
         "system" => state::put("system", &Payload::Text(system::report())),
+        #[cfg(feature = "wasi")]
+        "hold" => system::hold(event.sequence),
         other => {
             return Err(failure(index, FailureKind::Reject, event))
                 .inspect_err(|_| log::write(Level::Error, other));
@@ -310,6 +312,13 @@ mod system {
     pub(super) fn wall() -> u64 {
         let now = wall_clock::now();
         now.seconds * 1_000_000_000 + u64::from(now.nanoseconds)
+    }
+
+    /// Takes this many resources and never gives one back.
+    pub(super) fn hold(count: u64) {
+        for _ in 0..count {
+            std::mem::forget(get_stdout());
+        }
     }
 
     /// Looks at everything that a system could give away.
