@@ -304,7 +304,7 @@ fn send_all(
         let mut sum = Sum::default();
         match content {
             Content::Tables { frozen, is_state } => {
-                send_tables(writer, &mut sum, &frozen, is_state)?
+                send_tables(writer, &mut sum, &frozen, is_state)?;
             }
             Content::Module(mut file) => {
                 let mut octets = vec![0; READ_BYTES];

@@ -368,7 +368,7 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
     findings.file("serve.tls_key", serve.tls_key.as_deref());
     match serve.token.as_deref() {
         Some(token) if token.trim().is_empty() => {
-            findings.error("serve.token", "is empty; remove it or set one")
+            findings.error("serve.token", "is empty; remove it or set one");
         }
         Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
             findings.error(

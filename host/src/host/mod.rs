@@ -131,10 +131,10 @@ impl Host {
         let host = self.clone();
         tokio::spawn(async move { host.look_at_heads().await });
         self.every(HEADS_INTERVAL, async |host: Self| {
-            host.look_at_heads().await
+            host.look_at_heads().await;
         });
         self.every(CONTACTS_INTERVAL, async |host: Self| {
-            host.look_at_contacts()
+            host.look_at_contacts();
         });
     }
 

@@ -32,7 +32,7 @@ impl Host {
                 match done.await {
                     Ok(0) => {}
                     Ok(removed) => {
-                        tracing::info!(removed, "removed old events from the embedded log")
+                        tracing::info!(removed, "removed old events from the embedded log");
                     }
                     Err(error) => tracing::error!(%error, "retention of the embedded log failed"),
                 }

@@ -66,7 +66,7 @@ pub(crate) fn sources(
                 shares.push(share);
             }
             config::Source::Jetstream(settings) => {
-                drop(sources.insert(name.clone(), jetstream(name, settings)?))
+                drop(sources.insert(name.clone(), jetstream(name, settings)?));
             }
         }
     }

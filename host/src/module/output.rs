@@ -304,16 +304,16 @@ impl Output {
         let message = on_one_line(message);
         match level {
             Level::Debug => {
-                tracing::debug!(target: "foldstream::guest", deployment, generation, "{message}")
+                tracing::debug!(target: "foldstream::guest", deployment, generation, "{message}");
             }
             Level::Info => {
-                tracing::info!(target: "foldstream::guest", deployment, generation, "{message}")
+                tracing::info!(target: "foldstream::guest", deployment, generation, "{message}");
             }
             Level::Warn => {
-                tracing::warn!(target: "foldstream::guest", deployment, generation, "{message}")
+                tracing::warn!(target: "foldstream::guest", deployment, generation, "{message}");
             }
             Level::Error => {
-                tracing::error!(target: "foldstream::guest", deployment, generation, "{message}")
+                tracing::error!(target: "foldstream::guest", deployment, generation, "{message}");
             }
         }
     }

@@ -215,7 +215,7 @@ fn note(now: &mut Now, cause: &Cause<'_>, attempts: u32, next: Option<NextAttemp
     match &mut now.failure {
         // A temporary lack of host resources is not a failure of an event or a stream.
         Some(first) if first.kind == kind || !OF_HOST.contains(&first.kind.as_str()) => {
-            first.attempts = attempts
+            first.attempts = attempts;
         }
         none => {
             let first_at = jiff::Timestamp::now().to_string();

@@ -109,7 +109,7 @@ impl Rollouts {
                     Ok(()) => host.bring_in(&deployment, number).await,
                     Err(error) => {
                         host.give_up(&deployment, number, &Stopped::because(&error))
-                            .await
+                            .await;
                     }
                 },
                 Built::Failed(stopped) => host.give_up(&deployment, number, &stopped).await,

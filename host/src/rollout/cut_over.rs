@@ -548,7 +548,7 @@ impl Rollouts {
             (Err(error), Some(hand_over)) => {
                 hand_over
                     .look_up(Arc::clone(&self.inner.catalogue), error)
-                    .await?
+                    .await?;
             }
         }
         crash_points::reached("cut-over-recorded");

@@ -78,7 +78,7 @@ impl Rollouts {
                 match module.migration(&identity, from_version) {
                     // Others use what it needs at the moment; the module is not at fault.
                     Err(error) if error.is_passing() && is_wanted() => {
-                        std::thread::sleep(HOST_PAUSE)
+                        std::thread::sleep(HOST_PAUSE);
                     }
                     made => break made?,
                 }

@@ -61,7 +61,7 @@ impl Rollouts {
             // The lock of the deployment may take long to get.
             let name = deployment.name().to_owned();
             self.chore("retire", &name, async move {
-                host.retire(&deployment, keep).await
+                host.retire(&deployment, keep).await;
             });
         }
     }
@@ -98,7 +98,7 @@ impl Rollouts {
                     deployment = deployment.name(),
                     %error,
                     "could not retire a generation"
-                )
+                );
             }
         }
         self.end_unused(deployment).await;

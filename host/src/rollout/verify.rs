@@ -319,7 +319,7 @@ impl Verifying {
             }
             None => {
                 self.told(&scratch, end, scratch.comes_near(NEAR_EVENTS))
-                    .await?
+                    .await?;
             }
         }
         self.count_restarts(&scratch, 0);
@@ -407,9 +407,9 @@ impl Verifying {
         while differs - same > 1 {
             let middle = same + (differs - same) / 2;
             if self.differs(key, middle).await? {
-                differs = middle
+                differs = middle;
             } else {
-                same = middle
+                same = middle;
             }
         }
         Ok(api::Divergence {

@@ -184,7 +184,7 @@ impl Worker {
     fn live(&mut self) -> Result<(), state::Error> {
         let progress = Arc::clone(&self.shared.progress);
         let opened = Store::open(&self.shared.path, self.state.clone(), move |percent| {
-            progress.repairing(Some(percent))
+            progress.repairing(Some(percent));
         });
         self.shared.progress.repairing(None);
         let (store, writer) = opened?;
@@ -391,7 +391,7 @@ impl Worker {
                 None => {}
             }
             self.rest_unless(store, writer, wanted, async {
-                tokio::time::sleep(pause).await
+                tokio::time::sleep(pause).await;
             })?;
             pause = (pause * 2).min(LOAD_PAUSE.1);
         }

@@ -38,10 +38,10 @@ impl Range {
         if let Some(after) = &scan.after {
             match scan.direction {
                 Direction::Forwards if is_before(&start, after) => {
-                    start = Bound::Excluded(after.clone())
+                    start = Bound::Excluded(after.clone());
                 }
                 Direction::Backwards if is_behind(&end, after) => {
-                    end = Bound::Excluded(after.clone())
+                    end = Bound::Excluded(after.clone());
                 }
                 _ => {}
             }

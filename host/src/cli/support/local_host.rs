@@ -295,7 +295,7 @@ fn set_level(level: &str) {
             }
         }
         Err(error) => {
-            tracing::error!(%error, "log.level is not a valid filter; the old one stays in use")
+            tracing::error!(%error, "log.level is not a valid filter; the old one stays in use");
         }
     }
 }

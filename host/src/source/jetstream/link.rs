@@ -266,7 +266,7 @@ fn note(sender: &watch::Sender<Report>, event: &Event) {
             report.refused = None;
         }
         Event::ServerError(ServerError::AuthorizationViolation) => {
-            report.refused = Some(event.to_string())
+            report.refused = Some(event.to_string());
         }
         // Deleting our own consumer is optional; the server would remove it on its own.
         Event::ServerError(ServerError::Other(message))

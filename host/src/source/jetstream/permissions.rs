@@ -86,9 +86,9 @@ pub(super) async fn survey(link: &mut Link, api: &Api) -> Refused {
         if link.is_refused(api.trial(&subject, TRIAL_MAX)).await {
             let shown = format!("{}.{}", api.prefix, subject.replace(NOBODY, ">"));
             if is_optional {
-                refused.optional.push(shown)
+                refused.optional.push(shown);
             } else {
-                refused.needed.push(shown)
+                refused.needed.push(shown);
             }
         }
     }

@@ -128,7 +128,7 @@ impl Projection for CustomerTotals {
         let order: OrderEvent<'_> = event.json()?;
         let customer = order.customer;
         self.customers.update(customer, |aggregate| {
-            fold(aggregate, event.kind(), event.sequence(), &order)
+            fold(aggregate, event.kind(), event.sequence(), &order);
         })?;
         Ok(())
     }

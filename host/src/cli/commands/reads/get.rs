@@ -118,7 +118,7 @@ impl Reading {
             {
                 Ok(_) => return Ok(()),
                 Err(Error::Problem(problem)) if problem.kind == "not-ready" => {
-                    progress.wait(&problem.detail)
+                    progress.wait(&problem.detail);
                 }
                 Err(error) if error.may_pass() => output.detail(&error.to_string()),
                 Err(error) => return Err(error.into()),
