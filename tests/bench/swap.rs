@@ -62,7 +62,7 @@ async fn rebuilds(
         let percent = "&cpu-percent=50";
         throttled_tails.push(tail(
             &read_until(client, async {
-                throttled.push(rebuild(client, percent).await)
+                throttled.push(rebuild(client, percent).await);
             })
             .await,
         ));

@@ -235,7 +235,7 @@ fn drawn(rng: &mut Rng, lines: &[String]) -> String {
         } else if rng.u8(0..100) < keep {
             match (line.split_once(" = "), rng.u8(0..100) < wrong) {
                 (Some((key, _)), true) if !line.contains(SECRET) => {
-                    text.push_str(&format!("{key} = {}", value(rng)))
+                    text.push_str(&format!("{key} = {}", value(rng)));
                 }
                 _ => text.push_str(line),
             }

@@ -121,7 +121,7 @@ impl Projection for OrderTotals {
                 })
             }
             OrderEvent::Paid(paid) => self.change_of(customer, &paid.order, |totals, order| {
-                totals.paid_cents += order.total_cents
+                totals.paid_cents += order.total_cents;
             }),
             OrderEvent::Shipped(shipped) => {
                 self.change_of(customer, &shipped.order, |totals, _| totals.shipped += 1)

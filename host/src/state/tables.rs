@@ -283,7 +283,7 @@ mod tests {
                 match item {
                     Item::Table(name) => name.clone_into(&mut table),
                     Item::Row(key, value) => {
-                        found.push((table.clone(), key.to_vec(), value.to_vec()))
+                        found.push((table.clone(), key.to_vec(), value.to_vec()));
                     }
                 }
                 Ok::<_, Error>(())

@@ -129,7 +129,8 @@ fn act(event: &Event) -> Result<(), (FailureKind, String)> {
         "recurse" => drop(black_box(recurse(1))),
         "recurse-in-memory" => drop(black_box(recurse_in_memory(1))),
         "log-storm" => {
-            (0..number(argument)).for_each(|line| log::write(Level::Info, &format!("{line:01000}")))
+            (0..number(argument))
+                .for_each(|line| log::write(Level::Info, &format!("{line:01000}")));
         }
         "call-storm" => loop {
             black_box(get("nothing"));

@@ -341,7 +341,7 @@ mod tests {
             let mut body = Vec::new();
             match items.next(&mut body) {
                 Ok(Some(line)) => {
-                    found.push((line, String::from_utf8_lossy(&body).trim().to_owned()))
+                    found.push((line, String::from_utf8_lossy(&body).trim().to_owned()));
                 }
                 Ok(None) => return (found, None),
                 Err(Error::Malformed(line, text)) => {
