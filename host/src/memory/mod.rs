@@ -6,7 +6,9 @@
 //! Small requests are granted when large ones are not, so that a greedy module cannot keep its
 //! neighbours from applying; and no kind except folds gets more than its part.
 
-pub mod caches;
+pub #[cfg(target_os = "linux")]
+mod allocator;
+mod caches;
 mod freed;
 pub mod memtables;
 pub(crate) mod read_ahead;
@@ -438,12 +440,9 @@ pub fn parts(
 }
 
 /// Returns freed memory that the allocator keeps to the system. Takes milliseconds.
-pub fn give_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes no pointer, and locks what it walks by itself.
-    unsafe {
-        libc::malloc_trim(0);
-    }
+pub(crate) fn give_back() {
+    #[cfg(target_os = "linux")]
+    allocator::give_back();
 }
 
 fn resident_bytes() -> Option<u64> {
