@@ -83,7 +83,7 @@ async fn play(seed: u64, kills: u64, at_most: Duration) -> Arc<World> {
     let noise = subjects.len() > 1;
     let shared = Arc::clone(&world);
     tasks.push(tokio::spawn(async move {
-        publisher::run(&shared, rate, noise).await
+        publisher::run(&shared, rate, noise).await;
     }));
     deploy(&world).await;
     for number in 0..READERS {
@@ -105,7 +105,7 @@ async fn play(seed: u64, kills: u64, at_most: Duration) -> Arc<World> {
     tasks.push(tokio::spawn(async move { side::run(&shared).await }));
     let shared = Arc::clone(&world);
     tasks.push(tokio::spawn(async move {
-        conduct(&shared, kills, at_most, &seen).await
+        conduct(&shared, kills, at_most, &seen).await;
     }));
     watch_over(&world, tasks).await;
     world

@@ -123,7 +123,7 @@ async fn act(world: &World, change: Change, random: &mut fastrand::Rng) {
                 TALLY,
                 &format!("rebuild-part?key={}", random.u32(..CUSTOMERS)),
             )
-            .await
+            .await;
         }
         Change::Verify => post(world, LEDGER, "verification").await,
         Change::AsOf => as_of(world, random).await,

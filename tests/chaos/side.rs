@@ -202,7 +202,7 @@ impl Side<'_> {
     async fn play(&mut self, episode: Episode, random: &mut fastrand::Rng) {
         match episode {
             Episode::PurgeUnapplied | Episode::DeleteUnapplied => {
-                self.lose_unapplied(episode, random).await
+                self.lose_unapplied(episode, random).await;
             }
             Episode::PurgeApplied => {
                 self.is_durable().await;

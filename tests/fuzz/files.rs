@@ -161,10 +161,10 @@ pub fn damaged(rng: &mut Rng, sound: &[u8]) -> Vec<u8> {
             }
             1 => bytes[rng.usize(..HEADER)] = rng.u8(..),
             2 if other + PAGE <= end && one + PAGE <= end => {
-                bytes.copy_within(one..one + PAGE, other)
+                bytes.copy_within(one..one + PAGE, other);
             }
             3 if one + PAGE <= end => {
-                bytes[one..one + PAGE].fill(*rng.choice(&[0, 0xff]).expect("some"))
+                bytes[one..one + PAGE].fill(*rng.choice(&[0, 0xff]).expect("some"));
             }
             4 if one + PAGE <= end => rng.fill(&mut bytes[one..one + PAGE]),
             5 if rng.u8(0..3) == 0 => bytes.truncate(rng.usize(..end)),
@@ -172,7 +172,7 @@ pub fn damaged(rng: &mut Rng, sound: &[u8]) -> Vec<u8> {
             // The first bytes of a page say what it holds, and how much of it.
             6 if one + 64 <= end => bytes[one + rng.usize(..64)] = rng.u8(..),
             7 if one + 64 <= end => {
-                bytes[one + rng.usize(..16)] = *rng.choice(&[0, 1, 2, 0x7f, 0xff]).expect("some")
+                bytes[one + rng.usize(..16)] = *rng.choice(&[0, 1, 2, 0x7f, 0xff]).expect("some");
             }
             _ if one + PAGE <= end && other + PAGE <= end => {
                 let page = bytes[one..one + PAGE].to_vec();

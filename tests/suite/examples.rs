@@ -156,12 +156,12 @@ fn order_totals() -> (PerCustomer, PerDay) {
         for row in rows {
             match kind {
                 "placed" => {
-                    (row.orders, row.total_cents) = (row.orders + 1, row.total_cents + cents)
+                    (row.orders, row.total_cents) = (row.orders + 1, row.total_cents + cents);
                 }
                 "paid" => row.paid_cents += cents,
                 "shipped" => row.shipped += 1,
                 "cancelled" => {
-                    (row.orders, row.total_cents) = (row.orders - 1, row.total_cents - cents)
+                    (row.orders, row.total_cents) = (row.orders - 1, row.total_cents - cents);
                 }
                 "returned" => row.total_cents -= number(&sample.data["refund_cents"]),
                 other => panic!("an event of type {other} that is not counted here"),

@@ -416,6 +416,18 @@ async fn a_log_storm_is_cut_off_and_the_module_goes_on() {
 }
 
 #[tokio::test]
+async fn a_log_storm_of_many_calls_is_cut_off_as_one_of_a_single_call_is() {
+    let mut stage = stage_with("[pipeline]\nbatch_events = 1\n").await;
+    let storm = vec![event("log-storm 100"); 100];
+    let last = stage.client().append(&storm).await.last_sequence;
+    stage.client().reached(MISCHIEF, last).await;
+    let output = stage.host.process().output();
+    // All of it would be 10 MB, and each call is within its own limit.
+    assert!(output.len() < 3 << 20, "{} bytes of log", output.len());
+    assert!(output.contains("lines are dropped"), "it is told");
+}
+
+#[tokio::test]
 async fn a_failed_deployment_can_be_resumed_and_fails_again_at_the_same_event() {
     let stage = stage().await;
     stage

@@ -833,7 +833,7 @@ async fn swap(client: &Client, random: &mut fastrand::Rng, number: u8) {
                     .deploy_with(LEDGER, &guests::release(own, number), "&strategy=inherit")
                     .await,
             )
-            .await
+            .await;
         }
         1 => {
             taken_over(
@@ -841,7 +841,7 @@ async fn swap(client: &Client, random: &mut fastrand::Rng, number: u8) {
                     .deploy_with(LEDGER, &guests::release(own, number), "&strategy=rebuild")
                     .await,
             )
-            .await
+            .await;
         }
         2 if !is_next => {
             taken_over(

@@ -9,6 +9,7 @@ use foldstream_tests::hostile::{self, COMPONENT_TYPE, INSTANCE_TYPE};
 use foldstream_tests::process::Process;
 use foldstream_tests::stage::{Kind, Stage};
 use foldstream_tests::{cli, guests, wait};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Bombs by name: each would end a process that reads it without care, or keep it busy.
 fn bombs() -> Vec<(&'static str, Vec<u8>)> {
@@ -175,10 +176,25 @@ async fn check_that_nobody_waits_for_is_given_up() {
     }
     stage.deploy_ledger().await;
     let host = stage.host.process().id();
-    wait::until("no child to be left", || async {
-        children(host).is_empty().then_some(())
-    })
-    .await;
+    let none_is_left = async || {
+        wait::until("no child to be left", || async {
+            children(host).is_empty().then_some(())
+        })
+        .await;
+    };
+    none_is_left().await;
+    // One that would never end by itself.
+    let client = stage.client().clone();
+    let sent = tokio::spawn(async move {
+        client
+            .upload(hostile::many_types(1_000_000), "?name=slow")
+            .await
+    });
+    let child = wait::until("a child", || async { children(host).pop() }).await;
+    let child = Pid::from_raw(child.parse().expect("a number of a process"));
+    let _ = kill_process(child.expect("not 0"), Signal::STOP);
+    sent.abort();
+    none_is_left().await;
 }
 
 #[tokio::test]

@@ -68,10 +68,10 @@ impl Arena {
     #[inline(never)]
     fn add_block(&self, size: usize) {
         let previous = self.block.get();
-        // SAFETY: a block that is not null was written by `add_block` and not freed yet.
         let last = if previous.is_null() {
             0
         } else {
+            // SAFETY: a block that is not null was written by `add_block` and not freed yet.
             unsafe { (*previous).bytes }
         };
         let least = size.saturating_add(size_of::<Block>() + ALIGNMENT);
@@ -93,7 +93,7 @@ impl Arena {
             block.write(Block {
                 previous: self.block.get(),
                 bytes,
-            })
+            });
         };
         self.block.set(block);
         let start = block.expose_provenance();
@@ -224,10 +224,7 @@ mod tests {
             unsafe { arena.release(mark) };
         }
         // SAFETY: given out before the marks, and written above.
-        assert!(
-            unsafe { std::slice::from_raw_parts(kept, 100) }
-                .iter()
-                .all(|octet| *octet == 7)
-        );
+        let kept = unsafe { std::slice::from_raw_parts(kept, 100) };
+        assert!(kept.iter().all(|octet| *octet == 7));
     }
 }

@@ -113,7 +113,7 @@ impl Projection for Everything {
             }
             Command::Day(word, day, number) => self.days.put((&word, day), number)?,
             Command::Triple(first, second, third) => {
-                self.triples.put((first, &second, third), ())?
+                self.triples.put((first, &second, third), ())?;
             }
             Command::Forget(word, from, to) => {
                 let count = self

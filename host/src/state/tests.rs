@@ -212,7 +212,7 @@ fn whatever_is_written_frozen_committed_and_reopened_reads_as_a_map_would() {
                 1 => twin.flush(),
                 2 => twin.held.push((twin.store.snapshot(), twin.model.clone())),
                 3 if !twin.held.is_empty() => {
-                    drop(twin.held.swap_remove(random.usize(..twin.held.len())))
+                    drop(twin.held.swap_remove(random.usize(..twin.held.len())));
                 }
                 4 if twin.held.is_empty() => twin = twin.reopen(),
                 _ => {}
@@ -704,7 +704,7 @@ fn the_number_of_entries_is_known_without_reading_them() {
         keys.for_each(|key| {
             writer
                 .put(&key.to_string(), value.map(Payload::from))
-                .expect("within limits")
+                .expect("within limits");
         });
         writer.publish(checkpoint(position));
     };

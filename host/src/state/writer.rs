@@ -400,7 +400,7 @@ mod tests {
         let put = |writer: &mut Writer, key: &str| {
             writer
                 .put(key, Some(Payload::from("1")))
-                .expect("within limits")
+                .expect("within limits");
         };
         writer.begin();
         (0..100).for_each(|number| put(&mut writer, &format!("a/{number}")));

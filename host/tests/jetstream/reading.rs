@@ -91,7 +91,7 @@ impl Reading {
     }
 
     /// The batch with which the position comes to a sequence.
-    pub async fn batch_through(&mut self, sequence: u64) -> Batch {
+    pub(crate) async fn batch_through(&mut self, sequence: u64) -> Batch {
         loop {
             let batch = self.next().await.expect("the stream is sound");
             if batch.through >= sequence {

@@ -164,7 +164,7 @@ async fn consumer_that_takes_longer_to_make_than_other_answers_is_waited_for() {
 }
 
 /// A relay that loses every request for the state of the stream while a switch is on.
-pub async fn lose_states(server: &Server) -> (Relay, Arc<AtomicBool>) {
+pub(crate) async fn lose_states(server: &Server) -> (Relay, Arc<AtomicBool>) {
     let is_on = Arc::new(AtomicBool::new(false));
     let switch = Arc::clone(&is_on);
     let judge = move |subject: &str, body: &[u8]| {

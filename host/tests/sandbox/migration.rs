@@ -175,7 +175,7 @@ fn migration_has_the_same_limits() {
             migration()
                 .page(&page(&[("log", "10000")]))
                 .expect("migrates"),
-        )
+        );
     });
     assert_eq!(log.matches("the rest was dropped").count(), 1, "{log}");
 }

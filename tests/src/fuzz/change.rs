@@ -31,7 +31,7 @@ fn change(rng: &mut Rng, bytes: &mut Vec<u8>, words: &[&str]) {
         1 if at < bytes.len() => {
             bytes[at] = *rng
                 .choice(b"\0\n\r\t \"\\{}[]:,.0%\x7f\x80\xff")
-                .expect("some")
+                .expect("some");
         }
         2 => drop(bytes.drain(at..at + length)),
         3 if rng.u8(0..4) == 0 => bytes.truncate(at),

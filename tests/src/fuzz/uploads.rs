@@ -89,7 +89,7 @@ fn changed(rng: &mut Rng, sound: &[Vec<u8>]) -> Vec<u8> {
             2 => {
                 bytes[at] = *rng
                     .choice(&[0, 1, 0x40, 0x41, 0x42, 0x7f, 0x80, 0xff])
-                    .expect("there are some")
+                    .expect("there are some");
             }
             3 => drop(bytes.drain(at..at + length)),
             4 => {
