@@ -149,6 +149,11 @@ impl Deployment {
         Arc::clone(&self.active.borrow())
     }
 
+    /// The active runner, as it changes.
+    pub(crate) fn actives(&self) -> watch::Receiver<Arc<Runner>> {
+        self.active.subscribe()
+    }
+
     /// Makes another runner active, and sets the record that says so.
     pub(crate) fn flip(&self, record: Record, runner: Arc<Runner>) {
         // In one step: a client that has heard of the new generation gets answers from it.

@@ -390,6 +390,35 @@ async fn module_of_another_kind_and_grants_that_make_no_sense_are_refused() {
 }
 
 #[tokio::test]
+async fn grants_are_checked_against_all_code_that_may_use_them() {
+    let host = Host::start().await;
+    let client = host.client();
+    client.deploy("loop", &guests::module("echo")).await;
+    let query = "?name=loop&strategy=rebuild&allow-publish=out.%3E%40events";
+    let refused = client.upload(guests::module(REACTOR), query).await;
+    assert!(
+        refused.text().contains("which it reads itself"),
+        "the code that is active until the new one takes over reads it: {}",
+        refused.text()
+    );
+    let module = guests::module(REACTOR);
+    let deployed = client
+        .deploy_with("loop", &module, "&strategy=rebuild")
+        .await;
+    client
+        .becomes("loop", deployed.generation, api::GenerationStatus::Active)
+        .await;
+    client.deploy_with("loop", &module, TO_LOG).await;
+    // The code before it would use the grant as well.
+    let refused = client.act("loop", "rollback").await.problem(422, "refused");
+    assert!(
+        refused.detail.contains("which it reads itself"),
+        "{}",
+        refused.detail
+    );
+}
+
+#[tokio::test]
 async fn lost_state_file_does_not_publish_everything_again() {
     let mut host = Host::start_with(FLUSHES).await;
     host.client()

@@ -32,6 +32,11 @@ struct Stage {
 
 impl Stage {
     async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// The same with more settings of rollouts.
+    async fn start_with(rollout: &str) -> Self {
         let server = NatsServer::start().await;
         let config = async_nats::jetstream::stream::Config {
             duplicate_window: Duration::from_millis(200),
@@ -39,7 +44,7 @@ impl Stage {
         };
         nats::create_stream_with(&server.jetstream().await, config).await;
         let proxy = Proxy::start(&server.url()).await;
-        let host = host_with_stream(&proxy.url(), CONFIG).await;
+        let host = host_with_stream(&proxy.url(), &format!("{CONFIG}{rollout}")).await;
         host.client()
             .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
             .await;
@@ -667,4 +672,139 @@ async fn host_on_a_backup_continues_with_the_messages_that_waited() {
     assert_eq!(outbox(&shown).epoch, 2);
     stage.server.restart().await;
     stage.assert_each_once().await;
+}
+
+/// Makes the state file of the active generation unreadable while the host is stopped.
+fn destroy_state(stage: &mut Stage) {
+    stage.host.stop();
+    let file = stage
+        .host
+        .data_dir()
+        .join("state")
+        .join(REACTOR)
+        .join("1.redb");
+    std::fs::write(file, [7; 4_096]).expect("it is written");
+}
+
+/// Waits until the host knows that the state of the active generation cannot be opened.
+async fn is_lost(stage: &Stage) {
+    stage
+        .client()
+        .show_when(REACTOR, "lose its state", |shown| {
+            let failure = shown.failure.as_ref();
+            failure.is_some_and(|failure| failure.kind == "state" && failure.attempts >= 3)
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn candidate_of_an_owner_whose_state_cannot_be_opened_fails_and_frees_its_place() {
+    let mut stage = Stage::start_with("rebuilds_max = 1\n").await;
+    stage.append(200, "one").await;
+    stage.assert_each_once().await;
+    let answer = stage.client().act(REACTOR, "rebuild?max-rate=1").await;
+    let candidate = answer.json::<api::Deployed>().generation;
+    destroy_state(&mut stage);
+    stage.host.restart().await;
+    let failed = stage
+        .client()
+        .becomes(REACTOR, candidate, GenerationStatus::Failed)
+        .await;
+    assert!(
+        failed.reason.contains("--accept-lost-effects"),
+        "{}",
+        failed.reason
+    );
+    // Another deployment has its turn.
+    stage
+        .client()
+        .deploy_with("counts", &guests::module("tally"), "&source=events")
+        .await;
+    let answer = stage.client().act("counts", "rebuild").await;
+    let number = answer.json::<api::Deployed>().generation;
+    stage
+        .client()
+        .becomes("counts", number, GenerationStatus::Active)
+        .await;
+}
+
+#[tokio::test]
+async fn lost_owner_is_replaced_and_what_its_stream_has_is_not_sent_again() {
+    let mut stage = Stage::start().await;
+    stage.append(100, "one").await;
+    stage.assert_each_once().await;
+    stage.server.kill();
+    // These wait in the file that will be lost.
+    stage.append(50, "three").await;
+    stage.client().reached(REACTOR, stage.last).await;
+    destroy_state(&mut stage);
+    stage.server.restart().await;
+    stage.host.restart().await;
+    is_lost(&stage).await;
+    let refused = stage.client().act(REACTOR, "rebuild").await;
+    let refused = refused.problem(409, "conflict");
+    assert!(
+        refused.detail.contains("--accept-lost-effects"),
+        "{}",
+        refused.detail
+    );
+    let from = "rebuild?accept-lost-effects=true&effects-from=41";
+    let answer = stage.client().act(REACTOR, from).await.expect(200);
+    let deployed = answer.json::<api::Deployed>();
+    assert!(deployed.reason.contains("after 40"), "{}", deployed.reason);
+    stage
+        .client()
+        .becomes(REACTOR, deployed.generation, GenerationStatus::Active)
+        .await;
+    stage.append(20, "three").await;
+    let shown = stage.assert_each_once().await;
+    assert_eq!((outbox(&shown).owned_after, outbox(&shown).epoch), (40, 2));
+    let audited = stage.client().get("/v1/audit").await.text();
+    assert!(audited.contains("after 40"), "{audited}");
+    // And it hands over as any other.
+    stage.rebuild().await;
+    stage.append(20, "one").await;
+    stage.assert_each_once().await;
+}
+
+#[tokio::test]
+async fn owner_that_lost_its_file_is_replaced_and_publishes_for_new_events() {
+    let mut stage = Stage::start().await;
+    stage.append(50, "one").await;
+    stage.assert_each_once().await;
+    stage.host.stop();
+    let file = stage
+        .host
+        .data_dir()
+        .join("state")
+        .join(REACTOR)
+        .join("1.redb");
+    std::fs::remove_file(file).expect("it is there");
+    stage.host.restart().await;
+    let (_, failure) = stage.client().failed(REACTOR).await;
+    assert_eq!(failure.kind, "owner-mismatch", "{}", failure.message);
+    let answer = stage
+        .client()
+        .act(REACTOR, "rebuild?accept-lost-effects=true")
+        .await
+        .expect(200);
+    let number = answer.json::<api::Deployed>().generation;
+    stage
+        .client()
+        .becomes(REACTOR, number, GenerationStatus::Active)
+        .await;
+    stage.append(50, "one").await;
+    let shown = stage.assert_each_once().await;
+    assert_eq!((outbox(&shown).owned_after, outbox(&shown).epoch), (50, 2));
+    // Of an owner whose state is sound, nothing is given up.
+    let refused = stage
+        .client()
+        .act(REACTOR, "rebuild?accept-lost-effects=true")
+        .await
+        .problem(409, "conflict");
+    assert!(
+        refused.detail.contains("owns its effects"),
+        "{}",
+        refused.detail
+    );
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::ladder::{Attempt, Ladder, Step};
@@ -22,17 +21,15 @@ use crate::state::{self, Store, Writer};
 /// doubles up to the maximum.
 const HOST_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// How to interrupt a wait for the host.
+/// Tells whether something else is requested.
 pub(super) struct Interrupt<'a> {
     pub(super) control: &'a watch::Receiver<Desired>,
     pub(super) wanted: Desired,
     pub(super) pace: &'a watch::Receiver<Pace>,
-    pub(super) runtime: &'a Handle,
 }
 
-/// Why a pause ended.
+/// What else is requested.
 enum Woken {
-    Time,
     Control,
     Pace,
 }
@@ -48,28 +45,14 @@ impl Interrupt<'_> {
             .unwrap_or(false)
             .then_some(Woken::Pace)
     }
-
-    /// Waits. Every arm is cancel-safe: it only observes.
-    fn pause(&self, pause: Duration) -> Woken {
-        let (mut control, mut pace) = (self.control.clone(), self.pace.clone());
-        let wanted = self.wanted;
-        self.runtime.block_on(async {
-            tokio::select! {
-                biased;
-                _ = control.wait_for(|desired| *desired != wanted) => Woken::Control,
-                Ok(()) = pace.changed() => Woken::Pace,
-                () = tokio::time::sleep(pause) => Woken::Time,
-            }
-        })
-    }
 }
 
 /// How much of a batch was processed.
 pub(super) enum Processed {
     /// All of it.
     All,
-    /// Only up to this position: the next event failed, and waits for its next attempt or while the
-    /// pipeline may be asked to hold.
+    /// Only up to this position: the next event failed and waits for its next attempt, or the host
+    /// lacks something. Meanwhile the pipeline commits, and may be asked to hold.
     Through(u64),
 }
 
@@ -77,7 +60,7 @@ pub(super) enum Processed {
 enum Next {
     /// Try this many events.
     Try(usize),
-    /// First check for other requests, and wait until the ladder allows the next attempt.
+    /// First check for other requests, and wait until the next attempt is due.
     Yield,
 }
 
@@ -144,6 +127,8 @@ pub(super) struct Applier {
     pub(super) portion: Portion,
     /// How long to wait for the host, while it lacks something.
     pub(super) waiting: Option<Duration>,
+    /// Until when to wait for the host.
+    pub(super) host_rests_until: Option<Instant>,
     /// Why it can't continue, once it can't.
     pub(super) obstacle: Option<Obstacle>,
 }
@@ -169,7 +154,7 @@ impl Applier {
         interrupt: &Interrupt<'_>,
     ) -> Result<Processed, Ended> {
         self.progress.received(batch);
-        if self.ladder.attempts() == 0 {
+        if self.ladder.attempts() == 0 && self.waiting.is_none() {
             self.metrics.batch_events.observe(batch.events.len() as f64);
         }
         let mut done = 0;
@@ -217,7 +202,7 @@ impl Applier {
                     self.progress.applied(events);
                     done = end;
                 }
-                Err(fault) => match self.after_fault(fault, events, interrupt)? {
+                Err(fault) => match self.after_fault(fault, events)? {
                     Next::Try(count) => self.portion.failed(count),
                     Next::Yield => return Ok(Processed::Through(store.position())),
                 },
@@ -320,12 +305,7 @@ impl Applier {
     }
 
     /// What to do after a fault: how many events to try next, or why to end.
-    fn after_fault(
-        &mut self,
-        fault: Fault,
-        events: &[Event],
-        interrupt: &Interrupt<'_>,
-    ) -> Result<Next, Ended> {
+    fn after_fault(&mut self, fault: Fault, events: &[Event]) -> Result<Next, Ended> {
         match fault {
             Fault::NoInstance(error) if error.is_passing() => {
                 let kind = if matches!(error, module::Error::Busy(_) | module::Error::Short(_)) {
@@ -333,7 +313,7 @@ impl Applier {
                 } else {
                     "host"
                 };
-                self.wait_for_host(kind, &error.to_string(), events, interrupt)
+                Ok(self.wait_for_host(kind, &error.to_string()))
             }
             // The instance started when the module was accepted. No event is to blame.
             Fault::NoInstance(error) => self.retry(
@@ -347,7 +327,7 @@ impl Applier {
             Fault::Call {
                 error: error @ (ApplyError::Host(_) | ApplyError::Busy(_)),
                 ..
-            } => self.wait_for_host(error.kind(), &error.to_string(), events, interrupt),
+            } => Ok(self.wait_for_host(error.kind(), &error.to_string())),
             Fault::Call {
                 error,
                 on_used,
@@ -370,14 +350,9 @@ impl Applier {
         }
     }
 
-    /// Waits for a resource that the host lacked. No attempt counts, and no event is blamed.
-    fn wait_for_host(
-        &mut self,
-        kind: &str,
-        message: &str,
-        events: &[Event],
-        interrupt: &Interrupt<'_>,
-    ) -> Result<Next, Ended> {
+    /// Waits for a resource that the host lacked, while the pipeline commits what was applied. No
+    /// attempt counts, and no event is blamed.
+    fn wait_for_host(&mut self, kind: &str, message: &str) -> Next {
         let pause = self
             .waiting
             .map_or(HOST_PAUSE.0, |last| (last * 2).min(HOST_PAUSE.1));
@@ -385,11 +360,14 @@ impl Applier {
         self.metrics.apply_failed(Some(FailureClass::Busy));
         self.progress.lacks(kind, message);
         // Randomised, so that waiting pipelines do not all ask at once.
-        match interrupt.pause(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) {
-            Woken::Control => Err(Ended::Asked),
-            Woken::Pace => Ok(Next::Yield),
-            Woken::Time => Ok(Next::Try(events.len())),
-        }
+        let pause = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+        self.host_rests_until = Some(Instant::now() + pause);
+        Next::Yield
+    }
+
+    /// Until when nothing is tried, after a failure or because the host lacks something.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
+        self.ladder.rests_until().max(self.host_rests_until)
     }
 
     /// What to do after a failed call: how many events to try next, or why to end.

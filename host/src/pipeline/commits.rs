@@ -123,7 +123,8 @@ impl Run {
             if !was {
                 self.applier.progress.waiting("outbox", &message);
             }
-        } else if was {
+        } else if was && self.applier.ladder.attempts() == 0 {
+            // An event that fails is still failing.
             self.applier.progress.recovered();
         }
         self.is_clogged

@@ -165,6 +165,7 @@ impl Pipeline {
             ladder,
             portion: Portion::default(),
             waiting: None,
+            host_rests_until: None,
             obstacle: None,
         };
         let mut run = Run {
@@ -341,7 +342,6 @@ impl Run {
             control: &self.control,
             wanted: self.wanted,
             pace: &self.pacing.receiver,
-            runtime: &self.runtime,
         };
         let processed = match self.applier.skips.leave_out(&batch.events) {
             None => self.applier.process(&batch, &[], &self.store, &interrupt)?,
@@ -493,9 +493,7 @@ impl Run {
     /// Until when nothing is applied: the throttle and a pause after a failure both have to be
     /// over.
     fn rests_until(&self) -> Option<Instant> {
-        self.pacing
-            .rests_until
-            .max(self.applier.ladder.rests_until())
+        self.pacing.rests_until.max(self.applier.rests_until())
     }
 
     /// Adds other ready events to a batch, up to the limits.

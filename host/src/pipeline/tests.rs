@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 use super::*;
 use crate::api::{DeploymentState, Start};
 use crate::batch::Limits;
+use crate::effects;
 use crate::event::{Event, Payload};
 use crate::log::{Expectation, Log, NewEvent, Options};
 use crate::memory::memtables::Budget;
@@ -28,6 +29,7 @@ type Mischief = Arc<dyn Fn(&Event, usize) -> Option<ApplyError> + Send + Sync>;
 struct Counting {
     mischief: Mischief,
     batches: Arc<Mutex<Vec<usize>>>,
+    emits: bool,
 }
 
 impl Fold for Counting {
@@ -49,8 +51,31 @@ impl Fold for Counting {
                     Some(Payload::from((before + 1).to_string())),
                 )
                 .expect("within limits");
+            if self.emits {
+                writer.emit(&effect_of(event)).expect("within limits");
+            }
         }
         (writer, Ok(()))
+    }
+}
+
+/// A message that an event causes.
+fn effect_of(event: &Event) -> effects::Row {
+    effects::Row {
+        target: "out".to_owned(),
+        place: effects::Place {
+            sequence: event.sequence,
+            sub: 0,
+            index: 0,
+        },
+        made_ns: 1,
+        effect: effects::Effect {
+            subject: "out".to_owned(),
+            kind: "out".to_owned(),
+            headers: Vec::new(),
+            data: Payload::from("{}"),
+            key: String::new(),
+        },
     }
 }
 
@@ -72,6 +97,9 @@ struct Stage {
     build_attempts: u32,
     retry_percent: u32,
     leash: watch::Sender<u64>,
+    flush_interval: Duration,
+    /// Whether each event causes a message, which nobody sends.
+    emits: bool,
 }
 
 impl Stage {
@@ -95,6 +123,8 @@ impl Stage {
             build_attempts: u32::MAX,
             retry_percent: 100,
             leash: watch::Sender::new(NO_LEASH),
+            flush_interval: Duration::from_millis(20),
+            emits: false,
         };
         stage.append(1..=count);
         stage
@@ -136,6 +166,7 @@ impl Stage {
     ) -> std::thread::JoinHandle<Ended> {
         self.progress.started(1);
         let (batches, busy) = (Arc::clone(&self.batches), Arc::clone(&self.busy));
+        let emits = self.emits;
         let pipeline = Pipeline {
             source: Source::Embedded(Embedded::new(self.log.clone())),
             request: Request {
@@ -161,11 +192,12 @@ impl Stage {
                 Ok(Box::new(Counting {
                     mischief: Arc::clone(&mischief),
                     batches: Arc::clone(&batches),
+                    emits,
                 }))
             }),
             store,
             writer,
-            role: crate::effects::Role::Mute,
+            role: if emits { owner() } else { effects::Role::Mute },
             settings: Settings {
                 batch: Limits::default(),
                 policy: Policy {
@@ -176,7 +208,7 @@ impl Stage {
                 build_attempts: self.build_attempts,
                 build_backoff: Duration::MAX,
                 retry_percent: self.retry_percent,
-                flush_interval: Duration::from_millis(20),
+                flush_interval: self.flush_interval,
                 memtable_bytes: 1 << 20,
                 budget: Arc::new(Budget::new(1 << 30)),
                 disk: None,
@@ -251,6 +283,16 @@ fn fold_of(count: u64) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     (1..=count).for_each(|number| *counts.entry(format!("s.{}", number % 7)).or_default() += 1);
     counts
+}
+
+fn owner() -> effects::Role {
+    effects::Role::Owner(Arc::new(effects::Owner {
+        deployment: "test".to_owned(),
+        lineage: effects::Lineage(7),
+        epoch: 1,
+        effects_after: 0,
+        grants: effects::Grants::default(),
+    }))
 }
 
 fn peaceful() -> Mischief {
@@ -394,6 +436,101 @@ fn a_free_instance_is_waited_for_and_no_event_is_to_blame() {
     stage.control.send_replace(Desired::Stop);
     assert!(matches!(running.join().expect("no panic"), Ended::Asked));
     assert_eq!(durable(&stage.state()), (fold_of(100), 100));
+}
+
+#[test]
+fn what_was_applied_becomes_durable_while_the_host_is_busy() {
+    let mut stage = Stage::with_events(10);
+    // Long enough that the next batch waits before the first one is due.
+    stage.flush_interval = Duration::from_secs(2);
+    let (store, writer) =
+        Store::open(&stage.state(), state::Options::default(), |_| ()).expect("the state opens");
+    let running = stage.start_over(
+        store.clone(),
+        writer,
+        Arc::new(|event, _| {
+            (event.sequence > 10).then(|| ApplyError::Busy("all are taken".to_owned()))
+        }),
+    );
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut positions = store.positions();
+    stage
+        .runtime
+        .block_on(positions.wait_for(|position| *position == 10))
+        .expect("it is open");
+    stage.append(11..=20);
+    while store.checkpoint().map(|checkpoint| checkpoint.position) != Some(10) {
+        assert!(
+            Instant::now() < deadline,
+            "nothing is durable: {:?}",
+            stage.progress.now()
+        );
+        std::thread::yield_now();
+    }
+    while stage.progress.now().failure.is_none() {
+        assert!(Instant::now() < deadline, "it never says that it waits");
+        std::thread::yield_now();
+    }
+    stage.control.send_replace(Desired::Stop);
+    assert!(matches!(running.join().expect("no panic"), Ended::Asked));
+}
+
+#[test]
+fn failure_between_two_attempts_outlives_a_full_outbox() {
+    let mut stage = Stage::with_events(0);
+    (stage.emits, stage.attempts, stage.backoff) = (true, 1_000, Duration::from_millis(50));
+    let options = state::Options {
+        outbox_entries_max: 5,
+        ..state::Options::default()
+    };
+    let (store, writer) = Store::open(&stage.state(), options, |_| ()).expect("the state opens");
+    stage.append(1..=6);
+    let running = stage.start_over(
+        store.clone(),
+        writer,
+        Arc::new(|event, index| {
+            (event.sequence == 6).then(|| ApplyError::Retry {
+                index,
+                message: "not yet".to_owned(),
+            })
+        }),
+    );
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let failure = |attempts| {
+        loop {
+            let now = stage.progress.now();
+            if let Some(failure) = now.failure.clone().filter(|it| it.attempts >= attempts) {
+                return failure;
+            }
+            assert!(Instant::now() < deadline, "{now:?}");
+            std::thread::yield_now();
+        }
+    };
+    let first = failure(1);
+    assert_eq!((first.kind.as_str(), first.sequence), ("retry", Some(6)));
+    // Once the outbox keeps it from trying, no next attempt is due.
+    let is_clogged = || {
+        let failure = stage.progress.now().failure;
+        failure.is_some_and(|failure| failure.next_attempt_at.is_none())
+    };
+    while !is_clogged() || store.effects("out", 9, usize::MAX).expect("reads").len() < 5 {
+        assert!(
+            Instant::now() < deadline,
+            "nothing is durable, or it is tried"
+        );
+        std::thread::yield_now();
+    }
+    let sent = store.effects("out", 9, usize::MAX).expect("reads");
+    store.confirm_effects(sent.iter().map(effects::Row::key));
+    store.remove_confirmed_effects().expect("commits");
+    let later = failure(3);
+    assert_eq!(
+        (later.first_at, later.message),
+        (first.first_at, first.message),
+        "it is the same streak"
+    );
+    stage.control.send_replace(Desired::Stop);
+    assert!(matches!(running.join().expect("no panic"), Ended::Asked));
 }
 
 #[test]

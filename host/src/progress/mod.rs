@@ -233,7 +233,14 @@ impl Progress {
 
     /// Sets its state.
     pub fn set_state(&self, state: DeploymentState) {
-        self.change().now.state = state;
+        let now = &mut self.change().now;
+        now.state = state;
+        if state == DeploymentState::Paused
+            && let Some(failure) = &mut now.failure
+        {
+            // Nothing is tried before somebody resumes it.
+            (failure.next_attempt_at, failure.breaker_open) = (None, false);
+        }
     }
 
     /// The repair of the state file progresses, or is over.

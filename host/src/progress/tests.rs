@@ -226,3 +226,35 @@ async fn a_milestone_wakes_those_who_wait_and_a_batch_that_only_raises_figures_d
         "a change before the first poll counts"
     );
 }
+
+#[test]
+fn paused_deployment_names_no_next_attempt_and_no_open_breaker() {
+    let progress = Progress::new(Some(0), 0);
+    let cause = Cause {
+        kind: "retry",
+        class: None,
+        message: "not yet",
+        sequence: Some(7),
+    };
+    let next = NextAttempt {
+        pause: Duration::from_secs(60),
+        breaker_open: true,
+    };
+    progress.retrying(&cause, 12, next);
+    assert!(
+        progress
+            .now()
+            .failure
+            .is_some_and(|failure| failure.breaker_open)
+    );
+    progress.set_state(DeploymentState::Paused);
+    let failure = progress.now().failure.expect("it failed before the pause");
+    assert_eq!(
+        (
+            failure.next_attempt_at,
+            failure.breaker_open,
+            failure.attempts
+        ),
+        (None, false, 12)
+    );
+}

@@ -22,6 +22,9 @@ const ROOM_LOOK: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Pause before another check of a stream that seems to be another one.
 const RECHECK_PAUSE: Duration = Duration::from_secs(3);
+/// How long an owner may be unreadable before a candidate that waits behind it is given up: a full
+/// disk, or too few open files, may pass.
+const LOST_MAX: Duration = Duration::from_secs(15);
 /// How long a promotion that lifts the throttle waits until the candidate is ready.
 const LIFTED_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -77,7 +80,7 @@ impl Rollouts {
     ) -> Result<(), Error> {
         let mut record = deployment.record();
         if deployment.active().is_lost() {
-            owners::refuse_lost(&record)?;
+            owners::refuse_lost(&record, &generation)?;
         }
         let (number, reason) = (generation.number, generation.reason.clone());
         for other in &mut record.generations {
@@ -230,7 +233,7 @@ impl Rollouts {
                 // once it is where that is.
                 DeploymentState::CatchingUp => {
                     (pace.is_within_reach(&now, hold) && is_automatic())
-                        || is_with_lead(deployment, runner)
+                        || self.is_with_lead(deployment, number, runner)
                 }
                 _ => false,
             };
@@ -243,6 +246,61 @@ impl Rollouts {
                 self.candidate(deployment, number).map_or(Built::Gone, |_| Built::Paused)
             }
             built = runner.until_figures(outcome) => built,
+            // It would wait behind it without end, with its place in the queue.
+            () = self.owner_is_lost(deployment, number) => {
+                Built::Failed(Stopped::because(&owners::lost(deployment.name())))
+            }
+        }
+    }
+
+    /// Waits until the owner of effects that a candidate must not pass has been unreadable for a
+    /// while. Cancel-safe: it only observes.
+    async fn owner_is_lost(&self, deployment: &Deployment, number: u64) {
+        let needs_owner = self
+            .candidate(deployment, number)
+            .is_some_and(|candidate| candidate.lost_effects_after.is_none())
+            && deployment.with_record(|record| record.handler.is_some());
+        if !needs_owner {
+            return std::future::pending().await;
+        }
+        let mut actives = deployment.actives();
+        loop {
+            let owner = Arc::clone(&actives.borrow_and_update());
+            let lost = async {
+                owner.until(|owner| owner.is_lost().then_some(())).await;
+                let back = owner.until(|owner| (!owner.is_lost()).then_some(()));
+                tokio::time::timeout(LOST_MAX, back).await.is_err()
+            };
+            // Both arms only observe.
+            let is_lost = tokio::select! {
+                is_lost = lost => is_lost,
+                changed = actives.changed() => {
+                    if changed.is_err() {
+                        return std::future::pending().await;
+                    }
+                    false
+                }
+            };
+            if is_lost {
+                return;
+            }
+        }
+    }
+
+    /// Whether a candidate has applied everything that it may as long as it owns no effects.
+    fn is_with_lead(&self, deployment: &Deployment, number: u64, runner: &Runner) -> bool {
+        if !runner.is_on_leash() || !runner.now().has_started() {
+            return false;
+        }
+        let active = deployment.active();
+        let continues_after = deployment.with_record(|record| {
+            owners::continues_after(record, &active, record.generation(number)?)
+        });
+        match continues_after {
+            Some(after) => runner
+                .store()
+                .is_some_and(|store| store.position() >= after),
+            None => runner.is_as_far_as(&active),
         }
     }
 
@@ -409,7 +467,8 @@ impl Rollouts {
         let has_caught_up = deployment
             .runner(generation.state_file)
             .is_some_and(|runner| {
-                runner.now().state == DeploymentState::Live || is_with_lead(deployment, &runner)
+                runner.now().state == DeploymentState::Live
+                    || self.is_with_lead(deployment, number, &runner)
             });
         let mut reason = if has_caught_up {
             "caught up"
@@ -601,11 +660,13 @@ impl Rollouts {
         Ok(deployment.info())
     }
 
-    /// Rebuilds the state of the active module alongside the active generation.
+    /// Rebuilds the state of the active module alongside the active generation. If the owner of its
+    /// effects is gone, the new state continues them from an event on, as an operator accepts.
     pub async fn rebuild(
         &self,
         name: &str,
         build: api::BuildSettings,
+        lost_effects_from: Option<api::EffectsFrom>,
     ) -> Result<api::Deployed, Error> {
         let deployment = self.deployment(name)?;
         if let Some(gate) = &build.gate {
@@ -623,8 +684,15 @@ impl Rollouts {
             )
             .await?;
         let number = record.next;
-        let reason = accepted.explain("a rebuild was requested".to_owned());
+        let mut reason = accepted.explain("a rebuild was requested".to_owned());
+        let mut lost_effects_after = None;
+        if let Some(from) = lost_effects_from {
+            let (after, told) = self.give_up_effects(&deployment, from).await?;
+            lost_effects_after = Some(after);
+            reason.push_str(&format!("; {told}"));
+        }
         let mut generation = record.active().to_rebuild(number, build, reason.clone());
+        generation.lost_effects_after = lost_effects_after;
         generation.accepts_missing_through = accepted.through;
         self.add_candidate(&deployment, generation, "rebuild")
             .await?;
@@ -701,12 +769,6 @@ impl Rollouts {
     }
 }
 
-/// Whether a candidate has applied everything that the active generation has made durable, if it
-/// may not go further.
-fn is_with_lead(deployment: &Deployment, runner: &Runner) -> bool {
-    runner.is_on_leash() && runner.now().has_started() && runner.is_as_far_as(&deployment.active())
-}
-
 /// A new generation that is to be built.
 pub(super) fn new_generation(
     number: u64,
@@ -738,6 +800,7 @@ pub(super) fn new_generation(
         comparison: None,
         accepts_missing_through: 0,
         failure: None,
+        lost_effects_after: None,
     }
 }
 

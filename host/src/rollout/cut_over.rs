@@ -181,6 +181,9 @@ impl Rollouts {
         let module = blocking(move || inner.load(&digest)).await?;
         let runner = deployment.active();
         let mut record = deployment.record();
+        if let Some(handler) = &record.handler {
+            self.check_grants_of(&handler.grants, &previous)?;
+        }
         let differs = record.active().module.subjects != previous.module.subjects;
         // The previous code did not see events of its own subjects meanwhile.
         let held = if differs {
@@ -319,7 +322,12 @@ impl Rollouts {
         };
         let runner = deployment.runner(next.state_file).ok_or_else(gone)?;
         let serving = deployment.active();
-        let is_lost = self.check_certain(deployment, &serving, &runner).await?;
+        if let Some(handler) = &record.handler {
+            self.check_grants_of(&handler.grants, next)?;
+        }
+        let (is_lost, continues_after) = self
+            .check_certain(deployment, &serving, &runner, next)
+            .await?;
         let of_another_history = is_of_another_history(&serving, &runner)?;
         // If the stream was deleted and created again, and the candidate was built from the new
         // one, the two positions cannot be compared. The same holds if the active state cannot be
@@ -331,7 +339,7 @@ impl Rollouts {
         }
         let state_file = next.state_file;
         let mut hand_over = self
-            .begin_hand_over(deployment, &serving, &runner, state_file)
+            .begin_hand_over(deployment, &serving, &runner, (state_file, continues_after))
             .await?;
         let aligned = if can_align {
             Some(self.hold(deployment, &serving, &runner, switch).await?)
@@ -352,7 +360,8 @@ impl Rollouts {
         let from = record.active;
         let mut changed = after_switch(record, to, switch, position);
         if is_lost && let Some(before) = changed.generation_mut(from) {
-            before.enter(GenerationStatus::Retired, "its state could not be opened");
+            let why = "its state could not be opened, or did not own its effects";
+            before.enter(GenerationStatus::Retired, why);
         }
         if !of_another_history {
             // In the first moments after a restart, readers may have seen a later position than the
@@ -377,52 +386,37 @@ impl Rollouts {
             hand_over.complete().await;
         }
         self.after_flip(deployment, &runner, &serving).await;
-        let hold_ms = held.as_secs_f64() * 1e3;
-        let message = format!(
-            "generation {to} took over from generation {from} at position {position}; applying was \
-             held for {hold_ms:.1} ms"
-        );
-        tracing::info!(
-            deployment = deployment.name(),
-            from,
-            to,
-            position,
-            hold_ms,
-            "cut over"
-        );
-        Ok(api::CutOver {
-            deployment: deployment.info(),
-            from,
-            to,
-            position: Some(position),
-            hold_ms,
-            message,
-        })
+        Ok(done(deployment, (from, to), position, held))
     }
 
     /// Waits until it is known which position the active generation has shown; returns whether its
-    /// state cannot be opened, so that only a candidate that has caught up may replace it.
+    /// state is lost, so that only a candidate that has caught up may replace it, and the position
+    /// after which that candidate publishes in place of a lost owner.
     async fn check_certain(
         &self,
         deployment: &Deployment,
         serving: &Arc<Runner>,
         runner: &Arc<Runner>,
-    ) -> Result<bool, Error> {
+        next: &Generation,
+    ) -> Result<(bool, Option<u64>), Error> {
         // Right after a start this takes as long as it takes to reach the source.
         let is_known =
             |serving: &Runner| (!serving.is_uncertain() || serving.is_lost()).then_some(());
         let _ = tokio::time::timeout(CERTAIN_MAX, serving.until(is_known)).await;
-        let is_lost = serving.is_lost();
+        let record = deployment.record();
+        let continues_after = owners::continues_after(&record, serving, next);
+        // What a file that is another one answered from is as unknown as what it published.
+        let is_lost = serving.is_lost() || continues_after.is_some();
         if is_lost {
-            owners::refuse_lost(&deployment.record())?;
-            check_caught_up(deployment, runner)?;
+            owners::refuse_lost(&record, next)?;
+            check_caught_up(deployment, runner, next)?;
         } else if serving.is_uncertain() {
             return Err(Error::Conflict(format!(
                 "{} has just started and does not know yet which position it has shown; try again",
                 deployment.name()
             )));
         }
-        Ok(is_lost)
+        Ok((is_lost, continues_after))
     }
 
     /// Waits until the two are so close that aligning them is quick; an error if they are not.
@@ -677,6 +671,36 @@ impl Rollouts {
     }
 }
 
+/// Tells of a cut-over that is done.
+fn done(
+    deployment: &Deployment,
+    (from, to): (u64, u64),
+    position: u64,
+    held: Duration,
+) -> api::CutOver {
+    let hold_ms = held.as_secs_f64() * 1e3;
+    let message = format!(
+        "generation {to} took over from generation {from} at position {position}; applying was \
+         held for {hold_ms:.1} ms"
+    );
+    tracing::info!(
+        deployment = deployment.name(),
+        from,
+        to,
+        position,
+        hold_ms,
+        "cut over"
+    );
+    api::CutOver {
+        deployment: deployment.info(),
+        from,
+        to,
+        position: Some(position),
+        hold_ms,
+        message,
+    }
+}
+
 /// Says that a candidate is throttled, and how to lift that; empty if it is not.
 fn throttled(name: &str, candidate: &Generation) -> String {
     let BuildSettings {
@@ -723,9 +747,15 @@ fn is_of_another_history(serving: &Runner, runner: &Runner) -> Result<bool, Erro
 
 /// Whether a candidate has read all events: it replaces a state that cannot be opened, whose
 /// position is unknown.
-fn check_caught_up(deployment: &Deployment, runner: &Runner) -> Result<(), Error> {
+fn check_caught_up(
+    deployment: &Deployment,
+    runner: &Runner,
+    next: &Generation,
+) -> Result<(), Error> {
     let now = runner.now();
-    if now.begun && now.pending == 0 {
+    // It must not go further before it owns the effects.
+    let is_at_end = |after| runner.is_on_leash() && runner.position() >= after;
+    if next.lost_effects_after.is_some_and(is_at_end) || (now.begun && now.pending == 0) {
         return Ok(());
     }
     Err(Error::Conflict(format!(

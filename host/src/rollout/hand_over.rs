@@ -22,6 +22,8 @@ use crate::state::{self, Prepared, Store};
 
 /// Differences that are left for the time during which both generations are held.
 const LEFT_MAX: usize = 1_000;
+/// The same in bytes.
+const LEFT_BYTES_MAX: u64 = 4 << 20;
 /// How often the outbox is copied before that, if it changes a lot meanwhile.
 const WALKS_MAX: usize = 3;
 
@@ -33,6 +35,8 @@ pub(super) struct HandOver {
     to: Arc<Runner>,
     /// Whether both read the same stream, so that their positions can be compared.
     is_same_history: bool,
+    /// The owner is gone, so nothing of it passes.
+    is_from_gone: bool,
     /// The catalogue's row of the handler after it.
     next: HandlerRecord,
     /// The new owner's state, and what it is prepared for.
@@ -55,17 +59,26 @@ impl Rollouts {
         deployment: &Deployment,
         from: &Arc<Runner>,
         to: &Arc<Runner>,
-        state_file: u64,
+        (state_file, continues_after): (u64, Option<u64>),
     ) -> Result<Option<HandOver>, Error> {
         let Some(handler) = deployment.record().handler else {
             return Ok(None);
         };
+        if let Some(after) = continues_after {
+            return Ok(Some(succeed(
+                deployment,
+                handler,
+                (from, to),
+                (state_file, after),
+            )));
+        }
         let name = deployment.name().to_owned();
         let (ours, theirs) = stores(&name, from, to)?;
         if ours.ownership() != Some(owners::ownership(&handler)) {
             return Err(Error::Conflict(format!(
                 "the state file of the active generation of {name} does not own its effects, so \
-                 nobody knows what is published; restore catalogue and states from one backup"
+                 nobody knows what is published; restore catalogue and states from one backup, or \
+                 give up what waits with `foldstream rebuild {name} --accept-lost-effects`"
             )));
         }
         let is_same_history = to.is_of_same_stream(from);
@@ -94,9 +107,14 @@ impl Rollouts {
             from: Arc::clone(from),
             to: Arc::clone(to),
             is_same_history,
+            is_from_gone: false,
             next,
             prepared: None,
         };
+        if !is_same_history {
+            // Before anything is held: an attempt after the other would keep them from leaving.
+            check_nothing_waits(&name, &ours)?;
+        }
         to.set_preparing(true);
         let (room, waiting) = (self.inner.room.clone(), ours.waiting_effects());
         let (source, target) = (ours.clone(), theirs.clone());
@@ -110,37 +128,80 @@ impl Rollouts {
                 })?;
             Ok::<_, Error>(copy_ahead(&source, &target, owner)?)
         })
-        .await?;
+        .await
+        .inspect_err(|_| to.reopen_if_failed())?;
         from.hold_effects().await;
-        let left = ours.waiting_effects().entries;
-        if !is_same_history && left > 0 {
-            return Err(Error::Conflict(format!(
-                "{left} messages of {name} wait to be published, and their ids belong to the \
-                 stream that is gone; the candidate takes over when they are published \
-                 (`foldstream show {name}` says what keeps them)"
-            )));
+        if !is_same_history {
+            check_nothing_waits(&name, &ours)?;
         }
         crash_points::reached("hand-over-copied");
         Ok(Some(hand_over))
     }
 }
 
+/// The hand-over of an owner that is gone: nothing passes but the right to publish, for the events
+/// after a position.
+fn succeed(
+    deployment: &Deployment,
+    handler: HandlerRecord,
+    (from, to): (&Arc<Runner>, &Arc<Runner>),
+    (state_file, after): (u64, u64),
+) -> HandOver {
+    // Also later than what another file says of itself.
+    let other = from.store().and_then(|store| store.ownership());
+    let epoch = handler
+        .epoch
+        .max(other.map_or(0, |other| other.epoch))
+        .saturating_add(1);
+    to.set_preparing(true);
+    HandOver {
+        deployment: deployment.name().to_owned(),
+        from: Arc::clone(from),
+        to: Arc::clone(to),
+        is_same_history: to.is_of_same_stream(from),
+        is_from_gone: true,
+        next: HandlerRecord {
+            state_file,
+            epoch,
+            effects_after: handler.effects_after.max(after),
+            ..handler
+        },
+        prepared: None,
+    }
+}
+
+/// Refuses a hand-over to another history while messages wait: their ids would mean something else
+/// there.
+fn check_nothing_waits(name: &str, from: &Store) -> Result<(), Error> {
+    let left = from.waiting_effects().entries;
+    if left == 0 {
+        return Ok(());
+    }
+    Err(Error::Conflict(format!(
+        "{left} messages of {name} wait to be published, and their ids belong to the stream that is \
+         gone; the candidate takes over when they are published (`foldstream show {name}` says what \
+         keeps them)"
+    )))
+}
+
 /// Copies what waits, until little is left to copy. Most outboxes have little.
 fn copy_ahead(from: &Store, to: &Store, owner: state::Ownership) -> Result<(), state::Error> {
-    if from.waiting_effects().entries <= LEFT_MAX as u64 {
+    let waiting = from.waiting_effects();
+    if waiting.entries <= LEFT_MAX as u64 && waiting.bytes <= LEFT_BYTES_MAX {
         return Ok(());
     }
     for _ in 0..WALKS_MAX {
-        let (mut after, mut changed) = (None, 0);
+        let (mut after, mut changed, mut bytes) = (None, 0, 0);
         loop {
             let copied = to.copy_effects(from, owner, after.as_ref())?;
             changed += copied.changed;
+            bytes += copied.bytes;
             after = copied.last;
             if after.is_none() {
                 break;
             }
         }
-        if changed <= LEFT_MAX {
+        if changed <= LEFT_MAX && bytes <= LEFT_BYTES_MAX {
             break;
         }
     }
@@ -150,15 +211,22 @@ fn copy_ahead(from: &Store, to: &Store, owner: state::Ownership) -> Result<(), s
 fn stores(name: &str, from: &Runner, to: &Runner) -> Result<(Store, Store), Error> {
     match (from.store(), to.store()) {
         (Some(from), Some(to)) => Ok((from, to)),
-        _ => Err(Error::Conflict(format!(
-            "a state of {name} is not open, so its effects can't change hands; try again"
-        ))),
+        _ => Err(not_open(name)),
     }
+}
+
+fn not_open(name: &str) -> Error {
+    Error::Conflict(format!(
+        "a state of {name} is not open, so its effects can't change hands; try again"
+    ))
 }
 
 impl HandOver {
     /// Prepares the new owner's file. Both are held at a position.
     pub(super) async fn prepare(&mut self, position: u64) -> Result<(), Error> {
+        if self.is_from_gone {
+            return self.prepare_alone(position).await;
+        }
         let (from, to) = stores(&self.deployment, &self.from, &self.to)?;
         let durable = |store: &Store| {
             store
@@ -175,7 +243,27 @@ impl HandOver {
         }
         let owner = owners::ownership(&self.next);
         let target = to.clone();
-        let prepared = blocking(move || target.prepare_to_own(&from, owner)).await?;
+        let prepared = blocking(move || target.prepare_to_own(&from, owner))
+            .await
+            .inspect_err(|_| self.to.reopen_if_failed())?;
+        self.prepared = Some((to, prepared));
+        self.next.owned_after = position;
+        crash_points::reached("hand-over-prepared");
+        Ok(())
+    }
+
+    /// Prepares the file of the new owner without the old one. It is held at a position.
+    async fn prepare_alone(&mut self, position: u64) -> Result<(), Error> {
+        let to = self.to.store().ok_or_else(|| not_open(&self.deployment))?;
+        let owner = owners::ownership(&self.next);
+        // Nobody knows what is stored: each stream that keeps its messages is read from its
+        // beginning.
+        let targets = self.next.grants.iter().map(|grant| grant.source.clone());
+        let marks = targets.map(|target| (target, 0)).collect();
+        let target = to.clone();
+        let prepared = blocking(move || target.prepare_to_own_nothing(owner, marks))
+            .await
+            .inspect_err(|_| self.to.reopen_if_failed())?;
         self.prepared = Some((to, prepared));
         self.next.owned_after = position;
         crash_points::reached("hand-over-prepared");
@@ -202,14 +290,13 @@ impl HandOver {
             Ok(Some(_)) => Err(error.into()),
             Ok(None) | Err(_) => {
                 // Either may be the owner, so neither is.
-                let mut program = self.from.program();
-                program.role = Err(OwnerMismatch::new(format!(
+                let role = Err(OwnerMismatch::new(format!(
                     "the catalogue can't be read after a failed commit ({error}), so it is unknown \
                      which state owns the effects of {}; nothing is handled or published; correct \
                      that, and restart the host",
                     self.deployment
                 )));
-                self.from.take_over(program);
+                self.from.change_program(|program| program.role = role);
                 Err(error.into())
             }
         }
@@ -221,19 +308,19 @@ impl HandOver {
             .prepared
             .take()
             .expect("it was prepared before the commit");
-        let ownership = Some(owners::ownership(&self.next));
-        let mut mute = self.from.program();
-        (mute.role, mute.ownership) = (Ok(effects::Role::Mute), ownership);
+        let ownership = owners::ownership(&self.next);
         // The old owner first, so that at no moment both could make an effect.
         self.from.set_leash(position);
-        self.from.take_over(mute);
-        let mut owning = self.to.program();
-        (owning.role, owning.ownership) = (
-            owners::role(record, record.active(), Role::TAKES_OVER),
-            ownership,
-        );
+        self.from.change_program(|program| {
+            (program.role, program.ownership) = (Ok(effects::Role::Mute), Some(ownership));
+        });
+        if let Some(from) = self.from.store() {
+            // Whatever becomes of the record in its file: a full outbox would stop it for ever.
+            from.disown();
+        }
+        let role = owners::role(record, record.active(), Role::TAKES_OVER);
         self.to.outbox().continues(self.from.outbox());
-        self.to.own_effects(owning, &store, prepared);
+        self.to.own_effects(role, ownership, &store, prepared);
         self.to.set_leash(NO_LEASH);
     }
 
@@ -253,6 +340,69 @@ impl HandOver {
                 %error,
                 "a hand-over could not be recorded in a state file yet"
             );
+            self.to.reopen_if_failed();
+            self.from.reopen_if_failed();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::effects::{Effect, Grants, Owner, Place, Row};
+    use crate::event::Payload;
+    use crate::position::{Checkpoint, StreamIdentity};
+
+    #[test]
+    fn few_large_messages_are_copied_before_anything_is_held() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let owner = |epoch| state::Ownership {
+            lineage: Lineage(7),
+            epoch,
+        };
+        let one = folder.path().join("1.redb");
+        state::create_owned(&one, owner(1)).expect("is created");
+        let open = |path: &std::path::Path| {
+            Store::open(path, state::Options::default(), |_| ()).expect("the state opens")
+        };
+        let ((from, mut writer), (to, _writer)) = (open(&one), open(&folder.path().join("2.redb")));
+        writer.set_role(effects::Role::Owner(Arc::new(Owner {
+            deployment: "test".to_owned(),
+            lineage: Lineage(7),
+            epoch: 1,
+            effects_after: 0,
+            grants: Grants::default(),
+        })));
+        for sequence in 1..=12 {
+            writer.begin();
+            let effect = Effect {
+                subject: "out".to_owned(),
+                kind: "out".to_owned(),
+                headers: Vec::new(),
+                data: Payload::from("x".repeat(1 << 20)),
+                key: String::new(),
+            };
+            let place = Place {
+                sequence,
+                sub: 0,
+                index: 0,
+            };
+            let row = Row {
+                target: "out".to_owned(),
+                place,
+                made_ns: 1,
+                effect,
+            };
+            writer.emit(&row).expect("within limits");
+            let stream = StreamIdentity {
+                name: "s".to_owned(),
+                created_ns: 1,
+            };
+            writer.publish(Checkpoint::at(sequence, stream));
+        }
+        from.flush().expect("commits");
+        copy_ahead(&from, &to, owner(2)).expect("copies");
+        let left = to.copy_effects(&from, owner(2), None).expect("copies");
+        assert_eq!((left.changed, left.last), (0, None));
     }
 }

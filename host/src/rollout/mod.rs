@@ -369,7 +369,12 @@ impl Rollouts {
             (through.max(kept.accepts_missing_through), reason)
         };
         let reason = self
-            .regrant(&deployment, &upload.loaded.module, &request, reason)
+            .regrant(
+                &deployment,
+                (&upload.loaded.module, &source),
+                &request,
+                reason,
+            )
             .await?;
         let mut generation = new_generation(
             record.next,
@@ -398,8 +403,12 @@ impl Rollouts {
         let compile_ms = compile_ms(&loaded);
         self.restore_module(deployment, &accepted, &loaded.module)
             .await?;
+        let record = deployment.record();
+        let source = record
+            .generation(generation)
+            .map_or(&record.active().source, |kept| &kept.source);
         let reason = self
-            .regrant(deployment, &loaded.module, &request, reason)
+            .regrant(deployment, (&loaded.module, source), &request, reason)
             .await?;
         let reason = self
             .unchanged(deployment, changing, generation, request.build, reason)

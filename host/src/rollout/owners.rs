@@ -12,10 +12,11 @@ use crate::data_dir::DataDir;
 use crate::deployment::Deployment;
 use crate::effects::{self, Grants, Lineage, Owner, OwnerMismatch, overlap};
 use crate::module::{Kind, Module};
+use crate::runner::Runner;
 use crate::source::Source;
 use crate::state::catalogue::{Generation, HandlerRecord, Record};
 use crate::state::{self, Ownership};
-use crate::subject::Pattern;
+use crate::subject::{Pattern, SubjectSet};
 
 /// The first epoch.
 const FIRST_EPOCH: u64 = 1;
@@ -83,16 +84,42 @@ pub(super) fn create_file(folder: &DataDir, record: &Record) -> Result<(), Error
 
 /// Refuses to replace an owner whose state cannot be opened: what waits in it would be lost, and
 /// nobody knows what was sent.
-pub(super) fn refuse_lost(record: &Record) -> Result<(), Error> {
-    if record.handler.is_none() {
+pub(super) fn refuse_lost(record: &Record, candidate: &Generation) -> Result<(), Error> {
+    if record.handler.is_none() || candidate.lost_effects_after.is_some() {
         return Ok(());
     }
-    Err(Error::Conflict(format!(
+    Err(lost(&record.name))
+}
+
+/// Why nobody can take over from an owner whose state cannot be opened.
+pub(super) fn lost(name: &str) -> Error {
+    Error::Conflict(format!(
         "the state of {name}, which owns its effects, cannot be opened, so nobody knows what waits \
-         in it; restore it from a backup, or `foldstream delete {name} --drop-effects` and deploy \
-         it again with --effects-from",
-        name = record.name
-    )))
+         in it; restore it from a backup, or give up what waits in it with `foldstream rebuild \
+         {name} --accept-lost-effects`"
+    ))
+}
+
+/// Whether the active generation does not own the effects, because its file cannot be opened, or is
+/// another one than the catalogue says.
+fn is_owner_gone(record: &Record, runner: &Runner) -> bool {
+    let Some(handler) = &record.handler else {
+        return false;
+    };
+    let is_other = |store: state::Store| store.ownership() != Some(ownership(handler));
+    runner.is_lost() || runner.store().is_some_and(is_other)
+}
+
+/// The position after which a candidate continues the effects of an owner that is gone; none if it
+/// is not, or if that was not accepted.
+pub(super) fn continues_after(
+    record: &Record,
+    active: &Runner,
+    candidate: &Generation,
+) -> Option<u64> {
+    candidate
+        .lost_effects_after
+        .filter(|_| is_owner_gone(record, active))
 }
 
 /// What a module wants to publish and may not.
@@ -143,7 +170,7 @@ impl Rollouts {
             return Ok(None);
         }
         let grants = request.grants.clone().unwrap_or_default();
-        self.check_grants(&grants, module, source)?;
+        self.check_grants(&grants, &module.manifest().subjects, source)?;
         let effects_after = match request.effects_from.unwrap_or_default() {
             EffectsFrom::Beginning => 0,
             EffectsFrom::Sequence(sequence) => sequence.saturating_sub(1),
@@ -158,6 +185,40 @@ impl Rollouts {
             owned_after: 0,
             grants,
         }))
+    }
+
+    /// The position after which a candidate publishes in place of an owner that is gone, as an
+    /// operator accepts, and what that means.
+    pub(super) async fn give_up_effects(
+        &self,
+        deployment: &Deployment,
+        from: EffectsFrom,
+    ) -> Result<(u64, String), Error> {
+        let record = deployment.record();
+        let name = &record.name;
+        if record.handler.is_none() {
+            return Err(Error::Refused(format!(
+                "--accept-lost-effects is for handlers, and {name} is a projection, which \
+                 publishes nothing"
+            )));
+        }
+        if !is_owner_gone(&record, &deployment.active()) {
+            return Err(Error::Conflict(format!(
+                "the state of {name} owns its effects, or it is not known yet that it does not, so \
+                 nothing need be given up; rebuild it without --accept-lost-effects"
+            )));
+        }
+        let after = match from {
+            EffectsFrom::Beginning => 0,
+            EffectsFrom::Sequence(sequence) => sequence.saturating_sub(1),
+            EffectsFrom::Now => self.head_of(&record.active().source).await?,
+        };
+        let told = format!(
+            "the state that owned its effects is lost, and with it what waited to be published for \
+             events up to {after}; it publishes for events after {after}, and what a stream does \
+             not recognise of that is there twice"
+        );
+        Ok((after, told))
     }
 
     /// The end of a stream. Without it, nobody knows from where on a handler may act.
@@ -178,17 +239,20 @@ impl Rollouts {
         })
     }
 
-    /// Replaces the grants of a handler, if the deploy has some. Returns the reason with the
-    /// difference. The caller holds the deployment's lock.
+    /// Replaces the grants of a handler, if the deploy has some, for a module that reads from a
+    /// source. Returns the reason with the difference. The caller holds the deployment's lock.
     pub(super) async fn regrant(
         &self,
         deployment: &Arc<Deployment>,
-        module: &Module,
+        (module, source): (&Module, &str),
         request: &DeployRequest,
         mut reason: String,
     ) -> Result<String, Error> {
         let mut record = deployment.record();
-        let source = record.active().source.clone();
+        let others: Vec<Generation> = std::iter::once(record.active())
+            .chain(record.candidate())
+            .cloned()
+            .collect();
         let Some(handler) = &mut record.handler else {
             refuse_options(request)?;
             return Ok(reason);
@@ -207,45 +271,85 @@ impl Rollouts {
             .unwrap_or_else(|| handler.grants.clone());
         // Also without a change of grants: the module may read other subjects than the one before
         // it.
-        self.check_grants(&grants, module, &source)?;
+        self.check_grants(&grants, &module.manifest().subjects, source)?;
         if grants == handler.grants {
             return Ok(reason);
+        }
+        // The code that is there has them at once, and keeps them until the module takes over.
+        for other in &others {
+            self.check_grants_of(&grants, other)?;
         }
         let difference = difference(&handler.grants, &grants);
         handler.grants = grants;
         let role = role(&record, record.active(), Role::TAKES_OVER);
         self.commit(deployment, record, "grant", difference.clone())
             .await?;
-        let runner = deployment.active();
-        let mut program = runner.program();
-        program.role = role;
-        runner.take_over(program);
+        deployment
+            .active()
+            .change_program(|program| program.role = role);
         reason.push_str(&format!("; grants: {difference}"));
         Ok(reason)
     }
 
-    /// Refuses grants for sources that do not exist, and those with which a handler would feed
-    /// itself.
-    fn check_grants(&self, grants: &Grants, module: &Module, source: &str) -> Result<(), Error> {
+    /// Refuses grants with which the code of a generation would feed itself.
+    pub(super) fn check_grants_of(
+        &self,
+        grants: &Grants,
+        generation: &Generation,
+    ) -> Result<(), Error> {
+        let Ok(subjects) = SubjectSet::parse(&generation.module.subjects) else {
+            return Ok(());
+        };
+        match self.feeds_itself(grants, &subjects, &generation.source) {
+            Some(why) => Err(Error::Refused(format!(
+                "generation {}: {why}",
+                generation.number
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses grants for sources that do not exist, and those with which a handler that reads
+    /// these subjects would feed itself.
+    fn check_grants(
+        &self,
+        grants: &Grants,
+        subjects: &SubjectSet,
+        source: &str,
+    ) -> Result<(), Error> {
+        for grant in grants.iter() {
+            if !self.inner.sources.contains_key(&grant.source) {
+                return Err(self.inner.no_source(&grant.source).into());
+            }
+        }
+        match self.feeds_itself(grants, subjects, source) {
+            Some(why) => Err(Error::Refused(why)),
+            None => Ok(()),
+        }
+    }
+
+    /// Says so if a handler that reads these subjects could publish to them.
+    fn feeds_itself(&self, grants: &Grants, subjects: &SubjectSet, source: &str) -> Option<String> {
         let own = self.inner.sources.get(source);
         for grant in grants.iter() {
-            let Some(target) = self.inner.sources.get(&grant.source) else {
-                return Err(self.inner.no_source(&grant.source).into());
-            };
-            let is_own = grant.source == source || own.is_some_and(|own| is_same(own, target));
-            let subjects = module.manifest().subjects.patterns();
+            let target = self.inner.sources.get(&grant.source);
+            let is_own = grant.source == source
+                || own
+                    .zip(target)
+                    .is_some_and(|(own, target)| is_same(own, target));
             let read = subjects
+                .patterns()
                 .iter()
                 .find(|pattern| is_own && overlap(pattern, &grant.subjects));
             if let Some(read) = read {
-                return Err(Error::Refused(format!(
+                return Some(format!(
                     "grant `{grant}` would let it publish to {read}, which it reads itself, so it \
                      could cause events without end; narrow the grant, or publish to another \
                      stream"
-                )));
+                ));
             }
         }
-        Ok(())
+        None
     }
 }
 

@@ -325,6 +325,7 @@ mod tests {
             build: BuildSettings::default(),
             comparison: None,
             accepts_missing_through: 0,
+            lost_effects_after: None,
             failure: None,
         }
     }

@@ -176,10 +176,14 @@ impl Shared {
             paused: generation.paused,
             pace: (Ceiling::None, throttle),
             leash: match role {
-                // Until it is known how far the owner has come.
-                Role::Follow | Role::Build if record.handler.is_some() => 0,
+                // Until it is known how far the owner has come, if there is one.
+                Role::Build if record.handler.is_some() => {
+                    generation.lost_effects_after.unwrap_or(0)
+                }
+                Role::Follow if record.handler.is_some() => 0,
                 Role::Serve { .. } | Role::Follow | Role::Build => NO_LEASH,
             },
+            succeeds_lost_owner: role == Role::Build && generation.lost_effects_after.is_some(),
             catches_up_to: match role {
                 Role::Serve { catches_up_to } => catches_up_to,
                 // A generation without a file has shown nothing. Pages that are pinned to it must

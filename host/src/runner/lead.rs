@@ -18,6 +18,10 @@ impl Runner {
             loop {
                 let lead = Arc::clone(&active.borrow_and_update());
                 let is_lead = std::ptr::eq(Arc::as_ptr(&lead), follower.as_ptr());
+                if is_lead {
+                    // After the last change by the lead before it, which this task made.
+                    lead.set_leash(NO_LEASH);
+                }
                 // Both arms only observe.
                 let is_over = tokio::select! {
                     changed = active.changed() => changed.is_err(),
@@ -61,18 +65,27 @@ impl Runner {
 
     /// Lets it go as far as the lead has durably come; returns whether it still exists.
     fn lengthen_leash(&self, lead: &Self, position: u64) {
+        if self.shared.succeeds_lost_owner && !lead.owns_effects() {
+            // It takes over where its leash ends.
+            return;
+        }
+        let is_same_stream = self.reads_stream_of(lead);
+        self.shared.leash.send_if_modified(|leash| {
+            let before = std::mem::replace(leash, led(*leash, position, is_same_stream));
+            before != *leash
+        });
+    }
+}
+
+/// The end of a leash, once the lead has come to a position; `is_same_stream` if that is known.
+fn led(leash: u64, position: u64, is_same_stream: Option<bool>) -> u64 {
+    match is_same_stream {
         // Positions in another stream are no measure, and nobody has decided about the events in
         // this one.
-        let end = if self.is_of_same_stream(lead) {
-            position
-        } else {
-            NO_LEASH
-        };
-        self.shared.leash.send_if_modified(|leash| {
-            let is_longer = end > *leash;
-            *leash = end.max(*leash);
-            is_longer
-        });
+        Some(false) => NO_LEASH,
+        // The lead before it read another stream.
+        Some(true) if leash == NO_LEASH => position,
+        Some(true) | None => leash.max(position),
     }
 }
 
@@ -117,5 +130,22 @@ async fn lead_by(lead: &Arc<Runner>, follower: &Weak<Runner>) {
                 break;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leash_only_grows_behind_one_lead_and_is_back_behind_a_lead_of_the_same_stream() {
+        for known in [Some(true), None] {
+            assert_eq!(led(0, 7, known), 7);
+            assert_eq!(led(9, 7, known), 9);
+        }
+        assert_eq!(led(9, 7, Some(false)), NO_LEASH);
+        assert_eq!(led(NO_LEASH, 7, Some(false)), NO_LEASH);
+        assert_eq!(led(NO_LEASH, 7, Some(true)), 7);
+        assert_eq!(led(NO_LEASH, 7, None), NO_LEASH, "the lead is not open");
     }
 }

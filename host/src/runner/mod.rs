@@ -115,6 +115,8 @@ struct Shared {
     releasing: Releasing,
     /// The position that it must not pass.
     leash: watch::Sender<u64>,
+    /// The end of its leash is where it takes over from an owner that is gone.
+    succeeds_lost_owner: bool,
     source_status: source::StatusSender,
     metrics: DeploymentMetrics,
 }
@@ -186,6 +188,7 @@ impl Runner {
                 slot: Mutex::default(),
             },
             leash: watch::Sender::new(options.leash),
+            succeeds_lost_owner: options.succeeds_lost_owner,
             source_status: watch::Sender::new(source::initial_status()),
             metrics: options.metrics,
         });
@@ -343,10 +346,15 @@ impl Runner {
 
     /// Whether it reads the same stream as another runner, as far as both know.
     pub fn is_of_same_stream(&self, other: &Self) -> bool {
+        self.reads_stream_of(other).unwrap_or(true)
+    }
+
+    /// The same; none if it is not known of both which stream they read.
+    fn reads_stream_of(&self, other: &Self) -> Option<bool> {
         let published = |runner: &Self| runner.store()?.published();
         match (published(self), published(other)) {
-            (Some(one), Some(another)) => one.is_of_same_stream(&another),
-            _ => true,
+            (Some(one), Some(another)) => Some(one.is_of_same_stream(&another)),
+            _ => None,
         }
     }
 
@@ -580,18 +588,38 @@ impl Runner {
     /// Passes it a module that could not be loaded before, if that is why it does not fold; returns
     /// whether it was.
     pub fn give_module(&self, module: &Arc<Module>) -> bool {
-        let mut program = self.program();
-        if program.module.is_ok() {
-            return false;
+        {
+            let mut program = self.shared.program.write();
+            if program.module.is_ok() {
+                return false;
+            }
+            program.module = Ok(Arc::clone(module));
         }
-        program.module = Ok(Arc::clone(module));
-        self.take_over(program);
+        self.run_program();
         true
     }
 
     /// Runs another program on the same state, from the next batch on.
     pub fn take_over(&self, program: Program) {
-        *self.shared.program.write() = program;
+        self.change_program(|current| *current = program);
+    }
+
+    /// Changes a part of the program, from the next batch on. Other parts may change at the same
+    /// moment.
+    pub fn change_program(&self, change: impl FnOnce(&mut Program)) {
+        change(&mut self.shared.program.write());
+        self.run_program();
+    }
+
+    /// Opens the state again if a write to it has failed, unless it is paused: nothing else might
+    /// write to it, and notice.
+    pub fn reopen_if_failed(&self) {
+        if self.store().is_some_and(|store| store.has_failed()) {
+            self.run_program();
+        }
+    }
+
+    fn run_program(&self) {
         self.shared.wake_outbox();
         if matches!(*self.shared.control.borrow(), Desired::Run(_)) {
             self.resume();

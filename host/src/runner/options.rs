@@ -113,6 +113,9 @@ pub struct Options {
     pub pace: (Ceiling, Throttle),
     /// The position that it must not pass, at first.
     pub leash: u64,
+    /// The end of its leash is where it takes over from an owner of effects that is gone, so only
+    /// an owner moves it.
+    pub succeeds_lost_owner: bool,
     /// The position that readers may have seen before the process started, and that it must
     /// therefore reach; none if only the end of the stream, or a cleanly closed state, can tell.
     pub catches_up_to: Option<u64>,

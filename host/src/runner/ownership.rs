@@ -105,6 +105,13 @@ impl Runner {
         }
     }
 
+    /// Whether it owns effects, as catalogue and file agree.
+    pub fn owns_effects(&self) -> bool {
+        let program = self.program();
+        self.store()
+            .is_some_and(|store| matches!(checked_role(&program, &store), Ok(Role::Owner(_))))
+    }
+
     /// Sends effects if it owns them.
     pub fn send_effects(&self) {
         let mut slot = self.shared.releasing.slot.lock();
@@ -122,9 +129,15 @@ impl Runner {
         self.shared.releasing.slot.lock().is_preparing = is_preparing;
     }
 
-    /// Owns effects from now on, and runs as a program that says so. The file of `store` is
-    /// prepared for that.
-    pub fn own_effects(&self, program: Program, store: &Store, prepared: Prepared) {
+    /// Owns effects from now on, by what the catalogue says. The file of `store` is prepared for
+    /// that.
+    pub fn own_effects(
+        &self,
+        role: Result<Role, OwnerMismatch>,
+        ownership: Ownership,
+        store: &Store,
+        prepared: Prepared,
+    ) {
         {
             let slot = self.shared.releasing.slot.lock();
             // If the file was opened again meanwhile, the state has everything from there.
@@ -132,7 +145,9 @@ impl Runner {
                 store.own(prepared);
             }
         }
-        self.take_over(program);
+        self.change_program(|program| {
+            (program.role, program.ownership) = (role, Some(ownership));
+        });
         self.set_preparing(false);
         self.send_effects();
     }

@@ -95,6 +95,7 @@ fn parts(path: PathBuf, paused: bool) -> Options {
         paused,
         pace: (Ceiling::None, Throttle::default()),
         leash: crate::pipeline::NO_LEASH,
+        succeeds_lost_owner: false,
         catches_up_to: None,
         floor: 0,
     }

@@ -269,6 +269,10 @@ pub struct Generation {
     /// The failure, if it failed while it was built.
     #[serde(default)]
     pub failure: Option<Failure>,
+    /// The position at which it takes over from an owner of effects that is gone, as an operator
+    /// accepted: it publishes for the events after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_effects_after: Option<u64>,
 }
 
 impl Generation {
@@ -303,6 +307,7 @@ impl Generation {
             comparison: None,
             accepts_missing_through: self.accepts_missing_through,
             failure: None,
+            lost_effects_after: None,
         };
         rebuilt.enter(GenerationStatus::Building, reason);
         rebuilt

@@ -5,7 +5,7 @@
 //! leaves behind, the file that the catalogue names has all rows; a file that is prepared, and that
 //! the catalogue does not name, is emptied when it is opened.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub struct Copied {
     pub last: Option<RowKey>,
     /// How many rows were added or removed.
     pub changed: usize,
+    /// How many bytes were added.
+    pub bytes: u64,
     /// Rows that were looked at.
     waiting: Waiting,
 }
@@ -169,6 +171,7 @@ impl Store {
             last,
         } = guarded(|| difference(ours, theirs, &pending.confirmed, after, COPY_BYTES))?;
         let changed = missing.len() + gone.len();
+        let bytes = missing.iter().map(|(key, value)| size(key, value)).sum();
         let written = ours.change_effects(|transaction| {
             write_owner(
                 transaction,
@@ -191,8 +194,34 @@ impl Store {
         Ok(Copied {
             last,
             changed,
+            bytes,
             waiting,
         })
+    }
+
+    /// Prepares this file to own effects of which none waits: the file that had them is gone.
+    /// Blocking. After an error the store must be reopened.
+    pub fn prepare_to_own_nothing(
+        &self,
+        owner: Ownership,
+        marks: BTreeMap<String, u64>,
+    ) -> Result<Prepared, Error> {
+        let owned = Owned {
+            owner,
+            is_prepared: true,
+        };
+        let written = self.inner.file.change_effects(|transaction| {
+            // Of an earlier attempt.
+            transaction.delete_table(OUTBOX).map_err(storage)?;
+            transaction.open_table(OUTBOX).map_err(storage)?;
+            write_owner(transaction, owned, Some(&marks))
+        });
+        written.inspect_err(|_| self.set_failed())?;
+        Ok(Prepared(Found {
+            owner: Some(owned),
+            waiting: Waiting::default(),
+            marks,
+        }))
     }
 
     /// Prepares this file to own exactly what waits in another, of which nothing may be sent or

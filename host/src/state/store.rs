@@ -449,7 +449,7 @@ impl Store {
     }
 
     /// Whether a commit failed, so that the store must be reopened.
-    pub(super) fn has_failed(&self) -> bool {
+    pub fn has_failed(&self) -> bool {
         self.inner.failed.load(Ordering::Acquire)
     }
 

@@ -156,6 +156,14 @@ pub(super) struct RebuildParameters {
     #[serde(default)]
     #[param(required = false)]
     accept_missing: bool,
+    /// For a handler whose state is lost: take over although what waited in it to be published is
+    /// lost.
+    #[serde(default)]
+    #[param(required = false)]
+    accept_lost_effects: bool,
+    /// With `accept-lost-effects`: the first event for which the new state publishes, as `now`,
+    /// `beginning` or a sequence; default: now.
+    effects_from: Option<String>,
 }
 
 /// Rebuilds the state of the active module from scratch, alongside the active generation, and lets
@@ -165,7 +173,9 @@ pub(super) struct RebuildParameters {
     responses(
         (status = 200, description = "The new generation is being built", body = api::Deployed),
         (status = 404, description = "There is no such deployment"),
-        (status = 409, description = "The source can't be reached to check for missing events"),
+        (status = 409, description = "The source can't be reached to check for missing events, or \
+                                      the state that owns the effects of a handler can't be \
+                                      opened"),
         (status = 422, description = "The gate is refused, or events that were applied are gone \
                                       from the stream"),
         (status = 507, description = "The disk has no room for another state"),
@@ -181,14 +191,25 @@ pub(super) async fn rebuild(
         max_rate,
         cpu_percent,
         accept_missing,
+        accept_lost_effects,
+        effects_from,
     } = parameters;
+    let from: Option<api::EffectsFrom> = effects_from
+        .map(|from| from.parse())
+        .transpose()
+        .map_err(|error: api::InvalidEffectsFrom| Problem::invalid(error.to_string()))?;
+    if from.is_some() && !accept_lost_effects {
+        let message = "effects-from is for a rebuild with accept-lost-effects";
+        return Err(Problem::invalid(message));
+    }
+    let lost_effects_from = accept_lost_effects.then(|| from.unwrap_or_default());
     let build = build_settings(promote, gate.as_deref(), max_rate, cpu_percent)?;
     let build = api::BuildSettings {
         accept_missing,
         ..build
     };
     change(&app, |rollouts| async move {
-        rollouts.rebuild(&name, build).await
+        rollouts.rebuild(&name, build, lost_effects_from).await
     })
     .await
 }

@@ -191,7 +191,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 /// The event from which a handler publishes, as the API takes it.
-fn effects_from(from: EffectsFrom) -> String {
+pub(crate) fn effects_from(from: EffectsFrom) -> String {
     match from {
         EffectsFrom::Now => "now".to_owned(),
         EffectsFrom::Beginning => "beginning".to_owned(),

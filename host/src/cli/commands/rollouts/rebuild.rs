@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::api::{Deployed, PartialRebuild};
+use crate::api::{Deployed, EffectsFrom, PartialRebuild};
 use crate::cli::Context;
 use crate::cli::commands::deployments::deploy::{self, Waiting};
 use crate::cli::support::candidate::CandidateArgs;
@@ -21,6 +21,12 @@ Examples:
   foldstream rebuild order-totals --key 42         only the entries of one key
   foldstream rebuild order-totals --prefix 4
   foldstream rebuild order-totals --accept-missing   although the stream has lost applied events
+  foldstream rebuild fulfilment --accept-lost-effects --effects-from 4711
+
+With --accept-lost-effects, a new state continues a handler whose state file is gone. Messages that
+waited in that file are lost if they belong to events before --effects-from. Messages of later
+events are made again, with the same ids: an embedded log, and a stream that still has them,
+recognise those that they have; any other stream may get them twice.
 
 The new generation has a new file without the unused space that the old one has gathered, so a \
 rebuild also compacts the state while the host runs.
@@ -40,6 +46,13 @@ pub(crate) struct Args {
     /// Rebuild even if events that were applied are gone from the stream.
     #[arg(long)]
     accept_missing: bool,
+    /// Replace the lost state of a handler, with the messages that waited in it.
+    #[arg(long, conflicts_with_all = ["key", "prefix"])]
+    accept_lost_effects: bool,
+    /// From which event on the new state publishes: `now`, `beginning`, or a sequence; default:
+    /// now.
+    #[arg(long, value_name = "EVENT", requires = "accept_lost_effects")]
+    effects_from: Option<EffectsFrom>,
     #[command(flatten)]
     waiting: Waiting,
     #[command(flatten)]
@@ -70,6 +83,11 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         .await;
     }
     parameters.extend(accepts);
+    if args.accept_lost_effects {
+        parameters.push(("accept-lost-effects", "true".to_owned()));
+        let from = args.effects_from.map(deploy::effects_from);
+        parameters.extend(from.map(|from| ("effects-from", from)));
+    }
     let path = ["v1", "deployments", &args.name, "rebuild"];
     let nothing = ("application/json", Bytes::new());
     let deployed: Deployed = client
