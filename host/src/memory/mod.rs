@@ -6,9 +6,9 @@
 //! Small requests are granted when large ones are not, so that a greedy module cannot keep its
 //! neighbours from applying; and no kind except folds gets more than its part.
 
-pub #[cfg(target_os = "linux")]
+#[cfg(target_os = "linux")]
 mod allocator;
-mod caches;
+pub(crate) mod caches;
 mod freed;
 pub mod memtables;
 pub(crate) mod read_ahead;
