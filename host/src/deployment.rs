@@ -19,6 +19,7 @@ use crate::runner::{Lag, ReadError, Runner, age_seconds};
 use crate::state::catalogue::{Generation, Record};
 use crate::state::{Snapshot, Store};
 use crate::subject::{Pattern, SubjectSet};
+use crate::timestamp;
 
 /// A consistent view of a deployment, and the runner that it came from.
 #[derive(Clone, Debug)]
@@ -325,6 +326,7 @@ impl Deployment {
             skipped: store.as_ref().map_or(0, Store::exceptions_count),
             skips: self.skips_shown(),
             outbox: outbox_shown(&record, &runner, store.as_ref()),
+            timers: timers_shown(&record, &runner, store.as_ref()),
             module: active.module.clone(),
             candidate: record
                 .candidate()
@@ -491,6 +493,23 @@ impl Figures {
             (done as f64 / all as f64).min(1.0)
         })
     }
+}
+
+/// The timers of a handler that sets any.
+fn timers_shown(record: &Record, runner: &Runner, store: Option<&Store>) -> Option<api::Timers> {
+    let pending = store.map(Store::pending_timers).unwrap_or_default();
+    if !record.active().module.sets_timers && pending == 0 {
+        return None;
+    }
+    let next_ns = runner.firing().next_ns().filter(|_| pending > 0);
+    let (trouble, since) = runner.firing().trouble().unzip();
+    Some(api::Timers {
+        pending,
+        next_at: next_ns.map(timestamp::format_ns),
+        overdue_seconds: next_ns.map_or(0.0, age_seconds),
+        trouble,
+        since: since.map(|since| since.to_string()),
+    })
 }
 
 /// The outbox of a handler.

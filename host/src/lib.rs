@@ -24,6 +24,7 @@ pub mod effects;
 #[doc(hidden)]
 pub mod entry;
 pub mod event;
+mod firing;
 pub mod host;
 mod integrity;
 pub mod log;
@@ -46,6 +47,7 @@ mod small_file;
 pub mod source;
 pub mod state;
 pub mod subject;
+pub mod timers;
 pub mod timestamp;
 pub mod usage;
 mod view;

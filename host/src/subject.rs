@@ -11,6 +11,10 @@ const SHOWN_MAX: usize = 128;
 /// Most patterns in one set.
 pub const PATTERNS_MAX: usize = 64;
 
+/// The first token of subjects that belong to the host, such as those by which timers fire. Modules
+/// get them only if they name the token.
+const RESERVED: &str = "_fs";
+
 /// Why a text is not a subject or pattern.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
@@ -71,6 +75,13 @@ fn tokens_are_sound(subject: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a subject belongs to the host.
+pub fn is_reserved(subject: &str) -> bool {
+    subject
+        .strip_prefix(RESERVED)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 /// One subject pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern(String);
@@ -108,6 +119,11 @@ impl Pattern {
             }
         }
         tokens.next().is_none()
+    }
+
+    /// Whether its first token is a wildcard.
+    fn begins_open(&self) -> bool {
+        self.0.starts_with(['*', '>'])
     }
 
     /// Whether this one matches every subject that `other` matches.
@@ -156,9 +172,27 @@ impl SubjectSet {
         &self.patterns
     }
 
-    /// Whether any pattern matches.
+    /// Whether any pattern matches. A subject of the host's own is matched only by patterns that
+    /// name its first token.
     pub fn matches(&self, subject: &str) -> bool {
-        self.patterns.iter().any(|pattern| pattern.matches(subject))
+        let is_reserved = is_reserved(subject);
+        self.patterns
+            .iter()
+            .any(|pattern| pattern.matches(subject) && !(is_reserved && pattern.begins_open()))
+    }
+
+    /// Whether a pattern, as a server understands it, also matches subjects of the host's own that
+    /// the set does not.
+    pub fn is_open(&self) -> bool {
+        self.patterns.iter().any(Pattern::begins_open)
+    }
+
+    /// The same set with one subject more, which may exceed the number of patterns that a module
+    /// may have.
+    pub fn with(&self, subject: &str) -> Self {
+        let mut patterns = self.patterns.clone();
+        patterns.push(Pattern(subject.to_owned()));
+        Self { patterns }
     }
 
     /// The narrowest single pattern that covers all of the set.
@@ -238,6 +272,24 @@ mod tests {
             .expect_err("it has control characters")
             .to_string();
         assert!(!error.contains(char::is_control), "{error:?}");
+    }
+
+    #[test]
+    fn subjects_of_the_host_are_matched_only_by_those_who_name_them() {
+        let matches = |pattern: &str, subject: &str| {
+            SubjectSet::parse(&[pattern])
+                .expect("sound")
+                .matches(subject)
+        };
+        for open in [">", "*.>", "*.timers.ship"] {
+            assert!(!matches(open, "_fs.timers.ship"), "{open}");
+        }
+        assert!(matches("_fs.timers.>", "_fs.timers.ship"));
+        assert!(matches(">", "_fsx.timers") && matches(">", "a._fs"));
+        let more = SubjectSet::parse(&[">"])
+            .expect("sound")
+            .with("_fs.timers.ship");
+        assert!(more.matches("_fs.timers.ship") && !more.matches("_fs.timers.other"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// Names of all commands.
-const COMMANDS: [&str; 32] = [
+const COMMANDS: [&str; 33] = [
     "serve",
     "dev",
     "demo",
@@ -28,6 +28,7 @@ const COMMANDS: [&str; 32] = [
     "watch",
     "events",
     "outbox",
+    "timers",
     "pause",
     "resume",
     "generations",

@@ -43,5 +43,6 @@ mod steps; // killed at every step of a rollout: one generation serves, and the 
 mod strange; // messages that are no sound events, and streams that are no event streams
 mod surroundings; // signals at any moment, few descriptors, endless files, names that are no text
 mod swap; // generations: built, swapped, rolled back, with nobody noticing
+mod timers; // each fires once, whatever happens to the host
 mod uploads; // whatever is uploaded, the host answers afterwards
 mod versions; // the claims about streams, on the oldest and the newest nats-server that we support

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 #[cfg(not(target_arch = "wasm32"))]
-use crate::effects::Message;
+use crate::effects::{Message, TimerChange};
 use crate::event::Payload;
 
 /// The state of one projection, as in the contract.
@@ -21,6 +21,10 @@ pub(crate) trait Backend {
     /// handlers name the host's function, so that a projection does not import it.
     #[cfg(not(target_arch = "wasm32"))]
     fn publish(&self, cause: u32, messages: Vec<Message>);
+
+    /// Sets and cancels timers, in order.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn change_timers(&self, changes: Vec<TimerChange>);
 
     /// Passes a page of entries to a closure, and returns whether there is more.
     fn scan(&self, request: &ScanRequest<'_>, show: &mut dyn FnMut(&str, Payload<'_>)) -> bool;

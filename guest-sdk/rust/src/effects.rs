@@ -1,8 +1,9 @@
-//! What a handler publishes.
+//! What a handler publishes, and the timers that it sets.
 
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::timer::Timer;
 
 /// A message to publish. [`Message::to`] creates one.
 ///
@@ -90,18 +91,39 @@ impl Message {
     }
 }
 
-/// The messages that one event causes, in order.
+/// What one event, or one timer, causes: messages in order, and changes to timers.
 ///
-/// The host stores them together with what the handler writes into its tables, and sends them after
-/// that. If the handler returns an error, none of them is sent.
+/// The host stores them together with what the handler writes into its tables, and sends the
+/// messages after that. If the handler returns an error, nothing is sent, set or cancelled.
 #[derive(Debug, Default)]
 pub struct Effects {
     pub(crate) messages: Vec<Message>,
+    pub(crate) timers: Vec<TimerChange>,
+}
+
+/// What is done to a timer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TimerChange {
+    Set(Timer),
+    Cancel(String),
 }
 
 impl Effects {
     /// Publishes a message.
     pub fn publish(&mut self, message: Message) {
         self.messages.push(message);
+    }
+
+    /// Sets a timer. One that is pending under the same name is replaced.
+    ///
+    /// The manifest must say so with [`Manifest::timers`](crate::Manifest::timers).
+    pub fn set_timer(&mut self, timer: Timer) {
+        self.timers.push(TimerChange::Set(timer));
+    }
+
+    /// Cancels a timer: it does not fire, whatever its time. Does nothing if none is pending under
+    /// that name.
+    pub fn cancel_timer(&mut self, name: impl Into<String>) {
+        self.timers.push(TimerChange::Cancel(name.into()));
     }
 }

@@ -12,7 +12,7 @@ use std::ptr;
 use crate::event::{Event, List, Payload, Text};
 use crate::failure::{Failure, FailureKind, QueryError};
 use crate::handler::{Handler, Handling};
-use crate::host::{ARENA, Entry, HostState, WirePayload, log};
+use crate::host::{ARENA, Entry, HostState, WireFired, WirePayload, log};
 use crate::log::Level;
 use crate::manifest::{KeyRule, Query};
 use crate::migrate::{Migrate, NewEntry, OldEntry, migrate_all};
@@ -93,6 +93,36 @@ pub unsafe fn apply<P: Projection>(
     }
     // SAFETY: the events were all that lay in the arena, and they are not used any more.
     ARENA.with(|arena| unsafe { arena.clear() });
+    keep_outcome(outcome)
+}
+
+/// `on-timer`: timers at an address.
+///
+/// # Safety
+///
+/// Only the host may call it, with what the contract says.
+#[doc(hidden)]
+pub unsafe fn on_timer<H: Handler>(
+    running: &Running<Handling<H>>,
+    timers: *const u8,
+    count: usize,
+) -> *const u8 {
+    // SAFETY: `WireFired` has the layout of the contract's `fired`, and the host wrote `count` of
+    // them.
+    let timers = unsafe { std::slice::from_raw_parts(timers.cast::<WireFired>(), count) };
+    let mut running = running.0.borrow_mut();
+    let instance = running.get_or_insert_with(open);
+    let outcome = instance.fire(timers.iter().map(WireFired::get));
+    if outcome.is_err() {
+        // The memory of the instance no longer matches the host's state.
+        *running = None;
+    }
+    // SAFETY: the timers were all that lay in the arena, and they are not used any more.
+    ARENA.with(|arena| unsafe { arena.clear() });
+    keep_outcome(outcome)
+}
+
+fn keep_outcome(outcome: Result<(), (u32, Failure)>) -> *const u8 {
     match outcome {
         Ok(()) => keep(ApplyResult {
             is_error: 0,
@@ -362,6 +392,7 @@ struct HandlerRecord {
     limits: Limits,
     queries: List<'static, QueryDescription>,
     publishes: List<'static, Text<'static>>,
+    sets_timers: u8,
 }
 
 /// The same as [`manifest`], for a handler.
@@ -394,6 +425,7 @@ pub fn handler_manifest<H: Handler>() -> *const u8 {
         limits,
         queries: keep_list(&manifest.queries.iter().map(describe).collect::<Vec<_>>()),
         publishes: texts(&manifest.publishes),
+        sets_timers: u8::from(manifest.timers),
     })
 }
 

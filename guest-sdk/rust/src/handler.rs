@@ -7,6 +7,7 @@ use crate::manifest::{Manifest, Query};
 use crate::migrate::{Migrate, NewEntries, OldEntry};
 use crate::projection::Projection;
 use crate::state::State;
+use crate::timer::Fired;
 
 /// Folds events into tables, as a [`Projection`] does, and publishes messages.
 ///
@@ -23,6 +24,18 @@ pub trait Handler: Sized + 'static {
     ///
     /// An error drops what the event wrote and published; the events before it are kept.
     fn handle(&mut self, event: &Event<'_>, effects: &mut Effects) -> Result<(), Failure>;
+
+    /// Handles a timer that fires, set with [`Effects::set_timer`].
+    ///
+    /// Firings have a place among the events, so the same rules apply: the result may depend on
+    /// what was handled before, and on the timer, and on nothing else.
+    fn on_timer(&mut self, timer: &Fired<'_>, effects: &mut Effects) -> Result<(), Failure> {
+        let _ = effects;
+        Err(Failure::reject(format!(
+            "timer {} fired, and this handler has no `on_timer`",
+            timer.name()
+        )))
+    }
 }
 
 /// A handler as a projection that also publishes: what the host calls.
@@ -39,6 +52,7 @@ impl<H: Handler> Projection for Handling<H> {
             description,
             subjects,
             publishes,
+            timers,
             wants_headers,
             key_rule,
             state_version,
@@ -71,6 +85,7 @@ impl<H: Handler> Projection for Handling<H> {
             description,
             subjects,
             publishes,
+            timers,
             wants_headers,
             key_rule,
             state_version,
@@ -95,14 +110,34 @@ impl<H: Handler> Projection for Handling<H> {
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure> {
         let mut effects = Effects::default();
         self.handler.handle(event, &mut effects)?;
-        if !effects.messages.is_empty() {
-            let shared = &self.state.shared;
-            #[cfg(target_arch = "wasm32")]
-            crate::host::publish(shared.event.get(), &effects.messages);
-            #[cfg(not(target_arch = "wasm32"))]
-            shared.backend.publish(shared.event.get(), effects.messages);
-        }
+        self.pass_on(effects);
         Ok(())
+    }
+
+    fn fire(&mut self, timer: &Fired<'_>) -> Result<(), Failure> {
+        let mut effects = Effects::default();
+        self.handler.on_timer(timer, &mut effects)?;
+        self.pass_on(effects);
+        Ok(())
+    }
+}
+
+impl<H: Handler> Handling<H> {
+    fn pass_on(&self, effects: Effects) {
+        let Effects { messages, timers } = effects;
+        let cause = self.state.shared.event.get();
+        if !messages.is_empty() {
+            #[cfg(target_arch = "wasm32")]
+            crate::host::publish(cause, &messages);
+            #[cfg(not(target_arch = "wasm32"))]
+            self.state.shared.backend.publish(cause, messages);
+        }
+        if !timers.is_empty() {
+            #[cfg(target_arch = "wasm32")]
+            crate::host::change_timers(cause, &timers);
+            #[cfg(not(target_arch = "wasm32"))]
+            self.state.shared.backend.change_timers(timers);
+        }
     }
 }
 

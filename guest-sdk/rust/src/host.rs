@@ -9,9 +9,11 @@
 
 use crate::arena::Arena;
 use crate::backend::{Backend, ScanRequest, Selection, Writes};
-use crate::effects::{Data, Message};
+use crate::effects::{Data, Message, TimerChange};
 use crate::event::{Header, List, Payload, Text};
 use crate::log::Level;
+use crate::time::Timestamp;
+use crate::timer::{Fired, Timer};
 
 thread_local! {
     /// Memory for what the host passes in.
@@ -63,6 +65,44 @@ unsafe extern "C" {
 unsafe extern "C" {
     #[link_name = "publish"]
     fn outbox_publish(messages: *const WireMessage<'_>, count: usize);
+}
+
+#[link(wasm_import_module = "foldstream:module/timers@0.1.0")]
+unsafe extern "C" {
+    #[link_name = "set"]
+    fn timers_set(cause: u32, timers: *const WireTimer<'_>, count: usize);
+    #[link_name = "cancel"]
+    fn timers_cancel(cause: u32, names: *const Text<'_>, count: usize);
+}
+
+/// `timer`.
+#[repr(C)]
+struct WireTimer<'a> {
+    name: Text<'a>,
+    at_ns: u64,
+    key: OptionalText<'a>,
+}
+
+/// `fired`.
+#[repr(C)]
+pub(crate) struct WireFired {
+    name: Text<'static>,
+    at_ns: u64,
+    fired_ns: u64,
+    sequence: u64,
+    key: OptionalText<'static>,
+}
+
+impl WireFired {
+    pub(crate) fn get(&self) -> Fired<'_> {
+        Fired {
+            name: self.name.get(),
+            at: Timestamp::from_nanoseconds(self.at_ns),
+            time: Timestamp::from_nanoseconds(self.fired_ns),
+            sequence: self.sequence,
+            key: (self.key.is_some != 0).then(|| self.key.text.get()),
+        }
+    }
 }
 
 /// `message`.
@@ -298,6 +338,29 @@ pub(crate) fn publish(cause: u32, messages: &[Message]) {
     // SAFETY: `WireMessage` has the layout of the list's elements, and what they borrow lives until
     // the end of the call.
     unsafe { outbox_publish(messages.as_ptr(), messages.len()) };
+}
+
+/// Sets and cancels timers that an event or a timer causes, in order.
+pub(crate) fn change_timers(cause: u32, changes: &[TimerChange]) {
+    for change in changes {
+        match change {
+            TimerChange::Set(Timer { name, at, key }) => {
+                let timer = WireTimer {
+                    name: Text::new(name),
+                    at_ns: at.nanoseconds(),
+                    key: OptionalText::new(key.as_ref()),
+                };
+                // SAFETY: `WireTimer` has the layout of the list's element, and what it borrows
+                // lives until the end of the call.
+                unsafe { timers_set(cause, &timer, 1) };
+            }
+            TimerChange::Cancel(name) => {
+                let name = Text::new(name);
+                // SAFETY: `Text` has the layout of `string`, and lives until the end of the call.
+                unsafe { timers_cancel(cause, &name, 1) };
+            }
+        }
+    }
 }
 
 /// Writes a message to the host's log.

@@ -25,6 +25,7 @@ mod table;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 mod time;
+mod timer;
 
 pub use effects::{Effects, Message};
 pub use event::{Event, Payload};
@@ -39,15 +40,17 @@ pub use scan::Scan;
 pub use state::State;
 pub use table::{Table, Value};
 pub use time::{Date, TimeError, Timestamp, Weekday};
+pub use timer::{Fired, Timer};
 
 /// What a projection needs: `use foldstream_sdk::prelude::*;`.
 pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::{
-        Date, Effects, Event, Failure, Handler, KeyRule, Manifest, Message, Migrate, MigrateError,
-        NewEntries, OldEntry, Projection, QueryError, Retry, State, Table, TableError, Timestamp,
-        Value, Weekday, debug, error, events, handler, info, projection, warn,
+        Date, Effects, Event, Failure, Fired, Handler, KeyRule, Manifest, Message, Migrate,
+        MigrateError, NewEntries, OldEntry, Projection, QueryError, Retry, State, Table,
+        TableError, Timer, Timestamp, Value, Weekday, debug, error, events, handler, info,
+        projection, warn,
     };
 }
 
@@ -186,6 +189,11 @@ macro_rules! handler {
             #[unsafe(export_name = "manifest")]
             extern "C" fn manifest() -> *const u8 {
                 guest::handler_manifest::<$handler>()
+            }
+
+            #[unsafe(export_name = "on-timer")]
+            unsafe extern "C" fn on_timer(timers: *const u8, count: usize) -> *const u8 {
+                RUNNING.with(|running| unsafe { guest::on_timer(running, timers, count) })
             }
 
             #[unsafe(export_name = "handle")]

@@ -35,6 +35,7 @@ pub struct Manifest<P> {
     pub(crate) description: &'static str,
     pub(crate) subjects: Vec<String>,
     pub(crate) publishes: Vec<String>,
+    pub(crate) timers: bool,
     pub(crate) wants_headers: bool,
     pub(crate) key_rule: KeyRule,
     pub(crate) state_version: u32,
@@ -83,6 +84,7 @@ impl<P> Manifest<P> {
             description: "",
             subjects: Vec::new(),
             publishes: Vec::new(),
+            timers: false,
             wants_headers: false,
             key_rule: KeyRule::None,
             state_version: 1,
@@ -115,6 +117,13 @@ impl<P> Manifest<P> {
     /// nothing.
     pub fn publishes<S: Into<String>>(mut self, subjects: impl IntoIterator<Item = S>) -> Self {
         self.publishes.extend(subjects.into_iter().map(Into::into));
+        self
+    }
+
+    /// Says that a handler sets timers, with [`Effects::set_timer`](crate::Effects::set_timer). The
+    /// host records their firings in the stream that the handler reads.
+    pub fn timers(mut self) -> Self {
+        self.timers = true;
         self
     }
 

@@ -4,6 +4,7 @@ use crate::event::{Event, Payload};
 use crate::failure::{Failure, QueryError};
 use crate::manifest::Manifest;
 use crate::state::State;
+use crate::timer::Fired;
 
 /// Folds events into a read model.
 ///
@@ -22,6 +23,13 @@ pub trait Projection: Sized + 'static {
     ///
     /// An error drops what the event wrote; the events before it are kept.
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure>;
+
+    /// Handles a timer; only handlers have any.
+    #[doc(hidden)]
+    fn fire(&mut self, timer: &Fired<'_>) -> Result<(), Failure> {
+        let _ = timer;
+        Ok(())
+    }
 
     /// Reads ahead what a batch will need, with [`Table::prefetch`](crate::Table::prefetch).
     /// Optional.
@@ -62,5 +70,19 @@ impl<P: Projection> Instance<P> {
 
     pub(crate) fn query(&self, name: &str, arguments: Payload<'_>) -> Result<String, QueryError> {
         P::manifest().answer(&self.projection, name, arguments)
+    }
+
+    /// Handles timers, or returns the index of the one at which it failed.
+    pub(crate) fn fire<'a>(
+        &mut self,
+        timers: impl IntoIterator<Item = Fired<'a>>,
+    ) -> Result<(), (u32, Failure)> {
+        for (index, timer) in (0..).zip(timers) {
+            self.state.shared.event.set(index);
+            self.projection
+                .fire(&timer)
+                .map_err(|failure| (index, failure))?;
+        }
+        self.state.finish_batch()
     }
 }

@@ -30,12 +30,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde::Deserialize;
 pub use serde_json::{Value, json};
 
 use crate::backend::{Backend, ScanRequest, Selection, Writes};
-use crate::effects::{Data, Message};
+use crate::effects::{Data, Message, TimerChange};
 use crate::event::{Event, Header, Payload};
 use crate::failure::{Failure, MigrateError, QueryError};
 use crate::handler::{Handler, Handling};
@@ -44,6 +45,7 @@ use crate::migrate::{Migrate, NewValue, OldEntry, migrate_all};
 use crate::projection::{Instance, Projection};
 use crate::state::State;
 use crate::time::Timestamp;
+use crate::timer::{Fired, Timer};
 
 /// An event to apply. [`event`] creates one; [`events_from_ndjson`] reads many.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -139,6 +141,8 @@ struct Stored {
     /// The subject, and data as text.
     subject: String,
     data: String,
+    /// The timer that fires, if it is not an event.
+    timer: Option<String>,
 }
 
 /// The time of the first event without one: 2026-01-01T00:00:00Z.
@@ -231,6 +235,7 @@ impl<P: Projection> Harness<P> {
             headers,
             subject: event.subject,
             data,
+            timer: None,
         })
     }
 
@@ -240,7 +245,32 @@ impl<P: Projection> Harness<P> {
             .instance
             .get_or_insert_with(|| Instance::open(State::new(Box::new(memory.clone()))));
         memory.begin();
-        let outcome = with_events(batch, |events| instance.apply(events));
+        let mut outcome = Ok(());
+        let mut done = 0;
+        while outcome.is_ok() && done < batch.len() {
+            let rest = &batch[done..];
+            let count = rest
+                .iter()
+                .take_while(|event| event.timer.is_none())
+                .count();
+            outcome = match &rest[0].timer {
+                Some(name) => memory
+                    .take_timer(name, rest[0].time)
+                    .map_or(Ok(()), |timer| {
+                        let Timer { name, at, key } = &timer;
+                        instance.fire([Fired {
+                            name,
+                            at: *at,
+                            time: rest[0].time,
+                            sequence: rest[0].sequence,
+                            key: key.as_deref(),
+                        }])
+                    }),
+                None => with_events(&rest[..count], |events| instance.apply(events)),
+            };
+            outcome = outcome.map_err(|(index, failure)| (index + done as u32, failure));
+            done += count.max(1);
+        }
         outcome.map_err(|(index, failure)| {
             memory.roll_back();
             self.instance = None;
@@ -317,6 +347,11 @@ impl<P: Projection> Harness<P> {
     }
 
     fn compare(&self, other: &Self, size: usize, restarts: &str) {
+        assert_eq!(
+            self.memory.timers.borrow().pending,
+            other.memory.timers.borrow().pending,
+            "the pending timers depend on the batches: in batches of {size}{restarts} they are others"
+        );
         let (ours, theirs) = (self.memory.entries.borrow(), other.memory.entries.borrow());
         let key = ours
             .keys()
@@ -394,6 +429,20 @@ impl<P: Projection + Migrate> Harness<P> {
 /// ```
 pub type HandlerHarness<H> = Harness<Handling<H>>;
 
+/// Most timers that fire while a test lets time pass.
+const FIRINGS_MAX: usize = 100_000;
+
+/// A timer that is pending in a test.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PendingTimer {
+    /// When it fires.
+    pub at: Timestamp,
+    /// Its name.
+    pub name: String,
+    /// The key that the handler gave it.
+    pub key: Option<String>,
+}
+
 /// A message that a handler published in a test.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PublishedMessage {
@@ -422,6 +471,76 @@ impl<H: Handler> Harness<Handling<H>> {
             .iter()
             .map(|(_, message)| self.shown(message))
             .collect()
+    }
+
+    /// The pending timers, in the order in which they fire.
+    ///
+    /// # Panics
+    /// If there are any and the manifest does not say so with [`Manifest::timers`]: the host would
+    /// refuse them.
+    pub fn timers(&self) -> Vec<PendingTimer> {
+        let timers = self.memory.timers.borrow();
+        assert!(
+            self.manifest.timers || timers.pending.is_empty(),
+            "it sets timers, which its manifest does not declare; add `timers()`"
+        );
+        let mut shown: Vec<_> = timers
+            .pending
+            .values()
+            .map(|timer| PendingTimer {
+                at: timer.at,
+                name: timer.name.clone(),
+                key: timer.key.clone(),
+            })
+            .collect();
+        shown.sort();
+        shown
+    }
+
+    /// Lets time pass after the last event, and fires the timers that are due meanwhile, in order.
+    ///
+    /// # Panics
+    /// If a timer cannot be handled; see [`Harness::let_pass`].
+    pub fn after(&mut self, span: Duration) -> &mut Self {
+        if let Err(refused) = self.let_pass(span) {
+            panic!("{refused}");
+        }
+        self
+    }
+
+    /// Lets time pass after the last event, and fires the timers that are due meanwhile, in order,
+    /// each at its time. If one fails it stays pending, like those after it, and everything that it
+    /// did is dropped.
+    ///
+    /// # Panics
+    /// If timers set each other without end.
+    pub fn let_pass(&mut self, span: Duration) -> Result<(), Refused> {
+        let until = self.next_time + span;
+        for _ in 0..FIRINGS_MAX {
+            let first = self.timers().into_iter().next();
+            let Some(timer) = first.filter(|timer| timer.at <= until) else {
+                self.next_time = until;
+                return Ok(());
+            };
+            let time = timer.at.max(self.next_time);
+            let firing = Stored {
+                sequence: self.next_sequence,
+                time,
+                kind: "timer".to_owned(),
+                headers: BTreeMap::new(),
+                subject: format!("timer {}", timer.name),
+                data: String::new(),
+                timer: Some(timer.name),
+            };
+            self.next_sequence += 1;
+            self.next_time = time;
+            self.apply_batch(std::slice::from_ref(&firing))
+                .map_err(|(_, failure)| refused(&firing, failure))?;
+            self.applied.push(firing);
+        }
+        panic!(
+            "more than {FIRINGS_MAX} timers fired within {span:?}: timers set each other without end"
+        );
     }
 
     fn shown(&self, message: &Message) -> PublishedMessage {
@@ -555,6 +674,14 @@ struct Memory {
     /// What a handler published, with the index of its cause in the batch; and how much before the
     /// batch.
     published: Rc<RefCell<Published>>,
+    timers: Rc<RefCell<Timers>>,
+}
+
+/// The pending timers by name, and what they were before the batch.
+#[derive(Clone, Default)]
+struct Timers {
+    pending: BTreeMap<String, Timer>,
+    before: BTreeMap<String, Timer>,
 }
 
 #[derive(Default)]
@@ -564,16 +691,31 @@ struct Published {
 }
 
 impl Memory {
+    /// Takes the timer of a name, if it is due.
+    fn take_timer(&self, name: &str, time: Timestamp) -> Option<Timer> {
+        let mut timers = self.timers.borrow_mut();
+        let is_due = timers
+            .pending
+            .get(name)
+            .is_some_and(|timer| timer.at <= time);
+        is_due.then(|| timers.pending.remove(name)).flatten()
+    }
+
     fn begin(&self) {
         self.undo.borrow_mut().clear();
         let mut published = self.published.borrow_mut();
         published.before = published.messages.len();
+        let mut timers = self.timers.borrow_mut();
+        timers.before = timers.pending.clone();
     }
 
     fn roll_back(&self) {
         let mut published = self.published.borrow_mut();
         let before = published.before;
         published.messages.truncate(before);
+        let mut timers = self.timers.borrow_mut();
+        timers.pending = timers.before.clone();
+        drop(timers);
         let mut entries = self.entries.borrow_mut();
         for (key, value) in self.undo.borrow_mut().drain(..).rev() {
             match value {
@@ -590,6 +732,16 @@ impl Backend for Memory {
             .borrow_mut()
             .messages
             .extend(messages.into_iter().map(|message| (cause, message)));
+    }
+
+    fn change_timers(&self, changes: Vec<TimerChange>) {
+        let mut timers = self.timers.borrow_mut();
+        for change in changes {
+            match change {
+                TimerChange::Set(timer) => timers.pending.insert(timer.name.clone(), timer),
+                TimerChange::Cancel(name) => timers.pending.remove(&name),
+            };
+        }
     }
 
     fn get(&self, key: &str, show: &mut dyn FnMut(Option<Payload<'_>>)) {

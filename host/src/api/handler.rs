@@ -39,6 +39,50 @@ pub struct Outbox {
     pub targets: Vec<OutboxTarget>,
 }
 
+/// The timers of a handler.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Timers {
+    /// How many are pending.
+    pub pending: u64,
+    /// When the next of them that is durable fires; absent if none is pending, or while it is not
+    /// known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<String>,
+    /// How long the next one has been due, in seconds; 0 if none is due.
+    #[serde(default)]
+    pub overdue_seconds: f64,
+    /// Why no timer can fire at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+/// A pending timer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PendingTimer {
+    /// Its name.
+    pub name: String,
+    /// When it fires.
+    pub at: String,
+    /// Sequence of the event, or of the firing, that set it.
+    pub set_by: u64,
+    /// The key of messages that it causes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// Pending timers, in the order in which they fire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PendingTimers {
+    /// The timers.
+    pub timers: Vec<PendingTimer>,
+    /// Pass this as `after` for the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
 /// A message that waits in an outbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WaitingMessage {

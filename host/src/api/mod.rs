@@ -174,6 +174,9 @@ pub struct ModuleInfo {
     /// The subjects that it publishes to; only of handlers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publishes: Vec<String>,
+    /// Whether it sets timers; only of handlers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sets_timers: bool,
 }
 
 /// A deployment.
@@ -259,6 +262,9 @@ pub struct Deployment {
     /// Its outbox, if it is a handler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbox: Option<Outbox>,
+    /// Its timers, if it is a handler that sets any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timers: Option<Timers>,
     /// Its module.
     pub module: ModuleInfo,
     /// The generation that is being built, or waits to take over.

@@ -25,6 +25,7 @@ use commands::reads::{get, query, scan, watch};
 use commands::rollouts::{
     abort, generations, promote, prune, rebuild, rebuilds, rollback, throttle, verify,
 };
+use commands::timers;
 use support::client::{Client, Connection};
 use support::exit::{self, Failure};
 use support::output::{Color, Format, Output};
@@ -140,6 +141,8 @@ enum Command {
     Skips(skips::Args),
     #[command(subcommand)]
     Outbox(outbox::Command),
+    #[command(subcommand)]
+    Timers(timers::Command),
     Generations(generations::Args),
     Promote(promote::Args),
     Rollback(rollback::Args),
@@ -321,6 +324,7 @@ impl Cli {
             Command::Resume(args) => asking(resume::run(args, &context)),
             Command::Skips(args) => asking(skips::run(args, &context)),
             Command::Outbox(command) => asking(outbox::run(command, &context)),
+            Command::Timers(command) => asking(timers::run(command, &context)),
             Command::Generations(args) => asking(generations::run(args, &context)),
             Command::Promote(args) => asking(promote::run(args, &context)),
             Command::Rollback(args) => asking(rollback::run(args, &context)),

@@ -229,6 +229,7 @@ impl Config {
         findings.positive("state.state_bytes_max", state.state_bytes_max == 0);
         findings.positive("state.outbox_entries_max", state.outbox_entries_max == 0);
         findings.positive("state.outbox_bytes_max", state.outbox_bytes_max == 0);
+        findings.positive("state.timers_pending_max", state.timers_pending_max == 0);
         if state.memtable_bytes_total > 0 {
             findings.ordered(
                 ("state.memtable_bytes", state.memtable_bytes),

@@ -258,6 +258,8 @@ key::settings! {
         /// Most bytes of them.
         #[serde(with = "size")]
         pub outbox_bytes_max: u64,
+        /// Most timers of a handler that are pending; a handler that sets one more stops.
+        pub timers_pending_max: u64,
     }
 
     /// Batches and retries.
@@ -488,6 +490,7 @@ impl Default for State {
             file_bytes_max: 0,
             outbox_entries_max: 100_000,
             outbox_bytes_max: 256 << 20,
+            timers_pending_max: 10_000_000,
         }
     }
 }

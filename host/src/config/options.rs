@@ -194,6 +194,7 @@ impl Config {
             },
             outbox_entries_max: self.state.outbox_entries_max,
             outbox_bytes_max: self.state.outbox_bytes_max,
+            timers_pending_max: self.state.timers_pending_max,
             memory: memory.clone(),
         }
     }

@@ -68,6 +68,23 @@ pub fn outgoing(
     headers
 }
 
+/// Headers of an event that stand for it where it is no longer at hand: what its effects would
+/// continue, also if a timer causes them later.
+pub fn continued(cause: &Event) -> Vec<(String, String)> {
+    let own_id = sound(cause, "ce-id").or_else(|| sound(cause, "nats-msg-id"));
+    let causation = own_id.map_or_else(|| cause.sequence.to_string(), str::to_owned);
+    let correlation =
+        sound(cause, "ce-correlationid").map_or_else(|| causation.clone(), str::to_owned);
+    let mut headers = vec![
+        ("ce-id".to_owned(), causation),
+        ("ce-correlationid".to_owned(), correlation),
+    ];
+    for name in ["traceparent", "tracestate"] {
+        headers.extend(sound(cause, name).map(|value| (name.to_owned(), value.to_owned())));
+    }
+    headers
+}
+
 /// A header of an event, if every target takes it: what a stranger published must not make an
 /// effect impossible to send.
 fn sound<'a>(cause: &'a Event, name: &str) -> Option<&'a str> {

@@ -20,7 +20,7 @@ use crate::event::Payload;
 pub use chain::{CHAIN_MAX, Loop, PATH, extended};
 pub use check::{EFFECTS_PER_EVENT_MAX, MESSAGE_BYTES_MAX, Refused, check};
 pub use grants::{GRANTS_MAX, Grant, GrantError, Grants, overlap};
-pub use headers::{outgoing, reserved};
+pub use headers::{continued, outgoing, reserved};
 pub use row::{Row, RowKey, first_key, key_of_row, last_key};
 
 /// 64 random bits given to a deployment when it is created. Ids of effects begin with it, so that
@@ -145,6 +145,9 @@ pub struct Owner {
     /// Effects of inputs up to this sequence are dropped: they belong to the time before the first
     /// deploy.
     pub effects_after: u64,
+    /// Effects of timers are dropped if an input up to this sequence set the timer. Not more than
+    /// `effects_after`: timers that were set before a hand-over pass on.
+    pub timers_after: u64,
     /// What it may publish.
     pub grants: Grants,
 }

@@ -8,7 +8,7 @@
 
 #[cfg(target_os = "linux")]
 mod allocator;
-pub(crate) mod caches;
+pub mod caches;
 mod freed;
 pub mod memtables;
 pub(crate) mod read_ahead;

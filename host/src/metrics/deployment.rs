@@ -25,6 +25,8 @@ pub struct DeploymentMetrics {
     pub outbox_released: IntCounter,
     /// Messages of a handler that were sent again.
     pub outbox_resent: IntCounter,
+    /// How late timers fired, in seconds.
+    pub timer_lateness: Histogram,
     /// Seconds of one call of `apply`.
     pub apply_seconds: Histogram,
     /// Seconds of one durable commit.

@@ -231,6 +231,7 @@ impl Metrics {
             state_failures: self.state_failures.with_label_values(&[name]),
             outbox_released: self.outbox.released(name),
             outbox_resent: self.outbox.resent(name),
+            timer_lateness: self.outbox.lateness(name),
             apply_seconds: self.apply.with_label_values(&[name]),
             commit_seconds: self.commit.with_label_values(&[name]),
             query_seconds: self.query.with_label_values(&[name]),

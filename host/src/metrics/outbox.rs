@@ -1,15 +1,23 @@
 //! Metrics of handlers: what waits in their outbox, and how safe publishing is.
 
-use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{
+    GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry,
+};
 
-use super::{DEPLOYMENT, counter, float_gauge, gauge};
+use super::{DEPLOYMENT, counter, float_gauge, gauge, histogram};
 use crate::api::{Deployment, Promise};
+
+/// Upper bounds of the lateness of timers, in seconds.
+const LATENESS: &[f64] = &[
+    0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0, 86_400.0,
+];
 
 /// Counters of what was published, and gauges of what waits.
 #[derive(Clone, Debug)]
 pub(super) struct Outboxes {
     released: IntCounterVec,
     resent: IntCounterVec,
+    lateness: HistogramVec,
     gauges: Gauges,
 }
 
@@ -28,8 +36,19 @@ impl Outboxes {
                 "Messages of a handler that were sent again and were stored already.",
                 DEPLOYMENT,
             ),
+            lateness: histogram(
+                registry,
+                "foldstream_timer_lateness_seconds",
+                "How long after its time a timer fired, by the clock of the stream; the count is that of timers that fired.",
+                DEPLOYMENT,
+                LATENESS,
+            ),
             gauges: Gauges::new(registry),
         }
+    }
+
+    pub(super) fn lateness(&self, name: &str) -> Histogram {
+        self.lateness.with_label_values(&[name])
     }
 
     pub(super) fn released(&self, name: &str) -> IntCounter {
@@ -52,6 +71,7 @@ impl Outboxes {
         // An error means that the series does not exist, which is the goal.
         let _ = self.released.remove_label_values(&[name]);
         let _ = self.resent.remove_label_values(&[name]);
+        let _ = self.lateness.remove_label_values(&[name]);
     }
 }
 
@@ -63,6 +83,9 @@ struct Gauges {
     oldest: GaugeVec,
     promise: IntGaugeVec,
     troubled: IntGaugeVec,
+    timers: IntGaugeVec,
+    timers_overdue: GaugeVec,
+    timers_troubled: IntGaugeVec,
 }
 
 impl Gauges {
@@ -100,22 +123,59 @@ impl Gauges {
                 "1 while nothing can be published to a stream, otherwise 0.",
                 target,
             ),
+            timers: gauge(
+                registry,
+                "foldstream_timers_pending",
+                "Timers that are pending.",
+                DEPLOYMENT,
+            ),
+            timers_overdue: float_gauge(
+                registry,
+                "foldstream_timers_overdue_seconds",
+                "How long the next timer has been due, 0 if none is due.",
+                DEPLOYMENT,
+            ),
+            timers_troubled: gauge(
+                registry,
+                "foldstream_timers_troubled",
+                "1 while no timer can fire, otherwise 0.",
+                DEPLOYMENT,
+            ),
         }
     }
 
     fn reset(&self) {
-        for vector in [&self.entries, &self.bytes, &self.promise, &self.troubled] {
+        for vector in [
+            &self.entries,
+            &self.bytes,
+            &self.promise,
+            &self.troubled,
+            &self.timers,
+            &self.timers_troubled,
+        ] {
             vector.reset();
         }
         self.oldest.reset();
+        self.timers_overdue.reset();
     }
 
     fn set(&self, deployment: &Deployment) {
+        let name = deployment.name.as_str();
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        if let Some(timers) = &deployment.timers {
+            self.timers
+                .with_label_values(&[name])
+                .set(number(timers.pending));
+            self.timers_overdue
+                .with_label_values(&[name])
+                .set(timers.overdue_seconds);
+            self.timers_troubled
+                .with_label_values(&[name])
+                .set(i64::from(timers.trouble.is_some()));
+        }
         let Some(outbox) = &deployment.outbox else {
             return;
         };
-        let name = deployment.name.as_str();
-        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.entries
             .with_label_values(&[name])
             .set(number(outbox.entries));

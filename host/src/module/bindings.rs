@@ -575,6 +575,31 @@ pub(super) struct HandlerRecord {
     pub(super) limits: Limits,
     pub(super) queries: Vec<QueryDescription>,
     pub(super) publishes: Vec<String>,
+    #[component(name = "sets-timers")]
+    pub(super) sets_timers: bool,
+}
+
+/// `timer`
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct TimerRecord {
+    pub(super) name: String,
+    #[component(name = "at-ns")]
+    pub(super) at_ns: u64,
+    pub(super) key: Option<String>,
+}
+
+/// `fired`
+#[derive(ComponentType, Lower, Clone, Copy)]
+#[component(record)]
+pub(super) struct Fired<'a> {
+    pub(super) name: &'a str,
+    #[component(name = "at-ns")]
+    pub(super) at_ns: u64,
+    #[component(name = "fired-ns")]
+    pub(super) fired_ns: u64,
+    pub(super) sequence: u64,
+    pub(super) key: Option<&'a str>,
 }
 
 /// `message` of the outbox

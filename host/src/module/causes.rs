@@ -3,14 +3,26 @@
 use super::KeyRule;
 use crate::effects::{EFFECTS_PER_EVENT_MAX, Place};
 use crate::event::Event;
+use crate::timers::{SETS_PER_EVENT_MAX, Timer};
 
-/// The events of one call of `handle`.
+/// The events of one call of `handle`, or the timer of one call of `on-timer`.
 #[derive(Debug)]
 pub(super) struct Causes {
     events: Vec<Event>,
     /// How many messages each has caused.
     caused: Vec<u32>,
-    rule: KeyRule,
+    /// How many timers each has set.
+    set: Vec<u32>,
+    rule: Keys,
+}
+
+/// Where keys come from.
+#[derive(Debug)]
+enum Keys {
+    /// From each event.
+    Rule(KeyRule),
+    /// From the timer that fires, which is the only cause.
+    Timer(Timer),
 }
 
 /// Why a message has no place.
@@ -28,7 +40,62 @@ impl Causes {
         Self {
             events: events.to_vec(),
             caused: vec![0; events.len()],
-            rule,
+            set: vec![0; events.len()],
+            rule: Keys::Rule(rule),
+        }
+    }
+
+    /// The cause is a timer that fires: `event` is its firing, with the headers that what it causes
+    /// continues.
+    pub(super) fn of_timer(event: Event, timer: Timer) -> Self {
+        Self {
+            events: vec![event],
+            caused: vec![0],
+            set: vec![0],
+            rule: Keys::Timer(timer),
+        }
+    }
+
+    /// The event of a cause that sets one more timer.
+    pub(super) fn sets(&mut self, cause: u32) -> Result<&Event, NoPlace> {
+        let count = self.events.len();
+        let index = usize::try_from(cause).unwrap_or(usize::MAX);
+        let (Some(event), Some(set)) = (self.events.get(index), self.set.get_mut(index)) else {
+            return Err(NoPlace::NoEvent { count });
+        };
+        if *set >= SETS_PER_EVENT_MAX {
+            return Err(NoPlace::TooMany {
+                sequence: event.sequence,
+            });
+        }
+        *set += 1;
+        Ok(event)
+    }
+
+    /// Whether there is such an event.
+    pub(super) fn exists(&self, cause: u32) -> Result<(), NoPlace> {
+        let count = self.events.len();
+        let index = usize::try_from(cause).unwrap_or(usize::MAX);
+        if index < count {
+            Ok(())
+        } else {
+            Err(NoPlace::NoEvent { count })
+        }
+    }
+
+    /// The sequence of the input that set the timer, if the cause is one.
+    pub(super) fn timer_set_by(&self) -> Option<u64> {
+        match &self.rule {
+            Keys::Rule(_) => None,
+            Keys::Timer(timer) => Some(timer.set_by),
+        }
+    }
+
+    /// The depth of a timer that the cause sets.
+    pub(super) fn depth_of_next(&self, at_ns: u64) -> u32 {
+        match (&self.rule, self.events.first()) {
+            (Keys::Timer(timer), Some(firing)) => timer.depth_of_next(firing.time_ns, at_ns),
+            _ => 0,
         }
     }
 
@@ -57,7 +124,10 @@ impl Causes {
     /// The key of an event.
     pub(super) fn key_of(&self, cause: u32) -> Option<String> {
         let event = self.events.get(usize::try_from(cause).ok()?)?;
-        self.rule.key_of(event)
+        match &self.rule {
+            Keys::Rule(rule) => rule.key_of(event),
+            Keys::Timer(timer) => timer.key.clone(),
+        }
     }
 }
 

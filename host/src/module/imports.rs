@@ -1,5 +1,5 @@
 //! The functions that a guest can call: `foldstream:module/state`, `foldstream:module/log` and, for
-//! handlers, `foldstream:module/outbox`.
+//! handlers, `foldstream:module/outbox` and `foldstream:module/timers`.
 //!
 //! Keys are read in place in guest memory, values are copied once in each direction, and not before
 //! the host has memory for them.
@@ -22,6 +22,8 @@ pub(super) const STATE: &str = "foldstream:module/state@0.1.0";
 pub(super) const LOG: &str = "foldstream:module/log@0.1.0";
 /// The interface with the outbox.
 pub(super) const OUTBOX: &str = "foldstream:module/outbox@0.1.0";
+/// The interface with timers.
+pub(super) const TIMERS: &str = "foldstream:module/timers@0.1.0";
 
 /// Keys looked up between two checks of the time.
 const KEYS_PER_LOOK: usize = 256;
@@ -42,7 +44,8 @@ pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     linker.instance(LOG)?.func_wrap("write", write)?;
     linker
         .instance(OUTBOX)?
-        .func_wrap("publish", super::outbox::publish)
+        .func_wrap("publish", super::outbox::publish)?;
+    super::timers::add_to(&mut linker.instance(TIMERS)?)
 }
 
 fn get(caller: Caller<'_>, (key,): (WasmStr,)) -> wasmtime::Result<(Option<Value>,)> {

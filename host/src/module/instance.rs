@@ -8,7 +8,7 @@ use wasmtime::component::{ComponentExportIndex, Func, InstancePre, TypedFunc};
 use wasmtime::{PoolConcurrencyLimitError, Store};
 
 use super::bindings::{
-    Events, Failure, FailureKind, HandlerRecord, ManifestRecord, PayloadCopy, PayloadRef,
+    Events, Failure, FailureKind, Fired, HandlerRecord, ManifestRecord, PayloadCopy, PayloadRef,
     QueryFailure,
 };
 use super::causes::Causes;
@@ -30,6 +30,7 @@ use crate::event::{Event, Payload};
 use crate::memory::{self, Reservation};
 use crate::state;
 use crate::subject::Pattern;
+use crate::timers::{self, Firing, Timer};
 
 /// A compiled and linked module.
 pub struct Module {
@@ -50,6 +51,8 @@ struct Exports {
     /// `apply`, or `handle` of a handler.
     apply: ComponentExportIndex,
     query: ComponentExportIndex,
+    /// `on-timer`, only of handlers.
+    on_timer: Option<ComponentExportIndex>,
     /// Only of modules that can migrate.
     migrate: Option<ComponentExportIndex>,
 }
@@ -265,15 +268,24 @@ impl Module {
         let (mut store, instance) = start(&self.engine, &self.linked, &made)?;
         let apply = function(&mut store, instance, self.exports.apply);
         let query = function(&mut store, instance, self.exports.query);
+        let on_timer = self
+            .exports
+            .on_timer
+            .map(|index| function(&mut store, instance, index));
         Ok(Instance {
             store,
             apply,
             query,
+            on_timer,
             deadline_ticks: ticks(bounds.deadline),
             with_headers: self.manifest.wants_headers,
             handles: (self.exports.kind == Kind::Handler).then(|| Handles {
                 rule: self.manifest.key_rule.clone(),
                 publishes: self.manifest.publishes.clone().into(),
+                firings: self
+                    .manifest
+                    .sets_timers
+                    .then(|| timers::subject(&identity.deployment)),
             }),
             spent: false,
         })
@@ -294,8 +306,13 @@ impl Exports {
             Some(handle) => (Kind::Handler, handle),
             None => (Kind::Projection, required("apply")?),
         };
+        let on_timer = match kind {
+            Kind::Handler => Some(required("on-timer")?),
+            Kind::Projection => None,
+        };
         Ok(Self {
             kind,
+            on_timer,
             manifest: required("manifest")?,
             apply,
             query: required("query")?,
@@ -466,6 +483,7 @@ fn check_types(
         function(exports.apply)?,
         function(exports.query)?,
     );
+    let on_timer = exports.on_timer.map(&mut function).transpose()?;
     let migrate = exports.migrate.map(function).transpose()?;
     let applies = if exports.kind == Kind::Handler {
         "handle"
@@ -478,6 +496,11 @@ fn check_types(
     query
         .typed::<(&str, PayloadRef<'_>), (QueryResult,)>(&*store)
         .map_err(mismatch("query"))?;
+    if let Some(on_timer) = on_timer {
+        on_timer
+            .typed::<(&[Fired<'_>],), (ApplyResult,)>(&*store)
+            .map_err(mismatch("on-timer"))?;
+    }
     if let Some(migrate) = migrate {
         migration::typed(&migrate, store).map_err(mismatch("migrate"))?;
     }
@@ -493,6 +516,8 @@ pub struct Instance {
     store: Store<Host>,
     apply: Func,
     query: Func,
+    /// Only of a handler.
+    on_timer: Option<Func>,
     deadline_ticks: u64,
     with_headers: bool,
     /// Only of a handler.
@@ -505,6 +530,8 @@ pub struct Instance {
 struct Handles {
     rule: KeyRule,
     publishes: Arc<[Pattern]>,
+    /// The subject of firings, if it sets timers.
+    firings: Option<String>,
 }
 
 impl fmt::Debug for Instance {
@@ -530,10 +557,133 @@ impl Instance {
                 "the instance failed before and was used again; create another one".to_owned();
             return (writer, Err(ApplyError::Trap(error)));
         }
+        let is_firing = |event: &Event| {
+            let firings = self.handles.as_ref()?.firings.as_ref()?;
+            (*event.subject == **firings).then_some(())
+        };
+        let (writer, result) = if events.iter().any(|event| is_firing(event).is_some()) {
+            let turns: Vec<bool> = events
+                .iter()
+                .map(|event| is_firing(event).is_some())
+                .collect();
+            self.apply_in_turns(events, &turns, writer)
+        } else {
+            self.apply_events(events, writer)
+        };
+        self.spent = result.is_err();
+        (writer, result)
+    }
+
+    /// Applies events and firings in their order. Timers fire one by one, as what one does may
+    /// cancel the next.
+    fn apply_in_turns(
+        &mut self,
+        events: &[Event],
+        is_firing: &[bool],
+        mut writer: state::Writer,
+    ) -> (state::Writer, Result<(), ApplyError>) {
+        let mut done = 0;
+        while done < events.len() {
+            let result;
+            let end = if is_firing[done] {
+                (writer, result) = self.fire(&events[done], writer);
+                done + 1
+            } else {
+                let end = is_firing[done..]
+                    .iter()
+                    .position(|is_firing| *is_firing)
+                    .map_or(events.len(), |count| done + count);
+                (writer, result) = self.apply_events(&events[done..end], writer);
+                end
+            };
+            if let Err(error) = result {
+                return (writer, Err(error.after(done)));
+            }
+            done = end;
+        }
+        (writer, Ok(()))
+    }
+
+    /// Fires the timer that a firing names, if it is due.
+    fn fire(
+        &mut self,
+        event: &Event,
+        mut writer: state::Writer,
+    ) -> (state::Writer, Result<(), ApplyError>) {
+        let Some(Firing { name, .. }) = Firing::read(event) else {
+            return (writer, Ok(()));
+        };
+        let timer = match writer.fire_timer(&name, event.time_ns) {
+            Ok(Some(timer)) => timer,
+            Ok(None) => return (writer, Ok(())),
+            Err(state::Error::Busy(shortage)) => return (writer, Err(ApplyError::Busy(shortage))),
+            Err(state::Error::Limit { limit, message }) => {
+                return (writer, Err(ApplyError::Limit { limit, message }));
+            }
+            Err(error) => return (writer, Err(ApplyError::State(error))),
+        };
+        self.store.data().clock.advance(event.time_ns);
+        let result = self.call_on_timer(&name, &timer, event, Access::Apply(Box::new(writer)));
+        self.ended(result, 1)
+    }
+
+    fn call_on_timer(
+        &mut self,
+        name: &str,
+        timer: &Timer,
+        event: &Event,
+        access: Access,
+    ) -> wasmtime::Result<ApplyResult> {
+        let on_timer = self
+            .on_timer
+            .as_ref()
+            .expect("a handler that sets timers has it")
+            .typed::<(&[Fired<'_>],), (ApplyResult,)>(&self.store)?;
+        self.store.set_epoch_deadline(self.deadline_ticks);
+        self.store.data_mut().begin_call(access);
+        if let Some(Handles { publishes, .. }) = &self.handles {
+            let mut cause = event.clone();
+            cause.headers = timer
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+                .collect();
+            self.store.data_mut().handling = Some(Handling {
+                causes: Causes::of_timer(cause, timer.clone()),
+                publishes: Arc::clone(publishes),
+                sets_timers: true,
+            });
+        }
+        let fired = Fired {
+            name,
+            at_ns: timer.at_ns,
+            fired_ns: event.time_ns,
+            sequence: event.sequence,
+            key: timer.key.as_deref(),
+        };
+        let (result,) = on_timer.call(&mut self.store, (&[fired],))?;
+        Ok(result)
+    }
+
+    /// Applies events in one call.
+    fn apply_events(
+        &mut self,
+        events: &[Event],
+        writer: state::Writer,
+    ) -> (state::Writer, Result<(), ApplyError>) {
         if let Some(last) = events.last() {
             self.store.data().clock.advance(last.time_ns);
         }
         let result = self.call_apply(events, Access::Apply(Box::new(writer)));
+        self.ended(result, events.len())
+    }
+
+    /// Takes the state back after a call about so many events or timers.
+    fn ended(
+        &mut self,
+        result: wasmtime::Result<ApplyResult>,
+        count: usize,
+    ) -> (state::Writer, Result<(), ApplyError>) {
         let Access::Apply(writer) = self.store.data_mut().end_call() else {
             unreachable!("host functions put the state back that they took");
         };
@@ -541,11 +691,10 @@ impl Instance {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => {
                 let doubted = self.store.data().doubted(&message(&failure.message));
-                Err(doubted.unwrap_or_else(|| failed_event(&failure, events.len())))
+                Err(doubted.unwrap_or_else(|| failed_event(&failure, count)))
             }
             Err(error) => Err(self.store.data().explain(error)),
         };
-        self.spent = result.is_err();
         (*writer, result)
     }
 
@@ -556,11 +705,17 @@ impl Instance {
             .typed::<(Events<'_>,), (ApplyResult,)>(&self.store)?;
         self.store.set_epoch_deadline(self.deadline_ticks);
         self.store.data_mut().begin_call(access);
-        if let Some(Handles { rule, publishes }) = &self.handles {
+        if let Some(Handles {
+            rule,
+            publishes,
+            firings,
+        }) = &self.handles
+        {
             let causes = Causes::new(events, rule.clone());
             self.store.data_mut().handling = Some(Handling {
                 causes,
                 publishes: Arc::clone(publishes),
+                sets_timers: firings.is_some(),
             });
         }
         let (result,) = apply.call(

@@ -34,6 +34,7 @@ impl Described {
             Self::Handler(handler) => handler,
         };
         let publishes = publishes(&handler.publishes)?;
+        let sets_timers = handler.sets_timers;
         let record = ManifestRecord {
             kind: bindings::ModuleKind::Projection,
             name: handler.name,
@@ -49,6 +50,7 @@ impl Described {
         Ok(Manifest {
             kind: Kind::Handler,
             publishes,
+            sets_timers,
             ..checked(record, options)?
         })
     }
@@ -102,6 +104,7 @@ fn checked(record: ManifestRecord, options: &Options) -> Result<Manifest, Error>
     Ok(Manifest {
         kind: Kind::Projection,
         publishes: Vec::new(),
+        sets_timers: false,
         subjects,
         wants_headers: record.wants_headers,
         key_rule: key_rule(record.key_rule)?,
@@ -180,6 +183,7 @@ pub(super) fn info(manifest: &Manifest, accepted: &Accepted, migrates: bool) -> 
         imports: accepted.imports.clone(),
         migrates,
         publishes: manifest.publishes.iter().map(ToString::to_string).collect(),
+        sets_timers: manifest.sets_timers,
     }
 }
 

@@ -22,6 +22,7 @@ mod output;
 mod places;
 mod sandbox;
 mod ticker;
+mod timers;
 mod upload;
 mod wanted;
 mod wasi;
@@ -219,6 +220,8 @@ pub struct Manifest {
     pub queries: Vec<(String, String)>,
     /// The subjects that it publishes to; only of handlers.
     pub publishes: Vec<Pattern>,
+    /// Whether it sets timers; only of handlers.
+    pub sets_timers: bool,
 }
 
 /// Why a module was not accepted, compiled or started.
@@ -310,6 +313,21 @@ impl Error {
 }
 
 impl ApplyError {
+    /// The same error of events that come after so many others in their batch.
+    fn after(self, count: usize) -> Self {
+        match self {
+            Self::Retry { index, message } => Self::Retry {
+                index: index + count,
+                message,
+            },
+            Self::Rejected { index, message } => Self::Rejected {
+                index: index + count,
+                message,
+            },
+            other => other,
+        }
+    }
+
     /// Whether the same call on the same state gives the same error, whatever else the machine
     /// does.
     pub fn is_repeatable(&self) -> bool {

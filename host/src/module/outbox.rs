@@ -50,12 +50,14 @@ pub(super) fn publish(
     Ok(())
 }
 
-/// What a call of `handle` needs for its messages.
+/// What a call of `handle` or `on-timer` needs for its messages and timers.
 #[derive(Debug)]
 pub(super) struct Handling {
     pub(super) causes: Causes,
     /// The subjects that the manifest declares.
     pub(super) publishes: std::sync::Arc<[Pattern]>,
+    /// Whether the manifest says that it sets timers.
+    pub(super) sets_timers: bool,
 }
 
 fn refused(limit: &'static str, message: String) -> Refusal {
@@ -103,10 +105,12 @@ fn row(
             ),
         ),
     })?;
-    let Some(owner) = role
-        .owner()
-        .filter(|owner| place.sequence > owner.effects_after)
-    else {
+    let event = event.clone();
+    // What was set before the first deploy is as old as the event that set it.
+    let set_by = causes.timer_set_by();
+    let Some(owner) = role.owner().filter(|owner| {
+        place.sequence > owner.effects_after && set_by.is_none_or(|set| set > owner.timers_after)
+    }) else {
         return Ok(None);
     };
     let Some(target) = owner.grants.source_of(&subject) else {
@@ -117,7 +121,7 @@ fn row(
         );
         return Err(refused("grant", message));
     };
-    let path = effects::extended(&owner.deployment, event).map_err(|turn| {
+    let path = effects::extended(&owner.deployment, &event).map_err(|turn| {
         let message = format!(
             "a chain of more than {} handlers caused event {}, with the loop {turn}; correct one \
              of them, or its grants, and skip this event",
@@ -132,7 +136,7 @@ fn row(
         owner.lineage,
         place,
         &kind,
-        event,
+        &event,
         &data,
     ));
     headers.push((effects::PATH.to_owned(), path));

@@ -111,6 +111,9 @@ impl Refusal {
         "the module published outside of `handle`; publish only there, because `query` and \
          `manifest` have no effects",
     );
+    pub(super) const NO_TIMERS: Self = Self::Denied(
+        "the module used timers outside of `handle` and `on-timer`; set and cancel them only there",
+    );
     const READ_ONLY: Self = Self::Denied(
         "the module wrote to its state in `query`; a query can only read, so write in `apply`",
     );
@@ -182,7 +185,7 @@ pub(super) enum System {
 /// The data of one store.
 pub(super) struct Host {
     pub(super) access: Access,
-    /// Only during a call of `handle`.
+    /// Only during a call of `handle` or `on-timer`.
     pub(super) handling: Option<Handling>,
     pub(super) growth: Growth,
     pub(super) buffer: Buffer,

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::ladder::{Attempt, Ladder, Step};
 use super::portion::Portion;
-use super::{Desired, Ended, Fold, MakeFold, Pace, Policy, Settings};
+use super::{Desired, Ended, Fold, MakeFold, Pace, Policy, Settings, firings};
 use crate::api::FailureClass;
 use crate::batch::Batch;
 use crate::event::Event;
@@ -295,10 +295,12 @@ impl Applier {
         // before it is missing.
         let passed = self.skips.passed(store.position(), through, left_out);
         let checkpoint = batch.checkpoint(store.published().as_ref(), last, through);
-        self.writer
+        let writer = self
+            .writer
             .as_mut()
-            .expect("the writer comes back from every call")
-            .publish_with(checkpoint, passed);
+            .expect("the writer comes back from every call");
+        firings::pass(writer, left_out, store.position(), through);
+        writer.publish_with(checkpoint, passed);
         if last.is_some() && self.ladder.passed() {
             self.progress.recovered();
         }

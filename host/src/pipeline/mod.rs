@@ -10,6 +10,7 @@ mod ahead;
 mod applier;
 mod budget;
 mod commits;
+mod firings;
 mod fold;
 mod growth;
 mod ladder;
@@ -364,7 +365,7 @@ impl Run {
         }
         let wait = self.applier.settings.flush_interval * self.flush_factor(count);
         // Effects leave when they are durable, so they wait for no more than the commit that runs.
-        let due = if self.store.has_new_effects() {
+        let due = if self.store.has_new_effects() || self.has_timers_before(wait) {
             begun
         } else {
             Instant::now() + wait
@@ -461,6 +462,16 @@ impl Run {
                 false
             }
         }
+    }
+
+    /// Whether timers were set that may be due before a commit that comes after this time: they
+    /// fire when they are durable.
+    fn has_timers_before(&self, wait: Duration) -> bool {
+        let until = jiff::Timestamp::now().as_nanosecond() + wait.as_nanos() as i128;
+        self.applier.progress.serves()
+            && self
+                .store
+                .takes_new_timers(u64::try_from(until).unwrap_or(u64::MAX))
     }
 
     fn flush_factor(&self, events: usize) -> u32 {

@@ -64,6 +64,29 @@ pub(super) fn compare(
     Ok(found)
 }
 
+/// The name of the first timer that is not pending in both states at the same time; none if they
+/// have the same timers. Blocking.
+pub fn first_other_timer(one: &Snapshot, other: &Snapshot) -> Result<Option<String>, state::Error> {
+    let mut after: Option<String> = None;
+    loop {
+        let ours = one.timers(after.as_deref(), SCAN_ENTRIES_MAX)?;
+        let theirs = other.timers(after.as_deref(), SCAN_ENTRIES_MAX)?;
+        // Pages end by size as well: both are compared as far as the shorter one.
+        let count = ours.len().min(theirs.len());
+        let differs = ours
+            .iter()
+            .zip(&theirs)
+            .find(|(ours, theirs)| ours != theirs);
+        if let Some((ours, theirs)) = differs {
+            return Ok(Some(ours.0.clone().min(theirs.0.clone())));
+        }
+        if count == 0 {
+            return Ok(ours.into_iter().chain(theirs).map(|(name, _)| name).next());
+        }
+        after = Some(ours[count - 1].0.clone());
+    }
+}
+
 /// The largest hash of a key in a sample of about this many out of this many.
 fn threshold(sample: u64, entries: u64) -> u64 {
     let part = sample as f64 / entries.max(1) as f64;

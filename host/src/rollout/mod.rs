@@ -37,6 +37,7 @@ mod rollouts;
 mod side_fold;
 mod skips;
 mod snapshots;
+mod timers;
 mod verify;
 mod waiting;
 
@@ -498,6 +499,7 @@ impl Rollouts {
             None => Vec::new(),
         };
         warnings.extend(owners::not_granted_warning(&record, generation));
+        warnings.extend(self.no_firings_warning(&record, generation).await);
         api::Deployed {
             deployment: deployment.info(),
             outcome,

@@ -50,6 +50,7 @@ pub(super) fn role(
         lineage: handler.lineage,
         epoch: handler.epoch,
         effects_after: handler.effects_after.max(handler.owned_after),
+        timers_after: handler.effects_after,
         grants: handler.grants.clone(),
     })))
 }

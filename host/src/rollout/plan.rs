@@ -206,6 +206,7 @@ fn continues(stopped: &Generation, requested: &Requested<'_>) -> bool {
     old.digest != new.digest
         && old.state_version == new.state_version
         && old.subjects == new.subjects
+        && old.sets_timers <= new.sets_timers
         && (stopped.source == requested.source && stopped.start == requested.start)
 }
 
@@ -226,6 +227,9 @@ fn why_not_inherit(active: &Generation, requested: &Requested<'_>) -> Option<Str
             "it reads other subjects ({} instead of {})",
             subjects.0, subjects.1
         ));
+    }
+    if old.sets_timers && !new.sets_timers {
+        return Some("it sets no timers, so those that are pending would never fire".to_owned());
     }
     if requested.needs_own_state {
         return Some("a comparison or a manual promotion needs a state of its own".to_owned());
@@ -276,6 +280,9 @@ fn reason_of(what: &str, active: &Generation, requested: &Requested<'_>) -> Stri
     if active.module.subjects != requested.module.subjects {
         reason.push_str("; the state lacks earlier events of the new subjects");
     }
+    if active.module.sets_timers && !requested.module.sets_timers {
+        reason.push_str("; the module sets no timers, so those that are pending do not fire");
+    }
     reason
 }
 
@@ -301,6 +308,7 @@ mod tests {
             imports: Vec::new(),
             migrates: false,
             publishes: Vec::new(),
+            sets_timers: false,
         }
     }
 

@@ -51,6 +51,11 @@ impl Rollouts {
         generation.accepts_missing_through = accepted.through;
         let module = self.module_of(&generation).await?;
         let manifest = module.manifest();
+        if manifest.sets_timers {
+            return Err(Error::Refused(format!(
+                "cannot rebuild a part of {name}: it sets timers, and what they do has no key; rebuild all of it"
+            )));
+        }
         let refused =
             |why: NoPart| Error::Refused(format!("cannot rebuild a part of {name}: {why}"));
         let part =

@@ -179,17 +179,26 @@ impl Verifying {
         let position = ours.position();
         let skipped: Vec<u64> = ours.exceptions().into_keys().collect();
         let gate = self.gate.clone();
-        let comparison = blocking(move || compare::compare(&ours, &theirs, &gate)).await?;
-        let equal = comparison.refused == 0;
+        let (comparison, timer) = blocking(move || {
+            let comparison = compare::compare(&ours, &theirs, &gate)?;
+            Ok::<_, Error>((comparison, compare::first_other_timer(&ours, &theirs)?))
+        })
+        .await?;
+        let equal = comparison.refused == 0 && timer.is_none();
         let divergence = match comparison
             .examples
             .first()
-            .filter(|_| !equal && self.lacks.is_none())
+            .filter(|_| comparison.refused > 0 && self.lacks.is_none())
         {
             Some(first) => Some(self.search(&first.key, position).await?),
             None => None,
         };
         let mut message = match &divergence {
+            None if comparison.refused == 0 && !equal => format!(
+                "both folds give the same entries, and other pending timers, first `{}`: other code set them (inherited), or \
+                 the module depends on something other than its events",
+                timer.unwrap_or_default()
+            ),
             None if !equal => {
                 history::unequal(self.lacks.as_deref().unwrap_or("events"), &comparison)
             }

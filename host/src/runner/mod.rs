@@ -24,6 +24,7 @@ use tokio::task::AbortHandle;
 
 use crate::api::{self, DeploymentState, SourceState};
 use crate::event::{Event, Payload};
+use crate::firing;
 use crate::metrics::DeploymentMetrics;
 use crate::module::{Identity, Module, QueryError};
 use crate::outbox;
@@ -110,6 +111,8 @@ struct Shared {
     patches: Arc<Patches>,
     /// What its releaser reports, if it owns effects.
     outbox: Arc<outbox::Status>,
+    /// What the task that fires timers reports, if it owns effects.
+    firing: Arc<firing::Status>,
     /// Raised when the releaser must look at grants, or at a pause, again.
     outbox_wake: watch::Sender<u64>,
     releasing: Releasing,
@@ -180,6 +183,7 @@ impl Runner {
             standing: watch::Sender::new(None),
             patches: Arc::default(),
             outbox: Arc::default(),
+            firing: Arc::default(),
             outbox_wake: watch::Sender::new(0),
             releasing: Releasing {
                 outlets: options.outlets,
@@ -249,6 +253,11 @@ impl Runner {
     /// How publishing its effects goes.
     pub fn outbox(&self) -> &outbox::Status {
         &self.shared.outbox
+    }
+
+    /// How firing its timers goes.
+    pub(crate) fn firing(&self) -> &firing::Status {
+        &self.shared.firing
     }
 
     /// The state of its source.

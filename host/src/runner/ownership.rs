@@ -9,12 +9,18 @@ use tokio::runtime::Handle;
 use super::options::Program;
 use super::worker::Worker;
 use super::{Runner, Shared};
+use crate::api::DeploymentState;
 use crate::effects::{Grants, Owner, OwnerMismatch, Role};
+use crate::firing::{self, Activity};
 use crate::outbox::{Parts, Releaser};
 use crate::pipeline::Desired;
 use crate::room::{Room, Use};
 use crate::source::Source;
 use crate::state::{self, Ownership, Prepared, Store};
+
+/// Why timers wait that earlier code set.
+const NO_TIMERS: &str =
+    "the module sets no timers, so those that earlier code set wait; deploy code that handles them";
 
 /// The releaser of a runner, and what it needs.
 pub(super) struct Releasing {
@@ -32,6 +38,7 @@ pub(super) struct Slot {
     /// The state, while it is open.
     store: Option<Store>,
     releaser: Option<Releaser>,
+    firing: Option<firing::Task>,
     /// Nothing is sent, because another state is about to take over.
     is_held: bool,
     /// This state is about to take over, so what it is prepared for stays in its file.
@@ -52,6 +59,7 @@ impl Shared {
         let releaser = {
             let mut slot = self.releasing.slot.lock();
             slot.store = None;
+            slot.firing = None;
             slot.releaser.take()
         };
         if let Some(releaser) = releaser {
@@ -85,6 +93,35 @@ impl Shared {
             metrics: self.metrics.clone(),
         };
         slot.releaser = Some(Releaser::start(parts, &self.releasing.runtime));
+        slot.firing = Some(self.start_firing(&owner.deployment, store));
+    }
+}
+
+impl Shared {
+    /// Fires timers. A firing that is stored after this ends does no harm, so nothing waits for it.
+    fn start_firing(self: &Arc<Self>, deployment: &str, store: &Store) -> firing::Task {
+        let (program, state) = (Arc::clone(self), Arc::clone(self));
+        let parts = firing::Parts {
+            deployment: deployment.to_owned(),
+            store: store.clone(),
+            source: Arc::new(move || {
+                let program = program.program.read();
+                let module = program.module.as_ref().map_err(|_| None)?;
+                if !module.manifest().sets_timers {
+                    return Err(Some(NO_TIMERS));
+                }
+                program.source.clone().map_err(|_| None)
+            }),
+            activity: Arc::new(move || match state.progress.now().state {
+                DeploymentState::Live => Activity::Lives,
+                DeploymentState::CatchingUp => Activity::CatchesUp,
+                _ => Activity::Rests,
+            }),
+            changed: self.outbox_wake.subscribe(),
+            status: Arc::clone(&self.firing),
+            metrics: self.metrics.clone(),
+        };
+        firing::Task::start(parts, &self.releasing.runtime)
     }
 }
 
@@ -95,6 +132,7 @@ impl Runner {
         let releaser = {
             let mut slot = self.shared.releasing.slot.lock();
             slot.is_held = true;
+            slot.firing = None;
             slot.releaser.take()
         };
         if let Some(releaser) = releaser {

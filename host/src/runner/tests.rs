@@ -347,6 +347,7 @@ fn manifest() -> Manifest {
         name: "test".to_owned(),
         kind: crate::module::Kind::Projection,
         publishes: Vec::new(),
+        sets_timers: false,
         description: String::new(),
         subjects: crate::subject::SubjectSet::parse(&[">"]).expect("they are sound"),
         wants_headers: false,

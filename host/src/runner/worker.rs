@@ -19,6 +19,7 @@ use crate::room::Use;
 use crate::source::{self, Request};
 use crate::state::{self, Store};
 use crate::subject::SubjectSet;
+use crate::timers;
 
 /// Niceness of a thread that folds: threads that answer reads go first. With a higher one, modules
 /// would miss their deadlines whenever the machine is busy with something else.
@@ -518,7 +519,12 @@ impl Worker {
         let request = Request {
             resume: None,
             start: program.start,
-            subjects: subjects.unwrap_or_else(|| SubjectSet::clone(&manifest.subjects)),
+            subjects: subjects.unwrap_or_else(|| match manifest.sets_timers {
+                true => manifest
+                    .subjects
+                    .with(&timers::subject(&self.shared.deployment)),
+                false => SubjectSet::clone(&manifest.subjects),
+            }),
             // Effects continue the correlation of their causes.
             wants_headers: manifest.wants_headers
                 || needs_headers

@@ -50,6 +50,7 @@ const ROUTES: &[(&str, &str, Scope, Reach)] = &[
     ("GET", "/v1/deployments/{name}/outbox", Read, Path),
     ("POST", "/v1/deployments/{name}/outbox/drop", Operate, Path),
     ("POST", "/v1/deployments/{name}/outbox/retry", Operate, Path),
+    ("GET", "/v1/deployments/{name}/timers", Read, Path),
     ("GET", "/v1/deployments/{name}/generations", Read, Path),
     ("POST", "/v1/deployments/{name}/promote", Operate, Path),
     ("POST", "/v1/deployments/{name}/rollback", Operate, Path),

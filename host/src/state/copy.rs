@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::file::{self, EntryWriter};
 use super::writer::{check_key, check_state, check_value};
-use super::{Direction, Error, Key, Options, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
+use super::{Direction, Error, Key, Options, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot, timers};
 use crate::atomic_file;
 use crate::event::Payload;
 
@@ -97,5 +97,6 @@ fn make(
                 }
             }
         },
+        |transaction| timers::copy(snapshot, transaction),
     )
 }

@@ -10,7 +10,7 @@
 //!
 //! Format 1 has no exceptions, and its checkpoint does not record what was last seen, where the
 //! state began and what was missing. Opening a file makes it format 2. Format 3 adds the owner of
-//! effects and their table (`outbox.rs`); only files with an owner have it.
+//! effects and their table (`outbox.rs`), and timers (`timers.rs`); only files with either have it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,14 +25,14 @@ use super::exceptions::Exception;
 use super::memtable::Memtable;
 use super::outbox::{self, Found, Pending, Waiting};
 use super::tables::Frozen;
-use super::{Error, Key};
+use super::{Error, Key, timers};
 use crate::event::Payload;
 use crate::position::Checkpoint;
 use crate::{advice, atomic_file, damage, descriptors};
 
-/// The format of files without an owner of effects.
+/// The format of files without an owner of effects, and without timers.
 pub const FORMAT: u32 = 2;
-/// The format of files with one, and the newest that this build reads.
+/// The format of files with either, and the newest that this build reads.
 pub const FORMAT_OWNED: u32 = 3;
 
 pub(super) const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
@@ -64,6 +64,8 @@ pub(super) struct File {
 pub(super) struct Opened {
     pub(super) file: File,
     pub(super) base: Base,
+    /// Its timers; none if it has never had any.
+    pub(super) timers: Option<Base>,
     pub(super) checkpoint: Option<Checkpoint>,
     pub(super) bytes: u64,
     /// The position beyond which readers saw nothing, if known.
@@ -226,9 +228,11 @@ impl File {
         } = guarded(|| file.prepare())?;
         let (base, exceptions) = (file.base()?, guarded(|| file.exceptions())?);
         let outbox = guarded(|| outbox::found(&file.database))?;
+        let timers = file.timers()?;
         Ok(Opened {
             file,
             base,
+            timers,
             checkpoint,
             bytes,
             settled,
@@ -386,6 +390,7 @@ impl File {
         table.for_each(|key, value| writer.write(key, value.as_ref()))?;
         let bytes = writer.finish(&transaction, checkpoint)?;
         write_exceptions(&transaction, &table.exceptions())?;
+        timers::write(&transaction, table)?;
         let removed = outbox::write(&transaction, &table.rows(), sent)?;
         transaction.commit().map_err(storage)?;
         Ok((bytes, removed))
@@ -418,13 +423,14 @@ fn write_exceptions(
     Ok(())
 }
 
-/// Creates a complete new file: `fill` writes its entries.
+/// Creates a complete new file: `fill` writes its entries, and `fill_timers` its timers.
 pub(super) fn make(
     path: &Path,
     cache_bytes: usize,
     checkpoint: &Checkpoint,
     exceptions: &BTreeMap<u64, Exception>,
     fill: impl FnOnce(&mut EntryWriter<'_>) -> Result<(), Error>,
+    fill_timers: impl FnOnce(&redb::WriteTransaction) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let database = Database::builder()
         .set_cache_size(cache_bytes)
@@ -435,6 +441,7 @@ pub(super) fn make(
     fill(&mut writer)?;
     writer.finish(&transaction, checkpoint)?;
     write_exceptions(&transaction, exceptions)?;
+    fill_timers(&transaction)?;
     transaction.commit().map_err(storage)
 }
 
@@ -488,7 +495,8 @@ impl<'t> EntryWriter<'t> {
             .map_err(storage)?;
         // An older file gets this format with the first data that only this format has, and not
         // before: opening writes nothing.
-        let format = if meta.get(outbox::OWNER).map_err(storage)?.is_some() {
+        let has_owner = meta.get(outbox::OWNER).map_err(storage)?.is_some();
+        let format = if has_owner || has_timers(&meta)? {
             FORMAT_OWNED
         } else {
             FORMAT
@@ -501,7 +509,14 @@ impl<'t> EntryWriter<'t> {
     }
 }
 
-fn wrap(value: &Payload, envelope: &mut Vec<u8>) {
+/// Whether a file has had timers, by its metadata.
+pub(super) fn has_timers(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<bool, Error> {
+    Ok(meta.get(timers::HAS_TIMERS).map_err(storage)?.is_some())
+}
+
+pub(super) fn wrap(value: &Payload, envelope: &mut Vec<u8>) {
     envelope.clear();
     envelope.push(if value.as_str().is_some() {
         TEXT
@@ -511,7 +526,7 @@ fn wrap(value: &Payload, envelope: &mut Vec<u8>) {
     envelope.extend_from_slice(value.as_bytes());
 }
 
-fn unwrap(envelope: &[u8]) -> Result<Payload, Error> {
+pub(super) fn unwrap(envelope: &[u8]) -> Result<Payload, Error> {
     let damaged =
         || Error::Damaged("a stored value is damaged; check the disk, and rebuild".to_owned());
     match envelope.split_first() {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use redb::WriteTransaction;
 
-use super::file::{FORMAT, FORMAT_OWNED, File, META, guarded, storage};
+use super::file::{FORMAT, FORMAT_OWNED, File, META, guarded, has_timers, storage};
 use super::outbox::{Found, MARKS, Marks, OUTBOX, OWNER, Owned, Ownership, Waiting, size};
 use super::{Error, Store};
 use crate::effects::RowKey;
@@ -290,7 +290,12 @@ impl Store {
             let mut meta = transaction.open_table(META).map_err(storage)?;
             meta.remove(OWNER).map_err(storage)?;
             meta.remove(MARKS).map_err(storage)?;
-            meta.insert("format", FORMAT.to_be_bytes().as_slice())
+            let format = if has_timers(&meta)? {
+                FORMAT_OWNED
+            } else {
+                FORMAT
+            };
+            meta.insert("format", format.to_be_bytes().as_slice())
                 .map_err(storage)?;
             Ok(())
         });
@@ -330,6 +335,7 @@ mod tests {
             lineage: FIRST.lineage,
             epoch: 1,
             effects_after: 0,
+            timers_after: 0,
             grants: Grants::default(),
         })));
         (store, writer)

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -73,6 +74,8 @@ pub(super) struct Memtable {
     exceptions: RwLock<BTreeMap<u64, Exception>>,
     /// Effects to commit with the rest. Nobody reads them here.
     rows: RwLock<Rows>,
+    /// Timers, by name, once there are any.
+    timers: OnceLock<Box<Memtable>>,
     /// Keys, all versions of their values, and overhead, in bytes.
     bytes: AtomicU64,
     /// Keys and values of the newest versions that are not deletions, in bytes.
@@ -82,7 +85,7 @@ pub(super) struct Memtable {
 impl Memtable {
     /// Approximate memory in use, in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::Relaxed) + self.timers().map_or(0, Self::bytes)
     }
 
     /// Keys and values that would be stored if all of them were new, in bytes.
@@ -92,7 +95,9 @@ impl Memtable {
 
     /// Whether nothing was written.
     pub(super) fn is_empty(&self) -> bool {
-        self.map.read().is_empty() && self.rows.read().is_empty()
+        self.map.read().is_empty()
+            && self.rows.read().is_empty()
+            && self.timers().is_none_or(Self::is_empty)
     }
 
     /// The number of keys that were written.
@@ -125,6 +130,23 @@ impl Memtable {
         self.rows.read().clone()
     }
 
+    /// Its timers, if it has any.
+    pub(super) fn timers(&self) -> Option<&Self> {
+        self.timers.get().map(|timers| &**timers)
+    }
+
+    /// Writes timers of a batch as one version, as [`Memtable::write`] does.
+    pub(super) fn write_timers(
+        &self,
+        writes: impl Iterator<Item = (Key, Option<Payload>)>,
+        number: u64,
+        live: &[u64],
+    ) {
+        self.timers
+            .get_or_init(Box::default)
+            .write(writes, number, live);
+    }
+
     /// The exceptions.
     pub(super) fn exceptions(&self) -> BTreeMap<u64, Exception> {
         self.exceptions.read().clone()
@@ -152,7 +174,8 @@ impl Memtable {
             "nobody sees what is being written"
         );
         let mut map = self.map.write();
-        let (mut bytes, mut payload_bytes) = (self.bytes(), self.payload_bytes());
+        let (mut bytes, mut payload_bytes) =
+            (self.bytes.load(Ordering::Relaxed), self.payload_bytes());
         for (index, (key, value)) in writes.enumerate() {
             if index % WRITES_AT_ONCE == WRITES_AT_ONCE - 1 {
                 // Hands the lock to waiting readers, if there are any.

@@ -18,6 +18,7 @@ mod scan;
 mod snapshot;
 mod store;
 pub mod tables;
+mod timers;
 mod waiting;
 mod writer;
 
@@ -37,6 +38,7 @@ pub use outbox::{Ownership, Waiting, create_owned};
 pub use reads::{Noted, Reads};
 pub use snapshot::Snapshot;
 pub use store::Store;
+pub use timers::Due;
 pub use writer::{Patch, Writer};
 
 /// Longest key, in bytes.
@@ -105,6 +107,8 @@ pub struct Options {
     pub outbox_entries_max: u64,
     /// Most bytes of them.
     pub outbox_bytes_max: u64,
+    /// Most timers that are pending.
+    pub timers_pending_max: u64,
     /// The source of memory for a running batch.
     pub memory: Memory,
 }
@@ -118,6 +122,7 @@ impl Default for Options {
             file_bytes_max: u64::MAX,
             outbox_entries_max: 100_000,
             outbox_bytes_max: 256 << 20,
+            timers_pending_max: 10_000_000,
             memory: Memory::unlimited(),
         }
     }

@@ -526,6 +526,7 @@ mod tests {
             lineage: OWNERSHIP.lineage,
             epoch: 1,
             effects_after: 0,
+            timers_after: 0,
             grants: Grants::default(),
         })));
         (store, writer)

@@ -53,6 +53,10 @@ impl Snapshot {
         }
     }
 
+    pub(super) fn view(&self) -> &View {
+        &self.held.view
+    }
+
     /// The position that it reflects.
     pub fn position(&self) -> u64 {
         self.held.view.position()

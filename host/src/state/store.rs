@@ -21,7 +21,7 @@ use super::file::{self, Base, File};
 use super::memtable::Memtable;
 use super::outbox::Outbox;
 use super::tables::Frozen;
-use super::{Error, Key, Options, Sizes, Snapshot, Writer};
+use super::{Error, Key, Options, Sizes, Snapshot, Writer, timers};
 use crate::effects::RowKey;
 use crate::memory::Purpose;
 use crate::position::Checkpoint;
@@ -33,6 +33,8 @@ pub(super) struct View {
     /// The memtable that is being committed, with its checkpoint.
     pub(super) frozen: Option<(Arc<Memtable>, Checkpoint)>,
     pub(super) base: Base,
+    /// The timers in the file; none if it has never had any.
+    pub(super) timers: Option<Base>,
     /// Number of the last published batch.
     pub(super) version: u64,
     /// The checkpoint of the last published batch.
@@ -65,6 +67,8 @@ pub(super) struct Inner {
     pub(super) file: File,
     /// Effects that wait to be sent.
     pub(super) outbox: Outbox,
+    /// Timers that are pending.
+    pub(super) timers: timers::Count,
     durable: watch::Sender<Option<Checkpoint>>,
     /// The position beyond which readers saw nothing, according to the file.
     settled: Mutex<Option<u64>>,
@@ -150,6 +154,7 @@ impl Inner {
         checkpoint: Checkpoint,
         exceptions: BTreeMap<u64, Exception>,
         effects: Vec<(RowKey, Bytes)>,
+        mut timers: timers::Changes,
     ) {
         let position = checkpoint.position;
         let _writing = self.writing.lock();
@@ -168,6 +173,12 @@ impl Inner {
                 &self.live_versions(version),
             );
             self.changes.lock().push(position, keys);
+        }
+        if !timers.writes.is_empty() {
+            let writes = std::mem::take(&mut timers.writes);
+            let live = self.live_versions(version);
+            active.write_timers(writes.into_iter(), version + 1, &live);
+            self.timers.published(&timers);
         }
         if !effects.is_empty() {
             self.outbox.published(&effects);
@@ -234,9 +245,11 @@ impl Store {
             active: Arc::default(),
             frozen: None,
             base: opened.base,
+            timers: opened.timers,
             version: 0,
             checkpoint: opened.checkpoint.clone(),
         };
+        let pending = timers::count(view.timers.as_ref())?;
         let watched = options.memory.reservation(Purpose::Watch);
         let inner = Arc::new(Inner {
             options,
@@ -247,6 +260,7 @@ impl Store {
             changes: Mutex::new(Changes::new(position, watched)),
             file: opened.file,
             outbox: Outbox::new(opened.outbox),
+            timers: timers::Count::new(pending),
             durable: watch::Sender::new(opened.checkpoint),
             settled: Mutex::new(opened.settled),
             is_of_format_1: opened.is_of_format_1,
@@ -432,12 +446,16 @@ impl Store {
         if committed.is_err() {
             self.inner.failed.store(true, Ordering::Release);
         }
-        let (bytes, base) = committed?;
+        let (bytes, base, timers) = committed?;
         // Memory that the view releases is freed after its lock: a memtable takes milliseconds, and
         // the last reader of a file may free its pages.
         let let_go = {
             let mut view = self.inner.view.write();
-            let old = (std::mem::replace(&mut view.base, base), view.frozen.take());
+            let old = (
+                std::mem::replace(&mut view.base, base),
+                std::mem::replace(&mut view.timers, timers),
+                view.frozen.take(),
+            );
             self.inner.durable_bytes.store(bytes, Ordering::Relaxed);
             self.inner.durable.send_replace(Some(checkpoint));
             old
@@ -462,14 +480,14 @@ impl Store {
         &self,
         table: &Memtable,
         checkpoint: &Checkpoint,
-    ) -> Result<(u64, Base), Error> {
+    ) -> Result<(u64, Base, Option<Base>), Error> {
         let before = self.inner.durable_bytes.load(Ordering::Relaxed);
         let sent = self.inner.outbox.pending();
         let (bytes, removed) = self.inner.file.commit(table, checkpoint, before, &sent)?;
         self.inner
             .outbox
             .committed(table.has_rows(), &sent, removed);
-        Ok((bytes, self.inner.file.base()?))
+        Ok((bytes, self.inner.file.base()?, self.inner.file.timers()?))
     }
 
     /// The file as of its last commit.

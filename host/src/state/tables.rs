@@ -30,7 +30,7 @@ enum Shape {
 
 /// All tables of state files, embedded logs and the catalogue, by name: no two of them differ in
 /// their shapes.
-const TABLES: [(&str, Shape); 10] = [
+const TABLES: [(&str, Shape); 12] = [
     ("entries", Shape::TextBytes),
     ("meta", Shape::TextBytes),
     ("exceptions", Shape::NumberBytes),
@@ -41,6 +41,8 @@ const TABLES: [(&str, Shape); 10] = [
     ("log", Shape::TextBytes),
     ("cursors", Shape::TextBytes),
     ("outbox", Shape::BytesBytes),
+    ("timers", Shape::TextBytes),
+    ("due", Shape::BytesBytes),
 ];
 
 fn shape(table: &str) -> Result<Shape, Error> {

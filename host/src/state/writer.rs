@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::exceptions::Exception;
 use super::scan::{self, Layer};
 use super::store::{self, Inner, View};
-use super::{Error, KEY_BYTES_MAX, Key, Page, Reads, Scan, snapshot};
+use super::{Error, KEY_BYTES_MAX, Key, Page, Reads, Scan, snapshot, timers};
 use crate::effects::{Role, Row, RowKey};
 use crate::event::Payload;
 use crate::memory::{Purpose, Reservation};
@@ -39,7 +39,7 @@ pub type Patch = std::collections::BTreeMap<Key, Option<Payload>>;
 /// The only writer of a store: collects the writes of a batch on top of everything published.
 #[derive(Debug)]
 pub struct Writer {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     /// The published state. Nobody else publishes, so it is valid for a whole batch, and for later
     /// ones until a commit replaces the file below; it is taken again with each batch.
     view: Option<View>,
@@ -58,6 +58,8 @@ pub struct Writer {
     role: Role,
     /// Effects of the batch.
     effects: Vec<(RowKey, Bytes)>,
+    /// What the batch does to timers.
+    pub(super) timers: timers::Changes,
 }
 
 impl Writer {
@@ -76,6 +78,7 @@ impl Writer {
             reads: None,
             role: Role::Mute,
             effects: Vec::new(),
+            timers: timers::Changes::default(),
         }
     }
 
@@ -85,7 +88,7 @@ impl Writer {
         self.view = Some(self.inner.view.read().clone());
     }
 
-    fn view(&self) -> View {
+    pub(super) fn view(&self) -> View {
         self.view
             .clone()
             .unwrap_or_else(|| self.inner.view.read().clone())
@@ -134,7 +137,7 @@ impl Writer {
 
     /// Whether the batch may use this much memory.
     fn check_memory(&mut self) -> Result<(), Error> {
-        let entries = self.batch.len() + self.effects.len();
+        let entries = self.batch.len() + self.effects.len() + self.timers.writes.len();
         if entries > BATCH_ENTRIES_MAX {
             let message = format!(
                 "one batch writes more than {BATCH_ENTRIES_MAX} entries; ask for smaller batches \
@@ -259,6 +262,13 @@ impl Writer {
         self.check_memory()
     }
 
+    /// Changes a timer with the writes of the batch.
+    pub(super) fn change_timer(&mut self, name: &str, value: Option<Payload>) -> Result<(), Error> {
+        self.batch_bytes += (name.len() + value.as_ref().map_or(0, Payload::len)) as u64;
+        self.timers.writes.insert(Key::from(name), value);
+        self.check_memory()
+    }
+
     /// Drops the batch's writes.
     pub fn discard(&mut self) {
         self.batch.clear();
@@ -273,6 +283,7 @@ impl Writer {
         self.order = OnceLock::new();
         self.batch_bytes = 0;
         self.effects = Vec::new();
+        self.timers = timers::Changes::default();
         self.memory.shrink_to(0);
         self.size.change = None;
         self.view = None;
@@ -327,6 +338,7 @@ impl Writer {
             checkpoint,
             exceptions,
             effects,
+            std::mem::take(&mut self.timers),
         );
         self.end_batch();
     }

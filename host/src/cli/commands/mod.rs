@@ -7,3 +7,4 @@ pub(super) mod outbox;
 pub(super) mod project;
 pub(super) mod reads;
 pub(super) mod rollouts;
+pub(super) mod timers;

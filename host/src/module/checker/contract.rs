@@ -500,7 +500,7 @@ mod tests {
             "{error}"
         );
         let error = verdict_on(
-            &TEXT.replace("key: option<string>,\n  }", "key: string,\n  }"),
+            &TEXT.replace("kind: option<string>,", "kind: string,"),
             HANDLER_WORLD,
         );
         assert!(

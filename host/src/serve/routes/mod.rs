@@ -8,6 +8,7 @@ mod generations;
 pub(super) mod health;
 mod outbox;
 mod reads;
+mod timers;
 mod watch;
 
 use utoipa_axum::router::OpenApiRouter;
@@ -27,6 +28,7 @@ pub(super) fn all() -> OpenApiRouter<App> {
         .routes(routes!(outbox::list))
         .routes(routes!(outbox::drop))
         .routes(routes!(outbox::retry))
+        .routes(routes!(timers::list))
         .routes(routes!(generations::list))
         .routes(routes!(generations::promote))
         .routes(routes!(generations::rollback))

@@ -18,7 +18,9 @@ use super::connect::Settings;
 use super::headers::Block;
 use super::link::{Link, Trouble};
 use super::open::trouble;
-use super::wire::{Api, StreamConfig};
+use super::wire::{Api, StreamConfig, StreamInfo};
+use crate::subject::Pattern;
+use crate::timestamp;
 
 /// How long a confirmation may take.
 const CONFIRMATION_MAX: Duration = Duration::from_secs(5);
@@ -92,6 +94,8 @@ pub struct Description {
     pub first: u64,
     /// Its last sequence.
     pub last: u64,
+    /// The server's time, in nanoseconds since the Unix epoch, if it said so.
+    pub time_ns: Option<u64>,
 }
 
 /// Publishes to the stream of a source, over a connection of its own.
@@ -143,20 +147,35 @@ impl Publisher {
         }
     }
 
-    /// Connects if it must, and describes the stream.
-    pub async fn describe(&self) -> Result<Description, Unavailable> {
+    /// Connects if it must, and asks the server about the stream.
+    async fn stream_info(&self) -> Result<StreamInfo, Unavailable> {
         let mut link = self.link().await?;
         let api = self.api(&link);
         let asked = tokio::time::timeout(DESCRIPTION_MAX, link.permitted(api.stream_info())).await;
         let answered = asked.map_err(|_| Unavailable::silent(&self.settings.stream))?;
         let info = answered?;
-        let info = info.map_err(|error| trouble(&self.settings.stream, &error))?;
+        Ok(info.map_err(|error| trouble(&self.settings.stream, &error))?)
+    }
+
+    /// Connects if it must, and finds out whether the stream stores messages to a subject, as far
+    /// as its settings tell. An error says why that is not known.
+    pub async fn stores(&self, subject: &str) -> Result<bool, Unavailable> {
+        let config = self.stream_info().await?.config;
+        let takes =
+            |taken: &String| Pattern::parse(taken).is_ok_and(|pattern| pattern.matches(subject));
+        Ok(config.subjects.iter().any(takes))
+    }
+
+    /// Connects if it must, and describes the stream.
+    pub async fn describe(&self) -> Result<Description, Unavailable> {
+        let info = self.stream_info().await?;
         check(&self.settings.stream, &info.config)?;
         Ok(Description {
             window: Duration::from_nanos(info.config.duplicate_window),
             keeps: keeps(&info.config),
             first: info.first(),
             last: info.state.last_seq,
+            time_ns: timestamp::parse_ns(&info.ts).ok(),
         })
     }
 

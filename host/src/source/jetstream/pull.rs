@@ -159,7 +159,9 @@ impl Pull {
             .patterns()
             .iter()
             .any(|pattern| pattern.as_str() == ">");
-        let server_matches = opened.is_filtered && subjects.patterns().len() == 1;
+        // The server does not know which subjects are the host's own.
+        let is_open = subjects.is_open();
+        let server_matches = opened.is_filtered && subjects.patterns().len() == 1 && !is_open;
         let mut currency = Currency::new(opened.is_replicated);
         currency.stream_ends(opened.looked_at, opened.head, opened.position);
         Self {
@@ -180,7 +182,7 @@ impl Pull {
             is_oversize: false,
             heard_at: Instant::now(),
             listening_since: None,
-            must_match: !takes_everything && !server_matches,
+            must_match: is_open || (!takes_everything && !server_matches),
             trusts_filter: server_matches,
             is_filtered: opened.is_filtered,
             accepts_through: opened.accepts_through,

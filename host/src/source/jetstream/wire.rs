@@ -71,6 +71,9 @@ pub(super) struct StreamInfo {
     /// In RFC 3339.
     pub(super) created: String,
     pub(super) state: StreamState,
+    /// When the server said this, in RFC 3339.
+    #[serde(default)]
+    pub(super) ts: String,
     #[serde(default)]
     pub(super) mirror: Option<MirrorState>,
     #[serde(default)]

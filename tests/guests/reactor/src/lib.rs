@@ -6,6 +6,7 @@ wit_bindgen::generate!({ world: "handler", path: "../../../wit" });
 
 use foldstream::module::outbox::{Message, publish};
 use foldstream::module::state::{get, put};
+use foldstream::module::timers::{Timer, set};
 use foldstream::module::types::{ErrorPolicy, FailureKind, KeyRule, Limits};
 
 struct Reactor;
@@ -32,6 +33,7 @@ impl Guest for Reactor {
             },
             queries: Vec::new(),
             publishes: vec!["out.>".to_owned(), "elsewhere.>".to_owned()],
+            sets_timers: false,
         }
     }
 
@@ -86,6 +88,15 @@ impl Guest for Reactor {
                         ..message(format!("out.{key}.{}", event.sequence), 0)
                     }]);
                 }
+                // It does not declare that it does.
+                "timer" => set(
+                    cause,
+                    &[Timer {
+                        name: "timer".to_owned(),
+                        at_ns: 0,
+                        key: None,
+                    }],
+                ),
                 "fail" => {
                     publish(&[message(format!("out.{key}.{}", event.sequence), 0)]);
                     let message = "it was asked to fail".to_owned();
@@ -98,6 +109,10 @@ impl Guest for Reactor {
                 _ => {}
             }
         }
+        Ok(())
+    }
+
+    fn on_timer(_timers: Vec<Fired>) -> Result<(), Failure> {
         Ok(())
     }
 

@@ -8,3 +8,4 @@ pub(crate) mod pause;
 pub(crate) mod resume;
 pub(crate) mod show;
 pub(crate) mod skips;
+pub(crate) mod timers;

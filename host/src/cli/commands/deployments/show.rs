@@ -1,6 +1,6 @@
 //! `foldstream show`: one deployment.
 
-use super::outbox;
+use super::{outbox, timers};
 use crate::api::{
     Deployment, DeploymentState, Failure, Generation, ModuleInfo, SourceState, SourceStatus,
 };
@@ -52,6 +52,7 @@ fn lines(deployment: &Deployment) -> String {
     rows.push(("source", source_line(deployment)));
     rows.extend(oddities(deployment));
     rows.extend(deployment.outbox.iter().flat_map(outbox::rows));
+    rows.extend(deployment.timers.iter().flat_map(timers::rows));
     rows.extend(generation_rows(deployment));
     rows.extend(module_rows(&deployment.module));
     table(
@@ -355,6 +356,7 @@ pub(in crate::cli) mod tests {
             candidate: None,
             previous: None,
             outbox: None,
+            timers: None,
             module: ModuleInfo {
                 digest: "abcdef0123456789".to_owned(),
                 size: 102_400,
@@ -382,6 +384,7 @@ pub(in crate::cli) mod tests {
                 imports: vec!["foldstream:module/state@0.1.0".to_owned()],
                 migrates: false,
                 publishes: Vec::new(),
+                sets_timers: false,
             },
         }
     }

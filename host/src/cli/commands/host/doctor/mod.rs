@@ -241,7 +241,9 @@ async fn check_running(client: &Client) -> Vec<Check> {
                 ),
                 DeploymentState::Live => Check::ok(name, format!("live, lag {}", lag(deployment))),
             };
-            std::iter::once(own).chain(check_outbox(deployment))
+            std::iter::once(own)
+                .chain(check_outbox(deployment))
+                .chain(check_timers(deployment))
         })),
         Err(error) => checks.push(Check::fail("deployments", error.to_string())),
     }
@@ -259,6 +261,15 @@ fn check_outbox(deployment: &Deployment) -> Vec<Check> {
         }
     };
     targets.map(check).collect()
+}
+
+/// Whether the timers of a handler can fire.
+fn check_timers(deployment: &Deployment) -> Option<Check> {
+    let trouble = deployment.timers.as_ref()?.trouble.as_ref()?;
+    Some(Check::warn(
+        format!("timers of {}", deployment.name),
+        format!("none can fire: {trouble}"),
+    ))
 }
 
 fn lag(deployment: &Deployment) -> String {

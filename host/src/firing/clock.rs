@@ -1,0 +1,134 @@
+//! The clock by which timers are due.
+//!
+//! It is the clock of the stream: what the fold compares with the time of a timer is the time of
+//! the firing, which the stream sets. So it is this machine's clock, shifted by how far that of a
+//! server is ahead. If this machine's clock jumps, nothing fires until it has run evenly for a
+//! while, or was compared with the server again: a jump that is corrected at once should fire
+//! nothing early.
+
+use std::time::Duration;
+
+/// A jump is at least this large.
+const JUMP_MIN: Duration = Duration::from_secs(60);
+/// How long the clock has to run evenly after a jump.
+const STEADY: Duration = Duration::from_secs(10);
+/// How long a comparison with a server counts.
+const COMPARED: Duration = Duration::from_secs(60);
+
+/// Watches this machine's clock. Times of the steady clock count from any fixed moment.
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    /// Both clocks at the last look.
+    last: Option<(u64, Duration)>,
+    /// Nothing fires before this time of the steady clock.
+    settles_at: Option<Duration>,
+    /// How far the server is ahead, in nanoseconds.
+    ahead_ns: i128,
+    /// When that was found out, by the steady clock.
+    compared_at: Option<Duration>,
+}
+
+/// The clock at a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// The time of the stream, in nanoseconds since the Unix epoch.
+    Now(u64),
+    /// This machine's clock has jumped: look again after this time.
+    Jumped(Duration),
+}
+
+impl Clock {
+    /// Looks at the clock.
+    pub(super) fn look(&mut self, wall_ns: u64, steady: Duration) -> Look {
+        if let Some((last_wall, last_steady)) = self.last.replace((wall_ns, steady)) {
+            let passed = steady.saturating_sub(last_steady).as_nanos() as i128;
+            let moved = i128::from(wall_ns) - i128::from(last_wall);
+            if (moved - passed).unsigned_abs() >= JUMP_MIN.as_nanos() {
+                self.settles_at = Some(steady + STEADY);
+                self.compared_at = None;
+            }
+        }
+        match self.settles_at {
+            Some(at) if steady < at => Look::Jumped(at - steady),
+            _ => {
+                self.settles_at = None;
+                let now = i128::from(wall_ns) + self.ahead_ns;
+                Look::Now(u64::try_from(now.max(0)).unwrap_or(u64::MAX))
+            }
+        }
+    }
+
+    /// Whether the clock should be compared with that of a server.
+    pub(super) fn must_compare(&self, steady: Duration) -> bool {
+        self.compared_at
+            .is_none_or(|at| steady.saturating_sub(at) >= COMPARED)
+    }
+
+    /// The server's time was this between two looks at this machine's clock.
+    pub(super) fn compared(
+        &mut self,
+        server_ns: u64,
+        before_ns: u64,
+        after_ns: u64,
+        steady: Duration,
+    ) {
+        // As if the server had looked as late as possible: rather late than early.
+        self.ahead_ns = i128::from(server_ns) - i128::from(after_ns.max(before_ns));
+        self.compared_at = Some(steady);
+        self.settles_at = None;
+    }
+
+    /// The comparison failed, and is made again after a while.
+    pub(super) fn not_compared(&mut self, steady: Duration) {
+        self.compared_at = Some(steady);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn small_corrections_pass_and_jumps_wait_until_the_clock_is_steady() {
+        let mut clock = Clock::default();
+        assert_eq!(clock.look(1_000 * SECOND, at(0)), Look::Now(1_000 * SECOND));
+        assert_eq!(
+            clock.look(1_012 * SECOND, at(10)),
+            Look::Now(1_012 * SECOND)
+        );
+        // A day ahead, and back a second later: nothing was due by the wrong time.
+        assert_eq!(clock.look(87_412 * SECOND, at(11)), Look::Jumped(at(10)));
+        assert_eq!(clock.look(1_014 * SECOND, at(12)), Look::Jumped(at(10)));
+        assert_eq!(clock.look(1_020 * SECOND, at(18)), Look::Jumped(at(4)));
+        assert_eq!(
+            clock.look(1_024 * SECOND, at(22)),
+            Look::Now(1_024 * SECOND)
+        );
+        // An hour back: timers are late by that, and none fires again.
+        assert_eq!(clock.look(0, at(23)), Look::Jumped(at(10)));
+        assert_eq!(clock.look(10 * SECOND, at(33)), Look::Now(10 * SECOND));
+    }
+
+    #[test]
+    fn server_decides_what_time_it_is() {
+        let mut clock = Clock::default();
+        assert!(clock.must_compare(at(0)));
+        clock.compared(1_000 * SECOND, 990 * SECOND, 994 * SECOND, at(0));
+        assert_eq!(clock.look(995 * SECOND, at(1)), Look::Now(1_001 * SECOND));
+        assert!(!clock.must_compare(at(59)) && clock.must_compare(at(60)));
+        // After a jump it is asked again, and then counts at once.
+        assert_eq!(clock.look(87_395 * SECOND, at(2)), Look::Jumped(at(10)));
+        assert!(clock.must_compare(at(2)));
+        clock.compared(1_003 * SECOND, 87_395 * SECOND, 87_396 * SECOND, at(3));
+        assert_eq!(
+            clock.look(87_396 * SECOND, at(3)),
+            Look::Now(1_003 * SECOND)
+        );
+    }
+}

@@ -1,0 +1,418 @@
+//! Firing timers: publishes a firing for each timer that is due, into the stream that its handler
+//! reads.
+//!
+//! One task per owner, alive while its state is open. It reads durable timers only, the first ones
+//! by time. It decides nothing: the fold removes a timer when it meets the firing. So a firing that
+//! is stored twice, or by two hosts, or of which the answer is lost, fires a timer once.
+
+mod clock;
+mod status;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::log::{Expectation, Log, NewEvent};
+use crate::metrics::DeploymentMetrics;
+use crate::source::Source;
+use crate::source::jetstream::{Outgoing, Publisher};
+use crate::state::{self, Due, Store};
+use crate::timers::{self, Firing};
+
+use clock::{Clock, Look};
+pub(crate) use status::Status;
+
+/// Most firings published at once.
+const FIRINGS_MAX: usize = 256;
+/// Most firings that are published and not folded durably; a fold that is behind gets no more.
+const UNDER_WAY_MAX: usize = 4_096;
+/// Pause after trouble, and before a timer whose firing was ignored fires again: it doubles up to
+/// the longest one.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// From this depth on timers are taken for a loop, and fire slowly.
+const DEPTH_MAX: u32 = 1_000;
+/// The pause between such timers.
+const DEEP_PAUSE: Duration = Duration::from_secs(1);
+/// How long the task sleeps at most while a timer is pending: nothing announces that the clock was
+/// set.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// What a handler does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activity {
+    /// It handles nothing at the moment.
+    Rests,
+    /// Events wait that may cancel timers.
+    CatchesUp,
+    /// It handles events as they come.
+    Lives,
+}
+
+/// What the task needs.
+pub(crate) struct Parts {
+    /// Name of the deployment.
+    pub(crate) deployment: String,
+    /// The state that has the timers.
+    pub(crate) store: Store,
+    /// The source that the handler reads, or why timers wait, if that is known.
+    pub(crate) source: Arc<dyn Fn() -> Result<Source, Option<&'static str>> + Send + Sync>,
+    /// What the handler does.
+    pub(crate) activity: Arc<dyn Fn() -> Activity + Send + Sync>,
+    /// Changes when an operator wants something else.
+    pub(crate) changed: watch::Receiver<u64>,
+    /// Where it reports.
+    pub(crate) status: Arc<Status>,
+    /// Counters.
+    pub(crate) metrics: DeploymentMetrics,
+}
+
+/// Fires timers until it is dropped.
+pub(crate) struct Task(JoinHandle<()>);
+
+impl Task {
+    /// Starts the task.
+    pub(crate) fn start(parts: Parts, runtime: &Handle) -> Self {
+        // What was fired while the effects belonged to others is not reported.
+        drop(parts.store.take_fired());
+        let work = Work {
+            checkpoints: parts.store.checkpoints(),
+            parts,
+            under_way: BTreeMap::new(),
+            publisher: None,
+            clock: Clock::default(),
+            deep_at: None,
+            begun: Instant::now(),
+        };
+        Self(runtime.spawn(work.run()))
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A firing that is stored in the stream.
+struct Published {
+    /// Its sequence.
+    sequence: u64,
+    /// How often the timer's firings were ignored before.
+    attempt: u32,
+    /// When it was published.
+    at: Instant,
+}
+
+/// A firing to publish.
+struct Ready {
+    due: Due,
+    attempt: u32,
+}
+
+struct Work {
+    parts: Parts,
+    checkpoints: watch::Receiver<Option<crate::position::Checkpoint>>,
+    /// Firings whose timers are still pending in the file.
+    under_way: BTreeMap<Due, Published>,
+    publisher: Option<Publisher>,
+    clock: Clock,
+    /// When the last timer of an endless row fired.
+    deep_at: Option<Instant>,
+    /// When the task started: the steady clock counts from here.
+    begun: Instant,
+}
+
+impl Work {
+    async fn run(mut self) {
+        let mut pause = PAUSE.0;
+        loop {
+            self.checkpoints.borrow_and_update();
+            self.parts.changed.borrow_and_update();
+            self.report_fired();
+            let source = match (self.parts.source)() {
+                Ok(source) if (self.parts.activity)() != Activity::Rests => source,
+                known => {
+                    let why = known
+                        .err()
+                        .flatten()
+                        .filter(|_| self.parts.store.pending_timers() > 0);
+                    self.parts.status.troubled(why.map(str::to_owned));
+                    self.rest(SLEEP_MAX).await;
+                    continue;
+                }
+            };
+            let pending = match self.pending().await {
+                Ok(pending) => pending,
+                Err(error) => {
+                    self.parts.status.troubled(Some(error.to_string()));
+                    self.rest(PAUSE.1).await;
+                    continue;
+                }
+            };
+            self.parts
+                .status
+                .set_next(pending.first().map(|due| due.at_ns));
+            if !pending.is_empty() {
+                self.compare_clocks(&source).await;
+            }
+            let now_ns = match self.clock.look(wall_ns(), self.begun.elapsed()) {
+                Look::Now(now_ns) => now_ns,
+                Look::Jumped(settles) => {
+                    self.rest(settles.min(SLEEP_MAX)).await;
+                    continue;
+                }
+            };
+            let until_ns = self.due_until(now_ns);
+            let (ready, sleep) = self.ready(&pending, until_ns);
+            if ready.is_empty() {
+                self.parts.status.troubled(None);
+                pause = PAUSE.0;
+                self.rest(sleep).await;
+                continue;
+            }
+            match self.publish(&source, ready).await {
+                Ok(()) => {
+                    self.parts.status.troubled(None);
+                    pause = PAUSE.0;
+                }
+                Err(trouble) => {
+                    self.parts.status.troubled(Some(trouble));
+                    self.rest(pause).await;
+                    pause = (pause * 2).min(PAUSE.1);
+                }
+            }
+        }
+    }
+
+    fn report_fired(&self) {
+        for late in self.parts.store.take_fired() {
+            self.parts
+                .metrics
+                .timer_lateness
+                .observe(Duration::from_nanos(late).as_secs_f64());
+        }
+    }
+
+    /// Finds out how far the clock of a server is ahead, now and then. Without an answer it stays
+    /// as it was: the fold ignores what comes too early.
+    async fn compare_clocks(&mut self, source: &Source) {
+        let Source::JetStream(jetstream) = source else {
+            return;
+        };
+        if !self.clock.must_compare(self.begun.elapsed()) {
+            return;
+        }
+        let publisher = match self.publisher.take() {
+            Some(publisher) => publisher,
+            None => jetstream.publisher(),
+        };
+        let before_ns = wall_ns();
+        let time_ns = match publisher.describe().await {
+            Ok(description) => description.time_ns,
+            Err(_) => None,
+        };
+        let (after_ns, steady) = (wall_ns(), self.begun.elapsed());
+        match time_ns {
+            Some(time_ns) => self.clock.compared(time_ns, before_ns, after_ns, steady),
+            None => self.clock.not_compared(steady),
+        }
+        self.publisher = Some(publisher);
+    }
+
+    /// The first durable timers: those that are under way, and some more.
+    async fn pending(&self) -> Result<Vec<Due>, state::Error> {
+        let (store, max) = (
+            self.parts.store.clone(),
+            self.under_way.len() + FIRINGS_MAX + 1,
+        );
+        let read = tokio::task::spawn_blocking(move || store.timers_after(None, max)).await;
+        read.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
+    }
+
+    /// The time up to which timers fire. Events that a handler is behind with may cancel those that
+    /// are due after the last event that it has handled.
+    fn due_until(&self, now_ns: u64) -> u64 {
+        if (self.parts.activity)() == Activity::Lives {
+            return now_ns;
+        }
+        let checkpoint = self.parts.store.checkpoint();
+        let last = checkpoint.and_then(|checkpoint| checkpoint.last_event);
+        last.map_or(0, |event| event.time_ns).min(now_ns)
+    }
+
+    /// What to publish now, in the order of the times, and how long to sleep if that is nothing.
+    fn ready(&mut self, pending: &[Due], until_ns: u64) -> (Vec<Ready>, Duration) {
+        let folded = self
+            .parts
+            .store
+            .checkpoint()
+            .map_or(0, |checkpoint| checkpoint.position);
+        self.under_way
+            .retain(|due, _| pending.binary_search(due).is_ok());
+        let (mut ready, mut sleep) = (Vec::new(), SLEEP_MAX);
+        for due in pending {
+            if due.at_ns > until_ns {
+                sleep = sleep.min(Duration::from_nanos(due.at_ns - until_ns));
+                break;
+            }
+            let attempt = match self.under_way.get(due) {
+                None if self.under_way.len() + ready.len() >= UNDER_WAY_MAX => continue,
+                None => 0,
+                Some(published) if published.sequence > folded => continue,
+                // The fold ignored it: by the clock of the stream it came too early.
+                Some(published) => {
+                    let wait = pause_after(published.attempt);
+                    let waited = published.at.elapsed();
+                    if waited < wait {
+                        sleep = sleep.min(wait - waited);
+                        continue;
+                    }
+                    published.attempt + 1
+                }
+            };
+            if due.depth >= DEPTH_MAX {
+                let waited = self.deep_at.map(|at| at.elapsed());
+                if let Some(waited) = waited.filter(|waited| *waited < DEEP_PAUSE) {
+                    sleep = sleep.min(DEEP_PAUSE - waited);
+                    continue;
+                }
+                self.note_deep(due);
+            }
+            ready.push(Ready {
+                due: due.clone(),
+                attempt,
+            });
+            if ready.len() == FIRINGS_MAX {
+                break;
+            }
+        }
+        (ready, sleep)
+    }
+
+    /// Publishes firings, in order; an error says why some are not known to be stored.
+    async fn publish(&mut self, source: &Source, ready: Vec<Ready>) -> Result<(), String> {
+        match source {
+            Source::Embedded(embedded) => {
+                let log = embedded.log().map_err(|error| error.to_string())?;
+                self.append(log, ready).await
+            }
+            Source::JetStream(jetstream) => {
+                let publisher = match self.publisher.take() {
+                    Some(publisher) => publisher,
+                    None => jetstream.publisher(),
+                };
+                let outcome = self.send(&publisher, ready).await;
+                self.publisher = Some(publisher);
+                outcome
+            }
+        }
+    }
+
+    async fn append(&mut self, log: Log, ready: Vec<Ready>) -> Result<(), String> {
+        let events: Vec<NewEvent> = ready.iter().map(|ready| self.event(ready)).collect();
+        let appended =
+            tokio::task::spawn_blocking(move || log.append(&events, &Expectation::default())).await;
+        let appended = appended.map_err(|error| error.to_string())?;
+        let appended = appended.map_err(|error| error.to_string())?;
+        for (ready, sequence) in ready.into_iter().zip(appended.sequences) {
+            self.note(ready, sequence);
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, publisher: &Publisher, ready: Vec<Ready>) -> Result<(), String> {
+        for ready in ready {
+            let event = self.event(&ready);
+            let message = Outgoing {
+                id: event.id.expect("a firing has an id"),
+                subject: event.subject,
+                headers: Vec::new(),
+                data: bytes::Bytes::copy_from_slice(event.data.as_bytes()),
+            };
+            let confirmed = publisher.publish(&message).await;
+            let confirmed = confirmed.map_err(|error| error.to_string())?;
+            self.note(ready, confirmed.sequence);
+        }
+        Ok(())
+    }
+
+    /// A timer fires that is one of an endless row.
+    fn note_deep(&mut self, due: &Due) {
+        if self.deep_at.replace(Instant::now()).is_none() {
+            tracing::warn!(
+                deployment = self.parts.deployment,
+                timer = due.name,
+                "timers set each other for at once, {DEPTH_MAX} times in a row; from now on one of them fires a second; \
+                 correct the module"
+            );
+        }
+    }
+
+    fn note(&mut self, Ready { due, attempt }: Ready, sequence: u64) {
+        let published = Published {
+            sequence,
+            attempt,
+            at: Instant::now(),
+        };
+        self.under_way.insert(due, published);
+    }
+
+    /// A firing. Its id spares the stream a firing that is published again after a crash.
+    fn event(&self, Ready { due, attempt }: &Ready) -> NewEvent {
+        let Due { at_ns, name, .. } = due;
+        let digest = Sha256::digest(name.as_bytes());
+        let hash: String = digest[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let firing = Firing {
+            name: name.clone(),
+            at_ns: *at_ns,
+        };
+        let deployment = &self.parts.deployment;
+        NewEvent {
+            subject: timers::subject(deployment),
+            kind: Some(Firing::KIND.to_owned()),
+            id: Some(format!("fst.{deployment}.{at_ns}.{hash}.{attempt}")),
+            time_ns: None,
+            headers: Vec::new(),
+            data: firing.data(),
+        }
+    }
+
+    /// Waits for a commit, for another request, or until a time has passed. Every arm only
+    /// observes.
+    async fn rest(&mut self, sleep: Duration) {
+        let store = self.parts.store.clone();
+        let over = async {
+            if store.pending_timers() == 0 {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(sleep).await;
+        };
+        tokio::select! {
+            biased;
+            changed = self.parts.changed.changed() => if changed.is_err() { std::future::pending().await },
+            changed = self.checkpoints.changed() => if changed.is_err() { std::future::pending().await },
+            () = over => {}
+        }
+    }
+}
+
+/// How long to wait before a timer fires again whose firing was ignored.
+fn pause_after(attempt: u32) -> Duration {
+    PAUSE
+        .0
+        .saturating_mul(2_u32.saturating_pow(attempt))
+        .min(PAUSE.1)
+}
+
+/// This machine's clock.
+fn wall_ns() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0)
+}

@@ -1,0 +1,169 @@
+//! Timers: what a handler asks to be called for at a time.
+//!
+//! Pending timers are part of a state. A timer fires by a message in the handler's own source, its
+//! *firing*: so every fold meets it at the same place among the events, whether it owns the effects
+//! of its deployment or not. A firing only says that a timer may be due; the fold decides. It fires
+//! the timer if one is pending under that name whose time is not after the firing's, by the clock
+//! of the stream, and otherwise ignores the firing. So a firing that is published twice, too early,
+//! or for a timer that was cancelled or replaced meanwhile, does nothing.
+//!
+//! This module knows no state file, no stream and no Wasm.
+
+mod firing;
+
+use serde::{Deserialize, Serialize};
+
+pub use firing::{Firing, SUBJECT_PREFIX, subject};
+
+/// Longest name of a timer, in bytes.
+pub const NAME_BYTES_MAX: usize = 512;
+/// Longest key of a timer, in bytes.
+const KEY_BYTES_MAX: usize = 1_024;
+/// Most timers that one event may set.
+pub const SETS_PER_EVENT_MAX: u32 = 10_000;
+
+/// A timer that is set by a timer for no later than this is set for at once, in nanoseconds.
+const AT_ONCE_NS: u64 = 1_000_000_000;
+
+/// A pending timer, without its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timer {
+    /// When it fires, in nanoseconds since the Unix epoch.
+    #[serde(rename = "at")]
+    pub at_ns: u64,
+    /// The sequence of the event or firing that set it.
+    #[serde(rename = "set")]
+    pub set_by: u64,
+    /// Its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// How many timers in a row led to it, each of which set the next for at once; 0 if an event set
+    /// it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub depth: u32,
+    /// Headers of the event that set it, which what the timer causes continues.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(String, String)>,
+}
+
+/// Why a timer is refused; the name of the limit comes first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Name of the limit.
+    pub limit: &'static str,
+    /// What happened, and what to do.
+    pub message: String,
+}
+
+/// Checks the name of a timer.
+pub fn check_name(name: &str) -> Result<(), Refused> {
+    let refused = |message: String| {
+        Err(Refused {
+            limit: "timer-name",
+            message,
+        })
+    };
+    if !(1..=NAME_BYTES_MAX).contains(&name.len()) {
+        return refused(format!(
+            "the name of a timer has {} bytes, 1 to {NAME_BYTES_MAX} are allowed; shorten it",
+            name.len()
+        ));
+    }
+    if name.chars().any(char::is_control) {
+        return refused(format!(
+            "the name of timer {name:?} has control characters; leave them out"
+        ));
+    }
+    Ok(())
+}
+
+/// Checks the key of a timer.
+pub fn check_key(key: &str) -> Result<(), Refused> {
+    if key.len() <= KEY_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Refused {
+        limit: "timer-key",
+        message: format!(
+            "the key of a timer has {} bytes, {KEY_BYTES_MAX} are allowed; use a shorter one",
+            key.len()
+        ),
+    })
+}
+
+fn is_zero(depth: &u32) -> bool {
+    *depth == 0
+}
+
+impl Timer {
+    /// The depth of a timer that this one sets when it fires.
+    pub fn depth_of_next(&self, fired_ns: u64, at_ns: u64) -> u32 {
+        if at_ns <= fired_ns.saturating_add(AT_ONCE_NS) {
+            self.depth.saturating_add(1)
+        } else {
+            0
+        }
+    }
+
+    /// As it is stored.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("a timer is plain data")
+    }
+
+    /// From how it is stored; none if that is damaged.
+    pub fn from_text(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_come_back_from_how_they_are_stored() {
+        let plain = Timer {
+            at_ns: u64::MAX,
+            set_by: 7,
+            ..Timer::default()
+        };
+        let whole = Timer {
+            key: Some(String::new()),
+            depth: 3,
+            headers: vec![("ce-correlationid".to_owned(), "c\"1".to_owned())],
+            ..plain.clone()
+        };
+        for timer in [plain, whole] {
+            assert_eq!(Timer::from_text(&timer.to_text()), Some(timer));
+        }
+        assert_eq!(Timer::from_text("{"), None);
+    }
+
+    #[test]
+    fn depth_counts_timers_that_set_the_next_for_at_once() {
+        let timer = Timer {
+            depth: 7,
+            ..Timer::default()
+        };
+        assert_eq!(timer.depth_of_next(5_000_000_000, 0), 8);
+        assert_eq!(timer.depth_of_next(5_000_000_000, 6_000_000_000), 8);
+        assert_eq!(timer.depth_of_next(5_000_000_000, 6_000_000_001), 0);
+        assert_eq!(timer.depth_of_next(u64::MAX, u64::MAX), 8);
+    }
+
+    #[test]
+    fn names_that_no_one_could_type_are_refused_by_name() {
+        for name in ["", "a\nb", &"x".repeat(NAME_BYTES_MAX + 1)] {
+            assert_eq!(
+                check_name(name).map_err(|refused| refused.limit),
+                Err("timer-name")
+            );
+        }
+        assert_eq!(check_name("payment/7 · überfällig"), Ok(()));
+        let long = "k".repeat(KEY_BYTES_MAX + 1);
+        assert_eq!(
+            check_key(&long).map_err(|refused| refused.limit),
+            Err("timer-key")
+        );
+    }
+}

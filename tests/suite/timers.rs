@@ -1,0 +1,464 @@
+//! Timers of handlers: each fires once, at or after its time, at one place among the events,
+//! whatever happens to the host.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use foldstream::api::{self, GenerationStatus};
+use foldstream_tests::client::Client;
+use foldstream_tests::host::Host;
+use foldstream_tests::nats::{self, NatsServer};
+use foldstream_tests::{cli, guests, wait};
+use serde_json::{Value, json};
+
+/// Name of the deployment of the guest of that name.
+const ALARM: &str = "alarm";
+const GRANT: &str = "&allow-publish=rang.%3E%40events";
+/// Small and frequent flushes, so that kills fall before, into and behind commits.
+const FLUSHES: &str = "[state]\nflush_interval = \"50ms\"\n";
+/// Later than any test lasts.
+const LATER_MS: u64 = 3_600_000;
+
+fn event(key: &str, what: &str, data: Value) -> api::NewEvent {
+    serde_json::from_value(json!({ "subject": format!("alarm.{key}.{what}"), "data": data }))
+        .expect("an event")
+}
+
+fn set(key: &str, name: &str, after_ms: u64) -> api::NewEvent {
+    event(key, "set", json!({ "name": name, "after_ms": after_ms }))
+}
+
+fn cancel(key: &str, name: &str) -> api::NewEvent {
+    event(key, "cancel", json!({ "name": name }))
+}
+
+/// All events under a pattern in the embedded log.
+async fn stored(client: &Client, pattern: &str) -> Vec<Value> {
+    let mut all = Vec::new();
+    let mut after = 0;
+    loop {
+        let path = format!("/v1/events?source=events&after={after}&limit=1000&subject={pattern}");
+        let page = client.get(&path).await.expect(200).value();
+        all.extend(page["events"].as_array().expect("a list").iter().cloned());
+        match page["next"].as_u64() {
+            Some(next) => after = next,
+            None => return all,
+        }
+    }
+}
+
+/// The names of the timers whose messages are stored, in their order.
+fn names(rang: &[Value]) -> Vec<String> {
+    rang.iter()
+        .map(|message| message["data"]["name"].as_str().expect("a name").to_owned())
+        .collect()
+}
+
+/// Waits until this many timers have rung and all that they caused is published.
+async fn rang(client: &Client, count: usize) -> Vec<Value> {
+    wait::until("the timers to ring", || async {
+        let rang = stored(client, "rang.%3E").await;
+        (rang.len() >= count).then_some(rang)
+    })
+    .await
+}
+
+/// How many timers are pending, once the state is open.
+async fn pending(client: &Client, wanted: u64) -> api::Timers {
+    let shown = client
+        .show_when(ALARM, "have timers", |shown| {
+            shown
+                .timers
+                .as_ref()
+                .is_some_and(|timers| timers.pending == wanted)
+        })
+        .await;
+    shown.timers.expect("it was just there")
+}
+
+async fn start(config: &str) -> Host {
+    let host = Host::start_with(config).await;
+    host.client()
+        .deploy_with(ALARM, &guests::module(ALARM), GRANT)
+        .await;
+    host
+}
+
+/// Folds the stream again in other batches, and compares.
+fn assert_same_when_folded_again(host: &Host) {
+    cli::on(host, &["verify", ALARM, "--seed", "7"]).expect(0);
+}
+
+fn assert_once_and_not_early(rang: &[Value]) {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for message in rang {
+        let data = &message["data"];
+        *counts
+            .entry(data["name"].as_str().expect("a name"))
+            .or_default() += 1;
+        assert!(
+            data["fired"].as_u64() >= data["at"].as_u64(),
+            "it fired early: {data}"
+        );
+    }
+    let twice: Vec<_> = counts.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(twice.is_empty(), "fired more than once: {twice:?}");
+}
+
+#[tokio::test]
+async fn timer_fires_once_after_its_time_and_its_message_continues_its_event() {
+    let host = start("").await;
+    let client = host.client();
+    let asked = client
+        .append(&[set("a", "tea", 300), set("b", "never", LATER_MS)])
+        .await;
+    let rang = rang(client, 1).await;
+
+    assert_once_and_not_early(&rang);
+    let (message, firings) = (&rang[0], stored(client, "_fs.timers.%3E").await);
+    assert_eq!(message["subject"], "rang.a.tea");
+    assert_eq!(
+        message["headers"]["ce-correlationid"],
+        asked.sequences[0].to_string(),
+        "{message}"
+    );
+    // Its firing is recorded, behind the events.
+    assert_eq!(firings.len(), 1, "{firings:?}");
+    assert_eq!(
+        (&firings[0]["data"]["name"], &firings[0]["sequence"]),
+        (&json!("a/tea"), &message["data"]["sequence"])
+    );
+    let timers = pending(client, 1).await;
+    assert!(
+        timers.next_at.is_some() && timers.trouble.is_none(),
+        "{timers:?}"
+    );
+    let page = client.get("/v1/deployments/alarm/timers").await.expect(200);
+    let page: api::PendingTimers = page.json();
+    assert_eq!(
+        (page.timers.len(), page.timers[0].name.as_str()),
+        (1, "b/never")
+    );
+    assert_same_when_folded_again(&host);
+}
+
+#[tokio::test]
+async fn killed_between_set_and_time_the_timer_fires_once_after_the_restart() {
+    let mut host = start(FLUSHES).await;
+    host.client()
+        .append(&[set("a", "soon", 2_000), set("a", "later", LATER_MS)])
+        .await;
+    pending(host.client(), 2).await;
+    host.kill();
+    tokio::time::sleep(Duration::from_millis(2_000)).await;
+    host.restart().await;
+    let rang = rang(host.client(), 1).await;
+    assert_eq!(names(&rang), ["a/soon"]);
+    assert_once_and_not_early(&rang);
+    pending(host.client(), 1).await;
+}
+
+#[tokio::test]
+async fn killed_again_and_again_while_timers_fire_each_fires_once() {
+    let mut random = fastrand::Rng::with_seed(foldstream_tests::seed());
+    let mut host = start(FLUSHES).await;
+    let mut wanted = 0;
+    for round in 0..8_u64 {
+        let events: Vec<_> = (0..60)
+            .map(|number| {
+                let name = format!("r{round}-{number}");
+                set(&format!("k{}", number % 7), &name, random.u64(0..600))
+            })
+            .collect();
+        host.client().append(&events).await;
+        wanted += events.len();
+        tokio::time::sleep(Duration::from_micros(random.u64(0..400_000))).await;
+        host.kill();
+        host.restart().await;
+    }
+    rang(host.client(), wanted).await;
+    pending(host.client(), 0).await;
+    host.client()
+        .show_when(ALARM, "publish everything", |shown| {
+            shown
+                .outbox
+                .as_ref()
+                .is_some_and(|outbox| outbox.entries == 0)
+        })
+        .await;
+    let rang = stored(host.client(), "rang.%3E").await;
+    assert_eq!(rang.len(), wanted);
+    assert_once_and_not_early(&rang);
+    let counts = host.client().entries(ALARM, "rang/").await;
+    assert_eq!(counts.len(), wanted);
+    assert_same_when_folded_again(&host);
+}
+
+#[tokio::test]
+async fn replaced_cancelled_and_repeated_timers_do_what_the_last_word_says() {
+    let host = start("").await;
+    let client = host.client();
+    client
+        .append(&[
+            // Replaced by a later time, and by an earlier one.
+            set("a", "first", 0),
+            set("a", "first", LATER_MS),
+            set("a", "second", LATER_MS),
+            set("a", "second", 100),
+            // Cancelled before it fires, and set again after that.
+            set("b", "gone", 0),
+            cancel("b", "gone"),
+            set("c", "back", LATER_MS),
+            cancel("c", "back"),
+            set("c", "back", 50),
+            cancel("c", "unknown"),
+            // Sets itself again under its own name.
+            set("d", "again-3", 10),
+        ])
+        .await;
+    // Due at one instant; the first of them cancels the second.
+    let now = jiff::Timestamp::now().as_nanosecond() as u64;
+    let at = |name: &str| event("e", "set", json!({ "name": name, "at_ns": now }));
+    client.append(&[at("cancels-victim"), at("victim")]).await;
+    let rang = rang(client, 6).await;
+    let mut names = names(&rang);
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "a/second",
+            "c/back",
+            "d/again-3",
+            "d/again-3",
+            "d/again-3",
+            "e/cancels-victim"
+        ]
+    );
+    pending(client, 1).await;
+    assert_same_when_folded_again(&host);
+}
+
+#[tokio::test]
+async fn rebuilt_state_meets_the_firings_and_takes_the_pending_timers_over() {
+    let host = start("").await;
+    let client = host.client();
+    client
+        .append(&[set("a", "one", 50), set("b", "two", 4_000)])
+        .await;
+    rang(client, 1).await;
+    client.append(&[set("a", "three", LATER_MS)]).await;
+    let answer = client.act(ALARM, "rebuild").await;
+    assert!(answer.status.is_success(), "{}", answer.text());
+    let number = answer.json::<api::Deployed>().generation;
+    client
+        .becomes(ALARM, number, GenerationStatus::Active)
+        .await;
+    let rang = rang(client, 2).await;
+    assert_eq!(names(&rang), ["a/one", "b/two"], "the new state fires it");
+    let timers = pending(client, 1).await;
+    assert!(timers.next_at.is_some(), "{timers:?}");
+    assert_same_when_folded_again(&host);
+}
+
+#[tokio::test]
+async fn firing_that_fails_stops_the_handler_and_can_be_skipped() {
+    let host = start("").await;
+    let client = host.client();
+    client
+        .append(&[set("a", "fails", 0), set("a", "fine", 10)])
+        .await;
+    let (_, failure) = client.failed(ALARM).await;
+    let sequence = failure.sequence.expect("it names the firing");
+    assert!(failure.message.contains("asked to fail"), "{failure:?}");
+    let sequence = sequence.to_string();
+    let skip = [
+        "resume",
+        ALARM,
+        "--skip",
+        &sequence,
+        "--reason",
+        "it never works",
+    ];
+    cli::on(&host, &skip).expect(0);
+    let rang = rang(client, 1).await;
+    assert_eq!(names(&rang), ["a/fine"]);
+    pending(client, 0).await;
+}
+
+#[tokio::test]
+async fn limits_and_mistakes_have_names() {
+    let host = Host::start_with("[state]\ntimers_pending_max = 5\n").await;
+    let client = host.client();
+    client
+        .deploy_with(ALARM, &guests::module(ALARM), GRANT)
+        .await;
+    // As late as a time can be, and in the past.
+    let at = |name: &str, at_ns: u64| event("a", "set", json!({ "name": name, "at_ns": at_ns }));
+    client.append(&[at("last", u64::MAX), at("past", 1)]).await;
+    assert_eq!(names(&rang(client, 1).await), ["a/past"]);
+    pending(client, 1).await;
+    let many = event(
+        "b",
+        "set",
+        json!({ "name": "n", "after_ms": LATER_MS, "count": 5 }),
+    );
+    client.append(&[many]).await;
+    let (_, failure) = client.failed(ALARM).await;
+    assert!(
+        failure.message.contains("timers-pending")
+            && failure.message.contains("state.timers_pending_max"),
+        "{failure:?}"
+    );
+    let long = "x".repeat(600);
+    client.append(&[set("c", &long, 0)]).await;
+
+    client
+        .deploy_with(
+            "reactor",
+            &guests::module("reactor"),
+            "&allow-publish=out.%3E%40events",
+        )
+        .await;
+    let undeclared: api::NewEvent =
+        serde_json::from_value(json!({ "subject": "in.1.timer", "data": {} })).expect("an event");
+    client.append(&[undeclared]).await;
+    let (_, failure) = client.failed("reactor").await;
+    assert!(failure.message.contains("sets-timers"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn firings_are_no_events_for_others() {
+    let host = start("").await;
+    let client = host.client();
+    client.append(&[set("a", "tea", 0)]).await;
+    rang(client, 1).await;
+    let all = stored(client, "%3E").await;
+    assert!(
+        all.iter()
+            .all(|event| !event["subject"].as_str().expect("text").starts_with("_fs")),
+        "{all:?}"
+    );
+}
+
+#[tokio::test]
+async fn timer_that_an_event_before_the_deploy_set_fires_and_publishes_nothing() {
+    let host = Host::start().await;
+    let client = host.client();
+    client.append(&[set("a", "old", 0)]).await;
+    client
+        .deploy_with(ALARM, &guests::module(ALARM), GRANT)
+        .await;
+    client.append(&[set("b", "new", 0)]).await;
+    let rang = rang(client, 1).await;
+    pending(client, 0).await;
+    assert_eq!(names(&rang), ["b/new"]);
+    assert_eq!(client.entries(ALARM, "rang/").await.len(), 2);
+    assert_eq!(stored(client, "rang.%3E").await.len(), 1);
+}
+
+#[tokio::test]
+async fn thousands_due_at_one_instant_fire_in_order_once_each() {
+    let mut host = start(FLUSHES).await;
+    let many = json!({ "name": "n", "after_ms": 300, "count": 3_000 });
+    host.client().append(&[event("a", "set", many)]).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    host.kill();
+    host.restart().await;
+    let rang = rang(host.client(), 3_000).await;
+    assert_once_and_not_early(&rang);
+    let names = names(&rang);
+    assert!(names.is_sorted(), "they fired in another order");
+    pending(host.client(), 0).await;
+    assert_same_when_folded_again(&host);
+}
+
+/// A message of a stream.
+fn read(payload: &[u8]) -> Value {
+    json!({ "data": serde_json::from_slice::<Value>(payload).expect("the guest writes JSON") })
+}
+
+/// All messages that rang in the stream.
+async fn rang_in(server: &NatsServer) -> Vec<Value> {
+    let jetstream = server.jetstream().await;
+    let mut stream = jetstream.get_stream("ALARMS").await.expect("it is there");
+    let last = stream.info().await.expect("it answers").state.last_sequence;
+    let mut all = Vec::new();
+    for sequence in 1..=last {
+        let message = stream.get_raw_message(sequence).await.expect("it is kept");
+        if message.subject.starts_with("rang.") {
+            all.push(read(&message.payload));
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn timers_of_a_stream_fire_through_kills_and_a_server_that_goes_away() {
+    let mut server = NatsServer::start().await;
+    let jetstream = server.jetstream().await;
+    nats::create_stream_with(
+        &jetstream,
+        async_nats::jetstream::stream::Config {
+            subjects: ["alarm.>", "rang.>", "_fs.timers.>"]
+                .map(str::to_owned)
+                .to_vec(),
+            ..nats::stream_config("ALARMS", "alarm.>")
+        },
+    )
+    .await;
+    let mut host = Host::start_on(&server, "ALARMS").await;
+    let grant = "&allow-publish=rang.%3E%40orders";
+    host.client()
+        .deploy_with(ALARM, &guests::module(ALARM), grant)
+        .await;
+    let publish = async |jetstream: &async_nats::jetstream::Context, name: &str, after_ms: u64| {
+        let data = json!({ "name": name, "after_ms": after_ms }).to_string();
+        let sent = jetstream.publish("alarm.a.set", data.into()).await;
+        sent.expect("is sent").await.expect("is stored");
+    };
+    for number in 0..50 {
+        publish(&jetstream, &format!("t{number}"), number * 40).await;
+    }
+    host.kill();
+    host.restart().await;
+    server.kill();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    server.restart().await;
+    publish(&server.jetstream().await, "last", 0).await;
+    let rang = wait::until("all timers to ring", || async {
+        let rang = rang_in(&server).await;
+        (rang.len() >= 51).then_some(rang)
+    })
+    .await;
+    assert_once_and_not_early(&rang);
+    pending(host.client(), 0).await;
+    assert_same_when_folded_again(&host);
+}
+
+#[tokio::test]
+async fn stream_that_takes_no_firings_is_named_and_the_timers_wait() {
+    let server = NatsServer::start().await;
+    let jetstream = server.jetstream().await;
+    nats::create_stream(&jetstream, "ALARMS", "alarm.>").await;
+    let host = Host::start_on(&server, "ALARMS").await;
+    host.client().deploy(ALARM, &guests::module(ALARM)).await;
+    let data = json!({ "name": "tea" }).to_string();
+    let sent = jetstream.publish("alarm.a.set", data.into()).await;
+    sent.expect("is sent").await.expect("is stored");
+    let shown = host
+        .client()
+        .show_when(ALARM, "say why no timer fires", |shown| {
+            shown
+                .timers
+                .as_ref()
+                .is_some_and(|timers| timers.trouble.is_some())
+        })
+        .await;
+    let timers = shown.timers.expect("it has some");
+    let trouble = timers.trouble.expect("it was just there");
+    assert!(
+        trouble.contains("_fs.timers.alarm") && trouble.contains("ALARMS"),
+        "{trouble}"
+    );
+    assert_eq!(timers.pending, 1);
+}
