@@ -291,6 +291,7 @@ fn owner() -> effects::Role {
         lineage: effects::Lineage(7),
         epoch: 1,
         effects_after: 0,
+        timers_after: 0,
         grants: effects::Grants::default(),
     }))
 }

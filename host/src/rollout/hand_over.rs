@@ -371,6 +371,7 @@ mod tests {
             lineage: Lineage(7),
             epoch: 1,
             effects_after: 0,
+            timers_after: 0,
             grants: Grants::default(),
         })));
         for sequence in 1..=12 {
