@@ -55,6 +55,7 @@ fn parts(path: std::path::PathBuf) -> Options {
             skips: state::exceptions::Skips::default(),
         },
         path,
+        succeeds_lost_owner: false,
         state: state::Options::default(),
         cache: Caches::new(1 << 20, 0).share(u64::MAX),
         settings: Settings {
