@@ -23,9 +23,9 @@ Examples:
   foldstream rebuild order-totals --accept-missing   although the stream has lost applied events
   foldstream rebuild fulfilment --accept-lost-effects --effects-from 4711
 
-With --accept-lost-effects, a new state continues a handler whose state file is gone. Messages that
-waited in that file are lost if they belong to events before --effects-from. Messages of later
-events are made again, with the same ids: an embedded log, and a stream that still has them,
+With --accept-lost-effects, a new state continues a handler whose state file is gone. Messages that \
+waited in that file are lost if they belong to events before --effects-from. Messages of later \
+events are made again, with the same ids: an embedded log, and a stream that still has them, \
 recognise those that they have; any other stream may get them twice.
 
 The new generation has a new file without the unused space that the old one has gathered, so a \

@@ -72,7 +72,7 @@ mod tests {
             lines(&[timer]),
             "\
 FIRES                           NAME        KEY  SET BY
-2026-11-23T10:00:00.000000000Z  payment/42  42    1,042"
+2026-11-23T10:00:00.000000000Z  payment/42  42   1,042"
         );
     }
 }
