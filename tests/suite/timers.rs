@@ -19,17 +19,17 @@ const FLUSHES: &str = "[state]\nflush_interval = \"50ms\"\n";
 /// Later than any test lasts.
 const LATER_MS: u64 = 3_600_000;
 
-fn event(key: &str, what: &str, data: Value) -> api::NewEvent {
+fn event(key: &str, what: &str, data: &Value) -> api::NewEvent {
     serde_json::from_value(json!({ "subject": format!("alarm.{key}.{what}"), "data": data }))
         .expect("an event")
 }
 
 fn set(key: &str, name: &str, after_ms: u64) -> api::NewEvent {
-    event(key, "set", json!({ "name": name, "after_ms": after_ms }))
+    event(key, "set", &json!({ "name": name, "after_ms": after_ms }))
 }
 
 fn cancel(key: &str, name: &str) -> api::NewEvent {
-    event(key, "cancel", json!({ "name": name }))
+    event(key, "cancel", &json!({ "name": name }))
 }
 
 /// All events under a pattern in the embedded log.
@@ -218,7 +218,7 @@ async fn replaced_cancelled_and_repeated_timers_do_what_the_last_word_says() {
         .await;
     // Due at one instant; the first of them cancels the second.
     let now = jiff::Timestamp::now().as_nanosecond() as u64;
-    let at = |name: &str| event("e", "set", json!({ "name": name, "at_ns": now }));
+    let at = |name: &str| event("e", "set", &json!({ "name": name, "at_ns": now }));
     client.append(&[at("cancels-victim"), at("victim")]).await;
     let rang = rang(client, 6).await;
     let mut names = names(&rang);
@@ -293,7 +293,7 @@ async fn limits_and_mistakes_have_names() {
         .deploy_with(ALARM, &guests::module(ALARM), GRANT)
         .await;
     // As late as a time can be, and in the past.
-    let at = |name: &str, at_ns: u64| event("a", "set", json!({ "name": name, "at_ns": at_ns }));
+    let at = |name: &str, at_ns: u64| event("a", "set", &json!({ "name": name, "at_ns": at_ns }));
     client.append(&[at("last", u64::MAX), at("past", 1)]).await;
     assert_eq!(names(&rang(client, 1).await), ["a/past"]);
     pending(client, 1).await;
@@ -360,7 +360,7 @@ async fn timer_that_an_event_before_the_deploy_set_fires_and_publishes_nothing()
 async fn thousands_due_at_one_instant_fire_in_order_once_each() {
     let mut host = start(FLUSHES).await;
     let many = json!({ "name": "n", "after_ms": 300, "count": 3_000 });
-    host.client().append(&[event("a", "set", many)]).await;
+    host.client().append(&[event("a", "set", &many)]).await;
     tokio::time::sleep(Duration::from_millis(600)).await;
     host.kill();
     host.restart().await;

@@ -66,7 +66,10 @@ pub(super) fn compare(
 
 /// The name of the first timer that is not pending in both states at the same time; none if they
 /// have the same timers. Blocking.
-pub(super) fn first_other_timer(one: &Snapshot, other: &Snapshot) -> Result<Option<String>, state::Error> {
+pub(super) fn first_other_timer(
+    one: &Snapshot,
+    other: &Snapshot,
+) -> Result<Option<String>, state::Error> {
     let mut after: Option<String> = None;
     loop {
         let ours = one.timers(after.as_deref(), SCAN_ENTRIES_MAX)?;
