@@ -201,12 +201,16 @@ fn fill(bytes: u64) -> NewEvent {
     }
 }
 
-/// Whether a deployment stopped because its state has its part of the disk.
+/// Whether a deployment stopped because its state has its part of the disk, or because what it wrote
+/// at once is more than what is left.
 fn has_its_part(shown: &foldstream::api::Deployment) -> bool {
     shown
         .failure
         .as_ref()
-        .is_some_and(|failure| failure.message.starts_with("disk: "))
+        .map(|failure| failure.message.as_str())
+        .is_some_and(|message| {
+            message.starts_with("disk: ") || message.contains("limits.disk_bytes")
+        })
 }
 
 #[tokio::test]

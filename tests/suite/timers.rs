@@ -300,7 +300,7 @@ async fn limits_and_mistakes_have_names() {
     let many = event(
         "b",
         "set",
-        json!({ "name": "n", "after_ms": LATER_MS, "count": 5 }),
+        &json!({ "name": "n", "after_ms": LATER_MS, "count": 5 }),
     );
     client.append(&[many]).await;
     let (_, failure) = client.failed(ALARM).await;
