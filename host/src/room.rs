@@ -38,10 +38,14 @@ pub enum Use {
 
 /// The disk has too little room, or the data folder is at its limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{bound}, of which {floor} are reserved for others; {}", .bound.advice())]
+#[error(
+    "{bound}, of which {floor} are reserved for others, and {wanted} bytes wait to be written; {}",
+    .bound.advice()
+)]
 pub struct Shortage {
     bound: Bound,
     floor: u64,
+    wanted: u64,
 }
 
 /// What has too little room, with the bytes that are left.
@@ -154,29 +158,25 @@ impl Room {
     pub fn check(&self, purpose: Use, bytes: u64) -> Result<(), Shortage> {
         // A disk with unknown space is written to until a write fails.
         if let Some((free, total)) = self.look() {
-            enough(
-                Bound::Disk(free),
-                free,
-                floor(purpose, total).saturating_add(bytes),
-            )?;
+            enough(Bound::Disk(free), free, floor(purpose, total), bytes)?;
         }
         if let Some(limit) = &self.limit {
             let left = limit.left(&self.folder);
-            enough(
-                Bound::Limit(left),
-                left,
-                floor(purpose, limit.bytes).saturating_add(bytes),
-            )?;
+            enough(Bound::Limit(left), left, floor(purpose, limit.bytes), bytes)?;
         }
         Ok(())
     }
 }
 
-fn enough(bound: Bound, left: u64, floor: u64) -> Result<(), Shortage> {
-    if left >= floor {
+fn enough(bound: Bound, left: u64, floor: u64, wanted: u64) -> Result<(), Shortage> {
+    if left >= floor.saturating_add(wanted) {
         Ok(())
     } else {
-        Err(Shortage { bound, floor })
+        Err(Shortage {
+            bound,
+            floor,
+            wanted,
+        })
     }
 }
 
@@ -217,6 +217,23 @@ mod tests {
             assert!(floor(Use::Grow, total) <= total / 20);
         }
         assert_eq!(floor(Use::Grow, 1 << 40), 1 << 30);
+    }
+
+    #[test]
+    fn what_waits_to_be_written_makes_nobodys_part_larger() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let room = Room::of(folder.path()).within(64 << 20);
+        let shortage = |wanted| room.check(Use::Grow, wanted).expect_err("it is too much");
+        let (little, much) = (shortage(64 << 20), shortage(1 << 60));
+        assert_eq!(little.part_of_one(), floor(Use::Grow, 64 << 20) / 4);
+        assert!(little.part_of_one() <= much.part_of_one());
+        assert!(much.part_of_one() <= GROW_FLOOR.1 / 4, "{much}");
+        let said = format!(
+            "of which {} are reserved for others, and {} bytes wait to be written",
+            floor(Use::Grow, 64 << 20),
+            64 << 20
+        );
+        assert!(little.to_string().contains(&said), "{little}");
     }
 
     #[test]

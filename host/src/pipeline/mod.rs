@@ -457,7 +457,7 @@ impl Run {
             Err(shortage) => {
                 self.applier
                     .progress
-                    .waiting("state", &shortage.to_string());
+                    .waiting("state", &format!("disk: {shortage}"));
                 self.lacks.get_or_insert(purpose);
                 false
             }
