@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use foldstream::cli::{self, support::exit};
 
 fn main() -> ExitCode {
+    foldstream::memory::save_addresses();
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         // The caller of guarded work reports a damaged file, with advice.

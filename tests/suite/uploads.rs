@@ -359,7 +359,7 @@ async fn host_with_little_address_space_still_takes_modules_in() {
     .expect("our folder can be written");
     // Less than modules.compile_memory_max, in KiB.
     let shell =
-        "ulimit -v 1500000 && exec \"$0\" serve --config foldstream.toml --listen 127.0.0.1:0";
+        "ulimit -v 600000 && exec \"$0\" serve --config foldstream.toml --listen 127.0.0.1:0";
     let mut command = std::process::Command::new("sh");
     command
         .args(["-c", shell])

@@ -9,8 +9,8 @@ use tikv_jemallocator::Jemalloc;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// Freed pages go back to the system within a second, which costs a host that is busy for minutes
-/// nothing that can be measured, and lets others have them.
+/// Freed pages go back to the system after about a second of further allocations; by default jemalloc
+/// keeps them for ten.
 const OPTIONS: &[u8] = b"dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
 /// Where jemalloc looks for its options: <https://jemalloc.net/jemalloc.3.html#tuning>.

@@ -439,6 +439,17 @@ pub fn parts(
     parts
 }
 
+/// Keeps the C library from reserving 64 MiB of addresses for each thread, although it allocates only
+/// some bytes there: with little address space, that leaves none for modules. Before other threads
+/// start.
+pub fn save_addresses() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it takes no pointer, and no other thread allocates yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Returns freed memory that the allocator keeps to the system. Takes milliseconds.
 pub(crate) fn give_back() {
     #[cfg(target_os = "linux")]
