@@ -7,6 +7,7 @@ mod events;
 mod generations;
 pub(super) mod health;
 mod outbox;
+mod pages;
 mod reads;
 mod timers;
 mod watch;

@@ -2,11 +2,9 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 use super::deployments::change;
-use super::reads;
+use super::pages::PageParameters;
 use crate::api;
 use crate::serve::App;
 use crate::serve::capacity::acquire;
@@ -15,21 +13,6 @@ use crate::serve::problem::Problem;
 
 /// Largest body of a request to drop messages, in bytes.
 const DROP_BYTES_MAX: usize = 64 << 10;
-/// Most messages of one page.
-const PAGE_MAX: usize = 1_000;
-
-/// Which page.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-#[into_params(parameter_in = Query)]
-pub(super) struct PageParameters {
-    /// What the page before returned as `next`.
-    after: Option<String>,
-    /// Maximum number of messages.
-    #[serde(default = "reads::page")]
-    #[param(minimum = 1, maximum = 1_000, default = 100, required = false)]
-    limit: usize,
-}
 
 /// The messages that wait in the outbox of a handler, without their data.
 #[utoipa::path(get, path = "/v1/deployments/{name}/outbox", tag = "deployments",
@@ -45,12 +28,7 @@ pub(super) async fn list(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<PageParameters>,
 ) -> Result<Json<api::WaitingMessages>, Problem> {
-    let PageParameters { after, limit } = parameters;
-    if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(Problem::invalid(format!(
-            "limit {limit} is refused; give 1 to {PAGE_MAX}"
-        )));
-    }
+    let PageParameters { after, limit } = parameters.checked()?;
     let _place = acquire(&app.capacity.scans, "scans").await?;
     Ok(Json(
         app.rollouts

@@ -2,31 +2,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
-use utoipa::IntoParams;
 
-use super::reads;
+use super::pages::PageParameters;
 use crate::api;
 use crate::serve::App;
 use crate::serve::capacity::acquire;
 use crate::serve::extract::{Parameters, Segments};
 use crate::serve::problem::Problem;
-
-/// Most timers of one page.
-const PAGE_MAX: usize = 1_000;
-
-/// Which page.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-#[into_params(parameter_in = Query)]
-pub(super) struct PageParameters {
-    /// What the page before returned as `next`.
-    after: Option<String>,
-    /// Most timers.
-    #[serde(default = "reads::page")]
-    #[param(minimum = 1, maximum = 1_000, default = 100, required = false)]
-    limit: usize,
-}
 
 /// The timers of a handler that are pending and durable.
 #[utoipa::path(get, path = "/v1/deployments/{name}/timers", tag = "deployments",
@@ -42,12 +24,7 @@ pub(super) async fn list(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<PageParameters>,
 ) -> Result<Json<api::PendingTimers>, Problem> {
-    let PageParameters { after, limit } = parameters;
-    if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(Problem::invalid(format!(
-            "limit {limit} is refused; give 1 to {PAGE_MAX}"
-        )));
-    }
+    let PageParameters { after, limit } = parameters.checked()?;
     let _place = acquire(&app.capacity.scans, "scans").await?;
     Ok(Json(
         app.rollouts
