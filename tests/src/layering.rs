@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 const FILE_LINES_MAX: usize = 1_000;
 /// Longest function, in lines.
 const FUNCTION_LINES_MAX: usize = 100;
+/// A function with more lines is long: at most 1 in `LONG_FUNCTIONS_ONE_IN` may be.
+const FUNCTION_LINES_LONG: usize = 70;
+const LONG_FUNCTIONS_ONE_IN: usize = 100;
 
 /// Who may name an outside crate: files of the host whose path begins with one of these.
 const HOMES: &[(&str, &[&str])] = &[
@@ -130,6 +133,7 @@ pub struct Violation {
 /// All violations in the repository; first of all, a circle of modules.
 pub fn check_repository(root: &Path) -> Vec<Violation> {
     let (mut violations, mut uses) = (Vec::new(), Uses::new());
+    let (mut all, mut long) = (0, Vec::new());
     for file in rust_files(root) {
         let text = std::fs::read_to_string(&file).expect("our own files can be read");
         let path = file
@@ -138,10 +142,17 @@ pub fn check_repository(root: &Path) -> Vec<Violation> {
             .to_string_lossy()
             .into_owned();
         violations.extend(check_file(&path, &text));
+        for function in functions(&text) {
+            all += 1;
+            if function.lines > FUNCTION_LINES_LONG {
+                long.push(format!("{path}:{}", function.first));
+            }
+        }
         for (module, used) in uses_of(&path, &text) {
             uses.entry(module).or_default().insert(used);
         }
     }
+    violations.extend(too_many_long(all, &long));
     if let Some(circle) = circle(&uses) {
         let rule = format!("modules must not form a circle: {}", circle.join(" -> "));
         violations.insert(
@@ -396,50 +407,74 @@ fn without_comment(line: &str) -> String {
 
 /// Files and functions that are too long.
 fn lengths(path: &str, text: &str) -> Vec<Violation> {
-    let lines: Vec<&str> = text.lines().collect();
     let mut violations = Vec::new();
-    if lines.len() > FILE_LINES_MAX {
-        let rule = format!("{} lines are more than {FILE_LINES_MAX}", lines.len());
+    let count = text.lines().count();
+    if count > FILE_LINES_MAX {
         violations.push(Violation {
             place: path.to_owned(),
-            rule,
+            rule: format!("{count} lines are more than {FILE_LINES_MAX}"),
         });
     }
+    let long = functions(text)
+        .into_iter()
+        .filter(|function| function.lines > FUNCTION_LINES_MAX);
+    violations.extend(long.map(|Function { name, first, lines }| Violation {
+        place: format!("{path}:{first}"),
+        rule: format!("function {name} has {lines} lines, more than {FUNCTION_LINES_MAX}"),
+    }));
+    violations
+}
+
+/// What is found if more functions are long than may be, of this many in all.
+pub fn too_many_long(all: usize, long: &[String]) -> Option<Violation> {
+    (long.len() * LONG_FUNCTIONS_ONE_IN > all).then(|| Violation {
+        place: long.join(", "),
+        rule: format!(
+            "{} of {all} functions have more than {FUNCTION_LINES_LONG} lines, and 1 in \
+             {LONG_FUNCTIONS_ONE_IN} may; split some",
+            long.len()
+        ),
+    })
+}
+
+/// A function with a body that ends on a later line than it begins.
+struct Function<'a> {
+    name: &'a str,
+    /// Its first line, from 1.
+    first: usize,
+    lines: usize,
+}
+
+/// The functions of a formatted file.
+fn functions(text: &str) -> Vec<Function<'_>> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
     for (first, line) in lines.iter().enumerate() {
         // What ends on the line on which it begins is short.
         let Some(name) = function_name(line).filter(|_| !line.ends_with('}')) else {
             continue;
         };
+        let rest = &lines[first..];
         let indent = &line[..line.len() - line.trim_start().len()];
         // In formatted code a body ends with a brace at the indent of its function, which a macro
         // may close too.
         let ends = |rest: &str| rest == "}" || rest.starts_with("})");
-        let end = lines[first..]
+        let end = rest
             .iter()
             .position(|line| line.strip_prefix(indent).is_some_and(ends));
-        let declaration = lines[first..]
-            .iter()
-            .position(|line| line.ends_with(';'))
-            .unwrap_or(usize::MAX);
-        let opens = lines[first..]
-            .iter()
-            .position(|line| line.ends_with('{'))
-            .unwrap_or(usize::MAX);
-        let Some(end) = end.filter(|_| opens < declaration) else {
-            continue;
+        let place_of = |last: char| {
+            let place = rest.iter().position(|line| line.ends_with(last));
+            place.unwrap_or(usize::MAX)
         };
-        if end + 1 > FUNCTION_LINES_MAX {
-            let rule = format!(
-                "function {name} has {} lines, more than {FUNCTION_LINES_MAX}",
-                end + 1
-            );
-            violations.push(Violation {
-                place: format!("{path}:{}", first + 1),
-                rule,
+        if let Some(end) = end.filter(|_| place_of('{') < place_of(';')) {
+            found.push(Function {
+                name,
+                first: first + 1,
+                lines: end + 1,
             });
         }
     }
-    violations
+    found
 }
 
 /// The name of the function that a line begins, if it begins one.

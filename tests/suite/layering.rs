@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use foldstream_tests::dependencies::{unused, unused_in};
-use foldstream_tests::layering::{Uses, Violation, check_file, check_repository, circle};
+use foldstream_tests::layering::{
+    Uses, Violation, check_file, check_repository, circle, too_many_long,
+};
 use foldstream_tests::root;
 
 fn rules(path: &str, text: &str) -> Vec<String> {
@@ -195,4 +197,17 @@ fn a_function_or_file_that_is_too_long_is_found() {
         rules("examples/a.rs", &"\n".repeat(1_001)),
         ["1001 lines are more than 1000"]
     );
+}
+
+#[test]
+fn more_long_functions_than_1_in_100_are_found() {
+    let long = ["a.rs:1", "b.rs:1"].map(str::to_owned);
+    assert!(too_many_long(200, &long).is_none());
+    let found = too_many_long(199, &long).expect("more than 1 in 100");
+    assert!(
+        found.rule.starts_with("2 of 199 functions"),
+        "{}",
+        found.rule
+    );
+    assert_eq!(found.place, "a.rs:1, b.rs:1");
 }

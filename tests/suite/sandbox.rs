@@ -424,7 +424,7 @@ async fn a_log_storm_of_many_calls_is_cut_off_as_one_of_a_single_call_is() {
     let output = stage.host.process().output();
     // All of it would be 10 MB, and each call is within its own limit.
     assert!(output.len() < 3 << 20, "{} bytes of log", output.len());
-    assert!(output.contains("lines are dropped"), "it is told");
+    assert!(output.contains("lines are dropped"), "the log says so");
 }
 
 #[tokio::test]

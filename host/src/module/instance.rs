@@ -678,7 +678,7 @@ impl Instance {
         self.ended(result, events.len())
     }
 
-    /// Takes the state back after a call about so many events or timers.
+    /// Takes the state back after a call about this many events or timers.
     fn ended(
         &mut self,
         result: wasmtime::Result<ApplyResult>,

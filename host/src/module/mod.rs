@@ -313,7 +313,7 @@ impl Error {
 }
 
 impl ApplyError {
-    /// The same error of events that come after so many others in their batch.
+    /// The same error of events that come after this many others in their batch.
     fn after(self, count: usize) -> Self {
         match self {
             Self::Retry { index, message } => Self::Retry {

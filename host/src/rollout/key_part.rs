@@ -468,7 +468,7 @@ mod tests {
         assert!(owned.has("customer/42") && owned.has("rank/00000000000000000200/42"));
         assert!(
             !owned.has("note/42/x"),
-            "of another table nobody knows where its key stands"
+            "of another table nobody knows which key it is of"
         );
         assert!(
             !owned.has("customer/43")

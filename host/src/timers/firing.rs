@@ -20,7 +20,7 @@ pub fn subject(deployment: &str) -> String {
 pub struct Firing {
     /// Name of the timer.
     pub name: String,
-    /// Its time, as whoever published the firing knew it. For people: the fold looks at its own
+    /// Its time, as its publisher knew it. For people: the fold looks at its own
     /// timer.
     #[serde(rename = "at")]
     pub at_ns: u64,
