@@ -23,7 +23,15 @@ const TOKEN: &str = "token";
 /// How its name begins while it is written.
 pub(crate) const TOKEN_UNFINISHED: &str = ".foldstream-token-";
 /// The folders in a data folder.
-const PARTS: [&str; 6] = ["modules", "state", "log", "cache", "scratch", "snapshots"];
+const PARTS: [&str; 7] = [
+    "modules",
+    "state",
+    "log",
+    "cache",
+    "scratch",
+    "snapshots",
+    "failures",
+];
 
 /// Why the data folder can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -206,6 +214,11 @@ impl DataDir {
         self.root.join("snapshots").join(deployment)
     }
 
+    /// Bundles of the first failures of a deployment.
+    pub(crate) fn failures(&self, deployment: &str) -> PathBuf {
+        self.root.join("failures").join(deployment)
+    }
+
     /// The embedded log of a source.
     pub(crate) fn log(&self, source: &str) -> PathBuf {
         self.root.join("log").join(format!("{source}.redb"))
@@ -280,10 +293,34 @@ impl DataDir {
         }
     }
 
+    /// Removes failure bundles of deployments that no record has.
+    fn keep_only_failures(&self, records: &[Record]) {
+        for folder in self.of_deployments("failures") {
+            let name = name_of(&folder);
+            if records.iter().any(|record| record.name == name) {
+                continue;
+            }
+            for path in entries(&folder) {
+                if is_ours(&path, is_bundle)
+                    && let Err(error) = fs::remove_file(&path)
+                {
+                    tracing::warn!(
+                        path = %path.display(),
+                        %error,
+                        "cannot remove an unused failure bundle"
+                    );
+                }
+            }
+            // A folder that is not empty is left for the next time.
+            let _ = fs::remove_dir(&folder);
+        }
+    }
+
     /// Removes modules and states that no record uses. What can't be removed is left for the next
     /// time.
     pub(crate) fn keep_only(&self, records: &[Record]) {
         self.keep_only_snapshots(records);
+        self.keep_only_failures(records);
         let mut used: BTreeSet<PathBuf> = BTreeSet::new();
         for record in records {
             for generation in &record.generations {
@@ -370,6 +407,15 @@ fn is_state_file(name: &str) -> bool {
 }
 
 /// `<state file>-<position>-<time>.redb`, finished or not.
+fn is_bundle(name: &str) -> bool {
+    let parts = name
+        .strip_suffix(".json")
+        .and_then(|name| name.split_once('-'));
+    parts.is_some_and(|(sequence, module)| {
+        is_number(sequence) && module.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
 fn is_snapshot(name: &str) -> bool {
     numbered(name)
         .is_some_and(|stem| stem.split('-').count() == 3 && stem.split('-').all(is_number))

@@ -324,6 +324,8 @@ impl Deployment {
                 .failure
                 .map(|failure| failure.with_way_past(&record.name, false)),
             skipped: store.as_ref().map_or(0, Store::exceptions_count),
+            on_failure: record.parking.on_failure,
+            parked: parked_counts(store.as_ref()),
             skips: self.skips_shown(),
             outbox: outbox_shown(&record, &runner, store.as_ref()),
             timers: timers_shown(&record, &runner, store.as_ref()),
@@ -388,6 +390,7 @@ impl Deployment {
             failure: self.failure_of(generation, now.as_ref()),
             failed_at: generation.failed_at,
             skipped: store.as_ref().map_or(0, Store::exceptions_count),
+            parked: parked_counts(store.as_ref()),
             build: generation.build.clone(),
             comparison: generation.comparison.clone(),
             module: generation.module.clone(),
@@ -492,6 +495,24 @@ impl Figures {
         } else {
             (done as f64 / all as f64).min(1.0)
         })
+    }
+}
+
+/// How much a state has parked.
+pub(crate) fn parked_counts(store: Option<&Store>) -> api::ParkedCounts {
+    let Some(store) = store else {
+        return api::ParkedCounts::default();
+    };
+    let counts = store.parked_counts();
+    if counts.keys == 0 {
+        return api::ParkedCounts::default();
+    }
+    let since = store.parked_since();
+    api::ParkedCounts {
+        keys: counts.keys,
+        events: counts.events,
+        bytes: counts.bytes,
+        since,
     }
 }
 

@@ -13,6 +13,7 @@ mod atomic_file;
 mod audit;
 mod backup;
 pub mod batch;
+pub mod bundle;
 pub mod cli;
 pub mod cloudevents;
 pub mod config;

@@ -195,6 +195,8 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
             build_attempts: 1,
             build_backoff: defaults.pipeline.max_backoff,
             retry_percent: defaults.pipeline.retry_percent,
+            keeper: None,
+            parking: foldstream::pipeline::ParkingLimits::default(),
             flush_interval: defaults.state.flush_interval,
             memtable_bytes: defaults.state.memtable_bytes,
             budget: Arc::new(Budget::new(defaults.shares().memtables)),
@@ -209,6 +211,8 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
         leash: foldstream::pipeline::Leash::none(),
         standing: watch::Sender::new(None),
         patches: Arc::default(),
+        parking: foldstream::pipeline::Parking::never("bench"),
+        parked: Arc::default(),
         runtime: runtime.handle().clone(),
     };
     timed(events, || {

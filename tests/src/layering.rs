@@ -70,6 +70,7 @@ const LAYERS: &[&[&str]] = &[
         "progress",
         "source",
     ],
+    &["bundle"],
     &["config", "entry", "firing", "outbox", "pipeline", "view"],
     &["access", "runner"],
     &["deployment"],

@@ -186,6 +186,69 @@ async fn every_command_about_poison_events_does_what_it_says() {
     assert_eq!(built.skipped, 1);
 }
 
+#[tokio::test]
+async fn every_command_about_failures_does_what_it_says() {
+    let host = Host::start().await;
+    let samples = root().join("examples/order-totals/events.ndjson");
+    cli::on(&host, &["events", "import", &samples.display().to_string()]).expect(0);
+    for data in ["not JSON", r#"{"order":"999","total_cents":1}"#] {
+        cli::on(&host, &["events", "append", "orders.ada.placed", data]).expect(0);
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::copy(
+        guests::path("order-totals"),
+        folder.path().join("order_totals.wasm"),
+    )
+    .expect("it is copied");
+    let text = std::fs::read_to_string(root().join("docs/failures.md"))
+        .expect("our own files can be read");
+    let mut said = Vec::new();
+    for words in commands(&text) {
+        let typed = words[1..].join(" ");
+        // Before it, everything is folded, as a person would see.
+        if typed.starts_with("parked list") {
+            host.client().reached("order-totals", 334).await;
+        }
+        let mut command = foldstream_tests::host::foldstream();
+        command
+            .args(&words[1..])
+            .current_dir(folder.path())
+            .env("FOLDSTREAM_URL", host.url());
+        let output = cli::finish(&mut command, None);
+        let fails_again = typed.contains("--dry-run");
+        assert_eq!(output.code, i32::from(fails_again), "{typed}: {output:?}");
+        said.push((typed, output.stdout + &output.stderr));
+    }
+    let of = |command: &str| {
+        &said
+            .iter()
+            .find(|(typed, _)| typed.starts_with(command))
+            .expect("it is shown")
+            .1
+    };
+    assert!(
+        of("parked list").contains("ada  2       333    rejected"),
+        "{said:?}"
+    );
+    assert!(of("show").contains("2 events of 1 key"), "{said:?}");
+    assert!(
+        of("parked export").contains("order-totals-333.bundle.json: 2 events"),
+        "{said:?}"
+    );
+    assert!(
+        of("replay").contains("334 orders.ada.placed: applied")
+            && of("replay").contains("reproduced"),
+        "{said:?}"
+    );
+    assert!(of("parked retry").contains("would fail again"), "{said:?}");
+    assert!(of("parked drop").contains("dropped 1 event"), "{said:?}");
+    assert!(
+        of("verify").contains("without 1 event that was skipped: 333"),
+        "{said:?}"
+    );
+    assert!(of("audit").contains("ticket 4711"), "{said:?}");
+}
+
 /// What of a source a reader has to type: no comments, no tests, no blank lines.
 fn essence(source: &str) -> Vec<String> {
     let code = source

@@ -7,6 +7,7 @@
 
 mod failures;
 mod handler;
+mod parked;
 mod process;
 mod rollout;
 mod skips;
@@ -17,6 +18,7 @@ use utoipa::ToSchema;
 
 pub use failures::*;
 pub use handler::*;
+pub use parked::*;
 pub use process::*;
 pub use rollout::*;
 pub use skips::*;
@@ -255,6 +257,12 @@ pub struct Deployment {
     /// Events that its state skipped, as an operator decided.
     #[serde(default)]
     pub skipped: u64,
+    /// What happens to an event that has used up its attempts.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// What the active state has parked: it lacks the effects of these events.
+    #[serde(default)]
+    pub parked: ParkedCounts,
     /// The latest decisions to skip events, by rising sequence; `/v1/deployments/{name}/skips` has
     /// all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

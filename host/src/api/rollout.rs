@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Deployment, DeploymentState, Failure, ModuleInfo, SourceStatus};
+use super::{Deployment, DeploymentState, Failure, ModuleInfo, ParkedCounts, SourceStatus};
 
 /// The role of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -246,6 +246,9 @@ pub struct Generation {
     /// Events that its state skipped, as an operator decided.
     #[serde(default)]
     pub skipped: u64,
+    /// What its state has parked: it lacks the effects of these events.
+    #[serde(default)]
+    pub parked: ParkedCounts,
     /// Keys and values, in bytes.
     pub state_bytes: u64,
     /// The first error of the current streak of failures.
@@ -345,6 +348,9 @@ pub struct Verification {
     /// Sequences that were skipped, because the active state skipped them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<u64>,
+    /// What the active state has parked: both states lack the effects of these events.
+    #[serde(default)]
+    pub parked: ParkedCounts,
     /// The result, for people.
     pub message: String,
     /// What keeps it from getting on just now, if anything does.

@@ -14,13 +14,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use commands::deployments::{delete, deploy, list, pause, resume, show, skips};
+use commands::deployments::{delete, deploy, list, parked, pause, resume, show, skips};
 use commands::events;
 use commands::host::{
     audit, backup, check_module, compact, completions, config, doctor, man, serve, token,
 };
 use commands::outbox;
-use commands::project::{build, demo, dev, inspect, new};
+use commands::project::{build, demo, dev, inspect, new, replay};
 use commands::reads::{get, query, scan, watch};
 use commands::rollouts::{
     abort, generations, promote, prune, rebuild, rebuilds, rollback, throttle, verify,
@@ -127,6 +127,7 @@ enum Command {
     New(new::Args),
     Build(build::Args),
     Inspect(inspect::Args),
+    Replay(replay::Args),
     Deploy(deploy::Args),
     List(list::Args),
     Show(show::Args),
@@ -141,6 +142,8 @@ enum Command {
     Skips(skips::Args),
     #[command(subcommand)]
     Outbox(outbox::Command),
+    #[command(subcommand)]
+    Parked(parked::Command),
     #[command(subcommand)]
     Timers(timers::Command),
     Generations(generations::Args),
@@ -312,6 +315,7 @@ impl Cli {
             Command::New(args) => new::run(&args, &context),
             Command::Build(args) => asking(build::run(args, &context)),
             Command::Inspect(args) => inspect::run(&args, &context),
+            Command::Replay(args) => replay::run(&args, &context),
             Command::Deploy(args) => asking(deploy::run(args, &context)),
             Command::List(args) => asking(list::run(args, &context)),
             Command::Show(args) => asking(show::run(args, &context)),
@@ -324,6 +328,7 @@ impl Cli {
             Command::Resume(args) => asking(resume::run(args, &context)),
             Command::Skips(args) => asking(skips::run(args, &context)),
             Command::Outbox(command) => asking(outbox::run(command, &context)),
+            Command::Parked(command) => asking(parked::run(command, &context)),
             Command::Timers(command) => asking(timers::run(command, &context)),
             Command::Generations(args) => asking(generations::run(args, &context)),
             Command::Promote(args) => asking(promote::run(args, &context)),

@@ -229,6 +229,9 @@ impl Config {
         findings.positive("state.state_bytes_max", state.state_bytes_max == 0);
         findings.positive("state.outbox_entries_max", state.outbox_entries_max == 0);
         findings.positive("state.outbox_bytes_max", state.outbox_bytes_max == 0);
+        findings.positive("state.parked_keys_max", state.parked_keys_max == 0);
+        findings.positive("state.parked_events_max", state.parked_events_max == 0);
+        findings.positive("state.parked_bytes_max", state.parked_bytes_max == 0);
         findings.positive("state.timers_pending_max", state.timers_pending_max == 0);
         if state.memtable_bytes_total > 0 {
             findings.ordered(

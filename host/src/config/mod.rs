@@ -258,6 +258,14 @@ key::settings! {
         /// Most bytes of them.
         #[serde(with = "size")]
         pub outbox_bytes_max: u64,
+        /// Most keys with parked events; beyond it a deployment stops at the next event that fails.
+        pub parked_keys_max: u64,
+        /// Most parked events; beyond it a deployment waits before the next event that would be
+        /// parked.
+        pub parked_events_max: u64,
+        /// Most bytes of them.
+        #[serde(with = "size")]
+        pub parked_bytes_max: u64,
         /// Most timers of a handler that are pending; a handler that sets one more stops.
         pub timers_pending_max: u64,
     }
@@ -490,6 +498,9 @@ impl Default for State {
             file_bytes_max: 0,
             outbox_entries_max: 100_000,
             outbox_bytes_max: 256 << 20,
+            parked_keys_max: 10_000,
+            parked_events_max: 100_000,
+            parked_bytes_max: 256 << 20,
             timers_pending_max: 10_000_000,
         }
     }

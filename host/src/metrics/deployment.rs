@@ -13,6 +13,8 @@ pub struct DeploymentMetrics {
     pub events_rebuilt: IntCounter,
     /// Events at which the deployment stopped.
     pub events_failed: IntCounter,
+    /// Events that were parked because they failed.
+    pub events_parked: IntCounter,
     /// Failed calls of `apply`, by class: with a batch, with part of it during the search for the
     /// event, with that event. Of the class `busy`, also each time that there was no instance to
     /// call.

@@ -225,6 +225,7 @@ impl Metrics {
             events_applied: self.events.with_label_values(&[name, "applied"]),
             events_rebuilt: self.events.with_label_values(&[name, "rebuilt"]),
             events_failed: self.events.with_label_values(&[name, "failed"]),
+            events_parked: self.events.with_label_values(&[name, "parked"]),
             apply_failures: FailureClass::ALL
                 .map(|class| self.apply_failures.with_label_values(&[name, class.name()])),
             retries: self.retries.with_label_values(&[name]),
@@ -242,7 +243,7 @@ impl Metrics {
     /// Removes the series of a deleted deployment. Remaining handles have no effect.
     pub fn forget(&self, name: &str) {
         // An error means that the series does not exist, which is the goal.
-        for outcome in ["applied", "rebuilt", "failed"] {
+        for outcome in ["applied", "rebuilt", "failed", "parked"] {
             let _ = self.events.remove_label_values(&[name, outcome]);
         }
         for class in FailureClass::ALL {

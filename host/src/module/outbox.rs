@@ -8,8 +8,9 @@ use wasmtime::StoreContextMut;
 use super::bindings::Message;
 use super::causes::{Causes, NoPlace};
 use super::sandbox::{Access, Host, Refusal};
-use crate::effects::{self, Effect, Role, Row};
+use crate::effects::{self, Effect, Row};
 use crate::event::Payload;
+use crate::state::Writer;
 use crate::subject::Pattern;
 
 /// Most messages in one host call.
@@ -37,12 +38,7 @@ pub(super) fn publish(
         return Err(Refusal::NO_OUTBOX.into());
     };
     for message in messages {
-        let row = row(
-            message,
-            &mut handling.causes,
-            &handling.publishes,
-            writer.role(),
-        )?;
+        let row = row(message, &mut handling.causes, &handling.publishes, writer)?;
         if let Some(row) = row {
             writer.emit(&row).map_err(Refusal::from)?;
         }
@@ -69,7 +65,7 @@ fn row(
     message: Message,
     causes: &mut Causes,
     publishes: &[Pattern],
-    role: &Role,
+    writer: &Writer,
 ) -> Result<Option<Row>, Refusal> {
     let Message {
         cause,
@@ -108,7 +104,7 @@ fn row(
     let event = event.clone();
     // What was set before the first deploy is as old as the event that set it.
     let set_by = causes.timer_set_by();
-    let Some(owner) = role.owner().filter(|owner| {
+    let Some(owner) = writer.role().owner().filter(|owner| {
         place.sequence > owner.effects_after && set_by.is_none_or(|set| set > owner.timers_after)
     }) else {
         return Ok(None);
@@ -130,6 +126,8 @@ fn row(
         );
         refused("loop", message)
     })?;
+    // Of an event that was parked, another place than its own.
+    let place = writer.placed(place);
     let kind = kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
     headers.extend(effects::outgoing(
         &owner.deployment,

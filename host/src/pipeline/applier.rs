@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::ladder::{Attempt, Ladder, Step};
+use super::parking::{Aside, Outcomes, Parking};
 use super::portion::Portion;
 use super::{Desired, Ended, Fold, MakeFold, Pace, Policy, Settings, firings};
 use crate::api::FailureClass;
@@ -15,7 +16,7 @@ use crate::metrics::DeploymentMetrics;
 use crate::module::{self, ApplyError};
 use crate::progress::{Alive, Cause, NextAttempt, Progress};
 use crate::state::exceptions::Skips;
-use crate::state::{self, Store, Writer};
+use crate::state::{self, ParkedFailure, Store, Writer};
 
 /// Pause before the next request for a resource that the host lacked, such as an instance; it
 /// doubles up to the maximum.
@@ -62,10 +63,12 @@ enum Next {
     Try(usize),
     /// First check for other requests, and wait until the next attempt is due.
     Yield,
+    /// Park the first event, and continue behind it.
+    Park(ParkedFailure),
 }
 
 /// Why events were not applied.
-enum Fault {
+pub(super) enum Fault {
     /// A call failed after this time; the flag says whether on an instance that had applied events
     /// before.
     Call {
@@ -131,6 +134,9 @@ pub(super) struct Applier {
     pub(super) host_rests_until: Option<Instant>,
     /// Why it can't continue, once it can't.
     pub(super) obstacle: Option<Obstacle>,
+    /// What happens to events after their last attempt.
+    pub(super) parking: Parking,
+    pub(super) outcomes: Outcomes,
 }
 
 /// Why a pipeline can't continue without an operator.
@@ -144,12 +150,12 @@ pub(super) struct Obstacle {
 }
 
 impl Applier {
-    /// Applies a batch, in parts if an event fails, so that the events before it are kept. Skipped
-    /// events are no longer in the batch, but in `left_out`.
+    /// Applies a batch, in parts if an event fails, so that the events before it are kept. Events
+    /// that are not applied are no longer in the batch, but in `aside`.
     pub(super) fn process(
         &mut self,
         batch: &Batch,
-        left_out: &[Event],
+        aside: &Aside,
         store: &Store,
         interrupt: &Interrupt<'_>,
     ) -> Result<Processed, Ended> {
@@ -190,9 +196,11 @@ impl Applier {
                         batch,
                         events.last(),
                         through.max(store.position()),
-                        left_out,
+                        aside,
+                        None,
                         store,
                     );
+                    self.outcomes.applied(events.len());
                     let counter = if self.progress.serves() {
                         &self.metrics.events_applied
                     } else {
@@ -202,24 +210,47 @@ impl Applier {
                     self.progress.applied(events);
                     done = end;
                 }
-                Err(fault) => match self.after_fault(fault, events)? {
+                Err(fault) => match self.after_fault(fault, events, store)? {
                     Next::Try(count) => self.portion.failed(count),
                     Next::Yield => return Ok(Processed::Through(store.position())),
+                    Next::Park(failure) => {
+                        done += 1;
+                        let event = &batch.events[done - 1];
+                        let is_last = done == batch.events.len();
+                        let through = if is_last {
+                            batch.through
+                        } else {
+                            event.sequence
+                        };
+                        self.park(
+                            batch,
+                            event,
+                            failure,
+                            through.max(store.position()),
+                            aside,
+                            store,
+                        );
+                        if !is_last {
+                            // Later events of its key now wait behind it.
+                            return Ok(Processed::Through(store.position()));
+                        }
+                    }
                 },
             }
         }
         if batch.events.is_empty() {
-            self.publish(batch, None, batch.through, left_out, store);
+            self.publish(batch, None, batch.through, aside, None, store);
         }
+        let left_out = aside.events();
         if !left_out.is_empty() {
-            self.progress.left_out(left_out, batch.through);
+            self.progress.left_out(&left_out, batch.through);
         }
         self.progress.finished(batch);
         Ok(Processed::All)
     }
 
     /// Applies events; returns how long the call took.
-    fn apply(&mut self, events: &[Event]) -> Result<Duration, Fault> {
+    pub(super) fn apply(&mut self, events: &[Event]) -> Result<Duration, Fault> {
         let mut living = match self.fold.take() {
             Some(living) => living,
             None => Living::new(
@@ -283,23 +314,38 @@ impl Applier {
         }
     }
 
-    fn publish(
+    /// Publishes a step: `last` is the last event that was applied, `parked` one that was parked
+    /// instead.
+    pub(super) fn publish(
         &mut self,
         batch: &Batch,
         last: Option<&Event>,
         through: u64,
-        left_out: &[Event],
+        aside: &Aside,
+        parked: Option<&Event>,
         store: &Store,
     ) {
         // In the same step, so that no crash separates the position from the reason why an event
         // before it is missing.
-        let passed = self.skips.passed(store.position(), through, left_out);
-        let checkpoint = batch.checkpoint(store.published().as_ref(), last, through);
+        let position = store.position();
+        let passed = self.skips.passed(position, through, &aside.skipped);
         let writer = self
             .writer
             .as_mut()
             .expect("the writer comes back from every call");
-        firings::pass(writer, left_out, store.position(), through);
+        firings::pass(writer, &aside.skipped, position, through);
+        aside
+            .queued_between(position, through)
+            .for_each(|queued| writer.park(queued.clone()));
+        // A parked event proves the stream as well as one that was applied.
+        let queued = aside
+            .queued_between(position, through)
+            .map(|queued| &queued.event);
+        let latest = queued
+            .chain(last)
+            .chain(parked)
+            .max_by_key(|event| event.sequence);
+        let checkpoint = batch.checkpoint(store.published().as_ref(), latest, through);
         writer.publish_with(checkpoint, passed);
         if last.is_some() && self.ladder.passed() {
             self.progress.recovered();
@@ -307,7 +353,12 @@ impl Applier {
     }
 
     /// What to do after a fault: how many events to try next, or why to end.
-    fn after_fault(&mut self, fault: Fault, events: &[Event]) -> Result<Next, Ended> {
+    fn after_fault(
+        &mut self,
+        fault: Fault,
+        events: &[Event],
+        store: &Store,
+    ) -> Result<Next, Ended> {
         match fault {
             Fault::NoInstance(error) if error.is_passing() => {
                 let kind = if matches!(error, module::Error::Busy(_) | module::Error::Short(_)) {
@@ -325,6 +376,8 @@ impl Applier {
                     message: &error.to_string(),
                 },
                 "module",
+                None,
+                store,
             ),
             Fault::Call {
                 error: error @ (ApplyError::Host(_) | ApplyError::Busy(_)),
@@ -347,7 +400,7 @@ impl Applier {
                     // that was never freed.
                     return Ok(Next::Try(1));
                 }
-                self.after_failure(error, events)
+                self.after_failure(error, events, store)
             }
         }
     }
@@ -373,7 +426,12 @@ impl Applier {
     }
 
     /// What to do after a failed call: how many events to try next, or why to end.
-    fn after_failure(&mut self, error: ApplyError, events: &[Event]) -> Result<Next, Ended> {
+    fn after_failure(
+        &mut self,
+        error: ApplyError,
+        events: &[Event],
+        store: &Store,
+    ) -> Result<Next, Ended> {
         let index = match &error {
             ApplyError::State(_) => None,
             ApplyError::Retry { index, .. } | ApplyError::Rejected { index, .. } => {
@@ -396,13 +454,19 @@ impl Applier {
                     sequence: Some(events[0].sequence),
                     message: &message,
                 };
-                self.retry(attempt, error.kind())
+                self.retry(attempt, error.kind(), Some(&events[0]), store)
             }
         }
     }
 
     /// Climbs the ladder after a failed attempt.
-    fn retry(&mut self, attempt: Attempt<'_>, kind: &'static str) -> Result<Next, Ended> {
+    fn retry(
+        &mut self,
+        attempt: Attempt<'_>,
+        kind: &'static str,
+        event: Option<&Event>,
+        store: &Store,
+    ) -> Result<Next, Ended> {
         let Attempt {
             class,
             sequence,
@@ -410,13 +474,24 @@ impl Applier {
         } = attempt;
         match self.ladder.failed(attempt, self.policy(), Instant::now()) {
             Step::Stop => {
+                let why = match (class, self.refuses_to_park(class, store)) {
+                    (Some(class), None) => {
+                        let attempts = self.ladder.attempts();
+                        let module = &self.parking.module;
+                        let failure = ParkedFailure::new(kind, class, message, attempts, module);
+                        let traced = self.record_failure(event, attempt, kind, true, store);
+                        return Ok(Next::Park(failure.with_reads(&traced)));
+                    }
+                    (_, why) => why.unwrap_or_default(),
+                };
+                self.record_failure(event, attempt, kind, false, store);
                 if sequence.is_some() {
                     self.metrics.events_failed.inc();
                 }
                 self.obstacle = Some(Obstacle {
                     kind,
                     class,
-                    message: message.to_owned(),
+                    message: format!("{message}{why}"),
                     sequence,
                 });
                 Err(Ended::Failed)

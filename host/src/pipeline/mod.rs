@@ -17,7 +17,11 @@ mod ladder;
 mod leash;
 mod pace;
 mod pacing;
+mod parked_work;
+mod parking;
+mod past;
 mod portion;
+mod recording;
 mod settings;
 mod shuffle;
 #[cfg(test)]
@@ -50,6 +54,9 @@ pub use ladder::Policy;
 pub use leash::{Leash, NO_LEASH};
 pub use pace::{Ceiling, Pace, Patches, Repair, RepairError, Standing, Throttle};
 use pacing::Pacing;
+pub use parked_work::{ParkedOutcome, ParkedRequests, ParkedWork, ParkedWorkError};
+use parking::{Aside, Outcomes, Separated};
+pub use parking::{Parking, ParkingLimits};
 use portion::Portion;
 pub use settings::{Desired, Ended, Settings, WhenFull};
 pub use shuffle::SINGLES;
@@ -102,6 +109,10 @@ pub struct Pipeline {
     pub standing: watch::Sender<Option<Standing>>,
     /// The source of repairs of the state.
     pub patches: Arc<Patches>,
+    /// What happens to events after their last attempt.
+    pub parking: Parking,
+    /// The source of requests to change what is parked.
+    pub parked: Arc<ParkedRequests>,
     /// The runtime for reading and committing.
     pub runtime: Handle,
 }
@@ -168,6 +179,8 @@ impl Pipeline {
             waiting: None,
             host_rests_until: None,
             obstacle: None,
+            parking: self.parking,
+            outcomes: Outcomes::default(),
         };
         let mut run = Run {
             applier,
@@ -190,6 +203,8 @@ impl Pipeline {
             leash: self.leash,
             shuffle,
             patches: self.patches,
+            parked: self.parked,
+            is_parking_full: false,
         };
         let ended = run.until_the_end();
         drop(reading);
@@ -244,12 +259,16 @@ struct Run {
     /// Chooses random batch boundaries and restarts, if requested.
     shuffle: Option<Shuffle>,
     patches: Arc<Patches>,
+    parked: Arc<ParkedRequests>,
+    /// A limit keeps it from parking more.
+    is_parking_full: bool,
 }
 
 impl Run {
     fn until_the_end(&mut self) -> Ended {
         loop {
-            let done = self.stand_if_due().and_then(|()| match self.wait() {
+            let ready = self.release_as_before().and_then(|()| self.stand_if_due());
+            let done = ready.and_then(|()| match self.wait() {
                 Wake::Control => Err(Ended::Asked),
                 Wake::Paced => {
                     self.pacing.change();
@@ -291,7 +310,8 @@ impl Run {
         if self.pacing.is_standing || !self.pacing.is_at_ceiling(self.store.position()) {
             return Ok(());
         }
-        let must_write = !self.store.is_durable() || self.patches.is_waiting();
+        let must_write =
+            !self.store.is_durable() || self.patches.is_waiting() || self.parked.is_waiting();
         if must_write && !self.has_room(Use::Write) {
             self.wait_for_room();
             return Ok(());
@@ -309,6 +329,7 @@ impl Run {
             // The instance may remember what it read before.
             self.applier.fold = None;
         }
+        self.serve_parked()?;
         self.share.set(self.store.memory_bytes());
         self.pacing.is_standing = true;
         let position = self.store.position();
@@ -339,20 +360,29 @@ impl Run {
             self.store.unsettle().map_err(Ended::State)?;
         }
         let (begun, count) = (Instant::now(), batch.events.len());
+        let separated = self.set_aside(&batch);
         let interrupt = Interrupt {
             control: &self.control,
             wanted: self.wanted,
             pace: &self.pacing.receiver,
         };
-        let processed = match self.applier.skips.leave_out(&batch.events) {
-            None => self.applier.process(&batch, &[], &self.store, &interrupt)?,
-            Some((events, left_out)) => {
+        let processed = match separated {
+            Separated::None => {
+                self.applier
+                    .process(&batch, &Aside::default(), &self.store, &interrupt)?
+            }
+            Separated::Some(events, aside) => {
                 let without = Batch {
                     events,
                     ..batch.clone()
                 };
                 self.applier
-                    .process(&without, &left_out, &self.store, &interrupt)?
+                    .process(&without, &aside, &self.store, &interrupt)?
+            }
+            Separated::Full => {
+                self.wait_for_room();
+                self.stashed.push_front(Input::Batch(batch));
+                return Ok(());
             }
         };
         if self
@@ -539,7 +569,7 @@ impl Run {
         if let Some(beyond) = beyond {
             self.stashed.push_front(Input::Batch(beyond));
         }
-        let mut batch = within?;
+        let mut batch = self.cut_at_release(within?);
         let mut count = self.pacing.pace.throttle.batch_events();
         if let Some(shuffle) = &mut self.shuffle {
             count = count.min(shuffle.count(batch.events.len()));

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Policy;
+use super::{ParkingLimits, Policy};
 use crate::batch::Limits;
+use crate::bundle::Keeper;
 use crate::memory::memtables::Budget;
 use crate::room::Room;
 use crate::state;
@@ -30,6 +31,10 @@ pub struct Settings {
     pub build_attempts: u32,
     /// Longest pause between them.
     pub build_backoff: Duration,
+    /// Keeps bundles of first errors; none of a fold that nobody reads.
+    pub keeper: Option<Keeper>,
+    /// How much a state may park.
+    pub parking: ParkingLimits,
     /// How much of a minute failed calls may take before the breaker opens, in percent.
     pub retry_percent: u32,
     /// Age at which applied events are committed.

@@ -1,6 +1,7 @@
 //! Claims about a pipeline, over a real embedded log and real state files, with folds that fail on
 //! purpose. What modules do is shown by the suite.
 
+mod parking;
 mod pauses;
 
 use std::collections::BTreeMap;
@@ -17,10 +18,17 @@ use crate::effects;
 use crate::event::{Event, Payload};
 use crate::log::{Expectation, Log, NewEvent, Options};
 use crate::memory::memtables::Budget;
-use crate::module::{self, ApplyError};
+use crate::module::{self, ApplyError, KeyRule};
 use crate::source::embedded::Embedded;
 use crate::state::{Direction, Scan, Selection};
 use crate::subject::SubjectSet;
+
+/// What a state may park.
+const LIMITS: ParkingLimits = ParkingLimits {
+    keys: 3,
+    events: 6,
+    bytes: 100_000,
+};
 
 /// What a test fold does when it meets an event.
 type Mischief = Arc<dyn Fn(&Event, usize) -> Option<ApplyError> + Send + Sync>;
@@ -97,6 +105,9 @@ struct Stage {
     build_attempts: u32,
     retry_percent: u32,
     leash: watch::Sender<u64>,
+    skips: Skips,
+    parks: Arc<std::sync::atomic::AtomicBool>,
+    parked: Arc<ParkedRequests>,
     flush_interval: Duration,
     /// Whether each event causes a message, which nobody sends.
     emits: bool,
@@ -123,6 +134,9 @@ impl Stage {
             build_attempts: u32::MAX,
             retry_percent: 100,
             leash: watch::Sender::new(NO_LEASH),
+            skips: Skips::default(),
+            parks: Arc::default(),
+            parked: Arc::default(),
             flush_interval: Duration::from_millis(20),
             emits: false,
         };
@@ -164,9 +178,33 @@ impl Stage {
         writer: Writer,
         mischief: Mischief,
     ) -> std::thread::JoinHandle<Ended> {
-        self.progress.started(1);
         let (batches, busy) = (Arc::clone(&self.batches), Arc::clone(&self.busy));
         let emits = self.emits;
+        let make_fold = Box::new(move || {
+            let relaxed = std::sync::atomic::Ordering::Relaxed;
+            if busy
+                .fetch_update(relaxed, relaxed, |left| left.checked_sub(1))
+                .is_ok()
+            {
+                return Err(module::Error::Busy(1));
+            }
+            let fold = Counting {
+                mischief: Arc::clone(&mischief),
+                batches: Arc::clone(&batches),
+                emits,
+            };
+            Ok(Box::new(fold) as Box<dyn Fold>)
+        });
+        self.start_folding(store, writer, make_fold)
+    }
+
+    fn start_folding(
+        &self,
+        store: Store,
+        writer: Writer,
+        make_fold: MakeFold,
+    ) -> std::thread::JoinHandle<Ended> {
+        self.progress.started(1);
         let pipeline = Pipeline {
             source: Source::Embedded(Embedded::new(self.log.clone())),
             request: Request {
@@ -178,26 +216,16 @@ impl Stage {
                 accepts_missing_through: 0,
                 skips: Arc::default(),
             },
-            skips: Skips::default(),
+            skips: self.skips.clone(),
             source_status: watch::Sender::new(source::initial_status()),
-            make_fold: Box::new(move || {
-                if busy
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                        left.checked_sub(1)
-                    })
-                    .is_ok()
-                {
-                    return Err(module::Error::Busy(1));
-                }
-                Ok(Box::new(Counting {
-                    mischief: Arc::clone(&mischief),
-                    batches: Arc::clone(&batches),
-                    emits,
-                }))
-            }),
+            make_fold,
             store,
             writer,
-            role: if emits { owner() } else { effects::Role::Mute },
+            role: if self.emits {
+                owner()
+            } else {
+                effects::Role::Mute
+            },
             settings: Settings {
                 batch: Limits::default(),
                 policy: Policy {
@@ -208,6 +236,8 @@ impl Stage {
                 build_attempts: self.build_attempts,
                 build_backoff: Duration::MAX,
                 retry_percent: self.retry_percent,
+                keeper: None,
+                parking: LIMITS,
                 flush_interval: self.flush_interval,
                 memtable_bytes: 1 << 20,
                 budget: Arc::new(Budget::new(1 << 30)),
@@ -222,6 +252,16 @@ impl Stage {
             leash: Leash::new(self.leash.subscribe()),
             standing: self.standing.clone(),
             patches: Arc::default(),
+            parking: Parking {
+                deployment: "test".to_owned(),
+                rule: KeyRule::Subject,
+                generation: 1,
+                module: "ab".to_owned(),
+                keeper: None,
+                parks: Arc::clone(&self.parks),
+                limits: LIMITS,
+            },
+            parked: Arc::clone(&self.parked),
             runtime: self.runtime.handle().clone(),
         };
         std::thread::spawn(move || pipeline.run().1)

@@ -188,8 +188,10 @@ impl Rollouts {
         })?;
         let module = self.module_of(generation).await?;
         let folder = self.inner.folder.snapshots(deployment.name());
-        let from = snapshots::nearest(&folder, generation.state_file, moment);
         let skips = deployment.skips_as_folded()?;
+        // Snapshots have no parked events, so a fold that parks some begins before the first.
+        let below = skips.past().parked.first().copied();
+        let from = snapshots::nearest(&folder, generation.state_file, moment, below);
         let mut generation = generation.clone();
         generation.accepts_missing_through = self
             .may_look_back(deployment, moment, from.is_some(), accept_missing)

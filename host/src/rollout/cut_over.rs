@@ -12,10 +12,10 @@ use super::align::{Aligned, align};
 use super::hand_over::HandOver;
 use super::inherit::Held;
 use super::{Error, Role, Rollouts};
-use super::{compare, crash_points, owners};
+use super::{compare, crash_points, owners, parked};
 use crate::actor::blocking;
 use crate::api::{self, BuildSettings, GenerationStatus, Promotion};
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, parked_counts};
 use crate::runner::Runner;
 use crate::state::Snapshot;
 use crate::state::catalogue::{Generation, Record};
@@ -181,6 +181,7 @@ impl Rollouts {
         let module = blocking(move || inner.load(&digest)).await?;
         let runner = deployment.active();
         let mut record = deployment.record();
+        parked::check_same_rule(deployment, &previous)?;
         if let Some(handler) = &record.handler {
             self.check_grants_of(&handler.grants, &previous)?;
         }
@@ -338,6 +339,7 @@ impl Rollouts {
                 .await?;
         }
         let state_file = next.state_file;
+        parked::check_switch(deployment, &serving, &runner)?;
         let mut hand_over = self
             .begin_hand_over(deployment, &serving, &runner, (state_file, continues_after))
             .await?;
@@ -353,6 +355,7 @@ impl Rollouts {
         } else {
             None
         };
+        parked::check_switch(deployment, &serving, &runner)?;
         crash_points::reached("cut-over-held");
         let position = aligned
             .as_ref()
@@ -386,7 +389,8 @@ impl Rollouts {
             hand_over.complete().await;
         }
         self.after_flip(deployment, &runner, &serving).await;
-        Ok(done(deployment, (from, to), position, held))
+        let parked = parked::remark_of_both(&runner, &serving);
+        Ok(done(deployment, (from, to), (position, held), &parked))
     }
 
     /// Waits until it is known which position the active generation has shown; returns whether its
@@ -615,7 +619,9 @@ impl Rollouts {
         } else {
             "held back by its gate"
         };
-        let reason = format!("{verdict}: {}", comparison.conclusion);
+        let parked = parked_counts(deployment.active().store().as_ref());
+        let parked = parked::remark(&parked);
+        let reason = format!("{verdict}: {}{parked}", comparison.conclusion);
         if !passed {
             generation.build.promote = Promotion::Manual;
         }
@@ -675,13 +681,13 @@ impl Rollouts {
 fn done(
     deployment: &Deployment,
     (from, to): (u64, u64),
-    position: u64,
-    held: Duration,
+    (position, held): (u64, Duration),
+    parked: &str,
 ) -> api::CutOver {
     let hold_ms = held.as_secs_f64() * 1e3;
     let message = format!(
         "generation {to} took over from generation {from} at position {position}; applying was \
-         held for {hold_ms:.1} ms"
+         held for {hold_ms:.1} ms{parked}"
     );
     tracing::info!(
         deployment = deployment.name(),

@@ -45,7 +45,17 @@ impl Rollouts {
         let opened = tokio::time::timeout(OPEN_MAX, serving.opened()).await;
         let store = opened
             .map_err(|_| refused("the state can't be opened; see `foldstream show`".to_owned()))?;
+        // The copy would lack parked events, and nobody would know: so before and after.
+        let parked = store.parked_counts().events;
         let snapshot = store.snapshot();
+        if parked.max(store.parked_counts().events) > 0 {
+            return Err(refused(
+                "events are parked, which the new state would lack; retry or drop them \
+                 (`foldstream parked list`), and \
+                 deploy again"
+                    .to_owned(),
+            ));
+        }
         if snapshot.checkpoint().is_none() {
             return Err(refused("there is no state yet; rebuild instead".to_owned()));
         }

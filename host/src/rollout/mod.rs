@@ -21,6 +21,7 @@ mod delete;
 mod disk_space;
 mod ending;
 mod error;
+mod failure_events;
 mod hand_over;
 mod history;
 mod inherit;
@@ -28,6 +29,7 @@ mod key_part;
 mod loader;
 mod migrate;
 mod owners;
+mod parked;
 mod pausing;
 mod plan;
 mod prune;
@@ -55,6 +57,7 @@ pub use cut_over::{BuildSpeed, Demand, RollbackOptions};
 pub use error::Error;
 pub use key_part::Keys;
 pub(crate) use loader::Loader;
+pub use parked::ParkedAction;
 pub use pausing::GenerationChoice;
 pub use queue::Queue;
 pub use rollouts::Rollouts;
@@ -116,6 +119,12 @@ pub struct DeployRequest {
     pub grants: Option<Grants>,
     /// From which event on a new handler publishes.
     pub effects_from: Option<api::EffectsFrom>,
+    /// What happens to events that have used up their attempts; absent: as before, at first stop.
+    pub on_failure: Option<api::OnFailure>,
+    /// Whether the module retries what an earlier one has parked.
+    pub retry_parked: bool,
+    /// Where error events go, as `SUBJECT@SOURCE`; empty: nowhere; absent: as before.
+    pub failure_events: Option<String>,
 }
 
 /// A module that passed its checks, as it was uploaded and as it was compiled.
@@ -174,6 +183,10 @@ impl Rollouts {
         }
         if let Some(candidate) = record.candidate() {
             self.drive(&deployment, candidate.number);
+        }
+        self.publish_failures(&deployment);
+        if record.parking.retry_by.is_some() {
+            self.retry_what_is_parked(&deployment);
         }
     }
 
@@ -261,6 +274,9 @@ impl Rollouts {
             return Err(Error::TooMany(self.inner.config.limits.deployments));
         }
         let handler = self.first_owner(&loaded.module, &source, &request).await?;
+        let mut parking = parked::first_policy(request.on_failure, &loaded.module)?;
+        let events = request.failure_events.as_deref();
+        parking.events = failure_events::first(self, events, &loaded.module, &source)?;
         let start = request.start.unwrap_or_default();
         let accepts_missing_through = self
             .accepts_from(&source, request.build.accept_missing)
@@ -279,13 +295,15 @@ impl Rollouts {
             .await;
         generation.enter(GenerationStatus::Active, reason.clone());
         let generations = vec![generation.clone()];
+        let skips = Vec::new();
         let record = Record {
             name,
             active: 1,
             next: 2,
             generations,
             repairs: 0,
-            skips: Vec::new(),
+            skips,
+            parking,
             handler,
         };
         self.store(&accepted, &record, "deploy", &reason).await?;
@@ -303,6 +321,7 @@ impl Rollouts {
             .deployments
             .write()
             .insert(deployment.name().to_owned(), Arc::clone(&deployment));
+        self.publish_failures(&deployment);
         tracing::info!(deployment = deployment.name(), generation = 1, "deployed");
         Ok(self
             .deployed(&deployment, DeployOutcome::Created, 1, reason, compile_ms)
@@ -343,7 +362,10 @@ impl Rollouts {
             needs_own_state: request.build.gate.is_some()
                 || request.build.promote == api::Promotion::Manual,
         };
-        let (strategy, continued, reason) = match plan::decide(&record, &requested)? {
+        let plan = plan::decide(&record, &requested)?;
+        self.set_failure_policy(&deployment, &plan, &upload.loaded.module, &request)
+            .await?;
+        let (strategy, continued, reason) = match plan {
             Plan::Unchanged { generation, reason } => {
                 return self
                     .keep(&deployment, changing, upload, request, (generation, reason))
@@ -388,7 +410,11 @@ impl Rollouts {
         generation.reason = reason;
         generation.accepts_missing_through = through;
         set_beginning(&mut generation, &record, continued);
-        self.add_generation(&deployment, upload, generation).await
+        let deployed = self.add_generation(&deployment, upload, generation).await?;
+        if request.retry_parked && strategy == Strategy::Inherit {
+            self.want_retry(&deployment, record.next).await?;
+        }
+        Ok(deployed)
     }
 
     /// Ends a deploy of a module that a generation has already.
@@ -411,6 +437,10 @@ impl Rollouts {
         let reason = self
             .regrant(deployment, (&loaded.module, source), &request, reason)
             .await?;
+        if request.retry_parked {
+            self.want_retry(deployment, deployment.record().active)
+                .await?;
+        }
         let reason = self
             .unchanged(deployment, changing, generation, request.build, reason)
             .await?;

@@ -348,6 +348,7 @@ mod tests {
             generations,
             repairs: 0,
             skips: Vec::new(),
+            parking: Default::default(),
             handler: None,
         }
     }

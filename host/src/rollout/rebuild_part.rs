@@ -13,13 +13,14 @@ use super::belongings::{self, Ahead};
 use super::key_part::{KeyPart, Keys, NoPart, Ownership};
 use super::side_fold::{Scratch, ScratchOptions};
 use super::{Error, Rollouts};
-use super::{crash_points, cut_over};
+use super::{crash_points, cut_over, parked};
 use crate::actor::blocking;
 use crate::api;
 use crate::deployment::Deployment;
 use crate::event::Payload;
 use crate::runner::Runner;
 use crate::state::catalogue::Generation;
+use crate::state::exceptions::Past;
 use crate::state::{
     self, Direction, Key, Noted, Patch, Reads, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot,
 };
@@ -43,6 +44,7 @@ impl Rollouts {
     ) -> Result<api::PartialRebuild, Error> {
         let deployment = self.deployment(name)?;
         self.check_history(&deployment).await?;
+        parked::refuse_part(&deployment, &keys)?;
         let mut generation = deployment.record().active().clone();
         let advice = "accept the loss with --accept-missing, or keep the existing state";
         let accepted = self
@@ -62,7 +64,9 @@ impl Rollouts {
             KeyPart::new(keys.clone(), &manifest.key_rule, &manifest.subjects).map_err(refused)?;
         let (filtered_by_server, folded, reads) =
             (part.is_narrower(), part.counter(), part.reads());
-        let skips = deployment.skips_as_folded()?;
+        // What was parked and applied later is folded at its own place: the order of a key is the
+        // same.
+        let skips = deployment.skips_as_folded()?.with_past(Past::default());
         let options = ScratchOptions {
             part: Some(Arc::new(part)),
             skips,
@@ -125,6 +129,8 @@ impl Rollouts {
             .max(super::FILTERED_HOLD_MAX);
         let aligned = align(&serving, &scratch.runner, at_most).await;
         let aligned = aligned.map_err(|missed| Error::Conflict(format!("{missed}; try again")))?;
+        // Again, now that nothing moves.
+        parked::refuse_part(deployment, &chosen.keys)?;
         let (ours, theirs) = cut_over::snapshots(&aligned, &serving, &scratch.runner)?;
         let skipped = theirs.exceptions().into_keys().collect();
         let changed = match ours.position() {
@@ -169,7 +175,7 @@ impl Rollouts {
     }
 
     /// Records that earlier reads no longer match their position.
-    async fn note_repair(
+    pub(super) async fn note_repair(
         &self,
         deployment: &Deployment,
         action: &str,

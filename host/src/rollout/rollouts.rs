@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::loader::Loader;
 use super::{Error, PastStates, Queue, Snapshots, owners};
-use crate::api;
+use crate::api::{self, OnFailure};
+use crate::bundle::Keeper;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::deployment::Deployment;
@@ -18,7 +19,7 @@ use crate::memory::caches::Caches;
 use crate::memory::memtables::Budget;
 use crate::metrics::Metrics;
 use crate::module::{Engine, Module};
-use crate::pipeline::{Ceiling, NO_LEASH, Policy, Settings, Throttle, WhenFull};
+use crate::pipeline::{Ceiling, NO_LEASH, ParkingLimits, Policy, Settings, Throttle, WhenFull};
 use crate::room::Room;
 use crate::runner::{self, LoadError, NotLoaded, Program};
 use crate::source::{Source, Unknown};
@@ -156,6 +157,7 @@ impl Shared {
             } else {
                 Arc::default()
             },
+            parks: record.parking.on_failure == OnFailure::Park,
             settings: Settings {
                 batch: self.config.batch_limits(),
                 policy: Policy {
@@ -166,6 +168,12 @@ impl Shared {
                 build_attempts: self.config.rollout.attempts,
                 build_backoff: self.config.rollout.max_backoff,
                 retry_percent: pipeline.retry_percent,
+                keeper: Some(Keeper::new(self.folder.clone(), name)),
+                parking: ParkingLimits {
+                    keys: state.parked_keys_max,
+                    events: state.parked_events_max,
+                    bytes: state.parked_bytes_max,
+                },
                 flush_interval: state.flush_interval,
                 memtable_bytes,
                 budget: Arc::clone(&self.budget),

@@ -89,6 +89,7 @@ impl Rollouts {
         parts.catches_up_to = Some(0);
         parts.pace = (options.ceiling, options.throttle);
         parts.settings.shuffle = options.shuffle;
+        parts.settings.keeper = None;
         parts.settings.disk = parts
             .settings
             .disk

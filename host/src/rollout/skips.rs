@@ -83,7 +83,7 @@ impl Wanted {
 }
 
 /// Runners that are held. Dropping it releases them.
-struct Held(Vec<Arc<Runner>>);
+pub(super) struct Held(Vec<Arc<Runner>>);
 
 impl Drop for Held {
     fn drop(&mut self) {
@@ -357,7 +357,7 @@ fn check_ahead(name: &str, target: &Target, sequence: u64) -> Result<(), Error> 
 }
 
 /// Holds all runners of a deployment, with everything durable.
-async fn hold(deployment: &Deployment) -> Result<Held, Error> {
+pub(super) async fn hold(deployment: &Deployment) -> Result<Held, Error> {
     let held = Held(deployment.runners());
     let epochs: Vec<u64> = held
         .0
@@ -408,7 +408,8 @@ fn events(count: usize) -> String {
 }
 
 impl Deployment {
-    /// The events that a fold must skip to reproduce the active state.
+    /// The events that a fold must skip to reproduce the active state, and what it did with parked
+    /// ones.
     pub(super) fn skips_as_folded(&self) -> Result<Skips, Error> {
         let opening = || {
             Error::Conflict(format!(
@@ -416,11 +417,13 @@ impl Deployment {
                 self.name()
             ))
         };
-        let snapshot = self.active().store().ok_or_else(opening)?.snapshot();
-        Ok(self
+        let store = self.active().store().ok_or_else(opening)?;
+        let snapshot = store.snapshot();
+        let skips = self
             .record()
             .skips()
-            .as_folded(&snapshot.exceptions(), snapshot.position()))
+            .as_folded(&snapshot.exceptions(), snapshot.position());
+        Ok(skips.with_past(store.past()?))
     }
 
     /// The skipped events, by rising sequence.

@@ -103,7 +103,12 @@ fn list(folder: &Path) -> Vec<Named> {
 }
 
 /// The last snapshot of a state at or before a moment.
-pub(super) fn nearest(folder: &Path, state_file: u64, moment: Moment) -> Option<PathBuf> {
+pub(super) fn nearest(
+    folder: &Path,
+    state_file: u64,
+    moment: Moment,
+    below: Option<u64>,
+) -> Option<PathBuf> {
     let is_before = |named: &Named| match moment {
         Moment::Sequence(sequence) => named.position <= sequence,
         Moment::Time(time_ns) => named.time_ns <= time_ns,
@@ -112,7 +117,8 @@ pub(super) fn nearest(folder: &Path, state_file: u64, moment: Moment) -> Option<
     // moment.
     let of_state = list(folder)
         .into_iter()
-        .filter(|named| named.state_file == state_file);
+        .filter(|named| named.state_file == state_file)
+        .filter(|named| below.is_none_or(|below| named.position < below));
     of_state
         .take_while(is_before)
         .last()
@@ -272,7 +278,7 @@ mod tests {
             "x",
         ]);
         let found = |moment| {
-            let path = nearest(folder.path(), 1, moment)?;
+            let path = nearest(folder.path(), 1, moment, None)?;
             path.file_name()
                 .map(|name| name.to_string_lossy().into_owned())
         };
@@ -287,7 +293,8 @@ mod tests {
         assert_eq!(found(Moment::Sequence(8)), None);
         assert_eq!(found(Moment::Time(99)).as_deref(), Some("1-9-90.redb"));
         let back = self::folder(&["1-10-100.redb", "1-20-300.redb", "1-30-200.redb"]);
-        let nearest = nearest(back.path(), 1, Moment::Time(250)).expect("there is one before");
+        let nearest =
+            nearest(back.path(), 1, Moment::Time(250), None).expect("there is one before");
         assert!(
             nearest.ends_with("1-10-100.redb"),
             "what is behind a younger one may reflect that: {nearest:?}"

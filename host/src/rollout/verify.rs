@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::align::align;
 use super::side_fold::{Scratch, ScratchOptions};
 use super::{Error, Rollouts};
-use super::{compare, cut_over, history, skips};
+use super::{compare, cut_over, history, parked, skips};
 use crate::actor::blocking;
 use crate::api::{self, Gate, WorkState};
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, parked_counts};
 use crate::module::Module;
 use crate::pipeline::{Ceiling, SINGLES};
 use crate::state::Snapshot;
@@ -70,6 +70,7 @@ impl Rollouts {
             comparison: None,
             divergence: None,
             skipped: Vec::new(),
+            parked: api::ParkedCounts::default(),
             message: "waits for its turn among the rebuilds".to_owned(),
             obstacle: None,
         };
@@ -178,6 +179,7 @@ impl Verifying {
         let (ours, theirs) = self.take_snapshots(&scratch, rests.as_ref()).await?;
         let position = ours.position();
         let skipped: Vec<u64> = ours.exceptions().into_keys().collect();
+        let parked = parked_counts(self.deployment.active().store().as_ref());
         let gate = self.gate.clone();
         let (comparison, timer) = blocking(move || {
             let comparison = compare::compare(&ours, &theirs, &gate)?;
@@ -238,8 +240,10 @@ impl Verifying {
             ),
         };
         message.push_str(&skips::remark(&skipped));
+        message.push_str(&parked::remark(&parked));
         self.deployment.update_verification(|verification| {
             verification.skipped = skipped;
+            verification.parked = parked;
             verification.position = position;
             verification.equal = Some(equal);
             verification.comparison = Some(comparison);
@@ -267,6 +271,12 @@ impl Verifying {
         if self.deployment.record().active != self.generation.number {
             return Err(Error::Conflict(
                 "another generation became active meanwhile; verify again".to_owned(),
+            ));
+        }
+        let now = serving.store().map(|store| store.releases_count());
+        if now != Some(self.skips.past().releases.len() as u64) {
+            return Err(Error::Conflict(
+                "parked events were retried meanwhile; verify again".to_owned(),
             ));
         }
         let Some(rest) = rests else {

@@ -15,6 +15,7 @@ mod waiting;
 mod worker;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ use crate::firing;
 use crate::metrics::DeploymentMetrics;
 use crate::module::{Identity, Module, QueryError};
 use crate::outbox;
-use crate::pipeline::{Ceiling, Desired, Pace, Patches, Standing, Throttle};
+use crate::pipeline::{Ceiling, Desired, Pace, ParkedRequests, Patches, Standing, Throttle};
 use crate::progress::{Now, Progress};
 use crate::source::{self, Status};
 use crate::state::exceptions::Skips;
@@ -109,6 +110,10 @@ struct Shared {
     pace: watch::Sender<Pace>,
     standing: watch::Sender<Option<Standing>>,
     patches: Arc<Patches>,
+    /// Whether events that have used up their attempts are parked.
+    parks: Arc<AtomicBool>,
+    /// Requests to change what is parked.
+    parked: Arc<ParkedRequests>,
     /// What its releaser reports, if it owns effects.
     outbox: Arc<outbox::Status>,
     /// What the task that fires timers reports, if it owns effects.
@@ -182,6 +187,8 @@ impl Runner {
             }),
             standing: watch::Sender::new(None),
             patches: Arc::default(),
+            parks: Arc::new(AtomicBool::new(options.parks)),
+            parked: Arc::default(),
             outbox: Arc::default(),
             firing: Arc::default(),
             outbox_wake: watch::Sender::new(0),

@@ -103,6 +103,8 @@ pub struct Options {
     pub cache: caches::Share,
     /// The sources that a handler may publish to, by name.
     pub outlets: Arc<BTreeMap<String, Source>>,
+    /// Whether events that have used up their attempts are parked.
+    pub parks: bool,
     /// Options of the pipeline.
     pub settings: Settings,
     /// Counters and histograms.

@@ -1,9 +1,10 @@
 //! Changes to a state from outside its fold.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Runner;
-use crate::pipeline::{Repair, RepairError};
+use crate::pipeline::{ParkedOutcome, ParkedWork, ParkedWorkError, Repair, RepairError};
 use crate::state;
 
 /// How long a repair may wait for the thread that owns the state, which may be unable to open it.
@@ -30,6 +31,34 @@ impl Runner {
             Err(_) if self.shared.patches.withdraw() => Err(RepairError::Late(REPAIR_MAX)),
             // It has begun, and will complete.
             Err(_) => done.done().await,
+        }
+    }
+
+    /// Sets whether events that have used up their attempts are parked, and lets the pipeline begin
+    /// again with that.
+    pub fn set_parks(&self, parks: bool) {
+        let before = self.shared.parks.swap(parks, Ordering::Relaxed);
+        let has_failed = self.now().has_stopped();
+        if before != parks && (self.is_running() || has_failed) {
+            self.resume();
+        }
+    }
+
+    /// Retries or drops parked events. The caller holds it at a ceiling.
+    pub async fn change_parked(&self, work: ParkedWork) -> Result<ParkedOutcome, ParkedWorkError> {
+        let closed = |_| {
+            Err(ParkedWorkError::State(
+                "the state was closed meanwhile; try again".to_owned(),
+            ))
+        };
+        let mut answer = self.shared.parked.hand_over(work);
+        self.change_pace(|_| ());
+        // Cancel-safe: a received value is not lost.
+        match tokio::time::timeout(REPAIR_MAX, &mut answer).await {
+            Ok(told) => told.unwrap_or_else(closed),
+            Err(_) if self.shared.parked.withdraw() => Err(ParkedWorkError::Late),
+            // It has begun, and will complete.
+            Err(_) => answer.await.unwrap_or_else(closed),
         }
     }
 }

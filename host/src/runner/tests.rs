@@ -10,7 +10,7 @@ use crate::memory::caches::Caches;
 use crate::memory::memtables::Budget;
 use crate::metrics::Metrics;
 use crate::module::Manifest;
-use crate::pipeline::{Policy, Settings};
+use crate::pipeline::{ParkingLimits, Policy, Settings};
 use crate::position::{Checkpoint, StreamIdentity};
 use crate::state;
 
@@ -75,6 +75,7 @@ fn parts(path: PathBuf, paused: bool) -> Options {
         state: state::Options::default(),
         cache: Caches::new(1 << 20, 0).share(u64::MAX),
         outlets: Arc::default(),
+        parks: false,
         settings: Settings {
             batch: Limits::default(),
             policy: Policy {
@@ -85,6 +86,12 @@ fn parts(path: PathBuf, paused: bool) -> Options {
             build_attempts: 1,
             build_backoff: Duration::ZERO,
             retry_percent: 20,
+            keeper: None,
+            parking: ParkingLimits {
+                keys: 1,
+                events: 1,
+                bytes: 1,
+            },
             flush_interval: Duration::from_secs(1),
             memtable_bytes: 1 << 20,
             budget,

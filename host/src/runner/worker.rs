@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -13,8 +14,10 @@ use super::ownership::checked_role;
 use super::threads;
 use crate::api::{DeploymentState, SourceState};
 use crate::memory::caches;
-use crate::module::{Identity, Kind, Manifest, Module};
-use crate::pipeline::{Desired, Ended, Fold, Leash, MakeFold, Pace, Pipeline, Settings, Standing};
+use crate::module::{Identity, KeyRule, Kind, Manifest, Module};
+use crate::pipeline::{
+    Desired, Ended, Fold, Leash, MakeFold, Pace, Parking, Pipeline, Settings, Standing,
+};
 use crate::room::Use;
 use crate::source::{self, Request};
 use crate::state::{self, Store};
@@ -308,6 +311,9 @@ impl Worker {
             let is_durable = store.is_durable() || self.flush_if_possible(store)?;
             if is_durable {
                 self.shared.patches.apply(writer, store)?;
+                if !self.control.has_changed().unwrap_or(false) {
+                    self.shared.parked.serve_resting(writer, store)?;
+                }
                 self.settle(store)?;
                 self.shared.standing.send_replace(Some(Standing {
                     position: store.position(),
@@ -512,10 +518,16 @@ impl Worker {
         let manifest = module.manifest();
         writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
         let subjects = program.part.as_ref().map(|part| part.subjects());
+        let keyed_by_header = matches!(manifest.key_rule, KeyRule::Header(_));
+        let parking = self.parking(&module);
+        let has_parked = store.parked_counts().keys > 0
+            || parking.parks.load(Ordering::Relaxed)
+            || !program.skips.past().parked.is_empty();
         let needs_headers = program
             .part
             .as_ref()
-            .is_some_and(|part| part.needs_headers());
+            .is_some_and(|part| part.needs_headers())
+            || (keyed_by_header && has_parked);
         let request = Request {
             resume: None,
             start: program.start,
@@ -551,6 +563,8 @@ impl Worker {
             leash: Leash::new(self.shared.leash.subscribe()),
             standing: self.shared.standing.clone(),
             patches: Arc::clone(&self.shared.patches),
+            parking,
+            parked: Arc::clone(&self.shared.parked),
             runtime: self.runtime.clone(),
         };
         let status = &self.shared.source_status;
@@ -573,6 +587,19 @@ impl Worker {
                 None => fold,
             })
         })
+    }
+
+    /// What happens to events after their last attempt.
+    fn parking(&self, module: &Module) -> Parking {
+        Parking {
+            deployment: self.shared.deployment.clone(),
+            rule: module.manifest().key_rule.clone(),
+            generation: self.shared.program.read().generation,
+            module: module.info().digest.clone(),
+            keeper: self.settings.keeper.clone(),
+            parks: Arc::clone(&self.shared.parks),
+            limits: self.settings.parking,
+        }
     }
 
     /// The host's settings, overridden by those of the module.

@@ -283,6 +283,13 @@ fn mark_position(operation: &mut Operation) {
         response
             .headers
             .insert("Foldstream-Skipped".to_owned(), skipped.into());
+        let parked = sequence(
+            "Events whose effects the state lacks because they are parked; absent if there are \
+             none",
+        );
+        response
+            .headers
+            .insert("Foldstream-Parked".to_owned(), parked.into());
         response.headers.insert(
             "ETag".to_owned(),
             text("The strong validator of the body").into(),

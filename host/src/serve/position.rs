@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::json;
 use super::problem::Problem;
 use crate::event::Payload;
+use crate::state::Snapshot;
 
 /// The header with the position that a response reflects.
 pub(super) const POSITION: &str = "foldstream-position";
@@ -20,6 +21,8 @@ pub(super) const GENERATION: &str = "foldstream-generation";
 
 /// The header with the number of events that the state skipped; absent if there are none.
 pub(super) const SKIPPED: &str = "foldstream-skipped";
+/// The header with the number of events that the state has parked; absent if there are none.
+pub(super) const PARKED: &str = "foldstream-parked";
 
 /// Default wait of a read for `at-least`.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,20 +59,37 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
     pub(super) position: u64,
     pub(super) generation: u64,
-    /// How many events up to the position the state skipped.
+    /// Events whose effects the state lacks.
+    pub(super) lacks: Lacks,
+}
+
+/// How many events up to a position a state skipped, and how many it has parked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lacks {
     pub(super) skipped: u64,
+    pub(super) parked: u64,
+}
+
+impl Lacks {
+    /// Those of a snapshot.
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        Self {
+            skipped: snapshot.exceptions_count(),
+            parked: snapshot.parked_count(),
+        }
+    }
 }
 
 impl Answer {
     /// A payload as the response. Hashes all of it.
-    pub(super) fn of(payload: Payload, position: u64, generation: u64, skipped: u64) -> Self {
+    pub(super) fn of(payload: Payload, position: u64, generation: u64, lacks: Lacks) -> Self {
         let (content_type, body) = (json::content_type(&payload), json::octets(payload));
         Self {
             content_type,
             body,
             position,
             generation,
-            skipped,
+            lacks,
         }
     }
 
@@ -105,11 +125,12 @@ impl Answer {
             HeaderName::from_static(GENERATION),
             HeaderValue::from(self.generation),
         );
-        if self.skipped > 0 {
-            headers.insert(
-                HeaderName::from_static(SKIPPED),
-                HeaderValue::from(self.skipped),
-            );
+        let Lacks { skipped, parked } = self.lacks;
+        for (name, count) in [(SKIPPED, skipped), (PARKED, parked)]
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+        {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from(count));
         }
         response
     }
@@ -155,7 +176,7 @@ mod tests {
             body: Bytes::from_static(body.as_bytes()),
             position: 7,
             generation: 2,
-            skipped: 0,
+            lacks: Lacks::default(),
         }
     }
 

@@ -14,7 +14,7 @@ use super::exceptions::{Skip, Skips};
 use super::file::{FORMAT, check_format, guarded, open_database, storage};
 use super::tables::Frozen;
 use crate::api::{
-    BuildSettings, Comparison, Failure, GenerationStatus, ModuleInfo, Start, Strategy,
+    BuildSettings, Comparison, Failure, GenerationStatus, ModuleInfo, OnFailure, Start, Strategy,
 };
 use crate::atomic_file::{Displaced, Held};
 use crate::damage;
@@ -50,6 +50,9 @@ pub struct Record {
     /// The skipped events, by rising sequence. They apply to every state that has not passed them.
     #[serde(default)]
     pub skips: Vec<Skip>,
+    /// What happens to events that have used up their attempts.
+    #[serde(default)]
+    pub parking: ParkingRecord,
     /// Who owns the effects of a handler, and what it may publish; none for a projection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handler: Option<HandlerRecord>,
@@ -76,6 +79,40 @@ pub struct HandlerRecord {
 
 /// Generations without a file that a deployment keeps as history.
 const HISTORY_MAX: usize = 100;
+
+/// What a deployment does with events that have used up their attempts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkingRecord {
+    /// Whether they stop it.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// The generation that still has to retry what an earlier one has parked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_by: Option<u64>,
+    /// Where error events go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<FailureEvents>,
+}
+
+/// Where error events go, and how far they are published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureEvents {
+    /// The subject.
+    pub subject: String,
+    /// Name of the source.
+    pub source: String,
+    /// The state whose failures were published last.
+    pub state_file: u64,
+    /// The sequence of the last one of them.
+    pub through: u64,
+}
+
+impl FailureEvents {
+    /// As an operator writes it.
+    pub fn place(&self) -> String {
+        format!("{}@{}", self.subject, self.source)
+    }
+}
 
 impl Record {
     /// Checks that a row is consistent, because all users of it rely on that.

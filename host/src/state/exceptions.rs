@@ -5,11 +5,12 @@
 //! commit that moved the state past the event. An exception never changes: a second fold of that
 //! state skips the same events, whatever was decided since.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::Release;
 use crate::event::Event;
 use crate::position::EventMark;
 
@@ -138,19 +139,37 @@ impl SkippedEvent {
     }
 }
 
-/// The decisions that apply to a state. Cloning shares them.
+/// The decisions that apply to a state, and what another state did that it should equal. Cloning
+/// shares them.
 #[derive(Clone, Debug, Default)]
-pub struct Skips(Arc<BTreeMap<u64, Skip>>);
+pub struct Skips(Arc<BTreeMap<u64, Skip>>, Arc<Past>);
+
+/// What a state did with parked events, for another state that should equal it.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    /// Its position; 0 if there is no such state.
+    pub position: u64,
+    /// All events that it ever parked, and that it did not drop.
+    pub parked: BTreeSet<u64>,
+    /// Which of them it applied later, in order.
+    pub releases: Vec<Release>,
+}
 
 impl Skips {
     /// The decisions of a deployment, for a state that is folded from the beginning.
     pub fn new(skips: impl IntoIterator<Item = Skip>) -> Self {
-        Self(Arc::new(
-            skips
-                .into_iter()
-                .map(|skip| (skip.sequence, skip))
-                .collect(),
-        ))
+        let skips = skips.into_iter().map(|skip| (skip.sequence, skip));
+        Self(Arc::new(skips.collect()), Arc::default())
+    }
+
+    /// The same decisions, and what a state did with parked events.
+    pub fn with_past(self, past: Past) -> Self {
+        Self(self.0, Arc::new(past))
+    }
+
+    /// What the state that should be equalled did with parked events.
+    pub fn past(&self) -> &Arc<Past> {
+        &self.1
     }
 
     /// The decisions with which a state that has passed `position` can be folded again: up to there

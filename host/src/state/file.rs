@@ -10,7 +10,8 @@
 //!
 //! Format 1 has no exceptions, and its checkpoint does not record what was last seen, where the
 //! state began and what was missing. Opening a file makes it format 2. Format 3 adds the owner of
-//! effects and their table (`outbox.rs`), and timers (`timers.rs`); only files with either have it.
+//! effects and their table (`outbox.rs`), timers (`timers.rs`), and parked events (`parked.rs`);
+//! only files with one of them have it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,15 +25,16 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefini
 use super::exceptions::Exception;
 use super::memtable::Memtable;
 use super::outbox::{self, Found, Pending, Waiting};
+use super::parked;
 use super::tables::Frozen;
 use super::{Error, Key, timers};
 use crate::event::Payload;
 use crate::position::Checkpoint;
 use crate::{advice, atomic_file, damage, descriptors};
 
-/// The format of files without an owner of effects, and without timers.
+/// The format of files without an owner of effects, timers and parked events.
 pub const FORMAT: u32 = 2;
-/// The format of files with either, and the newest that this build reads.
+/// The format of files with one of them, and the newest that this build reads.
 pub const FORMAT_OWNED: u32 = 3;
 
 pub(super) const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
@@ -73,6 +75,8 @@ pub(super) struct Opened {
     pub(super) exceptions: BTreeMap<u64, Exception>,
     /// Its owner, and the effects that wait.
     pub(super) outbox: Found,
+    /// What is parked.
+    pub(super) parked: parked::Index,
     /// It was last written by an earlier release, which made everything durable at each pause.
     pub(super) is_of_format_1: bool,
 }
@@ -228,6 +232,7 @@ impl File {
         } = guarded(|| file.prepare())?;
         let (base, exceptions) = (file.base()?, guarded(|| file.exceptions())?);
         let outbox = guarded(|| outbox::found(&file.database))?;
+        let parked = guarded(|| parked::found(&file.database))?;
         let timers = file.timers()?;
         Ok(Opened {
             file,
@@ -238,6 +243,7 @@ impl File {
             settled,
             exceptions,
             outbox,
+            parked,
             is_of_format_1,
         })
     }
@@ -392,6 +398,7 @@ impl File {
         write_exceptions(&transaction, &table.exceptions())?;
         timers::write(&transaction, table)?;
         let removed = outbox::write(&transaction, &table.rows(), sent)?;
+        parked::write(&transaction, &table.parked_rows())?;
         transaction.commit().map_err(storage)?;
         Ok((bytes, removed))
     }

@@ -17,6 +17,7 @@ use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::exceptions::Exception;
 use super::outbox::{self, Rows};
+use super::parked;
 use super::{Direction, Key};
 use crate::effects::RowKey;
 use crate::event::Payload;
@@ -74,6 +75,8 @@ pub(super) struct Memtable {
     exceptions: RwLock<BTreeMap<u64, Exception>>,
     /// Effects to commit with the rest. Nobody reads them here.
     rows: RwLock<Rows>,
+    /// Changes of parked events to commit with the rest.
+    parked: RwLock<parked::Rows>,
     /// Timers, by name, once there are any.
     timers: OnceLock<Box<Memtable>>,
     /// Keys, all versions of their values, and overhead, in bytes.
@@ -97,6 +100,7 @@ impl Memtable {
     pub(super) fn is_empty(&self) -> bool {
         self.map.read().is_empty()
             && self.rows.read().is_empty()
+            && self.parked.read().is_empty()
             && self.timers().is_none_or(Self::is_empty)
     }
 
@@ -118,6 +122,23 @@ impl Memtable {
         self.bytes
             .fetch_add(outbox::memory_of(&rows), Ordering::Relaxed);
         self.rows.write().extend(rows);
+    }
+
+    /// Adds changes of parked events.
+    pub(super) fn add_parked(&self, rows: parked::Rows) {
+        self.bytes
+            .fetch_add(parked::memory_of(&rows), Ordering::Relaxed);
+        self.parked.write().extend(rows);
+    }
+
+    /// The change of a parked event, if there is one: its row, or none if it was removed.
+    pub(super) fn parked(&self, key: &parked::RowKey) -> Option<Option<Bytes>> {
+        self.parked.read().get(key).cloned()
+    }
+
+    /// Its changes of parked events.
+    pub(super) fn parked_rows(&self) -> parked::Rows {
+        self.parked.read().clone()
     }
 
     /// Whether it has effects.

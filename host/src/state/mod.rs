@@ -13,12 +13,15 @@ mod file;
 mod hand_over;
 mod memtable;
 pub mod outbox;
+mod parked;
 mod reads;
+mod releases;
 mod scan;
 mod snapshot;
 mod store;
 pub mod tables;
 mod timers;
+mod trace;
 mod waiting;
 mod writer;
 
@@ -35,11 +38,14 @@ pub use copy::{copy, map};
 pub use file::{FORMAT, FORMAT_OWNED, SETTLED, check, compact};
 pub use hand_over::{Copied, Prepared};
 pub use outbox::{Ownership, Waiting, create_owned};
+pub use parked::{Parked, ParkedCounts, ParkedFailure, ParkedKey, ReadEntry};
 pub use reads::{Noted, Reads};
+pub use releases::Release;
 pub use snapshot::Snapshot;
 pub use store::Store;
 pub use timers::Due;
-pub use writer::{Patch, Writer};
+pub use trace::{Call, Scanned, Trace, Traced};
+pub use writer::{Patch, Replaced, Writer};
 
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 1_024;

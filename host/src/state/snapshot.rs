@@ -85,6 +85,11 @@ impl Snapshot {
         self.held.inner.exceptions_count_through(self.position())
     }
 
+    /// How many events are parked now.
+    pub fn parked_count(&self) -> u64 {
+        self.held.inner.parked.lock().counts().events
+    }
+
     /// The value of a key.
     pub fn get(&self, key: &str) -> Result<Option<Payload>, Error> {
         get(&self.held.view, key)

@@ -20,6 +20,7 @@ use super::exceptions::Exception;
 use super::file::{self, Base, File};
 use super::memtable::Memtable;
 use super::outbox::Outbox;
+use super::parked;
 use super::tables::Frozen;
 use super::{Error, Key, Options, Sizes, Snapshot, Writer, timers};
 use crate::effects::RowKey;
@@ -81,6 +82,8 @@ pub(super) struct Inner {
     positions: watch::Sender<u64>,
     /// The exceptions, durable or not.
     exceptions: Mutex<BTreeMap<u64, Exception>>,
+    /// What is parked, durable or not.
+    pub(super) parked: Mutex<parked::Index>,
 }
 
 impl Inner {
@@ -154,6 +157,7 @@ impl Inner {
         checkpoint: Checkpoint,
         exceptions: BTreeMap<u64, Exception>,
         effects: Vec<(RowKey, Bytes)>,
+        parked: &[parked::Change],
         mut timers: timers::Changes,
     ) {
         let position = checkpoint.position;
@@ -183,6 +187,9 @@ impl Inner {
         if !effects.is_empty() {
             self.outbox.published(&effects);
             active.add_rows(effects);
+        }
+        if !parked.is_empty() {
+            active.add_parked(parked::published(&mut self.parked.lock(), parked));
         }
         if !exceptions.is_empty() {
             // For exceptions after the position of every snapshot.
@@ -268,6 +275,7 @@ impl Store {
             failed: AtomicBool::new(false),
             positions: watch::Sender::new(position),
             exceptions: Mutex::new(opened.exceptions),
+            parked: Mutex::new(opened.parked),
         });
         Ok((
             Self {

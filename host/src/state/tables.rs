@@ -30,10 +30,12 @@ enum Shape {
 
 /// All tables of state files, embedded logs and the catalogue, by name: no two of them differ in
 /// their shapes.
-const TABLES: [(&str, Shape); 12] = [
+const TABLES: [(&str, Shape); 14] = [
     ("entries", Shape::TextBytes),
     ("meta", Shape::TextBytes),
     ("exceptions", Shape::NumberBytes),
+    ("parked", Shape::BytesBytes),
+    ("released", Shape::BytesBytes),
     ("deployments", Shape::TextBytes),
     ("audit", Shape::NumberBytes),
     ("chunks", Shape::NumberBytes),

@@ -7,10 +7,11 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::exceptions::Exception;
+use super::parked::{self, Parked};
 use super::scan::{self, Layer};
 use super::store::{self, Inner, View};
-use super::{Error, KEY_BYTES_MAX, Key, Page, Reads, Scan, snapshot, timers};
-use crate::effects::{Role, Row, RowKey};
+use super::{Error, KEY_BYTES_MAX, Key, Page, Reads, Release, Scan, Trace, snapshot, timers};
+use crate::effects::{Place, Role, Row, RowKey};
 use crate::event::Payload;
 use crate::memory::{Purpose, Reservation};
 use crate::position::Checkpoint;
@@ -54,10 +55,16 @@ pub struct Writer {
     size: Size,
     /// Records reads, if somebody wants to know.
     reads: Option<Arc<Reads>>,
+    /// Records values and calls, if somebody wants to reproduce them.
+    trace: Option<Arc<Trace>>,
     /// Whether effects are kept. Mute until the pipeline says otherwise.
     role: Role,
     /// Effects of the batch.
     effects: Vec<(RowKey, Bytes)>,
+    /// What the batch parks, and no longer parks.
+    parked: Vec<parked::Change>,
+    /// The release of parked events that the batch applies.
+    release: Option<Release>,
     /// What the batch does to timers.
     pub(super) timers: timers::Changes,
 }
@@ -76,8 +83,11 @@ impl Writer {
             state_bytes_max,
             size: Size::default(),
             reads: None,
+            trace: None,
             role: Role::Mute,
             effects: Vec::new(),
+            parked: Vec::new(),
+            release: None,
             timers: timers::Changes::default(),
         }
     }
@@ -97,15 +107,22 @@ impl Writer {
     /// The value of a key, including the batch so far.
     pub fn get(&self, key: &str) -> Result<Option<Payload>, Error> {
         if let Some(value) = self.batch.get(key) {
+            if let Some(trace) = &self.trace {
+                trace.get(key, value.as_ref(), true);
+            }
             return Ok(value.clone());
         }
         if let Some(reads) = &self.reads {
             reads.key(key);
         }
-        match &self.view {
+        let found = match &self.view {
             Some(view) => snapshot::get(view, key),
             None => snapshot::get(&self.view(), key),
+        }?;
+        if let Some(trace) = &self.trace {
+            trace.get(key, found.as_ref(), false);
         }
+        Ok(found)
     }
 
     /// Whether a value of this length may be put under a key, to know before it is copied.
@@ -120,6 +137,9 @@ impl Writer {
         check_value(key, length, self.inner.options.value_bytes_max)?;
         if let Some(reads) = &self.reads {
             reads.write(key);
+        }
+        if let Some(trace) = &self.trace {
+            trace.put(key, value.as_ref());
         }
         self.batch_bytes += (key.len() + length) as u64;
         if let Some(slot) = self.batch.get_mut(key) {
@@ -230,12 +250,37 @@ impl Writer {
             .get_or_init(|| self.batch.keys().cloned().collect());
         let mut layers = Vec::from_iter(Layer::batch(order, &self.batch, scan));
         layers.extend(snapshot::layers(&view, scan)?);
-        scan::page(layers, scan, until)
+        let page = scan::page(layers, scan, until)?;
+        if let Some(trace) = &self.trace {
+            trace.scan(scan, &page, |key| self.batch.contains_key(key));
+        }
+        Ok(page)
     }
 
     /// Records reads and writes from now on; none stops that.
     pub fn note_reads(&mut self, reads: Option<Arc<Reads>>) {
         self.reads = reads;
+    }
+
+    /// Records values and calls from now on; none stops that.
+    pub fn trace(&mut self, trace: Option<Arc<Trace>>) {
+        self.trace = trace;
+    }
+
+    /// The writes of the batch so far, and the entries that they replace.
+    pub fn changes(&self) -> Result<Vec<Replaced>, Error> {
+        let view = self.view();
+        let mut changes = Vec::with_capacity(self.batch.len());
+        for (key, after) in &self.batch {
+            changes.push((Key::clone(key), snapshot::get(&view, key)?, after.clone()));
+        }
+        changes.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(changes)
+    }
+
+    /// How many effects the batch has so far.
+    pub fn effects_count(&self) -> usize {
+        self.effects.len()
     }
 
     /// Lowers the largest sum of keys and values below that of the options.
@@ -256,6 +301,9 @@ impl Writer {
     /// Keeps an effect with the writes of the batch.
     pub fn emit(&mut self, row: &Row) -> Result<(), Error> {
         debug_assert!(self.role.owner().is_some(), "a mute fold keeps no effects");
+        if let Some(trace) = &self.trace {
+            trace.emit(row);
+        }
         let (key, value) = (row.key(), row.value());
         self.batch_bytes += (key.len() + value.len()) as u64;
         self.effects.push((key, value));
@@ -283,6 +331,8 @@ impl Writer {
         self.order = OnceLock::new();
         self.batch_bytes = 0;
         self.effects = Vec::new();
+        self.parked = Vec::new();
+        self.release = None;
         self.timers = timers::Changes::default();
         self.memory.shrink_to(0);
         self.size.change = None;
@@ -321,6 +371,43 @@ impl Writer {
         }
     }
 
+    /// Parks an event with the next step, or replaces what is known of one.
+    pub fn park(&mut self, parked: Parked) {
+        self.parked.push(parked::Change::Park(Box::new(parked)));
+    }
+
+    /// Removes a parked event with the next step.
+    pub fn unpark(&mut self, key: &str, sequence: u64) {
+        self.parked
+            .push(parked::Change::Unpark(key.to_owned(), sequence));
+    }
+
+    /// Applies parked events with the next step, which does not move the position. Their effects
+    /// get places behind all that the state had before: targets that keep a cursor store effects
+    /// in the order of their places.
+    pub fn release(&mut self, key: &str, sequences: Vec<u64>) {
+        self.release = Some(self.inner.next_release(key, sequences));
+    }
+
+    /// The place of an effect: its own, or the one that it has because its event is released.
+    pub fn placed(&self, place: Place) -> Place {
+        self.release
+            .as_ref()
+            .map_or(place, |release| release.placed(place))
+    }
+
+    /// Publishes a step that does not move the position. What watchers remember of changes up to it
+    /// no longer holds.
+    pub fn publish_in_place(&mut self, exceptions: BTreeMap<u64, Exception>) {
+        let checkpoint = self.inner.view.read().checkpoint.clone();
+        let Some(checkpoint) = checkpoint else {
+            return self.discard();
+        };
+        let position = checkpoint.position;
+        self.publish_with(checkpoint, exceptions);
+        self.inner.changes.lock().forget(position);
+    }
+
     /// Makes the batch's writes visible in one step.
     pub fn publish(&mut self, checkpoint: Checkpoint) {
         self.publish_with(checkpoint, BTreeMap::new());
@@ -333,16 +420,22 @@ impl Writer {
             self.size.published = self.size.change;
         }
         let effects = std::mem::take(&mut self.effects);
+        let mut parked = std::mem::take(&mut self.parked);
+        parked.extend(self.release.take().map(parked::Change::Release));
         self.inner.publish(
             self.batch.drain().collect(),
             checkpoint,
             exceptions,
             effects,
+            &parked,
             std::mem::take(&mut self.timers),
         );
         self.end_batch();
     }
 }
+
+/// A key with its value before and after a batch.
+pub type Replaced = (Key, Option<Payload>, Option<Payload>);
 
 /// The exact size of the state, known while it is near its limit.
 #[derive(Debug, Default)]

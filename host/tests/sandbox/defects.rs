@@ -68,6 +68,8 @@ fn parts(path: std::path::PathBuf) -> Options {
             build_attempts: 1,
             build_backoff: Duration::ZERO,
             retry_percent: 100,
+            keeper: None,
+            parking: foldstream::pipeline::ParkingLimits::default(),
             flush_interval: Duration::from_secs(1),
             memtable_bytes: 1 << 20,
             budget: Arc::new(Budget::new(1 << 30)),
@@ -81,6 +83,7 @@ fn parts(path: std::path::PathBuf) -> Options {
         catches_up_to: None,
         floor: 0,
         outlets: Arc::default(),
+        parks: false,
     }
 }
 

@@ -67,6 +67,21 @@ pub(super) struct DeployParameters {
     #[serde(rename = "effects-from")]
     #[param(rename = "effects-from", pattern = "^(now|beginning|[0-9]{1,19})$")]
     effects_from: Option<String>,
+    /// What happens to an event that has used up its attempts; default: as before, at first `stop`.
+    /// To park needs a key rule in the manifest.
+    #[serde(rename = "on-failure")]
+    #[param(rename = "on-failure", inline)]
+    on_failure: Option<api::OnFailure>,
+    /// Whether the module retries, once it has taken over with `inherit`, what an earlier one has
+    /// parked.
+    #[serde(rename = "retry-parked", default)]
+    #[param(rename = "retry-parked")]
+    retry_parked: bool,
+    /// Where the host publishes an event for each event that it parks, as `SUBJECT@SOURCE`; an
+    /// empty value ends that. Default: as before, at first nowhere.
+    #[serde(rename = "failure-events")]
+    #[param(rename = "failure-events", example = "ops.failures@orders")]
+    failure_events: Option<String>,
 }
 
 impl DeployParameters {
@@ -88,6 +103,9 @@ impl DeployParameters {
             strategy,
             allow_publish,
             effects_from,
+            on_failure,
+            retry_parked,
+            failure_events,
             ..
         } = self;
         let grants = allow_publish.map(|texts| {
@@ -113,6 +131,9 @@ impl DeployParameters {
             build,
             grants,
             effects_from,
+            on_failure,
+            retry_parked,
+            failure_events,
         })
     }
 }

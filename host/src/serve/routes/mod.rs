@@ -7,6 +7,7 @@ mod events;
 mod generations;
 pub(super) mod health;
 mod outbox;
+mod parked;
 mod pages;
 mod reads;
 mod timers;
@@ -29,6 +30,11 @@ pub(super) fn all() -> OpenApiRouter<App> {
         .routes(routes!(outbox::list))
         .routes(routes!(outbox::drop))
         .routes(routes!(outbox::retry))
+        .routes(routes!(parked::list))
+        .routes(routes!(parked::events))
+        .routes(routes!(parked::retry))
+        .routes(routes!(parked::drop_events))
+        .routes(routes!(parked::export))
         .routes(routes!(timers::list))
         .routes(routes!(generations::list))
         .routes(routes!(generations::promote))

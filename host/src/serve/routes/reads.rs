@@ -16,7 +16,7 @@ use crate::serve::App;
 use crate::serve::capacity::{BodyRoom, acquire};
 use crate::serve::extract::{self, Parameters, Segments};
 use crate::serve::json;
-use crate::serve::position::{self, Answer};
+use crate::serve::position::{self, Answer, Lacks};
 use crate::serve::problem::{self, Problem};
 use crate::state::{
     Direction, KEY_BYTES_MAX, Page, SCAN_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Selection,
@@ -216,8 +216,8 @@ pub(super) async fn entry(
         let Some(value) = found else {
             return Err(Problem::not_found(format!("{name} has no entry `{key}`")).at(position));
         };
-        let (generation, skipped) = (view.generation, view.snapshot.exceptions_count());
-        Ok(Answer::of(value, position, generation, skipped).respond(&method, &headers))
+        let (generation, lacks) = (view.generation, Lacks::of(&view.snapshot));
+        Ok(Answer::of(value, position, generation, lacks).respond(&method, &headers))
     };
     match found {
         Some(found)
@@ -268,13 +268,13 @@ pub(super) async fn scan(
         let (position, generation) = (view.snapshot.position(), view.generation);
         let page = view.snapshot.scan(&scan)?;
         let (body, held) = room.json(&page_of(&page, position, generation))?;
-        let skipped = view.snapshot.exceptions_count();
+        let lacks = Lacks::of(&view.snapshot);
         let answer = Answer {
             content_type: "application/json",
             body,
             position,
             generation,
-            skipped,
+            lacks,
         };
         let mut response = answer.respond(&method, &headers);
         response.extensions_mut().insert(held);
@@ -465,7 +465,7 @@ async fn ask(
 ) -> Result<Response, Problem> {
     let view = view(app, name, &read).await?;
     let (position, generation, known) = (view.snapshot.position(), view.generation, view.queries());
-    let skipped = view.snapshot.exceptions_count();
+    let lacks = Lacks::of(&view.snapshot);
     let place = app.capacity.query(name).await?;
     let Question { query, args, room } = question;
     let asked = query.clone();
@@ -473,7 +473,7 @@ async fn ask(
     match answer {
         Ok(answer) => {
             let respond = move |answer| {
-                Answer::of(answer, position, generation, skipped).respond(&method, &headers)
+                Answer::of(answer, position, generation, lacks).respond(&method, &headers)
             };
             at_once_or_aside(answer.len(), move || respond(answer)).await
         }

@@ -61,6 +61,17 @@ pub(crate) struct Args {
     /// counts them.
     #[arg(long)]
     accept_missing: bool,
+    /// What happens to an event that has used up its attempts; default: as before, at first `stop`.
+    /// `park` sets it aside with later events of its key, and continues with other keys.
+    #[arg(long, value_name = "WHAT")]
+    on_failure: Option<OnFailure>,
+    /// Retry what an earlier module has parked, once this one continues its state.
+    #[arg(long)]
+    retry_parked: bool,
+    /// Publish an event for each event that is parked, such as to `ops.failures@orders`; '' ends
+    /// that.
+    #[arg(long, value_name = "SUBJECT@SOURCE")]
+    failure_events: Option<String>,
     #[command(flatten)]
     effects: EffectsArgs,
     #[command(flatten)]
@@ -108,6 +119,24 @@ pub(crate) struct Waiting {
     /// Longest wait, such as `30s` or `10min`; default: no limit.
     #[arg(long, value_name = "DURATION", requires = "wait")]
     timeout: Option<humantime::Duration>,
+}
+
+/// What happens to an event that has used up its attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnFailure {
+    /// The deployment stops at the event.
+    Stop,
+    /// The event is parked: later events of its key wait behind it, and other keys continue.
+    Park,
+}
+
+impl OnFailure {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Park => "park",
+        }
+    }
 }
 
 /// Where a new read model begins.
@@ -169,6 +198,15 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut candidate = args.candidate.parameters()?;
     candidate.extend(args.accept_missing.then(accept_missing));
     candidate.extend(args.effects.parameters(true));
+    candidate.extend(
+        args.on_failure
+            .map(|what| ("on-failure", what.name().to_owned())),
+    );
+    candidate.extend(
+        args.retry_parked
+            .then(|| ("retry-parked", "true".to_owned())),
+    );
+    candidate.extend(args.failure_events.map(|place| ("failure-events", place)));
     let module = read_module(&args.file)?;
     let client = context.client()?;
     let Args {

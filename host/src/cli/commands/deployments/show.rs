@@ -2,7 +2,8 @@
 
 use super::{outbox, timers};
 use crate::api::{
-    Deployment, DeploymentState, Failure, Generation, ModuleInfo, SourceState, SourceStatus,
+    Deployment, DeploymentState, Failure, Generation, ModuleInfo, OnFailure, ParkedCounts,
+    SourceState, SourceStatus,
 };
 use crate::cli::Context;
 use crate::cli::commands::project::inspect::{self, MIGRATES};
@@ -98,6 +99,7 @@ fn position_rows(deployment: &Deployment) -> Rows {
     let rate = grouped(deployment.rate as u64);
     rows.push(("applied", format!("{applied}, {rate}/s")));
     rows.extend(skipped_line(deployment).map(|line| ("skipped", line)));
+    rows.extend(parked_line(deployment).map(|line| ("parked", line)));
     rows
 }
 
@@ -252,6 +254,32 @@ fn skipped_line(deployment: &Deployment) -> Option<String> {
     has_any.then(|| format!("{count}{}", last.unwrap_or_default()))
 }
 
+/// What is parked, and whether further events would be.
+fn parked_line(deployment: &Deployment) -> Option<String> {
+    let ParkedCounts {
+        keys,
+        events,
+        bytes: size,
+        since,
+    } = &deployment.parked;
+    match (events, deployment.on_failure) {
+        (0, OnFailure::Stop) => None,
+        (0, OnFailure::Park) => Some("nothing; events that fail are parked".to_owned()),
+        _ => {
+            let since = since
+                .as_ref()
+                .map(|since| format!(", since {since}"))
+                .unwrap_or_default();
+            Some(format!(
+                "{} of {}, {}{since}",
+                counted(*events, "event"),
+                counted(*keys, "key"),
+                bytes(*size)
+            ))
+        }
+    }
+}
+
 /// A generation that is not active.
 fn other_line(generation: &Generation) -> String {
     format!(
@@ -352,6 +380,8 @@ pub(in crate::cli) mod tests {
             reason: "the name is new".to_owned(),
             failure: None,
             skipped: 0,
+            on_failure: OnFailure::Stop,
+            parked: ParkedCounts::default(),
             skips: Vec::new(),
             candidate: None,
             previous: None,

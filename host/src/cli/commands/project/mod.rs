@@ -5,3 +5,4 @@ pub(crate) mod demo;
 pub(crate) mod dev;
 pub(crate) mod inspect;
 pub(crate) mod new;
+pub(crate) mod replay;

@@ -223,6 +223,7 @@ pub(in crate::cli) mod tests {
             source_status: None,
             file_bytes: 1 << 20,
             skipped: 0,
+            parked: Default::default(),
             state_bytes: 2_048,
             failure: None,
             failed_at: None,

@@ -149,6 +149,7 @@ mod tests {
             comparison: None,
             divergence: None,
             skipped: Vec::new(),
+            parked: Default::default(),
             message: "the second fold gives the same result".to_owned(),
             obstacle: None,
         }

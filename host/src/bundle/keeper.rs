@@ -1,0 +1,172 @@
+//! Keeps the bundles of first errors as files.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Bundle;
+use crate::data_dir::DataDir;
+
+/// Most bundles of a deployment. Errors of a module beyond that are not first ones.
+const KEPT_MAX: usize = 10;
+
+/// The folder with the bundles of one deployment.
+#[derive(Clone, Debug)]
+pub struct Keeper {
+    folder: DataDir,
+    deployment: String,
+}
+
+impl Keeper {
+    /// The keeper of a deployment. The folder appears with the first bundle.
+    pub(crate) fn new(folder: DataDir, deployment: &str) -> Self {
+        Self {
+            folder,
+            deployment: deployment.to_owned(),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.failures(&self.deployment)
+    }
+
+    /// Whether another bundle of a module would be kept.
+    pub fn wants(&self, module: &str) -> bool {
+        let of_module = |path: &&PathBuf| is_of(path, module);
+        listed(&self.path()).iter().filter(of_module).count() < KEPT_MAX
+    }
+
+    /// Writes a bundle with its module, and removes the oldest ones of other modules beyond the
+    /// limit. Blocking. Returns the path. The failure itself is reported elsewhere, so an error
+    /// here is only logged.
+    pub fn keep(&self, bundle: Bundle) -> Option<PathBuf> {
+        match self.write(bundle) {
+            Ok(path) => Some(path),
+            Err(error) => {
+                tracing::warn!(
+                    deployment = self.deployment,
+                    %error,
+                    "a failure bundle could not be written"
+                );
+                None
+            }
+        }
+    }
+
+    fn write(&self, bundle: Bundle) -> io::Result<PathBuf> {
+        let folder = self.path();
+        crate::data_dir::create_private(&folder)?;
+        let module = bundle.module.get(..12).unwrap_or(&bundle.module).to_owned();
+        let sequence = bundle.failure.as_ref().map_or(0, |failed| failed.sequence);
+        let path = folder.join(format!("{sequence:020}-{module}.json"));
+        let bundle = self.completed(bundle);
+        let mut file = tempfile::Builder::new()
+            .prefix(".foldstream-bundle-")
+            .tempfile_in(&folder)?;
+        io::Write::write_all(&mut file, &bundle.to_bytes())?;
+        file.persist(&path).map_err(|error| error.error)?;
+        let kept = listed(&folder);
+        let others = kept.iter().filter(|path| !is_of(path, &module));
+        for old in others.take(kept.len().saturating_sub(KEPT_MAX)) {
+            fs::remove_file(old)?;
+        }
+        Ok(path)
+    }
+
+    /// The bundle with its module, if the host still has it.
+    pub fn completed(&self, mut bundle: Bundle) -> Bundle {
+        match fs::read(self.folder.module(&bundle.module)) {
+            Ok(component) => bundle.with_component(&component),
+            Err(error) => {
+                bundle.notes.push(format!(
+                    "the host could not read the module {}: {error}; replay it with --module",
+                    bundle.module
+                ));
+                bundle
+            }
+        }
+    }
+
+    /// The newest bundle. Blocking.
+    pub fn newest(&self) -> io::Result<Option<Vec<u8>>> {
+        let modified = |path: &PathBuf| {
+            fs::metadata(path)
+                .and_then(|metadata| metadata.modified())
+                .ok()
+        };
+        match listed(&self.path()).into_iter().max_by_key(modified) {
+            Some(path) => fs::read(path).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Whether a file has a bundle of a module.
+fn is_of(path: &Path, module: &str) -> bool {
+    let module = module.get(..12).unwrap_or(module);
+    path.file_stem()
+        .is_some_and(|name| name.to_string_lossy().ends_with(module))
+}
+
+/// The bundles of a folder, in the order of their events.
+fn listed(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut paths: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        })
+        .collect();
+    paths.sort();
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::{Failed, Origin};
+    use crate::state::Traced;
+
+    fn bundle(module: &str, sequence: u64) -> Bundle {
+        let origin = Origin {
+            deployment: "totals",
+            generation: 1,
+            position: 0,
+            module,
+            grants: None,
+        };
+        let failure = Failed {
+            sequence,
+            kind: "trap".to_owned(),
+            class: None,
+            message: String::new(),
+        };
+        Bundle::new(origin, Some(failure), &[], &Traced::default())
+    }
+
+    #[test]
+    fn the_first_failures_of_each_module_are_kept() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let data = DataDir::claim(folder.path()).expect("an empty folder");
+        data.complete().expect("makes its parts");
+        let keeper = Keeper::new(data.clone(), "totals");
+        assert!(keeper.newest().expect("reads").is_none());
+        let modules = ["a".repeat(64), "b".repeat(64)];
+        for module in &modules {
+            for sequence in 1..20 {
+                if keeper.wants(module) {
+                    keeper.keep(bundle(module, sequence)).expect("is written");
+                }
+            }
+        }
+        let kept = listed(&data.failures("totals"));
+        assert_eq!(kept.len(), KEPT_MAX);
+        assert!(kept.iter().all(|path| is_of(path, &modules[1])), "{kept:?}");
+        let newest = keeper.newest().expect("reads").expect("there are some");
+        let newest = Bundle::from_bytes(&newest).expect("sound");
+        assert!(newest.notes[0].contains("--module"), "{:?}", newest.notes);
+    }
+}

@@ -1,0 +1,249 @@
+//! Replays a bundle: applies its events one by one to a state that has what was recorded.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Bundle, BundleError};
+use crate::effects::{Grants, Lineage, Owner, Role};
+use crate::event::{Event, Payload};
+use crate::module::{self, Engine, Identity, Instance, Module};
+use crate::position::{Checkpoint, StreamIdentity};
+use crate::state::{self, Call, Key, Ownership, Store, Trace, Traced, Writer};
+
+/// The owner of the effects of a replay. They go nowhere.
+const OWNERSHIP: Ownership = Ownership {
+    lineage: Lineage(0),
+    epoch: 1,
+};
+
+/// Why nothing can be replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The file is no bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// There is no module.
+    #[error("the bundle has no module, because the host no longer had it; give one with --module")]
+    NoModule,
+    /// The module can't be used.
+    #[error(transparent)]
+    Module(#[from] module::Error),
+    /// The temporary state failed.
+    #[error(transparent)]
+    State(#[from] state::Error),
+}
+
+/// How an event ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was applied.
+    Applied,
+    /// It failed.
+    Failed {
+        /// As in the failure of a deployment.
+        kind: &'static str,
+        /// What happened.
+        message: String,
+    },
+}
+
+/// An entry before and after an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its key.
+    pub key: String,
+    /// Its value before; none if it did not exist.
+    pub before: Option<Payload>,
+    /// Its value after; none if it was removed.
+    pub after: Option<Payload>,
+}
+
+/// What an event did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// How it ended.
+    pub ended: Ended,
+    /// The entries that it changed, or would have changed before it failed.
+    pub changes: Vec<Change>,
+    /// Its calls.
+    pub calls: Vec<Call>,
+    /// What it read that the bundle does not have: from here on, the replay may differ from the
+    /// host.
+    pub unknown: Vec<String>,
+}
+
+/// A replay that has begun.
+pub struct Replay {
+    _engine: Engine,
+    module: Arc<Module>,
+    identity: Identity,
+    instance: Option<Instance>,
+    store: Store,
+    writer: Option<Writer>,
+    recorded: Traced,
+    /// Keys that the replay itself has written.
+    written: BTreeSet<Key>,
+    events: std::vec::IntoIter<Event>,
+}
+
+impl std::fmt::Debug for Replay {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Replay")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Replay {
+    /// Prepares a replay in an empty folder, with the module of the bundle or another one.
+    pub fn begin(
+        bundle: &Bundle,
+        module: Option<Bytes>,
+        folder: &Path,
+        options: module::Options,
+    ) -> Result<Self, ReplayError> {
+        let component = match module {
+            Some(module) => module,
+            None => bundle.component()?.ok_or(ReplayError::NoModule)?,
+        };
+        let engine = Engine::new(options)?;
+        let accepted = engine.accept(component)?;
+        let module = engine.load(&accepted)?.module;
+        let recorded = bundle.traced()?;
+        let (store, writer) = state_of(bundle, &recorded, folder)?;
+        let events: Result<Vec<Event>, BundleError> =
+            bundle.events.iter().map(super::EventRow::event).collect();
+        Ok(Self {
+            _engine: engine,
+            module,
+            identity: Identity {
+                deployment: bundle.deployment.clone(),
+                generation: bundle.generation,
+            },
+            instance: None,
+            store,
+            writer: Some(writer),
+            recorded,
+            written: BTreeSet::new(),
+            events: events?.into_iter(),
+        })
+    }
+
+    /// Applies the next event; none if there is none. An event that fails changes nothing, and the
+    /// next one is applied by another instance.
+    pub fn step(&mut self) -> Result<Option<(Event, Step)>, ReplayError> {
+        let Some(event) = self.events.next() else {
+            return Ok(None);
+        };
+        let mut instance = match self.instance.take() {
+            Some(instance) => instance,
+            None => self.module.instantiate(&self.identity)?,
+        };
+        let mut writer = self.writer.take().expect("it comes back from every call");
+        let trace = Arc::new(Trace::default());
+        writer.trace(Some(Arc::clone(&trace)));
+        writer.begin();
+        let (mut writer, result) = instance.apply(std::slice::from_ref(&event), writer);
+        writer.trace(None);
+        let changed: Vec<Change> = writer
+            .changes()?
+            .into_iter()
+            .map(|(key, before, after)| Change {
+                key: key.to_string(),
+                before,
+                after,
+            })
+            .filter(|change| change.before != change.after)
+            .collect();
+        let traced = trace.traced();
+        let unknown = self.unknown(&traced);
+        let ended = match result {
+            Ok(()) => {
+                self.instance = Some(instance);
+                self.written
+                    .extend(changed.iter().map(|change| Key::from(change.key.as_str())));
+                let checkpoint = self.store.published();
+                let mut checkpoint = checkpoint.unwrap_or_else(|| beginning(0));
+                checkpoint.position = checkpoint.position.max(event.sequence);
+                writer.publish(checkpoint);
+                Ended::Applied
+            }
+            Err(error) => {
+                writer.discard();
+                Ended::Failed {
+                    kind: error.kind(),
+                    message: error.to_string(),
+                }
+            }
+        };
+        self.writer = Some(writer);
+        let step = Step {
+            ended,
+            changes: changed,
+            calls: traced.calls,
+            unknown,
+        };
+        Ok(Some((event, step)))
+    }
+
+    /// What an event read that was neither recorded nor written by the replay.
+    fn unknown(&self, traced: &Traced) -> Vec<String> {
+        let keys = traced
+            .entries
+            .keys()
+            .filter(|key| !self.written.contains(*key) && !self.recorded.knows(key))
+            .map(|key| format!("the entry `{key}`"));
+        let scans = traced
+            .scans
+            .iter()
+            .filter(|scan| !self.recorded.knows_scan(scan))
+            .map(|scan| match &scan.prefix {
+                Some(prefix) => format!("all entries that begin with `{prefix}`"),
+                None => "all entries of a range".to_owned(),
+            });
+        keys.chain(scans).collect()
+    }
+}
+
+fn beginning(position: u64) -> Checkpoint {
+    let stream = StreamIdentity {
+        name: "replay".to_owned(),
+        created_ns: 0,
+    };
+    Checkpoint::at(position, stream)
+}
+
+/// A state with the recorded entries.
+fn state_of(
+    bundle: &Bundle,
+    recorded: &Traced,
+    folder: &Path,
+) -> Result<(Store, Writer), ReplayError> {
+    let path = folder.join("replay.redb");
+    state::create_owned(&path, OWNERSHIP)?;
+    let (store, mut writer) = Store::open(&path, state::Options::default(), |_| ())?;
+    writer.begin();
+    for (key, value) in &recorded.entries {
+        if let Some(value) = value {
+            writer.put(key, Some(value.clone()))?;
+        }
+    }
+    writer.publish(beginning(bundle.position));
+    if let Some(grants) = &bundle.grants {
+        let grants = Grants::parse(grants);
+        let grants = grants.map_err(|error| BundleError::Damaged(error.to_string()))?;
+        writer.set_role(Role::Owner(Arc::new(Owner {
+            deployment: bundle.deployment.clone(),
+            lineage: OWNERSHIP.lineage,
+            epoch: OWNERSHIP.epoch,
+            effects_after: 0,
+            timers_after: 0,
+            grants,
+        })));
+    }
+    Ok((store, writer))
+}

@@ -1,0 +1,499 @@
+//! `foldstream parked`: events that were set aside because they failed, and what waits behind them.
+
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use reqwest::Method;
+use serde::Serialize;
+
+use crate::api::{
+    ParkedChange, ParkedCounts, ParkedEvents, ParkedFailure, ParkedKey, ParkedList, ParkedOutcome,
+    ParkedSelection,
+};
+use crate::bundle::{Bundle, Failed};
+use crate::cli::Context;
+use crate::cli::support::client::Client;
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::output::{bytes, compact, counted, table};
+
+/// Longest wait for the response: the host applies events for a few seconds, and a batch may have
+/// to end first.
+const TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Events that failed and were parked, and later events of their keys, which wait behind them.
+#[derive(Clone, Debug, clap::Subcommand)]
+#[command(before_help = "\
+Examples:
+  foldstream deploy order_totals.wasm --on-failure park
+  foldstream parked list order-totals
+  foldstream parked show order-totals ada
+  foldstream parked retry order-totals ada
+  foldstream parked retry order-totals --all --class rejected
+  foldstream parked drop order-totals ada --reason 'test data, ticket 4711'
+  foldstream parked export order-totals ada")]
+pub(crate) enum Command {
+    /// List the keys with parked events.
+    #[command(before_help = "\
+Examples:
+  foldstream parked list order-totals
+  foldstream parked list order-totals --class trap -o json | jq '.keys[].key'")]
+    List(ListArgs),
+    /// Show the parked events of a key, with the error of the first.
+    #[command(before_help = "\
+Examples:
+  foldstream parked show order-totals ada
+  foldstream parked show order-totals ada -o ndjson")]
+    Show(ShowArgs),
+    /// Apply parked events, key by key and in order. What fails again stays parked.
+    #[command(before_help = "\
+Examples:
+  foldstream parked retry order-totals ada bob
+  foldstream parked retry order-totals --all --dry-run           what would happen
+  foldstream parked retry order-totals --all --class rejected    with a corrected module")]
+    Retry(RetryArgs),
+    /// Leave out the first parked event of each key for good, or all of them with --whole-keys.
+    #[command(before_help = "\
+Examples:
+  foldstream parked drop order-totals ada --reason 'test data, ticket 4711'
+  foldstream parked drop order-totals ada --whole-keys --reason 'no such customer, ticket 4711'
+
+Later events of the key stay parked until `foldstream parked retry`.")]
+    Drop(DropArgs),
+    /// Write a failure bundle, which `foldstream replay` reproduces without the host.
+    #[command(before_help = "\
+Examples:
+  foldstream parked export order-totals ada             a parked key, tried once more
+  foldstream parked export order-totals -f totals.json  the failure that was recorded last")]
+    Export(ExportArgs),
+}
+
+/// Options of `list`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// Name of the deployment.
+    name: String,
+    /// Only keys whose first event failed with this class.
+    #[arg(long)]
+    class: Option<String>,
+}
+
+/// Options of `show`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ShowArgs {
+    /// Name of the deployment.
+    name: String,
+    /// The key, as it is listed.
+    key: String,
+}
+
+/// Options of `retry`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct RetryArgs {
+    /// Name of the deployment.
+    name: String,
+    #[command(flatten)]
+    which: Which,
+    /// Change nothing, and show what would happen.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Options of `drop`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct DropArgs {
+    /// Name of the deployment.
+    name: String,
+    #[command(flatten)]
+    which: Which,
+    /// The reason, for the audit log and for everyone who asks later.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Drop all events of the keys, and not only the first of each.
+    #[arg(long)]
+    whole_keys: bool,
+    /// Change nothing, and show what would happen.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Options of `export`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ExportArgs {
+    /// Name of the deployment.
+    name: String,
+    /// The key, as it is listed; without one, the failure that the host recorded last.
+    key: Option<String>,
+    /// The file; default: `DEPLOYMENT-SEQUENCE.bundle.json`.
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// Which keys are meant.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Which {
+    /// The keys, as they are listed.
+    #[arg(required_unless_present = "all", value_name = "KEY")]
+    keys: Vec<String>,
+    /// All keys.
+    #[arg(long, conflicts_with = "keys")]
+    all: bool,
+    /// With --all: only keys whose first event failed with this class.
+    #[arg(long, requires = "all")]
+    class: Option<String>,
+}
+
+impl Which {
+    fn selection(self) -> ParkedSelection {
+        let Self { keys, all, class } = self;
+        ParkedSelection {
+            keys,
+            all,
+            class,
+            ..ParkedSelection::default()
+        }
+    }
+}
+
+/// Sends the request and prints the outcome.
+pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<()> {
+    let client = context.client()?;
+    match command {
+        Command::List(ListArgs { name, class }) => {
+            let query: Vec<_> = class.map(|class| ("class", class)).into_iter().collect();
+            let list: ParkedList = client
+                .get(&["v1", "deployments", &name, "parked"], &query)
+                .await?;
+            context.output.many(&list.keys, &list, keys)?;
+            context.output.note(&summary(&list));
+        }
+        Command::Show(ShowArgs { name, key }) => {
+            let path = ["v1", "deployments", &name, "parked", "events"];
+            let events: ParkedEvents = client.get(&path, &[("key", key)]).await?;
+            context
+                .output
+                .many(&events.events, &events, |_| shown(&events))?;
+        }
+        Command::Retry(RetryArgs {
+            name,
+            which,
+            dry_run,
+        }) => {
+            let selection = ParkedSelection {
+                dry_run,
+                ..which.selection()
+            };
+            let outcome = act(&client, &name, "retry", &selection).await?;
+            context
+                .output
+                .one(&outcome, |outcome| told("applied", outcome))?;
+            if let Some(first) = outcome.failed.first() {
+                let failed = counted(outcome.failed.len() as u64, "key");
+                let verb = if dry_run { "would fail" } else { "failed" };
+                let message = format!(
+                    "{failed} {verb} again, the first `{}`: {}; what fails stays parked",
+                    first.key, first.error
+                );
+                return Err(Failure::new(Exit::Failed, message).into());
+            }
+        }
+        Command::Drop(DropArgs {
+            name,
+            which,
+            reason,
+            whole_keys,
+            dry_run,
+        }) => {
+            let selection = ParkedSelection {
+                reason: Some(reason),
+                whole_keys,
+                dry_run,
+                ..which.selection()
+            };
+            let outcome = act(&client, &name, "drop", &selection).await?;
+            context
+                .output
+                .one(&outcome, |outcome| told("dropped", outcome))?;
+            if outcome.left.events > 0 && !dry_run {
+                context
+                    .output
+                    .note("later events of these keys stay parked until `foldstream parked retry`");
+            }
+        }
+        Command::Export(args) => export(args, &client, context).await?,
+    }
+    Ok(())
+}
+
+async fn export(args: ExportArgs, client: &Client, context: &Context) -> anyhow::Result<()> {
+    let ExportArgs { name, key, file } = args;
+    let path = ["v1", "deployments", &name, "parked", "export"];
+    let query: Vec<_> = key.map(|key| ("key", key)).into_iter().collect();
+    let request = client.request(Method::POST, &path).query(&query);
+    let response = client.stream(request.timeout(TIMEOUT)).await?;
+    let body = client.body(response).await?;
+    let bundle = Bundle::from_bytes(&body).context("cannot read the response of the host")?;
+    let sequence = bundle.events.first().map_or(0, |event| event.sequence);
+    let file = file.unwrap_or_else(|| PathBuf::from(format!("{name}-{sequence}.bundle.json")));
+    let mut options = std::fs::OpenOptions::new();
+    // It has people's data.
+    let options = options.write(true).create_new(true).mode(0o600);
+    let written = options
+        .open(&file)
+        .and_then(|mut opened| std::io::Write::write_all(&mut opened, &body));
+    written.with_context(|| format!("cannot write {}", file.display()))?;
+    let exported = Exported {
+        file: &file,
+        events: bundle.events.len(),
+        entries: bundle.entries.len(),
+        failure: bundle.failure.as_ref(),
+        notes: &bundle.notes,
+    };
+    context.output.one(&exported, |exported| {
+        let failure = exported.failure.map_or_else(
+            || "no failure".to_owned(),
+            |failure| format!("{}: {}", failure.kind, failure.message),
+        );
+        format!(
+            "{}: {}, {} of the state; {failure}",
+            exported.file.display(),
+            counted(exported.events as u64, "event"),
+            counted_entries(exported.entries)
+        )
+    })?;
+    for note in &bundle.notes {
+        context.output.warning(note);
+    }
+    let file = file.display();
+    context.output.note(&format!(
+        "it has data of events and entries; `foldstream replay {file}` reproduces the failure"
+    ));
+    Ok(())
+}
+
+/// What was exported.
+#[derive(Debug, Serialize)]
+struct Exported<'a> {
+    file: &'a Path,
+    events: usize,
+    entries: usize,
+    failure: Option<&'a Failed>,
+    notes: &'a [String],
+}
+
+fn counted_entries(entries: usize) -> String {
+    match entries {
+        1 => "1 entry".to_owned(),
+        entries => format!("{entries} entries"),
+    }
+}
+
+async fn act(
+    client: &Client,
+    name: &str,
+    verb: &str,
+    selection: &ParkedSelection,
+) -> anyhow::Result<ParkedOutcome> {
+    let path = ["v1", "deployments", name, "parked", verb];
+    let body = serde_json::to_vec(selection).context("cannot write the request as JSON")?;
+    Ok(client
+        .post(&path, &[], ("application/json", body.into()), TIMEOUT)
+        .await?)
+}
+
+/// An empty key is shown as what it means.
+fn key_word(key: &str) -> String {
+    if key.is_empty() {
+        "(no key)".to_owned()
+    } else {
+        key.to_owned()
+    }
+}
+
+fn keys(keys: &[ParkedKey]) -> String {
+    let rows = keys.iter().map(|parked| {
+        let failure = parked.failure.as_ref();
+        let class = failure.map_or("-", |failure| &failure.class).to_owned();
+        let message = failure.map_or_else(
+            || "waits for a retry".to_owned(),
+            |failure| failure.message.clone(),
+        );
+        let since = failure.map_or("-", |failure| &failure.first_at);
+        let first = parked.first_sequence.to_string();
+        vec![
+            key_word(&parked.key),
+            parked.events.to_string(),
+            first,
+            class,
+            second(since),
+            message,
+        ]
+    });
+    table(&["KEY", "EVENTS", "FIRST", "CLASS", "SINCE", "ERROR"], rows)
+}
+
+/// A time without fractions of a second.
+fn second(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => time.to_owned(),
+    }
+}
+
+fn shown(events: &ParkedEvents) -> String {
+    let mut text = String::new();
+    if let Some(ParkedFailure {
+        kind,
+        message,
+        attempts,
+        module,
+        reads,
+        ..
+    }) = events
+        .events
+        .first()
+        .and_then(|event| event.failure.as_ref())
+    {
+        let digest = module.get(..12).unwrap_or(module);
+        let attempts = counted(u64::from(*attempts), "attempt");
+        text = format!("{kind}: {message}\n{attempts}, the last with module {digest}\n\n");
+        if !reads.is_empty() {
+            let rows = reads.iter().map(|read| {
+                let value = read.value.clone();
+                vec![
+                    read.key.clone(),
+                    value.unwrap_or_else(|| "(absent)".to_owned()),
+                ]
+            });
+            text.push_str(&table(&["READ", "VALUE"], rows));
+            text.push_str("\n\n");
+        }
+    }
+    let rows = events.events.iter().map(|event| {
+        let (time, data) = (second(&event.time), compact(&event.data));
+        vec![
+            event.sequence.to_string(),
+            time,
+            event.subject.clone(),
+            event.kind.clone(),
+            data,
+        ]
+    });
+    text.push_str(&table(
+        &["SEQUENCE", "TIME", "SUBJECT", "TYPE", "DATA"],
+        rows,
+    ));
+    if events.total > events.events.len() as u64 {
+        text.push_str(&format!(
+            "\nand {} more",
+            events.total - events.events.len() as u64
+        ));
+    }
+    text
+}
+
+fn summary(list: &ParkedList) -> String {
+    match list.counts {
+        ParkedCounts { events: 0, .. } => "nothing is parked".to_owned(),
+        ParkedCounts {
+            keys,
+            events,
+            bytes: size,
+            ..
+        } => {
+            format!(
+                "{} of {}, {}",
+                counted(events, "event"),
+                counted(keys, "key"),
+                bytes(size)
+            )
+        }
+    }
+}
+
+fn told(verb: &str, outcome: &ParkedOutcome) -> String {
+    let mut text = format!(
+        "{verb} {}; {} no longer parked; {} of {} left",
+        counted(outcome.events, "event"),
+        counted(outcome.keys, "key"),
+        counted(outcome.left.events, "event"),
+        counted(outcome.left.keys, "key")
+    );
+    if outcome.dry_run {
+        text = format!(
+            "would have {verb} {}; {} would no longer be parked",
+            counted(outcome.events, "event"),
+            counted(outcome.keys, "key")
+        );
+        if outcome.messages > 0 {
+            text.push_str(&format!(
+                "; {} would be published",
+                counted(outcome.messages, "message")
+            ));
+        }
+    }
+    if let Some(unfinished) = &outcome.unfinished {
+        text.push_str(&format!("; not finished: {unfinished}"));
+    }
+    for change in &outcome.changes {
+        text.push_str(&changed(change));
+    }
+    if outcome.more_changes > 0 {
+        text.push_str(&format!("\nand {} more", outcome.more_changes));
+    }
+    text
+}
+
+/// An entry that would change, as a line.
+fn changed(change: &ParkedChange) -> String {
+    let key = &change.key;
+    match (&change.before, &change.after) {
+        (None, Some(after)) => format!("\n+ {key}  {}", compact(after)),
+        (Some(before), None) => format!("\n- {key}  {}", compact(before)),
+        (Some(before), Some(after)) => {
+            format!("\n~ {key}  {} -> {}", compact(before), compact(after))
+        }
+        (None, None) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parked_keys_are_rows() {
+        let failure = ParkedFailure {
+            kind: "rejected".to_owned(),
+            class: "rejected".to_owned(),
+            message: "no amount".to_owned(),
+            attempts: 1,
+            module: "ab".to_owned(),
+            first_at: "2026-11-26T10:00:00.123456789Z".to_owned(),
+            last_at: "2026-11-26T10:00:00.123456789Z".to_owned(),
+            reads: Vec::new(),
+            reads_are_cut: false,
+        };
+        let ada = ParkedKey {
+            key: "ada".to_owned(),
+            events: 2,
+            bytes: 9,
+            first_sequence: 7,
+            failure: Some(failure),
+        };
+        let none = ParkedKey {
+            key: String::new(),
+            events: 1,
+            failure: None,
+            ..ada.clone()
+        };
+        assert_eq!(
+            keys(&[ada, none]),
+            "\
+KEY       EVENTS  FIRST  CLASS     SINCE                 ERROR
+ada       2       7      rejected  2026-11-26T10:00:00Z  no amount
+(no key)  1       7      -         -                     waits for a retry"
+        );
+    }
+}

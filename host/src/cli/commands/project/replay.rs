@@ -1,0 +1,307 @@
+//! `foldstream replay`: reproduces a failure from a bundle, without a host.
+
+use std::io::{BufRead as _, IsTerminal as _};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::bundle::{BUNDLE_BYTES_MAX, Bundle, Change, Ended, Failed, Replay, Step};
+use crate::cli::Context;
+use crate::cli::commands::deployments::deploy;
+use crate::cli::support::config_args;
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::output::{compact, counted};
+use crate::config::Config;
+use crate::event::{Event, Payload};
+use crate::memory::Memory;
+use crate::{module, small_file};
+
+/// Reproduce a failure from a bundle, without a host: apply its events one by one, and show what
+/// each changes.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream replay order-totals-333.bundle.json
+  foldstream replay order-totals-333.bundle.json --module corrected.wasm
+  foldstream replay order-totals-333.bundle.json --step --calls
+
+`foldstream parked export` makes bundles. Without --module, the replay succeeds if the event fails
+as it did on the host. With it, it succeeds if the module applies all events.")]
+pub(crate) struct Args {
+    /// The bundle.
+    bundle: PathBuf,
+    /// Use this module instead of that of the bundle.
+    #[arg(short, long, value_name = "FILE")]
+    module: Option<PathBuf>,
+    /// Wait for Enter after each event.
+    #[arg(long)]
+    step: bool,
+    /// Show the calls that the module makes.
+    #[arg(long)]
+    calls: bool,
+}
+
+/// An event of a replay, for people and programs.
+#[derive(Debug, Serialize)]
+struct Shown {
+    sequence: u64,
+    subject: String,
+    #[serde(rename = "type")]
+    kind: String,
+    /// `applied`, or the kind of its failure.
+    outcome: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    changes: Vec<ShownChange>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    calls: Vec<serde_json::Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unknown: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownChange {
+    key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<serde_json::Value>,
+}
+
+impl From<Change> for ShownChange {
+    fn from(change: Change) -> Self {
+        Self {
+            key: change.key,
+            before: change.before.as_ref().map(Payload::to_json),
+            after: change.after.as_ref().map(Payload::to_json),
+        }
+    }
+}
+
+impl Shown {
+    fn of(event: &Event, step: Step, with_calls: bool) -> Self {
+        let (outcome, message) = match step.ended {
+            Ended::Applied => ("applied".to_owned(), None),
+            Ended::Failed { kind, message } => (kind.to_owned(), Some(message)),
+        };
+        let calls = if with_calls { step.calls } else { Vec::new() };
+        Self {
+            sequence: event.sequence,
+            subject: event.subject.to_string(),
+            kind: event.kind.to_string(),
+            outcome,
+            message,
+            changes: step.changes.into_iter().map(ShownChange::from).collect(),
+            calls: calls
+                .iter()
+                .map(|call| serde_json::to_value(call).expect("plain data"))
+                .collect(),
+            unknown: step.unknown,
+        }
+    }
+
+    fn lines(&self) -> String {
+        let Self {
+            sequence, subject, ..
+        } = self;
+        let mut text = match &self.message {
+            None => format!("{sequence} {subject}: applied"),
+            Some(message) => format!("{sequence} {subject}: {}: {message}", self.outcome),
+        };
+        for call in &self.calls {
+            text.push_str(&format!("\n    {}", compact(call)));
+        }
+        for ShownChange { key, before, after } in &self.changes {
+            let line = match (before, after) {
+                (None, Some(after)) => format!("+ {key}  {}", compact(after)),
+                (Some(before), None) => format!("- {key}  {}", compact(before)),
+                (Some(before), Some(after)) => {
+                    format!("~ {key}  {} -> {}", compact(before), compact(after))
+                }
+                (None, None) => continue,
+            };
+            // What a failed event wrote was dropped.
+            let dropped = if self.message.is_some() {
+                "  (dropped)"
+            } else {
+                ""
+            };
+            text.push_str(&format!("\n  {line}{dropped}"));
+        }
+        text
+    }
+}
+
+/// Runs the replay, and says whether it went as expected.
+pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+    let content = small_file::read_within(&args.bundle, BUNDLE_BYTES_MAX)
+        .with_context(|| format!("cannot read {}", args.bundle.display()))?;
+    let bundle = Bundle::from_bytes(&content)
+        .with_context(|| format!("cannot replay {}", args.bundle.display()))?;
+    let other = args
+        .module
+        .as_deref()
+        .map(deploy::read_module)
+        .transpose()?;
+    let has_other = other.is_some();
+    let folder = config_args::temporary_folder()?;
+    let checker =
+        module::this_program().context("cannot find this program, which checks the module")?;
+    let mut options =
+        Config::default().module_options(folder.path().to_owned(), checker, &Memory::unlimited());
+    options.instances_max = 2;
+    let mut replay = Replay::begin(&bundle, other, folder.path(), options)?;
+    for note in &bundle.notes {
+        context.output.warning(note);
+    }
+    let (mut shown, mut unknown) = (Vec::new(), 0);
+    while let Some((event, step)) = replay.step()? {
+        let step = Shown::of(&event, step, args.calls);
+        for read in &step.unknown {
+            context.output.warning(&format!(
+                "event {} reads {read}, which the bundle does not have, so from here on the \
+                 replay may differ from the host",
+                step.sequence
+            ));
+        }
+        unknown += step.unknown.len();
+        if args.step {
+            context.output.say(&step.lines());
+            wait_for_enter()?;
+        }
+        shown.push(step);
+    }
+    if !args.step {
+        context.output.many(&shown, &shown, |steps| {
+            let lines: Vec<String> = steps.iter().map(Shown::lines).collect();
+            lines.join("\n")
+        })?;
+    }
+    let verdict = verdict(&shown, bundle.failure.as_ref().filter(|_| !has_other));
+    let (is_as_expected, text) = verdict;
+    if unknown > 0 {
+        let text = format!("{text}, but the bundle lacks some of what was read");
+        return Err(Failure::new(Exit::Failed, text).into());
+    }
+    if !is_as_expected {
+        return Err(Failure::new(Exit::Failed, text).into());
+    }
+    context.output.note(&text);
+    Ok(())
+}
+
+/// Whether the replay went as expected, and how it went, in words.
+fn verdict(shown: &[Shown], expected: Option<&Failed>) -> (bool, String) {
+    let failed = shown.iter().find(|step| step.message.is_some());
+    let Some(expected) = expected else {
+        return match failed {
+            None => {
+                let events = counted(shown.len() as u64, "event");
+                (true, format!("{events} applied"))
+            }
+            Some(step) => (
+                false,
+                format!(
+                    "event {} fails: {}: {}",
+                    step.sequence,
+                    step.outcome,
+                    step.message.as_deref().unwrap_or_default()
+                ),
+            ),
+        };
+    };
+    let Failed {
+        sequence,
+        kind,
+        message,
+        ..
+    } = expected;
+    match failed {
+        Some(step)
+            if step.sequence == *sequence
+                && step.outcome == *kind
+                && step.message.as_ref() == Some(message) =>
+        {
+            (
+                true,
+                format!("reproduced: event {sequence} fails as it did on the host"),
+            )
+        }
+        Some(step) => (
+            false,
+            format!(
+                "not reproduced: event {} fails with {}: {}; on the host event {sequence} failed \
+                 with {kind}: {message}",
+                step.sequence,
+                step.outcome,
+                step.message.as_deref().unwrap_or_default()
+            ),
+        ),
+        None => (
+            false,
+            format!(
+                "not reproduced: all events were applied; on the host event {sequence} failed \
+                 with {kind}: {message}"
+            ),
+        ),
+    }
+}
+
+/// Waits until the user wants the next event. Without a terminal nobody can press a key.
+fn wait_for_enter() -> anyhow::Result<()> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        let mut line = String::new();
+        stdin.lock().read_line(&mut line)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(sequence: u64, failure: Option<(&str, &str)>) -> Shown {
+        Shown {
+            sequence,
+            subject: "a.b".to_owned(),
+            kind: "b".to_owned(),
+            outcome: failure.map_or("applied", |(kind, _)| kind).to_owned(),
+            message: failure.map(|(_, message)| message.to_owned()),
+            changes: vec![ShownChange {
+                key: "k".to_owned(),
+                before: Some(1.into()),
+                after: Some(2.into()),
+            }],
+            calls: Vec::new(),
+            unknown: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_replay_is_as_expected_only_if_the_same_event_fails_in_the_same_way() {
+        let expected = Failed {
+            sequence: 7,
+            kind: "trap".to_owned(),
+            class: None,
+            message: "unreachable".to_owned(),
+        };
+        let ends = |failure, wanted| verdict(&[step(7, failure)], wanted).0;
+        assert!(ends(Some(("trap", "unreachable")), Some(&expected)));
+        assert!(!ends(Some(("trap", "overflow")), Some(&expected)));
+        assert!(!ends(Some(("rejected", "unreachable")), Some(&expected)));
+        assert!(!ends(None, Some(&expected)));
+        assert!(ends(None, None));
+        assert!(!ends(Some(("trap", "unreachable")), None));
+    }
+
+    #[test]
+    fn changes_are_shown_as_differences() {
+        assert_eq!(step(7, None).lines(), "7 a.b: applied\n  ~ k  1 -> 2");
+        assert_eq!(
+            step(7, Some(("trap", "unreachable"))).lines(),
+            "7 a.b: trap: unreachable\n  ~ k  1 -> 2  (dropped)"
+        );
+    }
+}

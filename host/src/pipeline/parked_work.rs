@@ -1,0 +1,438 @@
+//! Requests to change what is parked: retries, dry runs, drops and records. They are carried out
+//! while the pipeline is held with everything durable.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::applier::Fault;
+use super::recording::told_fault;
+use super::{Ended, Run};
+use crate::api::FailureClass;
+use crate::bundle::{Bundle, Failed};
+use crate::event::Event;
+use crate::module::ApplyError;
+use crate::state::exceptions::{Exception, Skip, Skipped};
+use crate::state::{self, Parked, ParkedFailure, Replaced, Store, Writer};
+
+/// Most events of a parked key that are applied at once.
+const RETRY_EVENTS: usize = 256;
+/// How long one request may apply parked events: the pipeline is held meanwhile.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Most entries whose change one dry run shows.
+const CHANGES_MAX: usize = 100;
+
+/// A request to change what is parked.
+#[derive(Clone, Debug)]
+pub enum ParkedWork {
+    /// Apply the events of these keys, in order.
+    Retry {
+        /// The keys.
+        keys: Vec<String>,
+        /// Only find out what would happen.
+        dry_run: bool,
+    },
+    /// Record how the events of a key fail, without applying them.
+    Record {
+        /// The key.
+        key: String,
+    },
+    /// Leave out events for good.
+    Drop {
+        /// The keys.
+        keys: Vec<String>,
+        /// All events of a key, and not only the first.
+        all: bool,
+        /// The operator's reason.
+        reason: String,
+    },
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct ParkedOutcome {
+    /// Events that are no longer parked.
+    pub events: u64,
+    /// Keys without parked events.
+    pub keys: u64,
+    /// Keys that failed again, with the error.
+    pub failed: Vec<(String, String)>,
+    /// Why keys were not tried; none if all were.
+    pub unfinished: Option<String>,
+    /// Of a dry run: the first entries that would change.
+    pub changes: Vec<Replaced>,
+    /// How many more would change.
+    pub more_changes: u64,
+    /// How many messages would be published.
+    pub effects: u64,
+    /// The record that was asked for.
+    pub recorded: Option<Box<Bundle>>,
+}
+
+/// Why nothing came of it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ParkedWorkError {
+    /// There is no pipeline to apply events.
+    #[error(
+        "the deployment is paused or has stopped, so nothing can be applied; `foldstream resume` \
+         first"
+    )]
+    NotRunning,
+    /// The state failed.
+    #[error("{0}")]
+    State(String),
+    /// The pipeline did not answer in time.
+    #[error("the deployment was busy for too long; try again")]
+    Late,
+}
+
+type Answer = Result<ParkedOutcome, ParkedWorkError>;
+
+/// The request that waits for the thread that owns the state.
+#[derive(Debug, Default)]
+pub struct ParkedRequests(Mutex<Option<(ParkedWork, oneshot::Sender<Answer>)>>);
+
+impl ParkedRequests {
+    /// Requests work. The returned channel closes without an answer if the state is closed before,
+    /// or if another request takes its place.
+    pub fn hand_over(&self, work: ParkedWork) -> oneshot::Receiver<Answer> {
+        let (answer, receiver) = oneshot::channel();
+        *self.0.lock() = Some((work, answer));
+        receiver
+    }
+
+    /// Withdraws a request that has not begun; returns whether there was one.
+    pub fn withdraw(&self) -> bool {
+        self.0.lock().take().is_some()
+    }
+
+    /// Whether a request waits.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
+    /// The request, unless the requester no longer waits.
+    fn take(&self) -> Option<(ParkedWork, oneshot::Sender<Answer>)> {
+        self.0
+            .lock()
+            .take()
+            .filter(|(_, answer)| !answer.is_closed())
+    }
+
+    /// Does what can be done without a fold while no pipeline runs, and declines the rest. After an
+    /// error the state must be reopened.
+    pub fn serve_resting(&self, writer: &mut Writer, store: &Store) -> Result<(), state::Error> {
+        let Some((work, answer)) = self.take() else {
+            return Ok(());
+        };
+        match work {
+            ParkedWork::Retry { .. } | ParkedWork::Record { .. } => {
+                drop(answer.send(Err(ParkedWorkError::NotRunning)));
+            }
+            ParkedWork::Drop { keys, all, reason } => {
+                let dropped = drop_parked(writer, store, &keys, all, &reason);
+                let told = dropped
+                    .as_ref()
+                    .map(Clone::clone)
+                    .map_err(|error| ParkedWorkError::State(error.to_string()));
+                let _ = answer.send(told);
+                dropped?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn told(done: &Result<ParkedOutcome, state::Error>) -> Answer {
+    match done {
+        Ok(outcome) => Ok(outcome.clone()),
+        Err(error) => Err(ParkedWorkError::State(error.to_string())),
+    }
+}
+
+/// Leaves out parked events for good, durably. They become exceptions of the state, like skipped
+/// ones.
+fn drop_parked(
+    writer: &mut Writer,
+    store: &Store,
+    keys: &[String],
+    all: bool,
+    reason: &str,
+) -> Result<ParkedOutcome, state::Error> {
+    let mut outcome = ParkedOutcome::default();
+    for key in keys {
+        loop {
+            let parked = store.parked_events(key, if all { RETRY_EVENTS } else { 1 })?;
+            let mut exceptions = BTreeMap::new();
+            for Parked { event, failure, .. } in &parked {
+                let error = failure
+                    .as_ref()
+                    .map(|failure| format!("{}: {}", failure.kind, failure.message));
+                let skip = Skip::new(event.sequence, reason, error, Some(event));
+                exceptions.insert(
+                    event.sequence,
+                    Exception::Skipped(Skipped::new(&skip, Some(event))),
+                );
+            }
+            writer.begin();
+            parked
+                .iter()
+                .for_each(|parked| writer.unpark(key, parked.event.sequence));
+            outcome.events += parked.len() as u64;
+            writer.publish_in_place(exceptions);
+            if !all || parked.is_empty() {
+                break;
+            }
+        }
+        outcome.keys += u64::from(!store.is_parked(key));
+    }
+    store.flush()?;
+    Ok(outcome)
+}
+
+/// How trying a key ended.
+enum Tried {
+    /// All its events are applied.
+    Done,
+    /// The first one that is left failed.
+    Failed(String),
+    /// There was no time or no instance for it.
+    NotNow(String),
+}
+
+fn used_up() -> String {
+    format!(
+        "{} s were used up; continue with another request",
+        RETRY_MAX.as_secs()
+    )
+}
+
+impl Run {
+    /// Carries out a request to change what is parked. The pipeline is held, and everything is
+    /// durable.
+    pub(super) fn serve_parked(&mut self) -> Result<(), Ended> {
+        // Other code may be about to take over, and the request may be meant for it.
+        if *self.control.borrow() != self.wanted {
+            return Ok(());
+        }
+        let Some((work, answer)) = self.parked.take() else {
+            return Ok(());
+        };
+        let done = match work {
+            ParkedWork::Retry { keys, dry_run } if dry_run => self.try_parked(&keys),
+            ParkedWork::Retry { keys, .. } => self.retry_parked(&keys),
+            ParkedWork::Record { key } => self.record_key(&key),
+            ParkedWork::Drop { keys, all, reason } => {
+                drop_parked(self.applier.writer(), &self.store, &keys, all, &reason)
+            }
+        };
+        // The instance may remember what it read before.
+        self.applier.fold = None;
+        // The requester may have stopped waiting.
+        let _ = answer.send(told(&done));
+        done.map(drop).map_err(Ended::State)
+    }
+
+    fn retry_parked(&mut self, keys: &[String]) -> Result<ParkedOutcome, state::Error> {
+        let (mut outcome, begun) = (ParkedOutcome::default(), Instant::now());
+        for key in keys {
+            match self.retry_key(key, begun, &mut outcome.events)? {
+                Tried::Done => outcome.keys += 1,
+                Tried::Failed(error) => outcome.failed.push((key.clone(), error)),
+                Tried::NotNow(why) => {
+                    outcome.unfinished = Some(why);
+                    break;
+                }
+            }
+        }
+        self.store.flush()?;
+        Ok(outcome)
+    }
+
+    /// Applies the events of a key in order until one fails. Those before it stay applied.
+    fn retry_key(
+        &mut self,
+        key: &str,
+        begun: Instant,
+        events_done: &mut u64,
+    ) -> Result<Tried, state::Error> {
+        let mut portion = RETRY_EVENTS;
+        loop {
+            let parked = self.store.parked_events(key, portion)?;
+            if parked.is_empty() {
+                return Ok(Tried::Done);
+            }
+            if begun.elapsed() > RETRY_MAX {
+                return Ok(Tried::NotNow(used_up()));
+            }
+            let events: Vec<Event> = parked.iter().map(|parked| parked.event.clone()).collect();
+            let sequences = events.iter().map(|event| event.sequence).collect();
+            self.applier.writer().release(key, sequences);
+            let (error, on_used) = match self.applier.apply(&events) {
+                Ok(_) => {
+                    self.released(key, &events);
+                    *events_done += events.len() as u64;
+                    portion = RETRY_EVENTS;
+                    continue;
+                }
+                Err(Fault::NoInstance(error)) => return Ok(Tried::NotNow(error.to_string())),
+                Err(Fault::Call {
+                    error: ApplyError::State(error),
+                    ..
+                }) => return Err(error),
+                Err(Fault::Call {
+                    error: error @ (ApplyError::Busy(_) | ApplyError::Host(_)),
+                    ..
+                }) => {
+                    return Ok(Tried::NotNow(error.to_string()));
+                }
+                Err(Fault::Call { error, on_used, .. }) => (error, on_used),
+            };
+            self.applier.metrics.apply_failed(error.class());
+            let failing = match &error {
+                ApplyError::Retry { index, .. } | ApplyError::Rejected { index, .. } => {
+                    (*index).min(events.len() - 1)
+                }
+                // Unknown: halve until it is alone.
+                _ if events.len() > 1 => events.len() / 2,
+                _ => 0,
+            };
+            portion = failing.max(1);
+            if failing == 0 && !on_used {
+                return Ok(Tried::Failed(self.failed_again(&parked[0], &error)));
+            }
+        }
+    }
+
+    /// Publishes what parked events wrote, and removes them in the same step.
+    pub(super) fn released(&mut self, key: &str, events: &[Event]) {
+        let writer = self.applier.writer();
+        events
+            .iter()
+            .for_each(|event| writer.unpark(key, event.sequence));
+        writer.publish_in_place(BTreeMap::new());
+    }
+
+    /// Finds out what a retry would do.
+    fn try_parked(&mut self, keys: &[String]) -> Result<ParkedOutcome, state::Error> {
+        let (mut outcome, begun) = (ParkedOutcome::default(), Instant::now());
+        for key in keys {
+            if begun.elapsed() > RETRY_MAX {
+                outcome.unfinished = Some(used_up());
+                break;
+            }
+            let parked = self.store.parked_events(key, RETRY_EVENTS)?;
+            let events: Vec<Event> = parked.into_iter().map(|parked| parked.event).collect();
+            let (done, error) = self.try_key(&events, &mut outcome)?;
+            outcome.events += done as u64;
+            match error {
+                Some(error) => outcome.failed.push((key.clone(), error)),
+                None => outcome.keys += 1,
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// How many of these events could be applied, and why the next one could not.
+    fn try_key(
+        &mut self,
+        events: &[Event],
+        outcome: &mut ParkedOutcome,
+    ) -> Result<(usize, Option<String>), state::Error> {
+        // `sound` events can be applied, `failing` can't.
+        let (mut sound, mut failing, mut error) = (0, events.len() + 1, None);
+        let mut best = None;
+        while failing - sound > 1 {
+            let count = match error {
+                None => events.len(),
+                Some(_) => sound + (failing - sound) / 2,
+            };
+            let tried = self.applier.try_out(&events[..count])?;
+            match tried.result {
+                Ok(()) => {
+                    sound = count;
+                    best = Some(tried);
+                }
+                Err(fault) => {
+                    let (why, index) = told_fault(&fault);
+                    failing = index.map_or(count, |index| (index + 1).clamp(sound + 1, count));
+                    error = Some(why);
+                }
+            }
+        }
+        if let Some(tried) = best {
+            let room = CHANGES_MAX.saturating_sub(outcome.changes.len());
+            outcome.more_changes += tried.changes.len().saturating_sub(room) as u64;
+            outcome.changes.extend(tried.changes.into_iter().take(room));
+            outcome.effects += tried.effects;
+        }
+        Ok((sound, error))
+    }
+
+    /// Records how the events of a key fail, and what they read.
+    fn record_key(&mut self, key: &str) -> Result<ParkedOutcome, state::Error> {
+        let parked = self.store.parked_events(key, RETRY_EVENTS)?;
+        let events: Vec<Event> = parked.iter().map(|parked| parked.event.clone()).collect();
+        let Some(first) = parked.first() else {
+            return Ok(ParkedOutcome::default());
+        };
+        let tried = self.applier.try_out(&events[..1])?;
+        let mut notes = Vec::new();
+        let failure = match &tried.result {
+            Err(Fault::Call { error, .. }) => Some(Failed {
+                sequence: first.event.sequence,
+                kind: error.kind().to_owned(),
+                class: error.class().map(|class| class.name().to_owned()),
+                message: error.to_string(),
+            }),
+            Err(Fault::NoInstance(error)) => {
+                notes.push(format!("there was no instance to try the event: {error}"));
+                None
+            }
+            Ok(()) => {
+                notes.push("the first event can be applied now; retry the key".to_owned());
+                None
+            }
+        };
+        let mut traced = tried.traced;
+        if events.len() > 1 {
+            // For a replay with a corrected module, which goes on to the others.
+            let others = self.applier.try_out(&events[1..])?;
+            let calls = traced.calls.clone();
+            traced.extend(others.traced);
+            traced.calls = calls;
+        }
+        let store = self.store.clone();
+        let mut bundle = self.applier.bundle(failure, &events, &traced, &store);
+        bundle.notes = notes;
+        Ok(ParkedOutcome {
+            recorded: Some(Box::new(bundle)),
+            ..ParkedOutcome::default()
+        })
+    }
+
+    /// Records that a parked event failed once more; returns the error.
+    fn failed_again(&mut self, parked: &Parked, error: &ApplyError) -> String {
+        let message = error.to_string();
+        let class = error.class().unwrap_or(FailureClass::Trap);
+        let module = &self.applier.parking.module;
+        let mut failure = ParkedFailure::new(error.kind(), class, &message, 1, module);
+        if let Ok(tried) = self.applier.try_out(std::slice::from_ref(&parked.event)) {
+            failure = failure.with_reads(&tried.traced);
+        }
+        if let Some(before) = &parked.failure {
+            failure.attempts = before.attempts.saturating_add(1);
+            failure.first_at.clone_from(&before.first_at);
+        }
+        let writer = self.applier.writer();
+        writer.begin();
+        writer.park(Parked {
+            failure: Some(failure),
+            ..parked.clone()
+        });
+        writer.publish_in_place(BTreeMap::new());
+        message
+    }
+}

@@ -1,0 +1,351 @@
+//! Parking: an event that has used up its attempts is set aside with its key, and other keys
+//! continue.
+//!
+//! The event, and later events of its key, become rows of the state file in the commit that moves
+//! the position past them. Nothing is dropped: a limit stops the pipeline. A parked key is retried,
+//! or an event of it dropped, only on request (`parked_work.rs`).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Run;
+use super::applier::Applier;
+use crate::api::FailureClass;
+use crate::batch::Batch;
+use crate::bundle::Keeper;
+use crate::event::Event;
+use crate::module::KeyRule;
+use crate::state::{Parked, ParkedCounts, ParkedFailure, Store};
+
+/// Outcomes of events by which a module that fails everywhere is recognised.
+const OUTCOMES: usize = 20;
+/// Failed events among them with which parking ends.
+const OUTCOMES_FAILED: usize = 5;
+
+/// Limits of what one state parks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParkingLimits {
+    /// Most keys.
+    pub keys: u64,
+    /// Most events.
+    pub events: u64,
+    /// Most bytes of them.
+    pub bytes: u64,
+}
+
+impl Default for ParkingLimits {
+    fn default() -> Self {
+        Self {
+            keys: 10_000,
+            events: 100_000,
+            bytes: 256 << 20,
+        }
+    }
+}
+
+/// What a pipeline needs to park events.
+#[derive(Clone, Debug)]
+pub struct Parking {
+    /// Name of the deployment, for the log.
+    pub deployment: String,
+    /// How the key of an event is found.
+    pub rule: KeyRule,
+    /// Number of the generation.
+    pub generation: u64,
+    /// SHA-256 of the module.
+    pub module: String,
+    /// Keeps bundles of first errors; none of a fold that nobody reads.
+    pub keeper: Option<Keeper>,
+    /// Whether events are parked. Events of parked keys wait behind them in any case.
+    pub parks: Arc<AtomicBool>,
+    /// The limits.
+    pub limits: ParkingLimits,
+}
+
+impl Parking {
+    /// That of a deployment whose events are never parked.
+    pub fn never(deployment: &str) -> Self {
+        Self {
+            deployment: deployment.to_owned(),
+            rule: KeyRule::None,
+            generation: 0,
+            module: String::new(),
+            keeper: None,
+            parks: Arc::default(),
+            limits: ParkingLimits::default(),
+        }
+    }
+}
+
+/// The outcomes of the last events that were tried.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes(VecDeque<bool>);
+
+impl Outcomes {
+    /// Events were applied.
+    pub(super) fn applied(&mut self, count: usize) {
+        (0..count.min(OUTCOMES)).for_each(|_| self.push(true));
+    }
+
+    /// Whether another failed event may be parked: not if at least half of the last ones failed,
+    /// and at least five. Then the module, and not its events, is to blame.
+    fn allow_another(&self) -> bool {
+        let failed = 1 + self.0.iter().filter(|applied| !**applied).count();
+        failed < OUTCOMES_FAILED || failed * 2 <= self.0.len()
+    }
+
+    fn push(&mut self, applied: bool) {
+        if self.0.len() == OUTCOMES {
+            self.0.pop_front();
+        }
+        self.0.push_back(applied);
+    }
+}
+
+/// Events of a batch that are not applied.
+#[derive(Debug, Default)]
+pub(super) struct Aside {
+    /// They are skipped, as an operator decided.
+    pub(super) skipped: Vec<Event>,
+    /// They wait behind a parked event of their key.
+    pub(super) queued: Vec<Parked>,
+}
+
+impl Aside {
+    /// Those that wait, of a step from `after` (exclusive) through `through`.
+    pub(super) fn queued_between(&self, after: u64, through: u64) -> impl Iterator<Item = &Parked> {
+        self.queued
+            .iter()
+            .filter(move |parked| (after + 1..=through).contains(&parked.event.sequence))
+    }
+
+    /// All of them.
+    pub(super) fn events(&self) -> Vec<Event> {
+        self.skipped
+            .iter()
+            .chain(self.queued.iter().map(|parked| &parked.event))
+            .cloned()
+            .collect()
+    }
+}
+
+/// How a batch is separated.
+pub(super) enum Separated {
+    /// All its events are applied.
+    None,
+    /// These events are applied, and others are not.
+    Some(Vec<Event>, Aside),
+    /// Nothing is applied now: events would have to be parked, and a limit allows no more.
+    Full,
+}
+
+impl Applier {
+    /// Why a failed event stops the deployment instead of being parked; none if it is parked.
+    pub(super) fn refuses_to_park(
+        &self,
+        class: Option<FailureClass>,
+        store: &Store,
+    ) -> Option<String> {
+        let is_charged_to_event = matches!(
+            class,
+            Some(
+                FailureClass::Retry
+                    | FailureClass::Rejected
+                    | FailureClass::Trap
+                    | FailureClass::Memory
+                    | FailureClass::Refused
+            )
+        );
+        let parks =
+            self.parking.parks.load(Ordering::Relaxed) && self.parking.rule != KeyRule::None;
+        let is_live = self.progress.serves() && !self.progress.is_on_probation();
+        if !(is_charged_to_event && parks && is_live) {
+            return Some(String::new());
+        }
+        if !self.outcomes.allow_another() {
+            return Some(
+                "; it is not parked, because at least half of the last events failed: the module \
+                 seems to be at fault"
+                    .to_owned(),
+            );
+        }
+        let more = ParkedCounts {
+            keys: 1,
+            events: 1,
+            bytes: 0,
+        };
+        self.parking_limit(store, more)
+            .map(|limit| format!("; it is not parked, because {limit}"))
+    }
+
+    /// The limit that this many more would exceed, in words.
+    fn parking_limit(&self, store: &Store, more: ParkedCounts) -> Option<String> {
+        let (counts, limits) = (store.parked_counts(), self.parking.limits);
+        let exceeded = [
+            (
+                counts.keys + more.keys,
+                limits.keys,
+                "keys",
+                "state.parked_keys_max",
+            ),
+            (
+                counts.events + more.events,
+                limits.events,
+                "events",
+                "state.parked_events_max",
+            ),
+            (
+                counts.bytes + more.bytes,
+                limits.bytes,
+                "bytes",
+                "state.parked_bytes_max",
+            ),
+        ];
+        let (_, limit, what, setting) = exceeded
+            .into_iter()
+            .find(|(wanted, limit, ..)| wanted > limit)?;
+        Some(format!(
+            "{limit} parked {what} are allowed; correct the module, then `foldstream parked retry \
+             {}`, or raise {setting}",
+            self.parking.deployment
+        ))
+    }
+
+    /// Parks a failed event: one step, through `through`.
+    pub(super) fn park(
+        &mut self,
+        batch: &Batch,
+        event: &Event,
+        failure: ParkedFailure,
+        through: u64,
+        aside: &Aside,
+        store: &Store,
+    ) {
+        let key = Parked::name_of(self.parking.rule.key_of(event));
+        tracing::warn!(
+            deployment = self.parking.deployment,
+            key,
+            sequence = event.sequence,
+            class = failure.class,
+            error = failure.message,
+            "an event is parked; later events of its key wait behind it"
+        );
+        let writer = self.writer();
+        writer.begin();
+        writer.park(Parked {
+            key,
+            event: event.clone(),
+            failure: Some(failure),
+        });
+        self.outcomes.push(false);
+        self.publish(batch, None, through, aside, Some(event), store);
+        self.metrics.events_parked.inc();
+        self.progress.left_out(std::slice::from_ref(event), through);
+        if self.ladder.passed() {
+            self.progress.recovered();
+        }
+    }
+}
+
+impl Run {
+    /// Separates the events of a batch that are not applied: skipped ones, and those that wait
+    /// behind a parked event.
+    pub(super) fn set_aside(&mut self, batch: &Batch) -> Separated {
+        let found = self.applier.skips.leave_out(&batch.events);
+        let (kept, skipped) =
+            found.map_or((None, Vec::new()), |(kept, skipped)| (Some(kept), skipped));
+        let past = Arc::clone(self.applier.skips.past());
+        // While nothing is parked, no key is looked for.
+        if self.store.parked_counts().keys == 0 && past.parked.is_empty() {
+            self.parking_has_room();
+            return match kept {
+                Some(kept) => Separated::Some(
+                    kept,
+                    Aside {
+                        skipped,
+                        queued: Vec::new(),
+                    },
+                ),
+                None => Separated::None,
+            };
+        }
+        let all = kept.as_deref().unwrap_or(&batch.events);
+        let (mut applied, mut queued) = (Vec::new(), Vec::new());
+        for event in all {
+            let key = Parked::name_of(self.applier.parking.rule.key_of(event));
+            // Up to the position of the state that this one should equal, exactly what it parked.
+            let waits = if event.sequence <= past.position {
+                past.parked.contains(&event.sequence)
+            } else {
+                self.store.is_parked(&key)
+            };
+            if waits {
+                queued.push(Parked {
+                    key,
+                    event: event.clone(),
+                    failure: None,
+                });
+            } else {
+                applied.push(event.clone());
+            }
+        }
+        let bytes = queued.iter().map(|parked| parked.event.size() as u64).sum();
+        let more = ParkedCounts {
+            keys: 0,
+            events: queued.len() as u64,
+            bytes,
+        };
+        let limit = if queued.is_empty() || past.position > 0 {
+            None
+        } else {
+            self.applier.parking_limit(&self.store, more)
+        };
+        if let Some(limit) = limit {
+            let first = queued[0].event.sequence;
+            let message =
+                format!("event {first} has to wait behind a parked event of its key, and {limit}");
+            self.applier.progress.waiting("parked", &message);
+            self.is_parking_full = true;
+            return Separated::Full;
+        }
+        self.parking_has_room();
+        Separated::Some(applied, Aside { skipped, queued })
+    }
+
+    /// Reports that no limit keeps it from parking any more, if one did.
+    fn parking_has_room(&mut self) {
+        if std::mem::take(&mut self.is_parking_full) {
+            self.applier.progress.recovered();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parking_ends_if_half_of_the_last_events_failed() {
+        let mut outcomes = Outcomes::default();
+        let mut parked = 0;
+        while outcomes.allow_another() {
+            outcomes.push(false);
+            parked += 1;
+        }
+        assert_eq!(parked, OUTCOMES_FAILED - 1, "nothing else was applied");
+        outcomes.applied(1_000);
+        let mut parked = 0;
+        while outcomes.allow_another() {
+            outcomes.push(false);
+            parked += 1;
+        }
+        assert_eq!(parked, OUTCOMES / 2);
+        outcomes.applied(1_000);
+        for _ in 0..1_000 {
+            outcomes.applied(2);
+            assert!(outcomes.allow_another(), "a third of the events fails");
+            outcomes.push(false);
+        }
+    }
+}

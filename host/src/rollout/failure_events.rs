@@ -1,0 +1,333 @@
+//! Error events: an event on a subject of the operator's choice for each event that is parked, for
+//! other tools.
+//!
+//! An error event is published at least once, and again with the same id if it is unknown whether
+//! it arrived. How far the host has come is in the catalogue. Nothing waits for error events: a
+//! target that is away delays only them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Error, Rollouts};
+use crate::actor::blocking;
+use crate::deployment::Deployment;
+use crate::effects::Grant;
+use crate::event::Payload;
+use crate::log::{Expectation, NewEvent};
+use crate::module::Module;
+use crate::source::Source;
+use crate::source::jetstream::{Outgoing, PublishError, Publisher};
+use crate::state::catalogue::{FailureEvents, ParkingRecord};
+use crate::state::{Parked, Store};
+
+/// Type of error events.
+const KIND: &str = "foldstream.event-parked";
+/// Most error events between two marks in the catalogue.
+const PORTION: usize = 256;
+/// Pause between two looks: a burst of failures makes one mark, and not hundreds.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause after the target took nothing.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Longest wait for a change of the state, as a state may have been replaced meanwhile.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Where error events go.
+enum Outlet {
+    Embedded(crate::log::Log),
+    JetStream(Box<Publisher>),
+}
+
+/// Checks where error events should go; an empty text means nowhere.
+pub(super) fn target(
+    text: &str,
+    module: &Module,
+    reads: &str,
+) -> Result<Option<FailureEvents>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let grant: Result<Grant, _> = text.parse();
+    let grant = grant.map_err(|error| Error::Refused(error.to_string()))?;
+    let subject = grant.subjects.as_str();
+    crate::subject::validate(subject).map_err(|error| {
+        Error::Refused(format!(
+            "error events need one subject, such as `ops.failures@orders`: {error}"
+        ))
+    })?;
+    if grant.source == reads && module.manifest().subjects.matches(subject) {
+        return Err(Error::Refused(format!(
+            "the module itself reads {subject} of {reads}, so each error event could make another \
+             one; choose another \
+             subject or source"
+        )));
+    }
+    Ok(Some(FailureEvents {
+        subject: subject.to_owned(),
+        source: grant.source,
+        state_file: 0,
+        through: 0,
+    }))
+}
+
+impl Rollouts {
+    /// Sets where error events of a deployment go. The caller holds its lock.
+    pub(super) async fn set_failure_events(
+        &self,
+        deployment: &Arc<Deployment>,
+        module: &Module,
+        wanted: Option<&str>,
+    ) -> Result<(), Error> {
+        let Some(wanted) = wanted else { return Ok(()) };
+        let mut record = deployment.record();
+        let target = self.failure_target(wanted, module, &record.active().source)?;
+        let place = |events: &Option<FailureEvents>| {
+            events
+                .as_ref()
+                .map_or_else(|| "nowhere".to_owned(), FailureEvents::place)
+        };
+        let before = place(&record.parking.events);
+        if before == place(&target) {
+            return Ok(());
+        }
+        let detail = format!("to {} instead of {before}", place(&target));
+        record.parking.events = target;
+        self.commit(deployment, record, "failure-events", detail)
+            .await?;
+        self.publish_failures(deployment);
+        Ok(())
+    }
+
+    /// The target of error events, if its source is configured.
+    pub(super) fn failure_target(
+        &self,
+        wanted: &str,
+        module: &Module,
+        reads: &str,
+    ) -> Result<Option<FailureEvents>, Error> {
+        let target = target(wanted, module, reads)?;
+        if let Some(FailureEvents { source, .. }) = &target
+            && !self.inner.sources.contains_key(source)
+        {
+            return Err(self.inner.no_source(source).into());
+        }
+        Ok(target)
+    }
+
+    /// Publishes error events of a deployment for as long as it has a target for them.
+    pub(super) fn publish_failures(&self, deployment: &Arc<Deployment>) {
+        if deployment.with_record(|record| record.parking.events.is_none()) {
+            return;
+        }
+        let (host, deployment) = (self.clone(), Arc::clone(deployment));
+        let name = deployment.name().to_owned();
+        self.chore("failure-events", &name, async move {
+            let (mut outlet, mut pause) = (None, PAUSE);
+            while let Some(events) = deployment.record().parking.events {
+                if deployment.is_gone() || host.is_stopping() {
+                    return;
+                }
+                match host.publish_some(&deployment, &events, &mut outlet).await {
+                    Ok(true) => pause = PAUSE,
+                    Ok(false) => {
+                        pause = PAUSE;
+                        changed(&deployment).await;
+                    }
+                    Err(error) => {
+                        outlet = None;
+                        pause = (pause * 2).min(PAUSE_MAX);
+                        tracing::warn!(
+                            deployment = deployment.name(),
+                            to = events.place(),
+                            %error,
+                            "error events can't be published; trying again"
+                        );
+                    }
+                }
+                tokio::time::sleep(pause).await;
+            }
+        });
+    }
+
+    /// Publishes the next error events; returns whether there were any.
+    async fn publish_some(
+        &self,
+        deployment: &Arc<Deployment>,
+        events: &FailureEvents,
+        outlet: &mut Option<(String, Outlet)>,
+    ) -> Result<bool, Error> {
+        let record = deployment.record();
+        let state_file = record.active().state_file;
+        let Some(store) = deployment.active().store() else {
+            return Ok(false);
+        };
+        // Another state parks its own events.
+        let after = if events.state_file == state_file {
+            events.through
+        } else {
+            0
+        };
+        if store.parked_newest() <= after {
+            return Ok(false);
+        }
+        let reading = store.clone();
+        let failed = blocking(move || failed_after(&reading, after)).await?;
+        let Some(through) = failed.last().map(|parked| parked.event.sequence) else {
+            return Ok(false);
+        };
+        if outlet
+            .as_ref()
+            .is_none_or(|(name, _)| *name != events.source)
+        {
+            let source = self.inner.sources.get(&events.source);
+            let source = source.ok_or_else(|| self.inner.no_source(&events.source))?;
+            *outlet = Some((events.source.clone(), outlet_of(source)?));
+        }
+        let generation = record.active;
+        for parked in &failed {
+            let message = message(deployment.name(), generation, state_file, parked);
+            if let Some((_, outlet)) = outlet.as_ref() {
+                publish(outlet, &events.subject, message).await?;
+            }
+        }
+        let _changing = self.lock(deployment).await?;
+        let mut record = deployment.record();
+        // Changed meanwhile: the new target begins at its own mark.
+        if let Some(known) = &mut record.parking.events
+            && known.place() == events.place()
+        {
+            (known.state_file, known.through) = (state_file, through);
+            let detail = format!("{} through event {through}", failed.len());
+            self.commit(deployment, record, "failure-events-published", detail)
+                .await?;
+        }
+        Ok(true)
+    }
+}
+
+/// Waits until the state may have parked something.
+async fn changed(deployment: &Deployment) {
+    let runner = deployment.active();
+    // Cancel-safe: it only observes.
+    let _ = tokio::time::timeout(LOOK, async {
+        match runner.store() {
+            Some(store) => drop(store.positions().changed().await),
+            None => drop(runner.opened().await),
+        }
+    })
+    .await;
+}
+
+/// Failed events after a sequence, in order, up to a number.
+fn failed_after(store: &Store, after: u64) -> Result<Vec<Parked>, Error> {
+    let mut failed = Vec::new();
+    for (key, parked) in store.parked_keys() {
+        let first = parked.sequences().next();
+        if parked.failure.is_some() && first.is_some_and(|first| first > after) {
+            failed.push((first, key));
+        }
+    }
+    failed.sort_unstable();
+    failed.truncate(PORTION);
+    let mut events = Vec::new();
+    for (_, key) in failed {
+        events.extend(store.parked_events(&key, 1)?);
+    }
+    Ok(events)
+}
+
+/// Id and data of an error event.
+fn message(name: &str, generation: u64, state_file: u64, parked: &Parked) -> (String, String) {
+    let Parked {
+        key,
+        event,
+        failure,
+    } = parked;
+    let failure = failure.as_ref();
+    let at = failure.map(|failure| failure.first_at.clone());
+    let id = format!(
+        "parked.{name}.{state_file}.{}.{}",
+        event.sequence,
+        at.as_deref().unwrap_or_default()
+    );
+    let data = json!({
+        "deployment": name,
+        "generation": generation,
+        "key": key,
+        "sequence": event.sequence,
+        "subject": &*event.subject,
+        "type": &*event.kind,
+        "digest": parked.digest(),
+        "class": failure.map(|failure| &failure.class),
+        "error": failure.map(|failure| &failure.message),
+        "attempts": failure.map(|failure| failure.attempts),
+        "module": failure.map(|failure| &failure.module),
+        "parked_at": at,
+    });
+    (id, data.to_string())
+}
+
+fn outlet_of(source: &Source) -> Result<Outlet, Error> {
+    Ok(match source {
+        Source::Embedded(embedded) => {
+            let log = embedded.log();
+            Outlet::Embedded(log.map_err(|error| Error::Conflict(error.to_string()))?)
+        }
+        Source::JetStream(stream) => Outlet::JetStream(Box::new(stream.publisher())),
+    })
+}
+
+async fn publish(
+    outlet: &Outlet,
+    subject: &str,
+    (id, data): (String, String),
+) -> Result<(), Error> {
+    match outlet {
+        Outlet::Embedded(log) => {
+            let event = NewEvent {
+                subject: subject.to_owned(),
+                kind: Some(KIND.to_owned()),
+                id: Some(id),
+                time_ns: None,
+                headers: Vec::new(),
+                data: Payload::from(data),
+            };
+            let log = log.clone();
+            let stored = blocking(move || log.append(&[event], &Expectation::default())).await;
+            stored
+                .map(drop)
+                .map_err(|error| Error::Conflict(error.to_string()))
+        }
+        Outlet::JetStream(publisher) => {
+            let ready = publisher.ready().await;
+            ready.map_err(|away| Error::Conflict(away.to_string()))?;
+            let message = Outgoing {
+                id,
+                subject: subject.to_owned(),
+                headers: vec![("Event-Type".to_owned(), KIND.to_owned())],
+                data: data.into(),
+            };
+            let sent = publisher.publish(&message).await;
+            sent.map(drop)
+                .map_err(|error: PublishError| Error::Conflict(error.to_string()))
+        }
+    }
+}
+
+/// What a list of parked keys says about error events.
+pub(super) fn shown(parking: &ParkingRecord) -> Option<String> {
+    parking.events.as_ref().map(FailureEvents::place)
+}
+
+/// The settings of a new deployment.
+pub(super) fn first(
+    host: &Rollouts,
+    wanted: Option<&str>,
+    module: &Module,
+    reads: &str,
+) -> Result<Option<FailureEvents>, Error> {
+    wanted.map_or(Ok(None), |wanted| {
+        host.failure_target(wanted, module, reads)
+    })
+}

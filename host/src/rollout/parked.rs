@@ -1,0 +1,709 @@
+//! Parked events of a deployment: listing, retrying and dropping them, and what they rule out.
+//!
+//! Retrying and dropping change entries at an unchanged position, like a partial rebuild: both are
+//! noted in the catalogue before and after, so that earlier reads no longer match their position.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::key_part::Keys;
+use super::plan::Plan;
+use super::{DeployRequest, Error, Rollouts, failure_events, skips};
+use crate::actor::blocking;
+use crate::api::{self, DeploymentState, OnFailure, Strategy};
+use crate::bundle::Keeper;
+use crate::deployment::{Deployment, parked_counts as counts};
+use crate::event::Payload;
+use crate::module::{KeyRule, Module};
+use crate::pipeline::{ParkedOutcome, ParkedWork, ParkedWorkError};
+use crate::runner::Runner;
+use crate::state::catalogue::{Generation, ParkingRecord};
+use crate::state::exceptions::REASON_BYTES_MAX;
+use crate::state::{Parked, ParkedFailure, ParkedKey, ReadEntry, Replaced, Store};
+
+/// Most keys in one response, and in one request.
+const KEYS_MAX: usize = 1_000;
+/// Most events of a key in one response.
+const EVENTS_MAX: usize = 100;
+/// Most requests of one retry after a deploy: each is limited in time and keys.
+const RETRIES_MAX: u32 = 10_000;
+/// Pause after a request of it that could not be carried out.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether a retry after a deploy is complete.
+enum Retried {
+    More,
+    All,
+}
+
+/// What to do with parked events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParkedAction {
+    /// Apply them.
+    Retry,
+    /// Leave them out for good.
+    Drop,
+}
+
+impl From<ParkedWorkError> for Error {
+    fn from(error: ParkedWorkError) -> Self {
+        Self::Conflict(error.to_string())
+    }
+}
+
+fn failure_shown(failure: &ParkedFailure) -> api::ParkedFailure {
+    let ParkedFailure {
+        kind,
+        class,
+        message,
+        attempts,
+        module,
+        first_at,
+        last_at,
+        reads,
+        reads_are_cut,
+    } = failure.clone();
+    let reads = reads.into_iter();
+    api::ParkedFailure {
+        kind,
+        class,
+        message,
+        attempts,
+        module,
+        first_at,
+        last_at,
+        reads: reads
+            .map(|ReadEntry { key, value }| api::ParkedRead { key, value })
+            .collect(),
+        reads_are_cut,
+    }
+}
+
+fn key_shown(key: &str, parked: &ParkedKey) -> api::ParkedKey {
+    api::ParkedKey {
+        key: key.to_owned(),
+        events: parked.events(),
+        bytes: parked.bytes(),
+        first_sequence: parked.sequences().next().unwrap_or(0),
+        failure: parked.failure.as_ref().map(failure_shown),
+    }
+}
+
+fn event_shown(parked: &Parked) -> api::ParkedEvent {
+    let event = &parked.event;
+    let time =
+        jiff::Timestamp::from_nanosecond(i128::from(event.time_ns)).unwrap_or(jiff::Timestamp::MAX);
+    api::ParkedEvent {
+        sequence: event.sequence,
+        subject: event.subject.to_string(),
+        kind: event.kind.to_string(),
+        time: time.to_string(),
+        data: event.data.to_json(),
+        digest: parked.digest(),
+        failure: parked.failure.as_ref().map(failure_shown),
+    }
+}
+
+/// Whether a key is one whose first event failed with a class.
+fn has_class(parked: &ParkedKey, class: Option<&str>) -> bool {
+    class.is_none_or(|class| {
+        parked
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.class == class)
+    })
+}
+
+/// Refuses a policy that a module can't have.
+fn check_policy(on_failure: OnFailure, module: &Module) -> Result<(), Error> {
+    let manifest = module.manifest();
+    if on_failure == OnFailure::Park && manifest.key_rule == KeyRule::None {
+        return Err(Error::Refused(format!(
+            "{} declares no key rule, so nobody knows which later events have to wait behind a \
+             parked one; declare \
+             one in its manifest, or deploy it with --on-failure stop",
+            manifest.name
+        )));
+    }
+    if on_failure == OnFailure::Park && module.info().sets_timers {
+        return Err(Error::Refused(format!(
+            "{} sets timers, and a timer does not wait behind parked events of its key yet; deploy it \
+             with --on-failure stop",
+            manifest.name
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses a plan that would lose what is parked, or the order of its keys.
+fn check_plan(
+    deployment: &Deployment,
+    plan: &Plan,
+    module: &Module,
+    wanted: Option<OnFailure>,
+) -> Result<(), Error> {
+    let record = deployment.record();
+    check_policy(wanted.unwrap_or(record.parking.on_failure), module)?;
+    let Plan::New { strategy, .. } = plan else {
+        return Ok(());
+    };
+    let parked = counts(deployment.active().store().as_ref());
+    let name = deployment.name();
+    if *strategy == Strategy::Migrate && parked.events > 0 {
+        return Err(Error::Refused(format!(
+            "{name} has {} parked events, which a migration would leave behind; retry or drop \
+             them first (`foldstream \
+             parked list {name}`), or rebuild",
+            parked.events
+        )));
+    }
+    if *strategy == Strategy::Inherit && module.info().sets_timers && parked.events > 0 {
+        return Err(Error::Refused(format!(
+            "cannot inherit: the module sets timers, which do not wait behind parked events of \
+             their keys; retry or drop them first (`foldstream parked list {name}`)"
+        )));
+    }
+    let rule = &record.active().module.key_rule;
+    let is_of_other_keys = *rule != module.info().key_rule;
+    // Also if nothing is parked yet: an event may be parked until the module takes over.
+    let may_park = parked.events > 0 || record.parking.on_failure == OnFailure::Park;
+    if *strategy == Strategy::Inherit && is_of_other_keys && may_park {
+        return Err(Error::Refused(format!(
+            "cannot inherit: the module has key rule {} instead of {rule}, by which events of \
+             {name} are parked; retry or \
+             drop what is parked (`foldstream parked list {name}`) and deploy the current module \
+             with --on-failure stop, \
+             or rebuild",
+            module.info().key_rule
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses code that would find the keys of parked events in another way.
+pub(super) fn check_same_rule(deployment: &Deployment, next: &Generation) -> Result<(), Error> {
+    let record = deployment.record();
+    let (rule, other) = (&record.active().module.key_rule, &next.module.key_rule);
+    let parked = counts(deployment.active().store().as_ref());
+    if rule == other || parked.events == 0 {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "generation {} has key rule {other} instead of {rule}, by which events of {name} are \
+         parked; retry or drop them \
+         first (`foldstream parked list {name}`)",
+        next.number,
+        name = deployment.name()
+    )))
+}
+
+/// Refuses to make another state of a handler active while events are parked in either: one of the
+/// two has applied them, and the other would publish their messages again or not at all. Asked
+/// before a hold, and again while nothing can be parked any more.
+pub(super) fn check_switch(
+    deployment: &Deployment,
+    from: &Runner,
+    to: &Runner,
+) -> Result<(), Error> {
+    if deployment.record().handler.is_none() {
+        return Ok(());
+    }
+    let events = |runner: &Runner| counts(runner.store().as_ref()).events;
+    let (ours, theirs) = (events(from), events(to));
+    if (ours, theirs) == (0, 0) {
+        return Ok(());
+    }
+    let name = deployment.name();
+    Err(Error::Conflict(format!(
+        "{name} has {} parked events, whose messages are not published yet; the other state has \
+         applied these events without \
+         publishing, so retry or drop them first (`foldstream parked list {name}`)",
+        ours.max(theirs)
+    )))
+}
+
+/// Refuses to fold keys from scratch of which events are parked.
+pub(super) fn refuse_part(deployment: &Deployment, keys: &Keys) -> Result<(), Error> {
+    let store = deployment.active().store();
+    let parked = store.map(|store| store.parked_keys()).unwrap_or_default();
+    match parked.keys().find(|key| keys.has(key)) {
+        None => Ok(()),
+        Some(key) => Err(Error::Refused(format!(
+            "cannot rebuild `{key}`: events of it are parked; `foldstream parked retry {0}` \
+             applies them, `foldstream \
+             parked drop {0}` leaves them out, and a rebuild of all of {0} gives a state without \
+             parked events",
+            deployment.name()
+        ))),
+    }
+}
+
+/// Text to add to a message about a state with parked events.
+pub(super) fn remark(parked: &api::ParkedCounts) -> String {
+    match parked.events {
+        0 => String::new(),
+        1 => "; without 1 event that is parked".to_owned(),
+        events => format!("; without {events} events that are parked"),
+    }
+}
+
+/// The same about a state that became active, and the one before.
+pub(super) fn remark_of_both(now: &Runner, before: &Runner) -> String {
+    let (now, before) = (
+        counts(now.store().as_ref()),
+        counts(before.store().as_ref()),
+    );
+    let mut text = remark(&now);
+    if now.events != before.events {
+        text.push_str(&format!(
+            "; the state before had {} parked events",
+            before.events
+        ));
+    }
+    text
+}
+
+impl Rollouts {
+    /// Sets what a deploy says about events that fail. The caller holds the deployment's lock.
+    pub(super) async fn set_failure_policy(
+        &self,
+        deployment: &Arc<Deployment>,
+        plan: &Plan,
+        module: &Module,
+        request: &DeployRequest,
+    ) -> Result<(), Error> {
+        self.set_on_failure(deployment, plan, module, request.on_failure)
+            .await?;
+        let events = request.failure_events.as_deref();
+        self.set_failure_events(deployment, module, events).await
+    }
+
+    /// Sets what happens to events that have used up their attempts, if a deploy says so, and
+    /// refuses a plan that contradicts what is parked.
+    async fn set_on_failure(
+        &self,
+        deployment: &Arc<Deployment>,
+        plan: &Plan,
+        module: &Module,
+        wanted: Option<OnFailure>,
+    ) -> Result<(), Error> {
+        check_plan(deployment, plan, module, wanted)?;
+        let mut record = deployment.record();
+        let before = record.parking.on_failure;
+        let Some(wanted) = wanted.filter(|wanted| *wanted != before) else {
+            return Ok(());
+        };
+        let detail = format!("{} instead of {}", wanted.name(), before.name());
+        record.parking.on_failure = wanted;
+        self.commit(deployment, record, "on-failure", detail)
+            .await?;
+        deployment
+            .runners()
+            .iter()
+            .for_each(|runner| runner.set_parks(wanted == OnFailure::Park));
+        Ok(())
+    }
+
+    /// The parked keys of a deployment.
+    pub fn parked(&self, name: &str, class: Option<&str>) -> Result<api::ParkedList, Error> {
+        let deployment = self.deployment(name)?;
+        let store = open_store(&deployment)?;
+        let keys = store.parked_keys();
+        let chosen = keys
+            .iter()
+            .filter(|(_, parked)| has_class(parked, class))
+            .take(KEYS_MAX);
+        Ok(api::ParkedList {
+            on_failure: deployment.record().parking.on_failure,
+            failure_events: failure_events::shown(&deployment.record().parking),
+            counts: counts(Some(&store)),
+            keys: chosen.map(|(key, parked)| key_shown(key, parked)).collect(),
+        })
+    }
+
+    /// The parked events of a key.
+    pub async fn parked_events(&self, name: &str, key: &str) -> Result<api::ParkedEvents, Error> {
+        let deployment = self.deployment(name)?;
+        let store = open_store(&deployment)?;
+        let total = store.parked_keys().get(key).map_or(0, ParkedKey::events);
+        if total == 0 {
+            return Err(nothing_parked(name, key));
+        }
+        let wanted = key.to_owned();
+        let events = blocking(move || store.parked_events(&wanted, EVENTS_MAX)).await?;
+        Ok(api::ParkedEvents {
+            key: key.to_owned(),
+            total,
+            events: events.iter().map(event_shown).collect(),
+        })
+    }
+
+    /// Retries or drops parked events.
+    pub async fn change_parked(
+        &self,
+        name: &str,
+        action: ParkedAction,
+        selection: api::ParkedSelection,
+    ) -> Result<api::ParkedOutcome, Error> {
+        let deployment = self.deployment(name)?;
+        let changing = self.lock(&deployment).await?;
+        let store = open_store(&deployment)?;
+        let (keys, is_cut) = chosen(name, &store, &selection)?;
+        let dry_run = selection.dry_run;
+        let work = match action {
+            ParkedAction::Retry => ParkedWork::Retry {
+                keys: keys.clone(),
+                dry_run,
+            },
+            ParkedAction::Drop => ParkedWork::Drop {
+                keys: keys.clone(),
+                all: selection.whole_keys,
+                reason: reason_of(&selection)?,
+            },
+        };
+        let outcome = match action {
+            _ if keys.is_empty() => ParkedOutcome::default(),
+            ParkedAction::Drop if dry_run => would_drop(&store, &keys, selection.whole_keys),
+            // Nothing changes that anybody could have read.
+            ParkedAction::Retry if dry_run => self.work_on_parked(&deployment, work).await?,
+            ParkedAction::Retry | ParkedAction::Drop => {
+                let (begun, done) = match action {
+                    ParkedAction::Retry => ("parked-retry-begun", "parked-retry"),
+                    ParkedAction::Drop => ("parked-drop-begun", "parked-drop"),
+                };
+                // Before and after: a reader in between may have read the old entries.
+                self.note_repair(&deployment, begun, of_keys(&keys)).await?;
+                let outcome = self.work_on_parked(&deployment, work).await?;
+                let detail = told(&keys, &outcome, selection.reason.as_deref());
+                self.note_repair(&deployment, done, detail).await?;
+                outcome
+            }
+        };
+        drop(changing);
+        let mut outcome = outcome_of(&deployment, outcome, is_cut);
+        outcome.dry_run = dry_run;
+        Ok(outcome)
+    }
+
+    /// Lets the active generation work on parked events while all generations are held. The caller
+    /// holds the deployment's lock.
+    async fn work_on_parked(
+        &self,
+        deployment: &Arc<Deployment>,
+        work: ParkedWork,
+    ) -> Result<ParkedOutcome, Error> {
+        let held = skips::hold(deployment).await?;
+        let runner = deployment.active();
+        let needs_instance = !matches!(work, ParkedWork::Drop { .. });
+        if needs_instance && runner.now().state == DeploymentState::Failed {
+            // It begins at its ceiling, so it applies nothing else meanwhile.
+            runner.resume();
+        }
+        let outcome = runner.change_parked(work).await?;
+        drop(held);
+        Ok(outcome)
+    }
+
+    /// A failure bundle: of a parked key, or of the last first error of the deployment.
+    pub async fn failure_bundle(&self, name: &str, key: Option<&str>) -> Result<Bytes, Error> {
+        let deployment = self.deployment(name)?;
+        let keeper = Keeper::new(self.inner.folder.clone(), name);
+        let _changing = self.lock(&deployment).await?;
+        let Some(key) = key else {
+            let newest = blocking(move || keeper.newest()).await;
+            let newest = newest.map_err(|error| {
+                Error::Conflict(format!(
+                    "cannot read the failure bundles of {name}: {error}"
+                ))
+            })?;
+            let bundle = newest.ok_or_else(|| {
+                Error::Missing(format!(
+                    "no failure of {name} was recorded; name a parked key (`foldstream parked \
+                     list {name}`) to record \
+                     how it fails now"
+                ))
+            })?;
+            self.note_export(&deployment, "the last first error".to_owned())
+                .await?;
+            return Ok(bundle.into());
+        };
+        if !open_store(&deployment)?.is_parked(key) {
+            return Err(nothing_parked(name, key));
+        }
+        let key = key.to_owned();
+        let work = ParkedWork::Record { key: key.clone() };
+        let outcome = self.work_on_parked(&deployment, work).await?;
+        let bundle = outcome.recorded.ok_or_else(|| nothing_parked(name, &key))?;
+        self.note_export(&deployment, of_keys(&[key])).await?;
+        let bytes = blocking(move || keeper.completed(*bundle).to_bytes()).await;
+        Ok(bytes.into())
+    }
+
+    /// Records that somebody took a bundle, which has data of events and entries.
+    async fn note_export(&self, deployment: &Arc<Deployment>, detail: String) -> Result<(), Error> {
+        let record = deployment.record();
+        self.commit(deployment, record, "parked-export", detail)
+            .await
+    }
+
+    /// Has a generation retry what earlier ones have parked, now or after a restart. The caller
+    /// holds the deployment's lock.
+    pub(super) async fn want_retry(
+        &self,
+        deployment: &Arc<Deployment>,
+        generation: u64,
+    ) -> Result<(), Error> {
+        if counts(deployment.active().store().as_ref()).events == 0 {
+            return Ok(());
+        }
+        let mut record = deployment.record();
+        record.parking.retry_by = Some(generation);
+        self.commit(
+            deployment,
+            record,
+            "parked-retry-wanted",
+            format!("by generation {generation}"),
+        )
+        .await?;
+        self.retry_what_is_parked(deployment);
+        Ok(())
+    }
+
+    /// Retries everything that other code has parked, as a deploy wished.
+    pub(super) fn retry_what_is_parked(&self, deployment: &Arc<Deployment>) {
+        let (host, deployment) = (self.clone(), Arc::clone(deployment));
+        let name = deployment.name().to_owned();
+        self.chore("parked-retry", &name, async move {
+            for _ in 0..RETRIES_MAX {
+                match host.retry_some(&deployment).await {
+                    Ok(Retried::More) => {}
+                    Ok(Retried::All) => break,
+                    Err(error) => {
+                        tracing::warn!(
+                            deployment = deployment.name(),
+                            %error,
+                            "parked events could not be retried yet"
+                        );
+                        // A paused deployment, or a state that is still opening.
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                    }
+                }
+                if deployment.is_gone() {
+                    return;
+                }
+            }
+            if let Err(error) = host.retried_all(&deployment).await {
+                tracing::warn!(
+                    deployment = deployment.name(),
+                    %error,
+                    "the end of a retry could not be recorded"
+                );
+            }
+        });
+    }
+
+    async fn retry_some(&self, deployment: &Arc<Deployment>) -> Result<Retried, Error> {
+        let record = deployment.record();
+        if record.parking.retry_by != Some(record.active) {
+            return Ok(Retried::All);
+        }
+        let digest = record.active().module.digest.clone();
+        let store = open_store(deployment)?;
+        let is_untried = |parked: &ParkedKey| {
+            let failure = parked.failure.as_ref();
+            failure.is_none_or(|failure| failure.module != digest)
+        };
+        let keys: Vec<String> = store
+            .parked_keys()
+            .into_iter()
+            .filter(|(_, parked)| is_untried(parked))
+            .map(|(key, _)| key)
+            .take(KEYS_MAX)
+            .collect();
+        if keys.is_empty() {
+            return Ok(Retried::All);
+        }
+        let selection = api::ParkedSelection {
+            keys,
+            ..api::ParkedSelection::default()
+        };
+        let outcome = self
+            .change_parked(deployment.name(), ParkedAction::Retry, selection)
+            .await?;
+        tracing::info!(
+            deployment = deployment.name(),
+            events = outcome.events,
+            failed = outcome.failed.len(),
+            "parked events were retried by newer code"
+        );
+        Ok(Retried::More)
+    }
+
+    async fn retried_all(&self, deployment: &Arc<Deployment>) -> Result<(), Error> {
+        let _changing = self.lock(deployment).await?;
+        let mut record = deployment.record();
+        if record.parking.retry_by.take().is_none() {
+            return Ok(());
+        }
+        let left = counts(deployment.active().store().as_ref()).events;
+        let detail = format!("{left} parked events left");
+        self.commit(deployment, record, "parked-retry-done", detail)
+            .await
+    }
+}
+
+/// What a drop would do.
+fn would_drop(store: &Store, keys: &[String], whole_keys: bool) -> ParkedOutcome {
+    let parked = store.parked_keys();
+    let mut outcome = ParkedOutcome::default();
+    for found in keys.iter().filter_map(|key| parked.get(key)) {
+        let events = if whole_keys { found.events() } else { 1 };
+        outcome.events += events;
+        outcome.keys += u64::from(events == found.events());
+    }
+    outcome
+}
+
+/// An outcome in words, for the audit log.
+fn told(keys: &[String], outcome: &ParkedOutcome, reason: Option<&str>) -> String {
+    let reason = reason.map(|reason| format!(": {reason}"));
+    format!(
+        "{}: events {}, keys no longer parked {}, keys that failed again {}{}",
+        of_keys(keys),
+        outcome.events,
+        outcome.keys,
+        outcome.failed.len(),
+        reason.unwrap_or_default()
+    )
+}
+
+fn nothing_parked(name: &str, key: &str) -> Error {
+    Error::Missing(format!(
+        "{name} has no parked events of key `{key}`; `foldstream parked list {name}` shows the keys"
+    ))
+}
+
+fn change_shown((key, before, after): &Replaced) -> api::ParkedChange {
+    let shown = |value: &Option<Payload>| value.as_ref().map(Payload::to_json);
+    api::ParkedChange {
+        key: key.to_string(),
+        before: shown(before),
+        after: shown(after),
+    }
+}
+
+fn outcome_of(deployment: &Deployment, outcome: ParkedOutcome, is_cut: bool) -> api::ParkedOutcome {
+    let more = || format!("only the first {KEYS_MAX} keys were tried");
+    let failed = outcome
+        .failed
+        .into_iter()
+        .map(|(key, error)| api::ParkedAgain { key, error });
+    api::ParkedOutcome {
+        events: outcome.events,
+        keys: outcome.keys,
+        failed: failed.collect(),
+        unfinished: outcome.unfinished.or_else(|| is_cut.then(more)),
+        left: counts(deployment.active().store().as_ref()),
+        dry_run: false,
+        changes: outcome.changes.iter().map(change_shown).collect(),
+        more_changes: outcome.more_changes,
+        messages: outcome.effects,
+    }
+}
+
+/// The keys as text for the audit log.
+fn of_keys(keys: &[String]) -> String {
+    let named: Vec<&str> = keys.iter().take(10).map(String::as_str).collect();
+    let more = keys.len().saturating_sub(named.len());
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    format!("keys {}{more}", named.join(", "))
+}
+
+fn open_store(deployment: &Deployment) -> Result<Store, Error> {
+    let opening = || {
+        Error::Conflict(format!(
+            "the state of {} is not open; try again",
+            deployment.name()
+        ))
+    };
+    deployment.active().store().ok_or_else(opening)
+}
+
+fn reason_of(selection: &api::ParkedSelection) -> Result<String, Error> {
+    let reason = selection.reason.as_deref().unwrap_or_default().trim();
+    match reason.len() {
+        0 => Err(Error::Refused(
+            "give a reason to drop events: it is recorded with them".to_owned(),
+        )),
+        bytes if bytes > REASON_BYTES_MAX => Err(Error::Refused(format!(
+            "the reason has {bytes} bytes, {REASON_BYTES_MAX} are allowed; shorten it"
+        ))),
+        _ => Ok(reason.to_owned()),
+    }
+}
+
+/// The keys that a selection means, and whether there are more than one request may have.
+fn chosen(
+    name: &str,
+    store: &Store,
+    selection: &api::ParkedSelection,
+) -> Result<(Vec<String>, bool), Error> {
+    let parked = store.parked_keys();
+    match (selection.keys.is_empty(), selection.all) {
+        (true, false) => Err(Error::Refused("name the keys, or choose all".to_owned())),
+        (false, true) => Err(Error::Refused(
+            "name the keys or choose all, not both".to_owned(),
+        )),
+        (false, false) if selection.class.is_some() => Err(Error::Refused(
+            "a class goes with all, not with keys".to_owned(),
+        )),
+        (false, false) if selection.keys.len() > KEYS_MAX => Err(Error::Refused(format!(
+            "{} keys at once, {KEYS_MAX} are allowed; send several requests",
+            selection.keys.len()
+        ))),
+        (false, false) => match selection.keys.iter().find(|key| !parked.contains_key(*key)) {
+            Some(key) => Err(nothing_parked(name, key)),
+            None => Ok((selection.keys.clone(), false)),
+        },
+        (true, true) => {
+            let of_class = parked
+                .iter()
+                .filter(|(_, parked)| has_class(parked, selection.class.as_deref()));
+            // The ones that were tried last come last: further requests reach the others, whatever
+            // fails again.
+            let tried_at = |parked: &ParkedKey| {
+                parked
+                    .failure
+                    .as_ref()
+                    .map(|failure| failure.last_at.clone())
+            };
+            let mut keys: Vec<(Option<String>, String)> = of_class
+                .map(|(key, parked)| (tried_at(parked), key.clone()))
+                .collect();
+            keys.sort();
+            let mut keys: Vec<String> = keys.into_iter().map(|(_, key)| key).collect();
+            let is_cut = keys.len() > KEYS_MAX;
+            keys.truncate(KEYS_MAX);
+            Ok((keys, is_cut))
+        }
+    }
+}
+
+/// The policy of a new record.
+pub(super) fn first_policy(
+    wanted: Option<OnFailure>,
+    module: &Module,
+) -> Result<ParkingRecord, Error> {
+    let on_failure = wanted.unwrap_or_default();
+    check_policy(on_failure, module)?;
+    Ok(ParkingRecord {
+        on_failure,
+        ..ParkingRecord::default()
+    })
+}

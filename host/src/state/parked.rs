@@ -1,0 +1,789 @@
+//! Parked events of a state: events that could not be applied, and later events of their keys,
+//! which wait behind them.
+//!
+//! Rows become durable in the commit that moves the position past their events, and hold the events
+//! whole, because the stream may lose them. The index in memory has their sizes and the first
+//! failure of each key, never their payloads. Scans, copies, comparisons and quotas do not see this
+//! table.
+//!
+//! The first parked event makes a file format 3, so that a release that knows nothing of parked
+//! events refuses it instead of applying later events of a parked key. `parked_from` in `meta` is
+//! the lowest sequence that was ever parked in this state: from there on, the stream alone does not
+//! say what the state has.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use redb::{
+    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata as _, TableDefinition,
+    WriteTransaction,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::file::{FORMAT_OWNED, META, storage};
+use super::memtable::Memtable;
+use super::releases::{RELEASE_KEY_BYTES, RELEASED, Release, place_of};
+use super::{Error, Store, Traced};
+use crate::api::FailureClass;
+use crate::event::{Event, Payload};
+use crate::position::EventMark;
+
+const PARKED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("parked");
+/// The row of `meta` with the lowest sequence that was ever parked.
+const FROM: &str = "parked_from";
+/// Longer keys are named by their digest, in bytes.
+const KEY_BYTES_MAX: usize = 1_024;
+/// Longest message of a failure, in bytes.
+const MESSAGE_BYTES_MAX: usize = 500;
+/// About how much is read at once, in bytes; a single event may be larger.
+const READ_BYTES_MAX: u64 = 8 << 20;
+/// Most bytes of the entries that a failed event has read, as they are kept with it.
+const READS_BYTES_MAX: usize = 4 << 10;
+/// Longest part of one of their values, in bytes.
+const READ_VALUE_BYTES_MAX: usize = 512;
+
+/// Why an event is parked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedFailure {
+    /// As in [`crate::api::Failure::kind`].
+    pub kind: String,
+    /// The name of its class.
+    pub class: String,
+    /// What happened.
+    pub message: String,
+    /// Attempts in all.
+    pub attempts: u32,
+    /// SHA-256 of the module of the last attempt.
+    pub module: String,
+    /// When it was parked, in RFC 3339.
+    pub first_at: String,
+    /// When the last attempt failed, in RFC 3339.
+    pub last_at: String,
+    /// The entries that the last attempt read, as far as there is room.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<ReadEntry>,
+    /// It read more entries.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reads_are_cut: bool,
+}
+
+/// An entry that a failed event has read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadEntry {
+    /// Its key.
+    pub key: String,
+    /// Its value, or the beginning of it, as text; none if there was no entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+}
+
+impl ParkedFailure {
+    /// A failure now.
+    pub fn new(
+        kind: &str,
+        class: FailureClass,
+        message: &str,
+        attempts: u32,
+        module: &str,
+    ) -> Self {
+        let now = jiff::Timestamp::now().to_string();
+        Self {
+            kind: kind.to_owned(),
+            class: class.name().to_owned(),
+            message: clipped(message),
+            attempts,
+            module: module.to_owned(),
+            first_at: now.clone(),
+            last_at: now,
+            reads: Vec::new(),
+            reads_are_cut: false,
+        }
+    }
+
+    /// The same for the index in memory, which is not to grow with what events read.
+    fn without_reads(&self) -> Self {
+        Self {
+            reads: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// The same, with the entries that the last attempt read.
+    pub fn with_reads(mut self, traced: &Traced) -> Self {
+        let mut bytes = 0;
+        self.reads_are_cut = traced.is_cut;
+        for (key, value) in &traced.entries {
+            let value = value.as_ref().map(|value| {
+                let text = String::from_utf8_lossy(value.as_bytes());
+                text[..text.floor_char_boundary(READ_VALUE_BYTES_MAX)].to_owned()
+            });
+            bytes += key.len() + value.as_ref().map_or(0, String::len);
+            if bytes > READS_BYTES_MAX {
+                self.reads_are_cut = true;
+                break;
+            }
+            self.reads.push(ReadEntry {
+                key: key.to_string(),
+                value,
+            });
+        }
+        self
+    }
+}
+
+fn clipped(message: &str) -> String {
+    message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)].to_owned()
+}
+
+/// A parked event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// Its key, or the digest of a long one.
+    pub key: String,
+    /// The event.
+    pub event: Event,
+    /// Why; none if it waits behind an earlier event of its key.
+    pub failure: Option<ParkedFailure>,
+}
+
+/// What a row has besides the data of the event.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    key: String,
+    sequence: u64,
+    time_ns: u64,
+    subject: String,
+    kind: String,
+    headers: Vec<(String, String)>,
+    /// The data is text.
+    is_text: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failure: Option<ParkedFailure>,
+}
+
+/// The key of a row: a digest of the key, and the sequence.
+pub(super) type RowKey = Box<[u8]>;
+
+/// Rows of one memtable; none removes a row.
+pub(super) type Rows = BTreeMap<RowKey, Option<Bytes>>;
+
+fn row_key(key: &str, sequence: u64) -> RowKey {
+    let digest = Sha256::digest(key.as_bytes());
+    digest[..16]
+        .iter()
+        .copied()
+        .chain(sequence.to_be_bytes())
+        .collect()
+}
+
+impl Parked {
+    /// The name under which a key is parked. Events without a key share one.
+    pub fn name_of(key: Option<String>) -> String {
+        let key = key.unwrap_or_default();
+        if key.len() <= KEY_BYTES_MAX {
+            return key;
+        }
+        let digest = Sha256::digest(key.as_bytes());
+        let hexadecimal: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha256:{hexadecimal}")
+    }
+
+    /// The digest of its event, in hexadecimal.
+    pub fn digest(&self) -> String {
+        EventMark::of(&self.event)
+            .digest
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    /// Its place in the table.
+    fn row_key(&self) -> RowKey {
+        row_key(&self.key, self.event.sequence)
+    }
+
+    /// The length of its head, its head as JSON, the data of the event.
+    fn row(&self) -> Bytes {
+        let Self {
+            key,
+            event,
+            failure,
+        } = self;
+        let head = Head {
+            key: key.clone(),
+            sequence: event.sequence,
+            time_ns: event.time_ns,
+            subject: event.subject.to_string(),
+            kind: event.kind.to_string(),
+            headers: event
+                .headers
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect(),
+            is_text: event.data.as_str().is_some(),
+            failure: failure.clone(),
+        };
+        let json = serde_json::to_vec(&head).expect("a head is plain data");
+        let length = u32::try_from(json.len()).expect("events are limited");
+        let mut row = Vec::with_capacity(4 + json.len() + event.data.len());
+        row.extend_from_slice(&length.to_be_bytes());
+        row.extend_from_slice(&json);
+        row.extend_from_slice(event.data.as_bytes());
+        row.into()
+    }
+
+    fn read(row: &[u8]) -> Option<Self> {
+        let (head, data) = split(row)?;
+        let data = Bytes::copy_from_slice(data);
+        let data = if head.is_text {
+            Payload::detect(data)
+        } else {
+            Payload::Bytes(data)
+        };
+        let headers = head
+            .headers
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect();
+        let event = Event {
+            sequence: head.sequence,
+            time_ns: head.time_ns,
+            subject: head.subject.into(),
+            kind: head.kind.into(),
+            headers,
+            data,
+        };
+        Some(Self {
+            key: head.key,
+            event,
+            failure: head.failure,
+        })
+    }
+}
+
+fn split(row: &[u8]) -> Option<(Head, &[u8])> {
+    let (length, rest) = row.split_first_chunk::<4>()?;
+    let (json, data) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+    Some((serde_json::from_slice(json).ok()?, data))
+}
+
+/// A key with parked events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedKey {
+    /// Size of the rows of its events, by sequence, in bytes.
+    sizes: BTreeMap<u64, u64>,
+    /// The failure of its first event, without what it read; none if that was dropped, and the next
+    /// was not tried yet.
+    pub failure: Option<ParkedFailure>,
+}
+
+impl ParkedKey {
+    /// The sequences of its events, in rising order.
+    pub fn sequences(&self) -> impl Iterator<Item = u64> {
+        self.sizes.keys().copied()
+    }
+
+    /// How many events it has.
+    pub fn events(&self) -> u64 {
+        self.sizes.len() as u64
+    }
+
+    /// Their size, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.sizes.values().sum()
+    }
+}
+
+/// How much is parked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ParkedCounts {
+    /// Keys.
+    pub keys: u64,
+    /// Events of them.
+    pub events: u64,
+    /// Their size, in bytes.
+    pub bytes: u64,
+}
+
+/// What is parked, durable or not.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    pub(super) keys: BTreeMap<String, ParkedKey>,
+    counts: ParkedCounts,
+    /// The lowest sequence that was ever parked.
+    pub(super) from: Option<u64>,
+    /// The highest sequence of an event that failed.
+    newest: u64,
+    /// Position and number of the last release.
+    pub(super) last_release: Option<(u64, u32)>,
+    /// How many releases there were.
+    pub(super) releases: u64,
+}
+
+impl Index {
+    /// How much there is.
+    pub(super) fn counts(&self) -> ParkedCounts {
+        self.counts
+    }
+
+    fn add(&mut self, head: &Head, bytes: u64) {
+        let key = self.keys.entry(head.key.clone()).or_insert_with(|| {
+            self.counts.keys += 1;
+            ParkedKey {
+                sizes: BTreeMap::new(),
+                failure: None,
+            }
+        });
+        match key.sizes.insert(head.sequence, bytes) {
+            Some(before) => self.counts.bytes -= before,
+            None => self.counts.events += 1,
+        }
+        self.counts.bytes += bytes;
+        if head.failure.is_some() {
+            self.newest = self.newest.max(head.sequence);
+        }
+        if key
+            .sizes
+            .first_key_value()
+            .is_some_and(|(first, _)| *first == head.sequence)
+        {
+            key.failure = head.failure.as_ref().map(ParkedFailure::without_reads);
+        }
+        self.from = Some(
+            self.from
+                .map_or(head.sequence, |from| from.min(head.sequence)),
+        );
+    }
+
+    fn remove(&mut self, key: &str, sequence: u64) {
+        let Some(found) = self.keys.get_mut(key) else {
+            return;
+        };
+        if found
+            .sizes
+            .first_key_value()
+            .is_some_and(|(first, _)| *first == sequence)
+        {
+            found.failure = None;
+        }
+        if let Some(bytes) = found.sizes.remove(&sequence) {
+            self.counts.events -= 1;
+            self.counts.bytes -= bytes;
+        }
+        if found.sizes.is_empty() {
+            self.keys.remove(key);
+            self.counts.keys -= 1;
+        }
+    }
+}
+
+/// A change to what is parked, published with a step.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Park(Box<Parked>),
+    Unpark(String, u64),
+    Release(Release),
+}
+
+/// Applies changes to the index; returns the rows to commit.
+pub(super) fn published(index: &mut Index, changes: &[Change]) -> Rows {
+    let mut rows = Rows::new();
+    for change in changes {
+        match change {
+            Change::Park(parked) => {
+                let row = parked.row();
+                if let Some((head, _)) = split(&row) {
+                    index.add(&head, row.len() as u64);
+                }
+                rows.insert(parked.row_key(), Some(row));
+            }
+            Change::Unpark(key, sequence) => {
+                index.remove(key, *sequence);
+                rows.insert(row_key(key, *sequence), None);
+            }
+            Change::Release(release) => {
+                index.releases += 1;
+                index.last_release = Some((release.position, release.number));
+                rows.insert(release.row_key(), Some(release.row()));
+            }
+        }
+    }
+    rows
+}
+
+/// Memory that rows take, in bytes.
+pub(super) fn memory_of(rows: &Rows) -> u64 {
+    rows.iter()
+        .map(|(key, row)| (key.len() + row.as_ref().map_or(0, Bytes::len)) as u64 + 120)
+        .sum()
+}
+
+/// Adds and removes rows in a transaction.
+pub(super) fn write(transaction: &WriteTransaction, rows: &Rows) -> Result<(), Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut table = transaction.open_table(PARKED).map_err(storage)?;
+    let mut lowest: Option<u64> = None;
+    for (key, row) in rows {
+        match row {
+            Some(row) if key.len() == RELEASE_KEY_BYTES => {
+                let mut table = transaction.open_table(RELEASED).map_err(storage)?;
+                table.insert(&**key, &**row).map_err(storage)?;
+            }
+            Some(row) => {
+                table.insert(&**key, &**row).map_err(storage)?;
+                let sequence = key
+                    .last_chunk::<8>()
+                    .map_or(0, |bytes| u64::from_be_bytes(*bytes));
+                lowest = Some(lowest.map_or(sequence, |lowest| lowest.min(sequence)));
+            }
+            None => drop(table.remove(&**key).map_err(storage)?),
+        }
+    }
+    let Some(lowest) = lowest else { return Ok(()) };
+    let mut meta = transaction.open_table(META).map_err(storage)?;
+    let before = from(
+        meta.get(FROM)
+            .map_err(storage)?
+            .map(|value| value.value().to_vec()),
+    );
+    let from = before.map_or(lowest, |before| before.min(lowest));
+    meta.insert(FROM, from.to_be_bytes().as_slice())
+        .map_err(storage)?;
+    meta.insert("format", FORMAT_OWNED.to_be_bytes().as_slice())
+        .map_err(storage)?;
+    Ok(())
+}
+
+fn from(bytes: Option<Vec<u8>>) -> Option<u64> {
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u64::from_be_bytes)
+}
+
+/// Reads what is parked in a file. It is limited, so this takes a moment at most.
+pub(super) fn found(database: &Database) -> Result<Index, Error> {
+    let transaction = database.begin_read().map_err(storage)?;
+    let meta = transaction.open_table(META).map_err(storage)?;
+    let mut index = Index {
+        from: from(
+            meta.get(FROM)
+                .map_err(storage)?
+                .map(|value| value.value().to_vec()),
+        ),
+        ..Index::default()
+    };
+    if let Some(table) = opened(transaction.open_table(RELEASED))? {
+        index.releases = table.len().map_err(storage)?;
+        let last = table.last().map_err(storage)?;
+        index.last_release = last.and_then(|(key, _)| place_of(key.value()));
+    }
+    let Some(table) = opened(transaction.open_table(PARKED))? else {
+        return Ok(index);
+    };
+    for row in table.iter().map_err(storage)? {
+        let (_, row) = row.map_err(storage)?;
+        let (head, _) = split(row.value()).ok_or_else(damaged)?;
+        index.add(&head, row.value().len() as u64);
+    }
+    Ok(index)
+}
+
+/// A table, if the file has it.
+pub(super) fn opened<T>(table: Result<T, redb::TableError>) -> Result<Option<T>, Error> {
+    match table {
+        Ok(table) => Ok(Some(table)),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(storage(error)),
+    }
+}
+
+pub(super) fn damaged() -> Error {
+    Error::Damaged("a parked event is damaged; check the disk, restore a backup".to_owned())
+}
+
+impl Store {
+    /// How much is parked.
+    pub fn parked_counts(&self) -> ParkedCounts {
+        self.inner.parked.lock().counts
+    }
+
+    /// Whether a key has parked events.
+    pub fn is_parked(&self, key: &str) -> bool {
+        self.inner.parked.lock().keys.contains_key(key)
+    }
+
+    /// The keys with parked events, in order.
+    pub fn parked_keys(&self) -> BTreeMap<String, ParkedKey> {
+        self.inner.parked.lock().keys.clone()
+    }
+
+    /// When the oldest failure was parked, in RFC 3339; none if nothing is parked.
+    pub fn parked_since(&self) -> Option<String> {
+        let index = self.inner.parked.lock();
+        let failures = index.keys.values().filter_map(|key| key.failure.as_ref());
+        failures.map(|failure| &failure.first_at).min().cloned()
+    }
+
+    /// The highest sequence of a parked event that failed, since the state was opened; 0 if none
+    /// did.
+    pub fn parked_newest(&self) -> u64 {
+        self.inner.parked.lock().newest
+    }
+
+    /// The lowest sequence that was ever parked in this state: from there on, a fold of the stream
+    /// may differ from it.
+    pub fn parked_from(&self) -> Option<u64> {
+        self.inner.parked.lock().from
+    }
+
+    /// The first events of a parked key, in order, up to a number and about 8 MiB. Blocking.
+    pub fn parked_events(&self, key: &str, limit: usize) -> Result<Vec<Parked>, Error> {
+        let sequences: Vec<u64> = {
+            let index = self.inner.parked.lock();
+            let sizes = index.keys.get(key).into_iter().flat_map(|key| &key.sizes);
+            let mut bytes = 0;
+            sizes
+                .take(limit)
+                .take_while(|(_, size)| {
+                    // At least the first one.
+                    let fits = bytes < READ_BYTES_MAX;
+                    bytes += **size;
+                    fits
+                })
+                .map(|(sequence, _)| *sequence)
+                .collect()
+        };
+        self.parked_of(key, &sequences)
+    }
+
+    /// These events of a parked key, as far as they are parked. Blocking.
+    pub fn parked_of(&self, key: &str, sequences: &[u64]) -> Result<Vec<Parked>, Error> {
+        // Taken before the file is read: what a commit moves into the file meanwhile is in the file
+        // that is read then.
+        let view = self.inner.view.read().clone();
+        let frozen = view.frozen.as_ref().map(|(table, _)| &**table);
+        let tables: Vec<&Memtable> = std::iter::once(&*view.active).chain(frozen).collect();
+        let transaction = self.inner.file.begin_read()?;
+        let file = opened(transaction.open_table(PARKED))?;
+        let mut events = Vec::new();
+        for sequence in sequences {
+            let place = row_key(key, *sequence);
+            let row = match tables.iter().find_map(|table| table.parked(&place)) {
+                Some(row) => row,
+                None => match &file {
+                    Some(file) => file
+                        .get(&*place)
+                        .map_err(storage)?
+                        .map(|row| Bytes::copy_from_slice(row.value())),
+                    None => None,
+                },
+            };
+            // A row that is not there, or was removed meanwhile, is not missed.
+            if let Some(row) = row {
+                events.push(Parked::read(&row).ok_or_else(damaged)?);
+            }
+        }
+        Ok(events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::position::{Checkpoint, StreamIdentity};
+    use crate::state::tables::{Copy, Item};
+    use crate::state::{FORMAT, Options, Writer, copy};
+
+    fn open(path: &Path) -> (Store, Writer) {
+        Store::open(path, Options::default(), |_| ()).expect("the state opens")
+    }
+
+    fn parked(key: &str, sequence: u64) -> Parked {
+        let event = Event {
+            sequence,
+            time_ns: 7,
+            subject: "orders.ada".into(),
+            kind: "placed".into(),
+            headers: vec![("trace".into(), "1".into())],
+            data: Payload::Bytes(Bytes::from_static(b"{\xff}")),
+        };
+        let failure = ParkedFailure::new("trap", FailureClass::Trap, &"ä".repeat(400), 3, "ab");
+        Parked {
+            key: key.to_owned(),
+            event,
+            failure: Some(failure),
+        }
+    }
+
+    /// One step: an entry, and parked events.
+    fn step(writer: &mut Writer, position: u64, parks: &[Parked]) {
+        writer.begin();
+        writer
+            .put("last", Some(Payload::from(position.to_string())))
+            .expect("within limits");
+        parks.iter().for_each(|parked| writer.park(parked.clone()));
+        writer.publish(Checkpoint::at(
+            position,
+            StreamIdentity {
+                name: "s".to_owned(),
+                created_ns: 1,
+            },
+        ));
+    }
+
+    fn sequences(store: &Store, key: &str) -> Vec<u64> {
+        let events = store.parked_events(key, 10).expect("reads");
+        events.iter().map(|parked| parked.event.sequence).collect()
+    }
+
+    fn format(path: &Path) -> u32 {
+        let database = Database::open(path).expect("opens");
+        let meta = database
+            .begin_read()
+            .expect("begins")
+            .open_table(META)
+            .expect("is there");
+        let format = meta
+            .get("format")
+            .expect("reads")
+            .expect("is there")
+            .value()
+            .to_vec();
+        u32::from_be_bytes(format.try_into().expect("four bytes"))
+    }
+
+    #[test]
+    fn parked_events_are_durable_with_their_position_and_whole() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("state.redb");
+        let (store, mut writer) = open(&path);
+        step(&mut writer, 1, &[]);
+        step(&mut writer, 2, &[parked("ada", 2)]);
+        assert_eq!(
+            sequences(&store, "ada"),
+            [2],
+            "also while it is only in memory"
+        );
+        store.flush().expect("commits");
+        step(&mut writer, 3, &[parked("ada", 3), parked("bob", 1)]);
+        assert_eq!(
+            (sequences(&store, "ada"), store.parked_counts().events),
+            (vec![2, 3], 3)
+        );
+        drop((store, writer));
+        // A crash: the third step is gone, whole.
+        let (store, _writer) = open(&path);
+        assert_eq!(
+            (
+                store.position(),
+                sequences(&store, "ada"),
+                store.is_parked("bob")
+            ),
+            (2, vec![2], false)
+        );
+        let found = store.parked_events("ada", 1).expect("reads").remove(0);
+        let wanted = parked("ada", 2);
+        assert_eq!(
+            (&found.key, &found.event, found.digest()),
+            (&wanted.key, &wanted.event, wanted.digest())
+        );
+        let failure = found.failure.expect("it failed");
+        assert!(
+            failure.message.len() <= MESSAGE_BYTES_MAX && failure.message.ends_with('ä'),
+            "{failure:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_removed_stays_removed_and_the_lowest_sequence_stays_known() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("state.redb");
+        let (store, mut writer) = open(&path);
+        step(&mut writer, 9, &[parked("ada", 8), parked("ada", 9)]);
+        store.flush().expect("commits");
+        writer.begin();
+        writer.unpark("ada", 8);
+        writer.publish_in_place(BTreeMap::new());
+        assert_eq!((sequences(&store, "ada"), store.position()), (vec![9], 9));
+        store.flush().expect("commits");
+        drop((store, writer));
+        let (store, mut writer) = open(&path);
+        assert_eq!(sequences(&store, "ada"), [9]);
+        writer.begin();
+        writer.unpark("ada", 9);
+        writer.publish_in_place(BTreeMap::new());
+        store.flush().expect("commits");
+        drop((store, writer));
+        let (store, _writer) = open(&path);
+        assert_eq!(
+            (store.parked_counts(), store.parked_from()),
+            (ParkedCounts::default(), Some(8))
+        );
+    }
+
+    #[test]
+    fn only_a_file_that_parked_has_the_format_that_older_releases_refuse() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for (name, parks, wanted) in [
+            ("1.redb", vec![], FORMAT),
+            ("2.redb", vec![parked("ada", 1)], FORMAT_OWNED),
+        ] {
+            let path = folder.path().join(name);
+            let (store, mut writer) = open(&path);
+            step(&mut writer, 1, &parks);
+            store.flush().expect("commits");
+            drop((store, writer));
+            assert_eq!(format(&path), wanted);
+        }
+    }
+
+    #[test]
+    fn backups_have_parked_events_and_copies_for_reads_have_none() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (store, mut writer) = open(&folder.path().join("state.redb"));
+        step(&mut writer, 1, &[parked("ada", 1)]);
+        store.flush().expect("commits");
+        let (mut tables, mut current) = (
+            BTreeMap::<String, Vec<(Vec<u8>, Vec<u8>)>>::new(),
+            String::new(),
+        );
+        let frozen = store.frozen().expect("reads");
+        frozen
+            .each(&mut |item| {
+                match item {
+                    Item::Table(name) => name.clone_into(&mut current),
+                    Item::Row(key, value) => tables
+                        .entry(current.clone())
+                        .or_default()
+                        .push((key.into(), value.into())),
+                }
+                Ok::<_, Error>(())
+            })
+            .expect("every table is known");
+        let restored = folder.path().join("restored.redb");
+        let made = Copy::begin(&restored).expect("a new file");
+        for (name, rows) in &tables {
+            let mut rows = rows.iter().cloned();
+            made.table(name, &mut || Ok::<_, Error>(rows.next()))
+                .expect("writes");
+        }
+        drop(made);
+        assert_eq!(sequences(&open(&restored).0, "ada"), [1]);
+        let copied = folder.path().join("copy.redb");
+        copy(&store.snapshot(), &copied).expect("copies");
+        assert_eq!(open(&copied).0.parked_counts(), ParkedCounts::default());
+    }
+
+    #[test]
+    fn keys_that_are_too_long_are_named_by_their_digest() {
+        assert_eq!(Parked::name_of(None), "");
+        assert_eq!(Parked::name_of(Some("k".repeat(1_024))).len(), 1_024);
+        let name = Parked::name_of(Some("k".repeat(1_025)));
+        assert!(name.starts_with("sha256:") && name.len() == 71, "{name}");
+    }
+}
