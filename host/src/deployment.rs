@@ -453,7 +453,7 @@ impl Default for Figures {
 
 impl Figures {
     fn of(runner: &Runner, now: &Now, store: Option<&Store>) -> Self {
-        let (state, lag) = (runner.state(), runner.lag());
+        let (state, lag) = (runner.state(now), runner.lag(now));
         let moves = matches!(state, DeploymentState::CatchingUp | DeploymentState::Live);
         let rate = if moves { now.rate } else { 0.0 };
         let pending = lag.events.filter(|pending| *pending > 0 && rate > 0.0);

@@ -272,9 +272,10 @@ impl Runner {
         self.shared.source_status.borrow().clone()
     }
 
-    /// Its state, including what is known about its source.
-    pub fn state(&self) -> DeploymentState {
-        let state = self.now().state;
+    /// Its state at a progress that was read before, including what is known about its source. A
+    /// progress that is read again may be another one, of which the rest of an answer knows nothing.
+    pub fn state(&self, now: &Now) -> DeploymentState {
+        let state = now.state;
         let would_read = matches!(state, DeploymentState::CatchingUp | DeploymentState::Live);
         if would_read && self.source_status().is_trouble() {
             DeploymentState::Disconnected
@@ -283,9 +284,9 @@ impl Runner {
         }
     }
 
-    /// How far it is behind the end of its stream, as far as known.
-    pub fn lag(&self) -> Lag {
-        let now = self.now();
+    /// How far it is behind the end of its stream at a progress that was read before, as far as
+    /// known.
+    pub fn lag(&self, now: &Now) -> Lag {
         let reads = now.has_read && self.source_status().is_known_within(KNOWN_FOR);
         let was_looked_at = now.looked_at.is_some_and(|at| at.elapsed() <= KNOWN_FOR);
         if (!reads && !was_looked_at) || now.is_of_another_history() {

@@ -412,3 +412,13 @@ async fn what_a_manifest_asks_for_is_kept_within_limits() {
         (7, (Duration::from_secs(1), Duration::from_secs(9)))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_is_that_of_the_progress_that_was_read() {
+    let (_folder, path) = settled_at_five();
+    let runner = resting(parts(path, false)).await;
+    let before = runner.now();
+    runner.shared.progress.set_state(DeploymentState::Live);
+    assert_eq!(runner.state(&before), DeploymentState::Failed);
+    end(&runner);
+}

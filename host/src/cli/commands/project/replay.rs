@@ -26,7 +26,7 @@ Examples:
   foldstream replay order-totals-333.bundle.json --module corrected.wasm
   foldstream replay order-totals-333.bundle.json --step --calls
 
-`foldstream parked export` makes bundles. Without --module, the replay succeeds if the event fails
+`foldstream parked export` makes bundles. Without --module, the replay succeeds if the event fails \
 as it did on the host. With it, it succeeds if the module applies all events.")]
 pub(crate) struct Args {
     /// The bundle.
