@@ -216,7 +216,11 @@ async fn verify_and_reads_of_the_past_repeat_what_was_parked_applied_later_and_d
         .await;
     let last = bed.tell(&[("bob", "note 7")]).await;
     assert_eq!(bed.notes_at(last).await, "1,3,7");
+    let now = format!("get mischief note/00000002 --as-of {last}");
+    assert_ne!(bed.run(&now).code, 0, "it is parked");
     bed.run("parked retry mischief mischief.ada").expect(0);
+    // A state of the past that was kept is not that of this position any more.
+    bed.run(&now).expect(0);
     bed.run("parked drop mischief mischief.eve --reason broken")
         .expect(0);
     assert_eq!(bed.notes_at(last).await, "1,2,3,4,7");
@@ -441,10 +445,20 @@ async fn each_failure_is_published_where_the_operator_wants_it() {
     );
     bed.host.kill();
     bed.host.restart().await;
-    bed.tell(&[("eve", "reject no")]).await;
+    bed.tell(&[("ada", "reject late"), ("eve", "reject no")])
+        .await;
     let all = published(&bed, 2).await;
     assert_eq!(all.len(), 2, "each once: {all:?}");
     assert_eq!(all[1]["data"]["key"], "mischief.eve");
+    // An event that waited behind its key fails after later events of other keys did.
+    bed.run("parked drop mischief mischief.ada --reason broken")
+        .expect(0);
+    assert_ne!(bed.run("parked retry mischief mischief.ada").code, 0);
+    let all = published(&bed, 3).await;
+    assert_eq!(all.len(), 3, "each once: {all:?}");
+    let sequence = |event: &serde_json::Value| event["data"]["sequence"].as_u64();
+    assert_eq!(all[2]["data"]["key"], "mischief.ada");
+    assert!(sequence(&all[2]) < sequence(&all[1]), "{all:?}");
 }
 
 /// Waits until a handler has published everything but what it has parked.

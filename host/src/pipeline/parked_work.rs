@@ -425,6 +425,7 @@ impl Run {
         if let Some(before) = &parked.failure {
             failure.attempts = before.attempts.saturating_add(1);
             failure.first_at.clone_from(&before.first_at);
+            failure.number = before.number;
         }
         let writer = self.applier.writer();
         writer.begin();

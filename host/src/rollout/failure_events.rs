@@ -59,8 +59,7 @@ pub(super) fn target(
     if grant.source == reads && module.manifest().subjects.matches(subject) {
         return Err(Error::Refused(format!(
             "the module itself reads {subject} of {reads}, so each error event could make another \
-             one; choose another \
-             subject or source"
+             one; choose another subject or source"
         )));
     }
     Ok(Some(FailureEvents {
@@ -168,12 +167,14 @@ impl Rollouts {
         } else {
             0
         };
-        if store.parked_newest() <= after {
+        let newest = store.parked_failures();
+        if newest <= after {
             return Ok(false);
         }
         let reading = store.clone();
-        let failed = blocking(move || failed_after(&reading, after)).await?;
-        let Some(through) = failed.last().map(|parked| parked.event.sequence) else {
+        let failed = blocking(move || failed_between(&reading, after, newest)).await?;
+        let numbers = failed.iter().filter_map(|parked| parked.failure.as_ref());
+        let Some(through) = numbers.map(|failure| failure.number).max() else {
             return Ok(false);
         };
         if outlet
@@ -198,7 +199,7 @@ impl Rollouts {
             && known.place() == events.place()
         {
             (known.state_file, known.through) = (state_file, through);
-            let detail = format!("{} through event {through}", failed.len());
+            let detail = format!("{} through failure {through}", failed.len());
             self.commit(deployment, record, "failure-events-published", detail)
                 .await?;
         }
@@ -206,26 +207,27 @@ impl Rollouts {
     }
 }
 
-/// Waits until the state may have parked something.
+/// Waits until the state may have parked something for good.
 async fn changed(deployment: &Deployment) {
     let runner = deployment.active();
     // Cancel-safe: it only observes.
     let _ = tokio::time::timeout(LOOK, async {
         match runner.store() {
-            Some(store) => drop(store.positions().changed().await),
+            Some(store) => drop(store.checkpoints().changed().await),
             None => drop(runner.opened().await),
         }
     })
     .await;
 }
 
-/// Failed events after a sequence, in order, up to a number.
-fn failed_after(store: &Store, after: u64) -> Result<Vec<Parked>, Error> {
+/// Parked events whose failures have numbers after one and through another, by that number, up to
+/// a portion.
+fn failed_between(store: &Store, after: u64, through: u64) -> Result<Vec<Parked>, Error> {
     let mut failed = Vec::new();
     for (key, parked) in store.parked_keys() {
-        let first = parked.sequences().next();
-        if parked.failure.is_some() && first.is_some_and(|first| first > after) {
-            failed.push((first, key));
+        let number = parked.failure.map_or(0, |failure| failure.number);
+        if number > after && number <= through {
+            failed.push((number, key));
         }
     }
     failed.sort_unstable();

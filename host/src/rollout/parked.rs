@@ -376,6 +376,9 @@ impl Rollouts {
                 // Before and after: a reader in between may have read the old entries.
                 self.note_repair(&deployment, begun, of_keys(&keys)).await?;
                 let outcome = self.work_on_parked(&deployment, work).await?;
+                // States of the past may lack what was released, or have what was dropped, at a
+                // position that is the same as before.
+                self.inner.past_states.forget(name);
                 let detail = told(&keys, &outcome, selection.reason.as_deref());
                 self.note_repair(&deployment, done, detail).await?;
                 outcome

@@ -103,7 +103,7 @@ pub struct FailureEvents {
     pub source: String,
     /// The state whose failures were published last.
     pub state_file: u64,
-    /// The sequence of the last one of them.
+    /// The number of the last one of them in that state.
     pub through: u64,
 }
 

@@ -11,6 +11,7 @@
 //! the lowest sequence that was ever parked in this state: from there on, the stream alone does not
 //! say what the state has.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -32,6 +33,8 @@ use crate::position::EventMark;
 const PARKED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("parked");
 /// The row of `meta` with the lowest sequence that was ever parked.
 const FROM: &str = "parked_from";
+/// The row of `meta` with the number of the last failure. The row of that failure may be gone.
+const FAILURES: &str = "parked_failures";
 /// Longer keys are named by their digest, in bytes.
 const KEY_BYTES_MAX: usize = 1_024;
 /// Longest message of a failure, in bytes.
@@ -66,6 +69,11 @@ pub struct ParkedFailure {
     /// It read more entries.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reads_are_cut: bool,
+    /// Its number among the first failures of the events of this state, from 1 on; 0 until it is
+    /// published. Events fail in another order than they have in the stream, so only this says
+    /// which failures are new.
+    #[serde(default)]
+    pub number: u64,
 }
 
 /// An entry that a failed event has read.
@@ -98,6 +106,7 @@ impl ParkedFailure {
             last_at: now,
             reads: Vec::new(),
             reads_are_cut: false,
+            number: 0,
         }
     }
 
@@ -313,8 +322,9 @@ pub(super) struct Index {
     counts: ParkedCounts,
     /// The lowest sequence that was ever parked.
     pub(super) from: Option<u64>,
-    /// The highest sequence of an event that failed.
-    newest: u64,
+    /// The number of the last failure, and of the last durable one.
+    failures: u64,
+    durable_failures: u64,
     /// Position and number of the last release.
     pub(super) last_release: Option<(u64, u32)>,
     /// How many releases there were.
@@ -340,8 +350,8 @@ impl Index {
             None => self.counts.events += 1,
         }
         self.counts.bytes += bytes;
-        if head.failure.is_some() {
-            self.newest = self.newest.max(head.sequence);
+        if let Some(failure) = &head.failure {
+            self.failures = self.failures.max(failure.number);
         }
         if key
             .sizes
@@ -354,6 +364,19 @@ impl Index {
             self.from
                 .map_or(head.sequence, |from| from.min(head.sequence)),
         );
+    }
+
+    /// The same; a first failure gets its number.
+    fn numbered<'a>(&self, parked: &'a Parked) -> Cow<'a, Parked> {
+        let is_first = |failure: &ParkedFailure| failure.number == 0;
+        if !parked.failure.as_ref().is_some_and(is_first) {
+            return Cow::Borrowed(parked);
+        }
+        let mut parked = parked.clone();
+        if let Some(failure) = &mut parked.failure {
+            failure.number = self.failures + 1;
+        }
+        Cow::Owned(parked)
     }
 
     fn remove(&mut self, key: &str, sequence: u64) {
@@ -392,6 +415,7 @@ pub(super) fn published(index: &mut Index, changes: &[Change]) -> Rows {
     for change in changes {
         match change {
             Change::Park(parked) => {
+                let parked = index.numbered(parked);
                 let row = parked.row();
                 if let Some((head, _)) = split(&row) {
                     index.add(&head, row.len() as u64);
@@ -412,6 +436,16 @@ pub(super) fn published(index: &mut Index, changes: &[Change]) -> Rows {
     rows
 }
 
+/// Rows were committed.
+pub(super) fn committed(index: &mut Index, rows: &Rows) {
+    let failures = rows
+        .values()
+        .flatten()
+        .filter_map(|row| split(row)?.0.failure);
+    let durable = failures.map(|failure| failure.number).max().unwrap_or(0);
+    index.durable_failures = index.durable_failures.max(durable);
+}
+
 /// Memory that rows take, in bytes.
 pub(super) fn memory_of(rows: &Rows) -> u64 {
     rows.iter()
@@ -425,7 +459,7 @@ pub(super) fn write(transaction: &WriteTransaction, rows: &Rows) -> Result<(), E
         return Ok(());
     }
     let mut table = transaction.open_table(PARKED).map_err(storage)?;
-    let mut lowest: Option<u64> = None;
+    let (mut lowest, mut failures): (Option<u64>, u64) = (None, 0);
     for (key, row) in rows {
         match row {
             Some(row) if key.len() == RELEASE_KEY_BYTES => {
@@ -438,29 +472,33 @@ pub(super) fn write(transaction: &WriteTransaction, rows: &Rows) -> Result<(), E
                     .last_chunk::<8>()
                     .map_or(0, |bytes| u64::from_be_bytes(*bytes));
                 lowest = Some(lowest.map_or(sequence, |lowest| lowest.min(sequence)));
+                let (head, _) = split(row).ok_or_else(damaged)?;
+                failures = failures.max(head.failure.map_or(0, |failure| failure.number));
             }
             None => drop(table.remove(&**key).map_err(storage)?),
         }
     }
     let Some(lowest) = lowest else { return Ok(()) };
     let mut meta = transaction.open_table(META).map_err(storage)?;
-    let before = from(
-        meta.get(FROM)
-            .map_err(storage)?
-            .map(|value| value.value().to_vec()),
-    );
-    let from = before.map_or(lowest, |before| before.min(lowest));
+    let from = number(&meta, FROM)?.map_or(lowest, |before| before.min(lowest));
     meta.insert(FROM, from.to_be_bytes().as_slice())
+        .map_err(storage)?;
+    let failures = number(&meta, FAILURES)?.map_or(failures, |before| before.max(failures));
+    meta.insert(FAILURES, failures.to_be_bytes().as_slice())
         .map_err(storage)?;
     meta.insert("format", FORMAT_OWNED.to_be_bytes().as_slice())
         .map_err(storage)?;
     Ok(())
 }
 
-fn from(bytes: Option<Vec<u8>>) -> Option<u64> {
-    bytes
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(u64::from_be_bytes)
+/// A number in `meta`.
+fn number(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+) -> Result<Option<u64>, Error> {
+    let bytes = meta.get(name).map_err(storage)?;
+    let bytes = bytes.and_then(|bytes| bytes.value().try_into().ok());
+    Ok(bytes.map(u64::from_be_bytes))
 }
 
 /// Reads what is parked in a file. It is limited, so this takes a moment at most.
@@ -468,11 +506,8 @@ pub(super) fn found(database: &Database) -> Result<Index, Error> {
     let transaction = database.begin_read().map_err(storage)?;
     let meta = transaction.open_table(META).map_err(storage)?;
     let mut index = Index {
-        from: from(
-            meta.get(FROM)
-                .map_err(storage)?
-                .map(|value| value.value().to_vec()),
-        ),
+        from: number(&meta, FROM)?,
+        failures: number(&meta, FAILURES)?.unwrap_or(0),
         ..Index::default()
     };
     if let Some(table) = opened(transaction.open_table(RELEASED))? {
@@ -480,14 +515,14 @@ pub(super) fn found(database: &Database) -> Result<Index, Error> {
         let last = table.last().map_err(storage)?;
         index.last_release = last.and_then(|(key, _)| place_of(key.value()));
     }
-    let Some(table) = opened(transaction.open_table(PARKED))? else {
-        return Ok(index);
-    };
-    for row in table.iter().map_err(storage)? {
-        let (_, row) = row.map_err(storage)?;
-        let (head, _) = split(row.value()).ok_or_else(damaged)?;
-        index.add(&head, row.value().len() as u64);
+    if let Some(table) = opened(transaction.open_table(PARKED))? {
+        for row in table.iter().map_err(storage)? {
+            let (_, row) = row.map_err(storage)?;
+            let (head, _) = split(row.value()).ok_or_else(damaged)?;
+            index.add(&head, row.value().len() as u64);
+        }
     }
+    index.durable_failures = index.failures;
     Ok(index)
 }
 
@@ -527,10 +562,10 @@ impl Store {
         failures.map(|failure| &failure.first_at).min().cloned()
     }
 
-    /// The highest sequence of a parked event that failed, since the state was opened; 0 if none
-    /// did.
-    pub fn parked_newest(&self) -> u64 {
-        self.inner.parked.lock().newest
+    /// The number of the last durable failure ([`ParkedFailure::number`]); 0 if there was none. A
+    /// crash would give the number of a later one to another failure.
+    pub fn parked_failures(&self) -> u64 {
+        self.inner.parked.lock().durable_failures
     }
 
     /// The lowest sequence that was ever parked in this state: from there on, a fold of the stream
@@ -724,6 +759,35 @@ mod tests {
             (store.parked_counts(), store.parked_from()),
             (ParkedCounts::default(), Some(8))
         );
+    }
+
+    #[test]
+    fn failures_are_numbered_in_the_order_in_which_they_happen_for_good() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("state.redb");
+        let number_of = |store: &Store, key: &str| {
+            let event = store.parked_events(key, 1).expect("reads").remove(0);
+            event.failure.expect("it failed").number
+        };
+        let (store, mut writer) = open(&path);
+        step(&mut writer, 9, &[parked("ada", 9)]);
+        step(&mut writer, 10, &[parked("bob", 8)]);
+        assert_eq!((number_of(&store, "ada"), number_of(&store, "bob")), (1, 2));
+        // Another attempt at the same event is no other failure.
+        let again = store.parked_events("ada", 1).expect("reads");
+        step(&mut writer, 11, &again);
+        assert_eq!((number_of(&store, "ada"), store.parked_failures()), (1, 0));
+        store.flush().expect("commits");
+        assert_eq!(store.parked_failures(), 2, "they are durable now");
+        writer.begin();
+        writer.unpark("bob", 8);
+        writer.publish_in_place(BTreeMap::new());
+        store.flush().expect("commits");
+        drop((store, writer));
+        let (store, mut writer) = open(&path);
+        assert_eq!(store.parked_failures(), 2, "although its row is gone");
+        step(&mut writer, 12, &[parked("bob", 7)]);
+        assert_eq!(number_of(&store, "bob"), 3);
     }
 
     #[test]

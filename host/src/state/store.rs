@@ -492,6 +492,7 @@ impl Store {
         let before = self.inner.durable_bytes.load(Ordering::Relaxed);
         let sent = self.inner.outbox.pending();
         let (bytes, removed) = self.inner.file.commit(table, checkpoint, before, &sent)?;
+        parked::committed(&mut self.inner.parked.lock(), &table.parked_rows());
         self.inner
             .outbox
             .committed(table.has_rows(), &sent, removed);
