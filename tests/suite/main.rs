@@ -36,6 +36,7 @@ mod parking; // events that failed wait with their keys, and other keys continue
 mod past; // as-of reads, snapshots, verification, partial rebuilds
 mod pressure; // clients that read nothing, send nothing, or only sit there: bounded memory, and places for others
 mod reads; // entries, pages, queries, ETags, problems, tokens
+mod retries; // parked events that are retried or dropped, by code that hangs, and before a rebuild
 mod rollout_commands; // generations from the command line: deployed, compared, promoted, rolled back
 mod sandbox; // a bad module hurts neither its host nor its neighbours
 mod shown; // what nobody knows is shown as unknown, and trouble wherever a deployment is

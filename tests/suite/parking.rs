@@ -10,7 +10,7 @@ use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::stage::Kind;
 use serde_json::json;
 
-const NAME: &str = "mischief";
+pub(crate) const NAME: &str = "mischief";
 
 fn told((subject, verb): (&str, &str)) -> NewEvent {
     NewEvent {
@@ -24,14 +24,14 @@ fn told((subject, verb): (&str, &str)) -> NewEvent {
 }
 
 /// A host whose module has subjects as keys, and whose failed events are parked.
-struct Bed {
-    host: Host,
+pub(crate) struct Bed {
+    pub(crate) host: Host,
     /// On JetStream.
     server: Option<NatsServer>,
 }
 
 impl Bed {
-    async fn start(config: &str) -> Self {
+    pub(crate) async fn start(config: &str) -> Self {
         Self::start_on(Kind::Embedded, config).await
     }
 
@@ -53,7 +53,7 @@ impl Bed {
     }
 
     /// Publishes events as key and verb; returns the last sequence.
-    async fn tell(&self, events: &[(&str, &str)]) -> u64 {
+    pub(crate) async fn tell(&self, events: &[(&str, &str)]) -> u64 {
         let Some(server) = &self.server else {
             let events: Vec<_> = events.iter().map(|event| told(*event)).collect();
             return self.host.client().append(&events).await.last_sequence;
@@ -65,7 +65,7 @@ impl Bed {
         nats::publish(&context, events.iter().map(message)).await
     }
 
-    async fn notes_at(&self, position: u64) -> String {
+    pub(crate) async fn notes_at(&self, position: u64) -> String {
         self.host.client().reached(NAME, position).await;
         let answer = self
             .host
@@ -76,11 +76,11 @@ impl Bed {
         answer.text().trim_matches('"').to_owned()
     }
 
-    fn run(&self, line: &str) -> Output {
+    pub(crate) fn run(&self, line: &str) -> Output {
         cli::on(&self.host, &line.split(' ').collect::<Vec<_>>())
     }
 
-    async fn parked(&self) -> api::ParkedList {
+    pub(crate) async fn parked(&self) -> api::ParkedList {
         self.host
             .client()
             .get("/v1/deployments/mischief/parked")
@@ -91,7 +91,7 @@ impl Bed {
 }
 
 /// A mistake in the code at the first event of `ada`, and a harmless event of each key behind it.
-const ILL: [(&str, &str); 4] = [
+pub(crate) const ILL: [(&str, &str); 4] = [
     ("ada", "note 1"),
     ("ada", "ill 2"),
     ("bob", "note 3"),

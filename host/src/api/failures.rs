@@ -77,6 +77,11 @@ impl FailureClass {
         Self::Busy,
     ];
 
+    /// The class with a name, as in JSON.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.name() == name)
+    }
+
     /// Its name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
@@ -96,9 +101,7 @@ fn class_if_known<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<FailureClass>, D::Error> {
     let name = Option::<String>::deserialize(deserializer)?;
-    Ok(FailureClass::ALL
-        .into_iter()
-        .find(|class| name.as_deref() == Some(class.name())))
+    Ok(name.as_deref().and_then(FailureClass::named))
 }
 
 /// Kinds of failures that concern a single event, so that skipping it lets the deployment continue.

@@ -1,5 +1,6 @@
 //! Keeps the bundles of first errors as files.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -87,6 +88,32 @@ impl Keeper {
         }
     }
 
+    /// Removes the bundles of events that were dropped, because their data may be the reason.
+    /// Blocking.
+    pub fn forget(&self, sequences: impl Iterator<Item = u64>) {
+        let names: BTreeSet<String> = sequences
+            .map(|sequence| format!("{sequence:020}-"))
+            .collect();
+        if names.is_empty() {
+            return;
+        }
+        let is_of_event = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.and_then(|name| name.get(..21))
+                .is_some_and(|begin| names.contains(begin))
+        };
+        for path in listed(&self.path()).into_iter().filter(is_of_event) {
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(
+                    deployment = self.deployment,
+                    %error,
+                    path = %path.display(),
+                    "the failure bundle of a dropped event could not be removed; remove it"
+                );
+            }
+        }
+    }
+
     /// The newest bundle. Blocking.
     pub fn newest(&self) -> io::Result<Option<Vec<u8>>> {
         let modified = |path: &PathBuf| {
@@ -168,5 +195,8 @@ mod tests {
         let newest = keeper.newest().expect("reads").expect("there are some");
         let newest = Bundle::from_bytes(&newest).expect("sound");
         assert!(newest.notes[0].contains("--module"), "{:?}", newest.notes);
+        let first = listed(&data.failures("totals")).len();
+        keeper.forget([1, 2, 100].into_iter());
+        assert_eq!(listed(&data.failures("totals")).len(), first - 2);
     }
 }

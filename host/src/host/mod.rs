@@ -360,7 +360,7 @@ impl Host {
         let mut answering = 0;
         for deployment in &deployments {
             let (name, active) = (deployment.name(), deployment.active());
-            let state = active.state();
+            let state = active.state(&active.now());
             if matches!(state, DeploymentState::Failed | DeploymentState::Retrying) {
                 degraded.push(format!("deployment {name} is {}", state.name()));
             }

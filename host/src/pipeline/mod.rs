@@ -54,7 +54,7 @@ pub use ladder::Policy;
 pub use leash::{Leash, NO_LEASH};
 pub use pace::{Ceiling, Pace, Patches, Repair, RepairError, Standing, Throttle};
 use pacing::Pacing;
-pub use parked_work::{ParkedOutcome, ParkedRequests, ParkedWork, ParkedWorkError};
+pub use parked_work::{ParkedOutcome, ParkedRequests, ParkedWork, ParkedWorkError, decision};
 use parking::{Aside, Outcomes, Separated};
 pub use parking::{Parking, ParkingLimits};
 use portion::Portion;

@@ -152,6 +152,15 @@ fn told(done: &Result<ParkedOutcome, state::Error>) -> Answer {
     }
 }
 
+/// The decision to leave out a parked event.
+pub fn decision(parked: &Parked, reason: &str) -> Skip {
+    let Parked { event, failure, .. } = parked;
+    let error = failure
+        .as_ref()
+        .map(|failure| format!("{}: {}", failure.kind, failure.message));
+    Skip::new(event.sequence, reason, error, Some(event))
+}
+
 /// Leaves out parked events for good, durably. They become exceptions of the state, like skipped
 /// ones.
 fn drop_parked(
@@ -166,11 +175,8 @@ fn drop_parked(
         loop {
             let parked = store.parked_events(key, if all { RETRY_EVENTS } else { 1 })?;
             let mut exceptions = BTreeMap::new();
-            for Parked { event, failure, .. } in &parked {
-                let error = failure
-                    .as_ref()
-                    .map(|failure| format!("{}: {}", failure.kind, failure.message));
-                let skip = Skip::new(event.sequence, reason, error, Some(event));
+            for parked in &parked {
+                let (event, skip) = (&parked.event, decision(parked, reason));
                 exceptions.insert(
                     event.sequence,
                     Exception::Skipped(Skipped::new(&skip, Some(event))),
@@ -237,6 +243,8 @@ impl Run {
 
     fn retry_parked(&mut self, keys: &[String]) -> Result<ParkedOutcome, state::Error> {
         let (mut outcome, begun) = (ParkedOutcome::default(), Instant::now());
+        // What an instance kept of other events is not to be the cause of another failure.
+        self.applier.fold = None;
         for key in keys {
             match self.retry_key(key, begun, &mut outcome.events)? {
                 Tried::Done => outcome.keys += 1,
@@ -258,14 +266,16 @@ impl Run {
         begun: Instant,
         events_done: &mut u64,
     ) -> Result<Tried, state::Error> {
-        let mut portion = RETRY_EVENTS;
+        // The event that failed comes first, alone: a call that takes as long as it may is enough
+        // for one request, and each request must get on by at least one event.
+        let mut portion = 1;
         loop {
+            if begun.elapsed() > RETRY_MAX {
+                return Ok(Tried::NotNow(used_up()));
+            }
             let parked = self.store.parked_events(key, portion)?;
             if parked.is_empty() {
                 return Ok(Tried::Done);
-            }
-            if begun.elapsed() > RETRY_MAX {
-                return Ok(Tried::NotNow(used_up()));
             }
             let events: Vec<Event> = parked.iter().map(|parked| parked.event.clone()).collect();
             let sequences = events.iter().map(|event| event.sequence).collect();
@@ -319,33 +329,34 @@ impl Run {
     fn try_parked(&mut self, keys: &[String]) -> Result<ParkedOutcome, state::Error> {
         let (mut outcome, begun) = (ParkedOutcome::default(), Instant::now());
         for key in keys {
-            if begun.elapsed() > RETRY_MAX {
-                outcome.unfinished = Some(used_up());
-                break;
-            }
             let parked = self.store.parked_events(key, RETRY_EVENTS)?;
             let events: Vec<Event> = parked.into_iter().map(|parked| parked.event).collect();
-            let (done, error) = self.try_key(&events, &mut outcome)?;
-            outcome.events += done as u64;
-            match error {
-                Some(error) => outcome.failed.push((key.clone(), error)),
-                None => outcome.keys += 1,
+            match self.try_key(&events, begun, &mut outcome)? {
+                Tried::Done => outcome.keys += 1,
+                Tried::Failed(error) => outcome.failed.push((key.clone(), error)),
+                Tried::NotNow(why) => {
+                    outcome.unfinished = Some(why);
+                    break;
+                }
             }
         }
         Ok(outcome)
     }
 
-    /// How many of these events could be applied, and why the next one could not.
+    /// Counts how many of these events could be applied.
     fn try_key(
         &mut self,
         events: &[Event],
+        begun: Instant,
         outcome: &mut ParkedOutcome,
-    ) -> Result<(usize, Option<String>), state::Error> {
+    ) -> Result<Tried, state::Error> {
         // `sound` events can be applied, `failing` can't.
         let (mut sound, mut failing, mut error) = (0, events.len() + 1, None);
         let mut best = None;
-        while failing - sound > 1 {
+        while failing - sound > 1 && begun.elapsed() <= RETRY_MAX {
             let count = match error {
+                // The one that failed first, alone, and then all of them.
+                None if sound == 0 => 1,
                 None => events.len(),
                 Some(_) => sound + (failing - sound) / 2,
             };
@@ -362,13 +373,18 @@ impl Run {
                 }
             }
         }
+        outcome.events += sound as u64;
         if let Some(tried) = best {
             let room = CHANGES_MAX.saturating_sub(outcome.changes.len());
             outcome.more_changes += tried.changes.len().saturating_sub(room) as u64;
             outcome.changes.extend(tried.changes.into_iter().take(room));
             outcome.effects += tried.effects;
         }
-        Ok((sound, error))
+        Ok(match error {
+            _ if failing - sound > 1 => Tried::NotNow(used_up()),
+            Some(error) => Tried::Failed(error),
+            None => Tried::Done,
+        })
     }
 
     /// Records how the events of a key fail, and what they read.
@@ -419,7 +435,10 @@ impl Run {
         let class = error.class().unwrap_or(FailureClass::Trap);
         let module = &self.applier.parking.module;
         let mut failure = ParkedFailure::new(error.kind(), class, &message, 1, module);
-        if let Ok(tried) = self.applier.try_out(std::slice::from_ref(&parked.event)) {
+        // A call that took as long as it may is not made once more: the pipeline is held.
+        if class != FailureClass::Deadline
+            && let Ok(tried) = self.applier.try_out(std::slice::from_ref(&parked.event))
+        {
             failure = failure.with_reads(&tried.traced);
         }
         if let Some(before) = &parked.failure {

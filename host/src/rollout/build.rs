@@ -796,6 +796,7 @@ pub(super) fn new_generation(
         on_probation: false,
         failed_at: None,
         subjects_from: 0,
+        releases_before: 0,
         build,
         comparison: None,
         accepts_missing_through: 0,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::align::{Aligned, align};
 use super::hand_over::HandOver;
-use super::inherit::Held;
+use super::inherit::{Held, releases_of};
 use super::{Error, Role, Rollouts};
 use super::{compare, crash_points, owners, parked};
 use crate::actor::blocking;
@@ -194,6 +194,7 @@ impl Rollouts {
         };
         let position = runner.position();
         let from = record.active;
+        let has_released = releases_of(&runner) > record.active().releases_before;
         record.active_mut().on_probation = false;
         record.active_mut().enter(
             GenerationStatus::Previous,
@@ -209,6 +210,12 @@ impl Rollouts {
                 "; its code stopped at event {failed_at}, which the state now contains, so it \
                  can't rebuild that state"
             ));
+        }
+        if has_released {
+            reason.push_str(
+                "; the state now contains events that its code had parked, so it may not be able \
+                 to rebuild that state",
+            );
         }
         let serving = record.active_mut();
         if let Some(held) = &held {

@@ -106,6 +106,7 @@ impl Rollouts {
         generation.subjects_from = held
             .as_ref()
             .map_or(active.subjects_from, |held| held.position);
+        generation.releases_before = releases_of(&runner);
         generation.on_probation = true;
         generation.enter(GenerationStatus::Active, reason.clone());
         let number = generation.number;
@@ -191,7 +192,7 @@ impl Rollouts {
         if record.active != number {
             return Ok(());
         }
-        let is_fix = has_mended(&record, deployment.active().position());
+        let is_fix = has_mended(&record, &deployment.active());
         let Some(before) = record.to_put_back().filter(|_| !is_fix).cloned() else {
             tracing::error!(
                 deployment = deployment.name(),
@@ -268,10 +269,10 @@ fn verdict(deployment: &Deployment, runner: &Runner, number: u64, begun: u64) ->
     if now.generation != number || !now.has_started() {
         return None;
     }
-    let (position, applied) = (runner.position(), now.applied - begun);
+    let applied = now.applied - begun;
     // The new code applied an event that the previous code could not: restoring that would undo the
     // fix.
-    let is_fix = deployment.with_record(|record| has_mended(record, position));
+    let is_fix = deployment.with_record(|record| has_mended(record, runner));
     let has_applied =
         applied >= PROBATION_EVENTS || (applied >= PROBATION_EVENTS_LIVE && now.pending == 0);
     if is_fix || (has_applied && now.failure.is_none()) {
@@ -288,13 +289,21 @@ fn verdict(deployment: &Deployment, runner: &Runner, number: u64, begun: u64) ->
     })
 }
 
-/// Whether the code on probation applied the event at which the previous code had stopped.
-fn has_mended(record: &Record, position: u64) -> bool {
+/// Whether the code on probation applied an event that the previous code could not: the one at which
+/// that had stopped, or one that it had parked.
+fn has_mended(record: &Record, runner: &Runner) -> bool {
     // A skipped event was not fixed by anybody.
     let is_folded = |at: &u64| record.skips.iter().all(|skip| skip.sequence != *at);
     let before = record
         .to_put_back()
         .and_then(|before| before.failed_at)
         .filter(is_folded);
+    let position = runner.position();
     before.is_some_and(|failed_at| position >= failed_at)
+        || releases_of(runner) > record.active().releases_before
+}
+
+/// How many releases of parked events its state has.
+pub(super) fn releases_of(runner: &Runner) -> u64 {
+    runner.store().map_or(0, |store| store.releases_count())
 }

@@ -3,8 +3,9 @@
 //! Retrying and dropping change entries at an unchanged position, like a partial rebuild: both are
 //! noted in the catalogue before and after, so that earlier reads no longer match their position.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -12,16 +13,16 @@ use super::key_part::Keys;
 use super::plan::Plan;
 use super::{DeployRequest, Error, Rollouts, failure_events, skips};
 use crate::actor::blocking;
-use crate::api::{self, DeploymentState, OnFailure, Strategy};
+use crate::api::{self, DeploymentState, FailureClass, OnFailure, Strategy};
 use crate::bundle::Keeper;
 use crate::deployment::{Deployment, parked_counts as counts};
 use crate::event::Payload;
 use crate::module::{KeyRule, Module};
-use crate::pipeline::{ParkedOutcome, ParkedWork, ParkedWorkError};
+use crate::pipeline::{ParkedOutcome, ParkedWork, ParkedWorkError, decision};
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, ParkingRecord};
-use crate::state::exceptions::REASON_BYTES_MAX;
-use crate::state::{Parked, ParkedFailure, ParkedKey, ReadEntry, Replaced, Store};
+use crate::state::exceptions::{REASON_BYTES_MAX, SKIPS_MAX, Skip};
+use crate::state::{self, Parked, ParkedFailure, ParkedKey, ReadEntry, Replaced, Store};
 
 /// Most keys in one response, and in one request.
 const KEYS_MAX: usize = 1_000;
@@ -64,6 +65,7 @@ fn failure_shown(failure: &ParkedFailure) -> api::ParkedFailure {
         last_at,
         reads,
         reads_are_cut,
+        number: _,
     } = failure.clone();
     let reads = reads.into_iter();
     api::ParkedFailure {
@@ -103,6 +105,19 @@ fn event_shown(parked: &Parked) -> api::ParkedEvent {
         data: event.data.to_json(),
         digest: parked.digest(),
         failure: parked.failure.as_ref().map(failure_shown),
+    }
+}
+
+/// Refuses a class that there is not, which no key could have.
+fn check_class(class: Option<&str>) -> Result<(), Error> {
+    match class {
+        Some(class) if FailureClass::named(class).is_none() => {
+            let names = FailureClass::ALL.map(FailureClass::name).join(", ");
+            Err(Error::Refused(format!(
+                "there is no class `{class}` of failures; the classes are {names}"
+            )))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -309,6 +324,7 @@ impl Rollouts {
     /// The parked keys of a deployment.
     pub fn parked(&self, name: &str, class: Option<&str>) -> Result<api::ParkedList, Error> {
         let deployment = self.deployment(name)?;
+        check_class(class)?;
         let store = open_store(&deployment)?;
         let keys = store.parked_keys();
         let chosen = keys
@@ -375,7 +391,14 @@ impl Rollouts {
                 };
                 // Before and after: a reader in between may have read the old entries.
                 self.note_repair(&deployment, begun, of_keys(&keys)).await?;
+                let dropped = match &work {
+                    ParkedWork::Drop { keys, all, .. } => to_drop(&store, keys, *all),
+                    _ => Vec::new(),
+                };
                 let outcome = self.work_on_parked(&deployment, work).await?;
+                let keeper = Keeper::new(self.inner.folder.clone(), name);
+                blocking(move || keeper.forget(dropped.iter().map(|(_, sequence)| *sequence)))
+                    .await;
                 // States of the past may lack what was released, or have what was dropped, at a
                 // position that is the same as before.
                 self.inner.past_states.forget(name);
@@ -399,10 +422,21 @@ impl Rollouts {
     ) -> Result<ParkedOutcome, Error> {
         let held = skips::hold(deployment).await?;
         let runner = deployment.active();
-        let needs_instance = !matches!(work, ParkedWork::Drop { .. });
-        if needs_instance && runner.now().state == DeploymentState::Failed {
+        match &work {
             // It begins at its ceiling, so it applies nothing else meanwhile.
-            runner.resume();
+            ParkedWork::Retry { dry_run: false, .. }
+                if runner.now().state == DeploymentState::Failed =>
+            {
+                runner.resume();
+            }
+            // Nothing else changes a deployment that has stopped.
+            ParkedWork::Retry { .. } | ParkedWork::Record { .. } => {}
+            ParkedWork::Drop { keys, all, reason } => {
+                let decided = decided(deployment, keys, *all, reason).await?;
+                // Before the state drops them: after a crash in between, a state that is built
+                // from scratch leaves out what the operator wanted to be left out.
+                self.record_decisions(deployment, decided).await?;
+            }
         }
         let outcome = runner.change_parked(work).await?;
         drop(held);
@@ -480,8 +514,10 @@ impl Rollouts {
         let name = deployment.name().to_owned();
         self.chore("parked-retry", &name, async move {
             for _ in 0..RETRIES_MAX {
+                let begun = Instant::now();
                 match host.retry_some(&deployment).await {
-                    Ok(Retried::More) => {}
+                    // The deployment was held meanwhile: other keys get as much time.
+                    Ok(Retried::More) => tokio::time::sleep(begun.elapsed()).await,
                     Ok(Retried::All) => break,
                     Err(error) => {
                         tracing::warn!(
@@ -555,6 +591,49 @@ impl Rollouts {
         self.commit(deployment, record, "parked-retry-done", detail)
             .await
     }
+}
+
+/// Key and sequence of the first parked event of each key, or of all of them.
+fn to_drop(store: &Store, keys: &[String], all: bool) -> Vec<(String, u64)> {
+    let parked = store.parked_keys();
+    let count = if all { usize::MAX } else { 1 };
+    let mut chosen = Vec::new();
+    for (key, found) in keys.iter().filter_map(|key| parked.get_key_value(key)) {
+        let sequences = found.sequences().take(count);
+        chosen.extend(sequences.map(|sequence| (key.clone(), sequence)));
+    }
+    chosen
+}
+
+/// The decisions to leave out the first parked event of each key, or all of them.
+async fn decided(
+    deployment: &Deployment,
+    keys: &[String],
+    all: bool,
+    reason: &str,
+) -> Result<Vec<Skip>, Error> {
+    let store = open_store(deployment)?;
+    let chosen = to_drop(&store, keys, all);
+    if chosen.len() > SKIPS_MAX {
+        return Err(Error::Refused(format!(
+            "{} events would be left out for good, and {SKIPS_MAX} are allowed; drop fewer keys at \
+             once, or deploy a module that passes over them, and retry",
+            chosen.len()
+        )));
+    }
+    let reason = reason.to_owned();
+    // One event in memory at a time.
+    let read = move || {
+        let read = |(key, sequence): &(String, u64)| {
+            let events = store.parked_of(key, &[*sequence])?;
+            Ok(events.first().map(|parked| decision(parked, &reason)))
+        };
+        chosen
+            .iter()
+            .filter_map(|place| read(place).transpose())
+            .collect::<Result<Vec<_>, state::Error>>()
+    };
+    Ok(blocking(read).await?)
 }
 
 /// What a drop would do.
@@ -657,6 +736,7 @@ fn chosen(
     store: &Store,
     selection: &api::ParkedSelection,
 ) -> Result<(Vec<String>, bool), Error> {
+    check_class(selection.class.as_deref())?;
     let parked = store.parked_keys();
     match (selection.keys.is_empty(), selection.all) {
         (true, false) => Err(Error::Refused("name the keys, or choose all".to_owned())),
@@ -672,7 +752,12 @@ fn chosen(
         ))),
         (false, false) => match selection.keys.iter().find(|key| !parked.contains_key(*key)) {
             Some(key) => Err(nothing_parked(name, key)),
-            None => Ok((selection.keys.clone(), false)),
+            None => {
+                // A key that is named twice is dropped or retried once.
+                let mut named = BTreeSet::new();
+                let keys = selection.keys.iter().filter(|key| named.insert(*key));
+                Ok((keys.cloned().collect(), false))
+            }
         },
         (true, true) => {
             let of_class = parked

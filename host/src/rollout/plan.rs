@@ -330,6 +330,7 @@ mod tests {
             on_probation: false,
             failed_at: None,
             subjects_from: 0,
+            releases_before: 0,
             build: BuildSettings::default(),
             comparison: None,
             accepts_missing_through: 0,

@@ -193,17 +193,26 @@ impl Rollouts {
             return Ok(());
         }
         let _held = hold(deployment).await?;
-        let mut record = deployment.record();
         for skip in &decided {
             check_ahead(deployment.name(), &target, skip.sequence)?;
         }
+        self.record_decisions(deployment, decided).await
+    }
+
+    /// Records decisions in the place of earlier ones about the same events. The runners are held.
+    pub(super) async fn record_decisions(
+        &self,
+        deployment: &Arc<Deployment>,
+        decided: Vec<Skip>,
+    ) -> Result<(), Error> {
+        let mut record = deployment.record();
         record
             .skips
             .retain(|known| decided.iter().all(|skip| skip.sequence != known.sequence));
         if record.skips.len() + decided.len() > SKIPS_MAX {
             let message = format!(
-                "{} skips {} events, and {SKIPS_MAX} are allowed; correct the module instead, and \
-                 withdraw decisions back with `foldstream skips {0} --remove`",
+                "{} skips {} events, and {SKIPS_MAX} are allowed; correct the module instead, or \
+                 withdraw decisions with `foldstream skips {0} --remove`",
                 deployment.name(),
                 record.skips.len()
             );

@@ -294,6 +294,9 @@ pub struct Generation {
     /// state that was built from other subjects.
     #[serde(default)]
     pub subjects_from: u64,
+    /// How many releases of parked events its state had when it took over.
+    #[serde(default)]
+    pub releases_before: u64,
     /// The options with which it was built.
     pub build: BuildSettings,
     /// The result of the last comparison with the active generation.
@@ -340,6 +343,7 @@ impl Generation {
             on_probation: false,
             failed_at: None,
             subjects_from: 0,
+            releases_before: 0,
             build,
             comparison: None,
             accepts_missing_through: self.accepts_missing_through,

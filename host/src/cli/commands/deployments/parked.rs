@@ -197,6 +197,10 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
                 );
                 return Err(Failure::new(Exit::Failed, message).into());
             }
+            if let Some(unfinished) = &outcome.unfinished {
+                let message = format!("not all keys were tried: {unfinished}");
+                return Err(Failure::new(Exit::Failed, message).into());
+            }
         }
         Command::Drop(DropArgs {
             name,

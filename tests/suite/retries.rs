@@ -1,0 +1,167 @@
+//! Retries and drops of parked events that do not go as an operator hopes: code that hangs, code
+//! that fails again, deployments that have stopped, and states that are built later.
+
+use foldstream::api::{self, DeploymentState};
+use foldstream_tests::cli::{self, Output};
+use foldstream_tests::guests;
+
+use crate::parking::{Bed, ILL, NAME};
+
+async fn deploy_fixed(bed: &Bed) {
+    bed.host
+        .client()
+        .deploy_with(NAME, &guests::module("mischief-fixed"), "&strategy=inherit")
+        .await;
+}
+
+fn bundle(bed: &Bed) -> Output {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("bundle.json").display().to_string();
+    cli::on(&bed.host, &["parked", "export", NAME, "-f", &file])
+}
+
+/// Calls take as long as one request may take in all, as with the defaults, only less than that.
+#[tokio::test]
+async fn code_that_hangs_at_one_event_of_a_key_applies_those_before_it_and_all_other_keys() {
+    let bed = Bed::start("[modules]\ndeadline = \"5s\"\n").await;
+    bed.tell(&[("ada", "note 1"), ("ada", "ill 2"), ("ada", "loop")])
+        .await;
+    let last = bed
+        .tell(&[("ada", "note 4"), ("eve", "ill 5"), ("bob", "note 6")])
+        .await;
+    assert_eq!(bed.notes_at(last).await, "1,6");
+    let module = guests::path("mischief-fixed").display().to_string();
+    let line = format!("deploy {module} --name {NAME} --strategy inherit --retry-parked");
+    bed.run(&line).expect(0);
+    bed.host
+        .client()
+        .show_when(NAME, "apply all but the event that hangs", |shown| {
+            shown.parked.events == 2
+        })
+        .await;
+    assert_eq!(bed.notes_at(last).await, "1,2,5,6");
+    let failed_with = |class: &'static str| {
+        move |list: &api::ParkedList| {
+            let failure = list.keys.first().and_then(|key| key.failure.as_ref());
+            failure.is_some_and(|failure| failure.class == class)
+        }
+    };
+    foldstream_tests::wait::until("the event to be tried once", async || {
+        Some(bed.parked().await).filter(failed_with("deadline"))
+    })
+    .await;
+    // It is tried once, and then nothing holds the deployment.
+    let audit = foldstream_tests::wait::until("the retry to end", async || {
+        let audit = bed.run("audit mischief").expect(0).stdout;
+        audit.contains("parked-retry-done").then_some(audit)
+    })
+    .await;
+    assert!(audit.contains("2 parked events left"), "{audit}");
+    let again = bed.run("parked retry mischief mischief.ada").expect(1);
+    assert!(again.stderr.contains("took longer than"), "{again:?}");
+}
+
+#[tokio::test]
+async fn dry_run_or_an_export_leaves_a_stopped_deployment_as_it_is() {
+    let bed = Bed::start("").await;
+    bed.tell(&ILL).await;
+    bed.tell(&[("bob", "fill 8388608")]).await;
+    let (shown, _) = bed.host.client().failed(NAME).await;
+    for line in [
+        "parked retry mischief --all --dry-run",
+        "parked export mischief mischief.ada -f /dev/null",
+    ] {
+        let refused = bed.run(line);
+        assert!(
+            refused.code != 0 && refused.stderr.contains("foldstream resume"),
+            "{refused:?}"
+        );
+    }
+    let (after, _) = bed.host.client().failed(NAME).await;
+    assert_eq!(
+        (after.state, after.failure, after.position),
+        (DeploymentState::Failed, shown.failure, shown.position)
+    );
+}
+
+#[tokio::test]
+async fn dropped_events_are_left_out_of_states_that_are_built_later_and_of_bundles() {
+    let bed = Bed::start("").await;
+    let last = bed.tell(&ILL).await;
+    assert_eq!(bed.notes_at(last).await, "1,3");
+    bundle(&bed).expect(0);
+    // Named twice, which is one key, and one event.
+    let dropped = bed
+        .run("parked drop mischief mischief.ada mischief.ada --reason broken")
+        .expect(0);
+    assert!(dropped.stdout.contains("dropped 1 event;"), "{dropped:?}");
+    assert_ne!(bundle(&bed).code, 0, "it had data of the event");
+    bed.run("parked retry mischief --all").expect(0);
+    let skips = bed.run("skips mischief").expect(0).stdout;
+    assert!(
+        skips.contains("skipped") && skips.contains("broken"),
+        "{skips}"
+    );
+    // The same code, which still cannot apply it.
+    bed.run("rebuild mischief --wait").expect(0);
+    assert_eq!(bed.notes_at(last).await, "1,3,4");
+    bed.run("verify mischief").expect(0);
+    // An operator who has changed their mind.
+    bed.run("skips mischief --remove 2").expect(0);
+    let module = guests::path("mischief-fixed").display().to_string();
+    let line = format!("deploy {module} --name {NAME} --strategy rebuild --wait");
+    bed.run(&line).expect(0);
+    assert_eq!(bed.notes_at(last).await, "1,2,3,4");
+}
+
+#[tokio::test]
+async fn class_that_there_is_not_is_refused_with_those_that_there_are() {
+    let bed = Bed::start("").await;
+    let last = bed.tell(&ILL).await;
+    bed.notes_at(last).await;
+    for line in [
+        "parked list mischief --class nonsense",
+        "parked retry mischief --all --class nonsense",
+    ] {
+        let refused = bed.run(line);
+        assert!(
+            refused.code != 0 && refused.stderr.contains("state-limit"),
+            "{refused:?}"
+        );
+    }
+    let found = bed.run("parked list mischief --class rejected").expect(0);
+    assert!(found.stdout.contains("mischief.ada"), "{found:?}");
+}
+
+#[tokio::test]
+async fn code_that_applied_what_was_parked_is_not_put_back_behind_it() {
+    let mut bed = Bed::start("").await;
+    let last = bed.tell(&ILL).await;
+    assert_eq!(bed.notes_at(last).await, "1,3");
+    deploy_fixed(&bed).await;
+    bed.run("parked retry mischief --all").expect(0);
+    // Another kind of bad event, of another key, while the new code has hardly begun.
+    let last = bed.tell(&[("eve", "reject no"), ("bob", "note 6")]).await;
+    bed.host
+        .client()
+        .show_when(NAME, "pass or meet the event", |shown| {
+            shown.position >= last || shown.failure.is_some()
+        })
+        .await;
+    bed.host.kill();
+    bed.host.restart().await;
+    let shown = bed
+        .host
+        .client()
+        .show_when(NAME, "settle", |shown| {
+            shown.position >= last || shown.state == DeploymentState::Failed
+        })
+        .await;
+    assert_eq!(shown.generation, 2, "{shown:?}");
+    bed.run("verify mischief").expect(0);
+    let back = bed.run("rollback mischief");
+    assert!(
+        back.code == 0 && format!("{back:?}").contains("had parked"),
+        "{back:?}"
+    );
+}
