@@ -197,7 +197,7 @@ async fn every_command_about_failures_does_what_it_says() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::copy(
         guests::path("order-totals"),
-        folder.path().join("order_totals.wasm"),
+        folder.path().join("order-totals.wasm"),
     )
     .expect("it is copied");
     let text = std::fs::read_to_string(root().join("docs/failures.md"))

@@ -95,6 +95,12 @@ async fn dropped_events_are_left_out_of_states_that_are_built_later_and_of_bundl
         .run("parked drop mischief mischief.ada mischief.ada --reason broken")
         .expect(0);
     assert!(dropped.stdout.contains("dropped 1 event;"), "{dropped:?}");
+    // The next one may be sound: a command that is sent twice drops nothing more.
+    let twice = bed.run("parked drop mischief mischief.ada --reason broken");
+    assert!(
+        twice.code != 0 && twice.stderr.contains("retry the key"),
+        "{twice:?}"
+    );
     assert_ne!(bundle(&bed).code, 0, "it had data of the event");
     bed.run("parked retry mischief --all").expect(0);
     let skips = bed.run("skips mischief").expect(0).stdout;
@@ -163,5 +169,46 @@ async fn code_that_applied_what_was_parked_is_not_put_back_behind_it() {
     assert!(
         back.code == 0 && format!("{back:?}").contains("had parked"),
         "{back:?}"
+    );
+}
+
+#[tokio::test]
+async fn deploy_that_is_refused_changes_no_policy() {
+    let bed = Bed::start("").await;
+    let module = guests::path(NAME).display().to_string();
+    let line =
+        format!("deploy {module} --name {NAME} --on-failure stop --failure-events ops.*@events");
+    let refused = bed.run(&line);
+    assert!(
+        refused.code != 0 && refused.stderr.contains("one subject"),
+        "{refused:?}"
+    );
+    assert_eq!(bed.parked().await.on_failure, api::OnFailure::Park);
+}
+
+#[tokio::test]
+async fn replay_takes_only_the_module_that_failed_or_one_that_reads_its_events() {
+    let bed = Bed::start("").await;
+    let last = bed.tell(&ILL).await;
+    bed.notes_at(last).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("bundle.json");
+    let path = file.display().to_string();
+    bed.run(&format!("parked export {NAME} mischief.ada -f {path}"))
+        .expect(0);
+    let other = guests::path("order-totals").display().to_string();
+    let refused = bed.run(&format!("replay {path} --module {other}"));
+    assert!(
+        refused.code != 0 && refused.stderr.contains("does not read mischief.ada"),
+        "{refused:?}"
+    );
+    let text = std::fs::read_to_string(&file).expect("it was just written");
+    let mut bundle: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    bundle["module"] = "0".repeat(64).into();
+    std::fs::write(&file, bundle.to_string()).expect("a file of ours");
+    let refused = bed.run(&format!("replay {path}"));
+    assert!(
+        refused.code != 0 && refused.stderr.contains("not the one that the bundle names"),
+        "{refused:?}"
     );
 }

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::FailureClass;
+
 /// What happens to an event that has used up its attempts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -102,8 +104,11 @@ pub struct ParkedList {
     pub failure_events: Option<String>,
     /// All that is parked.
     pub counts: ParkedCounts,
-    /// The keys, in order; at most 1,000.
+    /// The keys of this page, in order.
     pub keys: Vec<ParkedKey>,
+    /// What to pass as `after` to continue; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// A parked event.
@@ -151,11 +156,11 @@ pub struct ParkedSelection {
     pub all: bool,
     /// Only keys whose first event failed with this class, such as `rejected`; with `all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub class: Option<String>,
+    pub class: Option<FailureClass>,
     /// To drop: why, for the audit log and for everyone who asks later: 1 to 500 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// To drop: all events of the keys, and not only the first of each.
+    /// To drop: all events of the keys, and not only the first of each, if it failed.
     #[serde(default)]
     pub whole_keys: bool,
     /// Change nothing, and tell what would happen.

@@ -28,6 +28,18 @@ pub enum ReplayError {
     /// There is no module.
     #[error("the bundle has no module, because the host no longer had it; give one with --module")]
     NoModule,
+    /// It is another module than the one that failed.
+    #[error(
+        "the module in the bundle is not the one that the bundle names ({0}), so it may do \
+         something else; give one with --module"
+    )]
+    OtherModule(String),
+    /// The module reads no such events.
+    #[error(
+        "the module does not read {0}, so no host would hand it this event; give a module of {1} \
+         with --module"
+    )]
+    NotRead(String, String),
     /// The module can't be used.
     #[error(transparent)]
     Module(#[from] module::Error),
@@ -108,7 +120,13 @@ impl Replay {
     ) -> Result<Self, ReplayError> {
         let component = match module {
             Some(module) => module,
-            None => bundle.component()?.ok_or(ReplayError::NoModule)?,
+            None => {
+                let component = bundle.component()?.ok_or(ReplayError::NoModule)?;
+                if crate::module::digest(&component) != bundle.module {
+                    return Err(ReplayError::OtherModule(bundle.module.clone()));
+                }
+                component
+            }
         };
         let engine = Engine::new(options)?;
         let accepted = engine.accept(component)?;
@@ -117,6 +135,14 @@ impl Replay {
         let (store, writer) = state_of(bundle, &recorded, folder)?;
         let events: Result<Vec<Event>, BundleError> =
             bundle.events.iter().map(super::EventRow::event).collect();
+        let events = events?;
+        let is_read = |event: &Event| module.manifest().subjects.matches(&event.subject);
+        if let Some(event) = events.iter().find(|event| !is_read(event)) {
+            return Err(ReplayError::NotRead(
+                event.subject.to_string(),
+                bundle.deployment.clone(),
+            ));
+        }
         Ok(Self {
             _engine: engine,
             module,
@@ -129,7 +155,7 @@ impl Replay {
             writer: Some(writer),
             recorded,
             written: BTreeSet::new(),
-            events: events?.into_iter(),
+            events: events.into_iter(),
         })
     }
 

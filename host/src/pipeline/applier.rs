@@ -474,7 +474,7 @@ impl Applier {
         } = attempt;
         match self.ladder.failed(attempt, self.policy(), Instant::now()) {
             Step::Stop => {
-                let why = match (class, self.refuses_to_park(class, store)) {
+                let why = match (class, self.refuses_to_park(class, event, store)) {
                     (Some(class), None) => {
                         let attempts = self.ladder.attempts();
                         let module = &self.parking.module;

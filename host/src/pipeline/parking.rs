@@ -145,6 +145,7 @@ impl Applier {
     pub(super) fn refuses_to_park(
         &self,
         class: Option<FailureClass>,
+        event: Option<&Event>,
         store: &Store,
     ) -> Option<String> {
         let is_charged_to_event = matches!(
@@ -173,7 +174,7 @@ impl Applier {
         let more = ParkedCounts {
             keys: 1,
             events: 1,
-            bytes: 0,
+            bytes: event.map_or(0, |event| event.size() as u64),
         };
         self.parking_limit(store, more)
             .map(|limit| format!("; it is not parked, because {limit}"))
@@ -202,11 +203,11 @@ impl Applier {
                 "state.parked_bytes_max",
             ),
         ];
-        let (_, limit, what, setting) = exceeded
+        let (wanted, limit, what, setting) = exceeded
             .into_iter()
             .find(|(wanted, limit, ..)| wanted > limit)?;
         Some(format!(
-            "{limit} parked {what} are allowed; correct the module, then `foldstream parked retry \
+            "that would be {wanted} parked {what}, and {limit} are allowed; correct the module, then `foldstream parked retry \
              {}`, or raise {setting}",
             self.parking.deployment
         ))

@@ -187,7 +187,9 @@ impl Rollouts {
         }
         let generation = record.active;
         for parked in &failed {
-            let message = message(deployment.name(), generation, state_file, parked);
+            let mut message = message(deployment.name(), generation, state_file, parked);
+            // Another target in the same stream must not take it for one that it knows.
+            message.0 = format!("{}.{}", message.0, events.subject);
             if let Some((_, outlet)) = outlet.as_ref() {
                 publish(outlet, &events.subject, message).await?;
             }

@@ -4,6 +4,7 @@
 //! noted in the catalogue before and after, so that earlier reads no longer match their position.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -108,26 +109,11 @@ fn event_shown(parked: &Parked) -> api::ParkedEvent {
     }
 }
 
-/// Refuses a class that there is not, which no key could have.
-fn check_class(class: Option<&str>) -> Result<(), Error> {
-    match class {
-        Some(class) if FailureClass::named(class).is_none() => {
-            let names = FailureClass::ALL.map(FailureClass::name).join(", ");
-            Err(Error::Refused(format!(
-                "there is no class `{class}` of failures; the classes are {names}"
-            )))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Whether a key is one whose first event failed with a class.
-fn has_class(parked: &ParkedKey, class: Option<&str>) -> bool {
+fn has_class(parked: &ParkedKey, class: Option<FailureClass>) -> bool {
     class.is_none_or(|class| {
-        parked
-            .failure
-            .as_ref()
-            .is_some_and(|failure| failure.class == class)
+        let failure = parked.failure.as_ref();
+        failure.is_some_and(|failure| failure.class == class.name())
     })
 }
 
@@ -137,8 +123,7 @@ fn check_policy(on_failure: OnFailure, module: &Module) -> Result<(), Error> {
     if on_failure == OnFailure::Park && manifest.key_rule == KeyRule::None {
         return Err(Error::Refused(format!(
             "{} declares no key rule, so nobody knows which later events have to wait behind a \
-             parked one; declare \
-             one in its manifest, or deploy it with --on-failure stop",
+             parked one; declare one in its manifest, or deploy it with --on-failure stop",
             manifest.name
         )));
     }
@@ -169,8 +154,7 @@ fn check_plan(
     if *strategy == Strategy::Migrate && parked.events > 0 {
         return Err(Error::Refused(format!(
             "{name} has {} parked events, which a migration would leave behind; retry or drop \
-             them first (`foldstream \
-             parked list {name}`), or rebuild",
+             them first (`foldstream parked list {name}`), or rebuild",
             parked.events
         )));
     }
@@ -186,11 +170,9 @@ fn check_plan(
     let may_park = parked.events > 0 || record.parking.on_failure == OnFailure::Park;
     if *strategy == Strategy::Inherit && is_of_other_keys && may_park {
         return Err(Error::Refused(format!(
-            "cannot inherit: the module has key rule {} instead of {rule}, by which events of \
-             {name} are parked; retry or \
-             drop what is parked (`foldstream parked list {name}`) and deploy the current module \
-             with --on-failure stop, \
-             or rebuild",
+            "cannot inherit: the module has key rule {} instead of {rule}, by which {name} \
+             parks events; retry or drop what is parked (`foldstream parked list {name}`) and \
+             deploy the current module with --on-failure stop, or rebuild",
             module.info().key_rule
         )));
     }
@@ -207,8 +189,7 @@ pub(super) fn check_same_rule(deployment: &Deployment, next: &Generation) -> Res
     }
     Err(Error::Refused(format!(
         "generation {} has key rule {other} instead of {rule}, by which events of {name} are \
-         parked; retry or drop them \
-         first (`foldstream parked list {name}`)",
+         parked; retry or drop them first (`foldstream parked list {name}`)",
         next.number,
         name = deployment.name()
     )))
@@ -233,8 +214,7 @@ pub(super) fn check_switch(
     let name = deployment.name();
     Err(Error::Conflict(format!(
         "{name} has {} parked events, whose messages are not published yet; the other state has \
-         applied these events without \
-         publishing, so retry or drop them first (`foldstream parked list {name}`)",
+         applied these events without publishing, so retry or drop them first (`foldstream parked list {name}`)",
         ours.max(theirs)
     )))
 }
@@ -289,9 +269,13 @@ impl Rollouts {
         module: &Module,
         request: &DeployRequest,
     ) -> Result<(), Error> {
+        let events = request.failure_events.as_deref();
+        if let Some(events) = events {
+            // Before anything changes: a deploy that is refused leaves everything as it was.
+            self.failure_target(events, module, &deployment.record().active().source)?;
+        }
         self.set_on_failure(deployment, plan, module, request.on_failure)
             .await?;
-        let events = request.failure_events.as_deref();
         self.set_failure_events(deployment, module, events).await
     }
 
@@ -321,21 +305,32 @@ impl Rollouts {
         Ok(())
     }
 
-    /// The parked keys of a deployment.
-    pub fn parked(&self, name: &str, class: Option<&str>) -> Result<api::ParkedList, Error> {
+    /// Some parked keys of a deployment, behind one of them.
+    pub fn parked(
+        &self,
+        name: &str,
+        class: Option<FailureClass>,
+        after: Option<&str>,
+    ) -> Result<api::ParkedList, Error> {
         let deployment = self.deployment(name)?;
-        check_class(class)?;
         let store = open_store(&deployment)?;
-        let keys = store.parked_keys();
-        let chosen = keys
-            .iter()
-            .filter(|(_, parked)| has_class(parked, class))
-            .take(KEYS_MAX);
+        let parked = store.parked_keys();
+        let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut chosen = parked
+            .range::<str, _>((behind, Bound::Unbounded))
+            .filter(|(_, parked)| has_class(parked, class));
+        let keys: Vec<_> = chosen
+            .by_ref()
+            .take(KEYS_MAX)
+            .map(|(key, parked)| key_shown(key, parked))
+            .collect();
+        let last = keys.last().map(|last| last.key.clone());
         Ok(api::ParkedList {
             on_failure: deployment.record().parking.on_failure,
             failure_events: failure_events::shown(&deployment.record().parking),
             counts: counts(Some(&store)),
-            keys: chosen.map(|(key, parked)| key_shown(key, parked)).collect(),
+            keys,
+            next: last.filter(|_| chosen.next().is_some()),
         })
     }
 
@@ -366,7 +361,10 @@ impl Rollouts {
         let deployment = self.deployment(name)?;
         let changing = self.lock(&deployment).await?;
         let store = open_store(&deployment)?;
-        let (keys, is_cut) = chosen(name, &store, &selection)?;
+        let (mut keys, is_cut) = chosen(name, &store, &selection)?;
+        if action == ParkedAction::Drop && !selection.whole_keys {
+            keep_failed(name, &store, &mut keys, selection.all)?;
+        }
         let dry_run = selection.dry_run;
         let work = match action {
             ParkedAction::Retry => ParkedWork::Retry {
@@ -458,8 +456,7 @@ impl Rollouts {
             let bundle = newest.ok_or_else(|| {
                 Error::Missing(format!(
                     "no failure of {name} was recorded; name a parked key (`foldstream parked \
-                     list {name}`) to record \
-                     how it fails now"
+                     list {name}`) to record how it fails now"
                 ))
             })?;
             self.note_export(&deployment, "the last first error".to_owned())
@@ -590,6 +587,27 @@ impl Rollouts {
         let detail = format!("{left} parked events left");
         self.commit(deployment, record, "parked-retry-done", detail)
             .await
+    }
+}
+
+/// Keeps the keys whose first event has failed. Another one may be sound, and is not dropped by a
+/// command that was sent twice.
+fn keep_failed(name: &str, store: &Store, keys: &mut Vec<String>, all: bool) -> Result<(), Error> {
+    let parked = store.parked_keys();
+    let has_failed = |key: &String| {
+        let found = parked.get(key);
+        found.is_some_and(|found| found.failure.is_some())
+    };
+    match keys.iter().find(|key| !has_failed(key)) {
+        Some(key) if !all => Err(Error::Conflict(format!(
+            "the first parked event of `{key}` has not been tried since the one before it was \
+             dropped; retry the key (`foldstream parked retry {name} KEY`), or drop all its events \
+             with --whole-keys"
+        ))),
+        _ => {
+            keys.retain(has_failed);
+            Ok(())
+        }
     }
 }
 
@@ -736,7 +754,6 @@ fn chosen(
     store: &Store,
     selection: &api::ParkedSelection,
 ) -> Result<(Vec<String>, bool), Error> {
-    check_class(selection.class.as_deref())?;
     let parked = store.parked_keys();
     match (selection.keys.is_empty(), selection.all) {
         (true, false) => Err(Error::Refused("name the keys, or choose all".to_owned())),
@@ -762,7 +779,7 @@ fn chosen(
         (true, true) => {
             let of_class = parked
                 .iter()
-                .filter(|(_, parked)| has_class(parked, selection.class.as_deref()));
+                .filter(|(_, parked)| has_class(parked, selection.class));
             // The ones that were tried last come last: further requests reach the others, whatever
             // fails again.
             let tried_at = |parked: &ParkedKey| {

@@ -24,7 +24,9 @@ const BODY_BYTES_MAX: usize = 2 << 20;
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParameters {
     /// Only keys whose first event failed with this class, such as `rejected`.
-    class: Option<String>,
+    class: Option<api::FailureClass>,
+    /// What the page before returned as `next`.
+    after: Option<String>,
 }
 
 /// Which key to show.
@@ -49,7 +51,7 @@ pub(super) struct ExportParameters {
 #[utoipa::path(get, path = "/v1/deployments/{name}/parked", tag = "deployments",
     params(("name" = String, Path, description = "Name of the deployment"), ListParameters),
     responses(
-        (status = 200, description = "The keys, in order", body = api::ParkedList),
+        (status = 200, description = "At most 1,000 keys, in order", body = api::ParkedList),
         (status = 404, description = "There is no such deployment"),
         (status = 409, description = "The state is not open"),
     ))]
@@ -58,9 +60,11 @@ pub(super) async fn list(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Json<api::ParkedList>, Problem> {
-    Ok(Json(
-        app.rollouts.parked(&name, parameters.class.as_deref())?,
-    ))
+    Ok(Json(app.rollouts.parked(
+        &name,
+        parameters.class,
+        parameters.after.as_deref(),
+    )?))
 }
 
 /// The parked events of a key.

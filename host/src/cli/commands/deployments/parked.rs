@@ -5,18 +5,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use reqwest::Method;
 use serde::Serialize;
 
 use crate::api::{
-    ParkedChange, ParkedCounts, ParkedEvents, ParkedFailure, ParkedKey, ParkedList, ParkedOutcome,
-    ParkedSelection,
+    FailureClass, ParkedChange, ParkedCounts, ParkedEvents, ParkedFailure, ParkedKey, ParkedList,
+    ParkedOutcome, ParkedSelection,
 };
 use crate::bundle::{Bundle, Failed};
 use crate::cli::Context;
 use crate::cli::support::client::Client;
 use crate::cli::support::exit::{Exit, Failure};
-use crate::cli::support::output::{bytes, compact, counted, table};
+use crate::cli::support::output::{bytes, compact, counted, printable, table};
 
 /// Longest wait for the response: the host applies events for a few seconds, and a batch may have
 /// to end first.
@@ -26,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(75);
 #[derive(Clone, Debug, clap::Subcommand)]
 #[command(before_help = "\
 Examples:
-  foldstream deploy order_totals.wasm --on-failure park
+  foldstream deploy order-totals.wasm --on-failure park
   foldstream parked list order-totals
   foldstream parked show order-totals ada
   foldstream parked retry order-totals ada
@@ -75,8 +76,8 @@ pub(crate) struct ListArgs {
     /// Name of the deployment.
     name: String,
     /// Only keys whose first event failed with this class.
-    #[arg(long)]
-    class: Option<String>,
+    #[arg(long, value_parser = class())]
+    class: Option<FailureClass>,
 }
 
 /// Options of `show`.
@@ -140,8 +141,13 @@ pub(crate) struct Which {
     #[arg(long, conflicts_with = "keys")]
     all: bool,
     /// With --all: only keys whose first event failed with this class.
-    #[arg(long, requires = "all")]
-    class: Option<String>,
+    #[arg(long, requires = "all", value_parser = class())]
+    class: Option<FailureClass>,
+}
+
+fn class() -> impl TypedValueParser<Value = FailureClass> {
+    PossibleValuesParser::new(FailureClass::ALL.map(FailureClass::name))
+        .try_map(|name| FailureClass::named(&name).ok_or("there is no such class"))
 }
 
 impl Which {
@@ -161,10 +167,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
     let client = context.client()?;
     match command {
         Command::List(ListArgs { name, class }) => {
-            let query: Vec<_> = class.map(|class| ("class", class)).into_iter().collect();
-            let list: ParkedList = client
-                .get(&["v1", "deployments", &name, "parked"], &query)
-                .await?;
+            let list = all_keys(&client, &name, class).await?;
             context.output.many(&list.keys, &list, keys)?;
             context.output.note(&summary(&list));
         }
@@ -230,6 +233,26 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
     Ok(())
 }
 
+/// All parked keys, page by page.
+async fn all_keys(
+    client: &Client,
+    name: &str,
+    class: Option<FailureClass>,
+) -> anyhow::Result<ParkedList> {
+    let path = ["v1", "deployments", name, "parked"];
+    let class = class.map(|class| ("class", class.name().to_owned()));
+    let mut query: Vec<_> = class.into_iter().collect();
+    let mut list: ParkedList = client.get(&path, &query).await?;
+    while let Some(after) = list.next.take() {
+        query.retain(|(name, _)| *name != "after");
+        query.push(("after", after));
+        let page: ParkedList = client.get(&path, &query).await?;
+        list.keys.extend(page.keys);
+        list.next = page.next;
+    }
+    Ok(list)
+}
+
 async fn export(args: ExportArgs, client: &Client, context: &Context) -> anyhow::Result<()> {
     let ExportArgs { name, key, file } = args;
     let path = ["v1", "deployments", &name, "parked", "export"];
@@ -257,7 +280,7 @@ async fn export(args: ExportArgs, client: &Client, context: &Context) -> anyhow:
     context.output.one(&exported, |exported| {
         let failure = exported.failure.map_or_else(
             || "no failure".to_owned(),
-            |failure| format!("{}: {}", failure.kind, failure.message),
+            |failure| format!("{}: {}", failure.kind, printable(&failure.message)),
         );
         format!(
             "{}: {}, {} of the state; {failure}",
@@ -361,6 +384,7 @@ fn shown(events: &ParkedEvents) -> String {
     {
         let digest = module.get(..12).unwrap_or(module);
         let attempts = counted(u64::from(*attempts), "attempt");
+        let message = printable(message);
         text = format!("{kind}: {message}\n{attempts}, the last with module {digest}\n\n");
         if !reads.is_empty() {
             let rows = reads.iter().map(|read| {
