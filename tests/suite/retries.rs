@@ -175,6 +175,8 @@ async fn code_that_applied_what_was_parked_is_not_put_back_behind_it() {
 #[tokio::test]
 async fn deploy_that_is_refused_changes_no_policy() {
     let bed = Bed::start("").await;
+    let last = bed.tell(&ILL).await;
+    bed.notes_at(last).await;
     let module = guests::path(NAME).display().to_string();
     let line =
         format!("deploy {module} --name {NAME} --on-failure stop --failure-events ops.*@events");
@@ -184,6 +186,16 @@ async fn deploy_that_is_refused_changes_no_policy() {
         "{refused:?}"
     );
     assert_eq!(bed.parked().await.on_failure, api::OnFailure::Park);
+    // One that is not says what it changed, although the module is the same.
+    let line =
+        format!("deploy {module} --name {NAME} --failure-events ops.failed@events --retry-parked");
+    let deployed = format!("{:?}", bed.run(&line).expect(0));
+    for words in [
+        "failure events go to ops.failed@events",
+        "nothing is retried",
+    ] {
+        assert!(deployed.contains(words), "{deployed}");
+    }
 }
 
 #[tokio::test]

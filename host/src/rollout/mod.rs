@@ -363,10 +363,15 @@ impl Rollouts {
                 || request.build.promote == api::Promotion::Manual,
         };
         let plan = plan::decide(&record, &requested)?;
-        self.set_failure_policy(&deployment, &plan, &upload.loaded.module, &request)
+        let policy = self
+            .set_failure_policy(&deployment, &plan, &upload.loaded.module, &request)
             .await?;
         let (strategy, continued, reason) = match plan {
-            Plan::Unchanged { generation, reason } => {
+            Plan::Unchanged {
+                generation,
+                mut reason,
+            } => {
+                reason.extend(policy.iter().flat_map(|changed| ["; ", changed]));
                 return self
                     .keep(&deployment, changing, upload, request, (generation, reason))
                     .await;
@@ -437,9 +442,14 @@ impl Rollouts {
         let reason = self
             .regrant(deployment, (&loaded.module, source), &request, reason)
             .await?;
+        let mut reason = reason;
         if request.retry_parked {
-            self.want_retry(deployment, deployment.record().active)
-                .await?;
+            let active = deployment.record().active;
+            reason.push_str(&match self.want_retry(deployment, active).await? {
+                0 => "; nothing is retried, as this module has tried all that is parked".to_owned(),
+                1 => "; 1 parked key is retried".to_owned(),
+                keys => format!("; {keys} parked keys are retried"),
+            });
         }
         let reason = self
             .unchanged(deployment, changing, generation, request.build, reason)

@@ -261,14 +261,16 @@ pub(super) fn remark_of_both(now: &Runner, before: &Runner) -> String {
 }
 
 impl Rollouts {
-    /// Sets what a deploy says about events that fail. The caller holds the deployment's lock.
+    /// Sets what a deploy says about events that fail; returns what that changed, in words. The
+    /// caller holds the deployment's lock.
     pub(super) async fn set_failure_policy(
         &self,
         deployment: &Arc<Deployment>,
         plan: &Plan,
         module: &Module,
         request: &DeployRequest,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<String>, Error> {
+        let before = deployment.record().parking;
         let events = request.failure_events.as_deref();
         if let Some(events) = events {
             // Before anything changes: a deploy that is refused leaves everything as it was.
@@ -276,7 +278,17 @@ impl Rollouts {
         }
         self.set_on_failure(deployment, plan, module, request.on_failure)
             .await?;
-        self.set_failure_events(deployment, module, events).await
+        self.set_failure_events(deployment, module, events).await?;
+        let parking = deployment.record().parking;
+        let mut changed = Vec::new();
+        if parking.on_failure != before.on_failure {
+            changed.push(format!("on-failure is {}", parking.on_failure.name()));
+        }
+        if failure_events::shown(&parking) != failure_events::shown(&before) {
+            let place = failure_events::shown(&parking).unwrap_or_else(|| "nowhere".to_owned());
+            changed.push(format!("failure events go to {place}"));
+        }
+        Ok((!changed.is_empty()).then(|| changed.join(", ")))
     }
 
     /// Sets what happens to events that have used up their attempts, if a deploy says so, and
@@ -482,17 +494,24 @@ impl Rollouts {
             .await
     }
 
-    /// Has a generation retry what earlier ones have parked, now or after a restart. The caller
-    /// holds the deployment's lock.
+    /// Has a generation retry what earlier ones have parked, now or after a restart; returns how
+    /// many keys. The caller holds the deployment's lock.
     pub(super) async fn want_retry(
         &self,
         deployment: &Arc<Deployment>,
         generation: u64,
-    ) -> Result<(), Error> {
-        if counts(deployment.active().store().as_ref()).events == 0 {
-            return Ok(());
-        }
+    ) -> Result<u64, Error> {
         let mut record = deployment.record();
+        let module = record
+            .generation(generation)
+            .map_or_else(String::new, |generation| generation.module.digest.clone());
+        let store = deployment.active().store();
+        let parked = store.map(|store| store.parked_keys()).unwrap_or_default();
+        let untried = parked.values().filter(|key| is_untried(key, &module));
+        let keys = untried.count() as u64;
+        if keys == 0 {
+            return Ok(0);
+        }
         record.parking.retry_by = Some(generation);
         self.commit(
             deployment,
@@ -502,7 +521,7 @@ impl Rollouts {
         )
         .await?;
         self.retry_what_is_parked(deployment);
-        Ok(())
+        Ok(keys)
     }
 
     /// Retries everything that other code has parked, as a deploy wished.
@@ -547,14 +566,10 @@ impl Rollouts {
         }
         let digest = record.active().module.digest.clone();
         let store = open_store(deployment)?;
-        let is_untried = |parked: &ParkedKey| {
-            let failure = parked.failure.as_ref();
-            failure.is_none_or(|failure| failure.module != digest)
-        };
         let keys: Vec<String> = store
             .parked_keys()
             .into_iter()
-            .filter(|(_, parked)| is_untried(parked))
+            .filter(|(_, parked)| is_untried(parked, &digest))
             .map(|(key, _)| key)
             .take(KEYS_MAX)
             .collect();
@@ -652,6 +667,12 @@ async fn decided(
             .collect::<Result<Vec<_>, state::Error>>()
     };
     Ok(blocking(read).await?)
+}
+
+/// Whether a module has not tried the first event of a parked key.
+fn is_untried(parked: &ParkedKey, module: &str) -> bool {
+    let failure = parked.failure.as_ref();
+    failure.is_none_or(|failure| failure.module != module)
 }
 
 /// What a drop would do.
