@@ -199,7 +199,8 @@ fn advice(kind: Kind) -> &'static str {
     match kind {
         Kind::Catalogue => "check the disk, and restore it from a backup: it lists the deployments",
         Kind::State => {
-            "check the disk, and remove the file: the host rebuilds the state from the stream"
+            "check the disk, and remove the file: the host rebuilds the state from the stream; events \
+             that it had parked are lost if the stream no longer has them"
         }
         Kind::Log => "check the disk, and restore it from a backup: its events exist nowhere else",
     }

@@ -36,7 +36,8 @@ pub struct ParkedCounts {
     pub events: u64,
     /// Their size, in bytes.
     pub bytes: u64,
-    /// When the oldest failure was parked; absent if nothing is parked.
+    /// When the oldest failure was parked; absent if nothing is parked. A key whose failed event was
+    /// dropped waits since the stream stored its first event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
 }

@@ -10,6 +10,8 @@ use crate::data_dir::DataDir;
 
 /// Most bundles of a deployment. Errors of a module beyond that are not first ones.
 const KEPT_MAX: usize = 10;
+/// Largest bundle that is kept, in bytes.
+const KEPT_BYTES_MAX: usize = 16 << 20;
 
 /// The folder with the bundles of one deployment.
 #[derive(Clone, Debug)]
@@ -37,12 +39,14 @@ impl Keeper {
         listed(&self.path()).iter().filter(of_module).count() < KEPT_MAX
     }
 
-    /// Writes a bundle with its module, and removes the oldest ones of other modules beyond the
-    /// limit. Blocking. Returns the path. The failure itself is reported elsewhere, so an error
-    /// here is only logged.
-    pub fn keep(&self, bundle: Bundle) -> Option<PathBuf> {
-        match self.write(bundle) {
-            Ok(path) => Some(path),
+    /// Writes a bundle, and removes the oldest ones of other modules beyond the limit. Blocking.
+    /// Returns the path; none if there is no room. The failure itself is reported elsewhere, so an
+    /// error here is only logged.
+    ///
+    /// The module is left out: the host has it once, and adds it to what it exports.
+    pub fn keep(&self, bundle: &Bundle, has_room: impl Fn(u64) -> bool) -> Option<PathBuf> {
+        match self.write(bundle, has_room) {
+            Ok(path) => path,
             Err(error) => {
                 tracing::warn!(
                     deployment = self.deployment,
@@ -54,24 +58,37 @@ impl Keeper {
         }
     }
 
-    fn write(&self, bundle: Bundle) -> io::Result<PathBuf> {
+    fn write(
+        &self,
+        bundle: &Bundle,
+        has_room: impl Fn(u64) -> bool,
+    ) -> io::Result<Option<PathBuf>> {
+        let bytes = bundle.to_bytes();
+        if bytes.len() > KEPT_BYTES_MAX || !has_room(bytes.len() as u64) {
+            tracing::warn!(
+                deployment = self.deployment,
+                bytes = bytes.len(),
+                "there is no room for a failure bundle; `foldstream parked export` makes one of an \
+                 event that is parked"
+            );
+            return Ok(None);
+        }
         let folder = self.path();
         crate::data_dir::create_private(&folder)?;
-        let module = bundle.module.get(..12).unwrap_or(&bundle.module).to_owned();
+        let module = bundle.module.get(..12).unwrap_or(&bundle.module);
         let sequence = bundle.failure.as_ref().map_or(0, |failed| failed.sequence);
         let path = folder.join(format!("{sequence:020}-{module}.json"));
-        let bundle = self.completed(bundle);
         let mut file = tempfile::Builder::new()
             .prefix(".foldstream-bundle-")
             .tempfile_in(&folder)?;
-        io::Write::write_all(&mut file, &bundle.to_bytes())?;
+        io::Write::write_all(&mut file, &bytes)?;
         file.persist(&path).map_err(|error| error.error)?;
         let kept = listed(&folder);
-        let others = kept.iter().filter(|path| !is_of(path, &module));
+        let others = kept.iter().filter(|path| !is_of(path, module));
         for old in others.take(kept.len().saturating_sub(KEPT_MAX)) {
             fs::remove_file(old)?;
         }
-        Ok(path)
+        Ok(Some(path))
     }
 
     /// The bundle with its module, if the host still has it.
@@ -114,15 +131,18 @@ impl Keeper {
         }
     }
 
-    /// The newest bundle. Blocking.
-    pub fn newest(&self) -> io::Result<Option<Vec<u8>>> {
+    /// The newest bundle, with its module if the host still has it. Blocking.
+    pub fn newest(&self) -> io::Result<Option<Bundle>> {
         let modified = |path: &PathBuf| {
             fs::metadata(path)
                 .and_then(|metadata| metadata.modified())
                 .ok()
         };
         match listed(&self.path()).into_iter().max_by_key(modified) {
-            Some(path) => fs::read(path).map(Some),
+            Some(path) => {
+                let bundle = Bundle::from_bytes(&fs::read(path)?).map_err(io::Error::other)?;
+                Ok(Some(self.completed(bundle)))
+            }
             None => Ok(None),
         }
     }
@@ -185,15 +205,18 @@ mod tests {
         for module in &modules {
             for sequence in 1..20 {
                 if keeper.wants(module) {
-                    keeper.keep(bundle(module, sequence)).expect("is written");
+                    keeper
+                        .keep(&bundle(module, sequence), |_| true)
+                        .expect("is written");
                 }
             }
         }
         let kept = listed(&data.failures("totals"));
         assert_eq!(kept.len(), KEPT_MAX);
         assert!(kept.iter().all(|path| is_of(path, &modules[1])), "{kept:?}");
+        assert!(keeper.keep(&bundle(&modules[0], 30), |_| false).is_none());
+        assert_eq!(listed(&data.failures("totals")), kept, "without room");
         let newest = keeper.newest().expect("reads").expect("there are some");
-        let newest = Bundle::from_bytes(&newest).expect("sound");
         assert!(newest.notes[0].contains("--module"), "{:?}", newest.notes);
         let first = listed(&data.failures("totals")).len();
         keeper.forget([1, 2, 100].into_iter());

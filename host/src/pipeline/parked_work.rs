@@ -266,16 +266,20 @@ impl Run {
         begun: Instant,
         events_done: &mut u64,
     ) -> Result<Tried, state::Error> {
-        // The event that failed comes first, alone: a call that takes as long as it may is enough
-        // for one request, and each request must get on by at least one event.
+        // The event that failed comes first, alone, and then twice as many each time: one call may
+        // take all the time of a request, so each request must get on by at least one event, and by
+        // half of those before the next one that hangs.
         let mut portion = 1;
         loop {
-            if begun.elapsed() > RETRY_MAX {
-                return Ok(Tried::NotNow(used_up()));
-            }
             let parked = self.store.parked_events(key, portion)?;
             if parked.is_empty() {
                 return Ok(Tried::Done);
+            }
+            if begun.elapsed() > RETRY_MAX {
+                return Ok(Tried::NotNow(used_up()));
+            }
+            if self.drop_decided(key, &parked) {
+                continue;
             }
             let events: Vec<Event> = parked.iter().map(|parked| parked.event.clone()).collect();
             let sequences = events.iter().map(|event| event.sequence).collect();
@@ -284,7 +288,7 @@ impl Run {
                 Ok(_) => {
                     self.released(key, &events);
                     *events_done += events.len() as u64;
-                    portion = RETRY_EVENTS;
+                    portion = (portion * 2).min(RETRY_EVENTS);
                     continue;
                 }
                 Err(Fault::NoInstance(error)) => return Ok(Tried::NotNow(error.to_string())),
@@ -316,6 +320,31 @@ impl Run {
         }
     }
 
+    /// Drops events that an operator decided to leave out, if a crash came before their drop.
+    fn drop_decided(&mut self, key: &str, parked: &[Parked]) -> bool {
+        let decided: Vec<_> = parked
+            .iter()
+            .filter_map(|parked| {
+                let event = &parked.event;
+                let skip = self.applier.skips.get(event.sequence)?;
+                skip.means(event)
+                    .then(|| (event.sequence, Skipped::new(skip, Some(event))))
+            })
+            .collect();
+        if decided.is_empty() {
+            return false;
+        }
+        let writer = self.applier.writer();
+        writer.begin();
+        let mut exceptions = BTreeMap::new();
+        for (sequence, skipped) in decided {
+            writer.unpark(key, sequence);
+            exceptions.insert(sequence, Exception::Skipped(skipped));
+        }
+        writer.publish_in_place(exceptions);
+        true
+    }
+
     /// Publishes what parked events wrote, and removes them in the same step.
     pub(super) fn released(&mut self, key: &str, events: &[Event]) {
         let writer = self.applier.writer();
@@ -332,6 +361,18 @@ impl Run {
             let parked = self.store.parked_events(key, RETRY_EVENTS)?;
             let events: Vec<Event> = parked.into_iter().map(|parked| parked.event).collect();
             match self.try_key(&events, begun, &mut outcome)? {
+                Tried::Done
+                    if self
+                        .store
+                        .parked_keys()
+                        .get(key)
+                        .is_some_and(|found| found.events() > events.len() as u64) =>
+                {
+                    let tried = events.len();
+                    outcome.unfinished = Some(format!(
+                        "of `{key}` only the first {tried} events were tried"
+                    ));
+                }
                 Tried::Done => outcome.keys += 1,
                 Tried::Failed(error) => outcome.failed.push((key.clone(), error)),
                 Tried::NotNow(why) => {

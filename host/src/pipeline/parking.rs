@@ -160,7 +160,10 @@ impl Applier {
         );
         let parks =
             self.parking.parks.load(Ordering::Relaxed) && self.parking.rule != KeyRule::None;
-        let is_live = self.progress.serves() && !self.progress.is_on_probation();
+        // A state that follows has to get past what it would park if it were active, or nobody could
+        // roll back to it.
+        let is_live =
+            (self.progress.serves() || self.progress.follows()) && !self.progress.is_on_probation();
         if !(is_charged_to_event && parks && is_live) {
             return Some(String::new());
         }

@@ -7,6 +7,7 @@ use super::ladder::Attempt;
 use crate::bundle::{Bundle, Failed, Origin};
 use crate::event::Event;
 use crate::module::ApplyError;
+use crate::room::Use;
 use crate::state::{self, Replaced, Store, Trace, Traced, Writer};
 
 /// What came of applying events without keeping anything.
@@ -100,13 +101,17 @@ impl Applier {
                         .to_owned(),
                 );
             }
-            if let Some(path) = keeper.keep(bundle) {
-                let path = path.display();
+            let disk = self.settings.disk.as_ref();
+            let has_room =
+                |bytes| disk.is_none_or(|(room, _)| room.check(Use::Grow, bytes).is_ok());
+            if let Some(path) = keeper.keep(&bundle, has_room) {
                 tracing::warn!(
                     deployment = self.parking.deployment,
                     sequence = event.sequence,
-                    "a failure bundle was written; `foldstream replay {path}` reproduces the \
-                     failure"
+                    path = %path.display(),
+                    "a failure bundle was written; `foldstream parked export {}` fetches the last \
+                     one, and `foldstream replay` reproduces its failure",
+                    self.parking.deployment
                 );
             }
         }

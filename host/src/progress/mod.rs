@@ -143,6 +143,8 @@ pub struct Progress {
     passed: Notify,
     /// Whether this state answers reads.
     serves: AtomicBool,
+    /// Whether this state answered reads before, and follows the stream so that it can again.
+    follows: AtomicBool,
     /// Whether the module inherited the state and has not yet shown that it can continue it.
     on_probation: AtomicBool,
 }
@@ -197,6 +199,7 @@ impl Progress {
             inner: Mutex::new(inner),
             passed: Notify::new(),
             serves: AtomicBool::new(true),
+            follows: AtomicBool::new(false),
             on_probation: AtomicBool::new(false),
         }
     }
@@ -209,6 +212,16 @@ impl Progress {
     /// Sets whether this state answers reads.
     pub fn set_serves(&self, serves: bool) {
         self.serves.store(serves, Ordering::Relaxed);
+    }
+
+    /// Whether this state answered reads before, and follows the stream so that it can again.
+    pub fn follows(&self) -> bool {
+        self.follows.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether this state follows the stream so that it can answer reads again.
+    pub fn set_follows(&self, follows: bool) {
+        self.follows.store(follows, Ordering::Relaxed);
     }
 
     /// Whether the module is on probation.

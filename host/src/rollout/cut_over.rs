@@ -562,7 +562,7 @@ impl Rollouts {
         }
         runner.start_serving();
         deployment.flip(record, Arc::clone(runner));
-        serving.stop_serving();
+        serving.follow();
         Ok(())
     }
 

@@ -202,7 +202,8 @@ impl Rollouts {
         let runner = Runner::start(self.inner.runner_options(record, generation, module, role));
         match role {
             Role::Serve { .. } => runner.start_serving(),
-            Role::Follow | Role::Build => runner.stop_serving(),
+            Role::Follow => runner.follow(),
+            Role::Build => runner.stop_serving(),
         }
         runner
     }

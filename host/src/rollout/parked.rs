@@ -389,6 +389,11 @@ impl Rollouts {
                 reason: reason_of(&selection)?,
             },
         };
+        let runner = deployment.active();
+        if action == ParkedAction::Retry && runner.now().state == DeploymentState::Paused {
+            // Before anything is noted: nothing changes.
+            return Err(ParkedWorkError::NotRunning.into());
+        }
         let outcome = match action {
             _ if keys.is_empty() => ParkedOutcome::default(),
             ParkedAction::Drop if dry_run => would_drop(&store, &keys, selection.whole_keys),
@@ -473,7 +478,8 @@ impl Rollouts {
             })?;
             self.note_export(&deployment, "the last first error".to_owned())
                 .await?;
-            return Ok(bundle.into());
+            let bytes = blocking(move || bundle.to_bytes()).await;
+            return Ok(bytes.into());
         };
         if !open_store(&deployment)?.is_parked(key) {
             return Err(nothing_parked(name, key));
@@ -530,6 +536,12 @@ impl Rollouts {
         let name = deployment.name().to_owned();
         self.chore("parked-retry", &name, async move {
             for _ in 0..RETRIES_MAX {
+                // A paused deployment retries when it is resumed.
+                let is_paused = |runner: &Runner| runner.now().state == DeploymentState::Paused;
+                deployment
+                    .active()
+                    .until(|runner| (!is_paused(runner)).then_some(()))
+                    .await;
                 let begun = Instant::now();
                 match host.retry_some(&deployment).await {
                     // The deployment was held meanwhile: other keys get as much time.

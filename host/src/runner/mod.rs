@@ -417,11 +417,18 @@ impl Runner {
     /// It answers reads from now on.
     pub fn start_serving(&self) {
         self.shared.progress.set_serves(true);
+        self.shared.progress.set_follows(false);
     }
 
-    /// It answers no reads from now on, and only follows the stream.
+    /// It answers no reads from now on.
     pub fn stop_serving(&self) {
         self.shared.progress.set_serves(false);
+    }
+
+    /// It answers no reads from now on, and follows the stream, so that it can answer them again.
+    pub fn follow(&self) {
+        self.stop_serving();
+        self.shared.progress.set_follows(true);
     }
 
     /// Whether it has just started and does not know yet from which position it may answer.

@@ -52,7 +52,7 @@ impl Skip {
     }
 
     /// Whether the decision is about this event.
-    fn means(&self, event: &Event) -> bool {
+    pub fn means(&self, event: &Event) -> bool {
         let digest = |known: &SkippedEvent| known.digest == SkippedEvent::of(event).digest;
         event.sequence == self.sequence && self.event.as_ref().is_none_or(digest)
     }

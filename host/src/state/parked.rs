@@ -282,6 +282,8 @@ fn split(row: &[u8]) -> Option<(Head, &[u8])> {
 pub struct ParkedKey {
     /// Size of the rows of its events, by sequence, in bytes.
     sizes: BTreeMap<u64, u64>,
+    /// When the stream stored its first event, in nanoseconds since the Unix epoch.
+    first_ns: u64,
     /// The failure of its first event, without what it read; none if that was dropped, and the next
     /// was not tried yet.
     pub failure: Option<ParkedFailure>,
@@ -342,6 +344,7 @@ impl Index {
             self.counts.keys += 1;
             ParkedKey {
                 sizes: BTreeMap::new(),
+                first_ns: head.time_ns,
                 failure: None,
             }
         });
@@ -555,11 +558,16 @@ impl Store {
         self.inner.parked.lock().keys.clone()
     }
 
-    /// When the oldest failure was parked, in RFC 3339; none if nothing is parked.
+    /// When the oldest failure was parked, in RFC 3339; none if nothing is parked. A key whose failed
+    /// event was dropped waits since the stream stored its first event.
     pub fn parked_since(&self) -> Option<String> {
         let index = self.inner.parked.lock();
-        let failures = index.keys.values().filter_map(|key| key.failure.as_ref());
-        failures.map(|failure| &failure.first_at).min().cloned()
+        let since = |key: &ParkedKey| match &key.failure {
+            Some(failure) => failure.first_at.parse().ok(),
+            None => jiff::Timestamp::from_nanosecond(i128::from(key.first_ns)).ok(),
+        };
+        let oldest: Option<jiff::Timestamp> = index.keys.values().filter_map(since).min();
+        oldest.map(|oldest| oldest.to_string())
     }
 
     /// The number of the last durable failure ([`ParkedFailure::number`]); 0 if there was none. A
