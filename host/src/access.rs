@@ -42,6 +42,7 @@ pub(crate) fn complete(config: &mut Config) -> Result<Option<PathBuf>, data_dir:
     if !config.serve.makes_token() {
         return Ok(None);
     }
+    // Asked before the token is set: with tokens the default is another.
     let anonymous = config.serve.anonymous();
     let file = DataDir::claim(&config.data_dir)?.token();
     if let Err(error) = ensure(&file) {
@@ -66,8 +67,10 @@ pub(crate) fn complete(config: &mut Config) -> Result<Option<PathBuf>, data_dir:
 fn ensure(file: &Path) -> io::Result<()> {
     match read_text(file) {
         Ok(text) if !text.trim().is_empty() => {
+            // Somebody may have changed the mode since.
             return fs::set_permissions(file, Permissions::from_mode(0o600));
         }
+        // An empty file is left by a write to a full disk.
         Ok(_) => fs::remove_file(file)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
@@ -144,6 +147,7 @@ fn leave(folder: &Path, name: &str, text: &str) -> io::Result<Note> {
         .create(folder)?;
     let mut new = tempfile::Builder::new().prefix(".").tempfile_in(folder)?;
     new.write_all(text.as_bytes())?;
+    // Before it has its name: a note that can be found is always locked.
     flock(new.as_file(), FlockOperation::NonBlockingLockExclusive)?;
     let path = folder.join(name);
     let file = new.persist(&path).map_err(|error| error.error)?;
@@ -159,6 +163,7 @@ pub(crate) fn find(host: &str, port: u16) -> Option<String> {
         .parse::<IpAddr>()
     {
         Ok(ip) if ip.to_canonical().is_loopback() => vec![ip.to_canonical()],
+        // A name resolves to both; the host listens on one of them.
         Err(_) if host == "localhost" => {
             vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
         }

@@ -19,6 +19,7 @@ pub(crate) struct Actor {
 
 /// The actor of this task or thread; none for actions of the host itself.
 pub(crate) fn current() -> Option<Actor> {
+    // An error means that no actor was set.
     ACTOR.try_with(Clone::clone).ok()
 }
 
@@ -40,11 +41,15 @@ pub(crate) fn sync_scope<T>(actor: Option<Actor>, work: impl FnOnce() -> T) -> T
 
 /// Runs blocking work off the runtime's threads, for the same actor.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    // A thread has no task, so the actor is passed on by hand.
     let actor = current();
     match tokio::task::spawn_blocking(move || sync_scope(actor, work)).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
+            // As if the work had run here: its caller sees the same panic.
             Ok(panic) => std::panic::resume_unwind(panic),
+            // The task was cancelled, which happens only when the runtime ends, and with it this
+            // one.
             Err(_) => std::future::pending().await,
         },
     }

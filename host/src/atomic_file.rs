@@ -26,16 +26,18 @@ pub(crate) fn create(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) ->
         return Ok(());
     }
     let new = Unfinished(unfinished(path));
+    // Left by a process that was killed: its content may be of any age.
     if new.0.exists() {
         fs::remove_file(&new.0)?;
     }
-    // Only this user may read people's events and states. `fill` opens the existing file.
+    // Only this user may read people's events and states. `make` opens the existing file.
     OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(&new.0)?;
     make(&new.0)?;
+    // `make` has made the content durable; a rename is one step for every reader.
     fs::rename(&new.0, path)?;
     let folder = path
         .parent()
@@ -83,6 +85,8 @@ impl Held {
     /// Whether the path still leads to that file. Takes microseconds.
     pub(crate) fn check(&self) -> Result<(), Displaced> {
         match number(&self.path) {
+            // A path that leads to another file is displaced; that it cannot be looked at proves
+            // nothing.
             Ok(file) if file == self.file => Ok(()),
             Err(error)
                 if !matches!(

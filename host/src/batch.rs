@@ -52,6 +52,7 @@ impl Batch {
         self.head = later.head;
         self.pending = later.pending;
         self.stream = later.stream;
+        // One that is older than the last event is dropped by `checkpoint`.
         self.last_seen = later.last_seen.or(self.last_seen.take());
         self.missing.append(&mut later.missing);
         self.passed_over.append(&mut later.passed_over);
@@ -82,6 +83,7 @@ impl Batch {
         last: Option<&Event>,
         through: u64,
     ) -> Checkpoint {
+        // A part without events leaves the last one as it was.
         let last_event = last
             .map(EventMark::of)
             .or_else(|| before.and_then(|before| before.last_event.clone()));
@@ -92,11 +94,13 @@ impl Batch {
             .filter(|seen| seen.sequence <= through)
             .or(earlier);
         let applied = last_event.as_ref().map_or(0, |event| event.sequence);
+        // Only the first checkpoint of a state says where it began.
         let begins_after = before.map_or(Some(self.after), |before| before.begins_after);
         let passed = before.map_or(self.after, |before| before.position);
         Checkpoint {
             position: through,
             stream: (*self.stream).clone(),
+            // A mark is only needed where nothing later was applied.
             last_seen: seen.filter(|seen| seen.sequence > applied).cloned(),
             last_event,
             begins_after,
@@ -131,6 +135,7 @@ impl Batch {
             .iter()
             .filter_map(|range| clamp(range, 0, through))
             .collect();
+        // For the first part, what follows is still to come.
         self.pending += later.events.len() as u64;
         self.through = through;
         later
@@ -140,6 +145,7 @@ impl Batch {
     /// one.
     pub fn split_off(&mut self, count: usize) -> Batch {
         let rest = self.events.split_off(count);
+        // Up to the event before: what lies between them was read, and did not match.
         let through = rest.first().expect("something is split off").sequence - 1;
         self.rest(rest, through)
     }
@@ -155,15 +161,17 @@ impl Batch {
     }
 }
 
-/// The part was passed over before, and what was now.
+/// What was passed over before, and what is passed over now, as ranges.
 fn passed_over(before: Option<&Checkpoint>, now: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
     let mut ranges = before.map_or_else(Vec::new, |before| before.passed_over.clone());
     for sequence in now {
         match ranges.last_mut() {
+            // Neighbours become one range: schedules often come in rows.
             Some((_, last)) if *last + 1 == sequence => *last = sequence,
             _ => ranges.push((sequence, sequence)),
         }
     }
+    // The oldest are forgotten first.
     ranges.drain(..ranges.len().saturating_sub(PASSED_OVER_MAX));
     ranges
 }

@@ -24,10 +24,12 @@ pub struct Inconsistent(String);
 /// Runs work on a file, and returns an error if it panics. The database must not be trusted
 /// afterwards: using or closing it may panic again.
 pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Inconsistent> {
+    // While it lives, the panic hook leaves the report to the caller.
     let guard = Guard::new();
     let done = catch_unwind(AssertUnwindSafe(work));
     drop(guard);
     done.map_err(|panic| {
+        // `panic!` with arguments carries a `String`, without any a `&str`.
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text
             .or_else(|| panic.downcast_ref::<&str>().copied())
@@ -74,6 +76,7 @@ impl<D> DerefMut for Open<D> {
 
 impl<D> Drop for Open<D> {
     fn drop(&mut self) {
+        // Taken out, so that the field that is dropped after this holds nothing.
         let database = self.0.take();
         if let Err(error) = guarded(|| drop(database)) {
             tracing::warn!(%error, "closed a damaged file");

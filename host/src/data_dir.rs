@@ -69,6 +69,8 @@ impl DataDir {
             root: root.to_owned(),
         };
         create_private(root).map_err(|error| folder.refused(&error))?;
+        // With a catalogue it is ours; whether another host uses it shows when the catalogue is
+        // opened.
         if folder.catalogue().exists() {
             return Ok(folder);
         }
@@ -102,6 +104,7 @@ impl DataDir {
             let is_token = name == TOKEN || name.starts_with(TOKEN_UNFINISHED);
             let is_harmless = name == "lost+found"
                 || is_token
+                // A host that was killed while it made its first catalogue.
                 || path == unfinished(&self.catalogue())
                 || is_empty_part();
             if !is_harmless {
@@ -124,6 +127,7 @@ impl DataDir {
     /// files. Only for the holder of the catalogue, before anything else is opened. What can't be
     /// removed is left for the next time.
     pub(crate) fn sweep(&self) {
+        // Whatever is in there: scratch states end with their process.
         let mut left = entries(&self.scratch());
         left.retain(|path| is_ours(path, is_state_file));
         for (part, is_name) in [
@@ -136,6 +140,7 @@ impl DataDir {
                 .flat_map(|folder| unfinished_in(&folder));
             left.extend(unfinished.filter(|path| is_ours(path, is_name)));
         }
+        // Logs have names that people choose, so the suffix alone decides.
         left.extend(unfinished_in(&self.root.join("log")));
         for path in left {
             if let Err(error) = fs::remove_file(&path) {
@@ -248,6 +253,7 @@ impl DataDir {
             file.as_file().sync_all()?;
             file.persist(self.module(digest))
                 .map_err(|error| error.error)?;
+            // The name, too: the catalogue is about to name the module.
             sync(&folder)
         };
         write().map_err(|error| self.refused(&error))
@@ -321,6 +327,7 @@ impl DataDir {
     pub(crate) fn keep_only(&self, records: &[Record]) {
         self.keep_only_snapshots(records);
         self.keep_only_failures(records);
+        // Built first, from all records: deployments may share a module.
         let mut used: BTreeSet<PathBuf> = BTreeSet::new();
         for record in records {
             for generation in &record.generations {
@@ -351,6 +358,7 @@ impl DataDir {
                     tracing::warn!(path = %path.display(), %error, "cannot remove an unused file");
                 }
             }
+            // So that what was removed does not come back after a crash.
             if !unused.is_empty()
                 && let Err(error) = sync(&folder)
             {
@@ -373,6 +381,7 @@ pub(crate) fn create_private(folder: &Path) -> io::Result<()> {
         // Its parents may be shared.
         fs::create_dir_all(parent)?;
     }
+    // Another process may have created it meanwhile; a file of that name is an error.
     match fs::DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         made => made,
@@ -406,7 +415,7 @@ fn is_state_file(name: &str) -> bool {
     numbered(name).is_some_and(is_number)
 }
 
-/// `<state file>-<position>-<time>.redb`, finished or not.
+/// `<sequence>-<begin of a digest>.json`.
 fn is_bundle(name: &str) -> bool {
     let parts = name
         .strip_suffix(".json")
@@ -416,6 +425,7 @@ fn is_bundle(name: &str) -> bool {
     })
 }
 
+/// `<state file>-<position>-<time>.redb`, finished or not.
 fn is_snapshot(name: &str) -> bool {
     numbered(name)
         .is_some_and(|stem| stem.split('-').count() == 3 && stem.split('-').all(is_number))

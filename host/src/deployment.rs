@@ -85,6 +85,7 @@ impl Deployment {
         let runners = BTreeMap::from([(record.active().state_file, Arc::clone(&active))]);
         let has_effects = record.handler.is_some();
         let active_sender = watch::Sender::new(Arc::clone(&active));
+        // A state of a handler must not pass the active one, which owns the effects.
         if has_effects {
             active.follow_lead(active_sender.subscribe());
         }
@@ -121,12 +122,15 @@ impl Deployment {
         let mut records = self.record.subscribe();
         let found = async {
             loop {
+                // Seen and marked in one step, so that no change between the look and the wait is
+                // missed.
                 let found = find(&records.borrow_and_update());
                 if found.is_some() || records.changed().await.is_err() {
                     return found;
                 }
             }
         };
+        // Two levels: the wait was cancelled, or the record's sender is gone. Both are an end.
         self.gone.run_until_cancelled(found).await.flatten()
     }
 
@@ -171,6 +175,7 @@ impl Deployment {
 
     /// Adds the runner of a state file.
     pub(crate) fn add_runner(&self, state_file: u64, runner: Arc<Runner>) {
+        // Before anybody can start it: it must not pass the active one.
         if self.with_record(|record| record.handler.is_some()) {
             runner.follow_lead(self.active.subscribe());
         }
@@ -203,6 +208,7 @@ impl Deployment {
 
     /// A consistent view that reflects at least a sequence; waits at most `timeout` for it.
     pub async fn view(&self, at_least: Option<u64>, timeout: Duration) -> Result<View, ReadError> {
+        // One deadline for all rounds: each change of the active generation starts another one.
         let deadline = tokio::time::Instant::now() + timeout;
         let mut active = self.active.subscribe();
         loop {
@@ -216,12 +222,14 @@ impl Deployment {
                 Ok(_) => continue,
                 Err(declined) => declined,
             };
+            // After a try, so that a timeout of 0 still answers from what is there.
             if tokio::time::Instant::now() >= deadline {
                 return Err(declined);
             }
             tokio::select! {
                 // All arms only observe.
                 () = runner.answers(at_least) => {}
+                // `changed` marks it as seen, which is for the loop to do.
                 _ = active.changed() => active.mark_changed(),
                 () = tokio::time::sleep_until(deadline) => {}
             }
@@ -285,6 +293,7 @@ impl Deployment {
 
     /// Its current state.
     pub fn info(&self) -> api::Deployment {
+        // Both under one borrow, because `flip` changes them in one step.
         let (record, runner) = {
             let record = self.record.borrow();
             (record.clone(), self.active())
@@ -345,6 +354,7 @@ impl Deployment {
         let runner = self
             .runner(generation.state_file)
             .filter(|_| generation.has_file());
+        // The runner of the file may belong to a later generation that continues it.
         let runner = runner.filter(|runner| runner.program().generation == generation.number);
         let now = runner.as_ref().map(|runner| runner.now());
         let store = runner.as_ref().and_then(|runner| runner.store());
@@ -399,9 +409,11 @@ impl Deployment {
 
     /// The failure of a generation, while it runs or when it was built.
     fn failure_of(&self, generation: &Generation, now: Option<&Now>) -> Option<api::Failure> {
+        // What runs knows best, also that nothing is wrong any more.
         let failure = now.map_or_else(|| generation.failure.clone(), |now| now.failure.clone())?;
         let is_candidate =
             generation.status.is_candidate() || generation.status == api::GenerationStatus::Failed;
+        // Only where an operator can do something: the others have ended.
         let may_be_passed = is_candidate || generation.number == self.record.borrow().active;
         Some(if may_be_passed {
             failure.with_way_past(&self.name, is_candidate)
@@ -455,6 +467,7 @@ impl Figures {
     fn of(runner: &Runner, now: &Now, store: Option<&Store>) -> Self {
         let (state, lag) = (runner.state(now), runner.lag(now));
         let moves = matches!(state, DeploymentState::CatchingUp | DeploymentState::Live);
+        // A rate from before it stopped would promise an end.
         let rate = if moves { now.rate } else { 0.0 };
         let pending = lag.events.filter(|pending| *pending > 0 && rate > 0.0);
         Self {
@@ -476,6 +489,7 @@ impl Figures {
     /// Progress from the start of a build towards the head, if both are known.
     fn progress(&self, generation: &Generation, now: &Now) -> Option<f64> {
         let head = self.lag.head?;
+        // Nothing left to apply: the head may be that of events which do not match.
         if self.lag.events == Some(0) {
             return Some(1.0);
         }
@@ -491,6 +505,7 @@ impl Figures {
             head.saturating_sub(begin),
         );
         Some(if all == 0 {
+            // A stream without events, or whose head is not behind the beginning.
             0.0
         } else {
             (done as f64 / all as f64).min(1.0)
@@ -522,6 +537,7 @@ fn timers_shown(record: &Record, runner: &Runner, store: Option<&Store>) -> Opti
     if !record.active().module.sets_timers && pending == 0 {
         return None;
     }
+    // The firing's own note may be older than the last timer's end.
     let next_ns = runner.firing().next_ns().filter(|_| pending > 0);
     let (trouble, since) = runner.firing().trouble().unzip();
     Some(api::Timers {
@@ -557,12 +573,14 @@ fn outbox_shown(record: &Record, runner: &Runner, store: Option<&Store>) -> Opti
         .iter()
         .map(|grant| grant.source.as_str())
         .collect();
+    // Targets that were used before a grant was taken away still have effects to release.
     let used = known
         .iter()
         .filter(|(_, target)| target.released > 0 || target.trouble.is_some());
     names.extend(used.map(|(name, _)| name.as_str()));
     names.sort_unstable();
     names.dedup();
+    // Over all targets: one that is stuck is what an operator wants to see.
     let oldest = known.values().filter_map(|target| target.oldest_ns).min();
     let is_covered = |wanted: &&String| {
         let pattern = Pattern::parse(wanted);

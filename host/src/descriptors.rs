@@ -20,7 +20,9 @@ const SPARE_MAX: u64 = 32;
 /// know no better.
 pub(crate) fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // Some systems allow any number; then what we want is enough.
     let wanted = maximum.unwrap_or(WANTED_MAX).min(WANTED_MAX);
+    // Never lowered: somebody may have raised it further.
     if current.is_some_and(|current| current < wanted)
         && let Err(error) = setrlimit(
             Resource::Nofile,
@@ -53,11 +55,13 @@ pub(crate) fn is_among_the_last(descriptor: RawFd) -> bool {
 }
 
 fn spare() -> u64 {
+    // Of a small limit a part, so that most of it can be used.
     limit().map_or(0, |limit| (limit / SPARE_SHARE).min(SPARE_MAX))
 }
 
 fn is_within(descriptor: RawFd, last: u64) -> bool {
     let number = u64::try_from(descriptor).unwrap_or(0);
+    // Without a limit no descriptor is among the last.
     limit().is_some_and(|limit| number.saturating_add(last) >= limit)
 }
 

@@ -67,6 +67,7 @@ impl Payload {
     /// The payload that a JSON value represents: a string is its text, `{"$bytes": "<base64>"}` is
     /// bytes, anything else, including `null`, is its compact JSON text.
     pub fn from_json(value: Value) -> Result<Self, PayloadError> {
+        // A value that is any other object, also with this member and others, is its JSON text.
         match value {
             Value::String(text) => Ok(Self::from(text)),
             Value::Object(members) if members.len() == 1 && members.contains_key(BYTES_MEMBER) => {
@@ -112,6 +113,7 @@ pub fn json(text: &str) -> Option<&RawValue> {
         depth,
         is_suspicious,
     } = Looks::of(text);
+    // Parsing costs more than the one pass, and nearly no text needs it.
     let is_readable = || serde_json::from_str::<Value>(text).is_ok();
     (depth <= DEPTH_MAX && (!is_suspicious || is_readable())).then_some(raw)
 }
@@ -135,6 +137,7 @@ impl Looks {
         );
         let (mut in_string, mut is_escaped, mut digits, mut before) = (false, false, 0, b' ');
         for byte in text.bytes() {
+            // Counted across bytes, because a number has no mark at its begin.
             digits = if byte.is_ascii_digit() { digits + 1 } else { 0 };
             match byte {
                 _ if is_escaped => {
@@ -152,6 +155,7 @@ impl Looks {
                 b']' | b'}' => depth = depth.saturating_sub(1),
                 // The exponent of a number follows a digit.
                 b'e' | b'E' => looks.is_suspicious |= before.is_ascii_digit(),
+                // A double has up to 309 digits before the point.
                 _ => looks.is_suspicious |= digits > 300,
             }
             before = byte;
@@ -209,6 +213,7 @@ impl Event {
             .iter()
             .map(|(name, value)| name.len() + value.len() + 32)
             .sum();
+        // A rough figure for the fields and their allocations.
         64 + self.subject.len() + self.kind.len() + headers + self.data.len()
     }
 }

@@ -74,6 +74,7 @@ pub(crate) fn check_folder(folder: &Path) -> Result<Vec<Checked>, Error> {
     }
     // A running host always has its catalogue open, so this covers all files.
     let found = guarded(|| state::check(&catalogue));
+    // Other errors are what this check is for: they are judged below.
     if let Ok(Err(state::Error::InUse(message))) = found {
         return Err(Error::InUse {
             folder: folder.to_owned(),
@@ -81,6 +82,7 @@ pub(crate) fn check_folder(folder: &Path) -> Result<Vec<Checked>, Error> {
         });
     }
     let mut checked = vec![judge(folder, &catalogue, Kind::Catalogue, flat(found))];
+    // Each file by itself: one that is damaged says nothing about the others.
     for states in entries(&folder.join("state")) {
         for file in files(&states) {
             checked.push(judge(
@@ -137,6 +139,7 @@ pub(crate) fn compact_folder(
         .collect();
     let mut compacted = Vec::new();
     for path in all {
+        // Disk space as allocated, because compacting makes holes that the length does not show.
         let before_bytes = allocated(&path, 0);
         let found = guarded(|| state::compact(&path));
         if let Ok(Err(state::Error::InUse(message))) = found {
@@ -151,6 +154,7 @@ pub(crate) fn compact_folder(
                 .unwrap_or(&path)
                 .display()
                 .to_string(),
+            // Measured again also after an error: a part of the work may be done.
             before_bytes,
             after_bytes: allocated(&path, 0),
             error: found

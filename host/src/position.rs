@@ -43,6 +43,7 @@ impl EventMark {
         let mut hash = Sha256::new();
         hash.update(sequence.to_be_bytes());
         hash.update(time_ns.to_be_bytes());
+        // With their lengths, so that no bytes can move from one to the other.
         for part in [subject, data] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
@@ -106,6 +107,7 @@ impl Checkpoint {
     /// not know yet that the stream has another creation time: then what both saw at one sequence
     /// decides.
     pub fn is_of_same_stream(&self, other: &Self) -> bool {
+        // The usual case, which needs no proof.
         if self.stream == other.stream {
             return true;
         }

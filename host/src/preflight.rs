@@ -13,6 +13,7 @@ const CERTIFICATE_LEFT_MIN: jiff::SignedDuration = jiff::SignedDuration::from_ho
 /// What has an error in its settings is not made, as it would only fail once more.
 pub fn problems(config: &Config) -> Vec<Problem> {
     let mut problems = config.problems();
+    // All keys of tokens and of TLS begin with this.
     if !has_error_with(&problems, "serve.t") {
         problems.extend(problem_of_server(&config.serve));
     }
@@ -60,6 +61,7 @@ fn problem_of_certificate(settings: &Serve) -> Option<Problem> {
     let left = end.duration_since(now);
     let key = "serve.tls_cert";
     let cert = cert.display();
+    // An error, because every client would refuse it.
     if left.is_negative() {
         return Some(error(
             key,

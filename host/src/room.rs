@@ -103,6 +103,7 @@ impl Limit {
             // Relaxed: the figure is some milliseconds old in any case.
             self.used
                 .store(allocated(folder, DEPTH_MAX), Ordering::Relaxed);
+            // A large folder takes long to walk: at most a fiftieth of the time is spent on it.
             *look_at = Instant::now() + LOOK.max(begun.elapsed() * LOOK_FACTOR);
         }
         self.bytes.saturating_sub(self.used.load(Ordering::Relaxed))
@@ -161,6 +162,7 @@ impl Room {
             enough(Bound::Disk(free), free, floor(purpose, total), bytes)?;
         }
         if let Some(limit) = &self.limit {
+            // Both bounds hold; the disk comes first, because it is the one that cannot be raised.
             let left = limit.left(&self.folder);
             enough(Bound::Limit(left), left, floor(purpose, limit.bytes), bytes)?;
         }
@@ -183,6 +185,7 @@ fn enough(bound: Bound, left: u64, floor: u64, wanted: u64) -> Result<(), Shorta
 /// Allocated bytes of a file, or of a folder with everything in it. Links are not followed.
 pub fn allocated(path: &Path, depth: usize) -> u64 {
     let Ok(metadata) = path.symlink_metadata() else {
+        // It was removed while the folder was read, so it takes nothing.
         return 0;
     };
     let own = metadata.blocks().saturating_mul(BLOCK_BYTES);

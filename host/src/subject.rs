@@ -50,6 +50,7 @@ pub fn validate(subject: &str) -> Result<(), Error> {
 /// The beginning of a text that may be as long as a request, without control characters.
 fn shown(text: &str) -> String {
     let mut shown: String = text.chars().take(SHOWN_MAX).collect();
+    // Bytes against bytes: the text was cut if any are missing.
     if shown.len() < text.len() {
         shown.push('…');
     }
@@ -77,6 +78,7 @@ fn tokens_are_sound(subject: &str) -> Result<(), Error> {
 
 /// Whether a subject belongs to the host.
 pub fn is_reserved(subject: &str) -> bool {
+    // The whole first token: `_fsx.a` is nobody's.
     subject
         .strip_prefix(RESERVED)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -109,6 +111,7 @@ impl Pattern {
     /// Whether a subject matches.
     pub fn matches(&self, subject: &str) -> bool {
         let mut tokens = subject.split('.');
+        // `>` takes one token or more, so the end of the subject ends the match before it.
         for wanted in self.0.split('.') {
             match (wanted, tokens.next()) {
                 (_, None) => return false,
@@ -133,6 +136,7 @@ impl Pattern {
             match (ours, theirs.next()) {
                 (_, None) => return false,
                 (">", Some(_)) => return true,
+                // `>` may be several tokens, of which `*` takes one.
                 ("*", Some(token)) if token != ">" => {}
                 (ours, Some(token)) if ours == token && token != ">" => {}
                 _ => return false,
@@ -208,6 +212,7 @@ impl SubjectSet {
         {
             return widest.clone();
         }
+        // None covers the others: the tokens in which they agree, and wildcards for the rest.
         let split: Vec<Vec<&str>> = self
             .patterns
             .iter()
@@ -221,6 +226,7 @@ impl SubjectSet {
         for index in 0..shortest {
             let first = split[0][index];
             let agree = split.iter().all(|tokens| tokens[index] == first);
+            // A pattern ends here and another does not, or one is open from here on.
             let last_of_some = !same_length
                 && split
                     .iter()

@@ -19,6 +19,7 @@ pub enum Error {
 
 /// Parses a time strictly. Digits beyond nanoseconds are dropped.
 pub fn parse(text: &str) -> Result<Timestamp, Error> {
+    // The part before the fraction has a fixed length.
     let (whole, rest) = text.split_at_checked(19).ok_or(Error::Malformed)?;
     let shape = whole.bytes().zip(b"dddd-dd-ddTdd:dd:dd");
     let fits = |(byte, wanted): (u8, &u8)| match wanted {
@@ -26,12 +27,14 @@ pub fn parse(text: &str) -> Result<Timestamp, Error> {
         b'T' => byte.eq_ignore_ascii_case(&b'T'),
         other => byte == *other,
     };
+    // After the date, whose hyphens are before this.
     let (fraction, offset) =
         rest.split_at(rest.find(['Z', 'z', '+', '-']).ok_or(Error::Malformed)?);
     if !shape.into_iter().all(fits) || !is_fraction(fraction) || !is_offset(offset) {
         return Err(Error::Malformed);
     }
     let fraction = &fraction[..fraction.len().min(1 + FRACTION_DIGITS_MAX)];
+    // The parser takes some forms that RFC 3339 does not have; they were refused above.
     format!("{whole}{fraction}{offset}")
         .to_ascii_uppercase()
         .parse()

@@ -31,6 +31,7 @@ pub struct Usage {
 impl Usage {
     /// Measures a data folder. Blocking; a file that disappears meanwhile counts as nothing.
     pub fn of(folder: &Path) -> Self {
+        // First, so that it is from the same moment as what follows, or a little older.
         let (free_bytes, disk_bytes) = Room::of(folder).look().unzip();
         let mut deployments = BTreeMap::new();
         for part in ["state", "snapshots"] {
@@ -72,6 +73,7 @@ impl Recent {
             .as_ref()
             .filter(|found| Instant::now() < found.good_until)
         {
+            // Free space costs one call, so it is never old.
             let (free_bytes, disk_bytes) = Room::of(folder).look().unzip();
             return Usage {
                 free_bytes,
@@ -79,6 +81,7 @@ impl Recent {
                 ..found.usage.clone()
             };
         }
+        // The lock is held while it measures: a second walk through the folder would say the same.
         let begun = Instant::now();
         let usage = Usage::of(folder);
         let good_until = Instant::now() + (begun.elapsed() * GOOD_FOR_LOOKS).max(GOOD_FOR);

@@ -148,6 +148,7 @@ impl Client {
     /// Sends a request to a host that may be down.
     pub async fn try_send(&self, request: RequestBuilder) -> Result<Answer, reqwest::Error> {
         let response = request.send().await?;
+        // Before the body is read, which uses up the response.
         let (status, headers) = (response.status(), response.headers().clone());
         Ok(Answer {
             status,
@@ -259,6 +260,7 @@ impl Client {
         let observe = async || {
             let answer = self.get(&format!("/v1/deployments/{name}")).await;
             last.replace(answer.text());
+            // Its last answer is in the message of a failure, whatever it was.
             (answer.status == 200)
                 .then(|| answer.json())
                 .filter(&condition)
@@ -305,6 +307,7 @@ impl Client {
     /// All entries under a prefix, page by page, at one position or later ones.
     pub async fn entries(&self, name: &str, prefix: &str) -> Vec<api::Entry> {
         let mut all = Vec::new();
+        // Pages may be of later positions: a test that minds pauses the deployment.
         let mut after = None;
         loop {
             let request = self
@@ -346,6 +349,7 @@ impl Client {
 
     /// The same of a host that may be down, or not ready yet: none then.
     pub async fn try_events(&self, path: &str, last_event_id: Option<&str>) -> Option<Events> {
+        // Without the client's time limit, which would end a stream.
         let request = self.http.get(format!("{}{path}", self.url));
         let request = match last_event_id {
             Some(id) => request.header("last-event-id", id),

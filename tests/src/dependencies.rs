@@ -21,6 +21,7 @@ pub fn unused(root: &Path) -> Vec<Violation> {
     let mut found = Vec::new();
     for manifest in &manifests {
         let folder = manifest.parent().expect("a manifest is in a folder");
+        // A package within another package has a manifest of its own.
         let is_own = |file: &PathBuf| {
             let closest = file
                 .ancestors()
@@ -58,6 +59,7 @@ pub fn unused(root: &Path) -> Vec<Violation> {
 /// The dependencies in a manifest that no file of its package names.
 pub fn unused_in(place: &str, manifest: &str, code: &[String]) -> Vec<Violation> {
     let is_named = |name: &String| {
+        // As Rust spells the name of a crate.
         let name = name.replace('-', "_");
         code.iter()
             .flat_map(|text| text.lines())

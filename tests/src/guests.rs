@@ -73,6 +73,7 @@ fn build(folder: &Path, name: &str) -> PathBuf {
 ///
 /// When the module cannot be built.
 pub fn release(name: &str, number: u8) -> Vec<u8> {
+    // Appended to the end: custom sections may be anywhere.
     let mut module = module(name);
     // A custom section, which is 0, its size, and a name with its length: no engine looks into it.
     module.extend([0, 9, 7]);

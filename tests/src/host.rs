@@ -40,6 +40,7 @@ impl Host {
     /// Starts one with lines of configuration.
     pub async fn start_with(config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        // Nobody listens there: it is replaced at the first start.
         let client = Client::new("http://127.0.0.1:1");
         let mut host = Self {
             process: None,
@@ -63,6 +64,7 @@ impl Host {
         let mut process = self.process.take().expect("the host runs");
         let status = process.wait(wait::DEADLINE);
         assert_eq!(
+            // Signal 9, as after a crash: the program sends it to itself.
             std::os::unix::process::ExitStatusExt::signal(&status),
             Some(9),
             "{}",
@@ -137,6 +139,7 @@ impl Host {
         }
         let mut process = Process::start("foldstream serve", &mut command);
         let url = wait::until("the host to listen or to end", || {
+            // Both are looked at in one go: a host that ended may have listened before.
             let ended = process.ended().is_some();
             let url = process.printed(LISTENING);
             async move { if ended { Some(None) } else { url.map(Some) } }
@@ -238,6 +241,7 @@ pub fn serve(config: &Path) -> Command {
     } else {
         String::new()
     };
+    // Such a file says itself who may do what.
     let is_about_the_door =
         text.contains("[serve]") && (text.contains("token") || text.contains("anonymous"));
     if !is_about_the_door {

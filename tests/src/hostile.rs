@@ -56,11 +56,13 @@ pub fn nested_types_in_core(tag: u8, levels: usize) -> Vec<u8> {
 
 /// Components inside components.
 pub fn nested_components(levels: usize) -> Vec<u8> {
+    // From the inside out: each length is part of the next.
     let mut lengths = vec![COMPONENT.len()];
     for level in 0..levels {
         lengths.push(COMPONENT.len() + 1 + leb(lengths[level]).len() + lengths[level]);
     }
     let mut bytes = COMPONENT.to_vec();
+    // From the outside in: the sizes come before what they are of.
     for length in lengths[..levels].iter().rev() {
         bytes.push(4);
         bytes.extend(leb(*length));

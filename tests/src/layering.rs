@@ -199,6 +199,7 @@ fn circle_from<'a>(
     way: &mut Vec<&'a str>,
     free_of_circles: &mut BTreeSet<&'a str>,
 ) -> Option<Vec<String>> {
+    // The way up to here comes back to this module: the circle is what lies between.
     if let Some(begin) = way.iter().position(|before| *before == module) {
         return Some(
             way[begin..]
@@ -208,6 +209,7 @@ fn circle_from<'a>(
                 .collect(),
         );
     }
+    // All that it leads to was looked at before, from another module.
     if free_of_circles.contains(module) {
         return None;
     }
@@ -218,6 +220,7 @@ fn circle_from<'a>(
         .flatten()
         .find_map(|used| circle_from(used, uses, way, free_of_circles));
     way.pop();
+    // Only once all that it names was looked at.
     free_of_circles.insert(module);
     found
 }
@@ -238,6 +241,7 @@ pub fn check_file(path: &str, text: &str) -> Vec<Violation> {
     let mut violations = lengths(path, text);
     if let Some(inner) = path.strip_prefix("host/src/") {
         let module = module_of(inner);
+        // `lib` and `main` name every layer.
         if level(&module).is_none() && !["lib", "main"].contains(&module.as_str()) {
             let rule = format!(
                 "module {module} is in no layer; give it its place in LAYERS of \
@@ -286,6 +290,7 @@ fn layers(file: &str, name: &str) -> Option<String> {
     }
     let inner = name.strip_prefix("crate::")?;
     let (module, used) = (module_of(file), inner.split("::").next()?);
+    // Modules of one layer do not name each other either.
     if module != used
         && let Some((own, other)) = level(&module).zip(level(used))
         && other >= own
@@ -301,6 +306,7 @@ fn layers(file: &str, name: &str) -> Option<String> {
             return Some(format!("{layer} must not know {found}"));
         }
     }
+    // After the layers, so that a client breaks only the rule that is its own.
     if file.starts_with("cli/") && !CLI_HOSTS.iter().any(|host| file.starts_with(host)) {
         let found = CLI_FORBIDDEN
             .iter()
@@ -318,6 +324,7 @@ fn paths(text: &str) -> Vec<(usize, String)> {
     let mut lines = text.lines().enumerate();
     while let Some((number, line)) = lines.next() {
         let code = without_comment(line);
+        // A `use` may go over several lines, and ends with a semicolon.
         if !code
             .trim_start()
             .trim_start_matches("pub ")
@@ -355,6 +362,7 @@ fn expand(prefix: &str, tree: &str) -> Vec<String> {
     let prefix = format!("{prefix}{}", head.trim());
     let inner = rest.strip_suffix('}').unwrap_or(rest);
     let (mut depth, mut begin, mut found) = (0_i32, 0, Vec::new());
+    // The comma at the end closes the last part as well.
     for (at, character) in inner.char_indices().chain([(inner.len(), ',')]) {
         match character {
             '{' => depth += 1,
@@ -397,6 +405,7 @@ fn without_comment(line: &str) -> String {
             }
             code.push(character);
         }
+        // Two backslashes are one character: what follows them is not escaped.
         previous = if previous == '\\' && character == '\\' {
             ' '
         } else {

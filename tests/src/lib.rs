@@ -74,6 +74,7 @@ pub fn tool_of(setup: &str, name: &str, variable: &str) -> PathBuf {
         return PathBuf::from(path);
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
+    // What the user has comes first, and the tools of the set-up last.
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     folders.push(root().join(".cache/bin"));
     let found = folders

@@ -22,6 +22,7 @@ impl Ledger {
         let amount = order["amount"].as_i64().expect("orders have amounts");
         let customer = subject.split('.').nth(1).expect("orders have customers");
         let number = order["order"].as_str().expect("orders have numbers");
+        // In exactly the form in which the guest does it.
         let fact = format!("{:x} {sequence} {subject} {number} {amount}", self.chain);
         self.chain = hash(&fact);
         self.count += 1;

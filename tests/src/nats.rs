@@ -58,6 +58,7 @@ pub struct NatsServer {
 pub fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(PORTS);
+        // It may be taken before the server binds it; then the start fails, and says so.
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
@@ -148,6 +149,7 @@ impl NatsServer {
                 "nats-server ended: {}",
                 process.output()
             );
+            // The log says that JetStream is ready; the connection, that somebody accepts.
             let ready = process.printed("Server is ready").is_some();
             async move {
                 (ready
@@ -163,6 +165,7 @@ impl NatsServer {
 
     /// Kills it, as a crash would.
     pub fn kill(&mut self) {
+        // Dropping it kills it.
         self.process = None;
     }
 
@@ -302,6 +305,7 @@ pub async fn publish(
                 .await
                 .expect("the connection takes it"),
         );
+        // All of them before the next, so that the memory for acknowledgements stays bounded.
         if acknowledgements.len() >= IN_FLIGHT {
             last = settle(&mut acknowledgements).await;
         }
@@ -315,6 +319,7 @@ pub async fn publish(
 
 async fn settle(acknowledgements: &mut Vec<jetstream::context::PublishAckFuture>) -> u64 {
     let mut last = 0;
+    // In order, as they were sent: the last one has the highest sequence.
     for acknowledgement in acknowledgements.drain(..) {
         last = acknowledgement
             .await

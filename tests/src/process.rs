@@ -78,6 +78,7 @@ impl Process {
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
         let begin = Instant::now();
         loop {
+            // Before the status: a line that is still on its way would be missing.
             let read = self.readers.iter().all(JoinHandle::is_finished);
             if let Some(status) = self
                 .child
@@ -123,6 +124,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended before; there is nothing to do about it here.
         let _ = self.child.kill();
+        // Without it the child would stay as a zombie until the tests end.
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("---- {} printed:\n{}\n----", self.name, self.output());
@@ -135,6 +137,7 @@ fn collect(stream: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) -
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
             let mut lines = lines.lock().expect("no holder panics");
             if lines.len() >= LINES_MAX {
+                // The first lines are the least interesting ones of a long run.
                 lines.remove(0);
             }
             lines.push(line);

@@ -32,6 +32,7 @@ impl Proxy {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (flag, mut breaks) = (Arc::clone(&flag), breaks.clone());
+                // Only breaks from now on concern this connection.
                 breaks.mark_unchanged();
                 tokio::spawn(async move {
                     let Ok(server) = TcpStream::connect(server).await else {
@@ -76,6 +77,7 @@ async fn forward(client: TcpStream, server: TcpStream, swallows: &AtomicBool) {
     let answers = async {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
+            // Read all the same, so that the server does not notice.
             if !swallows.load(Ordering::SeqCst)
                 && to_client.write_all(&buffer[..count]).await.is_err()
             {

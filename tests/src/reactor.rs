@@ -68,6 +68,7 @@ pub async fn stored(server: &NatsServer) -> Vec<Stored> {
     let mut stream = stream.expect("it is there");
     let last = stream.info().await.expect("it answers").state.last_sequence;
     let mut all = Vec::new();
+    // Message by message and not by a consumer: nothing of what is tested takes part.
     for sequence in 1..=last {
         let message = stream.get_raw_message(sequence).await;
         let message = message.expect("nothing is deleted");

@@ -116,6 +116,7 @@ impl Stage {
             Some((_, context)) => nats::publish(context, orders.iter().map(Order::message)).await,
             None => append(self.host.client(), &orders).await,
         };
+        // One publisher, so the sequences follow each other.
         let first = last + 1 - orders.len() as u64;
         for (sequence, order) in (first..).zip(&orders) {
             self.model
@@ -135,6 +136,7 @@ impl Stage {
         let (shown, found) = loop {
             let shown = self.client().reached(name, self.model.last()).await;
             let found = self.client().entries(name, "").await;
+            // The same before and after: both answers are of one generation.
             if self.client().show(name).await.generation == shown.generation {
                 break (shown, found);
             }

@@ -22,6 +22,7 @@ pub async fn until_within<T, F: Future<Output = Option<T>>>(
 ) -> T {
     let begin = Instant::now();
     loop {
+        // At least once, also if the machine was busy for the whole time.
         if let Some(found) = observe().await {
             return found;
         }

@@ -60,6 +60,8 @@ impl Arena {
             self.next.set(start + size);
             return ptr::with_exposed_provenance_mut(start);
         }
+        // The rest of the old block stays unused: blocks double, so that is never much of the
+        // whole.
         self.add_block(size);
         self.take(size, alignment)
     }
@@ -74,6 +76,7 @@ impl Arena {
             // SAFETY: a block that is not null was written by `add_block` and not freed yet.
             unsafe { (*previous).bytes }
         };
+        // Room for the front of the block, and for the alignment of the first thing in it.
         let least = size.saturating_add(size_of::<Block>() + ALIGNMENT);
         let bytes = least
             .max(BLOCK_BYTES)
@@ -96,6 +99,7 @@ impl Arena {
             });
         };
         self.block.set(block);
+        // Blocks are used as addresses, because the host writes to them by address.
         let start = block.expose_provenance();
         self.next.set(start + size_of::<Block>());
         self.end.set(start + bytes);
@@ -141,6 +145,7 @@ impl Arena {
         }
         // SAFETY: by the caller, nothing in any block is used.
         let bytes = unsafe { self.free_above(ptr::null_mut()) };
+        // One block as large as all of them: the next batch of this size finds room in it.
         self.push_block(bytes.min(KEPT_BYTES_MAX));
     }
 

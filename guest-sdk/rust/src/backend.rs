@@ -69,6 +69,7 @@ impl Writes {
         key: &[u8],
         value: Option<&V>,
     ) -> Result<u32, serde_json::Error> {
+        // Name and key in one piece, as the host wants them, and never as a string of their own.
         let start = self.text.len();
         self.text.extend_from_slice(name);
         self.text.extend_from_slice(key);
@@ -77,6 +78,7 @@ impl Writes {
             serde_json::to_writer(&mut self.text, value)?;
         }
         let end = self.text.len();
+        // Four octets are enough for an offset: a 32-bit memory has no more.
         let value = value.map(|_| (middle as u32, end as u32));
         self.entries.push(Write {
             key: (start as u32, middle as u32),

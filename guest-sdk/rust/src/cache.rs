@@ -108,6 +108,7 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
     #[inline]
     pub(crate) fn value_mut(&mut self, place: usize, shared: &Shared) -> &mut Option<V> {
         let slot = &mut self.slots[place];
+        // The event that changed it last is blamed if the value cannot be encoded.
         slot.event = shared.event.get();
         if !slot.dirty {
             slot.dirty = true;
@@ -119,6 +120,7 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
 
     /// Removes the entry of a key, given as the state spells it, without reading it.
     pub(crate) fn remove(&mut self, key: &str, shared: &Shared) -> Result<(), TableError> {
+        // The name is in front already: only the rest of the key replaces the previous one.
         self.scratch.truncate(self.name_length);
         self.scratch
             .extend_from_slice(&key.as_bytes()[self.name_length..]);
@@ -126,11 +128,13 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
         let place = match self.find(&sought) {
             Some(place) => place,
             None => {
+                // A table that is full is written out first, as if the key were read.
                 self.make_room(shared)?;
                 self.add(&sought)
             }
         };
         *self.value_mut(place, shared) = None;
+        // Absent for certain, so nothing has to be read to know it.
         self.slots[place].loaded = true;
         Ok(())
     }
@@ -144,6 +148,7 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
     pub(crate) fn want<K: Key>(&mut self, key: K::Ref<'_>) {
         let sought = self.encode::<K>(key);
         if self.find(&sought).is_none()
+            // A longer key is left to the event, which reports it.
             && self.scratch.len() <= KEY_BYTES_MAX
             && self.wanted.len() < KEYS_MAX
         {
@@ -161,6 +166,7 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
             .map(|place| self.key_text(*place as usize))
             .collect();
         if !keys.is_empty() {
+            // Borrowed apart, because the closure changes both while the keys are borrowed as well.
             let (slots, bytes) = (&mut self.slots, &mut self.bytes);
             shared.backend.get_many(&keys, &mut |index, payload| {
                 let slot = &mut slots[wanted[index] as usize];
@@ -215,6 +221,7 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
 
     #[inline(never)]
     fn add_and_load(&mut self, sought: &Sought, shared: &Shared) -> Result<usize, TableError> {
+        // Refused here with a message that names the limit; the host would end the call.
         if self.scratch.len() > KEY_BYTES_MAX {
             let length = self.scratch.len();
             return Err(TableError::new(format_args!(
@@ -228,6 +235,7 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
 
     #[inline]
     fn make_room(&mut self, shared: &Shared) -> Result<(), TableError> {
+        // Before the entry is added, because its place would not survive.
         if self.slots.len() >= CACHED_ENTRIES_MAX || self.bytes > CACHED_BYTES_MAX {
             self.write_out(shared)?;
         }
@@ -255,6 +263,8 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
             .insert_unique(sought.hash, place as u32, |place| {
                 slots[*place as usize].key.hash()
             });
+        // With an entry of the index: this decides when the cache is written out, not what it
+        // stores.
         self.bytes += size_of::<Slot<V>>() + 8 + self.scratch.len();
         self.misses += 1;
         place
@@ -267,6 +277,7 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
         shared
             .backend
             .get(&key, &mut |payload| outcome = slot.fill(payload));
+        // It stays unloaded, so that every later use gets the same error.
         outcome.map_err(|error| undecodable(&key, &error))?;
         self.bytes += slot.text_length as usize;
         Ok(place)
@@ -295,6 +306,8 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
     }
 
     fn collect_into(&mut self, writes: &mut Writes) -> Result<(), Unwritable> {
+        // Taken, so that entries can be changed while their places are walked; returned with its
+        // memory.
         let mut dirty = std::mem::take(&mut self.dirty);
         for place in dirty.drain(..) {
             let slot = &mut self.slots[place as usize];
@@ -312,6 +325,7 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
                         )),
                     }
                 })?;
+            // The difference only: the old length is in the sum already.
             self.bytes =
                 (self.bytes + text_length as usize).saturating_sub(slot.text_length as usize);
             slot.text_length = text_length;
@@ -331,6 +345,7 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
 
 impl<V: DeserializeOwned> Slot<V> {
     fn fill(&mut self, payload: Option<Payload<'_>>) -> Result<(), serde_json::Error> {
+        // Without a payload the state has no entry, which is known from now on, too.
         if let Some(payload) = payload {
             self.value = Some(decode(payload)?);
             self.text_length = payload.as_bytes().len() as u32;

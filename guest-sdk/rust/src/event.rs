@@ -126,6 +126,7 @@ impl<'a> Event<'a> {
         // Subjects are short, and this runs for each event: a loop over the octets is faster than a
         // search.
         let subject = self.subject();
+        // Token 0 wraps to a number that no subject has tokens for, so it is reported as missing.
         let (mut left, mut start) = (number.wrapping_sub(1), 0);
         for (place, octet) in subject.bytes().enumerate() {
             if octet == b'.' {
@@ -150,6 +151,7 @@ impl<'a> Event<'a> {
         let mut tokens = self.subject().split('.');
         for wanted in pattern.split('.') {
             match (wanted, tokens.next()) {
+                // `>` needs at least one token, which the first arm has made sure of.
                 (_, None) => return false,
                 (">", Some(_)) => return true,
                 ("*", Some(_)) => {}
@@ -157,6 +159,7 @@ impl<'a> Event<'a> {
                 _ => return false,
             }
         }
+        // Tokens that the pattern does not cover: the subject is longer.
         tokens.next().is_none()
     }
 
@@ -427,6 +430,7 @@ impl<'a, T> List<'a, T> {
     where
         T: Copy,
     {
+        // An empty list may have any address, also none, which a slice must not have.
         if self.length == 0 {
             return &[];
         }

@@ -63,6 +63,7 @@ struct MigrateResult {
 #[doc(hidden)]
 #[inline]
 pub unsafe fn realloc(old: *mut u8, old_size: usize, alignment: usize, size: usize) -> *mut u8 {
+    // The old place is not freed: all goes at once, when the arena is cleared.
     let new = ARENA.with(|arena| arena.take(size, alignment));
     if !old.is_null() {
         // SAFETY: by the caller, and as the arena gave out `size` bytes that overlap nothing.
@@ -186,6 +187,7 @@ pub unsafe fn query<P: Projection>(
         Err(QueryError::Failed(text)) => (1, 3, text),
     };
     let value = WirePayload {
+        // The case is where a payload says whether it is bytes: both are an octet before a text.
         is_bytes: case,
         octets: List::new(keep_text(&text).get().as_bytes()),
     };
@@ -214,6 +216,7 @@ pub unsafe fn migrate<P: Migrate>(
     ARENA.with(|arena| unsafe { arena.clear() });
     match outcome {
         Ok(new) => {
+            // The texts first, then the list that refers to them.
             let new = keep_list(&new.iter().map(keep_entry).collect::<Vec<_>>()).get();
             keep(MigrateResult {
                 is_error: 0,
@@ -343,6 +346,7 @@ struct Limits {
 /// `manifest`: opens the projection once, so that mistakes in its tables are noticed at once.
 #[doc(hidden)]
 pub fn manifest<P: Projection>() -> *const u8 {
+    // A table with a wrong name panics here, before anything is deployed.
     drop(open::<P>());
     let manifest = P::manifest();
     let limits = Limits {
@@ -463,6 +467,7 @@ fn log_panics() {
     thread_local! {
         static DONE: Cell<bool> = const { Cell::new(false) };
     }
+    // Once per instance, whichever call comes first.
     if !DONE.replace(true) {
         std::panic::set_hook(Box::new(|panic| log(Level::Error, &panic.to_string())));
     }

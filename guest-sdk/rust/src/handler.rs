@@ -81,6 +81,7 @@ impl<H: Handler> Projection for Handling<H> {
             }
         };
         Manifest {
+            // Everything but the queries is the same; they only reach through to the handler.
             name,
             description,
             subjects,
@@ -109,6 +110,7 @@ impl<H: Handler> Projection for Handling<H> {
 
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure> {
         let mut effects = Effects::default();
+        // Passed on after success only: a failed event has no effects.
         self.handler.handle(event, &mut effects)?;
         self.pass_on(effects);
         Ok(())
@@ -125,6 +127,7 @@ impl<H: Handler> Projection for Handling<H> {
 impl<H: Handler> Handling<H> {
     fn pass_on(&self, effects: Effects) {
         let Effects { messages, timers } = effects;
+        // The host finds the event by its index in the batch, which it knows itself.
         let cause = self.state.shared.event.get();
         if !messages.is_empty() {
             #[cfg(target_arch = "wasm32")]

@@ -25,9 +25,11 @@ impl HeldKey {
         if end - start > SHORT_MAX {
             return None;
         }
+        // Three whole words can be read from anywhere, also at the end of the key.
         octets.extend_from_slice(&[0; 24]);
         let (words, _) = octets[start..].as_chunks::<8>();
         let mut held = [0, 1, 2].map(|place| u64::from_le_bytes(words[place]));
+        // A short key leaves the last octet free.
         held[2] |= ((end - start) as u64) << 56;
         octets.truncate(end);
         Some(Self(held))
@@ -37,6 +39,7 @@ impl HeldKey {
     pub(crate) fn long(key: &[u8], start: usize) -> Self {
         Self([
             hash_long(key),
+            // An index and a length of 32 bits each: long keys of a cache never have more together.
             start as u64 | (key.len() as u64) << 32,
             LONG << 56,
         ])
@@ -44,6 +47,7 @@ impl HeldKey {
 
     /// Whether it is this long key.
     pub(crate) fn is_long(&self, hash: u64, key: &[u8], long_keys: &[u8]) -> bool {
+        // The hash first, which nearly always tells different keys apart.
         self.0[2] == LONG << 56 && self.0[0] == hash && self.octets(long_keys, &mut [0; 24]) == key
     }
 
@@ -88,6 +92,7 @@ pub(crate) fn hash_long(key: &[u8]) -> u64 {
 
 #[inline]
 fn mix(hash: u64, word: u64) -> u64 {
+    // A multiplier from the golden ratio spreads close numbers; the shift brings high bits down.
     let hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash ^ (hash >> 29)
 }

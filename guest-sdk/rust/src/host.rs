@@ -205,6 +205,7 @@ impl<'a> OptionalPayload<'a> {
 /// Calls the host, and frees the memory of the results.
 fn handed_over(call: impl FnOnce()) {
     ARENA.with(|arena| {
+        // Results of this call only: arguments of the running batch lie below the mark.
         let mark = arena.mark();
         call();
         // SAFETY: what was given out since the mark was for the results of this call, which stay
@@ -248,6 +249,7 @@ impl Backend for HostState {
                 value: OptionalPayload::new(value),
             })
             .collect();
+        // One call for all, unless there are more than the host takes at once.
         for chunk in writes.chunks(WRITES_MAX) {
             // SAFETY: `Write` has the layout of the list's elements, all of which live until the
             // end of the call.
@@ -342,6 +344,7 @@ pub(crate) fn publish(cause: u32, messages: &[Message]) {
 
 /// Sets and cancels timers that an event or a timer causes, in order.
 pub(crate) fn change_timers(cause: u32, changes: &[TimerChange]) {
+    // One call for each, because the order of setting and cancelling matters.
     for change in changes {
         match change {
             TimerChange::Set(Timer { name, at, key }) => {

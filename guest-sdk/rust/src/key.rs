@@ -90,6 +90,7 @@ impl<'a> KeyWriter<'a> {
         self.octets.reserve(part.len() + 9);
         self.octets.push(b'/');
         let start = self.octets.len();
+        // Eight octets at a time: nearly all keys need no escaping, and this runs for each event.
         let (words, rest) = part.as_bytes().as_chunks::<8>();
         for word in words {
             if has_escaped(u64::from_le_bytes(*word)) {
@@ -114,6 +115,8 @@ impl<'a> KeyWriter<'a> {
 
     #[inline]
     fn bare_digits(&mut self, mut number: u64, width: usize) {
+        // A number with more digits than `width` loses its first ones: callers give a width that
+        // fits.
         let mut digits = [b'0'; 20];
         for digit in digits[20 - width..].iter_mut().rev() {
             *digit += (number % 10) as u8;
@@ -134,6 +137,7 @@ impl<'a> KeyWriter<'a> {
         self.octets.truncate(start);
         for byte in part.bytes() {
             if is_escaped(byte) {
+                // Upper case, so that each text has one form only.
                 let [high, low] = [byte >> 4, byte & 15].map(|digit| HEX[usize::from(digit)]);
                 self.octets.extend_from_slice(&[b'%', high, low]);
             } else {
@@ -175,6 +179,7 @@ impl<'a> KeyReader<'a> {
     /// Reads the text after a table's name, which begins with a slash unless it is empty.
     pub(crate) fn new(text: &'a str) -> Self {
         Self {
+            // An empty text has no parts, as the key of a single value.
             rest: text.strip_prefix('/'),
         }
     }
@@ -208,6 +213,7 @@ impl<'a> KeyReader<'a> {
 
     fn number(&mut self, width: usize) -> Result<u64, KeyError> {
         let part = self.part()?;
+        // Only the exact form: `+1` and short numbers would parse, and sort elsewhere.
         let fits = part.len() == width && part.bytes().all(|byte| byte.is_ascii_digit());
         fits.then(|| part.parse().ok()).flatten().ok_or(KeyError {
             expected: "a number of fixed width",
@@ -319,6 +325,8 @@ macro_rules! signed {
 
             #[inline]
             fn write(key: $kind, writer: &mut KeyWriter<'_>) {
+                // Below zero the distance from the smallest: it rises with the number, as texts
+                // must.
                 let (sign, origin) = if key < 0 { (b"/n", <$kind>::MIN) } else { (b"/p", 0) };
                 writer.octets.extend_from_slice(sign);
                 writer.bare_digits(u64::from(key.abs_diff(origin)), $width);

@@ -238,6 +238,7 @@ fn read_arguments<A: DeserializeOwned>(arguments: Payload<'_>) -> Result<A, Quer
     let read = if arguments.as_bytes().trim_ascii().is_empty() {
         // No arguments were given: null for `()` and `Option`, an object without fields for other
         // types.
+        // What has both forms, such as an `Option` of a structure, is absent.
         Payload::Text("null")
             .json()
             .or_else(|_| Payload::Text("{}").json())

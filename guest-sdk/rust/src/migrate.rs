@@ -184,9 +184,11 @@ impl NewEntries {
         key: K::Ref<'_>,
         value: &impl Serialize,
     ) -> Result<(), MigrateError> {
+        // As in `State::table`, so that a migration cannot make what no table could read.
         check_table_name(table);
         let key = key::encode_behind::<K>(table, key);
         let length = key.len();
+        // Here, where the table is known; the host would only say that a key is too long.
         if length > KEY_BYTES_MAX {
             return Err(MigrateError::new(format_args!(
                 "a new key of table {table} has {length} bytes; at most {KEY_BYTES_MAX} are allowed"
@@ -244,6 +246,7 @@ pub(crate) fn migrate_all<'a, P: Migrate>(
     from_version: u32,
     old: impl Iterator<Item = OldEntry<'a>>,
 ) -> Result<Vec<NewEntry>, MigrateError> {
+    // One list for the page: the host takes the last of several entries of one key.
     let mut new = NewEntries::default();
     for entry in old {
         P::migrate(from_version, &entry, &mut new)?;

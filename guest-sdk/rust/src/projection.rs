@@ -60,11 +60,14 @@ impl<P: Projection> Instance<P> {
     pub(crate) fn apply(&mut self, events: &[Event<'_>]) -> Result<(), (u32, Failure)> {
         self.projection.prefetch(events);
         for (index, event) in (0..).zip(events) {
+            // Tables note it with each change, to blame an event for a value that cannot be
+            // written.
             self.state.shared.event.set(index);
             self.projection
                 .apply(event)
                 .map_err(|failure| (index, failure))?;
         }
+        // Once for all events: a value that many of them change is encoded once.
         self.state.finish_batch()
     }
 
@@ -77,6 +80,7 @@ impl<P: Projection> Instance<P> {
         &mut self,
         timers: impl IntoIterator<Item = Fired<'a>>,
     ) -> Result<(), (u32, Failure)> {
+        // Timers have indexes like events; nothing is read ahead for them.
         for (index, timer) in (0..).zip(timers) {
             self.state.shared.event.set(index);
             self.projection

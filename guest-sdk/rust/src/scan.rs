@@ -184,6 +184,7 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
     /// The keys of the next page as the state spells them, and whether there are more.
     pub(crate) fn next_keys(&mut self) -> Result<(Vec<String>, bool), TableError> {
         let (keys, more) = self.page(&mut |key, _| Ok(key.to_owned()))?;
+        // It cannot underflow: a page has at most as many entries as remain.
         self.remaining -= keys.len();
         let more = more && !keys.is_empty() && self.remaining > 0;
         Ok((keys, more))
@@ -195,6 +196,7 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
         read: &mut dyn FnMut(&str, Payload<'_>) -> Result<T, TableError>,
     ) -> Result<(Vec<T>, bool), TableError> {
         let shared = self.table.shared();
+        // The host scans what it has, so the writes of this batch have to be there first.
         shared.flush().map_err(|unwritable| unwritable.error)?;
         let limit = self.remaining.min(PAGE_ENTRIES_MAX);
         let prefix = format!("{}{}", self.prefix, self.beginning);
@@ -202,6 +204,7 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
             .range
             .as_ref()
             .map(|range| range_within(range, &prefix));
+        // The range lies outside the prefix: nothing can be in it.
         if range.as_ref().is_some_and(|(start, end)| start >= end) {
             return Ok((Vec::new(), false));
         }
@@ -218,6 +221,7 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
         let more = shared.backend.scan(&request, &mut |key, payload| {
             match read(key, payload) {
                 Ok(entry) => page.push(entry),
+                // The first error stays; the host has to come to the end of the page anyway.
                 Err(cause) => error = error.take().or(Some(cause)),
             }
             // Only the last key of a page is needed to continue.
@@ -225,6 +229,7 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
             last.clear();
             last.push_str(key);
         });
+        // A page without entries leaves the place where it was.
         self.after = last.or(self.after.take());
         match error {
             Some(error) => Err(error),
@@ -299,6 +304,7 @@ fn bounds<'k, K: Key>(stem: &str, range: &impl RangeBounds<K::Ref<'k>>) -> (Stri
 
 /// The part of a range that begins with a prefix.
 fn range_within((start, end): &(String, String), prefix: &str) -> (String, String) {
+    // Both begin with the name of the table, so they compare as the keys do.
     let start = start.as_str().max(prefix).to_owned();
     let end = match behind_all(prefix) {
         Some(behind) if behind < *end => behind,
@@ -311,11 +317,13 @@ fn range_within((start, end): &(String, String), prefix: &str) -> (String, Strin
 fn behind_all(prefix: &str) -> Option<String> {
     let mut text = prefix.to_owned();
     while let Some(last) = text.pop() {
+        // The next character, not the next octet: the result must be text. Surrogates are skipped.
         if let Some(next) = (last..=char::MAX).nth(1) {
             text.push(next);
             return Some(text);
         }
     }
+    // Every character was the last one there is: no text comes after all of them.
     None
 }
 

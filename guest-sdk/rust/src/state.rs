@@ -124,12 +124,14 @@ impl State {
             .flush()
             .map_err(|unwritable| (unwritable.event, unwritable.error.into()))?;
         let tables = self.shared.tables.borrow();
+        // A table alone writes itself out when it is too large; this is the limit for all together.
         if tables
             .iter()
             .map(|opened| opened.table.end_batch())
             .sum::<usize>()
             > CACHED_BYTES_MAX
         {
+            // They were flushed above, so nothing is lost.
             tables.iter().for_each(|opened| opened.table.clear());
         }
         Ok(())
@@ -138,6 +140,7 @@ impl State {
 
 /// Panics if the name is not valid for a table.
 pub(crate) fn check_table_name(name: &str) {
+    // No slash, which ends the name in a key, and nothing that would have to be escaped.
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     assert!(
         !name.is_empty() && name.len() <= 64 && name.bytes().all(plain),
@@ -153,10 +156,12 @@ impl Shared {
         }
         let mut writes = self.writes.borrow_mut();
         writes.clear();
+        // Together in one call of the host, however many tables there are.
         for opened in self.tables.borrow().iter() {
             opened.table.collect(&mut writes)?;
         }
         self.backend.put_many(&writes);
+        // After success: what failed is dropped with the instance.
         self.dirty.set(false);
         Ok(())
     }

@@ -151,6 +151,8 @@ impl<K: Key, V: Serialize + DeserializeOwned + 'static> Table<K, V> {
         let mut count = 0;
         loop {
             let (keys, more) = scan.next_keys()?;
+            // After the page was read: reading flushes the tables, and borrows each of them for
+            // that.
             let mut cache = self.cache.borrow_mut();
             for key in &keys {
                 cache.remove(key, &self.shared)?;

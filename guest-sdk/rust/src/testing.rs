@@ -193,6 +193,7 @@ impl<P: Projection> Harness<P> {
             Ok(()) => batch.len(),
             Err((index, _)) => *index,
         };
+        // As a host does: the batch is rolled back, and the events before the failing one are kept.
         if kept < batch.len() {
             self.apply_batch(&batch[..kept])
                 .map_err(|(index, failure)| refused(&batch[index], failure))?;
@@ -203,6 +204,7 @@ impl<P: Projection> Harness<P> {
 
     fn store(&mut self, event: GivenEvent) -> Option<Stored> {
         let sequence = self.next_sequence;
+        // Also of events that do not match: their sequences are missing, as in a stream.
         self.next_sequence += 1;
         let time = event.time.unwrap_or(self.next_time);
         self.next_time = Timestamp::from_nanoseconds(time.nanoseconds() + 1_000_000_000);
@@ -214,6 +216,7 @@ impl<P: Projection> Harness<P> {
                 .unwrap_or_default()
                 .to_owned()
         });
+        // A host passes none unless the manifest asks for them.
         let headers = if self.manifest.wants_headers {
             event.headers
         } else {
@@ -249,6 +252,7 @@ impl<P: Projection> Harness<P> {
         let mut done = 0;
         while outcome.is_ok() && done < batch.len() {
             let rest = &batch[done..];
+            // Firings go one by one, and events up to the next firing in one batch.
             let count = rest
                 .iter()
                 .take_while(|event| event.timer.is_none())
@@ -272,6 +276,7 @@ impl<P: Projection> Harness<P> {
             done += count.max(1);
         }
         outcome.map_err(|(index, failure)| {
+            // What the instance holds no longer matches the state.
             memory.roll_back();
             self.instance = None;
             (index as usize, failure)
@@ -286,6 +291,7 @@ impl<P: Projection> Harness<P> {
 
     /// Runs a query, with its arguments as JSON.
     pub fn query(&self, name: &str, arguments: Value) -> Result<Value, QueryError> {
+        // A fresh instance, as in a host: what is only in memory is not there.
         let instance = Instance::<P>::open(State::new(Box::new(self.memory.clone())));
         let arguments = if arguments.is_null() {
             String::new()
@@ -310,6 +316,7 @@ impl<P: Projection> Harness<P> {
     pub fn entries(&self, prefix: &str) -> Vec<(String, Value)> {
         let entries = self.memory.entries.borrow();
         let from = entries.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        // Keys with one prefix lie next to each other.
         from.take_while(|(key, _)| key.starts_with(prefix))
             .map(|(key, value)| (key.clone(), read_value(value)))
             .collect()
@@ -321,8 +328,10 @@ impl<P: Projection> Harness<P> {
     /// # Panics
     /// If they differ; the message has the first entry that differs.
     pub fn assert_same_for_any_batching(&self) -> &Self {
+        // Small batches, odd ones, one that splits most tests unevenly, and all at once.
         for size in [1, 2, 3, 7, 64, self.applied.len().max(1)] {
             for restarts in [false, true] {
+                // A migrated state begins with what the migration made.
                 let mut other = Self::over(self.migrated.clone());
                 for batch in self.applied.chunks(size) {
                     if let Err((index, failure)) = other.apply_batch(batch) {
@@ -522,6 +531,7 @@ impl<H: Handler> Harness<Handling<H>> {
                 self.next_time = until;
                 return Ok(());
             };
+            // Never before an event that came already: time does not go back in a stream.
             let time = timer.at.max(self.next_time);
             let firing = Stored {
                 sequence: self.next_sequence,
@@ -532,6 +542,7 @@ impl<H: Handler> Harness<Handling<H>> {
                 data: String::new(),
                 timer: Some(timer.name),
             };
+            // Firings are stored in the stream, so they have sequences like events.
             self.next_sequence += 1;
             self.next_time = time;
             self.apply_batch(std::slice::from_ref(&firing))
@@ -706,6 +717,7 @@ impl Memory {
         let mut published = self.published.borrow_mut();
         published.before = published.messages.len();
         let mut timers = self.timers.borrow_mut();
+        // Copied whole, as tests have few.
         timers.before = timers.pending.clone();
     }
 
@@ -717,6 +729,7 @@ impl Memory {
         timers.pending = timers.before.clone();
         drop(timers);
         let mut entries = self.entries.borrow_mut();
+        // Backwards, so that the first value of a key that was written twice comes back.
         for (key, value) in self.undo.borrow_mut().drain(..).rev() {
             match value {
                 Some(value) => entries.insert(key, value),
@@ -788,6 +801,7 @@ impl Backend for Memory {
         let mut left = request.limit;
         let mut page = |(key, value): (&String, &String)| {
             if left == 0 {
+                // One more than the limit exists, and ends the search: it is not shown.
                 return true;
             }
             left -= 1;

@@ -157,6 +157,7 @@ impl Date {
         let year = self.year as u32 - (self.month <= 2) as u32;
         let month = (self.month as u32 + 9) % 12;
         let day_of_year = (153 * month + 2) / 5 + self.day as u32 - 1;
+        // 719,468 days lie between 0000-03-01 and 1970-01-01.
         year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719_468
     }
 
@@ -182,6 +183,7 @@ impl Date {
     const fn from_days(days: u32) -> Self {
         // The inverse, from the same source.
         let days = days + 719_468;
+        // An era has 400 years, after which the calendar repeats.
         let (era, day_of_era) = (days / 146_097, days % 146_097);
         let year_of_era =
             (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -314,6 +316,7 @@ fn parse_date(text: &[u8]) -> Option<Date> {
 
 fn parse_timestamp(text: &str) -> Option<Timestamp> {
     let text = text.as_bytes();
+    // The shortest is without a fraction: `2026-11-23T14:05:06Z`.
     if text.len() < 20
         || !matches!(text[10], b'T' | b't' | b' ')
         || text[13] != b':'
@@ -327,12 +330,14 @@ fn parse_timestamp(text: &str) -> Option<Timestamp> {
         digits(&text[14..16])?,
         digits(&text[17..19])?,
     );
+    // No leap second: a count since the epoch has no place for one.
     if hour > 23 || minute > 59 || second > 59 {
         return None;
     }
     let (nanosecond, zone) = parse_fraction(&text[19..])?;
     let local = i64::from(date.days()) * DAY_SECONDS as i64
         + i64::from(hour * 3_600 + minute * 60 + second);
+    // An offset east of UTC is ahead of it, so it is subtracted.
     let seconds = u64::try_from(local - parse_offset(zone)?).ok()?;
     seconds
         .checked_mul(SECOND)?

@@ -79,11 +79,14 @@ impl Rollouts {
     /// Freezes all files of the data folder for a backup. Blocking, and short.
     pub fn begin_backup(&self) -> Result<Backup, rollout::Error> {
         let chore = ("backup", String::new());
+        // A second one would freeze the same files again, and frozen files keep the pages that they
+        // show.
         if !self.inner.chores.lock().insert(chore.clone()) {
             let message = "another backup is being taken; try again when it is done".to_owned();
             return Err(rollout::Error::Conflict(message));
         }
         let inner = std::sync::Arc::clone(&self.inner);
+        // On every way out, also if the client never asks for the content.
         let turn = Box::new(OnDrop(move || {
             inner.chores.lock().remove(&chore);
         }));
@@ -93,6 +96,8 @@ impl Rollouts {
                 Ok(gathered) => break gathered,
                 Err(Again::Failed(error)) => return Err(error),
                 Err(Again::Changed(what)) if tries == TRIES => {
+                    // After some two seconds: the operator knows better than a loop how long the
+                    // change takes.
                     let message = format!(
                         "{what}; nothing can be copied before that is over, so try again later"
                     );
@@ -125,12 +130,15 @@ impl Rollouts {
     /// data folder.
     fn gather(&self) -> Result<Gathered, Again> {
         let catalogue = &self.inner.catalogue;
+        // Read before the catalogue is frozen, and compared at the end: a change between the two is
+        // seen.
         let records = catalogue.deployments()?;
         let frozen = catalogue.frozen()?;
         let mut gathered = Gathered::default();
         let mut modules = BTreeSet::new();
         for record in &records {
             let deployment = self.deployment(&record.name);
+            // In the catalogue and not here: its first deploy, or its deletion, is under way.
             let deployment = deployment
                 .map_err(|_| Again::Changed(format!("{} is being changed", record.name)))?;
             self.gather_states(record, &deployment, &mut gathered)?;
@@ -140,6 +148,7 @@ impl Rollouts {
                 .filter(|generation| generation.has_file());
             modules.extend(kept.map(|generation| generation.module.digest.clone()));
         }
+        // Several generations may have the same module, which is copied once.
         for digest in modules {
             let file = format!("modules/{digest}.wasm");
             match File::open(self.inner.folder.module(&digest)) {
@@ -153,6 +162,7 @@ impl Rollouts {
                     });
                 }
                 Err(error) => {
+                    // States and log can be kept without it: a later deploy brings it back.
                     let reason = format!("cannot read it: {error}; deploy the module again");
                     gathered.left_out.push(LeftOut { file, reason });
                 }
@@ -177,6 +187,7 @@ impl Rollouts {
                 },
             });
         }
+        // Only now: if no record changed, the frozen catalogue names just the files frozen since.
         if catalogue.deployments()? != records {
             return Err(Again::Changed(
                 "deployments are being changed all the time".to_owned(),
@@ -204,6 +215,8 @@ impl Rollouts {
         deployment: &Deployment,
         gathered: &mut Gathered,
     ) -> Result<(), Again> {
+        // Numbers of files, and not generations: one that inherits its state continues the file of
+        // another.
         let kept = record
             .generations
             .iter()
@@ -215,6 +228,8 @@ impl Rollouts {
             let store = deployment.runner(number).and_then(|runner| runner.store());
             let frozen = match store {
                 Some(store) => {
+                    // Taken before the freeze, so a commit between the two makes it too low: it is
+                    // only information.
                     let position = store.checkpoint().map(|checkpoint| checkpoint.position);
                     store.frozen().map(|frozen| (frozen, position))
                 }
@@ -297,6 +312,7 @@ fn send_all(
     writer.json(Tag::Header, header)?;
     let mut bytes = 0;
     for Part { begin, content } in parts {
+        // Between files: one that is begun is sent to its end.
         if is_stopping() {
             return Err(Error::Host("it is stopping".to_owned()));
         }
@@ -318,6 +334,8 @@ fn send_all(
                 }
             }
         }
+        // From what was sent and not from what was read: the client compares it with what it
+        // received.
         let entry = sum.entry(begin);
         bytes += entry.bytes;
         writer.json(Tag::End, &entry)?;

@@ -22,6 +22,7 @@ impl Target {
     /// Starts a backup with this name: that of a new or an empty folder. An incomplete earlier one
     /// is removed.
     pub(crate) fn claim(folder: &Path) -> Result<Self, Error> {
+        // Absolute, because the name's parent is needed for the rename, and `backups` has none.
         let wanted = std::path::absolute(folder).map_err(Error::io(folder))?;
         refuse_if_taken(&wanted)?;
         let (Some(name), Some(parent)) = (wanted.file_name(), wanted.parent()) else {
@@ -36,9 +37,13 @@ impl Target {
                 parent.display()
             )));
         }
+        // Next to it and not elsewhere: a rename works only within one file system. The dot hides
+        // it.
         let unfinished = parent.join(format!(".{}.unfinished", name.to_string_lossy()));
         create_private(&unfinished).map_err(Error::io(&unfinished))?;
         let lock = File::open(&unfinished).map_err(Error::io(&unfinished))?;
+        // The kernel ends the lock with the process, so a folder without one was left by a killed
+        // command.
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             Error::Target(format!(
                 "another backup to {} is running; wait for it, or choose another folder",
@@ -51,6 +56,7 @@ impl Target {
             _lock: lock,
             is_whole: false,
         };
+        // What such a command left: files of another backup must not be mixed with these.
         for entry in fs::read_dir(&target.unfinished).map_err(Error::io(&target.unfinished))? {
             let path = entry.map_err(Error::io(&target.unfinished))?.path();
             let removed = if path.is_dir() {
@@ -70,8 +76,10 @@ impl Target {
 
     /// Gives it its name, durably.
     pub(crate) fn finish(mut self) -> Result<PathBuf, Error> {
+        // Again: it may have come into being while the copy was made, which takes minutes.
         refuse_if_taken(&self.wanted)?;
         fs::rename(&self.unfinished, &self.wanted).map_err(Error::io(&self.wanted))?;
+        // Before the folder is synced: from the rename on, dropping must not remove anything.
         self.is_whole = true;
         let parent = self.wanted.parent().unwrap_or(Path::new("/"));
         File::open(parent)
@@ -93,6 +101,7 @@ impl Drop for Target {
 fn refuse_if_taken(wanted: &Path) -> Result<(), Error> {
     let is_taken = match fs::read_dir(wanted) {
         Ok(mut entries) => entries.next().is_some(),
+        // It is no folder, or cannot be read; whatever it is, it has the name.
         Err(_) => wanted.symlink_metadata().is_ok(),
     };
     if is_taken {

@@ -78,6 +78,7 @@ pub(crate) fn unpack(
         files.push(receive(&mut reader, folder, frame.json()?, &mut watcher)?);
         watcher.file_done();
     }
+    // Without this frame the host broke off, however complete the files look.
     reader.expect(Tag::Done)?;
     let Header {
         version,
@@ -92,12 +93,14 @@ pub(crate) fn unpack(
         files,
         left_out,
     };
+    // All bytes are read once more, from the disk: this is what finds a bad one.
     watcher.progress = Progress {
         is_comparing: true,
         files_total: manifest.files.len() as u64,
         ..Progress::default()
     };
     compare(folder, &manifest, &mut watcher)?;
+    // The manifest is written last: a folder without it is no backup.
     let path = folder.join(MANIFEST);
     let text = serde_json::to_vec_pretty(&manifest).expect("plain data");
     let mut file = private(&path)?;
@@ -151,6 +154,7 @@ fn receive(
     begin: Begin,
     watcher: &mut Watcher<'_>,
 ) -> Result<FileEntry, Error> {
+    // The name comes from the network.
     check_name(&begin.file)?;
     let path = folder.join(&begin.file);
     make_folders(folder, &path)?;
@@ -164,6 +168,7 @@ fn receive(
         }
         file.sync_all().map_err(Error::io(&path))?;
     } else {
+        // A callback can only fail with an error of the system; the one that it had is kept here.
         let mut failure = None;
         let made = atomic_file::create(&path, |new| {
             receive_tables(reader, new, &mut sum, watcher).map_err(|error| {
@@ -177,6 +182,7 @@ fn receive(
         }
     }
     let wanted: FileEntry = reader.expect(Tag::End)?.json()?;
+    // What arrived against what the host says that it sent.
     let found = sum.entry(begin);
     if found == wanted {
         Ok(found)
@@ -211,6 +217,7 @@ fn receive_tables(
 /// Compares all files with the manifest.
 fn compare(folder: &Path, manifest: &Manifest, watcher: &mut Watcher<'_>) -> Result<(), Error> {
     for wanted in &manifest.files {
+        // A manifest may have been changed by hand: it must not lead the reader elsewhere.
         check_name(&wanted.file)?;
         let path = folder.join(&wanted.file);
         let differs = |found: String| Error::Differs {
@@ -219,6 +226,7 @@ fn compare(folder: &Path, manifest: &Manifest, watcher: &mut Watcher<'_>) -> Res
         };
         let sum = match summed(&path, watcher) {
             Ok(sum) => sum,
+            // Not a difference: the caller ended the comparison.
             Err(Error::Unwanted) => return Err(Error::Unwanted),
             Err(error) => return Err(differs(error.to_string())),
         };
@@ -277,10 +285,12 @@ fn check_name(file: &str) -> Result<(), Error> {
         .iter()
         .all(|part| matches!(part, Component::Normal(_)));
     let is_ours = match parts.as_slice() {
+        // Only the catalogue lies in the folder itself.
         [_] => file == "catalog.redb",
         [Component::Normal(folder), .., Component::Normal(name)] => {
             let name = name.to_string_lossy();
             let is_known = FOLDERS.iter().any(|known| folder.to_str() == Some(known));
+            // Three parts: `state/NAME/NUMBER.redb`.
             is_known && parts.len() <= 3 && (name.ends_with(".redb") || name.ends_with(".wasm"))
         }
         _ => false,

@@ -84,6 +84,7 @@ impl Sum {
     pub(super) fn item(&mut self, item: Item<'_>) {
         self.has_tables = true;
         let mut part = |tag: u8, octets: &[u8]| {
+            // With tags and lengths, so that no bytes can move from a key to its value unseen.
             self.hash.update([tag]);
             self.hash.update((octets.len() as u64).to_be_bytes());
             self.hash.update(octets);
@@ -145,6 +146,7 @@ impl<'a> Writer<'a> {
         match item {
             Item::Table(name) => self.frame(Tag::Table, &[name.as_bytes()]),
             Item::Row(key, value) => {
+                // A key fits: the frame that it is in is checked below.
                 self.frame(Tag::Row, &[&(key.len() as u32).to_be_bytes(), key, value])
             }
         }
@@ -162,6 +164,7 @@ impl<'a> Writer<'a> {
         parts
             .iter()
             .for_each(|part| self.buffer.extend_from_slice(part));
+        // Rows are often small; they are passed on together.
         if self.buffer.len() < SEND_BYTES {
             Ok(())
         } else {
@@ -201,6 +204,7 @@ impl Frame {
             .map(|length| u32::from_be_bytes(*length) as usize);
         match length {
             Some(length) if length <= self.content.len() - 4 => {
+                // First the value off the end, then the length off the beginning.
                 let value = self.content.split_off(4 + length);
                 Ok((self.content.split_off(4), value))
             }
@@ -228,6 +232,7 @@ impl<R: Read> Reader<R> {
     pub(super) fn begin(mut reader: R) -> Result<Self, Error> {
         let mut magic = [0; MAGIC.len()];
         reader.read_exact(&mut magic).map_err(broken)?;
+        // The line has a version: another format begins otherwise.
         if magic != *MAGIC {
             return Err(foreign("it begins otherwise"));
         }
@@ -257,6 +262,7 @@ impl<R: Read> Reader<R> {
             return Err(Error::BrokeOff);
         }
         let frame = Frame { tag, content };
+        // Wherever it comes: a host can fail in the middle of a file.
         if tag == Tag::Failed {
             Err(Error::Host(frame.text()?))
         } else {

@@ -77,6 +77,7 @@ impl Keeper {
         crate::data_dir::create_private(&folder)?;
         let module = bundle.module.get(..12).unwrap_or(&bundle.module);
         let sequence = bundle.failure.as_ref().map_or(0, |failed| failed.sequence);
+        // Padded, so that the order of names is the order of events.
         let path = folder.join(format!("{sequence:020}-{module}.json"));
         let mut file = tempfile::Builder::new()
             .prefix(".foldstream-bundle-")
@@ -138,6 +139,7 @@ impl Keeper {
                 .and_then(|metadata| metadata.modified())
                 .ok()
         };
+        // By time: the newest is not the one with the highest sequence after a rebuild.
         match listed(&self.path()).into_iter().max_by_key(modified) {
             Some(path) => {
                 let bundle = Bundle::from_bytes(&fs::read(path)?).map_err(io::Error::other)?;

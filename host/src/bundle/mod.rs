@@ -223,6 +223,7 @@ impl Bundle {
             value: value.as_ref().map(Octets::from),
         };
         let (mut bytes, mut kept) = (0, Vec::new());
+        // Always the first event, the one that failed, however large it is.
         for event in events {
             bytes += event.size();
             if bytes > EVENTS_BYTES_MAX && !kept.is_empty() {
@@ -269,6 +270,7 @@ impl Bundle {
 
     /// Reads the content of a file.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, BundleError> {
+        // The format first, because another one may have other fields.
         #[derive(Deserialize)]
         struct Format {
             format: u32,

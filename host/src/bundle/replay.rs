@@ -175,6 +175,7 @@ impl Replay {
         writer.begin();
         let (mut writer, result) = instance.apply(std::slice::from_ref(&event), writer);
         writer.trace(None);
+        // Before it is discarded: a failure shows what would have changed.
         let changed: Vec<Change> = writer
             .changes()?
             .into_iter()
@@ -189,12 +190,14 @@ impl Replay {
         let unknown = self.unknown(&traced);
         let ended = match result {
             Ok(()) => {
+                // One that failed is dropped: its memory is of no use any more.
                 self.instance = Some(instance);
                 self.written
                     .extend(changed.iter().map(|change| Key::from(change.key.as_str())));
                 let checkpoint = self.store.published();
                 let mut checkpoint = checkpoint.unwrap_or_else(|| beginning(0));
                 checkpoint.position = checkpoint.position.max(event.sequence);
+                // Nothing is committed: the temporary state is gone with the replay.
                 writer.publish(checkpoint);
                 Ended::Applied
             }
@@ -250,6 +253,7 @@ fn state_of(
     folder: &Path,
 ) -> Result<(Store, Writer), ReplayError> {
     let path = folder.join("replay.redb");
+    // Owned from the start: the state must be able to take effects, also those that go nowhere.
     state::create_owned(&path, OWNERSHIP)?;
     let (store, mut writer) = Store::open(&path, state::Options::default(), |_| ())?;
     writer.begin();
@@ -258,6 +262,7 @@ fn state_of(
             writer.put(key, Some(value.clone()))?;
         }
     }
+    // At the recorded position: whatever depends on it must be as it was.
     writer.publish(beginning(bundle.position));
     if let Some(grants) = &bundle.grants {
         let grants = Grants::parse(grants);
@@ -268,6 +273,7 @@ fn state_of(
             epoch: OWNERSHIP.epoch,
             effects_after: 0,
             timers_after: 0,
+            // With the grants of then, so that a refused subject is refused again.
             grants,
         })));
     }

@@ -213,6 +213,8 @@ impl Context {
         }
         match config_args::nearby() {
             Some((_, Ok(config))) => Some(config),
+            // Only a warning: a command must also work in a folder with a file of some other
+            // program.
             Some((file, Err(error))) => {
                 let file = file.display();
                 self.output.warning(&format!(
@@ -238,6 +240,7 @@ impl Context {
                 url,
             }
         });
+        // A token that was given wins over any that was found.
         connection.token = self.token.clone().or(connection.token);
         connection
     }
@@ -245,6 +248,7 @@ impl Context {
     /// A client of the host that was named, or that a configuration describes.
     fn client_of(&self, config: Option<&crate::config::Config>) -> anyhow::Result<Client> {
         let connection = self.connection_of(config);
+        // A host whose certificate is in its configuration is trusted by it: it may be self-signed.
         let own = config
             .filter(|_| self.url.is_none())
             .and_then(|config| config.serve.tls_cert.as_deref());
@@ -304,6 +308,7 @@ impl Cli {
 
     /// Runs the chosen command.
     pub fn run(self) -> anyhow::Result<()> {
+        // Before the context, which may read files: the checker needs none of it.
         if let Command::CheckModule(args) = self.command {
             return check_module::run(args);
         }

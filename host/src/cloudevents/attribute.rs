@@ -47,6 +47,7 @@ pub fn check_name(name: &str) -> Result<(), Error> {
 /// Checks the value of an attribute, as text.
 pub fn check_text(name: &str, text: &str) -> Result<(), Error> {
     let refused = |reason: String| Err(Error::attribute(name, reason));
+    // Nearly all values are printable ASCII, for which one look at the bytes is enough.
     let is_plain = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     let found = if is_plain {
         None
@@ -59,6 +60,7 @@ pub fn check_text(name: &str, text: &str) -> Result<(), Error> {
             u32::from(bad)
         ));
     }
+    // Extensions may be empty; what the specification defines may not.
     let is_core = REQUIRED.contains(&name)
         || matches!(name, "subject" | "time" | "dataschema" | "datacontenttype");
     if is_core && text.is_empty() {
@@ -102,5 +104,6 @@ pub fn check_required<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<(), E
 /// Control characters and noncharacters. Our texts cannot contain surrogates.
 pub(super) fn is_disallowed(character: char) -> bool {
     let code = u32::from(character);
+    // The last two code points of each plane are noncharacters, too.
     matches!(code, 0..=0x1f | 0x7f..=0x9f | 0xfdd0..=0xfdef) || code & 0xfffe == 0xfffe
 }

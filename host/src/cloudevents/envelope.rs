@@ -116,6 +116,7 @@ impl<'a> Envelope<'a> {
 
     /// The content type of the data, explicit or implied.
     pub fn content_type(&self) -> Option<&str> {
+        // JSON without a media type is JSON by the specification (json-format, 3.1).
         let implied = matches!(self.data, Data::Json(_)).then_some("application/json");
         self.get("datacontenttype").or(implied)
     }
@@ -126,8 +127,10 @@ static SPECVERSION: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"
 /// Parses a text that may be a CloudEvent or an event in another format, which has no
 /// `specversion`; none for the latter.
 pub fn meant(text: &[u8]) -> Option<Result<Envelope<'_>, Error>> {
+    // A search first: most messages of a stream are no CloudEvents, and parsing costs more.
     SPECVERSION.find(text)?;
     match members(text) {
+        // The text was somewhere else, for example within the data.
         Ok(members) if members.0.iter().all(|(name, _)| name != "specversion") => None,
         members => Some(members.and_then(Envelope::of)),
     }
@@ -139,10 +142,12 @@ pub fn meant(text: &[u8]) -> Option<Result<Envelope<'_>, Error>> {
 /// A text is meant to be a CloudEvent if it has `specversion` and another required attribute, both
 /// as strings.
 pub fn recognise(text: &[u8]) -> Outlook<'_> {
+    // A batch, an array, is never one event.
     let begins = text.iter().find(|byte| !byte.is_ascii_whitespace());
     if begins != Some(&b'{') || SPECVERSION.find(text).is_none() {
         return Outlook::Plain;
     }
+    // What is no JSON is not malformed here: nobody said that it is a CloudEvent.
     let Ok(members) = members(text) else {
         return Outlook::Plain;
     };
@@ -152,6 +157,7 @@ pub fn recognise(text: &[u8]) -> Outlook<'_> {
             .iter()
             .any(|(name, value)| name == wanted && value.get().starts_with('"'))
     };
+    // Both as strings: other formats may use either name for something else.
     if !is_text(&"specversion")
         || attribute::REQUIRED
             .iter()
@@ -174,11 +180,13 @@ fn text_of<'a>(name: &str, value: &'a RawValue) -> Result<Option<Cow<'a, str>>, 
     let raw = value.get();
     let is_core = attribute::REQUIRED.contains(&name)
         || matches!(name, "subject" | "time" | "dataschema" | "datacontenttype");
+    // The first byte tells the type of a JSON value that was parsed before.
     match raw.as_bytes().first() {
         Some(b'"') => unescaped(name, value).map(Some),
         Some(b'n') => Ok(None),
         _ if is_core => Err(Error::attribute(name, "is not a string; put it in quotes")),
         Some(b't' | b'f') => Ok(Some(Cow::Borrowed(raw))),
+        // The specification's integers have 32 bits.
         Some(b'-' | b'0'..=b'9') if raw.parse::<i32>().is_ok() => Ok(Some(Cow::Borrowed(raw))),
         Some(b'-' | b'0'..=b'9') => {
             let reason = "is not an integer between -2147483648 and 2147483647; write other \
@@ -198,6 +206,7 @@ fn unescaped<'a>(name: &str, value: &'a RawValue) -> Result<Cow<'a, str>, Error>
     let inner = raw
         .strip_prefix('"')
         .and_then(|rest| rest.strip_suffix('"'));
+    // Names and values rarely have escapes, and are borrowed then.
     if let Some(inner) = inner
         && !inner.contains('\\')
     {
@@ -251,11 +260,14 @@ impl<'de> Visitor<'de> for MembersVisitor {
         let mut members: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::with_capacity(12);
         while let Some(name) = map.next_key::<Name<'de>>()? {
             let value = map.next_value()?;
+            // Before it is kept: what follows compares each name with all others.
             if members.len() == MEMBERS_MAX {
                 return Err(serde::de::Error::custom(format_args!(
                     "it has more than {MEMBERS_MAX} members"
                 )));
             }
+            // Parsers differ in which of two members they take, so a message must not mean two
+            // things.
             if members.iter().any(|(other, _)| *other == name.0) {
                 let name = super::clip(&name.0);
                 return Err(serde::de::Error::custom(format_args!(

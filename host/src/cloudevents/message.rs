@@ -59,12 +59,14 @@ pub(crate) fn into_event(message: Message, reading: Reading) -> Event {
         },
         recognition => parts_of(headers, &data, recognition, reading.wants_headers),
     };
+    // Type and data are needed also where headers are not wanted: see `Reading`.
     let kind = parts.kind.unwrap_or_else(|| kind_of_subject(&subject));
     let mut headers = if reading.wants_headers {
         parts.headers
     } else {
         Vec::new()
     };
+    // Stable, so that several headers of one name stay in their order.
     headers.sort_by(|(one, _), (other, _)| one.cmp(other));
     let data = parts.data.unwrap_or_else(|| Payload::detect(data));
     Event {
@@ -97,6 +99,7 @@ pub(crate) fn describe(message: Message, recognition: Recognition) -> ReadAs {
         has_any(&["ce-type", "ce_type"]),
     );
     let has_kind = has_any(&["event-type"]);
+    // Before the message is moved; what it is read as may be less than what it looks like.
     let looks_like = matches!(recognise(&message.data), Outlook::Event(_));
     let event = into_event(
         message,
@@ -135,6 +138,7 @@ pub(crate) fn is_announced(headers: &[Header]) -> bool {
 pub(crate) fn kind_of_headers(headers: &[Header]) -> Option<ByteString> {
     if let Some(value) = header(headers, "ce-type") {
         return Some(
+            // A type that decodes to nothing, or to no text, is taken as it was written.
             percent::decode(value)
                 .filter(|text| !text.is_empty())
                 .map_or_else(|| value.clone(), |text| same(value, &text)),
@@ -159,6 +163,7 @@ fn parts_of(
     recognition: Recognition,
     wants_headers: bool,
 ) -> Parts {
+    // Attributes in headers make it binary: its data is data, whatever it looks like.
     let is_binary = || {
         header(&headers, "ce-type")
             .or_else(|| header(&headers, "ce_type"))
@@ -186,6 +191,8 @@ fn parts_of(
     };
     match outlook {
         Outlook::Event(envelope) => opened(headers, &envelope, data, wants_headers),
+        // Read as what it is without a CloudEvent, so that nothing is lost, with a note that says
+        // why.
         Outlook::Malformed(error) => {
             let mut parts = binary(headers, wants_headers);
             if wants_headers {
@@ -222,6 +229,7 @@ fn opened(
                 )
             })
             .collect();
+        // Attributes win: the envelope is the event, the message only its transport.
         let names: HashSet<&str> = attributes.iter().map(|(name, _)| &**name).collect();
         headers.retain(|(name, _)| name != "content-type" && !names.contains(&**name));
         drop(names);
@@ -277,6 +285,7 @@ fn settle_binary(headers: &mut Vec<Header>) -> Result<(), Error> {
             }),
             Some(text) => check_name(name).and_then(|()| check_text(name, text)),
         };
+        // The first error is kept; the other values are decoded all the same.
         result = result.and(checked);
         if let Some(text) = decoded {
             *value = same(value, &text);
@@ -289,6 +298,8 @@ fn settle_binary(headers: &mut Vec<Header>) -> Result<(), Error> {
             .find(|(name, _)| named(name))
             .map(|(_, value)| &**value)
     }));
+    // The same thing under its usual name; the attribute is more exact than a header of the
+    // transport.
     if let Some(at) = headers
         .iter()
         .position(|(name, _)| name == "ce-datacontenttype")
@@ -380,6 +391,7 @@ fn same(value: &ByteString, text: &str) -> ByteString {
 
 /// The text as a slice of the message's memory if possible, otherwise as a copy.
 fn share(message: &Bytes, text: &str) -> ByteString {
+    // A text with escapes was decoded into memory of its own, outside of the message.
     let memory = message.as_ptr_range();
     let part = text.as_bytes().as_ptr_range();
     if text.is_empty() || part.start < memory.start || part.end > memory.end {

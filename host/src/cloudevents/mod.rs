@@ -110,7 +110,9 @@ pub enum Form {
 /// The format that a content type announces; none if it is not one of CloudEvents. Case and
 /// parameters do not matter.
 pub fn form(content_type: &str) -> Option<Form> {
+    // Parameters, such as a charset, change nothing.
     let media = content_type.split(';').next().unwrap_or_default().trim();
+    // By `get`, because the text may end earlier, or within a character.
     let rest = media.get(MEDIA_TYPE_PREFIX.len()..)?;
     if !media[..MEDIA_TYPE_PREFIX.len()].eq_ignore_ascii_case(MEDIA_TYPE_PREFIX) {
         return None;
@@ -118,6 +120,7 @@ pub fn form(content_type: &str) -> Option<Form> {
     match rest.to_ascii_lowercase().as_str() {
         "+json" => Some(Form::Structured),
         "-batch+json" => Some(Form::Batch),
+        // `application/cloudeventsx` is another type.
         rest if rest.is_empty() || rest.starts_with(['+', '-']) => Some(Form::Unknown),
         _ => None,
     }
@@ -141,6 +144,7 @@ pub fn is_json(content_type: &str) -> bool {
 /// spaces, so two pairs never become the same text.
 pub fn message_id(source: &str, id: &str) -> String {
     let pair = format!("{} {id}", percent::encode(source));
+    // Readable while it fits; servers compare whole ids, so a digest is as good.
     if pair.len() <= MESSAGE_ID_BYTES_MAX {
         return pair;
     }
@@ -152,6 +156,7 @@ pub fn message_id(source: &str, id: &str) -> String {
 
 /// At most 64 characters of a text, quoted if they are not printable.
 fn clip(text: &str) -> String {
+    // Characters and not bytes, so that none is split.
     let mut clipped: String = text.chars().take(64).collect();
     if clipped.len() < text.len() {
         clipped.push('…');

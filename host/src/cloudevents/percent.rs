@@ -15,6 +15,7 @@ pub fn decode(value: &str) -> Option<Cow<'_, str>> {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
+        // Looked up by `get`: a percent sign may stand at the end.
         let digit = |offset: usize| {
             bytes
                 .get(at + offset)
@@ -31,6 +32,7 @@ pub fn decode(value: &str) -> Option<Cow<'_, str>> {
             }
         }
     }
+    // Octets of one character may be encoded apart, so only the whole can be checked.
     String::from_utf8(decoded).ok().map(Cow::Owned)
 }
 
@@ -75,6 +77,7 @@ fn unquote(value: &str) -> Cow<'_, str> {
     let mut unquoted = String::with_capacity(inner.len());
     let mut characters = inner.chars();
     while let Some(character) = characters.next() {
+        // A backslash means the character after it; at the end it means nothing.
         unquoted.extend(if character == '\\' {
             characters.next()
         } else {

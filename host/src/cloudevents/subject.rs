@@ -61,6 +61,7 @@ impl SubjectTemplate {
             parts.push(Part::Text(rest.to_owned()));
         }
         let template = Self(parts);
+        // With a value that every token can have: what fails then fails always.
         let sample = template.fill(|_| Some("x")).map_err(|_| malformed())?;
         subject::validate(&sample).map_err(TemplateError::Subject)?;
         Ok(template)
@@ -78,6 +79,7 @@ impl SubjectTemplate {
         get: impl Fn(&str) -> Option<&'a str>,
     ) -> Result<String, Error> {
         let subject = match (template, get(SUBJECT_ATTRIBUTE)) {
+            // A given template wins; without one, an exported event keeps its subject.
             (Some(template), _) => template.fill(&get)?,
             (None, Some(exported)) => exported.to_owned(),
             (None, None) => tokens(get("type").unwrap_or_default()),
@@ -87,6 +89,7 @@ impl SubjectTemplate {
             Err(error) if template.is_none() && get(SUBJECT_ATTRIBUTE).is_some() => Err(
                 Error::attribute(SUBJECT_ATTRIBUTE, format!("is not a subject: {error}")),
             ),
+            // Without a template its tokens are encoded, so only its length can be wrong.
             Err(_) => {
                 let reason = format!(
                     "gives a subject of {} bytes, and {} are allowed; use a fixed subject, or a \
@@ -150,6 +153,8 @@ fn tokens(value: &str) -> String {
             subject.push_str(&percent::encode_where(text, is_encoded));
             continue;
         }
+        // An empty token is no subject: a dot at the begin, at the end, or after another is
+        // encoded.
         let separates = !subject.is_empty()
             && !subject.ends_with('.')
             && characters.peek().is_some_and(|next| *next != '.');

@@ -34,6 +34,7 @@ impl<'a> Written<'a> {
                 .iter()
                 .filter_map(|(name, value)| Some((name.strip_prefix(HEADER_PREFIX)?, value)))
         };
+        // All three are needed to be one again; another event is described by its stream.
         let is_cloud_event = ["ce-specversion", "ce-id", "ce-source"]
             .iter()
             .all(|name| event.header(name).is_some())
@@ -51,6 +52,7 @@ impl<'a> Written<'a> {
         map.serialize_entry("type", &*plain(&event.kind))?;
         let time = timestamp::format_ns(event.time_ns);
         if self.is_cloud_event {
+            // Headers are sorted, so equal names stand next to each other; JSON has each once.
             let mut last = "";
             for (header, value) in &event.headers {
                 let Some(name) = header.strip_prefix(HEADER_PREFIX) else {
@@ -65,6 +67,7 @@ impl<'a> Written<'a> {
                 }
                 last = name;
             }
+            // Written only where it says something else than the event's own `time`.
             let said = event
                 .header("ce-time")
                 .and_then(|time| timestamp::parse_ns(time).ok());
@@ -77,6 +80,7 @@ impl<'a> Written<'a> {
             map.serialize_entry("subject", &*plain(&event.subject))?;
             map.serialize_entry("time", &time)?;
         }
+        // For an import: it finds the subject here and needs no template.
         map.serialize_entry(SUBJECT_ATTRIBUTE, &*plain(&event.subject))?;
         for name in ["traceparent", "tracestate"] {
             if let Some(value) = event
@@ -86,6 +90,7 @@ impl<'a> Written<'a> {
                 map.serialize_entry(name, value)?;
             }
         }
+        // As text in one attribute, because attributes have no structure.
         let others: serde_json::Map<String, serde_json::Value> = self
             .others()
             .map(|(name, value)| (name.to_owned(), value.into()))
@@ -145,6 +150,7 @@ impl<'a> Written<'a> {
                 match json(text) {
                     Some(value) => map.serialize_entry("data", value),
                     None => {
+                        // Declared as JSON, and none: its bytes are exported unchanged.
                         map.serialize_entry("data_base64", &BASE64_STANDARD.encode(text.as_bytes()))
                     }
                 }

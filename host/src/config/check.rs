@@ -84,6 +84,7 @@ impl Findings {
 
     fn file(&mut self, key: &str, path: Option<&Path>) {
         let Some(path) = path else { return };
+        // Opened and not only looked at: permissions of the folders above count as well.
         match std::fs::File::open(path).and_then(|file| file.metadata()) {
             Ok(metadata) if metadata.is_file() => self.private(key, path, &metadata),
             Ok(_) => self.error(
@@ -109,6 +110,7 @@ impl Findings {
     fn private(&mut self, key: &str, path: &Path, metadata: &Metadata) {
         let name = key.rsplit('.').next().unwrap_or(key);
         let mode = metadata.permissions().mode() & 0o777;
+        // Certificates are public; only that nobody may change them matters.
         let is_public = matches!(name, "tls_cert" | "tls_ca");
         let what = match () {
             () if !is_public && mode & OTHERS_READ != 0 => "can be read",
@@ -201,6 +203,7 @@ impl Config {
         findings.positive("modules.deadline", modules.deadline.is_zero());
         findings.positive("modules.instances_max", modules.instances_max == 0);
         findings.positive("modules.host_calls_max", modules.host_calls_max == 0);
+        // One instance for each deployment, and some for what comes in addition.
         let wanted = self.limits.deployments.saturating_add(INSTANCES_BESIDE);
         if modules.instances_max > 0 && (modules.instances_max as usize) < wanted {
             findings.warning(
@@ -243,6 +246,7 @@ impl Config {
         let set = state
             .memtable_bytes_total
             .saturating_add(state.cache_bytes_total);
+        // The other shares of the memory come out of the rest.
         if total > 0 && set > total / 2 {
             findings.warning(
                 "limits.memory_bytes",
@@ -332,6 +336,7 @@ fn check_data_dir(findings: &mut Findings, folder: &Path) {
             );
         }
         Ok(_) => {}
+        // It will be made.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => findings.error(
             "data_dir",
@@ -351,6 +356,7 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
             format!("is more than {QUERIES_MAX}; each takes a thread, and 64 is usual"),
         );
     }
+    // Equal would leave no time for the answer.
     if serve.wait_max >= serve.request_timeout && !serve.request_timeout.is_zero() {
         findings.error(
             "serve.wait_max",
@@ -433,6 +439,7 @@ fn check_names(findings: &mut Findings, serve: &Serve) {
 fn check_exposure(findings: &mut Findings, serve: &Serve) {
     let has_token = serve.has_tokens();
     let has_tls = serve.tls_cert.is_some() && serve.tls_key.is_some();
+    // Only this machine reaches it, so neither TLS nor a token is required.
     if serve.is_loopback() {
         if serve.insecure {
             findings.warning(
@@ -443,6 +450,7 @@ fn check_exposure(findings: &mut Findings, serve: &Serve) {
         return;
     }
     let address = serve.listen;
+    // Also with a token: `everything` means that none is needed.
     if !serve.insecure && serve.anonymous == Some(Anonymous::Everything) {
         let message = format!(
             "everyone who reaches {address} could deploy code; set \"read\" or \"nothing\", or \
@@ -536,6 +544,7 @@ fn check_jetstream(findings: &mut Findings, name: &str, source: &JetStreamSource
     }
     for server in &source.servers {
         let scheme = server.split_once("://").map(|(scheme, _)| scheme);
+        // Without a scheme it is `nats`.
         if !matches!(scheme, None | Some("nats" | "tls")) || server.trim().is_empty() {
             findings.error(
                 key("servers"),
@@ -578,6 +587,7 @@ fn check_credentials(findings: &mut Findings, name: &str, source: &JetStreamSour
         (&key("user"), source.user.is_some()),
         (&key("password"), password),
     );
+    // A user's JWT is signed for its nkey, which has to prove that it is the user.
     if source.jwt.is_some() && source.nkey.is_none() {
         findings.error(key("jwt"), format!("needs {} as well", key("nkey")));
     }

@@ -17,6 +17,7 @@ pub(super) fn check(findings: &mut Findings, name: &str, source: &JetStreamSourc
         || source.token_file.is_some();
     for server in source.servers.iter().filter(|_| !has_tls) {
         let (scheme, rest) = server.split_once("://").unwrap_or(("nats", server));
+        // The last `@`, because a password may have one.
         let (user, address) = rest
             .rsplit_once('@')
             .map_or((None, rest), |(user, address)| (Some(user), address));
@@ -29,6 +30,7 @@ pub(super) fn check(findings: &mut Findings, name: &str, source: &JetStreamSourc
                      creds or nkey"
                 ),
             );
+            // One warning for each source; the others would say the same.
             return;
         }
     }
@@ -36,6 +38,7 @@ pub(super) fn check(findings: &mut Findings, name: &str, source: &JetStreamSourc
 
 /// Whether an address can only mean this machine.
 fn is_here(address: &str) -> bool {
+    // An IPv6 address has colons itself, so it is written in brackets.
     let host = match address.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => address.split(':').next().unwrap_or_default(),

@@ -73,6 +73,7 @@ impl Key {
     }
 
     pub(super) fn kind(&self) -> Kind {
+        // The attribute first: a duration and a size have other types in Rust than in the file.
         if self.form.contains("humantime_serde") {
             return Kind::Duration;
         }
@@ -136,7 +137,9 @@ impl Kind {
             | Self::OnMissing
             | Self::Anonymous
             | Self::Section => as_text(),
+            // What is no number stays text, so that the message shows what was written.
             Self::Count | Self::Flag | Self::Size => as_toml().unwrap_or_else(as_text),
+            // With brackets as in the file, which is the only way to write an item with a comma.
             Self::List if text.trim_start().starts_with('[') => as_toml().unwrap_or_else(as_text),
             Self::List => {
                 let items = text

@@ -113,6 +113,7 @@ fn shown(message: &str) -> String {
     if message.len() <= MESSAGE_BYTES_MAX {
         return plain(message);
     }
+    // Both ends are kept: the first names the key, the last says what to do.
     let half = MESSAGE_BYTES_MAX / 2;
     let (begin, end) = (
         message.floor_char_boundary(half),
@@ -152,10 +153,12 @@ pub fn load(origins: &Origins) -> Result<Config, Error> {
         Some(file) => read_file(file).map_err(|mistake| Error::of(vec![mistake]))?,
         None => Vec::new(),
     };
+    // Type errors of one origin do not hide those of another.
     let mut mistakes = Vec::new();
     mistakes.extend(add_environment(&mut assignments, &origins.environment));
     add_overrides(&mut assignments, &origins.overrides);
 
+    // From all origins first: what a source may have depends on its kind, wherever that is set.
     let kinds = source_kinds(&assignments);
     let mut merged = Table::new();
     for assignment in assignments {
@@ -167,9 +170,11 @@ pub fn load(origins: &Origins) -> Result<Config, Error> {
             }),
         }
     }
+    // Only if all are right: a part of a configuration is none.
     if !mistakes.is_empty() {
         return Err(Error::of(mistakes));
     }
+    // Each value was checked alone; what is left is what they are together.
     Config::deserialize(Value::Table(merged)).map_err(|error| {
         Error::of(vec![Mistake {
             origin: "configuration".to_owned(),
@@ -209,10 +214,12 @@ fn read_file(file: &Path) -> Result<Vec<Assignment>, Mistake> {
         ),
     };
     let table: Table = text.parse().map_err(|error| syntax(&error))?;
+    // Parsed a second time, with places: the first result has the values.
     let spanned = toml::de::DeTable::parse(&text).map_err(|error| syntax(&error))?;
     let mut lines = BTreeMap::new();
     collect_lines(spanned.get_ref(), &mut Vec::new(), &line_of, &mut lines);
     let mut assignments = Vec::new();
+    // Keys have their line; a table without one is named by the file.
     flatten(table, &mut Vec::new(), &mut |path, value| {
         let origin = match lines.get(&path) {
             Some(line) => format!("{name}:{line}"),
@@ -276,6 +283,7 @@ fn add_environment(
 ) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
     let mut variables: Vec<&(String, String)> = environment.iter().collect();
+    // In the order of names, because the environment has none.
     variables.sort();
     for (name, text) in variables {
         let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
@@ -348,6 +356,7 @@ fn rename_source(path: &mut [String], assignments: &[Assignment]) {
 }
 
 fn add_overrides(assignments: &mut Vec<Assignment>, overrides: &[Override]) {
+    // Last, so that they win.
     for setting in overrides {
         let path: Vec<String> = setting.key.split('.').map(str::to_owned).collect();
         let value = text_value(&path, &setting.value);
@@ -384,6 +393,7 @@ fn section_keys(section: &str) -> Option<&'static [Key]> {
 }
 
 fn source_kinds(assignments: &[Assignment]) -> BTreeMap<String, String> {
+    // Later origins overwrite, as for every other key.
     let mut kinds = BTreeMap::new();
     for assignment in assignments {
         if let ([sources, name, key], Some(kind)) =
@@ -474,6 +484,7 @@ fn check_value(path: &[&str], key: &Key, value: &Value) -> Result<Value, String>
     let mut alone = Table::new();
     let owned: Vec<String> = path.iter().map(|&part| part.to_owned()).collect();
     insert(&mut alone, &owned, value.clone());
+    // With a kind that has this key, because a source without one cannot be parsed.
     if path[0] == "sources" {
         let kind = SOURCE_KINDS
             .iter()
@@ -485,6 +496,7 @@ fn check_value(path: &[&str], key: &Key, value: &Value) -> Result<Value, String>
             Value::String(kind.name.to_owned()),
         );
     }
+    // Parsed apart: a longer one is well-formed, and would only fail when it is used.
     if let (Kind::Duration, Some(text)) = (key.kind(), value.as_str())
         && humantime::parse_duration(text).is_ok_and(|duration| duration > DURATION_MAX)
     {
@@ -495,6 +507,7 @@ fn check_value(path: &[&str], key: &Key, value: &Value) -> Result<Value, String>
     }
     match Config::deserialize(Value::Table(alone)) {
         Ok(_) => Ok(value.clone()),
+        // The parser's own message names a type of Rust.
         Err(_) => Err(wrong_type(
             &path.join("."),
             key.kind(),
@@ -526,6 +539,7 @@ fn unknown(path: &[&str]) -> String {
         return format!("unknown key `{shown}`; {advice}");
     }
     let name = path.last().copied().unwrap_or_default();
+    // The nearest key of the same section, then the same name in another, then the section itself.
     let within = if path.len() == 2 {
         section_keys(path[0])
     } else {
@@ -593,6 +607,7 @@ fn insert(table: &mut Table, path: &[String], value: Value) {
         let next = current
             .entry(section.clone())
             .or_insert_with(|| Value::Table(Table::new()));
+        // A section that is a value elsewhere was reported already.
         let Value::Table(inner) = next else { return };
         current = inner;
     }

@@ -71,6 +71,7 @@ impl Serve {
         match self.anonymous {
             Some(chosen) => chosen,
             None if self.has_tokens() => Anonymous::Nothing,
+            // The operator has accepted the risk by `insecure`.
             None if self.insecure && !self.is_loopback() => Anonymous::Everything,
             None => Anonymous::Read,
         }
@@ -144,6 +145,7 @@ impl Config {
     /// How the memory is divided.
     pub fn shares(&self) -> Shares {
         let set = |bytes: u64| (bytes > 0).then_some(bytes);
+        // 0 means "not set" in the file.
         let total = set(self.limits.memory_bytes).unwrap_or_else(memory::default_total);
         Shares::of(
             total,
@@ -202,6 +204,7 @@ impl Config {
     /// Largest size of a batch: several batches that are read ahead must fit into their share of
     /// the memory.
     pub fn batch_limits(&self) -> batch::Limits {
+        // An eighth, so that several batches of several deployments fit.
         let most = usize::try_from(self.shares().read_ahead / 8).unwrap_or(usize::MAX);
         batch::Limits {
             events: self.pipeline.batch_events,

@@ -34,6 +34,7 @@ impl From<String> for Secret {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Configurations are logged and shown as a whole.
         formatter.write_str(REDACTED)
     }
 }

@@ -20,11 +20,13 @@ pub(super) fn parse(text: &str) -> Option<u64> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
+    // No sign and no fraction: sizes are exact.
     let number: u64 = text[..digits].parse().ok()?;
     let unit = text[digits..].trim_start();
     if unit.is_empty() {
         return Some(number);
     }
+    // `Kib`, `KIB`: people write all of them, and none can mean anything else.
     let (_, factor) = UNITS
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case(unit))?;
@@ -33,6 +35,7 @@ pub(super) fn parse(text: &str) -> Option<u64> {
 
 /// The shortest exact notation of a number of bytes.
 pub(super) fn format(bytes: u64) -> String {
+    // The largest unit that divides it.
     let binary = UNITS[..4]
         .iter()
         .rev()

@@ -42,6 +42,7 @@ pub fn template() -> String {
             .find(|key| key.name == section)
             .map(Key::docs_joined)
             .unwrap_or_default();
+        // Writing to a string cannot fail.
         let _ = write!(text, "\n# {docs}\n[{section}]\n");
         let values = defaults.get(section).and_then(Value::as_table);
         for key in keys {
@@ -52,6 +53,7 @@ pub fn template() -> String {
                 "# ",
             );
         }
+        // Sources come where readers look for them, next to the address.
         if section == "serve" {
             add_sources(&mut text);
         }
@@ -76,6 +78,7 @@ fn add_key(text: &mut String, key: &Key, default: Option<&Value>, mark: &str) {
     for line in wrapped(&key.docs_joined()) {
         let _ = writeln!(text, "# {line}");
     }
+    // An example tells more than a default that is empty.
     let value = key
         .example()
         .or_else(|| default.map(Value::to_string))

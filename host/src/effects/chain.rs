@@ -33,6 +33,7 @@ pub fn extended(deployment: &str, cause: &Event) -> Result<String, Loop> {
     if chain.len() <= CHAIN_MAX {
         return Ok(chain.join(&SEPARATOR.to_string()));
     }
+    // The last one is this deployment itself.
     let last = chain.len() - 1;
     // Its latest turn: from where this deployment was before.
     let turn = chain[..last]

@@ -46,6 +46,7 @@ pub fn check(
 ) -> Result<(), Refused> {
     let subject_bytes = subject.len();
     subject::validate(subject).map_err(|error| Refused::of("outbox-subject", error.to_string()))?;
+    // `$` is the server's own, `_` the prefix of inboxes and of firings.
     if subject.starts_with(['$', '_']) {
         let message = format!(
             "subject `{subject}` belongs to the server or the host; use another first token"
@@ -66,6 +67,7 @@ pub fn check(
             format!("a key has {length} bytes, {KEY_BYTES_MAX} are allowed; use a shorter one");
         return Err(Refused::of("outbox-key", message));
     }
+    // Before the sum, whose numbers it bounds.
     check_headers(headers)?;
     let header_bytes: usize = headers
         .iter()
@@ -91,6 +93,7 @@ fn check_headers(headers: &[(String, String)]) -> Result<(), Refused> {
             headers.len()
         ));
     }
+    // The characters of a token in RFC 9110, which every target takes.
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     for (index, (name, value)) in headers.iter().enumerate() {
         let shown: String = name.chars().take(64).collect();
@@ -111,6 +114,7 @@ fn check_headers(headers: &[(String, String)]) -> Result<(), Refused> {
                  {HEADER_VALUE_BYTES_MAX} bytes; put it into the data"
             ));
         }
+        // Few headers, so the square of their number does not matter.
         if headers[..index]
             .iter()
             .any(|(other, _)| other.eq_ignore_ascii_case(name))

@@ -53,11 +53,13 @@ impl FromStr for Grant {
     type Err = GrantError;
 
     fn from_str(text: &str) -> Result<Self, GrantError> {
+        // The last `@`, because subjects may have one.
         let Some((subjects, source)) = text.rsplit_once('@') else {
             return Err(GrantError::NoSource(text.to_owned()));
         };
         let subjects = Pattern::parse(subjects)
             .map_err(|error| GrantError::Subjects(text.to_owned(), error))?;
+        // A wildcard in front would cover subjects of the server.
         let first = subjects.as_str().split('.').next().unwrap_or_default();
         if first.starts_with(['$', '_', '*', '>']) {
             return Err(GrantError::Reserved(text.to_owned()));
@@ -84,6 +86,8 @@ impl Grants {
         }
         for (index, one) in grants.iter().enumerate() {
             let clash = grants[..index].iter().find(|other| {
+                // Two grants for one source may overlap; a subject with two sources would have two
+                // homes.
                 other.source != one.source && overlap(&other.subjects, &one.subjects)
             });
             if let Some(other) = clash {
@@ -160,6 +164,7 @@ pub fn overlap(one: &Pattern, other: &Pattern) -> bool {
         match (ones.next(), others.next()) {
             (None, None) => return true,
             (None, Some(_)) | (Some(_), None) => return false,
+            // `>` takes one token and more, so both have to have one there.
             (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
             (Some(a), Some(b)) if a == "*" || b == "*" || a == b => {}
             _ => return false,

@@ -15,6 +15,7 @@ const CONTINUED_MAX: usize = 1_024;
 /// apart by case, but what reads an event need not.
 pub fn reserved(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
+    // `kv-`: the server and its clients steer key-value buckets with such headers.
     let is_ours =
         name.starts_with("nats-") || name.starts_with("foldstream-") || name.starts_with("kv-");
     is_ours
@@ -50,7 +51,9 @@ pub fn outgoing(
         ("ce-type".to_owned(), kind.to_owned()),
         ("content-type".to_owned(), content_type(data).to_owned()),
     ];
+    // An event of ours has the first, one of any other publisher perhaps the second.
     let own_id = sound(cause, "ce-id").or_else(|| sound(cause, "nats-msg-id"));
+    // Without an id its sequence has to do, within its own stream.
     let causation = own_id.map_or_else(|| cause.sequence.to_string(), str::to_owned);
     let correlation =
         sound(cause, "ce-correlationid").map_or_else(|| causation.clone(), str::to_owned);
@@ -61,6 +64,7 @@ pub fn outgoing(
         .and_then(|parent| next_span(parent, &id))
     {
         headers.push(("traceparent".to_owned(), parent));
+        // The state belongs to the trace, and means nothing without the parent.
         headers.extend(
             sound(cause, "tracestate").map(|state| ("tracestate".to_owned(), state.to_owned())),
         );
@@ -120,6 +124,7 @@ fn next_span(parent: &str, id: &str) -> Option<String> {
     if !is_sound {
         return None;
     }
+    // Eight bytes of a digest: the same effect has the same span, however often it is sent.
     let digest = Sha256::digest(id.as_bytes());
     let own: String = digest[..8]
         .iter()

@@ -74,6 +74,7 @@ pub const PLACE_BYTES: usize = 16;
 impl Place {
     /// As bytes, in the order of the places.
     pub fn to_bytes(self) -> [u8; PLACE_BYTES] {
+        // Big endian, so that the order of the bytes is that of the places.
         let mut bytes = [0; PLACE_BYTES];
         bytes[..8].copy_from_slice(&self.sequence.to_be_bytes());
         bytes[8..12].copy_from_slice(&self.sub.to_be_bytes());

@@ -110,6 +110,7 @@ impl Row {
 
     /// The row of a key and a value; none if it is damaged or written by a newer release.
     pub fn read(key: &[u8], value: Bytes) -> Option<Self> {
+        // From the end, because the place has a fixed length and the name has none.
         let (target, place) = key.split_at_checked(key.len().checked_sub(PLACE_BYTES)?)?;
         let target = std::str::from_utf8(target.strip_suffix(&[SEPARATOR])?).ok()?;
         let place = Place::from_bytes(place.try_into().ok()?);
@@ -117,6 +118,7 @@ impl Row {
             return None;
         }
         let length = u32::from_be_bytes(value.get(1..5)?.try_into().ok()?) as usize;
+        // A length beyond the row is damage.
         let head: Head = serde_json::from_slice(value.get(5..5 + length)?).ok()?;
         let data = value.slice(5 + length..);
         let data = if head.text {

@@ -40,11 +40,13 @@ pub(super) enum Look {
 impl Clock {
     /// Looks at the clock.
     pub(super) fn look(&mut self, wall_ns: u64, steady: Duration) -> Look {
+        // Both clocks should have moved by the same; the difference is a jump.
         if let Some((last_wall, last_steady)) = self.last.replace((wall_ns, steady)) {
             let passed = steady.saturating_sub(last_steady).as_nanos() as i128;
             let moved = i128::from(wall_ns) - i128::from(last_wall);
             if (moved - passed).unsigned_abs() >= JUMP_MIN.as_nanos() {
                 self.settles_at = Some(steady + STEADY);
+                // What was known of the server's clock says nothing about the new one.
                 self.compared_at = None;
             }
         }
@@ -52,6 +54,7 @@ impl Clock {
             Some(at) if steady < at => Look::Jumped(at - steady),
             _ => {
                 self.settles_at = None;
+                // Signed, because the server may be behind.
                 let now = i128::from(wall_ns) + self.ahead_ns;
                 Look::Now(u64::try_from(now.max(0)).unwrap_or(u64::MAX))
             }
@@ -75,11 +78,13 @@ impl Clock {
         // As if the server had looked as late as possible: rather late than early.
         self.ahead_ns = i128::from(server_ns) - i128::from(after_ns.max(before_ns));
         self.compared_at = Some(steady);
+        // The server has confirmed the new time, so nothing has to settle.
         self.settles_at = None;
     }
 
     /// The comparison failed, and is made again after a while.
     pub(super) fn not_compared(&mut self, steady: Duration) {
+        // A server that does not answer is not asked in each round.
         self.compared_at = Some(steady);
     }
 }

@@ -131,10 +131,12 @@ impl Work {
     async fn run(mut self) {
         let mut pause = PAUSE.0;
         loop {
+            // Before the look at the timers, so that a change after it ends the rest.
             self.checkpoints.borrow_and_update();
             self.parts.changed.borrow_and_update();
             self.report_fired();
             let source = match (self.parts.source)() {
+                // A handler that rests would not fold the firing.
                 Ok(source) if (self.parts.activity)() != Activity::Rests => source,
                 known => {
                     let why = known
@@ -157,6 +159,7 @@ impl Work {
             self.parts
                 .status
                 .set_next(pending.first().map(|due| due.at_ns));
+            // Only if something may fire: an idle owner should not keep a connection.
             if !pending.is_empty() {
                 self.compare_clocks(&source).await;
             }
@@ -207,6 +210,7 @@ impl Work {
         if !self.clock.must_compare(self.begun.elapsed()) {
             return;
         }
+        // Taken out, because the call borrows it across an await.
         let publisher = match self.publisher.take() {
             Some(publisher) => publisher,
             None => jetstream.publisher(),
@@ -214,6 +218,7 @@ impl Work {
         let before_ns = wall_ns();
         let time_ns = match publisher.describe().await {
             Ok(description) => description.time_ns,
+            // The comparison is made again later; timers fire by the clock that is known.
             Err(_) => None,
         };
         let (after_ns, steady) = (wall_ns(), self.begun.elapsed());
@@ -228,6 +233,7 @@ impl Work {
     async fn pending(&self) -> Result<Vec<Due>, state::Error> {
         let (store, max) = (
             self.parts.store.clone(),
+            // One more than may be published, to know when the next one is due.
             self.under_way.len() + FIRINGS_MAX + 1,
         );
         let read = tokio::task::spawn_blocking(move || store.timers_after(None, max)).await;
@@ -238,10 +244,12 @@ impl Work {
     /// are due after the last event that it has handled.
     fn due_until(&self, now_ns: u64) -> u64 {
         if (self.parts.activity)() == Activity::Lives {
+            // Behind, it fires only what its last event has passed: later ones may cancel the rest.
             return now_ns;
         }
         let checkpoint = self.parts.store.checkpoint();
         let last = checkpoint.and_then(|checkpoint| checkpoint.last_event);
+        // No event yet: nothing is late by the clock of the stream.
         last.map_or(0, |event| event.time_ns).min(now_ns)
     }
 
@@ -258,11 +266,14 @@ impl Work {
         for due in pending {
             if due.at_ns > until_ns {
                 sleep = sleep.min(Duration::from_nanos(due.at_ns - until_ns));
+                // In order of time, so nothing after it is due.
                 break;
             }
             let attempt = match self.under_way.get(due) {
+                // A fold that is behind would only get a longer queue.
                 None if self.under_way.len() + ready.len() >= UNDER_WAY_MAX => continue,
                 None => 0,
+                // Not folded yet: it has to be met first.
                 Some(published) if published.sequence > folded => continue,
                 // The fold ignored it: by the clock of the stream it came too early.
                 Some(published) => {
@@ -275,6 +286,7 @@ impl Work {
                     published.attempt + 1
                 }
             };
+            // A loop of timers must not fill the stream.
             if due.depth >= DEPTH_MAX {
                 let waited = self.deep_at.map(|at| at.elapsed());
                 if let Some(waited) = waited.filter(|waited| *waited < DEEP_PAUSE) {
@@ -287,6 +299,7 @@ impl Work {
                 due: due.clone(),
                 attempt,
             });
+            // The others follow in the next round.
             if ready.len() == FIRINGS_MAX {
                 break;
             }
@@ -334,7 +347,9 @@ impl Work {
                 headers: Vec::new(),
                 data: bytes::Bytes::copy_from_slice(event.data.as_bytes()),
             };
+            // One at a time: their order is that of their times.
             let confirmed = publisher.publish(&message).await;
+            // Those before it are noted, and not published again.
             let confirmed = confirmed.map_err(|error| error.to_string())?;
             self.note(ready, confirmed.sequence);
         }
@@ -378,6 +393,8 @@ impl Work {
         NewEvent {
             subject: timers::subject(deployment),
             kind: Some(Firing::KIND.to_owned()),
+            // The attempt is part of the id, or the stream would take the second one for a
+            // duplicate.
             id: Some(format!("fst.{deployment}.{at_ns}.{hash}.{attempt}")),
             time_ns: None,
             headers: Vec::new(),
@@ -390,6 +407,7 @@ impl Work {
     async fn rest(&mut self, sleep: Duration) {
         let store = self.parts.store.clone();
         let over = async {
+            // Nothing is pending, so only a commit or a request can bring something.
             if store.pending_timers() == 0 {
                 std::future::pending::<()>().await;
             }

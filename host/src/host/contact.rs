@@ -75,6 +75,7 @@ impl Contacts {
             .lock()
             .get(source)
             .and_then(|contact| contact.asked_at);
+        // Never asked is due: its state is shown from the start.
         asked_at.is_none_or(|at| at.elapsed() >= UNUSED_INTERVAL)
     }
 
@@ -132,6 +133,7 @@ impl Contacts {
             state,
             told: None,
         });
+        // The beginning stays: trouble that changes its kind is one trouble, and lasts.
         trouble.state = state;
         if trouble.since.elapsed() >= LASTS
             && trouble.told.is_none_or(|told| is_another(told, state))
@@ -169,6 +171,7 @@ impl Contacts {
     /// Takes note of what is wrong with the host itself, and logs what is news.
     pub(super) fn folder_seen(&self, faults: &[String]) {
         let mut known = self.faults.lock();
+        // Logged when it changes, not at every look, as the folder may be gone for hours.
         if *known == faults {
             return;
         }

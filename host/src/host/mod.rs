@@ -144,6 +144,7 @@ impl Host {
         interval: Duration,
         work: impl Fn(Self) -> F + Send + 'static,
     ) {
+        // Weak: this task must not keep a host alive that nobody else holds.
         let inner = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
             loop {
@@ -171,6 +172,8 @@ impl Host {
                     .push((Arc::clone(&deployment), runner));
             }
         }
+        // Sources that nobody reads are asked as well, though less often: an operator sees their
+        // state.
         let used = self.used_sources();
         for name in self
             .inner
@@ -179,6 +182,7 @@ impl Host {
             .filter(|name| !used.contains(*name))
         {
             if self.inner.contacts.is_due(name) {
+                // No runners: the answer is only for the state of the source itself.
                 asking.entry(name.clone()).or_default();
             }
         }
@@ -212,8 +216,7 @@ impl Host {
         runners.map(|runner| runner.program().source_name).collect()
     }
 
-    /// Records how the deployments see their sources, and of whether the data folder is where it
-    /// was.
+    /// Records how the deployments see their sources, and whether the data folder is where it was.
     fn look_at_contacts(&self) {
         let mut readers: BTreeMap<&str, Vec<ReaderStatus>> = BTreeMap::new();
         for deployment in self.deployments() {
@@ -225,6 +228,8 @@ impl Host {
             for runner in deployment.runners() {
                 let name = runner.program().source_name;
                 let Some((name, _)) = self.inner.sources.get_key_value(&name) else {
+                    // A source that was removed from the configuration, while a deployment still
+                    // names it.
                     continue;
                 };
                 let reader = ReaderStatus {
@@ -257,6 +262,7 @@ impl Host {
 
     /// The metrics of this host, as a page for Prometheus. Blocking.
     pub fn metrics_page(&self) -> Vec<u8> {
+        // So that the page shows contacts as of now, and not as of the last look.
         self.look_at_contacts();
         let deployments: Vec<_> = self
             .deployments()
@@ -309,6 +315,7 @@ impl Host {
         let is_log = |name: &&String| matches!(sources[*name], Source::Embedded(_));
         let mut logs = sources.keys().filter(is_log);
         let chosen = match (name, logs.next(), logs.next()) {
+            // One embedded log among other sources is what is meant.
             (None, Some(log), None) => log.clone(),
             _ => self.inner.choose_source(name)?,
         };
@@ -346,6 +353,7 @@ impl Host {
 
     /// The health of the host.
     pub fn health(&self) -> Health {
+        // A probe may come before the first look of housekeeping.
         self.look_at_contacts();
         let deployments = self.deployments();
         let opening: Vec<_> = deployments
@@ -354,6 +362,7 @@ impl Host {
             .map(|deployment| format!("{} is still opening", deployment.name()))
             .collect();
         let stopping = self.inner.stopping.is_cancelled();
+        // Not ready while it stops: a balancer should send nothing more to it.
         let mut reasons = opening.clone();
         reasons.extend(stopping.then(|| "the host is stopping".to_owned()));
         let mut degraded = [self.inner.contacts.degraded(), self.faults()].concat();
@@ -365,11 +374,15 @@ impl Host {
                 degraded.push(format!("deployment {name} is {}", state.name()));
             }
             match active.try_snapshot(None) {
+                // What counts is whether a read would be answered, not what state the deployment is
+                // in.
                 Ok(_) => answering += 1,
                 Err(_) => degraded.push(format!("deployment {name} can't be read yet")),
             }
         }
         if reasons.is_empty() && answering == 0 && !deployments.is_empty() {
+            // One deployment that cannot be read only degrades the host; if all cannot, it is not
+            // ready.
             reasons.push("no deployment can be read yet".to_owned());
         }
         Health {
@@ -456,12 +469,14 @@ impl Host {
     /// Finishes the running batches, flushes, and stops; within the configured budget.
     pub async fn stop(&self) {
         self.inner.stopping.cancel();
+        // First, so that everything that waits for it ends its wait before the runners are asked.
         self.inner.loader.stop();
         let stopped = async {
             // Runners end while a running change does, because the change may be waiting for one of
             // them.
             self.ask_all_to_stop();
             let _changing = self.inner.changing.lock().await;
+            // What the change started meanwhile is asked to stop by the second call.
             let runners = self.ask_all_to_stop();
             blocking(move || runners.iter().for_each(|runner| runner.join())).await;
             self.note_logs().await;
@@ -482,17 +497,21 @@ impl Inner {
     /// Blocks. Must be called within the runtime that is to read the streams.
     fn open(config: Arc<Config>) -> Result<Self, Error> {
         let folder = DataDir::claim(&config.data_dir)?;
+        // Opening the catalogue is what keeps a second host out of the folder.
         let catalogue = Arc::new(Catalogue::open(&folder.catalogue())?);
         // Not before the catalogue is ours: another process may be using the files.
         folder.complete()?;
+        // Leftovers of a host that was killed: nothing has opened a file of these yet.
         folder.sweep();
         let checker = module::this_program().unwrap_or_else(|_| PathBuf::from("foldstream"));
         let shares = config.shares();
         let memory = Memory::new(shares.modules);
         let engine = Engine::new(config.module_options(folder.cache(), checker, &memory))?;
+        // Counted before anything is opened, because a cache keeps its size (see memory/caches.rs).
         let files: usize = catalogue.deployments()?.iter().map(Record::files).sum();
         let caches = Caches::new(shares.caches, files + sources::logs(&config));
         let room = Room::of(folder.root()).within(config.limits.disk_bytes);
+        // Before the deployments, which read from them as soon as they start.
         let (sources, log_caches) = sources::sources(&config, (&folder, &room), &caches)?;
         let shared = Shared {
             loader: Arc::new(Loader::new(folder.clone(), engine.clone())),

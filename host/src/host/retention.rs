@@ -24,6 +24,8 @@ impl Host {
             };
             // A log that is not open yet keeps its events.
             let Ok(log) = embedded.log() else { continue };
+            // As a chore, of which one per log runs at a time: a large log may take longer than the
+            // interval.
             self.rollouts().chore("retention", name, async move {
                 let done = blocking(move || {
                     log.note_newest();

@@ -54,6 +54,7 @@ pub(crate) fn sources(
     let mut sources = BTreeMap::new();
     for (name, source) in configured {
         match source {
+            // In the order of names, so that each start gives a log the same share.
             config::Source::Embedded(settings) => {
                 let share = caches.share(log::Options::default().cache_bytes as u64);
                 let options = settings.options(name, share.bytes());
@@ -70,12 +71,14 @@ pub(crate) fn sources(
             }
         }
     }
+    // One time for all: they open at the same time.
     let until = Instant::now() + OPEN_WAIT;
     let mut failed = None;
     let mut can_read = !sources.is_empty();
     for (name, opening, on_missing) in logs {
         match opening.wait(until) {
             Ok(()) => can_read = true,
+            // One error is enough to explain why nothing can be read.
             Err(error) => failed = Some(error),
         }
         sources.insert(

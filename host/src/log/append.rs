@@ -87,11 +87,13 @@ impl Log {
         expectation: &Expectation,
     ) -> Result<Appended, Error> {
         let request = Arc::new(Request {
+            // On this thread: checks and encoding need no lock.
             encoding: Encoding::of(events, &self.shared.options, now_ns())?,
             expectation: expectation.clone(),
             turn: Mutex::new(Turn::Wait),
             changed: Condvar::new(),
         });
+        // After this, some leader answers the request, or gives it the lead.
         self.shared.queue.push(&request);
         loop {
             match request.turn() {
@@ -104,6 +106,7 @@ impl Log {
 
     /// Commits a group, of which the leader's own request is the first.
     fn lead(&self) {
+        // Locked before the group is taken: a long wait for the lock makes a larger group.
         let mut slot = self.shared.writer.lock();
         let group = Group {
             queue: &self.shared.queue,
@@ -111,6 +114,7 @@ impl Log {
         };
         // Refused before anything has begun, so that the file stays open and readable.
         if let Err(displaced) = self.shared.held.check() {
+            // Unlocked before the answers, so that the next leader can begin.
             drop(slot);
             for request in &group.requests {
                 request.give(Turn::Return(Err(displaced.clone().into())));
@@ -128,6 +132,8 @@ impl Log {
             .room
             .clone()
             .unwrap_or_else(|| Room::of(&self.shared.path));
+        // Of the whole group: what does not fit together may fit in part, but the disk is full
+        // anyway.
         if let Err(shortage) = room.check(Use::Write, bytes as u64) {
             drop(slot);
             for request in &group.requests {
@@ -139,6 +145,7 @@ impl Log {
             commit(database, writer, &self.view(), &group.requests)
         }) {
             Ok((answers, view)) => {
+                // Published before it is answered: a caller that reads at once finds its events.
                 self.publish(view);
                 drop(slot);
                 for (request, answer) in group.requests.iter().zip(answers) {
@@ -162,6 +169,7 @@ impl Request {
         while matches!(*turn, Turn::Wait) {
             self.changed.wait(&mut turn);
         }
+        // Taken once; a second turn has to be given.
         std::mem::replace(&mut *turn, Turn::Wait)
     }
 
@@ -176,12 +184,14 @@ impl Queue {
     fn push(&self, request: &Arc<Request>) {
         let bytes = request.encoding.buffer.len();
         let mut waiting = self.state.lock();
+        // A request that is larger than the queue goes in alone.
         while !waiting.requests.is_empty() && waiting.bytes + bytes > QUEUE_BYTES_MAX {
             self.room.wait(&mut waiting);
         }
         waiting.bytes += bytes;
         waiting.requests.push_back(Arc::clone(request));
         if !waiting.led {
+            // It commits at least its own request, which is in the queue.
             waiting.led = true;
             request.give(Turn::Lead);
         }
@@ -201,6 +211,7 @@ impl Queue {
             group.extend(waiting.requests.pop_front());
         }
         waiting.bytes -= bytes;
+        // All of them, because requests differ in size.
         self.room.notify_all();
         group
     }
@@ -210,6 +221,7 @@ impl Queue {
         let mut waiting = self.state.lock();
         match waiting.requests.front() {
             Some(request) => request.give(Turn::Lead),
+            // The next request takes it.
             None => waiting.led = false,
         }
     }
@@ -225,6 +237,7 @@ struct Group<'a> {
 impl Drop for Group<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            // Those that have an answer already do not look at another one.
             for request in &self.requests {
                 let broken = "an append was interrupted; the next one reopens the log".to_owned();
                 request.give(Turn::Return(Err(Error::Storage(broken))));
@@ -244,8 +257,10 @@ fn commit(
     group: &[Arc<Request>],
 ) -> Result<(Answers, View), Failure> {
     let before = writer.last_sequence;
+    // Times never go back, even if the clock does.
     writer.appended_ns = writer.appended_ns.max(now_ns());
     writer.ids.expire(writer.appended_ns);
+    // Written again only while it is small.
     if writer.tail.len() > CHUNK_CONTINUED_MAX {
         writer.tail = Builder::new(before + 1);
     }
@@ -256,14 +271,17 @@ fn commit(
         for request in group {
             answers.push(writer.append(&transaction, &mut chunks, view.first_sequence, request)?);
         }
+        // The last chunk, under the sequence of its first event: a row that is there is replaced.
         if writer.last_sequence > before {
             chunks.insert(writer.tail.first(), writer.tail.bytes())?;
         }
     }
     if writer.last_sequence == before {
+        // All were refused or known: nothing has to be durable.
         transaction.abort()?;
         return Ok((answers, *view));
     }
+    // Now and then: the table is only an index, and is completed when the log is opened.
     if writer.subjects.is_due(writer.last_sequence) {
         let events = usize::try_from(writer.last_sequence - before).unwrap_or(usize::MAX / 8);
         let known = writer.subjects.drain(
@@ -303,6 +321,7 @@ impl Writer {
         {
             return Ok(Err(error));
         }
+        // Only new events count: those that are known keep their times.
         if request.expectation.times_rise
             && let Err(error) = self.check_times(&request.encoding, &sequences)
         {
@@ -316,6 +335,7 @@ impl Writer {
         let mut times_raised = 0;
         let mut next = self.last_sequence + 1;
         for (event, sequence) in request.encoding.events.iter().zip(&sequences) {
+            // A duplicate has an earlier sequence.
             if *sequence != next {
                 continue;
             }
@@ -325,6 +345,7 @@ impl Writer {
                 chunks.insert(self.tail.first(), self.tail.bytes())?;
                 self.tail = Builder::new(*sequence);
             }
+            // Such an event gets the time of the one before it, because times never go back.
             times_raised += u64::from(event.time_ns.is_some_and(|asked| asked < self.last_time_ns));
             self.last_time_ns = self
                 .last_time_ns
@@ -381,6 +402,7 @@ impl Writer {
 
     /// The sequence of each event, and how many are already stored.
     fn place(&self, encoding: &Encoding) -> (Vec<u64>, u64) {
+        // Ids may also repeat within one request.
         let mut within: HashMap<IdKey, u64> = HashMap::new();
         let mut next = self.last_sequence + 1;
         let mut duplicates = 0;

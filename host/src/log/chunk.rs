@@ -71,6 +71,7 @@ pub(super) fn put_bytes(buffer: &mut Vec<u8>, bytes: &[u8]) {
 
 fn take_varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
     let mut value = 0_u64;
+    // Ten groups of seven bits hold 64 bits; more is damage.
     for shift in (0..64).step_by(7) {
         let byte = *bytes.get(*at)?;
         *at += 1;
@@ -152,6 +153,7 @@ impl Builder {
     /// Adds an event.
     pub(super) fn push(&mut self, stamp: &Stamp, body: &[u8]) {
         if self.count == 0 {
+            // Version, flags, two reserved bytes, and the count, which is set below.
             self.buffer
                 .extend_from_slice(&[VERSION, 0, 0, 0, 0, 0, 0, 0]);
             self.buffer
@@ -162,9 +164,11 @@ impl Builder {
             self.last_time_ns = stamp.time_ns;
         }
         self.count += 1;
+        // Written again with each event: the chunk is valid at any length.
         self.buffer[4..8].copy_from_slice(&self.count.to_le_bytes());
         self.buffer[24..32].copy_from_slice(&stamp.appended_ns.to_le_bytes());
         self.buffer.push(stamp.flags);
+        // The difference to the event before; the first one has 0.
         put_varint(&mut self.buffer, stamp.time_ns - self.last_time_ns);
         if stamp.flags & FLAG_ID != 0 {
             self.buffer[1] |= CHUNK_HAS_IDS;
@@ -220,6 +224,7 @@ impl Cursor {
         }
         let count = u32::from_le_bytes(bytes[4..8].try_into().expect("four bytes"));
         let time_ns = long(&bytes, 16);
+        // A damaged count must not overflow; the events are checked as they are read.
         let end = first.saturating_add(u64::from(count));
         Ok(Self {
             bytes,
@@ -267,6 +272,7 @@ impl Cursor {
         if self.next == self.end {
             return Ok(None);
         }
+        // Kept for `step_back`.
         let before = (self.at, self.time_ns);
         let record = self.parse().ok_or(Corrupt {
             first: self.first,
@@ -308,6 +314,7 @@ impl Cursor {
             0..0
         };
         let data = take_range(bytes, &mut at)?;
+        // Only after all of it was read: a damaged event moves nothing.
         self.at = at;
         Some(Record {
             sequence: self.next,
@@ -351,8 +358,10 @@ impl Cursor {
         match memory {
             Memory::Shared => self.build(&self.bytes, record, headers),
             Memory::Own => {
+                // A copy of this event alone, so that its chunk can be freed.
                 let (start, end) = (record.subject.start, record.data.end);
                 let shift = |range: &Range<usize>| match range.is_empty() {
+                    // Empty ranges have no place in the copy.
                     true => 0..0,
                     false => range.start - start..range.end - start,
                 };
@@ -396,6 +405,7 @@ impl Cursor {
             wants_headers: wanted == Headers::Wanted,
         };
         let mut event = message::into_event(message, reading);
+        // The type of the writer counts more than what headers say.
         if record.flags & FLAG_KIND != 0 {
             event.kind = self.text(bytes, &record.kind)?;
         }
@@ -415,6 +425,7 @@ impl Cursor {
             problem: "has a header that ends too early",
         };
         let (mut at, end) = (record.headers.start, record.headers.end);
+        // Nothing beyond the headers of this event may be taken for one.
         let part = &bytes[..end];
         let mut headers = Vec::new();
         while at < end {

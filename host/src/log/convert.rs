@@ -21,6 +21,7 @@ pub enum ConvertError {
 
 /// Splits a request of the API into events and expectations.
 pub fn request(append: api::Append) -> Result<(Vec<NewEvent>, Expectation), Error> {
+    // Without a subject of its own the expectation is about that of the first event.
     let subject = append
         .expected_subject
         .or_else(|| append.events.first().map(|event| event.subject.clone()));
@@ -36,6 +37,7 @@ pub fn request(append: api::Append) -> Result<(Vec<NewEvent>, Expectation), Erro
     };
     let mut events = Vec::with_capacity(append.events.len());
     for (index, event) in append.events.into_iter().enumerate() {
+        // The first event that is not valid is named.
         let event = NewEvent::try_from(event).map_err(|error| Error::Invalid {
             index,
             message: error.to_string(),

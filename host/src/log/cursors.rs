@@ -32,6 +32,7 @@ pub(super) fn check(
     wanted: &CursorMove,
 ) -> Result<Result<(), Error>, Failure> {
     let found = read(&transaction.open_table(CURSORS)?, &wanted.name)?;
+    // Equal, not at most: two owners must not append side by side.
     Ok(if found == wanted.from {
         Ok(())
     } else {

@@ -93,6 +93,7 @@ impl Encoding {
     }
 
     fn push(&mut self, event: &NewEvent, options: &Options, now_ns: u64) -> Result<u64, String> {
+        // Everything is checked before anything is written to the buffer.
         subject::validate(&event.subject).map_err(|error| error.to_string())?;
         let headers = headers_of(event)?;
         let bytes = size_of(event, &headers, options)?;
@@ -115,6 +116,7 @@ impl Encoding {
 
         let start = self.buffer.len();
         chunk::put_bytes(&mut self.buffer, event.subject.as_bytes());
+        // Behind its length, which has just been written.
         let subject = self.buffer.len() - event.subject.len()..self.buffer.len();
         let mut flags = 0;
         if id.is_some() {
@@ -126,9 +128,11 @@ impl Encoding {
         }
         if !headers.is_empty() {
             flags |= FLAG_HEADERS;
+            // Reading it needs its headers, whatever the module wants.
             if message::is_announced(&headers) {
                 flags |= FLAG_STRUCTURED;
             }
+            // Of its own, because its length comes first.
             let mut part = Vec::new();
             for (name, value) in &headers {
                 chunk::put_bytes(&mut part, name.as_bytes());
@@ -137,6 +141,7 @@ impl Encoding {
             chunk::put_bytes(&mut self.buffer, &part);
         }
         chunk::put_bytes(&mut self.buffer, event.data.as_bytes());
+        // Everything but flags and time, which the committing thread adds.
         let body = start..self.buffer.len();
         self.events.push(Encoded {
             flags,
@@ -171,6 +176,7 @@ fn headers_of(event: &NewEvent) -> Result<Vec<Header>, String> {
             ));
         }
         if name == ID_HEADER {
+            // Both name the id; which of them counts must not be a guess.
             if id.as_ref().is_some_and(|other| other != value) {
                 return Err("its id and its header Nats-Msg-Id differ; send one of them".to_owned());
             }
@@ -189,6 +195,7 @@ fn headers_of(event: &NewEvent) -> Result<Vec<Header>, String> {
                 "its id is empty, longer than {ID_BYTES_MAX} bytes or has control characters"
             ));
         }
+        // Last, and once: readers find it under one name.
         headers.push((ByteString::from_static(ID_HEADER), ByteString::from(id)));
     }
     Ok(headers)
@@ -236,6 +243,7 @@ fn size_of(event: &NewEvent, headers: &[Header], options: &Options) -> Result<u6
 fn kind_of(event: &NewEvent, headers: &[Header]) -> Result<Option<ByteString>, String> {
     let kind = match &event.kind {
         Some(kind) => Some(ByteString::from(kind.as_str())),
+        // A structured event has its type in its data.
         None if message::is_announced(headers) => None,
         None => message::kind_of_headers(headers),
     };

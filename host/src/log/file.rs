@@ -132,6 +132,7 @@ const QUICK_REPAIR_BYTES: u64 = 128 << 20;
 /// Begins a transaction that changes a log in the state of a view.
 pub(super) fn begin_write(database: &Database, view: &View) -> Result<WriteTransaction, Failure> {
     let mut transaction = database.begin_write()?;
+    // Of the events that exist: about the size of the file.
     if view.bytes - view.bytes_before > QUICK_REPAIR_BYTES {
         transaction.set_quick_repair(true);
     }
@@ -163,6 +164,7 @@ pub(super) fn open(path: &Path, options: &Options, now_ns: u64) -> Result<Opened
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder {
+        // Its parents too: a first start begins with an empty data folder.
         fs::create_dir_all(folder)
             .map_err(|error| refuse(format!("cannot create its folder: {error}")))?;
     }
@@ -268,6 +270,7 @@ fn initialise(database: &Database, options: &Options, now_ns: u64) -> Result<(),
         return Err(Failure::Damaged("it is not a foldstream log".to_owned()));
     }
     let format = number(&transaction.open_table(SETTINGS)?, "format")?;
+    // Nothing was changed; a format that is not ours must stay as it is.
     transaction.abort()?;
     if format != FORMAT {
         return Err(Failure::Closed(format!(
@@ -319,6 +322,7 @@ fn load(
         last_sequence: number(&settings, "last_sequence")?,
         last_time_ns: number(&settings, "last_time_ns")?,
     };
+    // Before they are computed with: sums of damaged numbers could overflow.
     trim.check()?;
     let chunks = transaction.open_table(CHUNKS)?;
     let mut writer = Writer {
@@ -401,6 +405,7 @@ fn continue_tail(writer: &mut Writer, tail: &Cursor) -> Result<(), Failure> {
             tail.next_sequence()
         )));
     }
+    // Read to its end: time and size of the last events are not in the header.
     let mut events = tail.clone();
     writer.bytes = tail.bytes_before();
     while let Some(event) = events.next()? {
@@ -431,6 +436,7 @@ fn recall_ids(
     let mut count = 0_u64;
     // Backwards, because only the newest matter; what is found is then read forwards, so that ids
     // are in the order in which they were appended.
+    // A few ids of chunks that are too old do no harm; they are left out below.
     for row in chunks.iter()?.rev() {
         let events = cursor(&row?)?;
         if events.appended_ns() < horizon || count >= IDS_MAX as u64 {

@@ -51,6 +51,7 @@ impl Ids {
         if self.window_ns == 0 {
             return;
         }
+        // The oldest makes room: a window that is too short is reported.
         if self.order.len() == self.capacity
             && let Some((oldest_ns, oldest)) = self.order.pop_front()
         {
@@ -64,6 +65,7 @@ impl Ids {
     /// Forgets ids older than the window.
     pub(super) fn expire(&mut self, now_ns: u64) {
         let horizon = self.horizon_ns(now_ns);
+        // Only from the front, because they are in the order of their times.
         while self
             .order
             .front()
@@ -72,6 +74,7 @@ impl Ids {
             let (_, id) = self.order.pop_front().expect("front was there");
             self.sequences.remove(&id);
         }
+        // Only once there is room again, so that the warning does not come and go.
         if self.order.len() < self.capacity / 2 {
             self.shortened_ns = None;
         }

@@ -352,6 +352,7 @@ impl Log {
             bytes_max,
             headers: Headers::Wanted,
         };
+        // Retention may remove the beginning while this reads; then it continues behind that.
         loop {
             let run = self.run(&wanted, &mut None)?;
             if run.first <= wanted.after.saturating_add(1) {
@@ -366,6 +367,7 @@ impl Log {
         let view = self.view();
         let events = view.last_sequence + 1 - view.first_sequence;
         Info {
+            // An empty log has no first sequence.
             first_sequence: if events == 0 { 0 } else { view.first_sequence },
             last_sequence: view.last_sequence,
             events,
@@ -375,6 +377,7 @@ impl Log {
 
     /// Why the log cannot do everything that its options promise, for operators.
     pub fn warnings(&self) -> Vec<String> {
+        // Not waited for: a commit may take long, and this is asked for often.
         let Some(slot) = self.shared.writer.try_lock() else {
             return Vec::new();
         };
@@ -416,6 +419,7 @@ impl Log {
     /// its end: events that were appended after the last note are missed only by readers. Blocking.
     pub fn note_newest(&self) {
         let last = self.view().last_sequence;
+        // Once for each value, if several callers come at once.
         if self.shared.noted.swap(last, Ordering::AcqRel) != last {
             self.shared.newest.note(last);
         }
@@ -454,6 +458,7 @@ impl Log {
 
     /// Publishes what became durable.
     fn publish(&self, view: View) {
+        // The view first: a reader that the head wakes looks at it.
         *self.shared.view.lock() = view;
         self.shared.head.send_if_modified(|head| {
             std::mem::replace(head, view.last_sequence) != view.last_sequence
@@ -475,7 +480,9 @@ impl Log {
         slot: &mut Slot,
         work: impl FnOnce(&Database, &mut append::Writer) -> Result<T, file::Failure>,
     ) -> Result<T, file::Failure> {
+        // A log that has failed before is opened again here.
         self.recover(slot)?;
+        // Taken out: if the work fails or panics, no writer is left.
         let mut writer = slot.writer.take().expect("a recovered slot has a writer");
         let file = self.shared.file.read();
         let database = file
@@ -503,6 +510,7 @@ impl Log {
         if slot.writer.is_some() {
             return Ok(());
         }
+        // Not more often: on a full disk each opening would repair the file.
         if let Some((at, message)) = &slot.failed
             && at.elapsed() < file::REOPEN_PAUSE
         {
@@ -515,6 +523,7 @@ impl Log {
             .held
             .check()
             .map_err(|displaced| file::Failure::Closed(displaced.to_string()))?;
+        // Waits for all readers, as redb opens a file only once.
         let mut file = self.shared.file.write();
         *file = None;
         match file::open(&self.shared.path, &self.shared.options, now_ns())
@@ -538,6 +547,7 @@ impl Log {
                 };
                 Ok(())
             }
+            // The file is closed and stays so until the next attempt.
             outcome => {
                 let message = outcome.err().unwrap_or_else(|| {
                     "its file lost events that were durable, or is another one; restore it and \
@@ -553,6 +563,7 @@ impl Log {
     /// Reopens the file after a failed read, unless somebody did since `opened` was read.
     fn reopen(&self, opened: u64, failure: &file::Failure) -> Result<(), file::Failure> {
         let mut slot = self.shared.writer.lock();
+        // Another reader may have reopened it meanwhile.
         if self.opened() == opened && slot.writer.take().is_some() {
             error!(
                 log = self.shared.identity.name,

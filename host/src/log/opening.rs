@@ -53,12 +53,14 @@ impl Opening {
     /// Starts to open or create the log at `path`. An error says that there is no thread for it.
     pub fn begin(path: PathBuf, options: Options) -> Result<Self, Error> {
         let shared = Arc::new(Shared::new(options.clone(), Slot::Opening));
+        // Weak: nobody waits for a log whose host has ended.
         let slot = Arc::downgrade(&shared);
         let open = move || {
             loop {
                 let outcome = Log::open(&path, options.clone());
                 // Nobody wants it any more.
                 let Some(shared) = slot.upgrade() else { return };
+                // Open: the thread has nothing more to do.
                 if shared.put(outcome) {
                     return;
                 }
@@ -93,6 +95,7 @@ impl Opening {
             }
         }
         match &*slot {
+            // Only what an operator must correct ends a start; other obstacles may pass.
             Slot::Failed(Error::Open(message)) => Err(Error::Open(message.clone())),
             _ => Ok(()),
         }
@@ -155,6 +158,7 @@ impl Shared {
     /// Records the result of an attempt; returns whether it is final.
     fn put(&self, outcome: Result<Log, Error>) -> bool {
         let mut slot = self.slot.lock();
+        // Once for a row of failures.
         let was_told = matches!(*slot, Slot::Failed(_));
         *slot = match outcome {
             Ok(log) => {
@@ -172,6 +176,7 @@ impl Shared {
                 Slot::Failed(error)
             }
         };
+        // Both kinds of waiters: threads at the start, and tasks.
         self.changed.notify_all();
         self.noted.notify_waiters();
         matches!(*slot, Slot::Open(_))

@@ -52,6 +52,7 @@ impl Log {
         wanted: &Wanted<'_>,
         place: &mut Option<Cursor>,
     ) -> Result<Run, Error> {
+        // Before the attempt: if it fails, this tells whether somebody has reopened it since.
         let opened = self.opened();
         match file::guarded(|| self.attempt(wanted, place)) {
             Ok(run) => Ok(run),
@@ -59,6 +60,7 @@ impl Log {
             Err(failure @ (Failure::Corrupt(_) | Failure::Damaged(_))) => Err(failure.into()),
             Err(failure) => {
                 self.reopen(opened, &failure)?;
+                // Once more, on the new file and without a place in the old one.
                 Ok(file::guarded(|| self.attempt(wanted, &mut None))?)
             }
         }
@@ -68,6 +70,7 @@ impl Log {
         // The view comes first: anything that the snapshot has beyond it is newer, and never less.
         let view = self.view();
         let (first, head) = (view.first_sequence, view.last_sequence);
+        // Nothing new, or a gap, which the caller has to decide about.
         if head <= wanted.after || first > wanted.after + 1 {
             return Ok(Run {
                 events: Vec::new(),
@@ -77,6 +80,7 @@ impl Log {
             });
         }
         let mut collector = Collector::new(wanted);
+        // A place elsewhere belongs to another position.
         if let Some(mut cursor) = place
             .take()
             .filter(|cursor| cursor.next_sequence() == wanted.after + 1)
@@ -98,6 +102,7 @@ impl Log {
                 });
             }
         }
+        // Nothing was found although the view promised something: retention, or damage.
         if collector.through == wanted.after {
             let first = self.view().first_sequence;
             if first <= wanted.after + 1 {
@@ -117,6 +122,7 @@ impl Log {
             events: collector.events,
             through: collector.through,
             first,
+            // The snapshot may have more than the view.
             head: head.max(collector.through),
         })
     }
@@ -165,6 +171,7 @@ impl<'a> Collector<'a> {
     ) -> Result<Option<u64>, Failure> {
         let chunks = database.begin_read()?.open_table(CHUNKS)?;
         let next = self.through + 1;
+        // The chunk that has the next event may begin before it.
         let start = chunks
             .range(..=next)?
             .next_back()
@@ -173,6 +180,7 @@ impl<'a> Collector<'a> {
         for row in chunks.range(start..)? {
             let mut cursor = file::cursor(&row?)?;
             let next = self.through + 1;
+            // It ends before what is wanted.
             if cursor.end() <= next {
                 continue;
             }

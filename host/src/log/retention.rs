@@ -20,6 +20,7 @@ impl Log {
             return Ok(0);
         }
         let before = self.view().first_sequence;
+        // The lock is released after each commit, so appends get in between.
         loop {
             let mut slot = self.shared.writer.lock();
             let view = self.view();
@@ -53,6 +54,7 @@ fn trim(
     let transaction = file::begin_write(database, view)?;
     let mut chunks = transaction.open_table(CHUNKS)?;
     let expired = find(&chunks, view, options)?;
+    // The oldest event is still to be kept.
     if expired.first == view.first_sequence {
         drop(chunks);
         transaction.abort()?;
@@ -62,11 +64,13 @@ fn trim(
         chunks.remove(first)?;
     }
     drop(chunks);
+    // A subject whose last event goes has none: an append that expects none may follow.
     let mut tree = transaction.open_table(SUBJECTS)?;
     for subject in &expired.subjects {
         writer.subjects.forget(subject, expired.first, &mut tree)?;
     }
     drop(tree);
+    // Written although events remain: without any, it alone says where the log ends.
     let trim = Trim {
         first_sequence: expired.first,
         bytes_before: view.bytes_before + expired.bytes,
@@ -75,6 +79,7 @@ fn trim(
     };
     trim.store(&transaction)?;
     transaction.commit()?;
+    // The last chunk is gone as well; the next event begins a new one.
     if expired.chunks.contains(&writer.tail.first()) {
         writer.tail = Builder::new(writer.last_sequence + 1);
     }
@@ -105,9 +110,11 @@ fn find(
         let mut events = file::cursor(&row?)?;
         let chunk = events.next_sequence();
         while let Some(event) = events.next()? {
+            // A chunk may have been removed in part: its row stays until its last event goes.
             if event.sequence < expired.first {
                 continue;
             }
+            // What the log would have without the events found so far.
             let left = view.bytes - view.bytes_before - expired.bytes;
             let enough = expired.first - view.first_sequence == TRIM_EVENTS_MAX;
             if enough || (event.time_ns >= oldest_ns && left <= bytes_max) {
@@ -116,10 +123,12 @@ fn find(
             expired.bytes += event.bytes(&events)?;
             expired.first = event.sequence + 1;
             let subject = events.subject(&event)?;
+            // Looked up before it is copied: most events repeat a subject.
             if !expired.subjects.contains(subject) {
                 expired.subjects.insert(subject.into());
             }
         }
+        // All of its events are too old, so its row can go.
         expired.chunks.push(chunk);
     }
     Ok(expired)

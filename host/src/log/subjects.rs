@@ -70,15 +70,18 @@ impl Subjects {
     {
         let prefix = literal_prefix(pattern.as_str());
         let mut last = 0;
+        // Without a wildcard one look at each of the three places is enough.
         if prefix.len() == pattern.as_str().len() {
             last = tree.get(prefix)?.map_or(0, |value| value.value());
             for memory in [&self.gathering, &self.draining] {
                 last = last.max(memory.get(prefix).copied().unwrap_or(0));
             }
+            // Its last event may have been removed by retention since it was indexed.
             return Ok(Ok(if last < first { 0 } else { last }));
         }
         let mut covered = 0;
         for entry in tree.range(prefix..)? {
+            // The range ends where the prefix does.
             let (subject, sequence) = entry?;
             if !subject.value().starts_with(prefix) {
                 break;
@@ -97,6 +100,7 @@ impl Subjects {
                 std::ops::Bound::Unbounded,
             ));
             for (subject, sequence) in from.take_while(|(subject, _)| subject.starts_with(prefix)) {
+                // The tree may have an older sequence of the same subject.
                 if *sequence > last && pattern.matches(subject) {
                     last = *sequence;
                 }
@@ -120,10 +124,12 @@ impl Subjects {
         events: usize,
         last_sequence: u64,
     ) -> Result<Option<u64>, Failure> {
+        // The run before is complete: what has gathered since is the next one.
         if self.draining.is_empty() {
             self.draining = std::mem::take(&mut self.gathering);
             self.draining_through = last_sequence;
         }
+        // In order, so that neighbours share the pages that a commit writes.
         for _ in 0..DRAIN_MIN + 4 * events {
             let Some((subject, sequence)) = self.draining.pop_first() else {
                 break;
@@ -145,6 +151,7 @@ impl Subjects {
         first: u64,
         tree: &mut Table<'_, &'static str, u64>,
     ) -> Result<(), Failure> {
+        // A later event keeps it.
         for memory in [&mut self.gathering, &mut self.draining] {
             if memory.get(subject).is_some_and(|last| *last < first) {
                 memory.remove(subject);
@@ -162,6 +169,7 @@ impl Subjects {
 fn literal_prefix(pattern: &str) -> &str {
     let mut length = 0;
     for token in pattern.split_inclusive('.') {
+        // The dot belongs to the prefix: `a.*` must not cover `ab`.
         if matches!(token.trim_end_matches('.'), "*" | ">") {
             break;
         }

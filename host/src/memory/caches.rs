@@ -51,8 +51,10 @@ impl Caches {
     pub fn share(&self, most: u64) -> Share {
         let mut inner = self.inner.lock();
         let left = inner.total.saturating_sub(inner.used);
+        // The known files that are to come, and some that are not known yet.
         let parts = inner.awaited + FILES_TO_COME;
         inner.awaited = inner.awaited.saturating_sub(1);
+        // The minimum may exceed what is left; see `CACHE_BYTES_MIN`.
         let bytes = (left / parts).max(CACHE_BYTES_MIN).min(most);
         inner.used += bytes;
         drop(inner);

@@ -31,6 +31,7 @@ impl Freed {
         let freed = self.bytes.load(Ordering::Relaxed);
         let mut seen = self.seen.lock();
         let before = std::mem::replace(&mut seen.0, freed);
+        // Only housekeeping asks, once at a time, so `freed` is never below what was seen.
         if freed - before > MUCH / NOTHING_PART || freed - seen.1 < MUCH {
             return false;
         }

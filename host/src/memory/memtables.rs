@@ -79,6 +79,8 @@ impl Share {
             shares,
             ..
         } = &*self.budget;
+        // If all shares were below half of the fair part, their sum would be below half of the
+        // limit.
         used.load(Ordering::Relaxed) > *limit
             && bytes > limit / (2 * shares.load(Ordering::Relaxed).max(1))
     }
@@ -106,6 +108,7 @@ impl Share {
     }
 
     pub(crate) fn set(&mut self, bytes: u64) {
+        // Only what shrinks counts as freed.
         self.budget.freed.add(self.held.saturating_sub(bytes));
         self.budget
             .used

@@ -207,6 +207,7 @@ impl Inner {
             Purpose::Fold => self.total,
             Purpose::Query | Purpose::Code => self.total / PART_OF_ONE_KIND,
             Purpose::Request => (self.total / PART_OF_ONE_KIND).min(REQUESTS_MAX),
+            // They stay for as long as a client wants, so they get less than what ends by itself.
             Purpose::Watch => self.total / PART_OF_WATCHES,
             Purpose::Connection => (self.total / PART_OF_WATCHES).min(CONNECTIONS_MAX),
         }
@@ -232,6 +233,8 @@ impl Inner {
     /// The total use up to which one holder may grow to this many bytes.
     fn limit(&self, purpose: Purpose, bytes: u64) -> u64 {
         let kept = match purpose {
+            // Large is large, whatever it is for: a greedy module must leave something for small
+            // batches.
             _ if self.is_large(bytes) => self.total / KEPT_FOR_SMALL,
             Purpose::Query | Purpose::Request | Purpose::Watch | Purpose::Connection => {
                 self.total / KEPT_FOR_FOLDS
@@ -244,6 +247,8 @@ impl Inner {
     /// Takes bytes for a holder that has this many with them; returns whether there were enough.
     fn take(&self, purpose: Purpose, wanted: u64, bytes: u64) -> bool {
         let kind = self.kind(purpose);
+        // First its own limit, then that of all. Between the two another holder may be refused
+        // although there is room: it tries again, or its client does.
         if !add(&kind.used, wanted, self.limit_of_kind(purpose, bytes)) {
             return false;
         }
@@ -288,6 +293,7 @@ impl Reservation {
         if self.try_grow_to(bytes) {
             return Ok(());
         }
+        // Counted where it is reported: callers that try again in a loop do not report.
         let inner = &*self.memory.inner;
         inner
             .kind(self.purpose)
@@ -361,6 +367,7 @@ impl Shares {
     /// Divides a total. Explicit settings for memtables and caches are kept.
     pub fn of(total: u64, memtables: Option<u64>, caches: Option<u64>) -> Self {
         let total = total.max(TOTAL_MIN);
+        // An eighth each, so that more than half is left for modules.
         let memtables = memtables.unwrap_or((total / 8).min(512 << 20));
         let caches = caches.unwrap_or((total / 8).min(256 << 20));
         let read_ahead = (total / 8).min(256 << 20);
@@ -393,6 +400,7 @@ impl Shares {
 pub fn default_total() -> u64 {
     let machine = machine_bytes(Path::new("/proc")).unwrap_or(1 << 30);
     match group_bytes(Path::new("/proc"), Path::new("/sys/fs/cgroup")) {
+        // A group that may use as much as the machine is no limit.
         Some(group) if group < machine => group / 4 * 3,
         _ => machine / 2,
     }
@@ -446,6 +454,7 @@ pub fn save_addresses() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: it takes no pointer, and no other thread allocates yet.
     unsafe {
+        // One arena; on Linux this program's own allocations are jemalloc's anyway.
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
@@ -464,6 +473,7 @@ fn resident_bytes() -> Option<u64> {
 pub fn available_bytes() -> Option<u64> {
     let machine = machine_bytes(Path::new("/proc"))?;
     Some(
+        // A group's limit above the machine's memory limits nothing.
         group_bytes(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
             .map_or(machine, |group| group.min(machine)),
     )
@@ -491,6 +501,7 @@ fn group_bytes(proc: &Path, groups: &Path) -> Option<u64> {
         // `HIERARCHY:CONTROLLERS:PATH`; version 2 names no controllers.
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, path) = (fields.next()?, fields.next()?);
+        // Version 2 has one hierarchy with all controllers; hosts may have both versions mounted.
         if controllers.is_empty() {
             lowest(groups, path, "memory.max")
         } else if controllers
@@ -512,6 +523,7 @@ fn lowest(root: &Path, path: &str, file: &str) -> Option<u64> {
     let folders = group
         .ancestors()
         .take_while(|folder| folder.starts_with(root));
+    // `max`, and the huge number of version 1, count as none and as more than any machine.
     let limits = folders.filter_map(|folder| {
         std::fs::read_to_string(folder.join(file))
             .ok()?

@@ -26,7 +26,9 @@ struct Requests {
 
 impl ReadAhead {
     pub(crate) fn new(bytes: u64) -> Self {
+        // Queued batches and requested events may be there at the same time, so they do not share.
         let queued = bytes / 2;
+        // At least one unit: a budget of nothing would stop every reader for ever.
         let total = u32::try_from(queued / UNIT).unwrap_or(u32::MAX).max(1);
         Self {
             units: Arc::new(Semaphore::new((total as usize).min(Semaphore::MAX_PERMITS))),

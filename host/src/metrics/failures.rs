@@ -74,6 +74,7 @@ impl FailureGauges {
             .since
             .as_ref()
             .and_then(|since| since.parse::<jiff::Timestamp>().ok());
+        // The clock may have been set back since.
         let age = since.map_or(0.0, |since| {
             jiff::Timestamp::now()
                 .duration_since(since)

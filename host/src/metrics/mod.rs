@@ -218,6 +218,7 @@ impl Metrics {
             .iter()
             .flat_map(|kind| OUTCOMES.map(|outcome| (*kind, outcome)))
         {
+            // Made by being looked up.
             self.cut_overs.with_label_values(&[name, kind, outcome]);
         }
         self.holds.with_label_values(&[name]);
@@ -278,6 +279,7 @@ impl Metrics {
         self.cut_overs
             .with_label_values(&[deployment, kind, outcome])
             .inc();
+        // A missed one held nothing worth a figure.
         if let Some(held) = held {
             self.holds
                 .with_label_values(&[deployment])
@@ -321,6 +323,7 @@ impl Metrics {
         memory: &[MemoryPart],
     ) -> Vec<u8> {
         let gauges = self.gauges.lock();
+        // From the same figures, so that a page does not contradict itself.
         gauges.set(deployments, sources);
         self.outbox.set(deployments);
         gauges.disk.set(usage);
@@ -613,6 +616,7 @@ impl Gauges {
         ] {
             vector.reset();
         }
+        // The host's own counts are set below: they only rise, also across a reset of the series.
         self.sources.reconnects.reset();
         self.sources.passed_over.reset();
         self.sources.repaired.reset();

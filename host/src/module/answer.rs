@@ -102,6 +102,7 @@ impl Answer {
 
     /// Decodes an answer; none if it is not exactly one.
     pub(super) fn parse(mut bytes: Vec<u8>) -> Option<Self> {
+        // Each branch must use up the rest: what follows an answer makes it none.
         let rest = bytes.strip_prefix(MAGIC)?;
         match *rest.first()? {
             b'K' => {
@@ -111,7 +112,9 @@ impl Answer {
                     _ => return None,
                 };
                 let (imports, length) = imports_from_bytes(&rest[2..])?;
+                // In place: a component may have many megabytes, and would otherwise be copied.
                 bytes.drain(..MAGIC.len() + 2 + length);
+                // A component is not sent back: the host has it.
                 if !has_component && !bytes.is_empty() {
                     return None;
                 }
@@ -145,6 +148,7 @@ pub(super) fn plain(words: &str) -> String {
         .trim()
         .chars()
         .map(|char| {
+            // Its words go to people's terminals, where escape sequences could do things.
             if char.is_control() && char != '\n' {
                 '\u{fffd}'
             } else {
@@ -184,6 +188,7 @@ pub(super) fn imports_from_bytes(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
         *rest = behind;
         Some(usize::from(u16::from_be_bytes(*length)))
     };
+    // Before memory is taken for that many.
     let count = short(&mut rest).filter(|count| *count <= IMPORTS_MAX)?;
     let mut imports = Vec::with_capacity(count);
     for _ in 0..count {

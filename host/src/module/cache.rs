@@ -72,6 +72,8 @@ impl Cache {
             .mode(0o700)
             .create(folder)
             .map_err(unusable)?;
+        // Code is run as it is found there, so a user who may write to the folder could run code as
+        // this one.
         check_owner(folder).map_err(unusable)?;
         let key = read_or_make_key(folder).map_err(unusable)?;
         let mut hasher = DefaultHasher::new();
@@ -123,6 +125,7 @@ impl Cache {
                 path = %path.display(),
                 "cached code is damaged or not ours; compiling again"
             );
+            // An error is ignored: the new code replaces the file anyway.
             let _ = fs::remove_file(&path);
             return None;
         };
@@ -138,6 +141,7 @@ impl Cache {
     /// Stores the code of a module, and its imports.
     pub(super) fn put(&self, digest: &str, imports: &[String], code: &[u8]) -> io::Result<()> {
         let name = self.name(digest);
+        // Never written in place: a crash leaves an unfinished file, which `evict` removes later.
         let mut file = tempfile::Builder::new()
             .suffix(&format!(".{UNFINISHED}"))
             .tempfile_in(&self.folder)?;
@@ -146,6 +150,7 @@ impl Cache {
         file.write_all(&self.mac(&name, &[&imports, code]).finalize().into_bytes())?;
         file.write_all(&imports)?;
         file.write_all(code)?;
+        // The file before its name, and its name before the answer: a name never means half a file.
         file.as_file().sync_all()?;
         file.persist(self.folder.join(name))?;
         File::open(&self.folder)?.sync_all()?;
@@ -160,6 +165,7 @@ impl Cache {
     fn mac(&self, name: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
         let mut mac =
             Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        // With its length, so that no other split into a name and a rest has the same MAC.
         mac.update(&(name.len() as u64).to_be_bytes());
         mac.update(name.as_bytes());
         parts.iter().for_each(|part| mac.update(part));
@@ -168,6 +174,7 @@ impl Cache {
 
     /// The imports, and where the code begins; none without a valid MAC.
     fn authentic(&self, name: &str, content: &[u8]) -> Option<(Vec<String>, usize)> {
+        // Nothing of the rest is looked at before its MAC: it would be parsed as trusted.
         let (mac, rest) = content.strip_prefix(MAGIC)?.split_at_checked(MAC_BYTES)?;
         self.mac(name, &[rest]).verify_slice(mac).ok()?;
         let (imports, length) = imports_from_bytes(rest)?;
@@ -185,12 +192,14 @@ impl Cache {
             let Ok(metadata) = entry.metadata() else {
                 continue;
             };
+            // Without a time it cannot be ranked; it stays, and counts for nothing.
             let Ok(modified) = metadata.modified() else {
                 continue;
             };
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some(CODE) => files.push((modified, metadata.len(), path)),
                 Some(UNFINISHED)
+                    // Another process may be writing: only what is older than any write is removed.
                     if modified.elapsed().is_ok_and(|age| age > UNFINISHED_AGE_MAX) =>
                 {
                     let _ = fs::remove_file(path);
@@ -198,6 +207,7 @@ impl Cache {
                 _ => {}
             }
         }
+        // By time first, then by length and path: the order is the same for equal times.
         files.sort();
         let mut total: u64 = files.iter().map(|(_, length, _)| length).sum();
         for (_, length, path) in files {
@@ -262,6 +272,7 @@ fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     file.as_file().sync_all()?;
     match file.persist_noclobber(&path) {
         Ok(_) => Ok(key),
+        // Another process was faster: its key is the one to use, and ours goes with its file.
         Err(_) => read_key(&path)?.ok_or_else(|| io::Error::other("the key file cannot be used")),
     }
 }
@@ -274,8 +285,10 @@ fn read_key(path: &Path) -> io::Result<Option<[u8; KEY_BYTES]>> {
         .open(path)?;
     let mut content = Vec::new();
     let metadata = file.metadata()?;
+    // No bit for the group or for others: the lowest six bits of the mode are all zero.
     let private = metadata.mode().trailing_zeros() >= 6
         && metadata.uid() == rustix::process::geteuid().as_raw();
+    // One byte more than a key, so that a longer file is seen to be none.
     file.take(KEY_BYTES as u64 + 1).read_to_end(&mut content)?;
     Ok(content.try_into().ok().filter(|_| private))
 }

@@ -59,6 +59,7 @@ impl Causes {
     /// The event of a cause that sets one more timer.
     pub(super) fn sets(&mut self, cause: u32) -> Result<&Event, NoPlace> {
         let count = self.events.len();
+        // The number comes from the guest: one that fits no index is like one beyond the events.
         let index = usize::try_from(cause).unwrap_or(usize::MAX);
         let (Some(event), Some(set)) = (self.events.get(index), self.set.get_mut(index)) else {
             return Err(NoPlace::NoEvent { count });
@@ -95,6 +96,7 @@ impl Causes {
     pub(super) fn depth_of_next(&self, at_ns: u64) -> u32 {
         match (&self.rule, self.events.first()) {
             (Keys::Timer(timer), Some(firing)) => timer.depth_of_next(firing.time_ns, at_ns),
+            // What an event sets begins a chain; only timers that set timers make it longer.
             _ => 0,
         }
     }
@@ -114,6 +116,7 @@ impl Causes {
         }
         let place = Place {
             sequence: event.sequence,
+            // Zero until the writer replaces it for an event that was parked.
             sub: 0,
             index: *caused,
         };

@@ -132,6 +132,7 @@ enum Outcome {
 impl Run<'_> {
     /// The child's answer, or why there is none.
     fn answer(&self, upload: &[u8], wanted: &Wanted) -> Result<Answer, String> {
+        // Its turn may have taken longer than its caller waited.
         if wanted.has_ended() {
             return Err(left());
         }
@@ -143,13 +144,19 @@ impl Run<'_> {
             Outcome::Unwanted => Err(left()),
             Outcome::Late => Err(self.late()),
             Outcome::Ended(status, output) => {
+                // One byte more than allowed is read, so that a cut answer is not taken for a whole
+                // one.
                 if output.len() as u64 > self.output_bytes_max() {
                     return Err(format!("its result has more than {} bytes", self.bytes_max));
                 }
+                // The status is looked at before the answer: a child that was taken over could
+                // write one and die.
                 if !status.success() {
                     return Err(self.explain(status, &words));
                 }
                 match Answer::parse(output) {
+                    // A compiler that survived a failed allocation says so in its own words; ours
+                    // name the setting.
                     Some(Answer::Broken(words)) => Err(self.out_of_memory(&words).unwrap_or(words)),
                     Some(answer) => Ok(answer),
                     None => {
@@ -195,6 +202,8 @@ impl Run<'_> {
             }
             Job::Check | Job::Probe => 1,
         };
+        // The kernel counts the time of all threads together: with this factor, only a child with
+        // more threads than these reaches the limit before the deadline.
         let seconds = self
             .time_max
             .as_secs()
@@ -206,6 +215,7 @@ impl Run<'_> {
             Job::Probe => "probe",
         };
         let mut command = Command::new(&self.options.compiler);
+        // Through `/proc/self/exe` the process would be listed as `exe`.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::arg0(&mut command, "foldstream");
         command
@@ -255,6 +265,8 @@ impl Run<'_> {
         let stdout = child.stdout.take().expect("stdout is piped");
         let stderr = child.stderr.take().expect("stderr is piped");
         let output_bytes_max = self.output_bytes_max();
+        // All pipes are served at once: a child that writes much while it is fed would block
+        // otherwise.
         std::thread::scope(|scope| {
             // A child that refuses early closes its end; its answer says why.
             scope.spawn(move || drop(stdin.write_all(upload)));
@@ -269,9 +281,12 @@ impl Run<'_> {
                     .map(|_| output);
                 let _ = sender.send(result);
             });
+            // Never sent to: dropping its sender ends the wait for it.
             let (running, ended) = bounded(0);
             let id = Pid::from_child(child);
             scope.spawn(move || wait_for_end(id, running));
+            // Closed output comes before the end: the status follows within moments, or within the
+            // deadline.
             let outcome = select! {
                 recv(receiver) -> output => match output {
                     Ok(Ok(output)) => status_of(child, &ended, deadline, wanted).map(|status| match status {
@@ -287,6 +302,7 @@ impl Run<'_> {
             };
             // From here on nothing can block for long: the child's ends of the pipes are closed
             // with it.
+            // Also after a good answer: what was already waited for gets no signal.
             let _ = child.kill();
             let _ = child.wait();
             let words = words.join().expect("the reader does not panic")?;
@@ -298,6 +314,7 @@ impl Run<'_> {
     fn out_of_memory(&self, words: &str) -> Option<String> {
         use rustix::process::{Resource, getrlimit};
 
+        // What Rust's allocator, and threads and mappings that the C library could not make, print.
         const SIGNS: [&str; 3] = [
             "memory allocation of",
             "Cannot allocate memory",
@@ -321,6 +338,7 @@ impl Run<'_> {
 
         let name = self.name();
         let is = |signal: Signal| status.signal() == Some(signal.as_raw());
+        // An overflow is a signal, or the words that Rust's handler prints before it aborts.
         if words.contains("overflowed its stack") || is(Signal::SEGV) || is(Signal::BUS) {
             return format!("the {name} ran out of stack; nest types and modules less deeply");
         }
@@ -328,6 +346,8 @@ impl Run<'_> {
             return words;
         }
         if is(Signal::XCPU) {
+            // `XCPU` is the limit of seconds that it was given: to the caller the same as the
+            // deadline.
             return self.late();
         }
         if is(Signal::KILL) {
@@ -355,6 +375,7 @@ fn words_of(mut stderr: impl Read) -> io::Result<String> {
         .by_ref()
         .take(WORDS_BYTES_MAX as u64)
         .read_to_end(&mut words);
+    // A child that writes on would fill the pipe and stop; it must reach its end, or its deadline.
     let _ = io::copy(&mut stderr, &mut io::sink());
     result.map(|_| plain(&String::from_utf8_lossy(&words)))
 }

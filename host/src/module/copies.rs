@@ -32,8 +32,10 @@ impl Room {
     /// Runs a call whose result is charged to this room. The room holds the memory until it is
     /// dropped.
     pub(super) fn charge<T>(self, call: impl FnOnce() -> T) -> (T, Option<Self>) {
+        // A call that panicked leaves its room; this one replaces it.
         ROOM.set(Some(self));
         let result = call();
+        // Taken, so that no later call on this thread is charged to it.
         (result, ROOM.take())
     }
 
@@ -48,6 +50,7 @@ impl Room {
                 message,
             });
         }
+        // One answer has several copies (its text, its bytes), which are charged together.
         let wanted = self.memory.bytes().saturating_add(bytes as u64);
         self.memory
             .grow_to(wanted)
@@ -93,6 +96,7 @@ macro_rules! lift_charged {
                 ty: InterfaceType,
                 source: &Self::Lower,
             ) -> wasmtime::Result<Self> {
+                // A pointer and a length.
                 charge(cx, source[1].get_u32() as usize)?;
                 <$inner as Lift>::linear_lift_from_flat(cx, ty, source).map(Self)
             }

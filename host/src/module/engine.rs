@@ -107,6 +107,7 @@ impl Engine {
     /// with on-demand memory.
     pub fn new(options: Options) -> Result<Self, Error> {
         let (wasmtime, address_space, instances) = allocate(&options)?;
+        // Weak: the thread of the clock must not keep the engine whose end stops it.
         let engine = wasmtime.weak();
         let ticker = Ticker::start(move || {
             if let Some(engine) = engine.upgrade() {
@@ -156,6 +157,8 @@ impl Engine {
         let kind = upload::kind(&upload).map_err(|words| Error::Refused(words.to_owned()))?;
         if kind == Kind::Component {
             let digest = digest(&upload);
+            // Known code was checked when it was compiled, by this version: the name of a cached
+            // file has it.
             if let Some(imports) = self.known_imports(&digest) {
                 return Ok(Accepted {
                     component: upload,
@@ -179,6 +182,8 @@ impl Engine {
             }
         };
         let digest = digest(&component);
+        // The digest is that of the component, also if a core module was uploaded: the same core
+        // module, encoded by another version, may be another component.
         Ok(Accepted {
             component,
             digest,
@@ -260,6 +265,8 @@ impl Engine {
             });
         }
         // Before it is read, so that what there is no memory for takes none.
+        // The length of the file serves as that of the code; what must be compiled is charged
+        // below.
         let mut memory = self.inner.options.memory.reservation(Purpose::Code);
         let short = |shortage: crate::memory::Shortage| Error::Short(shortage.to_string());
         memory
@@ -271,6 +278,8 @@ impl Engine {
                 .in_turn(wanted, || self.compiled(accepted, wanted))
                 .map_err(Error::Compile)??,
         };
+        // The file also has the imports and the MAC; code that was compiled is charged here for the
+        // first time.
         memory.shrink_to(code.bytes);
         memory.grow_to(code.bytes).map_err(short)?;
         let linked = self
@@ -290,6 +299,7 @@ impl Engine {
             memory,
         )?);
         let mut loaded = self.inner.loaded.lock();
+        // Entries whose module nobody uses any more: the map must not grow with every deployment.
         loaded.retain(|_, module| module.strong_count() > 0);
         // Another thread may have loaded it meanwhile; all share one.
         if let Some(module) = loaded.get(&accepted.digest).and_then(Weak::upgrade) {
@@ -322,6 +332,7 @@ impl Engine {
             wanted,
         )?;
         let compile_time = begin.elapsed();
+        // The setting may name any program; what it wrote is looked at before it is deserialized.
         if wasmtime::Engine::detect_precompiled(&code).is_none() {
             let compiler = self.inner.options.compiler.display();
             return Err(Error::Engine(format!(
@@ -363,6 +374,8 @@ impl Engine {
                 bytes: code.code().len() as u64,
             }),
             Err(error) => {
+                // It is authentic, so it may exceed a limit that was larger then: compiling it
+                // again says which.
                 tracing::warn!(digest, %error, "cannot use cached code; compiling again");
                 None
             }
@@ -399,6 +412,7 @@ fn allocate(options: &Options) -> Result<(wasmtime::Engine, AddressSpace, u32), 
                 );
                 break;
             }
+            // Where the address space is limited (`ulimit -v`), a smaller pool is better than none.
             Err(_) => instances = (instances / 4).max(POOL_MIN),
         }
     }

@@ -68,12 +68,14 @@ fn get_many(
         let mut bytes = 0;
         let (ends_at, bytes_max) = (store.data().ends_at(), store.data().transfer_bytes_max());
         for (index, key) in keys.iter().enumerate() {
+            // Only guest code checks epochs, so a long list looks at the deadline itself.
             check_time(index, ends_at)?;
             let key = key.to_str(&store)?;
             check_key(&key)?;
             let value = access.get(&key)?;
             bytes += value.as_ref().map_or(0, Payload::len);
             check_transfer(bytes, bytes_max)?;
+            // Before the value is kept: one more value than the host has memory for ends the call.
             buffer.hold(listed + bytes)?;
             values.push(value.map(Value::from));
         }
@@ -113,6 +115,7 @@ fn put_value(
     value: Option<&PayloadThere>,
 ) -> wasmtime::Result<()> {
     let value = value.map(|value| value.look(store)).transpose()?;
+    // With the length alone: a value that is refused is never copied.
     access.check_put(key, value.as_ref().map_or(0, |value| value.len()))?;
     Ok(access.put(key, value.map(|value| value.copied()))?)
 }
@@ -130,6 +133,7 @@ fn listed<T: Lift + 'static>(
     let (fuel, bytes_max) = (caller.hostcall_fuel(), caller.data().transfer_bytes_max());
     caller.set_hostcall_fuel(bytes_max);
     let listed: wasmtime::Result<Vec<T>> = list.iter(caller.as_context_mut())?.collect();
+    // Back to the limit of this instance, for the calls that follow; an error ends the call anyway.
     caller.set_hostcall_fuel(fuel);
     listed
 }
@@ -153,6 +157,8 @@ fn scan(
         selection: selection.into(),
         after,
         direction: direction.into(),
+        // A scan for no entries still answers whether there are any: it reads one, which is not
+        // returned.
         limit: wanted.max(1),
     };
     check_scan(&scan)?;
@@ -176,6 +182,7 @@ fn scan(
 }
 
 fn write(mut caller: Caller<'_>, (level, message): (Level, WasmStr)) -> wasmtime::Result<()> {
+    // Counted like any other, so that a loop of messages ends, also if none of them is logged.
     caller.data_mut().count_call()?;
     let message = message.to_str(&caller)?;
     caller
@@ -202,11 +209,13 @@ fn with_access_and_list<R>(
     let host = caller.data_mut();
     host.count_call()?;
     let (mut access, mut buffer) = (
+        // Taken out, because `body` reads the guest's memory through the store, which owns both.
         std::mem::take(&mut host.access),
         std::mem::take(&mut host.buffer),
     );
     let result = body(caller.as_context(), &mut access, &mut buffer);
     let host = caller.data_mut();
+    // Back in any case: `end_call` needs the state after an error, too.
     (host.access, host.buffer) = (access, buffer);
     result
 }

@@ -105,6 +105,8 @@ impl Module {
         } else {
             System::None
         };
+        // What the module asks for is in its manifest: until that is read, the host's maximum
+        // applies.
         let bounds = Bounds {
             memory_bytes: engine.options.memory_bytes_max,
             ..manifest::bounds(&engine.options, None)
@@ -229,9 +231,12 @@ impl Module {
         let options = &self.engine.options;
         let mut room = options.memory.reservation(memory::Purpose::Query);
         if let Err(shortage) = room.grow_to(KEYS_BYTES as u64) {
+            // Wakes idle instances to give up their memory; the text that it makes is not needed.
             instance.store.data().short(String::new());
             return Err(QueryError::Short(shortage.to_string()));
         }
+        // What passes from guest to host in one call: the answer at the end, or the keys of a
+        // get-many.
         instance
             .store
             .set_hostcall_fuel(options.answer_bytes_max + KEYS_BYTES);
@@ -345,6 +350,7 @@ struct Made<'a> {
 /// How many places of the pool an instance of a component takes.
 fn places(linked: &InstancePre<Host>) -> u32 {
     let needed = linked.component().resources_required();
+    // Wasmtime cannot always say: then the most that the pool lets one component have.
     needed.map_or(MEMORIES_MAX, |needed| {
         needed
             .num_memories
@@ -379,18 +385,24 @@ fn start(
         Arc::clone(&engine.ticker),
     );
     let host = Host::new(bounds, identity, system, permit, memory, shared);
+    // For a query the time of its snapshot's last event, never that of the machine: the answer is
+    // the same wherever it is asked. Events and firings advance that of a fold.
     host.clock.advance(time_ns);
     let mut store = Store::new(&engine.wasmtime, host);
     store.limiter(|host| &mut host.growth);
+    // The most that one call passes to the host: the list of a put-many, or one value.
     store.set_hostcall_fuel(bounds.value_bytes_max + ENTRIES_BYTES);
     store.set_max_component_handles(HANDLES_MAX);
+    // Before the clock is woken by `begin_call`: the epoch only rises while a guest runs.
     store.set_epoch_deadline(ticks(bounds.deadline));
+    // A start function runs guest code: it has a deadline and counters, but no state.
     store.data_mut().begin_call(Access::None);
     let result = linked.instantiate(&mut store);
     store.data_mut().end_call();
     match result {
         Ok(instance) => Ok((store, instance)),
         Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(StartError::Busy),
+        // A refused growth ends the start as a trap does; only the limiter knows the reason.
         Err(_) if store.data().shortage().is_some() => {
             let shortage = store.data().shortage().unwrap_or_default().to_owned();
             store.data().short(String::new());
@@ -433,6 +445,7 @@ fn ask(
             return Err(Error::Refused(format!("it does not start: {error}")));
         }
     };
+    // Types before the call: what has another type is refused as such, not as a failed call.
     let manifest = check_types(&mut store, instance, exports)?;
     store.set_epoch_deadline(ticks(bounds.deadline));
     store.data_mut().begin_call(Access::None);
@@ -557,6 +570,7 @@ impl Instance {
                 "the instance failed before and was used again; create another one".to_owned();
             return (writer, Err(ApplyError::Trap(error)));
         }
+        // Subjects under `_fs` belong to the host, so the subject is enough to tell.
         let is_firing = |event: &Event| {
             let firings = self.handles.as_ref()?.firings.as_ref()?;
             (*event.subject == **firings).then_some(())
@@ -570,6 +584,8 @@ impl Instance {
         } else {
             self.apply_events(events, writer)
         };
+        // After any error, also a shortage: the guest may have stopped in the middle of a change of
+        // its own memory, which is not rolled back as the state is.
         self.spent = result.is_err();
         (writer, result)
     }
@@ -597,6 +613,8 @@ impl Instance {
                 end
             };
             if let Err(error) = result {
+                // The index of a blamed event counts within its call; the caller counts within the
+                // batch.
                 return (writer, Err(error.after(done)));
             }
             done = end;
@@ -611,10 +629,13 @@ impl Instance {
         mut writer: state::Writer,
     ) -> (state::Writer, Result<(), ApplyError>) {
         let Some(Firing { name, .. }) = Firing::read(event) else {
+            // Nonsense under this subject fires nothing, on every replay.
             return (writer, Ok(()));
         };
         let timer = match writer.fire_timer(&name, event.time_ns) {
             Ok(Some(timer)) => timer,
+            // Cancelled, or set to a later time, since the firing was appended. Replays decide the
+            // same.
             Ok(None) => return (writer, Ok(())),
             Err(state::Error::Busy(shortage)) => return (writer, Err(ApplyError::Busy(shortage))),
             Err(state::Error::Limit { limit, message }) => {
@@ -622,6 +643,7 @@ impl Instance {
             }
             Err(error) => return (writer, Err(ApplyError::State(error))),
         };
+        // The guest's time is that of the firing in the log, never that of the machine.
         self.store.data().clock.advance(event.time_ns);
         let result = self.call_on_timer(&name, &timer, event, Access::Apply(Box::new(writer)));
         self.ended(result, 1)
@@ -642,6 +664,8 @@ impl Instance {
         self.store.set_epoch_deadline(self.deadline_ticks);
         self.store.data_mut().begin_call(access);
         if let Some(Handles { publishes, .. }) = &self.handles {
+            // Messages continue the trace of the event that set the timer, whose headers the timer
+            // keeps.
             let mut cause = event.clone();
             cause.headers = timer
                 .headers
@@ -672,6 +696,7 @@ impl Instance {
         writer: state::Writer,
     ) -> (state::Writer, Result<(), ApplyError>) {
         if let Some(last) = events.last() {
+            // A call has one time, that of its last event; each event carries its own as well.
             self.store.data().clock.advance(last.time_ns);
         }
         let result = self.call_apply(events, Access::Apply(Box::new(writer)));
@@ -690,6 +715,7 @@ impl Instance {
         let result = match result {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => {
+                // What a guest without memory says of an event may be due to its memory.
                 let doubted = self.store.data().doubted(&message(&failure.message));
                 Err(doubted.unwrap_or_else(|| failed_event(&failure, count)))
             }
@@ -754,7 +780,7 @@ impl Instance {
         Ok(result)
     }
 
-    /// Changes whenever another fold needs a place for an instance.
+    /// Changes whenever something else needs a place for an instance, or memory.
     pub fn wanted(&self) -> tokio::sync::watch::Receiver<u64> {
         self.store.data().wanted()
     }
@@ -768,12 +794,14 @@ impl Instance {
 /// The epochs after which a call is interrupted: the current one does not count.
 fn ticks(deadline: Duration) -> u64 {
     let ticks = deadline.as_nanos().div_ceil(TICK.as_nanos());
+    // Half of the range, because the engine adds the current epoch to it.
     u64::try_from(ticks).unwrap_or(u64::MAX / 2) + 1
 }
 
 fn failed_event(failure: &Failure, count: usize) -> ApplyError {
     let index = failure.index as usize;
     let message = message(&failure.message);
+    // Nothing can be done to an event that is not there: the fault is the module's, not an event's.
     if index >= count {
         return ApplyError::Trap(format!(
             "the module blamed event {index} of a batch of {count} events (counted from 0): \

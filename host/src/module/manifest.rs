@@ -35,6 +35,7 @@ impl Described {
         };
         let publishes = publishes(&handler.publishes)?;
         let sets_timers = handler.sets_timers;
+        // All that both kinds have is checked in one place.
         let record = ManifestRecord {
             kind: bindings::ModuleKind::Projection,
             name: handler.name,
@@ -92,6 +93,7 @@ fn checked(record: ManifestRecord, options: &Options) -> Result<Manifest, Error>
         limits.deadline_ms.map(u64::from),
         deadline_max_ms,
     )?;
+    // No maximum here: the host's own limits apply whatever the module asks for.
     check_limit("batch-events", limits.batch_events.map(u64::from), u64::MAX)?;
     check_limit("state-bytes", limits.state_bytes, u64::MAX)?;
     check_limit(
@@ -371,6 +373,7 @@ fn queries(described: Vec<bindings::QueryDescription>) -> Result<Vec<(String, St
     for bindings::QueryDescription { name, description } in described {
         check_name("query", &name)?;
         check_description(&format!("query {name}"), &description)?;
+        // The host finds a query by its name.
         if !names.insert(name.clone()) {
             return Err(Error::Manifest(format!(
                 "two queries have the name `{name}`; rename one"

@@ -83,12 +83,15 @@ impl Migration {
             return Err(MigrateError::Failed(ApplyError::Trap(error)));
         }
         let result = self.call(entries);
+        // It had no state, so there is nothing to take back.
         self.store.data_mut().end_call();
         let result = match result {
             Ok(Ok(entries)) => checked(entries),
             Ok(Err(reason)) => Err(MigrateError::Refused(message(&reason))),
             Err(error) => Err(MigrateError::Failed(self.store.data().explain(error))),
         };
+        // After any error, also a refusal: what the guest keeps in memory may not match what was
+        // written.
         self.spent = result.is_err();
         result
     }
@@ -102,6 +105,8 @@ impl Migration {
             })
             .collect();
         let migrate = typed(&self.migrate, &self.store)?;
+        // Each page has the whole deadline: how long a migration takes depends on the size of the
+        // state.
         self.store.set_epoch_deadline(self.deadline_ticks);
         self.store.data_mut().begin_call(Access::None);
         let (result,) = migrate.call(&mut self.store, (self.from_version, &entries))?;

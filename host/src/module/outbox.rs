@@ -21,6 +21,7 @@ pub(super) fn publish(
     mut caller: StoreContextMut<'_, Host>,
     (messages,): (Vec<Message>,),
 ) -> wasmtime::Result<()> {
+    // Counted once for all its messages; how many each event may cause is limited below.
     let host = caller.data_mut();
     host.count_call()?;
     if messages.len() > MESSAGES_PER_CALL_MAX {
@@ -76,6 +77,7 @@ fn row(
         key,
     } = message;
     let data = Payload::from(data);
+    // Checked before the role: a candidate, whose effects nobody publishes, must fail on the same.
     effects::check(&subject, kind.as_deref(), key.as_deref(), &headers, &data)
         .map_err(|refusal| refused(refusal.limit, refusal.message))?;
     if !publishes.iter().any(|pattern| pattern.matches(&subject)) {
@@ -84,7 +86,9 @@ fn row(
         );
         return Err(refused("publishes", message));
     }
+    // The module's own key first, otherwise that of the cause: effects of one key stay in order.
     let key = key.or_else(|| causes.key_of(cause)).unwrap_or_default();
+    // The place is counted also if nothing is published, so that it is the same for every fold.
     let (place, event) = causes.next(cause).map_err(|none| match none {
         NoPlace::NoEvent { count } => refused(
             "cause",
@@ -104,6 +108,7 @@ fn row(
     let event = event.clone();
     // What was set before the first deploy is as old as the event that set it.
     let set_by = causes.timer_set_by();
+    // Only the owner's batch keeps effects, and none of events from before the first deploy.
     let Some(owner) = writer.role().owner().filter(|owner| {
         place.sequence > owner.effects_after && set_by.is_none_or(|set| set > owner.timers_after)
     }) else {

@@ -58,6 +58,7 @@ impl Flow {
     /// Whether it is full, so that a new one would be the same.
     pub(super) fn is_full(&self) -> bool {
         let tokens = self.0.lock();
+        // What has flowed in since the last line is only added when the next one is written.
         let filled = tokens.filled_at.elapsed().as_secs_f64();
         tokens.lines + filled * LINES_PER_SECOND >= LINES_AT_ONCE
             && tokens.bytes + filled * BYTES_PER_SECOND >= BYTES_AT_ONCE
@@ -80,6 +81,7 @@ impl Flow {
         } else {
             tokens.dropped += 1;
         }
+        // A drop that was not reported is carried to the next line, also one that passes.
         let is_due = tokens
             .told_at
             .is_none_or(|at| now.saturating_duration_since(at) >= TELL);
@@ -153,10 +155,12 @@ impl LastWords {
         if message.is_empty() {
             return;
         }
+        // Rust breaks its message after the place: `panicked at src/lib.rs:3:5:`, then the text.
         if std::mem::take(&mut self.continues) {
             self.text = format!("{} {message}", self.text);
             return;
         }
+        // How Rust and Go begin what they print when they panic.
         let begin = ["panicked at ", "panic: ", "fatal error: "]
             .iter()
             .filter_map(|begin| message.find(begin))
@@ -201,6 +205,7 @@ impl Output {
     pub(super) fn begin(&self) {
         let mut pending = self.pending.lock();
         pending.bytes_left = self.bytes_max;
+        // A panic of an earlier call does not explain this one.
         pending.last_words = LastWords::default();
     }
 
@@ -223,6 +228,7 @@ impl Output {
     pub(super) fn end(&self) {
         let mut pending = self.pending.lock();
         for stream in [Stream::Out, Stream::Err] {
+            // The bytes after the last line break: a guest that traps leaves its last words there.
             let line = std::mem::take(&mut pending.lines[stream as usize]);
             if !line.is_empty() {
                 let line = String::from_utf8_lossy(&line);
@@ -231,6 +237,7 @@ impl Output {
             }
         }
         let dropped = std::mem::take(&mut pending.dropped);
+        // Released before the log is written, which may take its time.
         drop(pending);
         if dropped > 0 {
             tracing::warn!(
@@ -257,6 +264,8 @@ impl Output {
         let mut pending = self.pending.lock();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let line = &mut pending.lines[stream as usize];
+            // A line without an end takes no more than a message may have; what exceeds it is
+            // dropped.
             let room = MESSAGE_BYTES_MAX - line.len();
             line.extend_from_slice(&piece[..piece.len().min(room)]);
             if piece.ends_with(b"\n") {
@@ -273,6 +282,8 @@ impl Output {
         match pending.bytes_left.checked_sub(message.len() + MESSAGE_COST) {
             Some(left) => pending.bytes_left = left,
             None => {
+                // Nothing more passes in this call, also no shorter message: gaps in a text would
+                // mislead.
                 pending.bytes_left = 0;
                 pending.dropped += 1;
                 return;
@@ -286,6 +297,8 @@ impl Output {
         if !is_logged(level) {
             return;
         }
+        // The budget of the deployment last, so that dropped and unlogged messages do not use it
+        // up.
         let (passes, dropped) = self.flow.take(message.len() + MESSAGE_COST, Instant::now());
         if let Some(dropped) = dropped {
             tracing::warn!(

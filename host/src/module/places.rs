@@ -61,8 +61,10 @@ impl Places {
         // A module that needs more places than exist can still run alone.
         let count = count.clamp(1, self.total);
         let most = match purpose {
+            // Folds can wait for a place and queries cannot, so some are never given to folds.
             Purpose::Fold => (self.total - self.total / KEPT_FOR_QUERIES).max(count),
             Purpose::Query => {
+                // Both counts: the share of queries, and what all together have.
                 let share = (self.total / KEPT_FOR_FOLDS).max(count);
                 add(&self.by_queries, count, share).then_some(self.total)?
             }
@@ -74,9 +76,11 @@ impl Places {
                 count,
             });
         }
+        // Their share was counted before it was known whether there is a place.
         if purpose == Purpose::Query {
             self.by_queries.fetch_sub(count, Ordering::AcqRel);
         }
+        // Also for a query: an idle fold's place serves it as well.
         self.wanted.send_modify(|times| *times += 1);
         None
     }
@@ -101,7 +105,7 @@ impl Permit {
         self.places.wanted.send_modify(|times| *times += 1);
     }
 
-    /// Changes whenever a fold found no place.
+    /// Changes whenever a request found no place, or an instance no memory.
     pub(super) fn wanted(&self) -> watch::Receiver<u64> {
         self.places.wanted()
     }

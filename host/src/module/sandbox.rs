@@ -165,6 +165,7 @@ impl Buffer {
     pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Refusal> {
         let bytes = bytes as u64;
         match &mut self.memory {
+            // A call that grows again keeps its larger piece, until `begin` returns it.
             Some(memory) if bytes > INSTANCE_BYTES && bytes > memory.bytes() => memory
                 .grow_to(bytes.next_multiple_of(BUFFER_PIECE))
                 .map_err(|shortage| Refusal::Short(shortage.to_string())),
@@ -247,7 +248,7 @@ impl Host {
         }
     }
 
-    /// Changes whenever a fold found no place for its instance.
+    /// Changes whenever an instance found no place, or no memory.
     pub(super) fn wanted(&self) -> tokio::sync::watch::Receiver<u64> {
         self.permit.wanted()
     }
@@ -265,9 +266,11 @@ impl Host {
     /// Takes the state back and completes the call's log output.
     pub(super) fn end_call(&mut self) -> Access {
         self.output.end();
+        // What the call collected has been copied into the guest's memory by now.
         self.buffer.begin();
         self.running = None;
         self.handling = None;
+        // The state goes back to the caller also if the call trapped: its batch decides what to do.
         std::mem::take(&mut self.access)
     }
 
@@ -302,6 +305,7 @@ impl Host {
 
     /// Whether an error of a call is about the module, and not only about the machine.
     pub(super) fn is_of_module(&self, error: &wasmtime::Error) -> bool {
+        // Looked at first: the trap that a refused growth causes looks like one of the module.
         if matches!(self.growth.refused, Some(Refused::Short(_)))
             || matches!(error.downcast_ref(), Some(Refusal::Short(_)))
         {
@@ -311,6 +315,7 @@ impl Host {
             || error.is::<Refusal>()
             || error.downcast_ref::<Trap>().is_some()
             || error.downcast_ref::<I32Exit>().is_some()
+            // A backtrace is attached whenever guest code was on the stack as the error arose.
             || error.downcast_ref::<WasmBacktrace>().is_some()
     }
 
@@ -335,6 +340,7 @@ impl Host {
             }
             _ => {}
         }
+        // Languages with a runtime of their own end themselves by `proc_exit` after they print why.
         if let Some(exit) = error.downcast_ref::<I32Exit>() {
             let said = self
                 .output
@@ -427,6 +433,7 @@ fn describe(error: &wasmtime::Error, last_words: Option<String>) -> String {
             .iter()
             .take(FRAMES_MAX)
             .filter_map(|frame| frame.func_name());
+        // The names come from the upload: they are clipped, as everything that goes to the log.
         for name in names {
             text.push_str(&format!("\n  at {}", clipped(name, NAME_BYTES_MAX)));
         }
@@ -511,6 +518,7 @@ impl ResourceLimiter for Growth {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        // `current` and `desired` are of one memory; the limit is for all of them.
         let total = self
             .memory_bytes
             .saturating_sub(current)
@@ -523,12 +531,15 @@ impl ResourceLimiter for Growth {
             );
             return self.refuse(Refused::Limit("memory-bytes", message));
         }
+        // After the host's limit, which ends the call: a module above both must hear of the one
+        // that it can ask to be raised.
         if maximum.is_some_and(|maximum| desired > maximum) {
             // The module's own maximum: allocators look for it, and have another way. What it says
             // of an event from then on may be due to what its instance holds.
             self.is_at_own_maximum = true;
             return Ok(false);
         }
+        // With tables and overhead, because one reservation covers the whole instance.
         if let Err(shortage) = self
             .memory
             .grow_to(total as u64 + self.table_bytes() + INSTANCE_BYTES)
@@ -540,6 +551,7 @@ impl ResourceLimiter for Growth {
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        // It was granted, and the machine refused it: the guest may not learn of that either.
         self.refuse(Refused::Host(format!(
             "no more memory for a module: {error}"
         )))
@@ -567,6 +579,8 @@ impl ResourceLimiter for Growth {
             self.is_at_own_maximum = true;
             return Ok(false);
         }
+        // Before its memory, because `table_bytes` counts them; if that fails, the call ends
+        // anyway.
         self.table_elements = total;
         if let Err(shortage) = self
             .memory

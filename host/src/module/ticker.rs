@@ -55,6 +55,8 @@ impl Ticker {
 
     /// Records that a guest runs.
     pub(super) fn run(&self) -> Running {
+        // First the count, then the look at `rests`: the thread sets and looks in the opposite
+        // order, so that one of the two always sees the other.
         self.inner.running.fetch_add(1, Ordering::SeqCst);
         if self.inner.rests.load(Ordering::SeqCst) {
             self.inner.wake();
@@ -68,6 +70,7 @@ impl Ticker {
 impl Drop for Ticker {
     fn drop(&mut self) {
         self.inner.ended.store(true, Ordering::SeqCst);
+        // The thread may rest: it looks at `ended` and leaves.
         self.inner.wake();
     }
 }
@@ -106,6 +109,7 @@ impl Inner {
     /// Waits for a guest. A starting guest either sees that the clock sleeps, or is seen here.
     fn rest(&self) {
         let mut waits = self.lock.lock();
+        // Set before it looks for guests: see `Ticker::run`.
         self.rests.store(true, Ordering::SeqCst);
         while self.is_idle() {
             self.woken.wait(&mut waits);

@@ -28,6 +28,7 @@ pub(super) fn add_to(interface: &mut LinkerInstance<'_, Host>) -> wasmtime::Resu
 
 /// `set`.
 fn set(mut caller: Caller<'_>, (cause, records): (u32, Vec<TimerRecord>)) -> wasmtime::Result<()> {
+    // Checked first, so that nothing is set by a call that may set nothing.
     let (writer, handling) = begin(&mut caller, records.len())?;
     for record in records {
         let TimerRecord { name, at_ns, key } = record;
@@ -35,6 +36,7 @@ fn set(mut caller: Caller<'_>, (cause, records): (u32, Vec<TimerRecord>)) -> was
         if let Some(key) = &key {
             timers::check_key(key).map_err(refused)?;
         }
+        // As of messages: the module's own key, or that of the cause.
         let key = key.or_else(|| handling.causes.key_of(cause));
         let depth = handling.causes.depth_of_next(at_ns);
         let event = handling
@@ -43,6 +45,8 @@ fn set(mut caller: Caller<'_>, (cause, records): (u32, Vec<TimerRecord>)) -> was
             .map_err(|none| no_place(&none, cause))?;
         let timer = Timer {
             at_ns,
+            // Whether it may fire effects is decided by what set it, not by its firing (see
+            // outbox.rs).
             set_by: event.sequence,
             key,
             depth,
@@ -56,6 +60,8 @@ fn set(mut caller: Caller<'_>, (cause, records): (u32, Vec<TimerRecord>)) -> was
 /// `cancel`.
 fn cancel(mut caller: Caller<'_>, (cause, names): (u32, Vec<String>)) -> wasmtime::Result<()> {
     let (writer, handling) = begin(&mut caller, names.len())?;
+    // Checked although nothing else needs it: the contract names a cause, and a wrong one is a
+    // mistake.
     handling
         .causes
         .exists(cause)
@@ -81,6 +87,7 @@ fn begin<'a>(
 ) -> Result<(&'a mut Writer, &'a mut Handling), Refusal> {
     let host = caller.data_mut();
     host.count_call()?;
+    // In addition to the limit per event: it bounds what one list takes of the host's memory.
     if count > TIMERS_PER_CALL_MAX {
         let message =
             format!("{count} timers in one call; pass at most {TIMERS_PER_CALL_MAX} at once");

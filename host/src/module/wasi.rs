@@ -51,6 +51,8 @@ pub(super) struct Wasi {
 
 impl Wasi {
     pub(super) fn new(identity: &Identity, clock: &Arc<Clock>, output: &Arc<Output>) -> Self {
+        // From the identity alone: a generation that is rebuilt draws the same numbers again. Each
+        // purpose has a seed of its own, so that one cannot be told from the other.
         let seed = |purpose: &str| -> [u8; 32] {
             let mut hash = Sha256::new();
             hash.update(purpose);
@@ -81,6 +83,7 @@ impl Wasi {
             })
             .build();
         let mut table = ResourceTable::new();
+        // A guest could otherwise keep the host's memory by making streams and never dropping them.
         table.set_max_capacity(RESOURCES_MAX);
         Self { context, table }
     }
@@ -90,6 +93,7 @@ impl Wasi {
 /// leaves open.
 pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_sync(linker)?;
+    // The definitions below replace those of wasmtime-wasi.
     linker.allow_shadowing(true);
     // A sleep must not wait: the guest would block its thread, and its clock would not advance.
     let mut clock = linker.instance(&format!("wasi:clocks/monotonic-clock@{VERSION}"))?;
@@ -129,6 +133,7 @@ fn sleep(
     until: impl FnOnce(u64) -> u64,
 ) -> wasmtime::Result<(Resource<DynPollable>,)> {
     let host = caller.data_mut();
+    // Each sleep costs the host an entry of the table, so it counts like any host call.
     host.count_call()?;
     let clock = Arc::clone(&host.clock);
     let until = until(clock.now());
@@ -192,13 +197,16 @@ struct Timer {
 impl Pollable for Timer {
     /// Other ready items come first, then the earliest timer; the others stay unchanged.
     async fn ready(&mut self) {
+        // Reading advances it a little, so that a guest that polls in a loop comes to its end.
         if self.clock.now() >= self.until {
             return;
         }
         let _waiting = Waiting::register(&self.clock, self.until);
+        // All timers of one `poll` are registered before any of them looks for the earliest.
         yield_once().await;
         let earliest = self.clock.timers.lock().keys().next().copied();
         if earliest.is_some_and(|earliest| earliest < self.until) {
+            // Never: `poll` ends with the earliest, and drops this future.
             pending::<()>().await;
         }
         self.clock.advance(self.until);
@@ -214,6 +222,7 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     fn register(clock: &'a Clock, until: u64) -> Self {
+        // Several timers may end at the same time; each counts.
         *clock.timers.lock().entry(until).or_default() += 1;
         Self { clock, until }
     }

@@ -15,9 +15,11 @@ pub(super) fn send(log: &Log, lineage: Lineage, rows: Vec<Row>) -> Sent {
         Ok(cursor) => cursor,
         Err(error) => return Sent::nothing(error.to_string()),
     };
+    // Places rise, so one comparison tells what the log has.
     let is_stored = |row: &Row| cursor.is_some_and(|cursor| row.place.to_bytes() <= cursor);
     let (mut confirmed, mut new): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_stored);
     let again = confirmed.len() as u64;
+    // The cursor as it was read: if another owner has moved it since, nothing is appended.
     let trouble = append(log, &name, cursor, &mut new);
     confirmed.append(&mut new);
     Sent {
@@ -45,6 +47,7 @@ fn append(
             from,
             to: last.place.to_bytes(),
         };
+        // Written again in each round, as the last one may have been cut off.
         let events: Vec<NewEvent> = rows.iter().map(event).collect();
         match log.append(
             &events,
@@ -60,6 +63,7 @@ fn append(
                 refused = Some(format!("the log refuses an effect: {message}"));
             }
             Err(error) => {
+                // Whether it was stored is unknown; the cursor says so at the next attempt.
                 rows.clear();
                 return Some(error.to_string());
             }

@@ -52,6 +52,7 @@ pub(super) async fn look(
         description,
         stored: HashSet::new(),
     };
+    // It may have removed what it stored, so only its window can recognise an id.
     if !description.keeps {
         return Ok(window);
     }
@@ -78,6 +79,7 @@ pub(super) async fn look(
     let covering = SubjectSet::parse(&patterns)
         .map_err(|error| error.to_string())?
         .covering();
+    // Otherwise messages after the mark are gone, or the stream is another one than before.
     let is_whole = description.first <= mark + 1 && mark <= description.last;
     let ids = if is_whole {
         publisher
@@ -101,6 +103,7 @@ pub(super) async fn look(
                 "the stream no longer tells what it has stored; messages in doubt are sent again, \
                  and its duplicate window decides"
             );
+            // What came before can't be looked up any more, so doubts begin here.
             store.set_effect_mark(target, description.last);
             Ok(Known {
                 promise: Promise::Window,
@@ -126,6 +129,7 @@ pub(super) async fn send(
     rows: Vec<Row>,
     conditions: &Conditions<'_>,
 ) -> Sent {
+    // One chain for each key; effects without a key share one.
     let mut chains: HashMap<String, Vec<Row>> = HashMap::new();
     for row in rows {
         chains.entry(row.effect.key.clone()).or_default().push(row);
@@ -146,6 +150,7 @@ pub(super) async fn send(
     }) = sent.next().await
     {
         all.confirmed.extend(confirmed);
+        // The first trouble is shown, and the furthest sequence counts for the mark.
         all.again += again;
         all.sequence = all.sequence.max(sequence);
         all.is_in_doubt |= is_in_doubt;
@@ -163,9 +168,11 @@ async fn send_chain(
 ) -> Sent {
     let mut sent = Sent::default();
     for row in rows {
+        // Asked between messages: what is left waits in the outbox.
         if *conditions.stopped.borrow() {
             return sent;
         }
+        // Before the grants are asked, because connecting may take long.
         if let Err(error) = publisher.ready().await {
             sent.trouble = Some(error.to_string());
             return sent;
@@ -181,6 +188,7 @@ async fn send_chain(
                 sent.confirmed.push(row);
             }
             Err(error) => {
+                // Refused for sure is no doubt: the stream does not have it.
                 sent.is_in_doubt = matches!(error, PublishError::Unknown(_));
                 sent.trouble = Some(error.to_string());
                 return sent;

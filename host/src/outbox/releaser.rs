@@ -89,6 +89,7 @@ impl Releaser {
         let (stop, stopped) = watch::channel(false);
         let parts = Arc::new(parts);
         let mut tasks = Vec::new();
+        // One for each source of the host, because a grant may be added while they run.
         for (name, source) in parts.sources.iter() {
             let task = Task {
                 parts: Arc::clone(&parts),
@@ -96,6 +97,7 @@ impl Releaser {
                 outlet: Outlet::of(source),
                 stopped: stopped.clone(),
                 changed: parts.changed.clone(),
+                // After a start nobody knows what was sent before.
                 is_in_doubt: AtomicBool::new(true),
             };
             tasks.push(runtime.spawn(task.run()));
@@ -185,8 +187,10 @@ impl Task {
         let mut durable = self.parts.store.outbox_changes();
         let mut pause = PAUSE.0;
         while !*self.stopped.borrow() {
+            // Both as of before the look at the rows, so that what comes after it wakes the task.
             durable.borrow_and_update();
             self.changed.borrow_and_update();
+            // What is on its way when the pause begins still ends.
             let rows = if (self.parts.is_paused)() {
                 Ok(Vec::new())
             } else {
@@ -212,10 +216,13 @@ impl Task {
                 continue;
             }
             let outcome = self.release(rows).await;
+            // Some progress is enough: the next attempt starts with what is left.
             if outcome != Outcome::Nothing {
                 pause = PAUSE.0;
             }
             if outcome != Outcome::Done {
+                // From half to all of the pause, so that owners that failed together do not retry
+                // together.
                 self.rest_after_trouble(pause.mul_f64(0.5 + fastrand::f64() / 2.0))
                     .await;
                 pause = (pause * 2).min(PAUSE.1);
@@ -284,6 +291,7 @@ impl Task {
             let _ = stopped.wait_for(|stopped| *stopped).await;
             tokio::time::sleep(GRACE).await;
         };
+        // The work first: it may be done in the same moment.
         // Dropping the first arm leaves messages unconfirmed, which is sound whenever it happens.
         tokio::select! {
             biased;
@@ -296,6 +304,7 @@ impl Task {
         let (lineage, status) = (self.parts.lineage, &self.parts.status);
         match &self.outlet {
             Outlet::Embedded(embedded) => {
+                // The log says exactly what it has, and in one commit.
                 status.change(&self.name, |target| target.promise = Some(Promise::Exact));
                 let log = match embedded.log() {
                     Ok(log) => log,
@@ -323,6 +332,7 @@ impl Task {
                 (target.window, target.promise) =
                     (Some(known.description.window), Some(known.promise));
             });
+            // What the stream has already is confirmed without being sent.
             (found, new) = new
                 .into_iter()
                 .partition(|row| known.stored.contains(&row.place.id(lineage)));
@@ -354,6 +364,7 @@ impl Task {
             confirmed.len() as u64,
             confirmed.iter().map(|row| since_ns(row.made_ns)).max(),
         );
+        // Counted as released once it is confirmed, also if a former owner sent it.
         self.parts.metrics.outbox_released.inc_by(count);
         self.parts.metrics.outbox_resent.inc_by(again);
         self.parts.status.change(&self.name, |target| {
@@ -394,6 +405,7 @@ impl Task {
     /// Waits for effects or for another request; removes confirmed effects if no commit does. Every
     /// arm only observes.
     async fn rest(&mut self, durable: &mut watch::Receiver<u64>, at_most: Option<Duration>) {
+        // Confirmed rows should not stay for long: a crash would send them again.
         let limit = if self.parts.store.has_confirmed_effects() {
             Some(CONFIRMED_MAX)
         } else {
@@ -425,6 +437,7 @@ impl Task {
             _ = self.changed.changed() => {}
             () = tokio::time::sleep(pause) => {}
         }
+        // The pause may be long, and the rows have left.
         if self.parts.store.has_confirmed_effects() {
             self.remove().await;
         }
@@ -435,7 +448,9 @@ impl Task {
 async fn report_unknown(parts: Arc<Parts>, mut stopped: watch::Receiver<bool>) {
     let store = parts.store.clone();
     let targets = tokio::task::spawn_blocking(move || store.effect_targets()).await;
+    // Only a report, so an error is left to the tasks that send.
     let Ok(Ok(mut targets)) = targets else { return };
+    // A grant without a source is worth a warning before its first message.
     targets.extend((parts.grants)().iter().map(|grant| grant.source.clone()));
     targets.sort_unstable();
     targets.dedup();
@@ -449,5 +464,6 @@ async fn report_unknown(parts: Arc<Parts>, mut stopped: watch::Receiver<bool>) {
         tracing::warn!(deployment = parts.deployment, target, "{trouble}");
         parts.status.troubled(target, Some(trouble));
     }
+    // So that a stop waits for all tasks in the same way.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }

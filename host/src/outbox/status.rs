@@ -40,12 +40,14 @@ impl Status {
 
     /// Continues the figures of another owner, which has handed its effects over.
     pub fn continues(&self, other: &Self) {
+        // Taken first: only one lock is held at a time.
         let targets = std::mem::take(&mut *other.targets.lock());
         *self.targets.lock() = targets;
     }
 
     pub(super) fn change(&self, target: &str, change: impl FnOnce(&mut Target)) {
         let mut targets = self.targets.lock();
+        // The name is copied only for a new target.
         match targets.get_mut(target) {
             Some(known) => change(known),
             None => change(targets.entry(target.to_owned()).or_default()),
@@ -55,6 +57,7 @@ impl Status {
     pub(super) fn troubled(&self, target: &str, trouble: Option<String>) {
         self.change(target, |known| match (trouble, known.trouble.take()) {
             (None, _) => {}
+            // It began with the first failure, whatever the message is now.
             (Some(trouble), Some((_, since))) => known.trouble = Some((trouble, since)),
             (Some(trouble), None) => known.trouble = Some((trouble, jiff::Timestamp::now())),
         });

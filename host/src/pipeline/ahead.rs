@@ -49,16 +49,21 @@ impl Outbox {
             Input::Batch(batch) => batch.bytes() as u64,
             Input::Failed(_) => 0,
         };
+        // Units, because a semaphore counts to 2^32 only. A batch above the whole budget takes all
+        // of it.
         let units = u32::try_from(bytes / UNIT)
             .unwrap_or(u32::MAX)
             .min(self.ahead.total);
         // Both arms are cancel-safe: what was acquired is released.
         tokio::select! {
+            // Memory first, so that the exception below stays one.
             biased;
             memory = Arc::clone(&self.ahead.units).acquire_many_owned(units) => {
+                // A closed semaphore gives no permit; the batch is sent without.
                 self.sender.send((input, memory.ok())).await.is_ok()
             }
             // All places are free: nothing of this pipeline waits.
+            // With one batch always allowed no pipeline starves while others hold all units.
             places = self.sender.reserve_many(QUEUE) => match places {
                 Ok(mut places) => {
                     places.next().expect("there are some").send((input, None));
@@ -81,6 +86,7 @@ impl Inbox {
     /// The next input, if one is waiting.
     pub(super) fn take(&mut self) -> Option<Input> {
         let (input, memory) = self.receiver.try_recv().ok()?;
+        // The permit is kept until the batch is applied: it is in memory until then.
         self.held.extend(memory);
         Some(input)
     }
@@ -105,6 +111,7 @@ pub(super) async fn read(
     outbox: Outbox,
     progress: Arc<Progress>,
 ) {
+    // Numbers this run, so that reports of an earlier one do not count.
     let run = progress.begins_to_read();
     loop {
         let (input, last) = match reader.next().await {
@@ -114,6 +121,7 @@ pub(super) async fn read(
             }
             Err(error) => (Input::Failed(error), true),
         };
+        // After an error there is nothing more to read; the queue passes it on in its place.
         if !outbox.send(input).await || last {
             return;
         }

@@ -262,17 +262,20 @@ impl Applier {
             .writer
             .take()
             .expect("the writer comes back from every call");
+        // Whatever a failed call before has left is gone.
         writer.begin();
         let started = Instant::now();
         let (mut writer, mut result) = living.fold.apply(events, writer);
         let took = started.elapsed();
         self.metrics.apply_seconds.observe(took.as_secs_f64());
+        // The size of the state is known only after the call.
         if result.is_ok() {
             result = writer.check_size().map_err(|error| match error {
                 state::Error::Limit { limit, message } => ApplyError::Limit { limit, message },
                 other => ApplyError::State(other),
             });
         }
+        // The host has what it lacked, whatever came of the call.
         if self.waiting.is_some()
             && !matches!(result, Err(ApplyError::Host(_) | ApplyError::Busy(_)))
         {
@@ -281,6 +284,7 @@ impl Applier {
                 self.progress.recovered();
             }
         }
+        // Read before the instance is kept or dropped.
         let on_used = living.is_used;
         match &result {
             Ok(()) => {
@@ -305,6 +309,7 @@ impl Applier {
             ApplyError::Deadline(deadline) => Some(*deadline),
             // An instance may have filled its memory with many earlier batches.
             ApplyError::Limit { limit, .. } if *limit != "memory-bytes" || !on_used => None,
+            // The number of events has nothing to do with other failures.
             _ => return,
         };
         if events.len() > 1 {
@@ -328,6 +333,7 @@ impl Applier {
         // In the same step, so that no crash separates the position from the reason why an event
         // before it is missing.
         let position = store.position();
+        // Recorded with the step that passes them; the next step must not record them again.
         let passed = self.skips.passed(position, through, &aside.skipped);
         let writer = self
             .writer
@@ -347,6 +353,7 @@ impl Applier {
             .max_by_key(|event| event.sequence);
         let checkpoint = batch.checkpoint(store.published().as_ref(), latest, through);
         writer.publish_with(checkpoint, passed);
+        // The failing event has been applied, so its attempts are over.
         if last.is_some() && self.ladder.passed() {
             self.progress.recovered();
         }
@@ -388,7 +395,9 @@ impl Applier {
                 on_used,
                 took,
             } => {
+                // Time counts even if nobody is to blame: the breaker limits what failures cost.
                 self.ladder.lose(took, Instant::now());
+                // By class, so that an alert can tell a module at fault from a busy host.
                 self.metrics.apply_failed(error.class());
                 self.size_up(&error, on_used, events);
                 // The guest's own verdict counts, whatever else it holds in memory.
@@ -422,6 +431,7 @@ impl Applier {
 
     /// Until when nothing is tried, after a failure or because the host lacks something.
     pub(super) fn rests_until(&self) -> Option<Instant> {
+        // Both have to be over.
         self.ladder.rests_until().max(self.host_rests_until)
     }
 
@@ -435,6 +445,7 @@ impl Applier {
         let index = match &error {
             ApplyError::State(_) => None,
             ApplyError::Retry { index, .. } | ApplyError::Rejected { index, .. } => {
+                // The guest may name an index beyond the batch.
                 Some((*index).min(events.len() - 1))
             }
             _ if events.len() == 1 => Some(0),
@@ -443,6 +454,7 @@ impl Applier {
         };
         match (index, error) {
             (None, ApplyError::State(error)) => Err(Ended::State(error)),
+            // Cannot occur: only an error of the state has no index here.
             (None, error) => Err(Ended::State(state::Error::Storage(error.to_string()))),
             // The events before it are applied again without it, and kept.
             (Some(index), _) if index > 0 => Ok(Next::Try(index)),
@@ -479,6 +491,7 @@ impl Applier {
                         let attempts = self.ladder.attempts();
                         let module = &self.parking.module;
                         let failure = ParkedFailure::new(kind, class, message, attempts, module);
+                        // The event is applied once more, only to be recorded.
                         let traced = self.record_failure(event, attempt, kind, true, store);
                         return Ok(Next::Park(failure.with_reads(&traced)));
                     }
@@ -523,6 +536,8 @@ impl Applier {
             ..
         } = &self.settings;
         let policy = if self.progress.serves() {
+            // A build that retries as long as an active generation would hold its place in the
+            // queue.
             *policy
         } else {
             policy.capped(*build_attempts, *build_backoff)

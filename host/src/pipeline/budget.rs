@@ -30,6 +30,7 @@ impl Budget {
         let share = f64::from(percent.min(100)) / 100.0;
         Self {
             share,
+            // A minute's worth to begin with, so that the first failures are not delayed.
             seconds: share * 60.0,
             retries: RETRIES_PER_MINUTE,
             filled_at: now,
@@ -37,6 +38,7 @@ impl Budget {
     }
 
     fn fill(&mut self, now: Instant) {
+        // The clock is monotonic, but callers may pass an older time.
         let elapsed = now.saturating_duration_since(self.filled_at).as_secs_f64();
         self.filled_at = now;
         self.seconds = (self.seconds + elapsed * self.share).min(self.share * 60.0);
@@ -46,6 +48,7 @@ impl Budget {
     /// A call that took this long has failed.
     pub(super) fn lose(&mut self, took: Duration, now: Instant) {
         self.fill(now);
+        // Never below 0: one long call must not be paid for with minutes of pause.
         self.seconds = (self.seconds - took.as_secs_f64()).max(0.0);
     }
 
@@ -79,11 +82,13 @@ impl Breaker {
     pub(super) fn open(&mut self, now: Instant) -> Duration {
         let (first, longest) = BREAKER_PAUSE;
         let pause = match self.last {
+            // A failure long after the last pause is a new one.
             Some((pause, ended)) if now.saturating_duration_since(ended) < longest => {
                 (pause * 2).min(longest)
             }
             _ => first,
         };
+        // The end is in the future; until then the pause counts as not over.
         self.last = Some((pause, now + pause));
         self.is_trying = true;
         pause

@@ -12,7 +12,9 @@ impl Run {
         let Some(commit) = self.commit.take() else {
             return Ok(());
         };
+        // On the thread of the runner, which is outside the runtime, so it may block.
         let joined = self.runtime.block_on(commit);
+        // What is committed is no longer in memory, which the host's budget has to know.
         self.share.set(self.store.memory_bytes());
         let committed =
             joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())));
@@ -27,13 +29,16 @@ impl Run {
     pub(super) fn commit_if_large(&mut self) -> Result<(), Ended> {
         let active = self.store.active_bytes();
         let limit = self.applier.settings.memtable_bytes;
+        // Its own limit, or the host's budget, which all states share.
         if active < limit && !self.share.must_yield(active) {
             return Ok(());
         }
+        // One commit at a time: the frozen memtable is still there.
         if self.commit.is_some() {
             self.join_commit().map_err(Ended::State)?;
         }
         self.begin_commit();
+        // It could not begin, for lack of disk space: memory must not grow any more.
         if self.commit.is_none() && !self.store.is_durable() {
             self.wait_for_room();
         }
@@ -44,11 +49,13 @@ impl Run {
         if self.commit.is_some() {
             return;
         }
+        // Set again by the next batch.
         self.flush_at = None;
         if !self.store.is_durable() && !self.has_room(Use::Write) {
             self.flush_at = Some(Instant::now() + ROOM_LOOK);
             return;
         }
+        // Nothing to commit.
         if !self.store.freeze() {
             return;
         }
@@ -71,6 +78,7 @@ impl Run {
     /// can't continue: what readers saw next to a failure must not be lost, least of all if the
     /// stream that could restore it is gone.
     pub(super) fn finish(&mut self, ended: Ended) -> Ended {
+        // The writes of a batch that was interrupted.
         if let Some(writer) = &mut self.applier.writer {
             writer.discard();
         }
@@ -82,6 +90,7 @@ impl Run {
                     .check(Use::Write, self.store.uncommitted_bytes())
                     .is_ok()
         });
+        // The commit first: a flush freezes the memtable once more.
         let flushed = self
             .join_commit()
             .and_then(|()| if has_room { self.store.flush() } else { Ok(()) });

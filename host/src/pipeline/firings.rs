@@ -7,6 +7,7 @@ use crate::timers::Firing;
 /// Removes the timers of skipped firings after one position and up to another.
 pub(super) fn pass(writer: &mut Writer, left_out: &[Event], after: u64, through: u64) {
     for event in left_out {
+        // Those before were removed with an earlier part of the batch.
         if !(after < event.sequence && event.sequence <= through) {
             continue;
         }

@@ -40,6 +40,7 @@ impl Growth {
         taken: impl FnOnce() -> u64,
     ) -> Result<(), Excess> {
         let Err(shortage) = room else {
+            // The next shortage begins from the size of then.
             self.since = None;
             return Ok(());
         };
@@ -47,6 +48,7 @@ impl Growth {
         let since = self.since.get_or_insert(taken);
         // Space that it releases, it may use again.
         *since = taken.min(*since);
+        // The part gets smaller with the space that is left.
         let (bytes, allowed) = (taken - *since, shortage.part_of_one());
         if bytes <= allowed {
             Ok(())
@@ -64,6 +66,7 @@ impl Run {
     /// Whether this state used up its share of the remaining space: it then stops before its
     /// neighbours have to.
     pub(super) fn took_its_part(&mut self) -> bool {
+        // Its own limit comes first: it holds however much space the disk has.
         if self.is_file_full() {
             return true;
         }
@@ -75,6 +78,7 @@ impl Run {
             .growth
             .check(room, waiting, || self.store.allocated_bytes())
         else {
+            // Only what this check has reported; a lack of space for commits is reported elsewhere.
             if self.lacks == Some(Use::Grow) {
                 self.lacks = None;
                 self.applier.progress.has_room();

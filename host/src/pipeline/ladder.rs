@@ -66,6 +66,7 @@ impl Policy {
 }
 
 fn varied(pause: Duration) -> Duration {
+    // From half to all of it.
     pause.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
@@ -98,6 +99,7 @@ struct Alike {
 impl Alike {
     /// Counts a failure; returns how many in a row were equal.
     fn count(&mut self, sequence: Option<u64>, message: &str) -> u32 {
+        // Other events in between end a streak.
         if self.sequence == sequence && self.message == message {
             self.count += 1;
         } else {
@@ -159,6 +161,7 @@ impl Ladder {
             message,
         } = attempt;
         let is_last = match class {
+            // The first is the guest's own verdict, and a state at its limit stays there.
             Some(FailureClass::Rejected | FailureClass::StateLimit) => true,
             Some(FailureClass::Trap | FailureClass::Memory | FailureClass::Refused) => {
                 self.alike.count(sequence, message) >= ATTEMPTS_ALIKE
@@ -168,6 +171,7 @@ impl Ladder {
         if is_last || self.attempts >= policy.attempts {
             return Step::Stop;
         }
+        // The budget is charged even if the breaker is open anyway: the attempt costs the same.
         let is_open = !self.budget.take(now) || self.breaker.is_trying();
         let pause = if is_open {
             varied(self.breaker.open(now))
@@ -180,6 +184,7 @@ impl Ladder {
 
     /// Events were applied; returns whether one of them had failed before.
     pub(super) fn passed(&mut self) -> bool {
+        // Success ends everything that failures have left.
         self.breaker.passed();
         self.rests_until = None;
         self.alike = Alike::default();

@@ -26,6 +26,7 @@ impl Leash {
 
     /// None.
     pub fn none() -> Self {
+        // The sender is dropped at once: the value stays, and `moved` never comes.
         Self(watch::Sender::new(NO_LEASH).subscribe())
     }
 

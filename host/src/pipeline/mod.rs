@@ -145,8 +145,11 @@ impl Pipeline {
         if !matches!(wanted, Desired::Run(_)) || *self.control.borrow() != wanted {
             return (self.writer, Ended::Asked);
         }
+        // From here on it may move.
         self.standing.send_replace(None);
         self.writer.set_role(self.role);
+        // A published position is the right one even if it is not durable: this run has the
+        // memtable.
         let mut request = self.request;
         request.resume = self.store.published();
         let is_first = request.resume.is_none();
@@ -155,6 +158,7 @@ impl Pipeline {
         let ahead = self.settings.budget.read_ahead().clone();
         let (outbox, inbox) = ahead.queue();
         let reading = {
+            // Readers of JetStream spawn tasks of their own.
             let _guard = self.runtime.enter();
             let progress = Arc::clone(&self.progress);
             let reader = self.source.read_within(request, self.source_status, &ahead);
@@ -165,6 +169,7 @@ impl Pipeline {
         };
         let share = Share::of(&self.settings.budget);
         let ladder = Ladder::new(self.settings.retry_percent, Instant::now());
+        // Verification only.
         let shuffle = self.settings.shuffle.map(Shuffle::new);
         let applier = Applier {
             make_fold: self.make_fold,
@@ -207,6 +212,7 @@ impl Pipeline {
             is_parking_full: false,
         };
         let ended = run.until_the_end();
+        // In this order: a reader that continued would report progress of a run that is over.
         drop(reading);
         run.applier.progress.reads_no_more();
         let ended = run.finish(ended);
@@ -224,6 +230,7 @@ struct AbortOnDrop(JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
+        // A reader may wait for its stream for hours.
         self.0.abort();
     }
 }
@@ -267,20 +274,25 @@ struct Run {
 impl Run {
     fn until_the_end(&mut self) -> Ended {
         loop {
+            // Releases and the ceiling first: both are due between two batches.
             let ready = self.release_as_before().and_then(|()| self.stand_if_due());
             let done = ready.and_then(|()| match self.wait() {
                 Wake::Control => Err(Ended::Asked),
                 Wake::Paced => {
                     self.pacing.change();
+                    // The caller that changes the pace may wait for everything to be durable.
                     self.flush_at = Some(Instant::now());
                     Ok(())
                 }
                 Wake::Rested => Ok(()),
                 Wake::Wanted => {
+                    // The next event gets a new instance; an idle one is worth less than one for a
+                    // fold with work.
                     self.applier.fold = None;
                     Ok(())
                 }
                 Wake::Input(Input::Batch(batch)) => self.apply(batch),
+                // All batches before the error were applied: the queue keeps the order.
                 Wake::Input(Input::Failed(error)) => {
                     let (kind, message, sequence) =
                         (error.kind(), error.to_string(), error.sequence());
@@ -293,12 +305,14 @@ impl Run {
                     Err(Ended::Failed)
                 }
                 Wake::FlushDue => {
+                    // The next look decides whether there is room by now.
                     self.is_full = false;
                     self.begin_commit();
                     Ok(())
                 }
                 Wake::Committed(result) => result.map_err(Ended::State),
             });
+            // Also after a failed call: what was applied may have filled memory.
             if let Err(ended) = done.and_then(|()| self.commit_if_large()) {
                 return ended;
             }
@@ -307,9 +321,11 @@ impl Run {
 
     /// Holds at the ceiling, once everything is durable.
     fn stand_if_due(&mut self) -> Result<(), Ended> {
+        // Reported once for each change of pace.
         if self.pacing.is_standing || !self.pacing.is_at_ceiling(self.store.position()) {
             return Ok(());
         }
+        // A repair is durable when it is answered, so it needs room as well.
         let must_write =
             !self.store.is_durable() || self.patches.is_waiting() || self.parked.is_waiting();
         if must_write && !self.has_room(Use::Write) {
@@ -332,6 +348,7 @@ impl Run {
         self.serve_parked()?;
         self.share.set(self.store.memory_bytes());
         self.pacing.is_standing = true;
+        // The promise of a standing: nothing moves before the next change of pace.
         let position = self.store.position();
         self.pacing.standing.send_replace(Some(Standing {
             position,
@@ -350,7 +367,10 @@ impl Run {
             return Ok(());
         }
         // If the state was advanced over events of others, the source may still have to learn that.
+        // Positions never go back.
         batch.through = batch.through.max(self.store.position());
+        // The note says that readers have seen nothing that is not durable, which this batch would
+        // make untrue.
         if batch.through > self.store.position() && self.store.is_noted_settled() {
             if !self.has_room(Use::Write) {
                 self.wait_for_room();
@@ -359,7 +379,9 @@ impl Run {
             }
             self.store.unsettle().map_err(Ended::State)?;
         }
+        // The throttle counts from here, including the time of the call.
         let (begun, count) = (Instant::now(), batch.events.len());
+        // Before the module sees the batch: what is skipped or waits never reaches it.
         let separated = self.set_aside(&batch);
         let interrupt = Interrupt {
             control: &self.control,
@@ -400,11 +422,13 @@ impl Run {
         } else {
             Instant::now() + wait
         };
+        // The earliest wish wins: a later batch must not delay what an earlier one is due.
         self.flush_at = Some(self.flush_at.map_or(due, |earlier| earlier.min(due)));
         self.share.set(self.store.memory_bytes());
         match processed {
             Processed::All => {
                 self.pacing.pending = Some(batch.pending);
+                // Room is proven by a commit, not by the wish for one.
                 if self.lacks.is_none() && self.store.is_durable() {
                     self.applier.progress.has_room();
                 }
@@ -417,6 +441,7 @@ impl Run {
             Processed::Through(position) => {
                 // The position of the state, not of its last event: missing events in between still
                 // have to be counted.
+                // `batch.after` for a batch of which nothing was applied.
                 let done = position.max(batch.after);
                 if done < batch.through {
                     self.stashed
@@ -429,6 +454,7 @@ impl Run {
 
     /// Whether to apply nothing now, because others need the remaining disk space or memory.
     fn must_put_off(&mut self) -> Result<bool, Ended> {
+        // Snapshots of slow readers keep pages and memtables in memory that nothing can free.
         if let Some(shortage) = self.share.pinned(self.store.pinned_bytes()) {
             self.applier.progress.lacks("busy", &shortage);
             self.applier.waiting.get_or_insert(ROOM_LOOK);
@@ -443,6 +469,7 @@ impl Run {
             .map(|(_, when_full)| *when_full);
         match when_full {
             None => Ok(false),
+            // An active generation applies in memory as long as it can: reads stay fresh.
             Some(WhenFull::Wait) if self.applier.progress.serves() => Ok(self.took_its_part()),
             Some(WhenFull::Wait) if self.is_file_full() => Ok(true),
             Some(_) if self.has_room(Use::Grow) => Ok(false),
@@ -488,6 +515,7 @@ impl Run {
                 self.applier
                     .progress
                     .waiting("state", &format!("disk: {shortage}"));
+                // The first lack stays: it ends when that very kind of room is back.
                 self.lacks.get_or_insert(purpose);
                 false
             }
@@ -505,6 +533,7 @@ impl Run {
     }
 
     fn flush_factor(&self, events: usize) -> u32 {
+        // A checkpoint without events costs a little reading after a crash, and nothing else.
         match events {
             0 => IDLE_FLUSH_FACTOR,
             _ if self.applier.progress.serves() => 1,
@@ -523,6 +552,7 @@ impl Run {
         let is_resting = self
             .rests_until()
             .is_some_and(|until| until > Instant::now());
+        // Asked before the outbox, which reports when it is full.
         let is_at_leash = self.leash.is_at_end(self.store.position());
         !self.is_full
             && !is_resting
@@ -541,6 +571,7 @@ impl Run {
     fn merge(&mut self, mut batch: Batch) -> Batch {
         let limits = self.applier.settings.batch;
         let mut bytes = batch.bytes();
+        // Stashed inputs come first, so nothing may overtake them.
         while self.stashed.is_empty() && batch.events.len() < limits.events && bytes < limits.bytes
         {
             match self.inbox.take() {
@@ -551,6 +582,7 @@ impl Run {
                     bytes += next.bytes();
                     batch.append(next);
                 }
+                // Too large, or an error: it keeps its place behind this batch.
                 Some(other) => self.stashed.push_back(other),
                 None => break,
             }
@@ -567,9 +599,11 @@ impl Run {
         }
         let (within, beyond) = self.leash.cut(within?);
         if let Some(beyond) = beyond {
+            // In front of the part beyond the ceiling, which comes later in the stream.
             self.stashed.push_front(Input::Batch(beyond));
         }
         let mut batch = self.cut_at_release(within?);
+        // The smaller of both, so that a verification respects its throttle.
         let mut count = self.pacing.pace.throttle.batch_events();
         if let Some(shuffle) = &mut self.shuffle {
             count = count.min(shuffle.count(batch.events.len()));
@@ -582,9 +616,11 @@ impl Run {
     }
 
     fn wait(&mut self) -> Wake {
+        // Everything taken is applied, so its memory goes back to the budget.
         if self.stashed.is_empty() {
             self.inbox.applied();
         }
+        // Looked at here and not only in `wait_long`, so that a long replay is interrupted as well.
         if *self.control.borrow() != self.wanted {
             return Wake::Control;
         }
@@ -599,6 +635,7 @@ impl Run {
             return Wake::FlushDue;
         }
         let may_apply = self.may_apply();
+        // Stashed ones are older than those in the inbox.
         if may_apply && let Some(input) = self.stashed.pop_front() {
             return Wake::Input(input);
         }
@@ -616,6 +653,7 @@ impl Run {
     /// its own.
     fn wait_long(&mut self) -> Wake {
         let may_apply = self.may_apply();
+        // Offered only while idle: an instance at work is not taken away.
         let wanted_elsewhere = self.applier.fold.as_ref().and_then(Living::wanted);
         let is_at_leash = self.leash.is_at_end(self.store.position());
         let (is_full, is_clogged, rests_until) =
@@ -634,6 +672,7 @@ impl Run {
         } = self;
         let committing = commit.is_some();
         let is_kept = pacing.is_standing || is_full || is_clogged || is_at_leash;
+        // If something else keeps it from applying, the end of the pause changes nothing.
         let rests_until = rests_until.filter(|_| !may_apply && !is_kept);
         let woken = runtime.block_on(async {
             let flush = async {
@@ -661,6 +700,7 @@ impl Run {
                 }
             };
             let freed = async {
+                // Only a full outbox is waited for.
                 if !is_clogged || outbox.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
@@ -678,6 +718,7 @@ impl Run {
                 () = needed => Some(Wake::Wanted),
             }
         });
+        // Polled to its end here, so it must not be joined again.
         if let Some(Wake::Committed(result)) = &woken {
             self.commit = None;
             if result.is_ok() {

@@ -30,12 +30,15 @@ impl Ceiling {
         match self {
             Self::None => (Some(batch), None),
             Self::Position(position) if batch.through <= position => (Some(batch), None),
+            // The rest keeps the events after the position, and the claim up to where the stream
+            // was read.
             Self::Position(position) => {
                 let rest = batch.split_behind(position);
                 (Some(batch), Some(rest))
             }
             // Up to the first younger event: times may go back when servers or their clocks change.
             Self::Time(time_ns) => match first_younger(&batch, time_ns) {
+                // Nothing before the moment is left in this batch.
                 0 if !batch.events.is_empty() => (None, Some(batch)),
                 within if within < batch.events.len() => {
                     let rest = batch.split_off(within);
@@ -84,6 +87,7 @@ impl Throttle {
         let by_share = self
             .cpu_percent
             .map(|percent| begun + took.mul_f64(100.0 / f64::from(percent.clamp(1, 100))));
+        // `None` is smaller than any time, so a single limit counts alone.
         by_rate.max(by_share)
     }
 }
@@ -150,6 +154,7 @@ impl Drop for HandedOver {
     fn drop(&mut self) {
         // Closed first: a repair that ends after this sees that nobody wants it.
         self.done.close();
+        // A repair that has begun is not in the slot any more, and runs to its end.
         drop(
             self.patches
                 .0
@@ -214,9 +219,11 @@ impl Patches {
                 Ok(())
             }
         };
+        // Durable before it is answered.
         let applied = repaired.and_then(|()| store.flush());
         let (told, outcome) = match applied {
             Ok(()) => (Ok(()), Ok(())),
+            // Refused before anything changed, so the state is sound.
             Err(error @ state::Error::Limit { .. }) => (Err(RepairError::Limit(error)), Ok(())),
             Err(error) => (Err(RepairError::State(error.to_string())), Err(error)),
         };

@@ -41,7 +41,9 @@ impl Pacing {
     pub(super) fn change(&mut self) {
         self.pace = *self.receiver.borrow_and_update();
         self.is_beyond = false;
+        // The old throttle's pause does not bind the new one.
         self.rests_until = None;
+        // Taken back before the next batch, so that nobody sees a standing that moves.
         if std::mem::take(&mut self.is_standing) {
             self.standing.send_replace(None);
         }
@@ -52,6 +54,8 @@ impl Pacing {
         match self.pace.ceiling {
             Ceiling::None => false,
             Ceiling::Position(ceiling) => position >= ceiling,
+            // By time there is no last position: an event beyond it, or the end of the stream, has
+            // to show it.
             Ceiling::Time(_) => self.is_beyond || self.pending == Some(0),
         }
     }

@@ -99,6 +99,7 @@ impl ParkedRequests {
     /// or if another request takes its place.
     pub fn hand_over(&self, work: ParkedWork) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
+        // The one before, if any, is dropped, and its requester gets a closed channel.
         *self.0.lock() = Some((work, answer));
         receiver
     }
@@ -173,6 +174,7 @@ fn drop_parked(
     let mut outcome = ParkedOutcome::default();
     for key in keys {
         loop {
+            // In portions, because a key may have more events than fit into memory.
             let parked = store.parked_events(key, if all { RETRY_EVENTS } else { 1 })?;
             let mut exceptions = BTreeMap::new();
             for parked in &parked {
@@ -182,18 +184,21 @@ fn drop_parked(
                     Exception::Skipped(Skipped::new(&skip, Some(event))),
                 );
             }
+            // The rows and the exceptions go in one step, like a skip.
             writer.begin();
             parked
                 .iter()
                 .for_each(|parked| writer.unpark(key, parked.event.sequence));
             outcome.events += parked.len() as u64;
             writer.publish_in_place(exceptions);
+            // With `all`, the next round looks for more.
             if !all || parked.is_empty() {
                 break;
             }
         }
         outcome.keys += u64::from(!store.is_parked(key));
     }
+    // Once for all keys: the answer is given after it.
     store.flush()?;
     Ok(outcome)
 }
@@ -255,6 +260,7 @@ impl Run {
                 }
             }
         }
+        // Also what a key applied before it failed.
         self.store.flush()?;
         Ok(outcome)
     }
@@ -275,6 +281,7 @@ impl Run {
             if parked.is_empty() {
                 return Ok(Tried::Done);
             }
+            // Asked between portions, so a request takes at most one call longer.
             if begun.elapsed() > RETRY_MAX {
                 return Ok(Tried::NotNow(used_up()));
             }
@@ -283,6 +290,7 @@ impl Run {
             }
             let events: Vec<Event> = parked.iter().map(|parked| parked.event.clone()).collect();
             let sequences = events.iter().map(|event| event.sequence).collect();
+            // Noted in the same step: a fold that repeats this state needs it.
             self.applier.writer().release(key, sequences);
             let (error, on_used) = match self.applier.apply(&events) {
                 Ok(_) => {
@@ -297,6 +305,7 @@ impl Run {
                     ..
                 }) => return Err(error),
                 Err(Fault::Call {
+                    // A lack of the host is no failure of the key.
                     error: error @ (ApplyError::Busy(_) | ApplyError::Host(_)),
                     ..
                 }) => {
@@ -313,7 +322,9 @@ impl Run {
                 _ if events.len() > 1 => events.len() / 2,
                 _ => 0,
             };
+            // What is before it can be applied; itself alone next.
             portion = failing.max(1);
+            // On a used instance the cause may be what it kept, so it gets one more attempt.
             if failing == 0 && !on_used {
                 return Ok(Tried::Failed(self.failed_again(&parked[0], &error)));
             }
@@ -409,6 +420,7 @@ impl Run {
                 }
                 Err(fault) => {
                     let (why, index) = told_fault(&fault);
+                    // The guest may name any index; the search must get smaller in each round.
                     failing = index.map_or(count, |index| (index + 1).clamp(sound + 1, count));
                     error = Some(why);
                 }
@@ -459,6 +471,8 @@ impl Run {
             let others = self.applier.try_out(&events[1..])?;
             let calls = traced.calls.clone();
             traced.extend(others.traced);
+            // What the first event called for is the failure; calls of later ones are not part of
+            // it.
             traced.calls = calls;
         }
         let store = self.store.clone();
@@ -473,6 +487,7 @@ impl Run {
     /// Records that a parked event failed once more; returns the error.
     fn failed_again(&mut self, parked: &Parked, error: &ApplyError) -> String {
         let message = error.to_string();
+        // An error without a class is one of the module all the same.
         let class = error.class().unwrap_or(FailureClass::Trap);
         let module = &self.applier.parking.module;
         let mut failure = ParkedFailure::new(error.kind(), class, &message, 1, module);
@@ -483,6 +498,7 @@ impl Run {
             failure = failure.with_reads(&tried.traced);
         }
         if let Some(before) = &parked.failure {
+            // The count continues over retries, and the time of the first failure stays.
             failure.attempts = before.attempts.saturating_add(1);
             failure.first_at.clone_from(&before.first_at);
             failure.number = before.number;

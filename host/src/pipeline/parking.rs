@@ -85,13 +85,16 @@ pub(super) struct Outcomes(VecDeque<bool>);
 impl Outcomes {
     /// Events were applied.
     pub(super) fn applied(&mut self, count: usize) {
+        // More than `OUTCOMES` would only push each other out.
         (0..count.min(OUTCOMES)).for_each(|_| self.push(true));
     }
 
     /// Whether another failed event may be parked: not if at least half of the last ones failed,
     /// and at least five. Then the module, and not its events, is to blame.
     fn allow_another(&self) -> bool {
+        // The one that is asked about has failed, but is not in the list yet.
         let failed = 1 + self.0.iter().filter(|applied| !**applied).count();
+        // Fewer than five failures say nothing about the module.
         failed < OUTCOMES_FAILED || failed * 2 <= self.0.len()
     }
 
@@ -174,6 +177,7 @@ impl Applier {
                     .to_owned(),
             );
         }
+        // Bytes of one event are bounded; the limit may be passed by one.
         let more = ParkedCounts {
             keys: 1,
             events: 1,
@@ -226,6 +230,7 @@ impl Applier {
         aside: &Aside,
         store: &Store,
     ) {
+        // Events without a key share one name, and wait for each other.
         let key = Parked::name_of(self.parking.rule.key_of(event));
         tracing::warn!(
             deployment = self.parking.deployment,
@@ -242,9 +247,11 @@ impl Applier {
             event: event.clone(),
             failure: Some(failure),
         });
+        // Before the publish, which ends the step.
         self.outcomes.push(false);
         self.publish(batch, None, through, aside, Some(event), store);
         self.metrics.events_parked.inc();
+        // It is no longer to come, like a skipped one.
         self.progress.left_out(std::slice::from_ref(event), through);
         if self.ladder.passed() {
             self.progress.recovered();
@@ -294,12 +301,14 @@ impl Run {
                 applied.push(event.clone());
             }
         }
+        // Bytes of the queue only: the failing event was counted when it was parked.
         let bytes = queued.iter().map(|parked| parked.event.size() as u64).sum();
         let more = ParkedCounts {
             keys: 0,
             events: queued.len() as u64,
             bytes,
         };
+        // A fold that repeats another state is bound by what that one parked.
         let limit = if queued.is_empty() || past.position > 0 {
             None
         } else {

@@ -17,6 +17,7 @@ impl Run {
     pub(super) fn release_as_before(&mut self) -> Result<(), Ended> {
         let position = self.store.position();
         let is_due = |release: &&Release| release.position <= position;
+        // Several may be due at one position, in the order in which they were made.
         while let Some(release) = self.next_release().filter(is_due).cloned() {
             self.release_again(&release)?;
         }
@@ -26,6 +27,7 @@ impl Run {
     /// Splits off the part of a batch behind the next release.
     pub(super) fn cut_at_release(&mut self, mut batch: Batch) -> Batch {
         let next = self.next_release().map(|release| release.position);
+        // At exactly the position of the release, because later events see what it wrote.
         if let Some(position) = next.filter(|position| *position < batch.through) {
             let rest = batch.split_behind(position);
             self.stashed.push_front(Input::Batch(rest));
@@ -56,6 +58,7 @@ impl Run {
                 Ok(_) => {
                     done += portion.len();
                     let portion = portion.to_vec();
+                    // Recorded with the last portion: a crash before that repeats the rest.
                     if done == events.len() {
                         self.applier.writer().release(key, sequences.clone());
                     }
@@ -65,6 +68,7 @@ impl Run {
                     error: ApplyError::State(error),
                     ..
                 }) => return Err(Ended::State(error)),
+                // A smaller portion succeeds if the limit of one call was the reason.
                 Err(_) if portion.len() > 1 => count = portion.len() / 2,
                 Err(fault) => {
                     let (message, _) = told_fault(&fault);
@@ -81,6 +85,7 @@ impl Run {
                 }
             }
         }
+        // The release still counts, or the next one would be taken for it.
         if events.is_empty() {
             let writer = self.applier.writer();
             writer.begin();

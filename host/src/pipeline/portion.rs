@@ -44,7 +44,9 @@ impl Portion {
 
     /// Events were applied in this time.
     pub(super) fn applied(&mut self, count: usize, took: Duration) {
+        // It grows back quickly: a search is over with its event.
         self.search = self.search.saturating_mul(2);
+        // A smaller batch proves nothing about a larger one.
         if count < self.most {
             return;
         }
@@ -55,6 +57,8 @@ impl Portion {
         }
         self.patience.0 = self.patience.0.saturating_sub(1);
         if self.patience.0 == 0 {
+            // By a sixteenth, so that a portion that is too large costs a deadline only now and
+            // then.
             self.most = self.most.saturating_add((self.most / 16).max(1));
             self.patience.0 = self.patience.1;
         }
@@ -67,7 +71,9 @@ impl Portion {
 
     /// Several events were too many at once, for their deadline or for another limit.
     pub(super) fn too_many(&mut self, count: usize, deadline: Option<Duration>) {
+        // Kept from the last deadline that was missed, even if another limit was hit now.
         self.deadline = deadline.or(self.deadline);
+        // What succeeded before is a better guess than half of what failed.
         let managed = Some(self.managed).filter(|managed| *managed < count);
         self.most = managed.unwrap_or(0).max(count / 2).max(1);
         if managed.is_some_and(|managed| managed > 0) {
@@ -80,6 +86,7 @@ impl Portion {
 
     /// A single event fails: the number of events was not the cause.
     pub(super) fn one_fails(&mut self) {
+        // Only the search continues.
         *self = Self {
             search: self.search,
             ..Self::default()

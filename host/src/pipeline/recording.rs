@@ -42,13 +42,16 @@ impl Applier {
     /// Applies events on a fresh instance, records what they read and do, and drops their writes.
     pub(super) fn try_out(&mut self, events: &[Event]) -> Result<TriedOut, state::Error> {
         let trace = Arc::new(Trace::default());
+        // A fresh one, so that memory of earlier events is not part of the record.
         self.fold = None;
         self.writer().trace(Some(Arc::clone(&trace)));
         let result = self.apply(events);
         // It has applied what is dropped now.
         self.fold = None;
         let writer = self.writer();
+        // Before anything else is applied with this writer.
         writer.trace(None);
+        // Read before the discard, which forgets them.
         let changes = writer.changes();
         let effects = writer.effects_count() as u64;
         writer.discard();
@@ -72,6 +75,7 @@ impl Applier {
     ) -> Traced {
         let keeper = self.parking.keeper.clone();
         let keeper = keeper.filter(|keeper| keeper.wants(&self.parking.module));
+        // Nobody would see the record, and to try the event once more costs a call.
         let Some(event) = event.filter(|_| is_parked || keeper.is_some()) else {
             return Traced::default();
         };

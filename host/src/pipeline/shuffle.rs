@@ -25,6 +25,7 @@ impl Shuffle {
         if self.singles > 0 {
             1
         } else {
+            // At least one, so that the batch is not empty.
             self.random.usize(1..=events.max(1))
         }
     }
@@ -32,6 +33,7 @@ impl Shuffle {
     /// Whether the module gets a new instance after a batch of this many events.
     pub(super) fn restarts_after(&mut self, events: usize) -> bool {
         let is_single = self.singles > 0;
+        // Counts applied events; at 0 the random part begins.
         self.singles = self.singles.saturating_sub(events as u64);
         events > 0 && (is_single || self.random.bool())
     }

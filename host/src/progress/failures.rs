@@ -67,6 +67,8 @@ impl Progress {
     fn wait_for(&self, cause: &Cause<'_>) {
         let mut inner = self.change();
         inner.now.state = DeploymentState::Retrying;
+        // Kept: how often an event failed says nothing about a disk or a source, nor the other way
+        // round.
         let attempts = inner
             .now
             .failure
@@ -93,6 +95,7 @@ impl Progress {
     /// It can't continue without an operator.
     pub fn stopped_by(&self, cause: &Cause<'_>) {
         let mut inner = self.change();
+        // This is one failure more, also if it is the first.
         let attempts = inner
             .now
             .failure
@@ -104,6 +107,7 @@ impl Progress {
 
     /// The disk has room again: a failure that said otherwise is over.
     pub fn has_room(&self) {
+        // Also with nothing to write: what waits for room cannot show it by a commit.
         self.made_durable();
         if self
             .inner
@@ -126,6 +130,7 @@ impl Progress {
             .as_ref()
             .map_or(0, |failure| failure.attempts)
             + 1;
+        // Its own failure takes the place of any other: without a state nothing else matters.
         inner.now.failure = inner.state_failure.take();
         note(
             &mut inner.now,
@@ -187,9 +192,11 @@ impl Progress {
             first_generation,
             ..
         } = &*self.inner.lock();
+        // A later one follows code that may have passed the event, and shown what came after it.
         if *first_generation != Some(now.generation) {
             return false;
         }
+        // Any other failure says nothing about what readers have seen.
         let is_final = |failure: &Failure| {
             failure.sequence.is_some()
                 && matches!(failure.kind.as_str(), "rejected" | "retry" | "trap")
@@ -214,6 +221,7 @@ fn note(now: &mut Now, cause: &Cause<'_>, attempts: u32, next: Option<NextAttemp
         .unwrap_or(message);
     match &mut now.failure {
         // A temporary lack of host resources is not a failure of an event or a stream.
+        // The first error of a streak explains it; later ones often only follow from it.
         Some(first) if first.kind == kind || !OF_HOST.contains(&first.kind.as_str()) => {
             first.attempts = attempts;
         }
@@ -247,6 +255,7 @@ impl Inner {
     /// Records a failure. A failure at the same event as before the last start has lasted since
     /// then.
     fn note(&mut self, cause: &Cause<'_>, attempts: u32, next: Option<NextAttempt>) {
+        // Looked at before: only a failure that was not there yet can continue an earlier one.
         let is_new = self.now.failure.is_none();
         note(&mut self.now, cause, attempts, next);
         let Cause { kind, sequence, .. } = *cause;

@@ -8,12 +8,15 @@ impl Progress {
     /// The position from which reads are answered; none while unknown.
     pub fn answers_from(&self) -> Option<u64> {
         let now = &self.inner.lock().now;
+        // None until the stream was reached: what an earlier process showed is not known before
+        // that.
         now.catches_up_to.map(|position| position.max(now.floor))
     }
 
     /// Clients have seen this position: reads are answered from there on, or from a later position.
     pub fn shown(&self, position: u64) {
         let now = &mut self.inner.lock().now;
+        // It only rises: several reads may report their positions in any order.
         now.floor = now.floor.max(position);
     }
 
@@ -23,6 +26,7 @@ impl Progress {
     pub fn succeeds(&self, before: &Now, position: u64) {
         let now = &mut self.change().now;
         now.floor = now.floor.max(before.floor).max(position);
+        // If the other one never reached its stream, where it ended for this one takes its place.
         let inherited = before.catches_up_to.or(now.first_head);
         now.catches_up_to = match (now.catches_up_to, inherited) {
             (Some(own), Some(inherited)) => Some(own.max(inherited)),
@@ -63,6 +67,7 @@ impl Now {
 
     /// The stream was reached, and ends here.
     pub(super) fn reached(&mut self, head: u64) {
+        // The first time only: what was appended after that, no reader of an earlier process saw.
         self.first_head.get_or_insert(head);
         self.catches_up_to.get_or_insert(head);
     }

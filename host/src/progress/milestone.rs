@@ -78,6 +78,7 @@ impl DerefMut for Change<'_> {
 
 impl Drop for Change<'_> {
     fn drop(&mut self) {
+        // Compared at the end of the change: several fields set one after the other wake once.
         self.wake.is_due = Milestone::of(&self.inner.now) != self.before;
     }
 }

@@ -237,6 +237,7 @@ impl Progress {
     /// The current progress.
     pub fn now(&self) -> Now {
         let mut inner = self.inner.lock();
+        // Also here, because a pipeline that applies nothing measures nothing.
         inner.measure();
         Now {
             oldest_ns: inner.oldest_ns(),
@@ -268,6 +269,7 @@ impl Progress {
         let inner = &mut *self.change();
         inner.now.last_event_ns = last_event.map_or(0, |event| event.time_ns);
         inner.applied_through = last_event.map_or(0, |event| event.sequence);
+        // Nothing was shown beyond what was opened, so nothing has to be caught up with.
         if is_settled && inner.now.catches_up_to.is_none() {
             inner.now.catches_up_to = Some(0);
         }
@@ -297,6 +299,7 @@ impl Progress {
         if head >= position && !is_refused {
             inner.now.reached(head);
         }
+        // A figure that the reader has brought meanwhile is newer.
         if head <= inner.now.head {
             return;
         }
@@ -309,6 +312,7 @@ impl Progress {
             inner.now.pending.saturating_add(head - known)
         };
         let pending = grown.min(head.saturating_sub(position));
+        // What was read is counted there already; `beyond` is the rest.
         let waiting: u64 = inner.read.iter().map(|read| read.events).sum();
         inner.beyond = pending.saturating_sub(waiting);
         inner.now.head = head;
@@ -324,6 +328,7 @@ impl Progress {
     /// The oldest event that waits in the stream has this time.
     pub fn oldest_is_of(&self, time_ns: u64) {
         let inner = &mut *self.inner.lock();
+        // Otherwise the oldest is one that was read, whose time is known exactly.
         if inner.read.is_empty() && inner.beyond > 0 {
             inner.beyond_ns = Some(time_ns);
         }
@@ -332,6 +337,7 @@ impl Progress {
     /// Returns the number of the run that begins to read.
     pub fn begins_to_read(&self) -> u64 {
         let inner = &mut *self.inner.lock();
+        // A new number each time: the previous reader may still have a batch on its way.
         inner.run += 1;
         inner.run
     }
@@ -340,6 +346,7 @@ impl Progress {
     /// one ever read for this state.
     pub fn read(&self, run: u64, batch: &Batch, is_first: bool) {
         let inner = &mut *self.change();
+        // A batch of an earlier run is thrown away, and read again by the run that took over.
         if run != inner.run {
             return;
         }
@@ -367,6 +374,7 @@ impl Progress {
     /// Reading has stopped; events that were read and not applied will be read again.
     pub fn reads_no_more(&self) {
         let inner = &mut *self.change();
+        // The oldest of what was read is now the oldest of what is to be read again.
         inner.run += 1;
         inner.beyond_ns = inner.oldest_ns();
         inner.beyond += inner.read.drain(..).map(|read| read.events).sum::<u64>();
@@ -404,6 +412,7 @@ impl Progress {
     /// Events up to a position were skipped: they are no longer to come.
     pub fn left_out(&self, events: &[Event], through: u64) {
         let inner = &mut *self.change();
+        // Batches that lie before the position entirely; at most one lies across it.
         while inner.read.front().is_some_and(|read| read.last <= through) {
             inner.read.pop_front();
         }
@@ -452,6 +461,8 @@ impl Progress {
             first_generation,
             ..
         } = &mut *self.change();
+        // Kept for comparison: the same failure at the same event is not a new one (see
+        // `Inner::note`).
         if let Some(failure) = now.failure.take() {
             *failed_before = Some(failure);
         }
@@ -474,6 +485,7 @@ impl Progress {
     /// earlier knowledge about the rest of the stream no longer counts.
     pub fn closed(&self, position: u64) {
         let inner = &mut *self.change();
+        // All of this came from a reader that has ended with the state.
         inner.now.last_position = position;
         (inner.now.head, inner.now.has_read, inner.now.looked_at) = (0, false, None);
         (inner.beyond, inner.beyond_ns) = (0, None);
@@ -492,8 +504,10 @@ impl Progress {
             now, failed_before, ..
         } = &mut *self.change();
         (now.begun, now.awaits_start) = (false, true);
+        // It has begun when it applies something, or finds that there is nothing.
         if matches!(
             now.state,
+            // Paused and opening states stay: they do not depend on the module.
             DeploymentState::Live | DeploymentState::Retrying | DeploymentState::Failed
         ) {
             if let Some(failure) = now.failure.take() {
@@ -515,6 +529,7 @@ impl Inner {
             let passed = left.min(read.events);
             read.events -= passed;
             left -= passed;
+            // `last` as well, because the count may have shrunk by events that were left out.
             if read.events == 0 || read.last <= through {
                 self.read.pop_front();
             }
@@ -541,6 +556,7 @@ impl Inner {
 
     fn measure(&mut self) {
         let elapsed = self.measured_at.elapsed();
+        // No more often: a rate over a few milliseconds would jump.
         if elapsed >= RATE_WINDOW {
             self.now.rate =
                 (self.now.applied - self.measured_applied) as f64 / elapsed.as_secs_f64();

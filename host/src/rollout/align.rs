@@ -52,6 +52,7 @@ impl Aligned {
 
 impl Drop for Aligned {
     fn drop(&mut self) {
+        // Also runs if the caller's future is dropped in the middle, so no runner stays held.
         for runner in &self.runners {
             runner.set_ceiling(Ceiling::None);
         }
@@ -69,6 +70,7 @@ pub(super) async fn align(
         candidate.flush_soon(FLUSH_MAX)
     );
     let began = Instant::now();
+    // The flushes of up to `FLUSH_MAX` do not count as held: both still apply meanwhile.
     // From here on, both are released no matter what happens.
     let mut aligned = Aligned {
         position: 0,
@@ -78,9 +80,11 @@ pub(super) async fn align(
     };
     let deadline = tokio::time::Instant::from_std(began + at_most);
     let meet = async {
+        // Every position is past 0, so the active runner stops at its next batch boundary.
         let epoch = serving.set_ceiling(Ceiling::Position(0));
         aligned.serving = serving.held_at(epoch).await;
         aligned.position = come_up(candidate, serving, aligned.serving).await;
+        // The candidate was ahead from the start, so the active runner catches up.
         if aligned.position > aligned.serving && serving.is_running() {
             aligned.serving = if has_nothing_between(serving, candidate) {
                 aligned.position
@@ -91,6 +95,7 @@ pub(super) async fn align(
         }
         aligned.position >= aligned.serving
     };
+    // If time is up, dropping `aligned` lifts both ceilings.
     match timeout_at(deadline, meet).await {
         Ok(true) => Ok(aligned),
         Ok(false) | Err(_) => Err(Missed {
@@ -109,18 +114,21 @@ pub(super) async fn align(
 /// the candidate need not wait for that.
 async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) -> u64 {
     if candidate.position() < position && has_nothing_between(candidate, serving) {
+        // `advance` changes the position only of a runner that is held.
         let epoch = candidate.set_ceiling(Ceiling::Position(0));
         let stands_at = candidate.held_at(epoch).await;
         if stands_at >= position {
             return stands_at;
         }
         // A state without anything applied has nothing to commit a position with.
+        // Looked at again: the active runner may have applied an event while the candidate stopped.
         let advanced =
             has_nothing_between(candidate, serving) && candidate.advance(position).await.is_ok();
         if advanced && candidate.position() >= position {
             return position;
         }
     }
+    // The ordinary way: fold up to the active runner's position.
     let epoch = candidate.set_ceiling(Ceiling::Position(position));
     candidate.held_at(epoch).await
 }
@@ -130,6 +138,7 @@ async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) 
 /// active one inherited a state with other subjects, it never saw earlier events of its own
 /// subjects, and proves nothing about those.
 fn has_nothing_between(behind: &Runner, ahead: &Runner) -> bool {
+    // The position is read before `last_event` of the other: a race can only make the answer no.
     let position = behind.position();
     behind.applies_same_events(ahead)
         && behind.is_of_same_stream(ahead)

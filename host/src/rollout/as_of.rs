@@ -127,6 +127,7 @@ impl Rollouts {
             ))
             .into());
         }
+        // `unwrap_or` is for years after 2554, where nanoseconds no longer fit 64 bits.
         let now_ns = u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(u64::MAX);
         if matches!(moment, Moment::Time(time_ns) if time_ns > now_ns) {
             return Err(Error::Refused(
@@ -137,10 +138,13 @@ impl Rollouts {
         let scratch = self
             .past(deployment, generation, moment, accept_missing)
             .await?;
+        // `arrives(0)` waits for the ceiling of the scratch, which is the moment itself.
         match tokio::time::timeout(timeout, scratch.arrives(0)).await {
             Ok(arrived) => arrived?,
             Err(_) => {
                 let (now, position) = (scratch.runner.now(), scratch.runner.position());
+                // The sequence of a time is known only when the fold gets there; the head bounds
+                // it.
                 let target = if let Moment::Sequence(sequence) = moment {
                     sequence
                 } else {
@@ -168,6 +172,8 @@ impl Rollouts {
         moment: Moment,
         accept_missing: bool,
     ) -> Result<Arc<Scratch>, AsOfError> {
+        // Held until the state is in the list: a second request for the same moment then finds it,
+        // and two requests together cannot exceed `as_of_max`.
         let _beginning = self.inner.past_states.beginning.lock().await;
         let wanted = (deployment.name(), generation.number, moment, accept_missing);
         if let Some(known) = self.inner.past_states.find(wanted) {
@@ -183,6 +189,8 @@ impl Rollouts {
             return Err(AsOfError::Busy(most));
         }
         let shortage = self.inner.room.check(Use::Grow, 0);
+        // Nothing is reserved: how large the past state will be is unknown, so this only keeps the
+        // floor.
         shortage.map_err(|shortage| {
             Error::NoRoom(format!("a past state can't be built: {shortage}"))
         })?;
@@ -193,6 +201,7 @@ impl Rollouts {
         let below = skips.past().parked.first().copied();
         let from = snapshots::nearest(&folder, generation.state_file, moment, below);
         let mut generation = generation.clone();
+        // With a snapshot, only what is gone after it matters.
         generation.accepts_missing_through = self
             .may_look_back(deployment, moment, from.is_some(), accept_missing)
             .await?;
@@ -240,6 +249,7 @@ impl PastStates {
     /// there is. States that are still being built stay, because somebody waits for them.
     fn make_room(&self, most: usize, bytes_max: u64) -> bool {
         let mut kept = self.kept.lock();
+        // Least recently used first.
         kept.sort_by_key(|past| past.used_at);
         let bytes = |past: &PastState| {
             std::fs::metadata(past.scratch.path()).map_or(0, |metadata| metadata.len())
@@ -247,6 +257,8 @@ impl PastStates {
         while kept.len() >= most
             || (!kept.is_empty() && kept.iter().map(bytes).sum::<u64>() > bytes_max)
         {
+            // One that is held has arrived at its moment. Readers that still use it have their own
+            // `Arc`, so its file stays until they are done.
             let Some(done) = kept.iter().position(|past| past.scratch.runner.is_held()) else {
                 return false;
             };

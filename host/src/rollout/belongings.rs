@@ -32,6 +32,8 @@ pub(super) fn look_ahead(
         keys: Vec::new(),
         position: snapshot.position(),
     };
+    // In these tables the key is not the first segment, so its entries are scattered over the
+    // table.
     for (table, _) in owned.tables().filter(|(_, place)| *place > 1) {
         each(snapshot, Selection::Prefix(format!("{table}/")), |key| {
             if owned.has(&key) {
@@ -39,6 +41,7 @@ pub(super) fn look_ahead(
             }
             limit(ahead.keys.len())
         })?;
+        // Also without a hit: to know that there is none spares the scan during the hold.
         ahead.tables.insert(table.to_owned());
     }
     Ok(ahead)
@@ -71,6 +74,7 @@ pub(super) fn find(
         }
     }
     if let Some((ahead, changed)) = known {
+        // Entries that have changed since `look_ahead` come from `changed`; the rest is as it was.
         let all = ahead.keys.iter().cloned().chain(changed);
         found.extend(all.filter(|key| owned.has(key)));
     }
@@ -83,6 +87,7 @@ fn selections(table: &str, place: usize, owned: &Ownership) -> Vec<Selection> {
     if place > 1 {
         return vec![Selection::Prefix(format!("{table}/"))];
     }
+    // Of several keys it is only known how their segments begin, so a prefix has to do.
     let beginnings = owned.beginnings().into_iter();
     if !owned.is_of_one() {
         return beginnings
@@ -94,6 +99,7 @@ fn selections(table: &str, place: usize, owned: &Ownership) -> Vec<Selection> {
         // The entry with exactly that name, and the entries below it.
         let alone = Selection::Range {
             start: Some(key.clone()),
+            // The zero byte is the smallest suffix, so the range holds this key alone.
             end: Some(format!("{key}\0")),
         };
         [alone, Selection::Prefix(format!("{key}/"))]
@@ -115,6 +121,8 @@ pub(super) fn foreign(
         .filter(|key| !noted.written.contains(*key))
     {
         // An entry that exists and that the keys' events never write: other events wrote it.
+        // An entry of an unknown table that names the key may be its own, as long as nothing is
+        // there.
         let may_be_own = owned.has(key) || (!owned.knows(key) && owned.names(key));
         if !may_be_own || serving.get(key)?.is_some() {
             found.push(format!("`{key}`"));
@@ -123,6 +131,8 @@ pub(super) fn foreign(
     for selection in &noted.scans {
         let prefix = match selection {
             Selection::Prefix(prefix) => prefix.clone(),
+            // A range is judged by its common prefix: too wide at worst, and then the rebuild is
+            // refused.
             Selection::Range { start, end } => common(start.as_deref(), end.as_deref()),
         };
         let is_own = owned.has_all(&prefix);
@@ -137,6 +147,7 @@ pub(super) fn foreign(
 }
 
 fn names_complete(owned: &Ownership, prefix: &str) -> bool {
+    // What follows the last slash may be the beginning of a segment, and proves nothing.
     prefix
         .rsplit_once('/')
         .is_some_and(|(complete, _)| owned.names(complete))
@@ -170,6 +181,7 @@ fn is_empty(snapshot: &Snapshot, selection: &Selection) -> Result<bool, state::E
 pub(super) fn unclear(snapshot: &Snapshot, owned: &Ownership) -> Result<Vec<String>, state::Error> {
     let mut found = Vec::new();
     let mut start = String::new();
+    // One step per table: read its first entry, then jump behind the table.
     for _ in 0..TABLES_MAX {
         let selection = Selection::Range {
             start: Some(start),
@@ -184,6 +196,7 @@ pub(super) fn unclear(snapshot: &Snapshot, owned: &Ownership) -> Result<Vec<Stri
         let Some((key, _)) = page.entries.into_iter().next() else {
             return Ok(found);
         };
+        // An entry outside any table; continue right behind it.
         let Some((table, _)) = key.split_once('/') else {
             start = format!("{key}\0");
             continue;
@@ -223,6 +236,8 @@ fn each(
             limit: SCAN_ENTRIES_MAX,
         };
         let page = snapshot.scan(&scan)?;
+        // Kept even if `visit` stops the walk; the next page starts behind the last key of this
+        // one.
         after = page.entries.last().map(|(key, _)| key.to_string());
         for (key, _) in page.entries {
             if !visit(key) {

@@ -37,7 +37,10 @@ impl Rollouts {
         accepted: &Accepted,
         generation: Generation,
     ) -> Result<(), Error> {
+        // Checked before the module is stored, so that a full disk does not get that as well.
         self.check_room(deployment).await?;
+        // A shared hold on naming: the removal of unnamed files must not see the module's file
+        // between its creation and the commit that names it.
         let naming = self.inner.naming.read().await;
         let (inner, accepted) = (Arc::clone(&self.inner), accepted.clone());
         blocking(move || {
@@ -46,11 +49,13 @@ impl Rollouts {
                 .store_module(&accepted.digest, &accepted.component)
         })
         .await?;
+        // After a crash here, the module's file has no row, and the next start removes it.
         crash_points::reached("deploy-module-stored");
         let number = generation.number;
         self.note_candidate(deployment, generation, "deploy")
             .await?;
         drop(naming);
+        // The commit above retired older candidates; their runners end only now that it is durable.
         self.end_unused(deployment).await;
         self.drive(deployment, number);
         Ok(())
@@ -79,10 +84,13 @@ impl Rollouts {
         action: &str,
     ) -> Result<(), Error> {
         let mut record = deployment.record();
+        // A lost owner may be replaced only by a candidate that says from where it publishes.
         if deployment.active().is_lost() {
             owners::refuse_lost(&record, &generation)?;
         }
         let (number, reason) = (generation.number, generation.reason.clone());
+        // A deployment has one candidate at most, and a failed one keeps its file until it is
+        // replaced.
         for other in &mut record.generations {
             if other.status.is_candidate() || other.status == GenerationStatus::Failed {
                 other.enter(
@@ -99,6 +107,7 @@ impl Rollouts {
             format!("generation {number}: {reason}"),
         )
         .await?;
+        // After a crash here, the start of the host drives the candidate from the catalogue.
         crash_points::reached("deploy-recorded");
         Ok(())
     }
@@ -106,6 +115,7 @@ impl Rollouts {
     /// Drives a candidate to its end, in a separate task.
     pub(crate) fn drive(&self, deployment: &Arc<Deployment>, number: u64) {
         let (host, deployment) = (self.clone(), Arc::clone(deployment));
+        // Not awaited: a build may take days, and the request that began it returns at once.
         tokio::spawn(async move {
             match host.build(&deployment, number).await {
                 Built::Ready => match host.check_origin(&deployment, number).await {
@@ -116,6 +126,7 @@ impl Rollouts {
                     }
                 },
                 Built::Failed(stopped) => host.give_up(&deployment, number, &stopped).await,
+                // `build` waits through a pause itself, and a candidate that is gone needs nothing.
                 Built::Paused | Built::Gone => {}
             }
         });
@@ -128,6 +139,7 @@ impl Rollouts {
             return Ok(());
         };
         let is_of_one = candidate.source == deployment.record().active().source;
+        // Only a fold of the same source from its beginning must be of the same history.
         let may_differ =
             candidate.strategy != Strategy::Rebuild || candidate.build.accept_missing || !is_of_one;
         if may_differ || self.check_history(deployment).await.is_ok() {
@@ -181,6 +193,8 @@ impl Rollouts {
                     .await;
                 continue;
             }
+            // Entered again in every round, so that a resumed candidate queues behind those that
+            // waited.
             let ticket = self.inner.rebuilds.enter();
             let turn =
                 ticket.turn(|place| deployment.set_place(generation.state_file, Some(place)));
@@ -203,6 +217,7 @@ impl Rollouts {
     }
 
     async fn build_now(&self, deployment: &Arc<Deployment>, number: u64) -> Built {
+        // A runner that exists was paused before; it continues where it stopped.
         let runner = match self
             .candidate(deployment, number)
             .and_then(|known| deployment.runner(known.state_file))
@@ -216,6 +231,7 @@ impl Rollouts {
                 Err(built) => return built,
             },
         };
+        // The rate is measured from here on, without what earlier runs of this host applied.
         let (pace, hold) = (Pace::of(&runner.now()), self.inner.config.rollout.hold_max);
         let outcome = |runner: &Runner| {
             let now = runner.now();
@@ -227,6 +243,7 @@ impl Rollouts {
                     .is_some_and(|candidate| candidate.build.promote == Promotion::Auto)
             };
             let is_ready = match now.state {
+                // It may be live without having read anything since it was resumed.
                 DeploymentState::Live => now.begun,
                 // Before a manual promotion, a candidate is reported as ready only after it has
                 // applied all events. One that must not pass the active generation has caught up
@@ -256,6 +273,7 @@ impl Rollouts {
     /// Waits until the owner of effects that a candidate must not pass has been unreadable for a
     /// while. Cancel-safe: it only observes.
     async fn owner_is_lost(&self, deployment: &Deployment, number: u64) {
+        // With `lost_effects_after` the candidate succeeds a lost owner, so it waits for none.
         let needs_owner = self
             .candidate(deployment, number)
             .is_some_and(|candidate| candidate.lost_effects_after.is_none())
@@ -264,17 +282,22 @@ impl Rollouts {
             return std::future::pending().await;
         }
         let mut actives = deployment.actives();
+        // A cut-over may replace the active runner while this waits, so each round takes the
+        // newest.
         loop {
             let owner = Arc::clone(&actives.borrow_and_update());
             let lost = async {
                 owner.until(|owner| owner.is_lost().then_some(())).await;
                 let back = owner.until(|owner| (!owner.is_lost()).then_some(()));
+                // It must stay lost for all of `LOST_MAX`: a file that could be opened again is no
+                // reason.
                 tokio::time::timeout(LOST_MAX, back).await.is_err()
             };
             // Both arms only observe.
             let is_lost = tokio::select! {
                 is_lost = lost => is_lost,
                 changed = actives.changed() => {
+                    // The deployment is gone; other arms of the caller see that.
                     if changed.is_err() {
                         return std::future::pending().await;
                     }
@@ -292,6 +315,8 @@ impl Rollouts {
         if !runner.is_on_leash() || !runner.now().has_started() {
             return false;
         }
+        // Position and row are two reads; a wrong answer in between is corrected at the next
+        // figures.
         let active = deployment.active();
         let continues_after = deployment.with_record(|record| {
             owners::continues_after(record, &active, record.generation(number)?)
@@ -305,6 +330,7 @@ impl Rollouts {
     }
 
     async fn begin(&self, deployment: &Arc<Deployment>, number: u64) -> Result<Arc<Runner>, Built> {
+        // In this order: the file of a migration is made only once there is room for it.
         self.wait_for_room(deployment, number).await?;
         self.prepare_file(deployment, number).await?;
         let runner = self.start_candidate(deployment, number).await?;
@@ -315,6 +341,7 @@ impl Rollouts {
     /// Waits until the disk has room for a candidate: earlier rebuilds have used some since the
     /// deploy.
     async fn wait_for_room(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Built> {
+        // One warning per wait, not one per look.
         let mut is_told = false;
         while let Err(error) = self.check_room(deployment).await {
             if !std::mem::replace(&mut is_told, true) {
@@ -325,6 +352,8 @@ impl Rollouts {
                     "a candidate waits for room"
                 );
             }
+            // Nobody announces free space, so the pause ends at the next look at the disk, or
+            // earlier if the candidate changes.
             let paused = self.candidate_until(deployment, number, |candidate| candidate.paused);
             // It only observes.
             let _ = tokio::time::timeout(ROOM_LOOK, paused).await;
@@ -345,13 +374,17 @@ impl Rollouts {
         if generation.strategy != Strategy::Migrate {
             return Ok(());
         }
+        // Without the lock: converting a large state takes long, and must not keep other changes
+        // out.
         let made = self
             .migrate(deployment, &generation)
             .await
             .map_err(|error| Built::Failed(Stopped::because(&error)))?;
+        // `u64::MAX` means that this migration decides from where the state has its subjects.
         if let Some(position) = made.filter(|_| generation.subjects_from == u64::MAX) {
             let _changing = self.lock(deployment).await.map_err(|_| Built::Gone)?;
             let mut record = deployment.record();
+            // It may have been aborted during the conversion.
             if let Some(candidate) = record
                 .generation_mut(number)
                 .filter(|known| known.status.is_candidate())
@@ -378,6 +411,7 @@ impl Rollouts {
         number: u64,
     ) -> Result<Arc<Runner>, Built> {
         let _changing = self.lock(deployment).await.map_err(|_| Built::Gone)?;
+        // Looked up under the lock, so that an abort is either seen here or sees the runner.
         let Some(generation) = self.candidate(deployment, number) else {
             return Err(Built::Gone);
         };
@@ -389,6 +423,7 @@ impl Rollouts {
     /// Records that a candidate is ready, and lets it take over as soon as it can, if it should.
     async fn bring_in(&self, deployment: &Arc<Deployment>, number: u64) {
         let mut pause = RETRY_PAUSE.0;
+        // Nothing but a retry is possible: the build is done, and only its record is missing.
         while let Err(error) = self.note_ready(deployment, number).await {
             let name = deployment.name();
             tracing::error!(
@@ -401,11 +436,13 @@ impl Rollouts {
             pause = (pause * 2).min(RETRY_PAUSE.1);
         }
         crash_points::reached("build-ready");
+        // The second pause is for the cut-over, and starts short again.
         pause = RETRY_PAUSE.0;
         loop {
             let Some(generation) = self.candidate(deployment, number) else {
                 return;
             };
+            // Looked at before each attempt: it may have failed at an event since it was ready.
             let runner = deployment.runner(generation.state_file);
             if let Some(stopped) = runner
                 .as_ref()
@@ -419,6 +456,7 @@ impl Rollouts {
                     None => std::future::pending().await,
                 }
             };
+            // Nothing to do but to watch it, for as long as the operator takes.
             if waits_for_operator(&generation) {
                 // It may fail, or get another gate, before anybody promotes it.
                 tokio::select! {
@@ -429,6 +467,7 @@ impl Rollouts {
                 continue;
             }
             let done = match generation.build.promote {
+                // With promotion by hand only the comparison is left to do.
                 Promotion::Manual => self.pass_gate(deployment, number).await,
                 Promotion::Auto => self.try_to_take_over(deployment, number).await,
             };
@@ -450,6 +489,7 @@ impl Rollouts {
     }
 
     async fn note_ready(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
+        // The host stops, or the deployment is gone: there is nothing left to record.
         let Ok(_changing) = self.lock(deployment).await else {
             return Ok(());
         };
@@ -470,6 +510,7 @@ impl Rollouts {
                 runner.now().state == DeploymentState::Live
                     || self.is_with_lead(deployment, number, &runner)
             });
+        // A cut-over folds the rest during its hold, so "close enough" is ready too.
         let mut reason = if has_caught_up {
             "caught up"
         } else {
@@ -493,6 +534,7 @@ impl Rollouts {
         let Some(candidate) = self.candidate(deployment, number) else {
             return Ok(());
         };
+        // A comparison counts only against the generation that is active now.
         let must_pass = |candidate: &Generation, active: u64| {
             let passed = candidate.comparison.as_ref();
             candidate.build.gate.is_some()
@@ -502,8 +544,10 @@ impl Rollouts {
         };
         self.check_moving(deployment, &candidate)?;
         if must_pass(&candidate, deployment.record().active) {
+            // Without the lock, which `pass_gate` takes itself, and only for its beginning and end.
             self.pass_gate(deployment, number).await?;
         }
+        // Everything is checked again: during the comparison others could change the deployment.
         let _changing = self.lock(deployment).await?;
         let Some(candidate) = self.candidate(deployment, number) else {
             return Ok(());
@@ -543,6 +587,7 @@ impl Rollouts {
             "a candidate failed; the active generation keeps serving"
         );
         let mut pause = RETRY_PAUSE.0;
+        // Until it is recorded, the candidate would be driven again after a restart, so retry.
         while let Err(error) = self.note_failed(deployment, number, stopped).await {
             tracing::error!(
                 deployment = deployment.name(),
@@ -561,6 +606,7 @@ impl Rollouts {
         stopped: &Stopped,
     ) -> Result<(), Error> {
         let reason = stopped.reason.as_str();
+        // The host stops, or the deployment is gone. A host that starts again drives it again.
         let Ok(_changing) = self.lock(deployment).await else {
             return Ok(());
         };
@@ -586,6 +632,7 @@ impl Rollouts {
             format!("generation {number}: {reason}"),
         )
         .await?;
+        // The commit comes first: if it fails, the runner still shows why it stopped.
         if is_stopped && let Some(runner) = deployment.take_runner(state_file) {
             self.end(runner).await;
         }
@@ -604,6 +651,7 @@ impl Rollouts {
         let generation = record
             .generation_mut(number)
             .expect("the caller took it from the record");
+        // Both are shown again only if the event fails again.
         (generation.failure, generation.failed_at) = (None, None);
         generation.paused = false;
         generation.enter(
@@ -634,6 +682,7 @@ impl Rollouts {
         };
         candidate.build.gate = build.gate;
         candidate.build.promote = build.promote;
+        // The old comparison was made for the old gate, and would let it pass or hold it back.
         candidate.comparison = None;
         reason.push_str("; it will be compared again with the new gate");
         self.commit(
@@ -669,10 +718,12 @@ impl Rollouts {
         lost_effects_from: Option<api::EffectsFrom>,
     ) -> Result<api::Deployed, Error> {
         let deployment = self.deployment(name)?;
+        // Before the lock: a gate that is not valid needs nothing of the deployment.
         if let Some(gate) = &build.gate {
             super::check_gate(gate)?;
         }
         let _changing = self.lock(&deployment).await?;
+        // The record does not change any more while the lock is held.
         let record = deployment.record();
         let advice = "accept the loss with --accept-missing, or keep the existing state";
         let accepted = self
@@ -732,6 +783,7 @@ impl Rollouts {
             format!("generation {number}"),
         )
         .await?;
+        // After the commit, so that a restart and the runner agree on the limits.
         if let Some(runner) = deployment.runner(state_file) {
             runner.set_throttle(throttle);
         }
@@ -742,6 +794,7 @@ impl Rollouts {
     pub(super) async fn lift_throttle(&self, name: &str) -> Result<(), Error> {
         self.throttle(name, None, None).await?;
         let deployment = self.deployment(name)?;
+        // It is over as soon as the candidate is ready, failed, or gone.
         let built = deployment.until(|record| {
             let is_building =
                 |candidate: &Generation| candidate.status == GenerationStatus::Building;
@@ -759,6 +812,7 @@ impl Rollouts {
             .iter()
             .filter_map(|deployment| rebuild_of(deployment))
             .collect();
+        // Place 0 means that it runs; those that wait follow in their order.
         rebuilds.sort_by(|one, other| {
             (one.place, &one.deployment).cmp(&(other.place, &other.deployment))
         });
@@ -784,6 +838,7 @@ pub(super) fn new_generation(
         module: module.info().clone(),
         source,
         start,
+        // A rebuild and a migration have a file of their own, named by the generation.
         state_file: number,
         strategy,
         status: GenerationStatus::Building,
@@ -805,14 +860,15 @@ pub(super) fn new_generation(
     }
 }
 
-/// Returns the state that a new generation starts with, and the position from which it has the
-/// events of its subjects.
+/// Sets the state file that a new generation starts with, if it continues one, and the position
+/// from which it has the events of its subjects.
 pub(super) fn set_beginning(
     generation: &mut Generation,
     record: &Record,
     continued: Option<&Generation>,
 ) {
     let active = record.active();
+    // A candidate that an event stopped is continued in its own file, with corrected code.
     if let Some(stopped) = continued {
         (generation.state_file, generation.subjects_from) =
             (stopped.state_file, stopped.subjects_from);

@@ -40,6 +40,8 @@ impl Stopped {
         if !now.has_stopped() {
             return None;
         }
+        // A candidate can be skipped past its event like an active generation; the message says
+        // how.
         let failure = now
             .failure
             .clone()
@@ -74,8 +76,11 @@ impl Pace {
 
     /// Whether the rest can be applied within the hold of a cut-over, at the measured rate.
     pub(super) fn is_within_reach(&self, now: &Now, hold: Duration) -> bool {
+        // At least a millisecond, so that a check right at the start divides by no zero.
         let average = now.applied.saturating_sub(self.applied) as f64
             / self.since.elapsed().as_secs_f64().max(1e-3);
+        // The better of both rates: the average has slow first batches in it, and the latest may be
+        // a short dip.
         now.begun && now.pending as f64 <= average.max(now.rate) * hold.as_secs_f64()
     }
 }

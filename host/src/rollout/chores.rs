@@ -16,7 +16,9 @@ impl Rollouts {
         if !self.inner.chores.lock().insert(chore.clone()) {
             return;
         }
+        // Weak: a long chore must not keep a stopped host alive.
         let inner = Arc::downgrade(&self.inner);
+        // Also if the work panics, or its runtime ends: the name would be taken for good otherwise.
         let over = OnDrop(move || {
             if let Some(inner) = inner.upgrade() {
                 inner.chores.lock().remove(&chore);

@@ -34,6 +34,7 @@ pub(super) fn compare(
         None => u64::MAX,
         Some(sample) => threshold(sample, active.entries_about()?),
     };
+    // A merge of two sorted walks: the smaller of both next keys is looked at in each round.
     let (mut ours, mut theirs) = (Walk::new(active), Walk::new(candidate));
     loop {
         let key = match (ours.peek()?, theirs.peek()?) {
@@ -43,6 +44,7 @@ pub(super) fn compare(
         };
         found.entries += 1;
         let pair = (ours.take(&key), theirs.take(&key));
+        // With a sample that covers everything no key has to be hashed.
         if threshold == u64::MAX || hash(&key) <= threshold {
             found.compared += 1;
             judge(&key, pair, gate, &mut found);
@@ -74,6 +76,7 @@ pub(super) fn first_other_timer(
     loop {
         let ours = one.timers(after.as_deref(), SCAN_ENTRIES_MAX)?;
         let theirs = other.timers(after.as_deref(), SCAN_ENTRIES_MAX)?;
+        // Both pages begin after the same name, so equal prefixes mean equal timers so far.
         // Pages end by size as well: both are compared as far as the shorter one.
         let count = ours.len().min(theirs.len());
         let differs = ours
@@ -83,6 +86,7 @@ pub(super) fn first_other_timer(
         if let Some((ours, theirs)) = differs {
             return Ok(Some(ours.0.clone().min(theirs.0.clone())));
         }
+        // One list is at its end: whatever the other one still has is a difference.
         if count == 0 {
             return Ok(ours.into_iter().chain(theirs).map(|(name, _)| name).next());
         }
@@ -128,6 +132,7 @@ impl<'a> Walk<'a> {
 
     /// The next key; none at the end.
     fn peek(&mut self) -> Result<Option<Key>, state::Error> {
+        // A page may be empty and still not be the last one: it also ends by size.
         while self.next.is_none() {
             self.next = self.page.next();
             if self.next.is_some() || !self.more {
@@ -178,6 +183,7 @@ fn judge(key: &Key, pair: (Option<Payload>, Option<Payload>), gate: &Gate, found
     found.refused += u64::from(!allowed);
     // Differences that are not allowed come first.
     let room = found.examples.len() < EXAMPLES_MAX;
+    // Once the examples are full, an allowed one makes room for one that is not allowed.
     let replaceable = found
         .examples
         .iter()
@@ -213,6 +219,7 @@ fn is_equal_but_for(one: &Payload, other: &Payload, rule: Option<&Rule>) -> bool
     let Some(rule) = rule.filter(|rule| !rule.ignore.is_empty()) else {
         return false;
     };
+    // A value that is no JSON has no parts to ignore, so it counts as different.
     let without = |payload: &Payload| {
         let mut value: Value = serde_json::from_slice(payload.as_bytes()).ok()?;
         rule.ignore
@@ -228,6 +235,8 @@ fn remove(value: &mut Value, pointer: &str) {
     let Some((parent, last)) = pointer.rsplit_once('/') else {
         return;
     };
+    // JSON pointers escape `/` as `~1` and `~` as `~0` (RFC 6901); in this order, or `~01` would
+    // become `/`.
     let name = last.replace("~1", "/").replace("~0", "~");
     match value.pointer_mut(parent) {
         Some(Value::Object(members)) => {

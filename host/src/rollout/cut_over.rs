@@ -89,6 +89,7 @@ impl Rollouts {
         speed: BuildSpeed,
     ) -> Result<api::CutOver, Error> {
         let deployment = self.deployment(name)?;
+        // Without the lock: it waits until the candidate is ready.
         if speed == BuildSpeed::Unthrottled {
             self.lift_throttle(name).await?;
         }
@@ -116,10 +117,12 @@ impl Rollouts {
                 }
             )));
         }
+        // `pass_gate` takes the lock itself, and compares without it.
         drop(changing);
         if demand == Demand::Gate && candidate.build.gate.is_some() {
             self.pass_gate(&deployment, candidate.number).await?;
         }
+        // Looked up again: during the comparison, another deploy may have replaced the candidate.
         let _changing = self.lock(&deployment).await?;
         match deployment.record().candidate() {
             Some(still) if still.number == candidate.number => {}
@@ -143,6 +146,7 @@ impl Rollouts {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
         let record = deployment.record();
+        // Whether the previous code has a state of its own decides how it comes back.
         match record.previous().cloned() {
             Some(previous) if previous.state_file == record.active().state_file => {
                 self.hand_back(&deployment, previous).await
@@ -178,6 +182,7 @@ impl Rollouts {
         previous: Generation,
     ) -> Result<api::CutOver, Error> {
         let (inner, digest) = (Arc::clone(&self.inner), previous.module.digest.clone());
+        // Loaded before anything is changed: code that cannot be loaded is nothing to go back to.
         let module = blocking(move || inner.load(&digest)).await?;
         let runner = deployment.active();
         let mut record = deployment.record();
@@ -233,6 +238,8 @@ impl Rollouts {
         )
         .await?;
         crash_points::reached("hand-back-recorded");
+        // After the commit, and while it still is held, so that not one event is applied in
+        // between.
         runner.take_over(program);
         drop(held);
         Ok(api::CutOver {
@@ -256,6 +263,8 @@ impl Rollouts {
     ) -> Result<api::CutOver, Error> {
         let record = deployment.record();
         let served = |generation: &&Generation| {
+            // A generation that never served, for example a failed candidate, is no target of a
+            // rollback.
             generation.status == GenerationStatus::Retired && generation.has_served
         };
         let Some(last) = record
@@ -341,6 +350,7 @@ impl Rollouts {
         // one, the two positions cannot be compared. The same holds if the active state cannot be
         // opened; no read is answered from it either.
         let can_align = !of_another_history && !is_lost;
+        // May wait; nothing is held before both are close.
         if can_align {
             self.come_together(deployment, &serving, &runner, switch)
                 .await?;
@@ -362,11 +372,13 @@ impl Rollouts {
         } else {
             None
         };
+        // Asked again: events may have been parked before the hold.
         parked::check_switch(deployment, &serving, &runner)?;
         crash_points::reached("cut-over-held");
         let position = aligned
             .as_ref()
             .map_or_else(|| runner.position(), |aligned| aligned.position);
+        // In memory until `flip` commits it.
         let from = record.active;
         let mut changed = after_switch(record, to, switch, position);
         if is_lost && let Some(before) = changed.generation_mut(from) {
@@ -386,12 +398,15 @@ impl Rollouts {
             hand_over: hand_over.as_mut(),
         };
         self.flip(deployment, changed, flip).await?;
+        // Read before the release: it is how long applying was held.
         let held = aligned.as_ref().map(Aligned::held).unwrap_or_default();
+        // Both runners continue; what follows may take its time.
         drop((aligned, alone));
         crash_points::reached("cut-over-released");
         self.inner
             .metrics
             .cut_over(deployment.name(), switch.action(), Some(held));
+        // Only bookkeeping in the two files; the catalogue has decided already.
         if let Some(hand_over) = hand_over {
             hand_over.complete().await;
         }
@@ -438,6 +453,7 @@ impl Rollouts {
         runner: &Arc<Runner>,
         switch: Switch,
     ) -> Result<(), Error> {
+        // A rollback goes back to a state that may have stopped behind; it is checked next.
         if switch == Switch::CutOver {
             super::candidate::check_ahead(serving, runner)?;
         }
@@ -483,6 +499,7 @@ impl Rollouts {
         runner: &Arc<Runner>,
         switch: Switch,
     ) -> Result<Aligned, Error> {
+        // `hold_max` bounds how long readers see no new events.
         align(serving, runner, self.inner.config.rollout.hold_max)
             .await
             .map_err(|missed| {
@@ -506,6 +523,7 @@ impl Rollouts {
     /// Waits until a runner is close to the active one, so that the hold is short; returns whether
     /// it is.
     async fn come_near(&self, serving: &Arc<Runner>, runner: &Arc<Runner>) -> bool {
+        // The rest of one batch can be applied within a hold.
         let batch = self.inner.config.pipeline.batch_events as u64;
         let at_most = self.inner.config.rollout.hold_max.max(NEAR_MAX);
         let is_near = |runner: &Runner| {
@@ -537,10 +555,13 @@ impl Rollouts {
             position,
             mut hand_over,
         } = flip;
+        // The new owner's file is prepared before the commit, so that a crash after it finds a
+        // whole outbox there.
         if let Some(hand_over) = &mut hand_over {
             hand_over.prepare(position).await?;
             hand_over.name_owner(&mut record);
         }
+        // Not through `commit`: the record is set together with the runner, in `flip` below.
         let (catalogue, noted) = (Arc::clone(&self.inner.catalogue), record.clone());
         let detail = format!("generation {} at position {position}", record.active);
         let audit = crate::audit::entry(switch.action(), deployment.name(), detail);
@@ -548,6 +569,8 @@ impl Rollouts {
             blocking(move || catalogue.put(&noted, &audit)).await,
             &hand_over,
         ) {
+            // An error of the commit does not say whether it is durable; for effects that has to be
+            // known.
             (Ok(()), _) => {}
             (Err(error), None) => return Err(error.into()),
             (Err(error), Some(hand_over)) => {
@@ -560,6 +583,8 @@ impl Rollouts {
         if let Some(hand_over) = &mut hand_over {
             hand_over.pass(&record, position);
         }
+        // `start_serving` and `stop_serving` change how failures are retried. Reads follow the
+        // handle, which moves between the two.
         runner.start_serving();
         deployment.flip(record, Arc::clone(runner));
         serving.follow();
@@ -574,6 +599,7 @@ impl Rollouts {
         runner: &Arc<Runner>,
         before: &Arc<Runner>,
     ) {
+        // Limits of a rebuild do not apply to an active generation.
         runner.set_throttle(crate::pipeline::Throttle::default());
         // A paused generation follows from now on, like any previous generation.
         if before.now().state == api::DeploymentState::Paused {
@@ -603,6 +629,7 @@ impl Rollouts {
         number: u64,
     ) -> Result<(), Error> {
         let (ours, theirs, gate, against) = self.take_snapshots(deployment, number).await?;
+        // Snapshots stay as they are, so applying and other changes continue meanwhile.
         let comparison = blocking(move || compare::compare(&ours, &theirs, &gate)).await?;
         let comparison = api::Comparison {
             against,
@@ -614,6 +641,7 @@ impl Rollouts {
         let candidate = record
             .generation_mut(number)
             .filter(|candidate| candidate.status.is_candidate());
+        // A comparison with a generation that is no longer active proves nothing.
         let Some(generation) = candidate.filter(|_| active == against) else {
             return Err(Error::Conflict(format!(
                 "{} changed while it was compared; try again",
@@ -629,6 +657,7 @@ impl Rollouts {
         let parked = parked_counts(deployment.active().store().as_ref());
         let parked = parked::remark(&parked);
         let reason = format!("{verdict}: {}{parked}", comparison.conclusion);
+        // It would try again at each new event, and fail again; an operator decides instead.
         if !passed {
             generation.build.promote = Promotion::Manual;
         }
@@ -675,16 +704,18 @@ impl Rollouts {
                     .to_owned(),
             ));
         }
+        // The result does not matter: aligning reports what keeps the two apart.
         self.come_near(&serving, &runner).await;
         let aligned = align(&serving, &runner, self.inner.config.rollout.hold_max)
             .await
             .map_err(|missed| Error::Conflict(format!("cannot compare: {missed}; try again")))?;
+        // `aligned` is dropped on return, and both continue while the snapshots are compared.
         let (ours, theirs) = snapshots(&aligned, &serving, &runner)?;
         Ok((ours, theirs, gate, record.active))
     }
 }
 
-/// Tells of a cut-over that is done.
+/// Logs a cut-over that is done, and returns the answer to the request.
 fn done(
     deployment: &Deployment,
     (from, to): (u64, u64),
@@ -743,6 +774,7 @@ fn is_of_another_history(serving: &Runner, runner: &Runner) -> Result<bool, Erro
     if runner.is_of_same_stream(serving) {
         return Ok(false);
     }
+    // Only the reader of the active generation can tell a new stream from a view that lags.
     let now = serving.now();
     let has_noticed = now.state == api::DeploymentState::Failed
         && now
@@ -785,6 +817,7 @@ pub(super) fn snapshots(
     serving: &Runner,
     runner: &Runner,
 ) -> Result<(Snapshot, Snapshot), Error> {
+    // They differ only if the active runner cannot move; then there is nothing equal to compare.
     if aligned.serving != aligned.position {
         return Err(Error::Conflict(format!(
             "cannot compare: the active generation does not progress at {}, the candidate is at \

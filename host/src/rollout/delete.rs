@@ -19,20 +19,26 @@ impl Rollouts {
         let _changing = self.lock(&deployment).await?;
         let dropped = check_effects(&deployment, drop_effects)?;
         let all = self.inner.changing.lock().await;
+        // The audit entry is in the same commit: what was dropped is recorded exactly if it is
+        // gone.
         let (catalogue, gone) = (Arc::clone(&self.inner.catalogue), name.to_owned());
         blocking(move || catalogue.remove(&gone, &audit::entry("delete", &gone, dropped))).await?;
         crash_points::reached("delete-recorded");
+        // From here on nobody can create the name again before its runners have ended.
         let _ending = Ending::begin(&self.inner.ending, name);
         self.inner.deployments.write().remove(name);
+        // Waiting readers and watches end now instead of at their time limits.
         deployment.leave();
         // A guest call may take as long as its deadline. Other deployments need not wait for it.
         drop(all);
         let runners = deployment.runners();
+        // All are asked before the first is awaited, so that they end side by side.
         runners.iter().for_each(|runner| runner.ask_to_stop());
         for runner in runners {
             self.end(runner).await;
         }
         self.inner.past_states.forget(name);
+        // Their files have no row any more.
         self.remove_leftovers().await;
         self.inner.metrics.forget(name);
         tracing::info!(deployment = name, "deleted");
@@ -52,6 +58,7 @@ fn check_effects(deployment: &Deployment, drop: bool) -> Result<String, Error> {
         return Ok(String::new());
     }
     let name = deployment.name();
+    // Rows of the outbox are durable, so the count is exact while the state is open.
     let waiting = deployment
         .active()
         .store()

@@ -16,6 +16,8 @@ impl Rollouts {
     /// Refuses a rebuild whose state would not fit.
     pub(super) async fn check_room(&self, deployment: &Arc<Deployment>) -> Result<(), Error> {
         let file_bytes = deployment.info().file_bytes;
+        // What rebuilds of other deployments will still take is not in use yet, so the disk does
+        // not show it.
         let others: u64 = self
             .deployments()
             .iter()
@@ -39,6 +41,7 @@ impl Rollouts {
 /// How much more space the candidate of a deployment is expected to take.
 fn still_to_come(deployment: &Deployment) -> u64 {
     let info = deployment.info();
+    // One that is ready has its size already.
     let candidate = info
         .candidate
         .filter(|candidate| candidate.status == GenerationStatus::Building);

@@ -56,12 +56,14 @@ pub(super) fn target(
             "error events need one subject, such as `ops.failures@orders`: {error}"
         ))
     })?;
+    // The target is one subject, so matching it against the module's patterns is exact.
     if grant.source == reads && module.manifest().subjects.matches(subject) {
         return Err(Error::Refused(format!(
             "the module itself reads {subject} of {reads}, so each error event could make another \
              one; choose another subject or source"
         )));
     }
+    // 0: published from the first parked event on; events that are parked already are reported too.
     Ok(Some(FailureEvents {
         subject: subject.to_owned(),
         source: grant.source,
@@ -91,6 +93,7 @@ impl Rollouts {
             return Ok(());
         }
         let detail = format!("to {} instead of {before}", place(&target));
+        // A new target forgets the marks of the old one, so it gets everything that is parked now.
         record.parking.events = target;
         self.commit(deployment, record, "failure-events", detail)
             .await?;
@@ -122,6 +125,7 @@ impl Rollouts {
         let (host, deployment) = (self.clone(), Arc::clone(deployment));
         let name = deployment.name().to_owned();
         self.chore("failure-events", &name, async move {
+            // The outlet is kept between rounds: a publisher has a connection.
             let (mut outlet, mut pause) = (None, PAUSE);
             while let Some(events) = deployment.record().parking.events {
                 if deployment.is_gone() || host.is_stopping() {
@@ -134,6 +138,7 @@ impl Rollouts {
                         changed(&deployment).await;
                     }
                     Err(error) => {
+                        // After any error it is made again; the connection may be the cause.
                         outlet = None;
                         pause = (pause * 2).min(PAUSE_MAX);
                         tracing::warn!(
@@ -185,6 +190,8 @@ impl Rollouts {
             let source = source.ok_or_else(|| self.inner.no_source(&events.source))?;
             *outlet = Some((events.source.clone(), outlet_of(source)?));
         }
+        // At least once: a crash between publishing and the commit below publishes these again,
+        // with the same ids.
         let generation = record.active;
         for parked in &failed {
             let mut message = message(deployment.name(), generation, state_file, parked);
@@ -194,6 +201,8 @@ impl Rollouts {
                 publish(outlet, &events.subject, message).await?;
             }
         }
+        // Only for the mark: publishing may take long, and must not keep changes of the deployment
+        // out.
         let _changing = self.lock(deployment).await?;
         let mut record = deployment.record();
         // Changed meanwhile: the new target begins at its own mark.
@@ -233,6 +242,7 @@ fn failed_between(store: &Store, after: u64, through: u64) -> Result<Vec<Parked>
         }
     }
     failed.sort_unstable();
+    // The oldest first, so that `through` can serve as a mark.
     failed.truncate(PORTION);
     let mut events = Vec::new();
     for (_, key) in failed {
@@ -250,6 +260,7 @@ fn message(name: &str, generation: u64, state_file: u64, parked: &Parked) -> (St
     } = parked;
     let failure = failure.as_ref();
     let at = failure.map(|failure| failure.first_at.clone());
+    // The time of the failure tells two failures of one event apart.
     let id = format!(
         "parked.{name}.{state_file}.{}.{}",
         event.sequence,

@@ -73,6 +73,7 @@ impl Rollouts {
             )));
         }
         let name = deployment.name().to_owned();
+        // Both files must be open: rows are copied from one to the other.
         let (ours, theirs) = stores(&name, from, to)?;
         if ours.ownership() != Some(owners::ownership(&handler)) {
             return Err(Error::Conflict(format!(
@@ -93,6 +94,7 @@ impl Rollouts {
         } else {
             0
         };
+        // The next epoch marks later files: whichever has the highest one is the newest owner.
         let epoch = handler.epoch + 1;
         let next = HandlerRecord {
             lineage,
@@ -115,6 +117,7 @@ impl Rollouts {
             // Before anything is held: an attempt after the other would keep them from leaving.
             check_nothing_waits(&name, &ours)?;
         }
+        // Until it is dropped, a reopened file keeps what it is prepared for.
         to.set_preparing(true);
         let (room, waiting) = (self.inner.room.clone(), ours.waiting_effects());
         let (source, target) = (ours.clone(), theirs.clone());
@@ -126,11 +129,14 @@ impl Rollouts {
                         "{entries} messages of {bytes} bytes wait and must be copied: {shortage}"
                     ))
                 })?;
+            // Most of the copying happens here, while the old owner still sends.
             Ok::<_, Error>(copy_ahead(&source, &target, owner)?)
         })
         .await
         .inspect_err(|_| to.reopen_if_failed())?;
+        // From here on nothing leaves, so the outbox only grows by what is handled.
         from.hold_effects().await;
+        // Again: something may have been decided during the copy.
         if !is_same_history {
             check_nothing_waits(&name, &ours)?;
         }
@@ -187,9 +193,11 @@ fn check_nothing_waits(name: &str, from: &Store) -> Result<(), Error> {
 /// Copies what waits, until little is left to copy. Most outboxes have little.
 fn copy_ahead(from: &Store, to: &Store, owner: state::Ownership) -> Result<(), state::Error> {
     let waiting = from.waiting_effects();
+    // What is little is copied by `prepare_to_own` alone, in one commit.
     if waiting.entries <= LEFT_MAX as u64 && waiting.bytes <= LEFT_BYTES_MAX {
         return Ok(());
     }
+    // Each walk copies what changed during the one before; a busy outbox never comes to rest.
     for _ in 0..WALKS_MAX {
         let (mut after, mut changed, mut bytes) = (None, 0, 0);
         loop {
@@ -201,6 +209,8 @@ fn copy_ahead(from: &Store, to: &Store, owner: state::Ownership) -> Result<(), s
                 break;
             }
         }
+        // Little enough for the hold. After the last walk the rest is copied in the hold, whatever
+        // its size.
         if changed <= LEFT_MAX && bytes <= LEFT_BYTES_MAX {
             break;
         }
@@ -233,6 +243,7 @@ impl HandOver {
                 .checkpoint()
                 .map_or(0, |checkpoint| checkpoint.position)
         };
+        // Durable, not published: a crash must find both at this position.
         let positions = (durable(&from), durable(&to));
         if self.is_same_history && positions != (position, position) {
             return Err(Error::Conflict(format!(
@@ -286,6 +297,7 @@ impl HandOver {
         let found = blocking(move || catalogue.deployments()).await;
         let found = found.map(|records| records.into_iter().find(|record| record.name == name));
         match found {
+            // The commit was durable although it reported an error.
             Ok(Some(record)) if record.handler.as_ref() == Some(&self.next) => Ok(()),
             Ok(Some(_)) => Err(error.into()),
             Ok(None) | Err(_) => {
@@ -296,6 +308,8 @@ impl HandOver {
                      that, and restart the host",
                     self.deployment
                 )));
+                // The role of the runner stays an error until the host starts and reads the
+                // catalogue again.
                 self.from.change_program(|program| program.role = role);
                 Err(error.into())
             }
@@ -329,6 +343,8 @@ impl HandOver {
     pub(super) async fn complete(&self) {
         let (from, to) = (self.from.store(), self.to.store());
         let recorded = blocking(move || {
+            // A crash between the two is settled when the files are opened again
+            // (`settle_ownership`).
             let Some(to) = to else { return Ok(()) };
             to.confirm_ownership()?;
             crash_points::reached("hand-over-confirmed");
@@ -340,6 +356,7 @@ impl HandOver {
                 %error,
                 "a hand-over could not be recorded in a state file yet"
             );
+            // A store that failed once is not used again.
             self.to.reopen_if_failed();
             self.from.reopen_if_failed();
         }

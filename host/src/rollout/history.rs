@@ -55,6 +55,7 @@ impl Rollouts {
     ) -> Result<Accepted, Error> {
         let record = deployment.record();
         let active = record.active();
+        // Positions of two sources cannot be compared, so it is unknown what this one lacks.
         if active.source != source {
             return self
                 .accepts_from(source, accept)
@@ -64,6 +65,7 @@ impl Rollouts {
                     lacks: None,
                 });
         }
+        // Asked first: in another stream, counts of lost events would be meaningless.
         if let Some(other) = self.other_history(deployment).await {
             if !accept {
                 return Err(Error::Refused(format!("{other}; {advice}")));
@@ -103,6 +105,8 @@ impl Rollouts {
                 .active()
                 .store()
                 .and_then(|store| store.published());
+            // The last range that the active state passed over: a new fold may pass over that as
+            // well.
             let passed = checkpoint
                 .and_then(|checkpoint| checkpoint.passed_over.last().map(|(_, last)| *last));
             return Ok(Accepted {
@@ -110,6 +114,7 @@ impl Rollouts {
                 lacks: None,
             });
         };
+        // A source that counts missing events accepts them without a request.
         let counts = self
             .inner
             .sources
@@ -143,6 +148,7 @@ impl Rollouts {
 
     /// Why the stream is not the one that the active generation was built from, if that is so.
     async fn other_history(&self, deployment: &Deployment) -> Option<crate::source::Error> {
+        // Each `?` means that it is unknown, which refuses nothing.
         let source = deployment.record().active().source.clone();
         let source = self.inner.sources.get(&source)?;
         let checkpoint = deployment.active().store()?.published()?;
@@ -165,6 +171,7 @@ impl Rollouts {
         if let Moment::Sequence(sequence) = moment
             && !accept
             && matches!(
+                // `Some(None)`: known to have lost nothing.
                 self.lost(deployment, active, Some(sequence)).await,
                 Some(None)
             )
@@ -178,6 +185,7 @@ impl Rollouts {
             .await
         {
             Ok(accepted) => Ok(accepted.through),
+            // The loss may lie before the snapshot with which the fold starts.
             Err(Error::Refused(_)) if begins_later => Ok(0),
             Err(error) => Err(error),
         }
@@ -198,6 +206,8 @@ impl Rollouts {
             source.on_missing().is_count(),
             generation.accepts_missing_through,
         );
+        // With `count`, everything up to the head may be gone, and the count is for the reason
+        // only.
         let through = if counts {
             source.info().await.last_sequence.unwrap_or(0)
         } else {
@@ -212,6 +222,7 @@ impl Rollouts {
         let Ok(subjects) = SubjectSet::parse(&subjects) else {
             return reason;
         };
+        // If it begins later on purpose, what was there before is no loss.
         if through == 0 || generation.start != Start::Beginning {
             return reason;
         }
@@ -271,10 +282,13 @@ impl Rollouts {
             .store()
             .and_then(|store| store.published())
         else {
+            // Nothing was applied, so nothing applied can be lost.
             return Some(None);
         };
         let (after, through) = (
             began_after(active, &checkpoint),
+            // Losses beyond what was applied are none: the active generation does not have those
+            // either.
             checkpoint.position.min(up_to.unwrap_or(u64::MAX)),
         );
         let subjects: Vec<&str> = active.module.subjects.iter().map(String::as_str).collect();
@@ -297,6 +311,7 @@ impl Rollouts {
         } else {
             checkpoint.missing
         };
+        // `missing.count` is what is gone now; what was gone then is in the checkpoint.
         let count = missing.count.map(|count| count.saturating_sub(passed));
         if count == Some(0) {
             return Some(None);

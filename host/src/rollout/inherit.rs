@@ -34,6 +34,7 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) async fn at(runner: &Arc<Runner>) -> Result<Self, Error> {
+        // Made before the hold, so that the ceiling is lifted if the wait fails.
         let mut held = Self {
             runner: Arc::clone(runner),
             position: 0,
@@ -75,6 +76,7 @@ impl Rollouts {
         } else {
             None
         };
+        // Read after the hold, which may have taken a while.
         let mut record = deployment.record();
         for other in record
             .generations
@@ -90,6 +92,7 @@ impl Rollouts {
         let reason = generation.reason.clone();
         // Code that has not finished its probation is nothing to roll back to.
         let was_doubted = std::mem::take(&mut active.on_probation);
+        // Remembered across restarts: whether the new code passes that event decides its probation.
         active.failed_at = failing_at.or(active.failed_at);
         let left = if was_doubted {
             GenerationStatus::Retired
@@ -130,6 +133,7 @@ impl Rollouts {
     pub(crate) fn watch_probation(&self, deployment: &Arc<Deployment>, number: u64) {
         let (host, deployment) = (self.clone(), Arc::clone(deployment));
         tokio::spawn(async move {
+            // Only events that this code applied count.
             let runner = deployment.active();
             let begun = runner.now().applied;
             loop {
@@ -138,6 +142,8 @@ impl Rollouts {
                     (!is_on_probation || !Arc::ptr_eq(&deployment.active(), &runner)).then_some(())
                 };
                 // A change of the record comes first: another task has then ended the probation.
+                // A runner that is not active any more was replaced by a cut-over, which ends the
+                // probation.
                 let verdict = tokio::select! {
                     biased;
                     _ = deployment.until(is_over) => return,
@@ -155,6 +161,7 @@ impl Rollouts {
                     %error,
                     "could not end the probation yet"
                 );
+                // The record could not be written; the verdict will be the same.
                 tokio::time::sleep(RETRY).await;
             }
         });
@@ -163,6 +170,7 @@ impl Rollouts {
     async fn pass_probation(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
         let _changing = self.lock(deployment).await?;
         let mut record = deployment.record();
+        // A rollback or a cut-over came first.
         if record.active != number {
             return Ok(());
         }

@@ -79,6 +79,7 @@ pub(super) struct KeyPart {
 impl KeyPart {
     /// The part of a module's events.
     pub(super) fn new(keys: Keys, rule: &KeyRule, wanted: &SubjectSet) -> Result<Self, NoPart> {
+        // Checked here and not at the deploy: only a partial rebuild needs the rule.
         if *rule == KeyRule::None {
             return Err(NoPart::NoKeyRule);
         }
@@ -127,12 +128,17 @@ fn narrowed(keys: &Keys, rule: &KeyRule, wanted: &SubjectSet) -> Vec<String> {
             .map(|pattern| pattern.as_str().to_owned())
             .collect()
     };
+    // A prefix is no whole token, so the server cannot narrow by it.
     let Keys::One(key) = keys else { return all() };
     match rule {
+        // A key with a character that no subject may have is in no subject: the module's own
+        // patterns then find nothing.
         KeyRule::Subject if crate::subject::validate(key).is_ok() => vec![key.clone()],
         KeyRule::SubjectToken(number)
+            // A dot would make two tokens of the key, and move all later ones.
             if crate::subject::validate(key).is_ok() && !key.contains('.') =>
         {
+            // Tokens are counted from 1 in manifests.
             let index = (*number as usize).saturating_sub(1);
             wanted
                 .patterns()
@@ -185,9 +191,11 @@ impl Fold for PartFold {
             .filter(|(_, event)| self.part.has(event))
             .map(|(place, event)| (place, event.clone()))
             .unzip();
+        // An empty batch would cost a guest call for nothing.
         if own.is_empty() {
             return (writer, Ok(()));
         }
+        // Only reads of these events are noted; the writer may be used for others later.
         writer.note_reads(Some(Arc::clone(&self.part.reads)));
         let (mut writer, result) = self.fold.apply(&own, writer);
         writer.note_reads(None);
@@ -240,9 +248,11 @@ impl Ownership {
         let mut candidates: std::collections::BTreeMap<String, Vec<usize>> =
             std::collections::BTreeMap::new();
         for entry in entries {
+            // Segment 0 is the table's name.
             let segments: Vec<&str> = entry.split('/').collect();
             let here = (1..segments.len()).filter(|place| is_key(segments[*place], keys));
             let here: Vec<usize> = here.collect();
+            // What remains are the places that have the key in every entry of the table so far.
             let known = candidates
                 .entry(segments[0].to_owned())
                 .or_insert_with(|| here.clone());
@@ -255,6 +265,7 @@ impl Ownership {
         }
         let mut places = std::collections::BTreeMap::new();
         for (table, candidates) in candidates {
+            // Two places that always hold the key cannot be told apart, so both could be wrong.
             match candidates[..] {
                 [place] => places.insert(table, place),
                 _ => {
@@ -301,6 +312,7 @@ impl Ownership {
 
     /// The prefixes of segments that represent the keys: a whole segment for one key.
     pub(super) fn beginnings(&self) -> std::collections::BTreeSet<String> {
+        // The SDK escapes `%` and `/` in segments; code without the SDK may escape only the slash.
         let (Keys::One(text) | Keys::Prefix(text)) = &self.keys;
         let mut found = std::collections::BTreeSet::from([
             text.replace('/', "%2F"),
@@ -310,6 +322,7 @@ impl Ownership {
             && !key.is_empty()
             && key.bytes().all(|byte| byte.is_ascii_digit())
         {
+            // A number may be written with any count of leading zeros.
             let digits = key.trim_start_matches('0');
             found.extend(
                 (digits.len().max(1)..=DIGITS_MAX.max(key.len()))

@@ -64,11 +64,13 @@ impl Loader {
         if let Some(module) = self.engine.loaded(digest) {
             return Ok(module);
         }
+        // One that was loaded while this waited is found by the engine, by its digest.
         let _turn = self.turn()?;
         let component = std::fs::read(self.folder.module(digest)).map_err(|error| LoadError {
             message: format!("module {digest} can't be read: {error}; deploy it again"),
             is_passing: error.kind() != io::ErrorKind::NotFound,
         })?;
+        // A file that is not what its name says must not run, whatever it is.
         if module::digest(&component) != digest {
             let message = format!("module {digest} is damaged on disk; deploy it again");
             return Err(LoadError {
@@ -76,6 +78,7 @@ impl Loader {
                 is_passing: false,
             });
         }
+        // The cache of compiled modules usually makes this quick.
         let accepted = self.engine.accept(component.into());
         accepted
             .and_then(|accepted| self.engine.load(&accepted))

@@ -35,10 +35,13 @@ impl Rollouts {
             .inner
             .folder
             .state(deployment.name(), generation.state_file);
+        // A crash may have come between the file and its record: the file is complete, because it
+        // got its name last.
         if path.exists() {
             return Ok(None);
         }
         let record = deployment.record();
+        // The old version of the entries, which `migrate` of the new module is called with.
         let from_version = record.active().module.state_version;
         let refused = |error: String| Error::Conflict(format!("cannot migrate: {error}"));
         let serving = deployment.active();
@@ -47,6 +50,8 @@ impl Rollouts {
             .map_err(|_| refused("the state can't be opened; see `foldstream show`".to_owned()))?;
         // The copy would lack parked events, and nobody would know: so before and after.
         let parked = store.parked_counts().events;
+        // Taken between the two counts, so that an event that is parked or released meanwhile is
+        // noticed.
         let snapshot = store.snapshot();
         if parked.max(store.parked_counts().events) > 0 {
             return Err(refused(
@@ -59,6 +64,7 @@ impl Rollouts {
         if snapshot.checkpoint().is_none() {
             return Err(refused("there is no state yet; rebuild instead".to_owned()));
         }
+        // The candidate reads on after this position.
         let position = snapshot.position();
         if record.handler.is_some() && !is_durable(&serving, position).await {
             // After a crash the owner would handle events again that the new state already has.
@@ -75,6 +81,8 @@ impl Rollouts {
         // Only its limits matter: the new file is written through a separate cache, and closed.
         let options = self.inner.config.state_options(0, &self.inner.memory);
         let (host, watched, number) = (self.clone(), Arc::clone(deployment), generation.number);
+        // Asked between pages: an abort, or the end of the host, ends a conversion that may take
+        // hours.
         let is_wanted = move || {
             let record = watched.record();
             let is_candidate = record
@@ -102,6 +110,7 @@ impl Rollouts {
                 let entries = migration
                     .page(page)
                     .map_err(|error| state::Error::Refused(error.to_string()));
+                // With half of the entries in a temporary file, which the next start removes.
                 crash_points::reached("migrate-half");
                 entries
             };
@@ -115,6 +124,7 @@ impl Rollouts {
 
 /// Makes a state durable; returns whether it is, up to a position.
 async fn is_durable(runner: &Runner, position: u64) -> bool {
+    // A flush may be on its way or impossible; the checkpoint says what became of it.
     runner.flush_soon(DURABLE_MAX).await;
     let checkpoint = runner.store().and_then(|store| store.checkpoint());
     checkpoint.is_some_and(|checkpoint| checkpoint.position >= position)

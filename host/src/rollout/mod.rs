@@ -5,8 +5,8 @@
 //! cut-over (`cut_over`) holds both at one position (`align`) and changes the active generation in
 //! one commit of the catalogue; a rollback is the same in the other direction. A handler's effects
 //! change hands in that commit (`hand_over`). A lock per deployment serialises changes; reads never
-//! take it. Scratch runners (`scratch`) fold the same stream for an as-of read (`as_of`), a
-//! verification (`verify`) or a partial rebuild (`partial`).
+//! take it. Scratch runners (`side_fold`) fold the same stream for an as-of read (`as_of`), a
+//! verification (`verify`) or a partial rebuild (`rebuild_part`).
 
 mod align;
 mod as_of;
@@ -139,6 +139,7 @@ impl Rollouts {
     pub(crate) async fn resume_deployments(&self) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
         let records = blocking(move || {
+            // Before any runner starts: a file that no record names could be in the way.
             inner.remove_leftovers();
             inner.catalogue.deployments()
         })
@@ -151,6 +152,7 @@ impl Rollouts {
 
     fn resume_deployment(&self, record: Record) {
         let active = record.active().clone();
+        // What readers saw before the restart is unknown here; the state or the stream will say.
         let serve = self.start_runner(
             &record,
             &active,
@@ -169,6 +171,7 @@ impl Rollouts {
             .iter()
             .map(|generation| generation.state_file)
             .collect();
+        // Generations share a file if one inherited the state of the other; one runner serves both.
         for state_file in files
             .into_iter()
             .filter(|state_file| *state_file != active.state_file)
@@ -179,6 +182,8 @@ impl Rollouts {
             }
         }
         if active.on_probation {
+            // All of this runs in tasks, so that one deployment does not delay the start of the
+            // others.
             self.watch_probation(&deployment, active.number);
         }
         if let Some(candidate) = record.candidate() {
@@ -215,6 +220,7 @@ impl Rollouts {
         request: DeployRequest,
         wanted: Wanted,
     ) -> Result<api::Deployed, Error> {
+        // Before the upload is checked, which costs seconds of a processor.
         if let Some(gate) = &request.build.gate {
             check_gate(gate)?;
         }
@@ -227,6 +233,7 @@ impl Rollouts {
         let upload = blocking(move || {
             let accepted = inner.engine.accept_while(upload, &wanted)?;
             let mut tries = 0;
+            // Outside any lock: to compile a module may take long.
             let loaded = loop {
                 match inner.engine.load_while(&accepted, &wanted) {
                     // Deployments without work release their instances on request.
@@ -248,6 +255,7 @@ impl Rollouts {
         if self.is_stopping() {
             return Err(Error::Stopping);
         }
+        // A name that is new needs the lock of all deployments, and one that exists only its own.
         let existing = self.inner.deployments.read().get(&name).cloned();
         match existing {
             Some(existing) => self.deploy_over(existing, upload, request).await,
@@ -263,14 +271,17 @@ impl Rollouts {
     ) -> Result<api::Deployed, Error> {
         let source = self.inner.choose_source(request.source.as_deref())?;
         self.check_readable(&source).await?;
+        // From here on no deployment of that name can come or go.
         let changing = self.turn_to_create(&name).await;
         let known = self.inner.deployments.read().get(&name).cloned();
         if let Some(existing) = known {
+            // Released before its own lock is taken: locks are taken in a fixed order (`Shared`).
             drop(changing);
             return Box::pin(self.deploy_over(existing, upload, request)).await;
         }
         let Upload { accepted, loaded } = upload;
         let compile_ms = compile_ms(&loaded);
+        // Checked under the lock, so that two deploys cannot both take the last place.
         if self.inner.deployments.read().len() >= self.inner.config.limits.deployments {
             return Err(Error::TooMany(self.inner.config.limits.deployments));
         }
@@ -307,8 +318,10 @@ impl Rollouts {
             parking,
             handler,
         };
+        // In the catalogue before anything runs: whatever the runner writes has an owner then.
         self.store(&accepted, &record, "deploy", &reason).await?;
         let role = Role::Serve {
+            // Nobody has seen anything of a new deployment, so it answers from the first moment.
             catches_up_to: Some(0),
         };
         let runner =
@@ -335,6 +348,7 @@ impl Rollouts {
         loop {
             // Without the lock, so that others do not wait for a guest call to end.
             let _ = ending.wait_for(|ending| !ending.contains(name)).await;
+            // Asked again under the lock: a deletion may have begun in between.
             let changing = self.inner.changing.lock().await;
             if !ending.borrow().contains(name) {
                 return changing;
@@ -363,6 +377,7 @@ impl Rollouts {
             needs_own_state: request.build.gate.is_some()
                 || request.build.promote == api::Promotion::Manual,
         };
+        // A plan is only a decision; nothing has changed if it is refused.
         let plan = plan::decide(&record, &requested)?;
         let policy = self
             .set_failure_policy(&deployment, &plan, &upload.loaded.module, &request)
@@ -387,6 +402,8 @@ impl Rollouts {
         };
         self.check_readable(&source).await?;
         let accept = request.build.accept_missing;
+        // A fold from the beginning needs to know what the stream has lost; the others keep what
+        // the state has.
         let (through, reason) = if continued.is_none() && strategy == Strategy::Rebuild {
             let accepted = self
                 .may_refold(&deployment, &source, accept, KEEP_OR_ACCEPT)
@@ -395,6 +412,7 @@ impl Rollouts {
         } else {
             let kept = continued.unwrap_or(record.active());
             let through = self.accepts_from(&source, accept).await?;
+            // What was accepted once stays accepted.
             (through.max(kept.accepts_missing_through), reason)
         };
         let reason = self
@@ -417,6 +435,7 @@ impl Rollouts {
         generation.accepts_missing_through = through;
         set_beginning(&mut generation, &record, continued);
         let deployed = self.add_generation(&deployment, upload, generation).await?;
+        // Only code that takes over the state with its parked events can retry them.
         if request.retry_parked && strategy == Strategy::Inherit {
             self.want_retry(&deployment, record.next).await?;
         }
@@ -434,6 +453,7 @@ impl Rollouts {
     ) -> Result<api::Deployed, Error> {
         let Upload { accepted, loaded } = upload;
         let compile_ms = compile_ms(&loaded);
+        // Also if nothing else changes: this is how an operator repairs a lost file.
         self.restore_module(deployment, &accepted, &loaded.module)
             .await?;
         let record = deployment.record();
@@ -510,7 +530,9 @@ impl Rollouts {
         let mut reason = self
             .ask_candidate_again(deployment, generation, build, reason)
             .await?;
+        // `resume` takes the lock itself.
         drop(changing);
+        // Missing events stop a deployment; accepting them has to start it again.
         if accept && deployment.active().now().state == api::DeploymentState::Failed {
             self.accept_missing(deployment.name(), GenerationChoice::Active)
                 .await?;
@@ -569,6 +591,7 @@ impl Rollouts {
         accepted: &Accepted,
         module: &Arc<Module>,
     ) -> Result<(), Error> {
+        // The lookup reads the whole file, so it runs on a blocking thread.
         let (inner, accepted) = (Arc::clone(&self.inner), accepted.clone());
         let digest = accepted.digest.clone();
         blocking(move || {
@@ -590,6 +613,7 @@ impl Rollouts {
             .filter(|known| known.has_file() && known.module.digest == digest)
         {
             let runner = deployment.runner(generation.state_file);
+            // A runner of another generation on the same file has its own module.
             let runner = runner.filter(|runner| runner.program().generation == generation.number);
             if runner.is_some_and(|runner| runner.give_module(module)) {
                 tracing::info!(
@@ -608,10 +632,12 @@ impl Rollouts {
         deployment: &'a Arc<Deployment>,
     ) -> Result<tokio::sync::MutexGuard<'a, ()>, Error> {
         let guard = deployment.changing.lock().await;
+        // In this order, because `stop` sets the flag without this lock.
         if self.is_stopping() {
             return Err(Error::Stopping);
         }
         let name = deployment.name();
+        // It may have been deleted, and created again, while this waited.
         let current = self.inner.deployments.read().get(name).cloned();
         match current {
             Some(current) if Arc::ptr_eq(&current, deployment) => Ok(guard),
@@ -640,8 +666,10 @@ impl Rollouts {
                 accepted.digest
             ),
         );
+        // Held until the record names the files, so that they are not removed as leftovers.
         let _naming = self.inner.naming.read().await;
         blocking(move || {
+            // Files first, then the record: a crash leaves files without a row at worst.
             inner
                 .folder
                 .store_module(&accepted.digest, &accepted.component)?;
@@ -663,10 +691,12 @@ impl Rollouts {
         action: &str,
         detail: String,
     ) -> Result<(), Error> {
+        // Old rows beyond the limit of a record go with the next change.
         record.trim();
         let (catalogue, noted) = (Arc::clone(&self.inner.catalogue), record.clone());
         let audit = audit::entry(action, deployment.name(), detail);
         blocking(move || catalogue.put(&noted, &audit)).await?;
+        // After the commit: whatever readers see of a record is durable.
         deployment.set_record(record);
         Ok(())
     }
@@ -694,6 +724,7 @@ impl Rollouts {
 
     /// Removes files that are no longer used.
     pub(crate) async fn remove_leftovers(&self) {
+        // Waits for every change whose files have no record yet.
         let _naming = self.inner.naming.write().await;
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.remove_leftovers()).await;
@@ -715,9 +746,11 @@ impl Rollouts {
             ))
             .into());
         };
+        // A generation without a file of its own answers nothing.
         let runner = deployment
             .runner(known.state_file)
             .filter(|_| known.has_file());
+        // The file may belong to code that came later: the generation itself no longer runs.
         let Some(runner) = runner.filter(|runner| runner.program().generation == generation) else {
             return Err(Error::Conflict(format!(
                 "generation {generation} of {} no longer runs ({}: {}); generation {} is active, \

@@ -27,11 +27,13 @@ pub(super) fn role(
     generation: &Generation,
     role: Role,
 ) -> Result<effects::Role, OwnerMismatch> {
+    // Only the active generation may send; followers and candidates are mute until a cut-over.
     let serves = matches!(role, Role::Serve { .. });
     if generation.module.kind != Kind::Handler.name() || !serves {
         return Ok(effects::Role::Mute);
     }
     let name = &record.name;
+    // Without a row nobody knows what was sent, so nothing may be.
     let Some(handler) = &record.handler else {
         return Err(OwnerMismatch::new(format!(
             "the catalogue does not say who owns the effects of {name}; restore catalog.redb from \
@@ -49,7 +51,10 @@ pub(super) fn role(
         deployment: name.clone(),
         lineage: handler.lineage,
         epoch: handler.epoch,
+        // Effects of earlier events were the former owner's.
         effects_after: handler.effects_after.max(handler.owned_after),
+        // Timers that were set before a hand-over pass on, so only the time before the first deploy
+        // counts.
         timers_after: handler.effects_after,
         grants: handler.grants.clone(),
     })))
@@ -107,6 +112,7 @@ fn is_owner_gone(record: &Record, runner: &Runner) -> bool {
     let Some(handler) = &record.handler else {
         return false;
     };
+    // An open file with another owner is, for example, an older copy that was restored.
     let is_other = |store: state::Store| store.ownership() != Some(ownership(handler));
     runner.is_lost() || runner.store().is_some_and(is_other)
 }
@@ -170,13 +176,16 @@ impl Rollouts {
             refuse_options(request)?;
             return Ok(None);
         }
+        // Before the record exists: a deploy that is refused leaves nothing behind.
         let grants = request.grants.clone().unwrap_or_default();
         self.check_grants(&grants, &module.manifest().subjects, source)?;
         let effects_after = match request.effects_from.unwrap_or_default() {
             EffectsFrom::Beginning => 0,
+            // The sequence itself is the first that is handled.
             EffectsFrom::Sequence(sequence) => sequence.saturating_sub(1),
             EffectsFrom::Now => self.head_of(source).await?,
         };
+        // Random, so that a deployment that is deleted and created again does not repeat old ids.
         let lineage = Lineage(rand::random());
         Ok(Some(HandlerRecord {
             lineage,
@@ -214,6 +223,7 @@ impl Rollouts {
             EffectsFrom::Sequence(sequence) => sequence.saturating_sub(1),
             EffectsFrom::Now => self.head_of(&record.active().source).await?,
         };
+        // The operator has to know both ends of the gap.
         let told = format!(
             "the state that owned its effects is lost, and with it what waited to be published for \
              events up to {after}; it publishes for events after {after}, and what a stream does \
@@ -250,6 +260,7 @@ impl Rollouts {
         mut reason: String,
     ) -> Result<String, Error> {
         let mut record = deployment.record();
+        // The active code and the candidate may both publish with the new grants.
         let others: Vec<Generation> = std::iter::once(record.active())
             .chain(record.candidate())
             .cloned()
@@ -258,6 +269,7 @@ impl Rollouts {
             refuse_options(request)?;
             return Ok(reason);
         };
+        // It would change the past: which earlier events were handled is decided.
         if request.effects_from.is_some() {
             return Err(Error::Refused(format!(
                 "{} exists and publishes for events after {}; --effects-from is for a new \
@@ -285,6 +297,7 @@ impl Rollouts {
         let role = role(&record, record.active(), Role::TAKES_OVER);
         self.commit(deployment, record, "grant", difference.clone())
             .await?;
+        // After the commit, which a restart reads; the owner itself is the same.
         deployment
             .active()
             .change_program(|program| program.role = role);
@@ -298,6 +311,7 @@ impl Rollouts {
         grants: &Grants,
         generation: &Generation,
     ) -> Result<(), Error> {
+        // Subjects of a stored module were checked when it was deployed.
         let Ok(subjects) = SubjectSet::parse(&generation.module.subjects) else {
             return Ok(());
         };
@@ -333,6 +347,7 @@ impl Rollouts {
     fn feeds_itself(&self, grants: &Grants, subjects: &SubjectSet, source: &str) -> Option<String> {
         let own = self.inner.sources.get(source);
         for grant in grants.iter() {
+            // A source may publish under another name into the stream that it reads.
             let target = self.inner.sources.get(&grant.source);
             let is_own = grant.source == source
                 || own

@@ -120,6 +120,7 @@ fn has_class(parked: &ParkedKey, class: Option<FailureClass>) -> bool {
 /// Refuses a policy that a module can't have.
 fn check_policy(on_failure: OnFailure, module: &Module) -> Result<(), Error> {
     let manifest = module.manifest();
+    // Without keys no order could be kept: every later event would have to wait.
     if on_failure == OnFailure::Park && manifest.key_rule == KeyRule::None {
         return Err(Error::Refused(format!(
             "{} declares no key rule, so nobody knows which later events have to wait behind a \
@@ -146,6 +147,7 @@ fn check_plan(
 ) -> Result<(), Error> {
     let record = deployment.record();
     check_policy(wanted.unwrap_or(record.parking.on_failure), module)?;
+    // An unchanged module and a rebuild keep nothing that could be lost.
     let Plan::New { strategy, .. } = plan else {
         return Ok(());
     };
@@ -203,6 +205,7 @@ pub(super) fn check_switch(
     from: &Runner,
     to: &Runner,
 ) -> Result<(), Error> {
+    // A projection publishes nothing, so nothing can be sent twice.
     if deployment.record().handler.is_none() {
         return Ok(());
     }
@@ -222,6 +225,7 @@ pub(super) fn check_switch(
 /// Refuses to fold keys from scratch of which events are parked.
 pub(super) fn refuse_part(deployment: &Deployment, keys: &Keys) -> Result<(), Error> {
     let store = deployment.active().store();
+    // A state that is not open is asked again under the hold.
     let parked = store.map(|store| store.parked_keys()).unwrap_or_default();
     match parked.keys().find(|key| keys.has(key)) {
         None => Ok(()),
@@ -251,6 +255,7 @@ pub(super) fn remark_of_both(now: &Runner, before: &Runner) -> String {
         counts(before.store().as_ref()),
     );
     let mut text = remark(&now);
+    // The state before continues as a follower, with its own parked events.
     if now.events != before.events {
         text.push_str(&format!(
             "; the state before had {} parked events",
@@ -300,6 +305,7 @@ impl Rollouts {
         module: &Module,
         wanted: Option<OnFailure>,
     ) -> Result<(), Error> {
+        // Before anything is written: a refused plan must leave the policy as it was.
         check_plan(deployment, plan, module, wanted)?;
         let mut record = deployment.record();
         let before = record.parking.on_failure;
@@ -310,6 +316,7 @@ impl Rollouts {
         record.parking.on_failure = wanted;
         self.commit(deployment, record, "on-failure", detail)
             .await?;
+        // Followers park as well, so that a rollback finds the same policy.
         deployment
             .runners()
             .iter()
@@ -351,6 +358,7 @@ impl Rollouts {
         let deployment = self.deployment(name)?;
         let store = open_store(&deployment)?;
         let total = store.parked_keys().get(key).map_or(0, ParkedKey::events);
+        // An unknown key is an error; events that are retried at this moment give an empty page.
         if total == 0 {
             return Err(nothing_parked(name, key));
         }
@@ -371,6 +379,7 @@ impl Rollouts {
         selection: api::ParkedSelection,
     ) -> Result<api::ParkedOutcome, Error> {
         let deployment = self.deployment(name)?;
+        // For the whole change: a deploy in between could bring other code.
         let changing = self.lock(&deployment).await?;
         let store = open_store(&deployment)?;
         let (mut keys, is_cut) = chosen(name, &store, &selection)?;
@@ -405,6 +414,8 @@ impl Rollouts {
                     ParkedAction::Drop => ("parked-drop-begun", "parked-drop"),
                 };
                 // Before and after: a reader in between may have read the old entries.
+                // If the work fails in between, the note stays, which only makes readers start
+                // again.
                 self.note_repair(&deployment, begun, of_keys(&keys)).await?;
                 let dropped = match &work {
                     ParkedWork::Drop { keys, all, .. } => to_drop(&store, keys, *all),
@@ -422,6 +433,7 @@ impl Rollouts {
                 outcome
             }
         };
+        // The counts below are read without it.
         drop(changing);
         let mut outcome = outcome_of(&deployment, outcome, is_cut);
         outcome.dry_run = dry_run;
@@ -435,6 +447,7 @@ impl Rollouts {
         deployment: &Arc<Deployment>,
         work: ParkedWork,
     ) -> Result<ParkedOutcome, Error> {
+        // Followers are held as well: their states must not park or pass anything meanwhile.
         let held = skips::hold(deployment).await?;
         let runner = deployment.active();
         match &work {
@@ -453,6 +466,7 @@ impl Rollouts {
                 self.record_decisions(deployment, decided).await?;
             }
         }
+        // Awaited while all are held; dropping `held` lets them continue.
         let outcome = runner.change_parked(work).await?;
         drop(held);
         Ok(outcome)
@@ -462,6 +476,7 @@ impl Rollouts {
     pub async fn failure_bundle(&self, name: &str, key: Option<&str>) -> Result<Bytes, Error> {
         let deployment = self.deployment(name)?;
         let keeper = Keeper::new(self.inner.folder.clone(), name);
+        // Like a retry, it needs the instance of the deployment.
         let _changing = self.lock(&deployment).await?;
         let Some(key) = key else {
             let newest = blocking(move || keeper.newest()).await;
@@ -476,6 +491,7 @@ impl Rollouts {
                      list {name}`) to record how it fails now"
                 ))
             })?;
+            // Before the bundle leaves: an export that is not recorded does not happen.
             self.note_export(&deployment, "the last first error".to_owned())
                 .await?;
             let bytes = blocking(move || bundle.to_bytes()).await;
@@ -573,6 +589,7 @@ impl Rollouts {
 
     async fn retry_some(&self, deployment: &Arc<Deployment>) -> Result<Retried, Error> {
         let record = deployment.record();
+        // The deploy that wished it was rolled back, or another came after it.
         if record.parking.retry_by != Some(record.active) {
             return Ok(Retried::All);
         }
@@ -607,6 +624,7 @@ impl Rollouts {
     async fn retried_all(&self, deployment: &Arc<Deployment>) -> Result<(), Error> {
         let _changing = self.lock(deployment).await?;
         let mut record = deployment.record();
+        // Nothing to record: an earlier run of this did.
         if record.parking.retry_by.take().is_none() {
             return Ok(());
         }
@@ -691,6 +709,7 @@ fn is_untried(parked: &ParkedKey, module: &str) -> bool {
 fn would_drop(store: &Store, keys: &[String], whole_keys: bool) -> ParkedOutcome {
     let parked = store.parked_keys();
     let mut outcome = ParkedOutcome::default();
+    // A drop without `whole_keys` takes the first event of each key only.
     for found in keys.iter().filter_map(|key| parked.get(key)) {
         let events = if whole_keys { found.events() } else { 1 };
         outcome.events += events;
@@ -737,6 +756,7 @@ fn outcome_of(deployment: &Deployment, outcome: ParkedOutcome, is_cut: bool) -> 
         events: outcome.events,
         keys: outcome.keys,
         failed: failed.collect(),
+        // Both texts may apply; what stopped the work comes first.
         unfinished: outcome.unfinished.or_else(|| is_cut.then(more)),
         left: counts(deployment.active().store().as_ref()),
         dry_run: false,
@@ -769,6 +789,7 @@ fn open_store(deployment: &Deployment) -> Result<Store, Error> {
 }
 
 fn reason_of(selection: &api::ParkedSelection) -> Result<String, Error> {
+    // Recorded with each event, so its size is limited.
     let reason = selection.reason.as_deref().unwrap_or_default().trim();
     match reason.len() {
         0 => Err(Error::Refused(

@@ -49,18 +49,22 @@ impl Rollouts {
     ) -> Result<api::Deployment, Error> {
         let is_candidate = choice == GenerationChoice::Candidate;
         let deployment = self.deployment(name)?;
+        // Before the lock: the task that records the failure needs it.
         if is_candidate {
             skips::failure_noted(&deployment).await;
         }
         let changing = self.lock(&deployment).await?;
         if let Some(wanted) = skips {
+            // Boxed, because a request without skips should not carry its large future.
             Box::pin(self.decide(&deployment, choice, &wanted)).await?;
         }
+        // One that an event stopped has no runner any more, and continues from its file.
         if is_candidate && let Some(stopped) = deployment.record().stopped_candidate() {
             return self.revive(&deployment, stopped.number).await;
         }
         self.note_pause(&deployment, choice, PauseChange::Resume)
             .await?;
+        // Without the lock: the first batch may take as long as its deadline.
         drop(changing);
         if !is_candidate {
             deployment.active().begins(BEGIN_MAX).await;
@@ -75,6 +79,7 @@ impl Rollouts {
         let mut record = deployment.record();
         let number = self.chosen(&record, choice)?.number;
         let generation = record.generation_mut(number).expect("it was just found");
+        // The head of now: what goes missing later stops it again.
         let through = self
             .accepts_from(&generation.source, true)
             .await?
@@ -84,6 +89,7 @@ impl Rollouts {
         let detail = format!("generation {number}: events up to {through} may be missing");
         self.commit(&deployment, record, "accept-missing", detail)
             .await?;
+        // After the commit: what it passes over must be accepted by the record as well.
         if let Some(runner) = deployment.runner(state_file) {
             runner.accept_missing(through);
         }
@@ -109,6 +115,7 @@ impl Rollouts {
             .runner(generation.state_file)
             .filter(|_| !has_driver);
         let action = if paused { "pause" } else { "resume" };
+        // Read before the request, so that `settles` can see the change.
         let before = runner.as_ref().map(|runner| runner.now());
         // What readers saw is made durable before the pause is: a restart finds no older state to
         // rest at.
@@ -126,6 +133,7 @@ impl Rollouts {
                 runner.settles(before, SETTLE_MAX).await;
             }
         }
+        // The runner is as it was before.
         committed?;
         Ok(deployment.info())
     }

@@ -134,6 +134,8 @@ fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
             && generation.source == requested.source
             && generation.start == requested.start
     };
+    // The candidate is asked first: it is the latest wish, and may have the module of the active
+    // one.
     if let Some(candidate) = record.candidate().filter(has) {
         let reason = format!(
             "generation {} has this module, and is being built",
@@ -144,6 +146,7 @@ fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
             reason,
         };
     }
+    // The deploy of what is active does not abort a candidate; the reason says so.
     if has(&active) {
         let mut reason = format!(
             "generation {} has this module, and is active",
@@ -170,6 +173,7 @@ fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
             }
         }
         Some(mut reason) => {
+            // Only instead of a rebuild: to inherit is cheaper than to continue.
             if let Some(stopped) = record
                 .stopped_candidate()
                 .filter(|stopped| continues(stopped, requested))
@@ -203,9 +207,11 @@ fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
 /// Whether other code can continue the state of a stopped candidate.
 fn continues(stopped: &Generation, requested: &Requested<'_>) -> bool {
     let (old, new) = (&stopped.module, requested.module);
+    // The same code would stop at the same event.
     old.digest != new.digest
         && old.state_version == new.state_version
         && old.subjects == new.subjects
+        // Timers that are pending need code that handles them.
         && old.sets_timers <= new.sets_timers
         && (stopped.source == requested.source && stopped.start == requested.start)
 }
@@ -244,10 +250,12 @@ fn as_requested(
 ) -> Result<Plan, Impossible> {
     let active = record.active();
     match strategy {
+        // A rebuild is possible with any module, and even with the same one.
         Strategy::Rebuild => Ok(Plan::New {
             strategy,
             reason: "a rebuild was requested".to_owned(),
         }),
+        // Checked in this order, so that the message names the most fundamental obstacle.
         Strategy::Inherit if requested.needs_own_state => Err(Impossible::NothingToCompare),
         Strategy::Inherit if active.module.state_version != requested.module.state_version => {
             let (current, wanted) = (active.module.state_version, requested.module.state_version);

@@ -22,6 +22,8 @@ impl Rollouts {
             })
             .map(|generation| (generation.status_since.clone(), generation.number))
             .collect();
+        // By time and not by number: a rollback makes an older number the newer previous
+        // generation.
         previous.sort();
         let surplus = previous.len().saturating_sub(keep);
         for (_, number) in &previous[..surplus] {
@@ -37,6 +39,8 @@ impl Rollouts {
     /// Ends runners whose files no generation uses any more, and removes those files.
     pub(super) async fn end_unused(&self, deployment: &Arc<Deployment>) {
         let record = deployment.record();
+        // The record decides, and was committed by the caller: no file goes that a restart would
+        // look for.
         let unused: Vec<u64> = deployment
             .running_files()
             .into_iter()
@@ -54,6 +58,7 @@ impl Rollouts {
     pub(crate) fn retire_previous(&self) {
         let keep = self.inner.config.rollout.keep_previous;
         for deployment in self.deployments() {
+            // A look without the lock; `retire` looks again with it.
             if deployment.with_record(|record| over(record, keep).is_empty()) {
                 continue;
             }
@@ -124,6 +129,7 @@ impl Rollouts {
             .filter(|generation| may_go(generation))
             .map(|generation| generation.number)
             .collect();
+        // The newest ones are at the end, because numbers only rise.
         gone.truncate(gone.len().saturating_sub(keep));
         let goes = |generation: &Generation| gone.contains(&generation.number);
         let stays = |state_file: u64| {
@@ -131,6 +137,7 @@ impl Rollouts {
                 .generations
                 .iter()
                 .filter(|generation| !goes(generation));
+            // A file goes only with the last generation that uses it.
             others.any(|other| other.has_file() && other.state_file == state_file)
         };
         let mut files: Vec<u64> = record
@@ -141,12 +148,14 @@ impl Rollouts {
             })
             .map(|generation| generation.state_file)
             .collect();
+        // Generations that share a file count its bytes once.
         files.sort_unstable();
         files.dedup();
         let bytes = files
             .iter()
             .map(|file| size(&self.inner.folder.state(name, *file)))
             .sum();
+        // A dry run reports the same figures, and changes nothing.
         if !dry_run && !gone.is_empty() {
             record
                 .generations
@@ -186,6 +195,7 @@ fn is_needed(record: &Record, generation: &Generation) -> bool {
 }
 
 fn is_over(generation: &Generation, keep: Duration) -> bool {
+    // A time that cannot be read keeps the generation.
     let since = generation.status_since.parse::<jiff::Timestamp>().ok();
     generation.status == GenerationStatus::Previous
         && since.is_some_and(|since| {

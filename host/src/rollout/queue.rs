@@ -32,6 +32,7 @@ impl Queue {
         let order = watch::Sender::new(Vec::new());
         Self {
             inner: Arc::new(Inner {
+                // With 0 nothing would ever run.
                 at_once: at_once.max(1),
                 next: AtomicU64::new(0),
                 order,
@@ -46,6 +47,7 @@ impl Queue {
 
     /// Takes the last place.
     pub fn enter(&self) -> Ticket {
+        // Only unique numbers are needed; the order is that of the list.
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
         self.inner.order.send_modify(|order| order.push(number));
         Ticket {

@@ -43,6 +43,7 @@ impl Rollouts {
         accept_missing: bool,
     ) -> Result<api::PartialRebuild, Error> {
         let deployment = self.deployment(name)?;
+        // Before the fold, which may take hours; parked events are looked for again under the hold.
         self.check_history(&deployment).await?;
         parked::refuse_part(&deployment, &keys)?;
         let mut generation = deployment.record().active().clone();
@@ -53,6 +54,7 @@ impl Rollouts {
         generation.accepts_missing_through = accepted.through;
         let module = self.module_of(&generation).await?;
         let manifest = module.manifest();
+        // Timers fire by name, and nothing says to which key they belong.
         if manifest.sets_timers {
             return Err(Error::Refused(format!(
                 "cannot rebuild a part of {name}: it sets timers, and what they do has no key; rebuild all of it"
@@ -78,6 +80,7 @@ impl Rollouts {
         let scratch = self
             .start_scratch(&deployment.record(), &generation, module, options)
             .await?;
+        // Near the end first, so that the hold is short.
         scratch
             .unless_stuck(scratch.comes_near(NEAR_EVENTS))
             .await?;
@@ -113,6 +116,7 @@ impl Rollouts {
     ) -> Result<api::PartialRebuild, Error> {
         let name = deployment.name();
         let _changing = self.lock(deployment).await?;
+        // The fold has the module of that generation.
         if deployment.record().active != generation.number {
             return Err(Error::Conflict(format!(
                 "another generation of {name} became active meanwhile; try again"
@@ -250,6 +254,7 @@ fn make_patch(
 ) -> Result<(Patch, Vec<String>), PatchError> {
     let noted = chosen.reads.noted();
     let owned = learn(&noted, &chosen.keys)?;
+    // Before the entries are compared: a fold that read what it could not see is worth nothing.
     let foreign = belongings::foreign(&noted, &owned, serving)?;
     if !foreign.is_empty() {
         return Err(PatchError::Refused(format!(
@@ -263,6 +268,7 @@ fn make_patch(
     let known = belongings::find(serving, &owned, known, &mut |count| count <= ENTRIES_MAX)?;
     within_limit(known.len())?;
     let mut patch = Patch::new();
+    // What the fold did not write again is gone.
     for key in known.into_iter().filter(|key| !wanted.contains_key(key)) {
         if serving.get(&key)?.is_some() {
             patch.insert(key, None);
@@ -278,6 +284,7 @@ fn make_patch(
 }
 
 fn learn(noted: &Noted, keys: &Keys) -> Result<Ownership, PatchError> {
+    // What was not noted may belong to others, so nothing could be said about it.
     if noted.is_cut {
         return Err(PatchError::Refused(
             "its events read or write too many entries; rebuild all of it".to_owned(),

@@ -135,6 +135,7 @@ impl Shared {
     ) -> runner::Options {
         let name = record.name.as_str();
         let (pipeline, state) = (&self.config.pipeline, &self.config.state);
+        // Only a build gets large memtables: it writes much, and nobody reads from it.
         let (memtable_bytes, throttle) = match role {
             Role::Serve { .. } | Role::Follow => (state.memtable_bytes, Throttle::default()),
             Role::Build => (
@@ -143,6 +144,8 @@ impl Shared {
             ),
         };
         let path = self.folder.state(name, generation.state_file);
+        // The share is given back when the runner ends; `u64::MAX` asks for what a state may have
+        // at most.
         let cache = self.caches.share(u64::MAX);
         let state_options = self.config.state_options(cache.bytes(), &self.memory);
         runner::Options {
@@ -152,11 +155,13 @@ impl Shared {
             path: path.clone(),
             state: state_options,
             cache,
+            // A projection publishes nothing, and so needs no sources to publish to.
             outlets: if record.handler.is_some() {
                 Arc::new(self.sources.clone())
             } else {
                 Arc::default()
             },
+            // In the record, so that it survives a restart; the module does not decide it.
             parks: record.parking.on_failure == OnFailure::Park,
             settings: Settings {
                 batch: self.config.batch_limits(),
@@ -196,6 +201,7 @@ impl Shared {
                 Role::Serve { catches_up_to } => catches_up_to,
                 // A generation without a file has shown nothing. Pages that are pinned to it must
                 // not go back either.
+                // A file that exists may have been read before a restart.
                 Role::Follow | Role::Build => (!path.exists()).then_some(0),
             },
             floor: match role {
@@ -214,11 +220,13 @@ impl Shared {
         module: LoadedOrNot,
         role: Role,
     ) -> Program {
+        // A source that the configuration no longer has fails this deployment and no other.
         let source = self.sources.get(&generation.source).cloned();
         let (loader, digest) = (Arc::clone(&self.loader), generation.module.digest.clone());
         Program {
             generation: generation.number,
             module,
+            // Called by the runner whenever it needs the module, on a thread of its own.
             load: Arc::new(move || loader.load(&digest)),
             source_name: generation.source.clone(),
             source: source.ok_or_else(|| self.no_source(&generation.source)),
@@ -261,6 +269,7 @@ impl Shared {
     /// Removes files that no generation uses: after a delete, a retirement, or a crash during one
     /// of them.
     pub(crate) fn remove_leftovers(&self) {
+        // Without the catalogue nobody knows what is used, so nothing is removed.
         match self.catalogue.deployments() {
             Ok(records) => self.folder.keep_only(&records),
             Err(error) => tracing::warn!(%error, "left unused files in place"),

@@ -62,6 +62,7 @@ pub(super) struct ScratchOptions {
 impl Rollouts {
     /// A path for a file that nobody else uses.
     pub(super) fn scratch_path(&self) -> PathBuf {
+        // The folder is emptied at each start, so numbers need to be unique in this process only.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         self.inner
             .folder
@@ -78,6 +79,7 @@ impl Rollouts {
         options: ScratchOptions,
     ) -> Result<Scratch, Error> {
         let path = self.scratch_path();
+        // The copy is the scratch's own file: the snapshot stays for others.
         if let Some(from) = options.from {
             let (to, room) = (path.clone(), self.inner.room.clone());
             blocking(move || copy(&from, &to, &room)).await?;
@@ -86,16 +88,20 @@ impl Rollouts {
             .inner
             .runner_options(record, generation, Ok(module), Role::Build);
         parts.path.clone_from(&path);
+        // Nobody has seen a scratch state, so it answers from any position.
         parts.catches_up_to = Some(0);
         parts.pace = (options.ceiling, options.throttle);
         parts.settings.shuffle = options.shuffle;
+        // What fails in a scratch is no failure of the deployment, so it makes no bundle.
         parts.settings.keeper = None;
+        // A scratch that waits for disk space would hold a request; it fails instead.
         parts.settings.disk = parts
             .settings
             .disk
             .map(|(room, _)| (room, WhenFull::GiveUp));
         parts.program.part = options.part;
         parts.program.skips = options.skips;
+        // It has passed everything that the active generation has, and gets usual attempts.
         parts.program.on_probation = false;
         // It can never own effects, so it may go where it likes.
         parts.program.ownership = None;
@@ -120,6 +126,7 @@ fn copy(from: &Path, to: &Path, room: &Room) -> Result<(), Error> {
     room.check(Use::Grow, bytes)
         .map_err(|shortage| Error::NoRoom(format!("cannot copy a snapshot: {shortage}")))?;
     std::fs::copy(from, to).map(drop).map_err(|error| {
+        // Half a copy would be opened as a damaged state.
         let _ = std::fs::remove_file(to);
         Error::Conflict(format!("cannot copy a snapshot: {error}"))
     })
@@ -154,6 +161,7 @@ impl Scratch {
         let is_near = |runner: &Runner| {
             let now = runner.now();
             match now.state {
+                // `Live` may be over in a moment, so one look at it is enough.
                 DeploymentState::Live => Some(true),
                 DeploymentState::CatchingUp if now.applied > 0 && now.pending <= within => {
                     Some(true)
@@ -192,6 +200,7 @@ impl Scratch {
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         let stuck = async {
+            // A short trouble, such as a reconnect, is waited for.
             loop {
                 let obstacle = self.runner.until(|_| self.obstacle()).await;
                 let passed = self
@@ -202,6 +211,7 @@ impl Scratch {
                 }
             }
         };
+        // The work first: it may be done in the same moment.
         tokio::select! {
             biased;
             done = work => done,
@@ -215,6 +225,7 @@ impl Scratch {
     /// it.
     pub(super) async fn close(&self) {
         self.runner.ask_to_stop();
+        // Its file is durable when the thread has ended.
         let runner = Arc::clone(&self.runner);
         blocking(move || runner.join()).await;
     }

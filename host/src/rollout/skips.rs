@@ -74,6 +74,7 @@ impl Wanted {
             (count, _) if count > REQUEST_MAX => Err(InvalidSkips::TooMany(count)),
             _ => {
                 let mut sequences = request.skip;
+                // Each event is decided once, and the list is in the order of the record.
                 sequences.sort_unstable();
                 sequences.dedup();
                 Ok(Some(Self { sequences, reason }))
@@ -171,6 +172,7 @@ impl Rollouts {
         wanted: &Wanted,
     ) -> Result<(), Error> {
         let record = deployment.record();
+        // A stopped candidate is no candidate by status any more.
         let generation = match (choice, record.stopped_candidate()) {
             (GenerationChoice::Candidate, Some(stopped)) => stopped,
             _ => self.chosen(&record, choice)?,
@@ -183,6 +185,7 @@ impl Rollouts {
         let is_open = |sequence: &u64| {
             known.get(*sequence).is_none() || target.failure_at(*sequence).is_some()
         };
+        // All are checked before anything is held: an event may have to be read from the stream.
         for sequence in wanted.sequences.iter().copied().filter(is_open) {
             decided.push(
                 self.decision(deployment.name(), &target, sequence, &wanted.reason)
@@ -192,6 +195,7 @@ impl Rollouts {
         if decided.is_empty() {
             return Ok(());
         }
+        // From here on no state of the deployment passes an event.
         let _held = hold(deployment).await?;
         for skip in &decided {
             check_ahead(deployment.name(), &target, skip.sequence)?;
@@ -252,9 +256,11 @@ impl Rollouts {
         check_ahead(name, target, sequence)?;
         let failure = target.failure_at(sequence);
         let error = failure.map(|failure| format!("{}: {}", failure.kind, failure.message));
+        // An event that cannot be read has no digest, so its sequence has to do.
         if failure.is_some_and(|failure| failure.kind == "source-unreadable") {
             return Ok(Skip::new(sequence, reason, error, None));
         }
+        // The failing event is still in memory; the stream need not be asked.
         if let Some(event) = target.failing_event(sequence) {
             return Ok(Skip::new(sequence, reason, error, Some(&event)));
         }
@@ -286,6 +292,7 @@ impl Rollouts {
                 )));
             }
         };
+        // An event of another subject is never applied, so a skip of it would never be carried out.
         let wants = SubjectSet::parse(&module.subjects)
             .is_ok_and(|subjects| subjects.matches(&event.subject));
         if !wants {
@@ -304,12 +311,14 @@ impl Rollouts {
         let _changing = self.lock(&deployment).await?;
         let is_decided =
             |record: &Record| record.skips.iter().any(|skip| skip.sequence == sequence);
+        // Before the hold, so that a wrong request holds nobody.
         if !is_decided(&deployment.record()) {
             return Err(Error::Missing(format!(
                 "{name} has no decision to skip event {sequence}; `foldstream skips {name}` lists \
                  its decisions"
             )));
         }
+        // As with a decision: each state has either passed the event or will apply it.
         let _held = hold(&deployment).await?;
         let mut record = deployment.record();
         record.skips.retain(|skip| skip.sequence != sequence);
@@ -367,12 +376,14 @@ fn check_ahead(name: &str, target: &Target, sequence: u64) -> Result<(), Error> 
 
 /// Holds all runners of a deployment, with everything durable.
 pub(super) async fn hold(deployment: &Deployment) -> Result<Held, Error> {
+    // Made before the wait: if it fails, its drop lifts the ceilings.
     let held = Held(deployment.runners());
     let epochs: Vec<u64> = held
         .0
         .iter()
         .map(|runner| runner.set_ceiling(Ceiling::Position(0)))
         .collect();
+    // One after the other costs no time: all stop at once, and the last one counts.
     let stand = async {
         for (runner, epoch) in held.0.iter().zip(epochs) {
             runner.held_at(epoch).await;
@@ -426,6 +437,7 @@ impl Deployment {
                 self.name()
             ))
         };
+        // Skips and past are read from one state; what it did later is not yet to be repeated.
         let store = self.active().store().ok_or_else(opening)?;
         let snapshot = store.snapshot();
         let skips = self
@@ -439,6 +451,7 @@ impl Deployment {
     pub fn skips(&self) -> Vec<api::Skip> {
         let store = self.active().store();
         let position = store.as_ref().map_or(0, state::Store::position);
+        // What has been done comes from the state, what is decided from the record.
         let exceptions = store.map(|store| store.exceptions()).unwrap_or_default();
         listed(&self.record().skips, &exceptions, position)
     }
@@ -457,6 +470,7 @@ fn listed(
     position: u64,
 ) -> Vec<api::Skip> {
     let mut listed: BTreeMap<u64, api::Skip> = BTreeMap::new();
+    // A decision that is not in the record any more, but was carried out, was withdrawn since.
     for (sequence, Exception::Skipped(skipped)) in exceptions {
         let (reason, at, error) = (
             skipped.reason.clone(),

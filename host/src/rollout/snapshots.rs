@@ -76,6 +76,7 @@ struct Named {
 
 impl Named {
     fn parse(path: PathBuf) -> Option<Self> {
+        // Only our names have three numbers; other files in the folder are left alone.
         let name = path.file_name()?.to_str()?.strip_suffix(".redb")?;
         let mut numbers = name.split('-').map(|number| number.parse().ok());
         let mut next = || numbers.next().flatten();
@@ -98,6 +99,7 @@ fn list(folder: &Path) -> Vec<Named> {
         .flatten()
         .filter_map(|entry| Named::parse(entry.path()))
         .collect();
+    // By state file, then by position: the fields are in this order.
     found.sort();
     found
 }
@@ -119,6 +121,7 @@ pub(super) fn nearest(
         .into_iter()
         .filter(|named| named.state_file == state_file)
         .filter(|named| below.is_none_or(|below| named.position < below));
+    // The list is in order of position, so the last one before the moment is the nearest.
     of_state
         .take_while(is_before)
         .last()
@@ -129,11 +132,13 @@ impl Rollouts {
     /// Makes the snapshots that are due, and removes those that are no longer kept.
     pub(crate) fn make_snapshots(&self) {
         let rollout = &self.inner.config.rollout;
+        // Both off: no copies are made.
         if rollout.snapshot_events == 0 && rollout.snapshot_interval.is_zero() {
             return;
         }
         for deployment in self.deployments() {
             if !self.inner.snapshots.may_try(deployment.name()) {
+                // The chore looks at everything again; this only spares a task.
                 continue;
             }
             let (host, name) = (self.clone(), deployment.name().to_owned());
@@ -167,9 +172,11 @@ impl Rollouts {
             .iter()
             .rev()
             .find(|named| named.state_file == state_file);
+        // A state without a snapshot counts from its first event.
         let last_position = last.map_or(0, |named| named.position);
         let behind = store.position().saturating_sub(last_position);
         let by_events = rollout.snapshot_events > 0 && behind >= rollout.snapshot_events;
+        // A clock that was set back makes the age unknown, which counts as old.
         let age = last.and_then(|named| {
             std::fs::metadata(&named.path)
                 .ok()?
@@ -183,13 +190,16 @@ impl Rollouts {
         if !(by_events || by_age) {
             return Ok(());
         }
+        // The semaphore is never closed, so this always succeeds.
         let Ok(_turn) = self.inner.snapshots.turns.acquire().await else {
             return Ok(());
         };
+        // The copy is about as large as the state.
         let needed = with_headroom(store.sizes().file_bytes);
         let shortage = self.inner.room.check(Use::Grow, needed);
         shortage.map_err(|shortage| state::Error::Full(shortage.to_string()))?;
         let snapshot = store.snapshot();
+        // With 0 each copy would be removed as soon as it is made.
         let keep = rollout.snapshots_keep.max(1);
         let record = deployment.record();
         let begun = Instant::now();
@@ -230,6 +240,7 @@ pub(super) fn remove_all_of(folder: &Path, state_file: u64) {
 fn remove_surplus(folder: &Path, keep: usize, is_used: impl Fn(u64) -> bool) {
     let all = list(folder);
     for named in &all {
+        // A few snapshots per state, so the square of their number does not matter.
         let newer = all.iter().filter(|other| {
             other.state_file == named.state_file && other.position > named.position
         });

@@ -17,6 +17,7 @@ impl Rollouts {
         limit: usize,
     ) -> Result<api::PendingTimers, Error> {
         let deployment = self.deployment(name)?;
+        // A projection has no tables of timers.
         if deployment.with_record(|record| record.handler.is_none()) {
             return Err(Error::Refused(format!(
                 "{name} is a projection, which sets no timers"
@@ -30,6 +31,7 @@ impl Rollouts {
             let snapshot = store.snapshot();
             let mut timers = Vec::new();
             let page = store.timers_after(after.as_ref(), limit)?;
+            // A full page may have a successor; a short one is the last.
             let next = (page.len() == limit)
                 .then(|| page.last().map(text_of))
                 .flatten();
@@ -88,9 +90,11 @@ fn text_of(due: &Due) -> String {
 
 fn place_of(text: &str) -> Result<Due, Error> {
     let place = text.split_once('/').and_then(|(at, name)| {
+        // The first slash: a time has none, and a name may have one.
         Some(Due {
             at_ns: at.parse().ok()?,
             name: name.to_owned(),
+            // Only time and name are the place; the depth is not compared.
             depth: 0,
         })
     });

@@ -51,6 +51,7 @@ impl Rollouts {
         generation.accepts_missing_through = accepted.through;
         let module = self.module_of(&generation).await?;
         let skips = deployment.skips_as_folded()?;
+        // Below 2^53, so that the seed survives JSON numbers.
         let seed = seed.unwrap_or_else(|| fastrand::u64(..1 << 53));
         let gate = Gate {
             sample,
@@ -74,6 +75,7 @@ impl Rollouts {
             message: "waits for its turn among the rebuilds".to_owned(),
             obstacle: None,
         };
+        // One verification per deployment: a second request gets the progress of the first.
         if let Some(running) = deployment.begin_verification(&begun) {
             return Ok(running);
         }
@@ -90,6 +92,7 @@ impl Rollouts {
             lacks,
             restarts,
         };
+        // A verification takes as long as a rebuild, so the request returns at once.
         tokio::spawn(work.run());
         Ok(begun)
     }
@@ -128,6 +131,7 @@ impl Rest {
     /// None while it moves.
     fn of(deployment: &Deployment) -> Option<Self> {
         let (runner, name) = (deployment.active(), deployment.name());
+        // One that moves gets aligned instead.
         if runner.is_running() || !runner.is_held() {
             return None;
         }
@@ -151,6 +155,7 @@ impl Rest {
 
 impl Verifying {
     async fn run(self) {
+        // It costs as much as a rebuild, and takes part in their queue.
         let ticket = self.host.inner.rebuilds.enter();
         ticket.turn(|_| ()).await;
         self.deployment.update_verification(|verification| {
@@ -174,6 +179,7 @@ impl Verifying {
     }
 
     async fn verify(&self) -> Result<(), Error> {
+        // Decided once, before the fold: a deployment that starts to move later is noticed below.
         let rests = Rest::of(&self.deployment);
         let scratch = self.refold(rests.as_ref()).await?;
         let (ours, theirs) = self.take_snapshots(&scratch, rests.as_ref()).await?;
@@ -204,6 +210,7 @@ impl Verifying {
             None if !equal => {
                 history::unequal(self.lacks.as_deref().unwrap_or("events"), &comparison)
             }
+            // `SINGLES` restarts are those of the first events, which the text names apart.
             None => {
                 let further = self
                     .restarts
@@ -267,12 +274,14 @@ impl Verifying {
             .rollout
             .hold_max
             .max(super::FILTERED_HOLD_MAX);
+        // So that no deploy, rollback or repair comes between the check and the snapshots.
         let _changing = self.host.lock(&self.deployment).await?;
         if self.deployment.record().active != self.generation.number {
             return Err(Error::Conflict(
                 "another generation became active meanwhile; verify again".to_owned(),
             ));
         }
+        // A release changes entries at a position that the fold has passed.
         let now = serving.store().map(|store| store.releases_count());
         if now != Some(self.skips.past().releases.len() as u64) {
             return Err(Error::Conflict(
@@ -306,6 +315,7 @@ impl Verifying {
     /// Folds the stream in scratch runners up to near its end, or to where the active generation
     /// rests, restarted on the way, each time with other boundaries.
     async fn refold(&self, rests: Option<&Rest>) -> Result<Scratch, Error> {
+        // One seed gives all choices, so that a run can be repeated.
         let mut random = fastrand::Rng::with_seed(self.seed);
         let end = self.deployment.active().position();
         // There is nowhere to stop before the beginning of the state.
@@ -318,6 +328,7 @@ impl Verifying {
             .and_then(|checkpoint| checkpoint.begins_after)
             .unwrap_or(0)
             .min(end);
+        // The stops may be equal, or at the end: any of them must give the same result.
         let mut stops: Vec<u64> = (0..RESTARTS).map(|_| random.u64(begun..=end)).collect();
         stops.sort_unstable();
         let mut from: Option<Scratch> = None;
@@ -325,9 +336,12 @@ impl Verifying {
             let scratch = self
                 .start(random.u64(..), Ceiling::Position(stop), from.as_ref())
                 .await?;
+            // 0 is the ceiling that it started with.
             self.told(&scratch, end, scratch.arrives(0)).await?;
+            // Everything is durable and the file is closed before the next one copies it.
             scratch.close().await;
             self.count_restarts(&scratch, 1);
+            // Kept until the next one has copied its file; dropping it removes the file.
             from = Some(scratch);
         }
         let ceiling = rests.map_or(Ceiling::None, |rest| Ceiling::Position(rest.position));
@@ -390,6 +404,7 @@ impl Verifying {
                 let obstacle = scratch.obstacle();
                 self.deployment.update_verification(|verification| {
                     verification.obstacle = obstacle;
+                    // `end` may be 0, and the stream may have grown past it.
                     verification.progress = (position as f64 / end.max(1) as f64).min(1.0);
                     verification.rate = now.rate;
                     verification.remaining_seconds =
@@ -419,9 +434,11 @@ impl Verifying {
             verification.message =
                 format!("they differ; looking for the event after which `{key}` does");
         });
+        // Two new folds that agree mean that the active state is what differs.
         if !self.differs(key, position).await? {
             return Ok(unknown);
         }
+        // Nothing is folded at 0, so both are the same there.
         let (mut same, mut differs) = (0, position);
         while differs - same > 1 {
             let middle = same + (differs - same) / 2;
@@ -441,6 +458,7 @@ impl Verifying {
         let one = self.folded_to(Some(self.seed), position).await?;
         let other = self.folded_to(None, position).await?;
         let key = key.to_owned();
+        // Only this key: the first difference of the whole state was found before.
         blocking(move || Ok(one.get(&key)? != other.get(&key)?)).await
     }
 
@@ -461,6 +479,7 @@ impl Verifying {
                 options,
             )
             .await?;
+        // The file is removed with `scratch`, but the snapshot keeps what it needs open.
         scratch.arrives(0).await?;
         let closed = || Error::Conflict("a scratch state was closed; verify again".to_owned());
         Ok(scratch.runner.store().ok_or_else(closed)?.snapshot())

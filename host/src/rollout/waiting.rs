@@ -25,6 +25,7 @@ struct Quiet(Arc<Runner>);
 impl Quiet {
     async fn of(runner: Arc<Runner>) -> Self {
         let quiet = Self(runner);
+        // Made before the wait, so that dropping it in the middle sends again.
         quiet.0.hold_effects().await;
         quiet
     }
@@ -46,6 +47,7 @@ impl Rollouts {
     ) -> Result<api::WaitingMessages, Error> {
         let deployment = self.deployment(name)?;
         let (store, lineage) = outbox(&deployment)?;
+        // A place outside this lineage belongs to another deployment or to one before it.
         let after = after.map(|after| key_of_page(after, lineage)).transpose()?;
         let (rows, has_more) =
             blocking(move || store.waiting_rows(after.as_ref(), limit, PAGE_BYTES)).await?;
@@ -71,6 +73,7 @@ impl Rollouts {
         let (_, lineage) = outbox(&deployment)?;
         // What is dropped must not be on its way.
         let _quiet = Quiet::of(deployment.active()).await;
+        // Read again: the state may have been opened again while the releaser stopped.
         let (store, _) = outbox(&deployment)?;
         let ids = wanted
             .ids
@@ -79,6 +82,7 @@ impl Rollouts {
             .collect::<Result<BTreeSet<_>, _>>()?;
         let found = store.clone();
         let rows = blocking(move || found.rows_at(&ids)).await?;
+        // All or none: a request with one wrong id drops nothing.
         let ids: BTreeSet<String> = rows.iter().map(|row| row.place.id(lineage)).collect();
         if let Some(missing) = wanted.ids.iter().find(|id| !ids.contains(*id)) {
             return Err(Error::Missing(format!(
@@ -120,6 +124,7 @@ impl Rollouts {
     /// Tries at once to send what waits.
     pub fn retry_messages(&self, name: &str) -> Result<api::Deployment, Error> {
         let deployment = self.deployment(name)?;
+        // For a projection this is an error, not a retry of nothing.
         outbox(&deployment)?;
         deployment.active().try_to_send();
         Ok(deployment.info())
@@ -190,6 +195,7 @@ fn key_of_page(after: &str, lineage: Lineage) -> Result<RowKey, Error> {
             "`{after}` is not what an earlier page returned as `next`"
         ))
     };
+    // An id has no slash, so the last one ends the name of the source.
     let (target, id) = after.rsplit_once('/').ok_or_else(refused)?;
     Ok(key_of_row(target, place_of(id, lineage)?))
 }

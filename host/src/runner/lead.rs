@@ -13,6 +13,7 @@ impl Runner {
     /// Never passes the active runner from now on, whichever that is. Must be called within a
     /// runtime.
     pub fn follow_lead(self: &Arc<Self>, mut active: watch::Receiver<Arc<Self>>) {
+        // Weak: a task must not keep its runner alive, nor its state file open.
         let follower = Arc::downgrade(self);
         let task = tokio::spawn(async move {
             loop {
@@ -27,11 +28,13 @@ impl Runner {
                     changed = active.changed() => changed.is_err(),
                     () = lead_by(&lead, &follower), if !is_lead => true,
                 };
+                // The deployment is gone, or the runner that follows is.
                 if is_over {
                     return;
                 }
             }
         });
+        // The task before it could still move the leash by another lead.
         if let Some(before) = self.lead.lock().replace(task.abort_handle()) {
             before.abort();
         }
@@ -44,6 +47,7 @@ impl Runner {
 
     /// Whether it must not pass another runner.
     pub fn is_on_leash(&self) -> bool {
+        // A runner without effects is never on one.
         *self.shared.leash.borrow() != NO_LEASH
     }
 
@@ -65,11 +69,13 @@ impl Runner {
 
     /// Lets it go as far as the lead has durably come; returns whether it still exists.
     fn lengthen_leash(&self, lead: &Self, position: u64) {
+        // A lost owner has no durable position; the end of the leash is what an operator gave.
         if self.shared.succeeds_lost_owner && !lead.owns_effects() {
             // It takes over where its leash ends.
             return;
         }
         let is_same_stream = self.reads_stream_of(lead);
+        // A leash that does not move wakes nobody.
         self.shared.leash.send_if_modified(|leash| {
             let before = std::mem::replace(leash, led(*leash, position, is_same_stream));
             before != *leash
@@ -85,6 +91,7 @@ fn led(leash: u64, position: u64, is_same_stream: Option<bool>) -> u64 {
         Some(false) => NO_LEASH,
         // The lead before it read another stream.
         Some(true) if leash == NO_LEASH => position,
+        // It never gets shorter: what was folded cannot be taken back.
         Some(true) | None => leash.max(position),
     }
 }
@@ -95,6 +102,7 @@ async fn lead_by(lead: &Arc<Runner>, follower: &Weak<Runner>) {
     loop {
         let store = stores.borrow_and_update().clone();
         let Some(store) = store else {
+            // The sender lives in the runner that leads.
             if stores.changed().await.is_err() {
                 return;
             }
@@ -108,12 +116,14 @@ async fn lead_by(lead: &Arc<Runner>, follower: &Weak<Runner>) {
                 .borrow_and_update()
                 .as_ref()
                 .map_or(0, |checkpoint| checkpoint.position);
+            // Looked up in each round: it may be gone while its lead continues.
             let Some(known) = follower.upgrade() else {
                 return;
             };
             known.lengthen_leash(lead, position);
             // Its first batch tells which stream it reads.
             let (its_stores, has_read) = (known.stores(), known.position() > 0);
+            // Not held across the wait, which may last for as long as the lead does.
             drop(known);
             // All arms only observe.
             let is_open = tokio::select! {
@@ -126,6 +136,7 @@ async fn lead_by(lead: &Arc<Runner>, follower: &Weak<Runner>) {
                 }
                 () = advanced(its_stores, 0), if !has_read => true,
             };
+            // The state was closed; the outer loop waits for the next one.
             if !is_open {
                 break;
             }

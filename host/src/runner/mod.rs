@@ -58,6 +58,7 @@ pub struct Lag {
 
 /// How long ago a time was, in seconds.
 pub(crate) fn age_seconds(time_ns: u64) -> f64 {
+    // Signed, because a time of the future is possible, and has the age 0.
     let age_ns = jiff::Timestamp::now().as_nanosecond() - i128::from(time_ns);
     (age_ns as f64 / 1e9).max(0.0)
 }
@@ -157,6 +158,7 @@ impl std::fmt::Debug for Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         self.ask_to_stop();
+        // The thread ends on its own; the task would wait for its lead for ever.
         if let Some(lead) = self.lead.get_mut() {
             lead.abort();
         }
@@ -180,6 +182,7 @@ impl Runner {
             progress,
             store: watch::Sender::new(None),
             control: watch::Sender::new(desired),
+            // `start` numbers the ceiling of its options as change 0, which `held_at(0)` waits for.
             pace: watch::Sender::new(Pace {
                 ceiling,
                 throttle,
@@ -221,6 +224,7 @@ impl Runner {
             worker,
             lead: Mutex::default(),
         });
+        // A system at its limit of threads may allow one later; reads say why until then.
         if !runner.start_thread() {
             options.runtime.spawn(start_later(Arc::downgrade(&runner)));
         }
@@ -230,6 +234,7 @@ impl Runner {
     /// Starts the thread unless it runs; returns whether it runs.
     fn start_thread(&self) -> bool {
         let mut thread = self.thread.lock();
+        // The worker is taken once, by its thread: without it there is nothing to start.
         if thread.is_some() || self.worker.lock().is_none() {
             return true;
         }
@@ -287,11 +292,14 @@ impl Runner {
     /// How far it is behind the end of its stream at a progress that was read before, as far as
     /// known.
     pub fn lag(&self, now: &Now) -> Lag {
+        // While it reads, its own reader says where the stream ends; otherwise the look of the host
+        // does.
         let reads = now.has_read && self.source_status().is_known_within(KNOWN_FOR);
         let was_looked_at = now.looked_at.is_some_and(|at| at.elapsed() <= KNOWN_FOR);
         if (!reads && !was_looked_at) || now.is_of_another_history() {
             return Lag::default();
         }
+        // The age of the last event is an upper bound of the age of the next one.
         // Events on their way to us follow the last applied event.
         let next_ns = now
             .oldest_ns
@@ -302,6 +310,7 @@ impl Runner {
             next_ns.map(age_seconds)
         };
         Lag {
+            // The head was reported earlier, and may lie behind the position by now.
             head: Some(now.head.max(self.last_position())),
             events: Some(now.pending),
             seconds,
@@ -323,6 +332,7 @@ impl Runner {
             .and_then(|store| store.clone());
         match found {
             Some(store) => store,
+            // The sender lives in `shared`, which this handle keeps: it cannot be gone.
             None => std::future::pending().await,
         }
     }
@@ -369,6 +379,7 @@ impl Runner {
     /// The same; none if it is not known of both which stream they read.
     fn reads_stream_of(&self, other: &Self) -> Option<bool> {
         let published = |runner: &Self| runner.store()?.published();
+        // A checkpoint has marks of its stream, by which the two are compared.
         match (published(self), published(other)) {
             (Some(one), Some(another)) => Some(one.is_of_same_stream(&another)),
             _ => None,
@@ -379,6 +390,7 @@ impl Runner {
     pub fn applies_same_events(&self, other: &Self) -> bool {
         let subjects = |runner: &Self| {
             let program = runner.program();
+            // A part of the events is not what the module applies otherwise.
             let module = program.module.ok().filter(|_| program.part.is_none());
             module.map(|module| module.manifest().subjects.clone())
         };
@@ -401,9 +413,11 @@ impl Runner {
         let Some(store) = self.store() else {
             return Err(ReadError::NotReady(self.why_not_ready()));
         };
+        // None: nobody knows yet what readers saw before the host started.
         let Some(gate) = self.shared.progress.answers_from() else {
             return Err(ReadError::NotReady(self.why_not_ready()));
         };
+        // Both bounds apply: what readers saw before, and what this one asks for.
         let wanted = gate.max(at_least.unwrap_or(0));
         let snapshot = store.snapshot();
         let position = snapshot.position();
@@ -475,6 +489,7 @@ impl Runner {
         args: Payload,
     ) -> Result<Payload, QueryError> {
         let program = self.program();
+        // A module that loads now, or that the runner will load, is worth another request.
         let may_come = self.is_running() || matches!(program.module, Err(NotLoaded::Yet));
         let not_loaded = |why: NotLoaded| {
             let why = why.to_string();
@@ -492,6 +507,7 @@ impl Runner {
         let seconds = self.shared.metrics.query_seconds.clone();
         let progress = Arc::clone(&self.shared.progress);
         let answered = tokio::task::spawn_blocking(move || {
+            // Counted while it runs, so that the host knows how many instances there are.
             let _alive = progress.instance();
             let started = Instant::now();
             let answer = module.query(&identity, snapshot, &name, &args);
@@ -508,6 +524,7 @@ impl Runner {
     /// The position up to which nothing under a prefix changed since another position; none if
     /// something changed, or if that is unknown or can't be read.
     pub fn untouched_through(&self, after: u64, prefix: &str) -> Option<u64> {
+        // A gate that is not open yet admits no read, and so no answer from memory either.
         let gate = self.shared.progress.answers_from()?;
         // All from one store, because a reopened store counts its changes from its last checkpoint.
         let store = self.store()?;
@@ -530,13 +547,17 @@ impl Runner {
     /// Stops applying. Reads continue.
     pub fn pause(&self) {
         self.shared.control.send_replace(Desired::Pause);
+        // A paused owner does not send either.
         self.shared.wake_outbox();
     }
 
     /// Continues after a pause or a failure.
     pub fn resume(&self) {
+        // It may have had no thread so far, for lack of one in the system.
         self.start_thread();
+        // Before the request: a waiter that looks in between must not see the old failure.
         self.shared.progress.awaits_start();
+        // A number that rises, so that a resume after a failure differs from the request before it.
         self.shared.control.send_modify(|desired| {
             let number = if let Desired::Run(number) = desired {
                 *number + 1
@@ -572,6 +593,7 @@ impl Runner {
     /// Records what its source reported outside the reader, which a runner that does not read would
     /// not learn.
     pub fn source_says(&self, info: &api::SourceInfo) {
+        // Only an operator ends this state; a look from outside proves nothing about its cause.
         let is_stopped = self.source_status().state == SourceState::Stopped;
         let rests = !matches!(
             self.now().state,
@@ -614,6 +636,7 @@ impl Runner {
     pub fn give_module(&self, module: &Arc<Module>) -> bool {
         {
             let mut program = self.shared.program.write();
+            // It is loaded already, and a running pipeline keeps it.
             if program.module.is_ok() {
                 return false;
             }
@@ -631,6 +654,7 @@ impl Runner {
     /// Changes a part of the program, from the next batch on. Other parts may change at the same
     /// moment.
     pub fn change_program(&self, change: impl FnOnce(&mut Program)) {
+        // The write lock is released here, before anybody is woken.
         change(&mut self.shared.program.write());
         self.run_program();
     }
@@ -645,6 +669,7 @@ impl Runner {
 
     fn run_program(&self) {
         self.shared.wake_outbox();
+        // A paused runner takes the program with its next resume.
         if matches!(*self.shared.control.borrow(), Desired::Run(_)) {
             self.resume();
         }
@@ -653,6 +678,7 @@ impl Runner {
     /// Skips other events from the next batch on. The caller holds it at a ceiling, so that nothing
     /// is applied in between.
     pub fn leave_out(&self, skips: Skips) {
+        // Read before the skips change: the failure is the one that they may be about.
         let now = self.now();
         let failed_at = now.failure.as_ref().and_then(|failure| failure.sequence);
         let is_past_it = failed_at.is_some_and(|sequence| skips.get(sequence).is_some());
@@ -672,6 +698,7 @@ impl Runner {
     pub fn pass_probation(&self) {
         self.shared.program.write().on_probation = false;
         self.shared.progress.set_probation(false);
+        // The event stopped it, and during a probation it did not answer for that reason.
         if self.shared.progress.stopped_at_event() {
             self.shared.progress.answers_now();
         }
@@ -689,6 +716,7 @@ impl Runner {
     }
 
     fn change_pace(&self, change: impl FnOnce(&mut Pace)) -> u64 {
+        // In the closure, so that no two changes get the same number.
         let mut epoch = 0;
         self.shared.pace.send_modify(|pace| {
             change(pace);
@@ -727,6 +755,7 @@ impl Runner {
 
     /// Waits for the requested end. Blocking.
     pub fn join(&self) {
+        // Taken out, so that a second caller does not wait for it again.
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {

@@ -50,12 +50,14 @@ impl Shared {
     /// what was decided is sent.
     pub(super) fn opened_outbox(self: &Arc<Self>, store: &Store) {
         let mut slot = self.releasing.slot.lock();
+        // The lock is held until the releaser is in its slot: two would send everything twice.
         slot.store = Some(store.clone());
         self.start_releaser(&mut slot);
     }
 
     /// The state is about to be closed. Blocking.
     pub(super) fn close_outbox(&self) {
+        // The lock is not held while the releaser stops, which may take as long as a publish.
         let releaser = {
             let mut slot = self.releasing.slot.lock();
             slot.store = None;
@@ -68,11 +70,13 @@ impl Shared {
     }
 
     fn start_releaser(self: &Arc<Self>, slot: &mut Slot) {
+        // Held: a hand-over begins it again at its end.
         if slot.is_held || slot.releaser.is_some() {
             return;
         }
         let Some(store) = &slot.store else { return };
         let program = self.program.read().clone();
+        // Only what catalogue and file agree on may send.
         let Ok(Role::Owner(owner)) = checked_role(&program, store) else {
             return;
         };
@@ -82,6 +86,7 @@ impl Shared {
             lineage: owner.lineage,
             store: store.clone(),
             sources: Arc::clone(&self.releasing.outlets),
+            // Read at each message, because an operator may change the grants meanwhile.
             grants: Arc::new(move || match &grants.program.read().role {
                 Ok(Role::Owner(owner)) => owner.grants.clone(),
                 Ok(Role::Mute) | Err(_) => Grants::default(),
@@ -104,6 +109,7 @@ impl Shared {
         let parts = firing::Parts {
             deployment: deployment.to_owned(),
             store: store.clone(),
+            // Asked at each firing: code and source may change without a new state.
             source: Arc::new(move || {
                 let program = program.program.read();
                 let module = program.module.as_ref().map_err(|_| None)?;
@@ -129,6 +135,7 @@ impl Runner {
     /// Sends nothing from now on, until [`Runner::send_effects`]; returns once nothing is on its
     /// way. What may be on its way still, over a connection that hangs, counts as not sent.
     pub async fn hold_effects(&self) {
+        // As above: not under the lock.
         let releaser = {
             let mut slot = self.shared.releasing.slot.lock();
             slot.is_held = true;
@@ -136,6 +143,7 @@ impl Runner {
             slot.releaser.take()
         };
         if let Some(releaser) = releaser {
+            // It joins a task, so it runs on a thread that may block.
             let stopped = tokio::task::spawn_blocking(move || releaser.stop()).await;
             if let Err(error) = stopped {
                 tracing::error!(deployment = self.shared.deployment, %error, "a releaser panicked");
@@ -177,12 +185,14 @@ impl Runner {
         prepared: Prepared,
     ) {
         {
+            // Under the lock, so that the file is not opened again in between.
             let slot = self.shared.releasing.slot.lock();
             // If the file was opened again meanwhile, the state has everything from there.
             if slot.store.as_ref().is_some_and(|open| open.is_same(store)) {
                 store.own(prepared);
             }
         }
+        // In this order: the program names the owner before the releaser asks for it.
         self.change_program(|program| {
             (program.role, program.ownership) = (role, Some(ownership));
         });
@@ -199,6 +209,7 @@ impl Worker {
         // effects.
         let is_preparing = self.shared.releasing.slot.lock().is_preparing;
         let program = self.shared.program.read().clone();
+        // Without room the record is not written; it is only a note of what the catalogue decides.
         let has_room = || {
             self.shared
                 .releasing
@@ -207,11 +218,14 @@ impl Worker {
                 .is_none_or(|room| room.check(Use::Write, 0).is_ok())
         };
         match &program.role {
+            // A hand-over that ended between the commit of the catalogue and this file's own
+            // record.
             Ok(Role::Owner(owner)) if check_owner(owner, store).is_ok() && has_room() => {
                 store.confirm_ownership()
             }
             Ok(Role::Owner(_)) | Err(_) => Ok(()),
             Ok(Role::Mute) => {
+                // While it is prepared on purpose, the record must stay in the file.
                 if is_preparing || !store.has_effects() || check_mute(&program, store).is_err() {
                     return Ok(());
                 }
@@ -263,6 +277,7 @@ fn check_mute(program: &Program, store: &Store) -> Result<(), OwnerMismatch> {
     let (Some(found), Some(current)) = (store.ownership(), program.ownership) else {
         return Ok(());
     };
+    // Prepared, or an owner of an earlier epoch: both are what a hand-over leaves behind.
     if store.is_prepared_to_own() || found.epoch < current.epoch {
         return Ok(());
     }

@@ -24,10 +24,12 @@ impl Runner {
 
     async fn repair(&self, repair: Repair) -> Result<(), RepairError> {
         let mut done = self.shared.patches.hand_over(repair);
+        // Wakes the thread: a change of pace makes it look for repairs.
         self.change_pace(|_| ());
         // Cancel-safe: a received value is not lost.
         match tokio::time::timeout(REPAIR_MAX, done.done()).await {
             Ok(told) => told,
+            // Taken back before it began: nothing has changed.
             Err(_) if self.shared.patches.withdraw() => Err(RepairError::Late(REPAIR_MAX)),
             // It has begun, and will complete.
             Err(_) => done.done().await,
@@ -38,6 +40,7 @@ impl Runner {
     /// again with that.
     pub fn set_parks(&self, parks: bool) {
         let before = self.shared.parks.swap(parks, Ordering::Relaxed);
+        // Read after the swap: a pipeline that ends meanwhile starts with the new value.
         let has_failed = self.now().has_stopped();
         if before != parks && (self.is_running() || has_failed) {
             self.resume();

@@ -55,6 +55,7 @@ impl Runner {
     /// but not after each of them. Cancel-safe: it only observes.
     pub async fn until_figures<T>(&self, mut find: impl FnMut(&Self) -> Option<T>) -> T {
         loop {
+            // Read before both arms, so that a batch during the first check is noticed.
             let position = self.position();
             let batch = async {
                 tokio::join!(
@@ -74,6 +75,7 @@ impl Runner {
     /// Waits until it has a view that reflects at least a sequence. Cancel-safe: it only observes.
     pub async fn answers(&self, at_least: Option<u64>) {
         loop {
+            // The same here.
             let position = self.position();
             tokio::select! {
                 biased;
@@ -94,6 +96,7 @@ impl Runner {
     pub async fn settles(&self, before: &Now, at_most: Duration) {
         let settled = self.until(|runner| {
             let now = runner.now();
+            // A pause is over when the thread rests, and not when it is asked for.
             let is_settled = match *runner.shared.control.borrow() {
                 Desired::Pause => now.state == DeploymentState::Paused,
                 Desired::Run(_) => now.starts > before.starts,
@@ -126,10 +129,12 @@ impl Runner {
 
     /// Makes everything applied so far durable, and waits briefly for that. Cancel-safe.
     pub async fn flush_soon(&self, at_most: Duration) {
+        // Without an open state nothing can be made durable; the caller finds out by its own means.
         let Some(store) = self.store() else { return };
         let (wanted, mut checkpoints) = (store.position(), store.checkpoints());
         // It may have to be reopened, which ends the wait.
         drop(store);
+        // A change of pace makes a pipeline commit at once.
         self.change_pace(|_| ());
         let is_durable = |checkpoint: &Option<Checkpoint>| {
             checkpoint
@@ -156,6 +161,7 @@ pub(super) async fn advanced(mut stores: watch::Receiver<Option<Store>>, after: 
         // The file may be closed and opened again meanwhile.
         drop(store);
         let passed = async {
+            // It may have passed already: `wait_for` looks before it waits.
             positions
                 .wait_for(|position| *position > after)
                 .await

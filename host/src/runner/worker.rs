@@ -90,6 +90,7 @@ pub(super) struct Loading {
 impl Loading {
     /// Starts to load the module of a program.
     fn begin(deployment: &str, program: &Program) -> Result<Self, LoadError> {
+        // A thread of its own, because loading may compile for minutes.
         let (load, (tell, done)) = (Arc::clone(&program.load), tokio::sync::oneshot::channel());
         let begin = move || {
             // The requester may be gone.
@@ -120,11 +121,15 @@ impl Loading {
 impl Worker {
     /// Runs until it is asked to stop.
     pub(super) fn run(mut self) {
+        // Inherited by no thread that answers reads: those belong to the runtime.
         give_way();
         // How often in a row the state was damaged, and where that was.
         let (mut damaged, mut damaged_at) = (0, 0);
         while !self.is_stopping() {
+            // A defect ends this life and not the process: other deployments continue.
             let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.live()));
+            // In this order: nobody may rely on a standing, an outbox or a store that is about to
+            // close.
             self.shared.standing.send_replace(None);
             self.shared.close_outbox();
             if let Some(store) = self.shared.store.send_replace(None) {
@@ -146,8 +151,10 @@ impl Worker {
                 ),
             };
             let position = self.shared.progress.now().last_position;
+            // A state that came further was readable in between.
             // If it has come further since, what happened before is over.
             let before = if position > damaged_at { 0 } else { damaged };
+            // Only damage and defects count; a full disk or a missing file may pass at any time.
             (damaged, damaged_at) = (if may_pass { 0 } else { before + 1 }, position);
             self.halted = (damaged >= DAMAGED_TRIES).then(|| message.clone());
             if self.halted.is_some() {
@@ -156,6 +163,7 @@ impl Worker {
                 damaged = 0;
                 continue;
             }
+            // Everything else is tried again each second, for as long as it takes.
             self.note_state_failure(&message);
             self.pause_before_reopening();
         }
@@ -186,19 +194,24 @@ impl Worker {
 
     /// Opens the state and runs the pipeline when requested; an error asks to reopen the state.
     fn live(&mut self) -> Result<(), state::Error> {
+        // A file after an unclean stop is repaired first, which may take minutes.
         let progress = Arc::clone(&self.shared.progress);
         let opened = Store::open(&self.shared.path, self.state.clone(), move |percent| {
             progress.repairing(Some(percent));
         });
         self.shared.progress.repairing(None);
         let (store, writer) = opened?;
+        // Before anybody sees the store: a hand-over that ended half-way is settled first.
         self.settle_ownership(&store)?;
+        // Format 1 had no note of a settled state; a pause made everything durable there as well.
         let was_paused = store.is_of_format_1() && *self.control.borrow() == Desired::Pause;
         self.shared.progress.opened(
             store.checkpoint().as_ref(),
             store.is_settled() || was_paused,
         );
+        // From here on reads are answered, if the gate allows.
         self.shared.store.send_replace(Some(store.clone()));
+        // Otherwise the stream has to bring back what readers saw.
         if store.position() >= self.shared.progress.now().last_position {
             // No event is lost that was there before.
             self.shared.progress.made_durable();
@@ -210,8 +223,10 @@ impl Worker {
     /// Folds, rests and pauses as requested, until it is asked to stop.
     fn work(&mut self, store: &Store, mut writer: state::Writer) -> Result<(), state::Error> {
         loop {
+            // Seen as of now: a change after this ends the wait below.
             let wanted = *self.control.borrow_and_update();
             match wanted {
+                // Recorded as settled, so that the next start answers at once.
                 Desired::Stop => return self.settle(store),
                 Desired::Pause => {
                     // Before reporting the rest: the requester relies on it.
@@ -219,9 +234,12 @@ impl Worker {
                     match self.pause(store, &mut writer) {
                         Ok(()) => {}
                         Err(Ended::State(error)) => return Err(error),
+                        // A state that cannot be used ends this life; other ends lead to the next
+                        // request.
                         Err(Ended::Asked | Ended::Failed) => continue,
                     }
                 }
+                // The file is damaged, so it is only read: the request is answered with the reason.
                 Desired::Run(_) if self.halted.is_some() => {
                     let message = self.halted.take().unwrap_or_default();
                     self.shared.progress.stopped("state", &message, None);
@@ -241,6 +259,8 @@ impl Worker {
                         }
                         Ended::State(error) => return Err(error),
                         Ended::Failed => {
+                            // It stopped at an event and not in the stream, so nothing newer is to
+                            // come: it answers.
                             if self.shared.progress.stopped_at_event() {
                                 self.shared.progress.answers_now();
                             }
@@ -250,6 +270,7 @@ impl Worker {
                     }
                 }
             }
+            // The handles are gone, so nobody can ask for anything any more.
             if !self.rest(store, &mut writer)? {
                 return Ok(());
             }
@@ -259,6 +280,7 @@ impl Worker {
     /// Records in the state that readers saw nothing beyond it, if that is so: after a restart it
     /// answers at once. A state that has not yet reached an earlier position records nothing.
     fn settle(&self, store: &Store) -> Result<(), state::Error> {
+        // Without a gate it is unknown what readers saw, so nothing can be recorded.
         let is_as_far = self
             .shared
             .progress
@@ -308,9 +330,13 @@ impl Worker {
         let mut done = std::pin::pin!(done);
         loop {
             let epoch = self.pace.borrow_and_update().epoch;
+            // What the pipeline could not write for lack of room is written as soon as there is
+            // some.
             let is_durable = store.is_durable() || self.flush_if_possible(store)?;
+            // All three need a durable state: repairs and standings are promises about the file.
             if is_durable {
                 self.shared.patches.apply(writer, store)?;
+                // Another request may bring the code that a retry is meant for.
                 if !self.control.has_changed().unwrap_or(false) {
                     self.shared.parked.serve_resting(writer, store)?;
                 }
@@ -335,6 +361,7 @@ impl Worker {
                 };
                 // All arms only observe, and `done` stays in place.
                 tokio::select! {
+                    // Requests first: they may make the awaited event pointless.
                     biased;
                     changed = control.changed() => Some(Woken::Asked { has_handles: changed.is_ok() }),
                     Ok(()) = pace.changed() => None,
@@ -343,6 +370,7 @@ impl Worker {
                 }
             });
             if let Some(woken) = woken {
+                // Before anything else can happen: a standing ends with the rest.
                 self.shared.standing.send_replace(None);
                 return Ok(woken);
             }
@@ -352,6 +380,8 @@ impl Worker {
     /// Makes durable what the pipeline could not for lack of disk space, if there is space now;
     /// returns whether it did.
     fn flush_if_possible(&self, store: &Store) -> Result<bool, state::Error> {
+        // On a full disk a flush would fail, and the state would have to be reopened without what
+        // is in memory.
         if !self.has_room() {
             return Ok(false);
         }
@@ -368,6 +398,7 @@ impl Worker {
     }
 
     fn pause_before_reopening(&mut self) {
+        // A request ends the pause early.
         let changed = self.control.changed();
         let _ = self
             .runtime
@@ -388,6 +419,7 @@ impl Worker {
         }
         let mut pause = LOAD_PAUSE.0;
         loop {
+            // No limit: whatever loads slowly is still wanted.
             match self.loaded(store, writer, wanted, Duration::MAX)? {
                 Some((program, Ok(module))) => return Ok((program, module)),
                 Some((_, Err(error))) if !error.is_passing => {
@@ -397,6 +429,7 @@ impl Worker {
                 Some((_, Err(error))) => self.shared.progress.waiting("module", &error.message),
                 None => {}
             }
+            // A passing failure, such as a lack of memory, is tried again with growing pauses.
             self.rest_unless(store, writer, wanted, async {
                 tokio::time::sleep(pause).await;
             })?;
@@ -414,11 +447,13 @@ impl Worker {
         wanted: Desired,
         at_most: Duration,
     ) -> Result<Option<Loaded>, Ended> {
+        // A copy: while it loads, another program may take over.
         let mut program = self.shared.program.read().clone();
         if let Ok(module) = &program.module {
             let module = Arc::clone(module);
             return Ok(Some((program, Ok(module))));
         }
+        // A load that nobody waited for is not begun twice.
         let before = self
             .loading
             .take()
@@ -431,11 +466,13 @@ impl Worker {
         let waited = async { tokio::time::timeout(at_most, loading.done()).await.ok() };
         let outcome = match self.rest_unless(store, writer, wanted, waited) {
             Ok(Some(outcome)) => outcome,
+            // Interrupted or too slow: the load continues, and the next call waits for it.
             unfinished => {
                 self.loading = Some(loading);
                 return unfinished.map(|_| None);
             }
         };
+        // Only if it is still wanted: the program may have been replaced meanwhile.
         program.module = outcome.clone().map_err(NotLoaded::Failed);
         let mut current = self.shared.program.write();
         if current.generation == program.generation && current.module.is_err() {
@@ -455,6 +492,7 @@ impl Worker {
     ) -> Result<T, Ended> {
         let mut done = std::pin::pin!(done);
         loop {
+            // `done` is pinned here, so that a rest that ends early does not begin it again.
             match self
                 .rest_until(store, writer, &mut done)
                 .map_err(Ended::State)?
@@ -473,6 +511,7 @@ impl Worker {
     /// Reports the pause. Queries are answered during the rest, so the module is loaded if it was
     /// not, but slow loading is not waited for. If it can't be loaded, queries say why.
     fn pause(&mut self, store: &Store, writer: &mut state::Writer) -> Result<(), Ended> {
+        // Short, so that the pause is reported soon even if the module is slow to load.
         self.loaded(store, writer, Desired::Pause, LOAD_BRIEF)?;
         self.shared.progress.set_state(DeploymentState::Paused);
         if self.loading.is_some() {
@@ -491,6 +530,7 @@ impl Worker {
             Ok(loaded) => loaded,
             Err(ended) => return (writer, ended),
         };
+        // Before anything can fail, so that a failure is judged as one on probation.
         self.shared.progress.set_probation(program.on_probation);
         self.shared.progress.started(program.generation);
         let source = match &program.source {
@@ -506,6 +546,7 @@ impl Worker {
                 return (writer, Ended::Failed);
             }
         };
+        // Catalogue and file are compared at each start, before anything is handled.
         let role = match checked_role(&program, &store) {
             Ok(role) => role,
             Err(mismatch) => {
@@ -516,9 +557,11 @@ impl Worker {
             }
         };
         let manifest = module.manifest();
+        // A limit of the manifest, and only for what this code writes.
         writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
         let subjects = program.part.as_ref().map(|part| part.subjects());
         let keyed_by_header = matches!(manifest.key_rule, KeyRule::Header(_));
+        // Keys are needed to find events that wait behind a parked one.
         let parking = self.parking(&module);
         let has_parked = store.parked_counts().keys > 0
             || parking.parks.load(Ordering::Relaxed)
@@ -581,6 +624,7 @@ impl Worker {
             generation: program.generation,
         };
         Box::new(move || {
+            // A part wraps the fold, so it sees a batch before the module does.
             let fold: Box<dyn Fold> = Box::new(module.instantiate(&identity)?);
             Ok(match &part {
                 Some(part) => part.narrow(fold),
@@ -623,6 +667,7 @@ pub(super) fn overridden(settings: &Settings, manifest: &Manifest) -> Settings {
         .unwrap_or(policy.max_backoff)
         .max(policy.initial_backoff);
     if let Some(events) = manifest.batch_events {
+        // A module may want smaller batches than the host, but not larger ones.
         settings.batch.events = settings.batch.events.min(events.max(1) as usize);
     }
     settings
@@ -633,6 +678,7 @@ pub(super) fn overridden(settings: &Settings, manifest: &Manifest) -> Settings {
 fn reading_ended(status: &source::StatusSender) {
     let is_over = {
         let status = status.borrow();
+        // What an operator has to look at stays shown.
         status.state != SourceState::Stopped && !status.is_trouble()
     };
     if is_over {

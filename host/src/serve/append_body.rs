@@ -77,6 +77,7 @@ impl Form {
             }
             None => {}
         }
+        // Only now: a structured event may have such headers as well, which then mean nothing.
         if let Some(attributes) = append_cloudevents::attributes(headers)? {
             return Ok(Self::Binary(attributes));
         }
@@ -131,6 +132,7 @@ impl Form {
                 "the request has {found} events; send 1 to {EVENTS_MAX} at once"
             )));
         }
+        // For the log, which knows the times of what it has.
         expectation.times_rise = options.times == Times::Refuse;
         if options.times == Times::Ignore {
             events.iter_mut().for_each(|event| event.time_ns = None);
@@ -171,6 +173,7 @@ fn read_json(body: &[u8]) -> Result<(Vec<NewEvent>, Expectation), Problem> {
         }
         (Some(sequence), subject) => {
             let first = append.events.first().map(|event| event.subject.clone());
+            // Without one it is about the first event; an empty text is refused as a pattern.
             let subject = subject.or(first).unwrap_or_default();
             Some((Pattern::parse(&subject)?, sequence))
         }
@@ -192,9 +195,11 @@ fn read_json(body: &[u8]) -> Result<(Vec<NewEvent>, Expectation), Problem> {
 fn read_lines(body: &[u8], options: &AppendOptions) -> Result<Vec<NewEvent>, Problem> {
     let mut events = Vec::new();
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
+        // A file often ends with an empty line.
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
+        // Before it is parsed, so that a body of tiny lines costs little.
         if events.len() == EVENTS_MAX {
             return Err(Problem::invalid(format!(
                 "there are more than {EVENTS_MAX} lines; send them in several requests"
@@ -232,6 +237,7 @@ fn convert(incoming: Incoming) -> Result<NewEvent, String> {
         id,
         time,
         headers: headers.0,
+        // Replaced below by the text as it was written, so that numbers keep their digits.
         data: serde_json::Value::Null,
     };
     let mut event = NewEvent::try_from(event).map_err(|error| error.to_string())?;

@@ -52,6 +52,7 @@ pub(super) fn of_envelope(
     Ok(NewEvent {
         subject: SubjectTemplate::subject(options.template.as_ref(), envelope)?,
         kind: None,
+        // Source and id together identify an event (CloudEvents 1.0, `id`).
         id: Some(message_id(
             envelope.required("source"),
             envelope.required("id"),
@@ -107,6 +108,7 @@ pub(super) fn attributes(headers: &HeaderMap) -> Result<Option<Attributes>, Prob
         let Some(name) = header.as_str().strip_prefix(HEADER_PREFIX) else {
             continue;
         };
+        // The name is shortened: a client may send any.
         let refused = |reason: &str| Problem::invalid(format!("header {header:.70} {reason}"));
         if name == "datacontenttype" {
             return Err(refused(
@@ -128,6 +130,7 @@ pub(super) fn attributes(headers: &HeaderMap) -> Result<Option<Attributes>, Prob
     if attributes.is_empty() {
         return Ok(None);
     }
+    // Over HTTP this attribute has no header of its own.
     if let Some(value) = headers.get(header::CONTENT_TYPE) {
         let text = value
             .to_str()
@@ -190,6 +193,7 @@ pub(super) fn check_charset(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// The time under which to store an event: the time with which it was exported, otherwise its own.
 fn time_of<'a>(get: impl Fn(&str) -> Option<&'a str>, times: Times) -> Result<Option<u64>, Error> {
+    // The first counts: with it an export comes back under the times that it had.
     let said = [TIME_ATTRIBUTE, "time"]
         .into_iter()
         .find_map(|name| Some((name, get(name)?)));

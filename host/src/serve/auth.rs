@@ -36,6 +36,7 @@ pub fn check_exposure(config: &config::Serve) -> Result<(), Error> {
 
 /// The same for the address on which the host actually listens.
 pub(super) fn check_address(config: &config::Serve, address: SocketAddr) -> Result<(), Error> {
+    // One without the other is a mistake, and would silently mean no TLS.
     if config.tls_cert.is_some() != config.tls_key.is_some() {
         return Err(Error::Tls(
             "serve.tls_cert and serve.tls_key belong together; set both or neither".to_owned(),
@@ -102,9 +103,11 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         .extensions()
         .get::<ConnectInfo<SocketAddr>>()
         .map(|ConnectInfo(peer)| peer.ip());
+    // Taken out in any case, so that no log further in has it.
     let parameter = take_parameter(&mut request);
     let given = bearer(request.headers()).map(str::to_owned).or(parameter);
     let Admission { tokens, anonymous } = app.secrets.admission();
+    // A token that is sent has to be right, even if none were needed.
     let verdict = match (&tokens, given) {
         (Some(tokens), Some(given)) => check_token(tokens, &given, &mut request)
             .await
@@ -112,8 +115,10 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         _ => check_anonymous(&app, anonymous, &request).map(|()| None),
     };
     match verdict {
+        // The actor goes with the request into the audit log.
         Ok(name) => actor::scope(Some(Actor { name, peer }), next.run(request)).await,
         Err((reason, problem)) => {
+            // Counted each time, and logged now and then: an attack must not fill the log.
             app.host.metrics().refused(reason.name());
             if let Some(unlogged) = app.refusals.may_tell(Instant::now()) {
                 let peer = peer.map(tracing::field::display);
@@ -141,6 +146,7 @@ async fn check_token(
         return Ok(grant);
     };
     let demand = scopes::demand(request.method().as_str(), route.as_str());
+    // Only what concerns deployments needs their names.
     let names = match demand.reach {
         Reach::Path => name_in_path(request).await,
         Reach::Parameter => names_in_query(request.uri()),
@@ -174,10 +180,12 @@ fn check_anonymous(
              file `token` of its data folder",
         );
     }
+    // Only here: a browser sends no token on its own, so a page cannot use one.
     let rules = Rules::new(&app.config, app.address.ip());
     rules
         .check(request.uri(), request.headers())
         .map_err(|problem| (Reason::Origin, problem))?;
+    // A path without a route does nothing.
     let Some(route) = request.extensions().get::<MatchedPath>() else {
         return Ok(());
     };
@@ -204,6 +212,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .to_str()
         .ok()?
         .split_once(' ')?;
+    // The scheme has any case (RFC 9110, 11.1).
     scheme
         .eq_ignore_ascii_case("bearer")
         .then(|| given.trim())
@@ -224,6 +233,7 @@ fn take_parameter(request: &mut Request) -> Option<String> {
         .find(is_token)?
         .split_once('=')
         .map(|(_, token)| token.to_owned());
+    // All of them: a second one would reach the log.
     let rest: Vec<&str> = query.split('&').filter(|pair| !is_token(pair)).collect();
     let path = request.uri().path();
     let path = if rest.is_empty() {

@@ -77,6 +77,7 @@ impl BodyRoom {
         let wanted = (bytes as u64)
             .saturating_mul(self.copies)
             .next_multiple_of(BODY_PIECE);
+        // The share of bodies of the budget, whatever is free just now.
         let most = self.memory.most();
         if wanted > most {
             // It would be refused for ever.
@@ -92,9 +93,11 @@ impl BodyRoom {
 
 /// Waits a moment for memory.
 async fn grow(memory: &mut Reservation, bytes: u64) -> Result<(), Problem> {
+    // Counted by the pauses, which is exact enough for a second.
     let mut waited = Duration::ZERO;
     while !memory.try_grow_to(bytes) {
         if waited >= WAIT {
+            // Once more, for the reason.
             return memory.grow_to(bytes).map_err(|shortage| short(&shortage));
         }
         tokio::time::sleep(LOOK).await;
@@ -128,6 +131,7 @@ impl PageRoom {
             return Err(short(&shortage));
         }
         written.expect("pages are plain data, and memory takes all");
+        // The size of what was read is free once its text exists.
         drop(self.memory);
         Ok((text.into(), Held::of(self.text)))
     }
@@ -147,6 +151,7 @@ impl io::Write for Writer<'_> {
             && let Err(shortage) = self.memory.grow_to(length.next_multiple_of(TEXT_PIECE))
         {
             self.shortage = Some(shortage);
+            // The serialiser only passes on that it failed; the reason is kept here.
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         self.text.extend_from_slice(bytes);
@@ -182,6 +187,7 @@ impl AsRef<[u8]> for Charged {
 
 impl Capacity {
     pub(super) fn new(config: &Config, memory: Memory) -> Self {
+        // A larger number would make the semaphore panic.
         let places = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
         Self {
             watches_max: config.serve.watches_max.min(Semaphore::MAX_PERMITS),
@@ -210,12 +216,14 @@ impl Capacity {
 
     /// Waits for room for a page of at most `bytes_max` bytes, of what is read and of its text.
     pub(super) async fn page(&self, bytes_max: usize) -> Result<PageRoom, Problem> {
+        // A small part, because many pages are answered at a time.
         let part = (self.memory.most_for(Purpose::Request) / PAGE_PART).max(PAGE_BYTES_MIN);
         let bytes = part.min(bytes_max as u64);
         let (mut memory, mut text) = (
             self.memory.reservation(Purpose::Request),
             self.memory.reservation(Purpose::Request),
         );
+        // Both before anything is read: a page that is half written can't be given back.
         grow(&mut memory, bytes).await?;
         grow(&mut text, bytes).await?;
         Ok(PageRoom {
@@ -243,6 +251,7 @@ impl Capacity {
             .size_hint()
             .exact()
             .and_then(|length| usize::try_from(length).ok());
+        // A body without a known length is a stream, which charges itself.
         let Some(length) = length.filter(|length| *length > uncharged) else {
             return response;
         };
@@ -267,6 +276,7 @@ impl Capacity {
     ) -> Result<Bytes, Problem> {
         let bytes = (answer.len() + more) as u64;
         let mut memory = held.unwrap_or_else(|| self.memory.reservation(Purpose::Request));
+        // Shrunk first: the page may have reserved more than its text took.
         memory.shrink_to(bytes);
         memory.grow_to(bytes).map_err(|shortage| short(&shortage))?;
         Ok(Bytes::from_owner(Charged {

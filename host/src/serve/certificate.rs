@@ -46,6 +46,7 @@ pub(super) fn read(config: &config::Serve) -> Result<Option<Certificate>, Error>
                 .with_single_cert(chain, key_der)
         })
         .map_err(|error| Error::Tls(format!("certificate and key do not match: {error}")))?;
+    // In the order of preference: the first one that the client knows as well is used.
     settings.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Some(Certificate {
         settings: Arc::new(settings),
@@ -108,6 +109,7 @@ fn validity(chain: &[CertificateDer<'_>]) -> Result<Validity, String> {
 /// Validity of a certificate, since 1970. Source: RFC 5280, section 4.1.
 fn times(certificate: &[u8]) -> der::Result<(Duration, Duration)> {
     let certificate = AnyRef::from_der(certificate)?;
+    // The signed part is the first field of a certificate; the rest is its signature.
     let signed = AnyRef::decode(&mut SliceReader::new(certificate.value())?)?;
     let mut fields = SliceReader::new(signed.value())?;
     // The version is optional; serial number, algorithm and issuer follow.
@@ -127,6 +129,7 @@ fn times(certificate: &[u8]) -> der::Result<(Duration, Duration)> {
 }
 
 fn time(value: AnyRef<'_>) -> der::Result<Duration> {
+    // Times before 2050 are of the first kind (RFC 5280, 4.1.2.5).
     match value.tag() {
         Tag::UtcTime => Ok(value.decode_as::<UtcTime>()?.to_unix_duration()),
         _ => Ok(value.decode_as::<GeneralizedTime>()?.to_unix_duration()),

@@ -177,11 +177,15 @@ impl Connections {
     /// A place for a connection, if need be that of an idle one, once that has ended.
     pub(super) async fn admit(&self, stream: &TcpStream) -> io::Result<Place> {
         let full = |message| io::Error::new(io::ErrorKind::ConnectionRefused, message);
+        // The last descriptors are for files of the host; a connection takes one only if another
+        // one ends.
         if descriptors::is_among_the_last(stream.as_raw_fd()) && !self.makes_room() {
             return Err(full("there are too many open files"));
         }
+        // An IPv4 client on an IPv6 socket counts as the same address.
         let peer = stream.peer_addr()?.ip().to_canonical();
         let mut turn = Turn::new(self.clone());
+        // A client that gives up meanwhile drops this, and leaves the queue.
         let admitted = tokio::time::timeout(
             WAIT_MAX,
             poll_fn(|context| self.poll_admit(peer, &mut turn, context)),
@@ -204,8 +208,10 @@ impl Connections {
         turn: &mut Turn,
         context: &Context<'_>,
     ) -> Poll<Result<Place, &'static str>> {
+        // Taken in each round, because the budget is another one before the host is ready.
         let mut memory = (self.0.memory)().reservation(Purpose::Connection);
         let mut table = self.0.table.lock();
+        // Out of the queue while it looks, or it would wait for itself.
         table.remove_waiting(turn);
         let of_peer = table.peers.get(&peer).copied().unwrap_or(0);
         // A local proxy speaks for many.
@@ -215,11 +221,14 @@ impl Connections {
             turn.end();
             return Poll::Ready(Err("there are too many connections from this address"));
         }
+        // Those that are closing still hold their places.
         let has_place = table.open.len() + table.closing.len() < self.0.max;
         if has_place && memory.try_grow_to(CONNECTION_BYTES as u64) {
             let line = self.open(&mut table, peer, memory);
             drop(table);
+            // After the table: leaving the queue locks it again.
             turn.end();
+            // The connection waits later for memory, and then needs a turn of its own.
             let turn = Turn::new(self.clone());
             return Poll::Ready(Ok(Place {
                 line,
@@ -234,6 +243,7 @@ impl Connections {
             is_place: true,
             bytes: CONNECTION_BYTES as u64,
         };
+        // One that waits already keeps its place, however long the queue is.
         let may_wait = turn.number.is_some() || table.waiting_places < queue_max;
         if may_wait && self.wait(&mut table, turn, wanted, context) {
             return Poll::Pending;
@@ -263,6 +273,7 @@ impl Connections {
             memory: Mutex::new(memory),
             waker: AtomicWaker::new(),
         });
+        // A new one counts as idle from now on, but see `NEW_FOR`.
         line.idle_since.store(line.now(), Ordering::Relaxed);
         table.insert(Arc::clone(&line));
         line
@@ -277,6 +288,7 @@ impl Connections {
         wanted: Wanted,
         context: &Context<'_>,
     ) -> bool {
+        // The same number in each round: the queue is in this order.
         let number = *turn.number.get_or_insert_with(|| {
             table.next += 1;
             table.next
@@ -290,11 +302,14 @@ impl Connections {
         );
         let is_place_short =
             wanted.is_place && table.open.len() + table.closing.len() >= self.0.max;
+        // One closing connection for each that waits is enough.
         if is_place_short && table.closing.len() < table.waiting_places {
             self.close_some(table, Among::All, |_| false);
         }
+        // What the closing ones hold has to cover what all that wait want.
         let is_enough = |table: &Table| table.closing_bytes >= table.waiting_bytes;
         while !is_enough(table) {
+            // Large buffers first: fewer connections have to end for them.
             if !self.close_some(table, Among::Grown, is_enough)
                 && !self.close_some(table, Among::All, is_enough)
             {
@@ -302,6 +317,7 @@ impl Connections {
             }
         }
         // The last one to end wakes the first that waits.
+        // Nobody is closing, so nobody would wake this one.
         if table.closing.is_empty() {
             table.remove_waiting(turn);
             return false;
@@ -323,17 +339,21 @@ impl Connections {
             Among::Peer(peer) => line.peer == peer,
             Among::Grown => line.memory.lock().bytes() > CONNECTION_BYTES as u64,
         };
+        // At least two, so that their number falls although new ones come.
         let count = (self.0.max / CLOSED_SHARE).max(CLOSED_MIN);
         let meant = || table.open.values().filter(is_meant);
         let mut found: Vec<((bool, u64), u64)> = meant()
             .filter_map(|line| Some((line.idle()?, line.number)))
             .collect();
+        // Nobody is idle: then those whose clients take nothing.
         if found.is_empty() {
             found = meant()
                 .filter_map(|line| Some(((true, line.stalled()?), line.number)))
                 .collect();
         }
         if found.len() > count {
+            // Only the oldest have to be found; sorting all of them would cost too much under the
+            // lock.
             found.select_nth_unstable(count);
             found.truncate(count);
         }
@@ -354,12 +374,14 @@ impl Connections {
 
     /// Takes back that a connection is to be closed, as a request begins.
     fn keep(&self, line: &Line) {
+        // The bit may be gone already, if another request was first.
         let next = {
             let mut table = self.0.table.lock();
             let was_chosen = line.requests.fetch_and(!CHOSEN, Ordering::AcqRel) & CHOSEN != 0;
             let Some(line) = was_chosen.then(|| table.end_closing(line.number)).flatten() else {
                 return;
             };
+            // Open again, with the place that it still has.
             table.insert(line);
             table.next_waiting()
         };
@@ -376,6 +398,7 @@ impl Table {
 
     fn remove(&mut self, number: u64) -> Option<Arc<Line>> {
         let line = self.open.remove(&number)?;
+        // An address without connections must not stay in the map.
         if let Some(count) = self.peers.get_mut(&line.peer) {
             *count -= 1;
             if *count == 0 {
@@ -390,8 +413,10 @@ impl Table {
         let Some(line) = self.remove(number) else {
             return;
         };
+        // As of now: the line may grow no more, and this is what its end frees.
         let bytes = line.memory.lock().bytes();
         self.closing_bytes += bytes;
+        // Its task finds the mark, and ends the connection.
         line.waker.wake();
         self.closing.insert(number, (line, bytes));
     }
@@ -422,6 +447,7 @@ impl Table {
     }
 
     fn left(&mut self, waiting: &Waiting) {
+        // The sums are kept, so that nobody has to walk through the queue under the lock.
         self.waiting_bytes -= waiting.wanted.bytes;
         self.waiting_places -= usize::from(waiting.wanted.is_place);
     }
@@ -444,6 +470,7 @@ impl Turn {
     /// Leaves the queue, and lets the next one look whether there is enough for it: it may have
     /// been this one's turn.
     fn end(&mut self) {
+        // Never joined, or has left.
         if self.number.is_none() {
             return;
         }
@@ -478,6 +505,7 @@ impl Line {
             self.writing_since.load(Ordering::Relaxed) > 0 || !self.unread.lock().is_empty();
         let is_idle = self.requests.load(Ordering::Acquire) == 0 && !is_writing;
         let since = self.idle_since.load(Ordering::Relaxed);
+        // A new connection gets a moment before it counts as one that never completed a request.
         let is_new = self.now().saturating_sub(since) < NEW_FOR.as_millis() as u64;
         is_idle.then(|| (is_new || self.served.load(Ordering::Relaxed) > 0, since))
     }
@@ -498,6 +526,7 @@ impl Line {
 
     /// Marks it as one to be closed; returns false if it is neither idle nor stalled any more.
     fn choose(&self) -> bool {
+        // From 0 only: a request that has begun wins.
         if self
             .requests
             .compare_exchange(0, CHOSEN, Ordering::AcqRel, Ordering::Acquire)
@@ -505,6 +534,7 @@ impl Line {
         {
             return true;
         }
+        // A stalled one has a request, so the count cannot mark it.
         let is_stalled = self.stalled().is_some();
         if is_stalled {
             // Before it is woken, so that its task finds this.
@@ -516,6 +546,7 @@ impl Line {
     pub(super) fn begin_request(&self) {
         let before = self.requests.fetch_add(1, Ordering::AcqRel);
         self.served.fetch_add(1, Ordering::Relaxed);
+        // It was chosen in the same moment; the request comes first.
         if before & CHOSEN != 0 {
             self.connections.keep(self);
         }
@@ -530,6 +561,7 @@ impl Line {
     /// Notes that this many bytes of an answer wait for the client; a number to end that with.
     pub(super) fn begin_unread(&self, bytes: usize) -> u64 {
         let since = self.now();
+        // A fixed time, and more for larger parts: a slow client is no stalled one.
         let until = since
             + UNREAD_TIME_MAX.as_millis() as u64
             + bytes as u64 * 1_000 / UNREAD_BYTES_PER_SECOND;
@@ -575,6 +607,7 @@ impl Line {
 
     /// Whether it waits to write.
     pub(super) fn waits_to_write(&self, waits: bool) {
+        // The first moment counts: further attempts to write keep it.
         if !waits {
             self.writing_since.store(0, Ordering::Relaxed);
         } else if self.writing_since.load(Ordering::Relaxed) == 0 {
@@ -594,6 +627,7 @@ impl Place {
     ) -> Poll<io::Result<usize>> {
         self.forget_head();
         let wanted = (CONNECTION_BYTES + self.head + space).saturating_sub(BUFFER_BYTES);
+        // The memory that was charged for the connection covers this.
         if wanted <= self.charged {
             self.turn.end();
             return Poll::Ready(Ok(space));
@@ -614,17 +648,20 @@ impl Place {
         };
         let waits =
             !has_grown && rest == 0 && connections.wait(&mut table, &mut self.turn, more, context);
+        // Before anything is decided: waking others takes the lock again.
         drop(table);
         // To make room, it may have chosen itself.
         let must_end = self.line.must_end();
         if waits && !must_end {
             return Poll::Pending;
         }
+        // It does not wait any more, whatever comes of it.
         self.turn.end();
         if has_grown {
             self.charged = wanted;
             return Poll::Ready(Ok(space));
         }
+        // With 0 bytes the reader takes it for the end of the connection.
         if rest > 0 || must_end {
             return Poll::Ready(Ok(rest));
         }
@@ -635,6 +672,7 @@ impl Place {
     /// Counts bytes that arrived.
     pub(super) fn has_read(&mut self, bytes: usize) {
         self.forget_head();
+        // Bytes of a running request are its body, which is charged elsewhere.
         if !self.line.has_requests() {
             self.head = (self.head + bytes).min(HEAD_BYTES_MAX);
         }
@@ -652,6 +690,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.line.memory.lock().shrink_to(0);
+        // In this order: the memory is free when the next one looks for it.
         let next = {
             let mut table = self.line.connections.0.table.lock();
             table.remove(self.line.number);

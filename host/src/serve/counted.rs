@@ -41,7 +41,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        // Counted before the request is handled, so that the connection is not chosen while it is.
         let running = Running::new(Arc::clone(&self.line));
+        // With HTTP/1 the connection itself shows whether its client reads.
         let is_multiplexed = request.version() >= Version::HTTP_2;
         let response = self.service.call(request);
         Box::pin(async move {
@@ -139,6 +141,7 @@ impl HttpBody for RunningBody {
         self.unread = polled.is_ready().then(|| Unread::new(&line, bytes));
         polled.map_ok(|frame| match frame.into_data() {
             Ok(data) => {
+                // Also after it has left this body: the connection may hold it for long.
                 let unread = Unread::new(&line, data.len());
                 Frame::data(Bytes::from_owner(Sent {
                     data,

@@ -48,6 +48,7 @@ where
 }
 
 fn parameters<T: DeserializeOwned + IntoParams>(uri: &Uri) -> Result<T, Problem> {
+    // Before it is parsed, which takes memory for each parameter.
     if uri
         .query()
         .is_some_and(|query| query.len() > QUERY_BYTES_MAX)
@@ -70,6 +71,7 @@ fn explain<T: IntoParams>(uri: &Uri, rejection: &QueryRejection) -> Problem {
     let given = Query::<Vec<(String, String)>>::try_from_uri(uri)
         .map(|Query(pairs)| pairs)
         .unwrap_or_default();
+    // The parser does not name the parameter, so it is looked for here.
     if let Some((name, _)) = given.iter().find(|(name, _)| !known.contains(name)) {
         return Problem::invalid(format!(
             "there is no query parameter {name}{}",
@@ -78,6 +80,7 @@ fn explain<T: IntoParams>(uri: &Uri, rejection: &QueryRejection) -> Problem {
     }
     let text = rejection.body_text();
     Problem::invalid(
+        // The text of axum begins with what a client need not know.
         text.strip_prefix("Failed to deserialize query string: ")
             .unwrap_or(&text)
             .to_owned(),
@@ -170,6 +173,7 @@ pub(super) fn announced(headers: &HeaderMap) -> Option<u64> {
 
 /// When the next part of a body is due, if this many bytes have arrived.
 fn due(begun: Instant, seen: usize) -> Instant {
+    // The rate counts from the beginning, so that a slow start can be made up for.
     let at_this_rate = begun + BODY_PAUSE_MAX + Duration::from_secs(seen as u64 / BODY_RATE_MIN);
     at_this_rate.min(Instant::now() + BODY_PAUSE_MAX)
 }
@@ -187,6 +191,7 @@ pub(super) async fn body(
 ) -> Result<Bytes, Problem> {
     check_encoding(headers)?;
     let announced = announced(headers).unwrap_or(0);
+    // A body without a length is bounded as it arrives.
     let mut chunks = body.into_data_stream();
     let mut collected = BytesMut::new();
     if announced <= limit as u64 {
@@ -210,15 +215,18 @@ pub(super) async fn body(
             Problem::invalid(format!("cannot read the body: {error}; send it again"))
         })?;
         seen = seen.saturating_add(chunk.len());
+        // A client that sends far more than allowed does not read the answer anyway.
         if seen > limit.saturating_mul(2) {
             break;
         }
         if seen <= limit && announced <= limit as u64 {
             // A body of an unknown length has room for twice as much as it grows.
             let unknown = if announced == 0 { 2 } else { 1 };
+            // Before it is copied.
             room.hold(seen.saturating_mul(unknown)).await?;
             collected.extend_from_slice(&chunk);
         } else {
+            // It is refused at the end, and takes no memory until then.
             collected = BytesMut::new();
         }
     }

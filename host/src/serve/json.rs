@@ -57,6 +57,7 @@ impl<'de> Visitor<'de> for TextsVisitor {
     fn visit_map<M: MapAccess<'de>>(self, mut members: M) -> Result<Texts, M::Error> {
         let mut texts = BTreeMap::new();
         while let Some((name, text)) = members.next_entry::<String, String>()? {
+            // Before the next one is kept: each takes memory of its own.
             if texts.len() == TEXTS_MAX {
                 return Err(M::Error::custom(format!(
                     "there are more than {TEXTS_MAX} members"
@@ -116,6 +117,7 @@ pub(super) fn payload(value: &RawValue) -> Result<Payload, String> {
             .map_err(|error| error.to_string());
     }
     if text.starts_with('{')
+        // An object with other members is an object, and not bytes.
         && let Ok(Base64 { bytes }) = serde_json::from_str(text)
     {
         let encoded: String = serde_json::from_str(bytes.get())

@@ -89,6 +89,7 @@ pub(super) async fn serve(
         // Without TLS a client can use another version only by guessing.
         server = server.http1_only();
     }
+    // Every accepted connection passes the gate, before TLS and before any byte is read.
     let gate = Gate(connections);
     let app = router.into_make_service_with_connect_info::<SocketAddr>();
     match tls {
@@ -128,6 +129,7 @@ fn limit_heads<A>(server: &mut Server<SocketAddr, A>) {
 /// Most connections that this process may have.
 pub(super) fn connections_max() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    // Half of them stay for files, streams and modules.
     files.map_or(CONNECTIONS_MAX, |files| {
         CONNECTIONS_MAX
             .min(usize::try_from(files / 2).unwrap_or(usize::MAX))
@@ -177,12 +179,14 @@ async fn admit(connections: &Connections, stream: TcpStream) -> io::Result<Seate
 /// and hold little of what a client does not read: that memory is charged to nobody.
 fn watch_over(stream: &TcpStream) -> io::Result<()> {
     let socket = socket2::SockRef::from(stream);
+    // Without a limit the system may hold megabytes for each client that does not read.
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.set_tcp_keepalive(
         &socket2::TcpKeepalive::new()
             .with_time(KEEPALIVE)
             .with_interval(KEEPALIVE_PAUSE),
     )?;
+    // Linux: for data that the other side does not acknowledge.
     socket.set_tcp_user_timeout(Some(WRITE_TIME_MAX))
 }
 
@@ -208,6 +212,8 @@ impl Seated {
     ) -> Poll<io::Result<T>> {
         // Before the checks, so that no wake-up is missed.
         self.place.line.wake(context.waker());
+        // While it waits to write, the mark of an idle one is enough; a broken one ends in any
+        // case.
         if self.place.line.is_broken() || written.is_pending() && self.place.line.must_end() {
             let message = "the place of a client that read nothing was needed";
             return Poll::Ready(Err(io::Error::new(
@@ -215,6 +221,7 @@ impl Seated {
                 message,
             )));
         }
+        // Whatever it was: the client takes data, so the clock stops.
         if written.is_ready() {
             if self.is_waiting {
                 self.is_waiting = false;
@@ -222,6 +229,7 @@ impl Seated {
             }
             return written;
         }
+        // The clock runs from the first attempt that did not fit.
         if !self.is_waiting {
             self.is_waiting = true;
             self.place.line.waits_to_write(true);
@@ -252,8 +260,10 @@ impl AsyncRead for Seated {
         // Before the check, so that no wake-up is missed.
         place.line.wake(context.waker());
         if place.line.must_end() {
+            // Nothing read is the end of the connection for the caller.
             return Poll::Ready(Ok(()));
         }
+        // Several looks may be due if the task was not polled for a while.
         while place.line.is_answering() && look.as_mut().poll(context).is_ready() {
             look.as_mut().reset(Instant::now() + UNREAD_LOOK);
             if place.line.is_overdue() {

@@ -152,6 +152,7 @@ impl App {
             .iter()
             .filter(|(_, source)| matches!(source, config::Source::Jetstream(_)));
         let streams: BTreeSet<String> = streams.map(|(name, _)| name.clone()).collect();
+        // Made once: it is the same for all clients.
         let document = serde_json::to_vec(&document()).expect("the description is plain data");
         Self(Arc::new(Shared {
             capacity: capacity::Capacity::new(config, host.memory().clone()),
@@ -174,6 +175,7 @@ impl App {
 
 fn router(app: App) -> Router {
     let (router, _) = routes::all().split_for_parts();
+    // The order is from the inside out: the last layer sees a request first.
     let router = router
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)

@@ -19,6 +19,7 @@ pub(super) async fn record(State(app): State<App>, request: Request, next: Next)
     let begun = Instant::now();
     let method = method_label(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
+    // Asked before the request is passed on.
     let is_http1 = request.version() < Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
     let mut response = next.run(request).await;
@@ -39,6 +40,7 @@ pub(super) async fn record(State(app): State<App>, request: Request, next: Next)
     tracing::debug!(
         method,
         route,
+        // The route and not the path, which may name a key or a customer.
         status = status.as_u16(),
         duration_us = duration.as_micros() as u64,
         "answered"
@@ -76,6 +78,7 @@ fn status_label(status: u16) -> &'static str {
 /// Ends a request that takes too long. A stream is past this once it is open.
 pub(super) async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
     let mut longest = app.config.request_timeout;
+    // A deploy is checked and compiled, each with a limit of its own, which together may be longer.
     if request.method() == Method::POST && request.uri().path() == "/v1/deployments" {
         longest += app.check_and_compile_time_max;
     }

@@ -52,6 +52,7 @@ impl<'a> Rules<'a> {
         let host = headers
             .get(header::HOST)
             .map(|value| value.to_str().unwrap_or_default());
+        // HTTP/2 has the name in the URI, and HTTP/1 in the header; both have to be right.
         let named = host
             .into_iter()
             .chain(uri.authority().map(Authority::as_str));
@@ -66,6 +67,7 @@ impl<'a> Rules<'a> {
                 clipped(foreign)
             )));
         }
+        // A proxy makes all its clients look like this machine.
         if let Some(name) = PROXIED.into_iter().find(|name| headers.contains_key(*name)) {
             return Err(forbidden(format!(
                 "the header {name} says that a proxy forwarded the request, and without a token \
@@ -76,6 +78,7 @@ impl<'a> Rules<'a> {
         let origin = headers
             .get(header::ORIGIN)
             .map(|value| value.to_str().unwrap_or_default());
+        // A page that an operator has listed may send whatever it likes.
         if origin.is_some_and(|origin| self.is_listed(origin)) {
             return Ok(());
         }
@@ -84,10 +87,12 @@ impl<'a> Rules<'a> {
         let site = headers
             .get("sec-fetch-site")
             .map(|value| value.to_str().unwrap_or_default());
+        // Browsers set this, and pages cannot: it also covers requests without an origin.
         if let Some(site @ ("cross-site" | "same-site")) = site {
             return Err(forbidden(format!("a {site} request is refused: {hint}")));
         }
         let Some(origin) = origin else { return Ok(()) };
+        // `null`, as of a file or a sandboxed frame, has no authority and matches nothing.
         let authority = origin
             .split_once("://")
             .map_or("", |(_, authority)| authority);
@@ -95,6 +100,7 @@ impl<'a> Rules<'a> {
             .into_iter()
             .any(|name| name.eq_ignore_ascii_case(authority));
         if is_same || (self.loopback && names_loopback(authority)) {
+            // A page of the host itself, or of another server on this machine.
             return Ok(());
         }
         Err(forbidden(format!(
@@ -114,6 +120,7 @@ impl<'a> Rules<'a> {
             .hosts
             .iter()
             .any(|host| host.eq_ignore_ascii_case(name));
+        // An address cannot be made to point elsewhere, so it needs no list, except on loopback.
         is_ours || names_loopback(authority) || (!self.loopback && name.parse::<IpAddr>().is_ok())
     }
 
@@ -166,12 +173,14 @@ pub(super) fn cors(config: &config::Serve) -> Option<CorsLayer> {
         return None;
     }
     let asked = [
+        // Only what our routes use: a browser refuses the rest for us.
         "authorization",
         "content-type",
         "if-none-match",
         "last-event-id",
     ]
     .map(HeaderName::from_static);
+    // The headers that a page may read of an answer.
     let told = ["etag", "retry-after", POSITION].map(HeaderName::from_static);
     let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))

@@ -38,6 +38,7 @@ pub(super) fn timeout(text: Option<&str>, longest: Duration) -> Result<Duration,
         ))
     };
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    // Six digits of minutes are nearly two years, so the product below cannot overflow.
     if digits == 0 || digits > 6 {
         return Err(refused());
     }
@@ -96,6 +97,7 @@ impl Answer {
     /// The response: 304 without a body if the client already has it.
     pub(super) fn respond(self, method: &Method, request: &HeaderMap) -> Response {
         let etag = etag(self.content_type, &self.body);
+        // Only these have a representation that a client may have kept (RFC 9110, 13.1.2).
         let safe = method == Method::GET || method == Method::HEAD;
         let mut response = if safe && matches(request, &etag) {
             StatusCode::NOT_MODIFIED.into_response()
@@ -112,6 +114,7 @@ impl Answer {
             header::ETAG,
             HeaderValue::try_from(etag).expect("hexadecimal in quotes"),
         );
+        // It may be kept, but has to be asked for again: the state changes at any time.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(
             header::X_CONTENT_TYPE_OPTIONS,
@@ -140,6 +143,7 @@ impl Answer {
 fn etag(content_type: &str, body: &[u8]) -> String {
     let mut hash = Sha256::new();
     hash.update(content_type.as_bytes());
+    // A byte that no content type has, so that the two parts cannot be mixed up.
     hash.update([0]);
     hash.update(body);
     let digest = hash.finalize();
@@ -162,6 +166,7 @@ fn matches(request: &HeaderMap, etag: &str) -> bool {
         .flat_map(|value| value.split(','))
         .map(str::trim)
         .any(|candidate| {
+            // `W/` marks a weak validator, which is compared like a strong one here.
             candidate == "*" || candidate.strip_prefix("W/").unwrap_or(candidate) == etag
         })
 }

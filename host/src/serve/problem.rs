@@ -25,6 +25,7 @@ fn clipped(detail: String) -> String {
         return detail;
     }
     let half = DETAIL_BYTES_MAX / 2;
+    // At boundaries of characters, so that nothing of the text is cut in two.
     let (begin, end) = (
         detail.floor_char_boundary(half),
         detail.ceil_char_boundary(detail.len() - half),
@@ -236,6 +237,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (name, status, title) = self.kind.describe();
         let internal = self.internal.as_ref();
+        // An error that an operator must see, once, where it becomes an answer.
         if self.kind == Kind::Internal {
             tracing::error!(
                 detail = internal.unwrap_or(&self.detail),
@@ -259,6 +261,7 @@ impl IntoResponse for Problem {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
+        // The same request may succeed in a moment.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(position) = self.position {
             headers.insert(
@@ -340,6 +343,7 @@ impl From<state::Error> for Problem {
             state::Error::Busy(_) => Kind::Busy,
             state::Error::Late => Kind::Timeout,
             state::Error::Full(_) => Kind::NoRoom,
+            // Its file may come back, so it is no failure of this request.
             state::Error::Displaced(_) => Kind::NotReady,
             state::Error::Storage(ref text) if is_out_of_room(text) => {
                 return Self::no_room("a file of the host", &error);

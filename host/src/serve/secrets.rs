@@ -109,20 +109,26 @@ impl Secrets {
 
     /// Reloads everything from the files that the settings name. Blocking.
     pub(super) fn reload(&self, config: &config::Serve) {
+        // As in `new`: a change while they are read is seen at the next look.
         let seen = look(config);
+        // One after the other: a certificate that can't be read keeps no token from being
+        // withdrawn.
         if let Err(error) = self.take_tokens(config) {
             tracing::error!(%error, "cannot reload the tokens; the old ones stay in use");
         }
         if let Err(error) = self.take_certificate(config) {
             tracing::error!(%error, "cannot reload the certificate; the old one stays in use");
         }
+        // Also after an error, or each look would try the same files again.
         *self.0.config.lock() = config.clone();
         *self.0.seen.lock() = seen;
     }
 
     fn take_tokens(&self, config: &config::Serve) -> Result<(), Error> {
+        // The new settings may lack what the address requires.
         auth::check_address(config, self.0.address)?;
         let admission = Admission::new(config)?;
+        // A mistake in a file must not open the host.
         if admission.tokens.is_none() && self.0.admission.read().tokens.is_some() {
             let detail = "the settings no longer have one, which would let everyone in; restart \
                           the host if you want that";
@@ -144,6 +150,7 @@ impl Secrets {
             };
         };
         let Validity { begin, end } = new.validity;
+        // Clients would refuse it, while they still accept the old one.
         if end < jiff::Timestamp::now() {
             return Err(Error::Tls(format!(
                 "the new certificate expired at {end}; renew it"
@@ -162,6 +169,7 @@ impl Secrets {
             .await
             .is_some()
         {
+            // Files are read on a blocking thread.
             let secrets = self.clone();
             let work = move || {
                 let config = secrets.0.config.lock().clone();

@@ -88,12 +88,14 @@ pub(super) fn open(seat: Seat, shutdown: CancellationToken) -> (Sender, Response
         gauge,
         memory,
     } = seat;
+    // The place and the memory are free when sender and body have both ended.
     let tail = Arc::new(Mutex::new(Rest {
         _permit: permit,
         memory,
         last: None,
     }));
     let rest = Arc::clone(&tail);
+    // After the last chunk, the reason of an end, if there is one.
     let end = stream::once(async move { rest.lock().last.take() }).filter_map(std::future::ready);
     let body = Body::from_stream(
         ReceiverStream::new(receiver)
@@ -112,6 +114,7 @@ pub(super) fn open(seat: Seat, shutdown: CancellationToken) -> (Sender, Response
         HeaderName::from_static("x-accel-buffering"),
         HeaderValue::from_static("no"),
     );
+    // The first line of a stream, before any event.
     let buffer = format!("retry: {}\n\n", RETRY.as_millis()).into_bytes();
     (
         Sender {
@@ -154,8 +157,10 @@ impl Sender {
             return Ok(());
         }
         let chunk = Bytes::from(std::mem::take(&mut self.buffer));
+        // The oldest length falls out: that chunk was passed on.
         self.handed.rotate_right(1);
         self.handed[0] = chunk.len();
+        // Before it is sent: what is not charged must not be held.
         self.charge()?;
         tokio::select! {
             biased;
@@ -187,6 +192,7 @@ impl Sender {
         })
         .expect("plain data");
         write!(last, "event: end\ndata: {data}\n\n").expect("memory takes all");
+        // Read by the body once the channel is closed.
         self.tail.lock().last = Some(last.into());
         Ended
     }
@@ -196,6 +202,7 @@ impl Sender {
         let wanted = (self.handed.iter().sum::<usize>() + self.held) as u64;
         let charged = {
             let memory = &mut self.tail.lock().memory;
+            // Shrunk first, so that a smaller chunk never fails for lack of memory.
             memory.shrink_to(wanted);
             memory.grow_to(wanted)
         };
@@ -262,6 +269,7 @@ impl Display for Mark {
 
 impl Mark {
     fn parse(text: &str) -> Option<Self> {
+        // Without a dot it is the position of a log or a stream.
         let Some((position, state)) = text.split_once('.') else {
             return text.parse::<u64>().ok().map(Self::from);
         };

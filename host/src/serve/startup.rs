@@ -56,6 +56,7 @@ impl Entrance {
         shutdown: CancellationToken,
     ) -> Result<Self, Error> {
         let address = listener.local_addr()?;
+        // Before anything is read, so that an unsafe setting is seen at once.
         auth::check_address(&config.serve, address)?;
         let secrets = Secrets::new(&config.serve, address)?;
         Ok(Self {
@@ -96,6 +97,7 @@ impl Entrance {
             shutdown: self.shutdown.clone(),
         };
         let router = Router::new().fallback(pass).with_state(door);
+        // Within the time that the whole stop may take.
         let grace = listen::GRACE_MAX.min(self.config.pipeline.stop_budget);
         tokio::spawn(self.secrets.clone().follow(self.shutdown.clone()));
         let connections = connections(&self.config, self.memory);
@@ -114,13 +116,14 @@ impl Entrance {
 /// The connections, whose buffers take memory from the host; before it is ready, from a budget of
 /// the same size.
 fn connections(config: &Config, of_host: Arc<OnceLock<Memory>>) -> Connections {
+    // Of the same size, so that a host under attack at its start is bounded as well.
     let before = Memory::new(config.shares().modules);
     Connections::new(listen::connections_max(), move || {
         of_host.get().unwrap_or(&before).clone()
     })
 }
 
-/// Handles a request.
+/// What a request passes: the routes once there are any, and places to wait for them until then.
 #[derive(Clone)]
 struct Door {
     routes: Arc<SetOnce<Router>>,
@@ -129,10 +132,12 @@ struct Door {
 }
 
 async fn pass(State(door): State<Door>, request: Request) -> Response {
+    // From then on this costs one look at a cell.
     if let Some(routes) = door.routes.get() {
         let Ok(response) = routes.clone().oneshot(request).await;
         return response;
     }
+    // A probe with another method is answered by the routes, which say what is allowed.
     let is_read = request.method() == Method::GET || request.method() == Method::HEAD;
     match request.uri().path() {
         "/livez" if is_read => health::probe(Vec::new()),
@@ -160,6 +165,7 @@ impl Door {
     /// The routes, as soon as the host is ready; none if that takes too long. Cancel-safe: it only
     /// observes.
     async fn opened(&self, hold_max: Option<Duration>) -> Option<Router> {
+        // No place: as many wait as may, and another one would only take memory.
         let _place = self.places.try_acquire().ok()?;
         let opened = async {
             match hold_max {
@@ -169,6 +175,7 @@ impl Door {
                 None => Some(self.routes.wait().await),
             }
         };
+        // At a stop nobody is kept waiting.
         self.shutdown
             .run_until_cancelled(opened)
             .await

@@ -61,6 +61,7 @@ impl Grant {
         let missing = match demand.scope {
             Some(scope) if self.scopes.contains(&scope) => None,
             Some(scope) => Some(scope),
+            // Without a known scope every one of them is needed.
             None => Scope::ALL
                 .into_iter()
                 .find(|scope| !self.scopes.contains(scope)),
@@ -79,10 +80,12 @@ impl Grant {
                 has,
             });
         }
+        // A token without a list is for all deployments.
         let Some(allowed) = &self.deployments else {
             return Ok(());
         };
         let is_allowed = |name: &String| allowed.contains(name);
+        // A route that should have a name and has none is refused.
         let has_all = !names.is_empty() && names.iter().all(is_allowed);
         let list = || allowed.iter().cloned().collect::<Vec<_>>().join(", ");
         match demand.reach {
@@ -160,10 +163,12 @@ impl Tokens {
             return Ok(None);
         }
         let mut tokens = Self {
+            // Of this process only: the digests in memory are worth nothing elsewhere.
             key: rand::random(),
             grants: HashMap::new(),
         };
         if let Some(text) = text {
+            // A file usually ends with a line break.
             let token = text.trim();
             check(token)?;
             let all = Grant {
@@ -220,6 +225,7 @@ impl Tokens {
                     "a name has 1 to 63 lower-case letters, digits and hyphens, a letter first",
                 ));
             }
+            // The audit log has to name one token.
             if !names.insert(name.clone()) {
                 return Err(named("the name occurs twice; give each token its own name"));
             }
@@ -244,6 +250,7 @@ impl Tokens {
                 deployments: deployments.map(|names| names.into_iter().collect()),
                 name: name.clone(),
             };
+            // One token with two entries would have the rights of one of them by chance.
             if self.add(&digest, grant) {
                 return Err(named(
                     "is the same token as another one; create a new one with `foldstream token new`",
@@ -311,6 +318,7 @@ fn check(token: &str) -> Result<(), Error> {
 }
 
 fn from_hex(text: &str) -> Option<[u8; 32]> {
+    // One byte for each character from here on.
     if text.len() != 64 || !text.is_ascii() {
         return None;
     }

@@ -59,6 +59,7 @@ impl Embedded {
     pub fn lost(&self, after: u64, through: u64) -> Result<Option<Lost>, log::Error> {
         let log = self.log()?;
         let (first, last) = (log.first_available(), log.info().last_sequence);
+        // Both saturate: a part of the range that is not gone counts nothing.
         let front = first.saturating_sub(1).min(through).saturating_sub(after);
         let tail = through.saturating_sub(last.max(after));
         let count = front + tail;
@@ -81,6 +82,7 @@ impl Embedded {
     /// Blocking.
     pub fn contradiction(&self, checkpoint: &Checkpoint) -> Result<Option<Error>, log::Error> {
         let log = self.log()?;
+        // A lost tail contradicts nothing.
         match resume(&log, checkpoint, &log.identity()) {
             Ok(()) | Err(Error::Truncated { .. }) => Ok(None),
             Err(Error::Log(error)) => Err(error),
@@ -119,6 +121,7 @@ impl Embedded {
             after: position,
             subjects: Some(subjects),
             events_max: 1,
+            // As many as a scan for a rare subject may take; beyond that the age stays unknown.
             looked_max: LOOKED_PER_EVENT * 1_000,
             bytes_max: usize::MAX,
             headers: Headers::Left,
@@ -130,6 +133,7 @@ impl Embedded {
     /// One event; if it does not exist, the last sequence of the log. Blocking.
     pub fn event(&self, sequence: u64) -> Result<Result<Event, u64>, log::Error> {
         let log = self.log()?;
+        // The one after the sequence before it, if it has exactly this sequence.
         let (events, _) = log.read(sequence.saturating_sub(1), None, 1, usize::MAX)?;
         let found = events.into_iter().find(|event| event.sequence == sequence);
         Ok(found.ok_or_else(|| log.info().last_sequence))
@@ -303,6 +307,7 @@ impl Reading {
     async fn next(&mut self) -> Result<Batch, Error> {
         loop {
             if self.fetch.is_none() {
+                // The first read also proves the checkpoint, so it happens even if nothing is new.
                 self.wait_for_more().await;
                 self.start_fetch();
             }
@@ -312,6 +317,7 @@ impl Reading {
             self.fetch = None;
             let fetched = match outcome {
                 Ok(fetched) => fetched,
+                // A panic, or the end of the runtime.
                 Err(error) => {
                     return Err(
                         log::Error::Storage(format!("reading was interrupted: {error}")).into(),
@@ -362,6 +368,7 @@ impl Reading {
             Arc::clone(&self.request),
             Arc::clone(&self.stream),
         );
+        // The place in a chunk saves decoding it again; it is given back with the result.
         let (position, place, accepts) = (self.position, self.place.take(), self.accepts_through);
         self.fetch = Some(tokio::task::spawn_blocking(move || {
             let after = match position {
@@ -379,20 +386,24 @@ impl Reading {
         run: Run,
         last_seen: Option<EventMark>,
     ) -> Result<Option<Batch>, Error> {
+        // Retention was faster than the reader.
         if run.first > after + 1 {
             return self.pass_gap(after + 1..=run.first - 1).map(|()| None);
         }
         self.pause = RETRY_PAUSE.0;
         self.tell(SourceState::Reading, None);
+        // The position has not moved, so there is no batch to return.
         if self.handed == Some(run.through) {
             return Ok(None);
         }
         self.position = Some(run.through);
         let missing = std::mem::take(&mut self.missing);
+        // The first batch begins before what was missing, so that its count has a range.
         let after = self
             .handed
             .unwrap_or_else(|| missing.first().map_or(after, |range| range.start() - 1));
         self.handed = self.position;
+        // While the caller applies this batch.
         if run.through < run.head {
             self.start_fetch();
         }
@@ -432,6 +443,7 @@ impl Reading {
             }));
         }
         self.position = Some(to);
+        // The next read begins behind the gap, and its batch reports it.
         self.missing.push(gone);
         Ok(())
     }
@@ -445,6 +457,7 @@ impl Reading {
     }
 
     fn tell(&self, state: SourceState, message: Option<String>) {
+        // Once for each trouble, not for each attempt.
         if state == SourceState::Reconnecting && self.status.borrow().state != state {
             lost(&self.status);
         }
@@ -480,6 +493,7 @@ fn fetch(
             };
             let run = log.run(&wanted, &mut place).and_then(|run| {
                 let applied = run.events.last().map_or(after, |event| event.sequence);
+                // What was scanned behind the last match is the later proof.
                 if run.through > applied {
                     last_seen = mark(log, run.through)?;
                 }
@@ -489,6 +503,7 @@ fn fetch(
         }
         Err(error) => (0, Err(error)),
     };
+    // The log reopens itself; damage and other errors do not pass.
     let passes = matches!(run, Err(Error::Log(log::Error::Storage(_)))) && log.is_failed();
     Fetched {
         after,
@@ -529,6 +544,7 @@ fn begin(
     }
     let first = log.first_available();
     match request.start {
+        // The beginning of the log is gone, so a new state would lack it.
         Start::Beginning if first > 1 && accepts_through < first - 1 => {
             let from = accepts_through + 1;
             let missing = Missing {
@@ -554,6 +570,7 @@ fn resume(log: &Log, checkpoint: &Checkpoint, stream: &StreamIdentity) -> Result
     }
     let mut is_proved = false;
     for expected in checkpoint.marks().filter(|mark| mark.sequence > 0) {
+        // Events that are still there must be the ones that were read.
         // If retention removed the event, there is nothing to compare; the gap check still applies.
         match mark(log, expected.sequence)? {
             Some(found) if found == *expected => is_proved = true,

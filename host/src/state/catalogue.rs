@@ -227,6 +227,7 @@ impl Record {
             .iter()
             .filter(|generation| !generation.has_file())
             .count();
+        // The newest history is worth the most, and the list is in order.
         let mut surplus = history.saturating_sub(HISTORY_MAX);
         self.generations.retain(|generation| {
             let goes = surplus > 0 && !generation.has_file();
@@ -318,6 +319,7 @@ pub struct Generation {
 impl Generation {
     /// Gives it another status.
     pub fn enter(&mut self, status: GenerationStatus, reason: impl Into<String>) {
+        // Once true it stays: a generation that has served may be named for a rollback later.
         self.has_served |= status == GenerationStatus::Active;
         self.status = status;
         self.reason = reason.into();
@@ -346,6 +348,7 @@ impl Generation {
             releases_before: 0,
             build,
             comparison: None,
+            // What was accepted for one fold of this stream is accepted for the next.
             accepts_missing_through: self.accepts_missing_through,
             failure: None,
             lost_effects_after: None,
@@ -412,6 +415,7 @@ impl Catalogue {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let newest = Newest::of(path);
         let database = Self::open_file(path, &newest)?;
+        // Held after it was opened, because opening creates a file that is missing.
         let held = Held::of(path).map_err(storage)?;
         Ok(Self {
             path: path.into(),
@@ -431,6 +435,7 @@ impl Catalogue {
         let database = open_database(path, 1 << 20, |_| ())?;
         guarded(|| Self::prepare(path, &database))?;
         let changes = guarded(|| Self::read_changes(&database))?;
+        // Before anything is read by others: an older copy would have files removed as leftovers.
         newest.check("change", changes).map_err(|fell_back| {
             Error::Open(format!(
                 "{fell_back}; states and modules that this catalogue does not name are then removed"
@@ -451,6 +456,7 @@ impl Catalogue {
     /// Checks the format of an existing file, and creates the tables of a new one.
     fn prepare(path: &Path, database: &Database) -> Result<(), Error> {
         let is_new = {
+            // Read first: a file on a full disk must open without a write.
             let transaction = database.begin_read().map_err(storage)?;
             let tables = transaction.list_tables().map_err(storage)?.count();
             if tables > 0 {
@@ -480,20 +486,25 @@ impl Catalogue {
     /// Works on the open file. After a disk failure the next call reopens it: the failed change is
     /// not in it.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
+        // Readers share the lock: redb has its own for writers.
         let mut open = self.database.read();
         if open.is_none() {
             drop(open);
             let mut closed = self.database.write();
+            // Another caller may have reopened it while this one waited for the lock.
             if closed.is_none() {
                 // If the file is gone, opening it would create it again.
                 self.held.check()?;
                 *closed = Some(Self::open_file(&self.path, &self.newest)?);
             }
+            // Downgraded, so that nobody closes it in between.
             open = RwLockWriteGuard::downgrade(closed);
         }
         let database = open.as_ref().expect("it was just opened");
         let done = guarded(|| work(database));
+        // Released before the write lock is taken, or this would wait for itself.
         drop(open);
+        // A handle is not used again after a failure of the disk.
         if matches!(done, Err(Error::Storage(_) | Error::Damaged(_))) {
             *self.database.write() = None;
         }
@@ -549,10 +560,12 @@ impl Catalogue {
     ) -> Result<(), Error> {
         // Refused before anything has begun, so that the file stays open and readable.
         self.held.check()?;
+        // A full disk refuses changes before it has no room for this one.
         Room::of(&self.path)
             .check(Use::Write, 0)
             .map_err(|shortage| Error::Full(shortage.to_string()))?;
         let changes = self.with(|database| Self::write(database, audit, change))?;
+        // After the commit: a note ahead of the catalogue would make the next start refuse it.
         self.newest.note(changes);
         // Without the detail, which may contain a customer's subjects.
         let Audit {
@@ -578,12 +591,14 @@ impl Catalogue {
                 .get(CHANGES)
                 .map_err(storage)?
                 .map_or(0, |value| count(value.value()))
+                // Numbers every change, so that an older copy of the file can be recognised.
                 + 1;
             meta.insert(CHANGES, changes.to_be_bytes().as_slice())
                 .map_err(storage)?;
             let mut table = transaction.open_table(DEPLOYMENTS).map_err(storage)?;
             change(&mut table).map_err(storage)?;
             let mut log = transaction.open_table(AUDIT).map_err(storage)?;
+            // Numbers rise without gaps, so the oldest ones can be found by number.
             let number = log
                 .last()
                 .map_err(storage)?
@@ -612,6 +627,7 @@ impl Catalogue {
         let table = transaction.open_table(AUDIT).map_err(storage)?;
         let entries = table.iter().map_err(storage)?.rev();
         let entries = entries.map(|row| parse::<Audit>(row.map_err(storage)?.1.value()));
+        // An entry that cannot be read is an error for the reader, whatever was asked for.
         let is_wanted = |entry: &Result<Audit, Error>| match (entry, deployment) {
             (Ok(entry), Some(name)) => entry.deployment == name,
             _ => true,

@@ -54,6 +54,7 @@ impl Batch {
             places.sort_unstable_by_key(|place| key_at(*place));
             places
         });
+        // Keys are in order, so those under a prefix are next to each other.
         let begin = sorted.partition_point(|place| &**key_at(*place) < prefix);
         sorted[begin..]
             .iter()
@@ -65,6 +66,7 @@ impl Batch {
 /// Keys of batches under a prefix, in order of their last change, without duplicates.
 pub(super) fn under(batches: &[Arc<Batch>], prefix: &str) -> Vec<Key> {
     let mut seen = HashSet::new();
+    // Newest first, so that each key is kept at its last change.
     let newest_first = batches.iter().rev().flat_map(|batch| batch.under(prefix));
     let mut keys: Vec<Key> = newest_first
         .filter(|key| seen.insert(Key::clone(key)))
@@ -111,6 +113,7 @@ impl Changes {
         self.unasked = self.unasked.saturating_add(bytes);
         self.bytes += bytes;
         self.batches.push_back(Arc::new(batch));
+        // Nobody has asked since more was recorded than a watch may miss: little is kept.
         let bytes_max = if self.unasked > BYTES_MAX {
             BYTES_MAX_UNASKED
         } else {
@@ -121,11 +124,14 @@ impl Changes {
         }
         let wanted = self.bytes.next_multiple_of(PIECE) as u64;
         self.memory.shrink_to(wanted);
+        // In pieces, so that not each batch has to ask the host for memory.
         if self.memory.grow_to(wanted).is_err() {
+            // Without memory the history gets shorter, and older watches start again.
             while self.bytes as u64 > self.memory.bytes() {
                 self.forget_oldest();
             }
         }
+        // A burst of small batches must not keep its capacity for ever.
         if self.batches.capacity() > CAPACITY_KEPT
             && self.batches.len() < self.batches.capacity() / 4
         {
@@ -139,6 +145,7 @@ impl Changes {
             .pop_front()
             .expect("bytes are counted by batch");
         self.bytes -= forgotten.bytes();
+        // Changes up to that position are not known any more, so the floor is the position itself.
         self.floor = forgotten.position;
     }
 
@@ -148,12 +155,14 @@ impl Changes {
         self.batches = VecDeque::new();
         self.bytes = 0;
         self.memory.shrink_to(0);
+        // One more: what was seen at this very position no longer holds either.
         self.floor = position + 1;
     }
 
     /// The batches between two positions, oldest first; none if the first position is older than
     /// the history. The call also makes the history remember more from now on.
     pub(super) fn between(&mut self, position: u64, through: u64) -> Option<Vec<Arc<Batch>>> {
+        // Somebody watches: from now on more is remembered.
         self.unasked = 0;
         if position < self.floor {
             return None;
@@ -164,6 +173,7 @@ impl Changes {
         let end = self
             .batches
             .partition_point(|batch| batch.position <= through);
+        // `through` may lie before `position`, which is an empty range.
         Some(self.batches.range(begin..end.max(begin)).cloned().collect())
     }
 }

@@ -31,6 +31,7 @@ pub fn map(
     map: Map<'_>,
 ) -> Result<(), Error> {
     write(snapshot, path, page_entries, &mut |page, writer| {
+        // What a migration returns is as little trusted as what a fold writes.
         let entries = map(page)?;
         for (key, value) in &entries {
             check_key(key)?;
@@ -50,6 +51,7 @@ fn write(
     page_entries: usize,
     page: WritePage<'_>,
 ) -> Result<(), Error> {
+    // The function takes errors of files only, so the real one is carried around it.
     let mut failure = None;
     let made = atomic_file::create(path, |path| {
         make(snapshot, path, page_entries, page).map_err(|error| {
@@ -72,6 +74,7 @@ fn make(
     write_page: WritePage<'_>,
 ) -> Result<(), Error> {
     let Some(checkpoint) = snapshot.checkpoint() else {
+        // Without a checkpoint a fold of the copy would not know where to continue.
         return Err(Error::Storage(
             "the state is still empty, so there is nothing to copy".to_owned(),
         ));
@@ -97,6 +100,7 @@ fn make(
                 }
             }
         },
+        // In the same commit: entries and timers of one position.
         |transaction| timers::copy(snapshot, transaction),
     )
 }

@@ -117,6 +117,7 @@ impl Skipped {
             reason,
             at,
             error,
+            // What the source could read now is better than what was known at the decision.
             event: event.map(SkippedEvent::of).or(known),
         }
     }
@@ -185,6 +186,7 @@ impl Skips {
                 error: skipped.error.clone(),
                 event: skipped.event.clone(),
             });
+        // Decisions up to the position were carried out, or came too late for that state.
         let ahead = self
             .0
             .range(position.saturating_add(1)..)
@@ -214,11 +216,13 @@ impl Skips {
         if after >= through {
             return BTreeMap::new();
         }
+        // A step that does not move passes nothing.
         let passed = self
             .0
             .range(after + 1..=through)
             .filter_map(|(sequence, skip)| {
                 let event = events.iter().find(|event| event.sequence == *sequence);
+                // Without a description nobody could read the event, so it cannot be among them.
                 let is_noted = event.is_some() || skip.event.is_none();
                 is_noted.then(|| (*sequence, Exception::Skipped(Skipped::new(skip, event))))
             });

@@ -124,6 +124,7 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, E
 
 pub(super) fn storage(error: impl std::fmt::Display) -> Error {
     let text = error.to_string();
+    // Errors of several types come here; those about damage have this word in common.
     if text.contains(CORRUPTED) {
         Error::Damaged(text)
     } else {
@@ -172,8 +173,10 @@ pub(super) fn open_database(
     builder
         .set_cache_size(cache_bytes)
         .set_repair_callback(move |session| progress(session.progress() * 100.0));
+    // An empty database first, under a temporary name: a crash leaves no half of one.
     let make = |path: &Path| builder.create(path).map(drop).map_err(not_made);
     let refused_by_system = |error: io::Error| refused(redb::StorageError::Io(error).into());
+    // Before the file is opened: a descriptor that is missing later stops more than this one.
     descriptors::check_spare().map_err(refused_by_system)?;
     atomic_file::create(path, make).map_err(refused_by_system)?;
     let opened =
@@ -252,6 +255,7 @@ impl File {
     /// opened and read.
     fn prepare(&self) -> Result<Noted, Error> {
         let transaction = self.database.begin_read().map_err(storage)?;
+        // No table at all: the file was created a moment ago, or a crash came right after that.
         if transaction.list_tables().map_err(storage)?.next().is_none() {
             self.begin()?;
             return Ok(Noted::default());
@@ -360,6 +364,7 @@ impl File {
 
     /// Begins a durable transaction.
     pub(super) fn begin_write(&self) -> Result<redb::WriteTransaction, Error> {
+        // The default of redb is a commit that is durable when it returns.
         let mut transaction = self.database.begin_write().map_err(storage)?;
         if self.bytes() > QUICK_REPAIR_BYTES {
             transaction.set_quick_repair(true);
@@ -392,6 +397,7 @@ impl File {
         sent: &Pending,
     ) -> Result<(u64, Waiting), Error> {
         let transaction = self.begin_write()?;
+        // Entries, checkpoint, exceptions, timers, effects and parked events: one transaction.
         let mut writer = EntryWriter::new(&transaction, bytes_before)?;
         table.for_each(|key, value| writer.write(key, value.as_ref()))?;
         let bytes = writer.finish(&transaction, checkpoint)?;
@@ -406,6 +412,7 @@ impl File {
     /// Its allocated disk space, in bytes.
     pub(super) fn allocated_bytes(&self) -> u64 {
         use std::os::unix::fs::MetadataExt as _;
+        // Blocks of 512 bytes, whatever the block size of the file system is (`stat(2)`).
         std::fs::metadata(&self.path).map_or(0, |metadata| metadata.blocks() * 512)
     }
 
@@ -591,6 +598,7 @@ pub fn check(path: &Path) -> Result<bool, Error> {
 pub fn compact(path: &Path) -> Result<(), Error> {
     let mut database = open_database(path, 16 << 20, |_| ())?;
     guarded(|| {
+        // Each round moves pages to the front, until one finds nothing to move.
         while database.compact().map_err(storage)? {}
         Ok(())
     })

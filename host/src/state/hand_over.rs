@@ -59,6 +59,7 @@ fn difference(
     after: Option<&RowKey>,
     bytes_max: u64,
 ) -> Result<Difference, Error> {
+    // Both are in the order of their keys, so one walk over both is enough.
     let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(&**key));
     let range: (Bound<&[u8]>, Bound<&[u8]>) = (from, Bound::Unbounded);
     let mut found = Difference::default();
@@ -78,9 +79,11 @@ fn difference(
     for row in table.range::<&[u8]>(range).map_err(storage)? {
         let (key, value) = row.map_err(storage)?;
         let key: RowKey = key.value().into();
+        // A confirmed row is as good as gone: it is stored in its target.
         if sent.contains(&key) {
             continue;
         }
+        // Ours were sent or dropped over there since they were copied.
         while let Some(only_ours) = own.next_if(|own| *own < key) {
             found.gone.push(only_ours);
         }
@@ -93,11 +96,13 @@ fn difference(
         }
         found.missing.push((key.clone(), value.to_vec()));
         bytes += row_bytes;
+        // The rest of ours lies behind this key, and is compared in the next part.
         if bytes >= bytes_max {
             found.last = Some(key);
             return Ok(found);
         }
     }
+    // At the end: what is left of ours has no counterpart.
     found.gone.extend(own);
     Ok(found)
 }
@@ -121,6 +126,7 @@ impl File {
         &self,
         change: impl FnOnce(&WriteTransaction) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        // redb may panic at damage, and the store has to be reopened then.
         guarded(|| {
             let transaction = self.begin_write()?;
             change(&transaction)?;
@@ -138,6 +144,7 @@ fn write_owner(
     let mut meta = transaction.open_table(META).map_err(storage)?;
     let json = serde_json::to_vec(&owned).expect("an owner is plain data");
     meta.insert(OWNER, json.as_slice()).map_err(storage)?;
+    // With an owner the file must not be opened by a release that knows none.
     meta.insert("format", FORMAT_OWNED.to_be_bytes().as_slice())
         .map_err(storage)?;
     if let Some(marks) = marks {
@@ -162,6 +169,7 @@ impl Store {
                 "an earlier commit failed; the state must be reopened".to_owned(),
             ));
         }
+        // Rows and marks of one moment.
         let pending = from.inner.outbox.pending();
         let (ours, theirs) = (&self.inner.file, &from.inner.file);
         let Difference {
@@ -172,6 +180,8 @@ impl Store {
         } = guarded(|| difference(ours, theirs, &pending.confirmed, after, COPY_BYTES))?;
         let changed = missing.len() + gone.len();
         let bytes = missing.iter().map(|(key, value)| size(key, value)).sum();
+        // The owner in each part, so that a crash in between leaves a file that says that it is
+        // prepared.
         let written = ours.change_effects(|transaction| {
             write_owner(
                 transaction,
@@ -190,6 +200,7 @@ impl Store {
             }
             Ok(())
         });
+        // What the file has is unknown, so nothing may be committed on top of it.
         written.inspect_err(|_| self.set_failed())?;
         Ok(Copied {
             last,
@@ -237,6 +248,7 @@ impl Store {
                 break;
             }
         }
+        // Nothing is sent meanwhile, so the marks still belong to the rows.
         let marks = from.inner.outbox.pending().marks;
         Ok(Prepared(Found {
             owner: Some(Owned {
@@ -272,6 +284,7 @@ impl Store {
             .file
             .change_effects(|transaction| write_owner(transaction, confirmed, None));
         written.inspect_err(|_| self.set_failed())?;
+        // In memory after the commit: nobody acts on an ownership that a crash takes back.
         self.inner.outbox.confirmed();
         Ok(())
     }
@@ -284,12 +297,15 @@ impl Store {
 
     /// The same, durably. Blocking.
     pub fn let_go(&self) -> Result<(), Error> {
+        // In memory first: nothing may be sent from here while the rows are deleted.
         self.disown();
         let written = self.inner.file.change_effects(|transaction| {
             transaction.delete_table(OUTBOX).map_err(storage)?;
             let mut meta = transaction.open_table(META).map_err(storage)?;
             meta.remove(OWNER).map_err(storage)?;
             meta.remove(MARKS).map_err(storage)?;
+            // Timers keep the newer format; without either an older release may read the file
+            // again.
             let format = if has_timers(&meta)? {
                 FORMAT_OWNED
             } else {

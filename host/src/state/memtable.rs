@@ -50,6 +50,7 @@ impl Slot {
         if self.newest.number <= version {
             return Some(&self.newest.value);
         }
+        // The newest one that is not younger.
         self.older
             .iter()
             .rev()
@@ -88,6 +89,7 @@ pub(super) struct Memtable {
 impl Memtable {
     /// Approximate memory in use, in bytes.
     pub(super) fn bytes(&self) -> u64 {
+        // Relaxed: a size, which orders nothing.
         self.bytes.load(Ordering::Relaxed) + self.timers().map_or(0, Self::bytes)
     }
 
@@ -223,6 +225,8 @@ impl Memtable {
                         .value
                         .as_ref()
                         .map_or(0, |value| key_bytes + value.len() as u64);
+                    // The replaced version takes this now; what nobody sees any more is subtracted
+                    // below.
                     bytes += VERSION_OVERHEAD;
                     bytes -= set_aside(&mut slot.older, replaced, number, live);
                 }
@@ -252,6 +256,7 @@ impl Memtable {
             Direction::Forwards => range.filter_map(visible).take(limit).collect(),
             Direction::Backwards => range.rev().filter_map(visible).take(limit).collect(),
         };
+        // A full page may have a successor; the caller asks again.
         let more = entries.len() == limit;
         (entries, more)
     }
@@ -261,6 +266,7 @@ impl Memtable {
         &self,
         mut visit: impl FnMut(&Key, &Option<Payload>) -> Result<(), E>,
     ) -> Result<(), E> {
+        // All versions but the newest are for snapshots only, and do not go into the file.
         self.map
             .read()
             .iter()
@@ -283,7 +289,9 @@ fn set_aside(older: &mut Vec<Version>, replaced: Version, replaced_by: u64, live
     older.push(replaced);
     let mut kept = 0;
     for index in 0..older.len() {
+        // A version was visible until the next one replaced it.
         let until = older.get(index + 1).map_or(replaced_by, |next| next.number);
+        // It is kept if some live version lies in that range.
         let first = live.partition_point(|version| *version < older[index].number);
         if live.get(first).is_some_and(|version| *version < until) {
             older.swap(kept, index);

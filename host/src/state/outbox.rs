@@ -147,15 +147,18 @@ impl Outbox {
 
     /// A commit added rows and removed others.
     pub(super) fn committed(&self, has_new: bool, asked: &Pending, removed: Waiting) {
+        // Both under one lock, as `pending` reads them.
         {
             let mut pending = self.pending.lock();
             pending
                 .confirmed
                 .retain(|key| !asked.confirmed.contains(key));
+            // A mark that moved during the commit is still new.
             pending.has_new_marks &= pending.marks != asked.marks;
         }
         self.entries.fetch_sub(removed.entries, Ordering::AcqRel);
         self.bytes.fetch_sub(removed.bytes, Ordering::AcqRel);
+        // Wakes the releaser, and a pipeline that waits for room.
         if has_new || removed.entries > 0 {
             self.changes.send_modify(|number| *number += 1);
         }
@@ -195,6 +198,7 @@ impl Outbox {
     fn waiting(&self) -> Waiting {
         let (entries, bytes) = (
             self.entries.load(Ordering::Acquire),
+            // Two reads; a figure in between is good enough for limits and reports.
             self.bytes.load(Ordering::Acquire),
         );
         Waiting { entries, bytes }
@@ -211,6 +215,7 @@ pub(super) fn write(
     if rows.is_empty() && pending.is_empty() {
         return Ok(removed);
     }
+    // Marks and the rows that they are about, in one commit.
     if pending.has_new_marks {
         let mut meta = transaction.open_table(META).map_err(storage)?;
         let json = serde_json::to_vec(&pending.marks).expect("marks are plain data");
@@ -221,6 +226,7 @@ pub(super) fn write(
         table.insert(&**key, &**value).map_err(storage)?;
     }
     for key in &pending.confirmed {
+        // A commit that ran at the same time may have removed it already.
         if let Some(value) = table.remove(&**key).map_err(storage)? {
             removed.entries += 1;
             removed.bytes += size(key, value.value());
@@ -332,6 +338,7 @@ impl File {
         for row in table.range::<&[u8]>(range).map_err(storage)? {
             let (key, value) = row.map_err(storage)?;
             if leave_out.contains(key.value()) {
+                // Confirmed, but a commit has yet to remove it.
                 continue;
             }
             bytes += key.value().len() + value.value().len();
@@ -342,6 +349,7 @@ impl File {
                 )
             };
             rows.push(read.ok_or_else(damaged)?);
+            // After the row: at least one is returned, whatever its size.
             if rows.len() >= entries_max || bytes >= bytes_max {
                 break;
             }
@@ -412,8 +420,10 @@ impl Store {
             outbox_bytes_max,
             ..
         } = self.inner.options;
+        // A tenth, so that a pipeline does not start and stop with every single row.
         let most = |most: u64| if was_full { most - most / 10 } else { most };
         let Waiting { entries, bytes } = self.inner.outbox.waiting();
+        // At least 1: a limit of 0 would never let anything through.
         entries >= most(outbox_entries_max).max(1) || bytes >= most(outbox_bytes_max).max(1)
     }
 
@@ -430,6 +440,7 @@ impl Store {
         entries_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<Row>, Error> {
+        // A copy: the lock is not held while the file is read.
         let confirmed = self.inner.outbox.pending.lock().confirmed.clone();
         self.inner
             .file
@@ -476,6 +487,7 @@ impl Store {
                 "an earlier commit failed; try again when the file is open again".to_owned(),
             ));
         }
+        // Confirmed first, so that a commit which runs meanwhile may remove them as well.
         self.confirm_effects(keys);
         self.remove_confirmed_effects()
     }
@@ -484,6 +496,7 @@ impl Store {
     /// error the store must be reopened.
     pub fn remove_confirmed_effects(&self) -> Result<(), Error> {
         let pending = self.inner.outbox.pending();
+        // After a failure the handle is not used; the reopened file still has the rows.
         if pending.is_empty() || self.has_failed() {
             return Ok(());
         }

@@ -127,6 +127,7 @@ impl ParkedFailure {
                 let text = String::from_utf8_lossy(value.as_bytes());
                 text[..text.floor_char_boundary(READ_VALUE_BYTES_MAX)].to_owned()
             });
+            // Counted before it is added: the record never exceeds its limit.
             bytes += key.len() + value.as_ref().map_or(0, String::len);
             if bytes > READS_BYTES_MAX {
                 self.reads_are_cut = true;
@@ -179,6 +180,7 @@ pub(super) type Rows = BTreeMap<RowKey, Option<Bytes>>;
 
 fn row_key(key: &str, sequence: u64) -> RowKey {
     let digest = Sha256::digest(key.as_bytes());
+    // Half of the digest is enough to tell keys apart, and keeps rows of a key together.
     digest[..16]
         .iter()
         .copied()
@@ -190,6 +192,7 @@ impl Parked {
     /// The name under which a key is parked. Events without a key share one.
     pub fn name_of(key: Option<String>) -> String {
         let key = key.unwrap_or_default();
+        // Long keys would make each of their rows as long.
         if key.len() <= KEY_BYTES_MAX {
             return key;
         }
@@ -234,6 +237,7 @@ impl Parked {
             failure: failure.clone(),
         };
         let json = serde_json::to_vec(&head).expect("a head is plain data");
+        // Lengths first, so that the data needs no escaping.
         let length = u32::try_from(json.len()).expect("events are limited");
         let mut row = Vec::with_capacity(4 + json.len() + event.data.len());
         row.extend_from_slice(&length.to_be_bytes());
@@ -348,6 +352,7 @@ impl Index {
                 failure: None,
             }
         });
+        // The same sequence again replaces its row: it failed once more.
         match key.sizes.insert(head.sequence, bytes) {
             Some(before) => self.counts.bytes -= before,
             None => self.counts.events += 1,
@@ -356,6 +361,7 @@ impl Index {
         if let Some(failure) = &head.failure {
             self.failures = self.failures.max(failure.number);
         }
+        // Only the first event of a key has failed; the others have not been tried.
         if key
             .sizes
             .first_key_value()
@@ -386,6 +392,7 @@ impl Index {
         let Some(found) = self.keys.get_mut(key) else {
             return;
         };
+        // What follows has not been tried yet.
         if found
             .sizes
             .first_key_value()
@@ -420,6 +427,7 @@ pub(super) fn published(index: &mut Index, changes: &[Change]) -> Rows {
             Change::Park(parked) => {
                 let parked = index.numbered(parked);
                 let row = parked.row();
+                // Read back from the row, so that the index has exactly what a restart would read.
                 if let Some((head, _)) = split(&row) {
                     index.add(&head, row.len() as u64);
                 }
@@ -465,12 +473,14 @@ pub(super) fn write(transaction: &WriteTransaction, rows: &Rows) -> Result<(), E
     let (mut lowest, mut failures): (Option<u64>, u64) = (None, 0);
     for (key, row) in rows {
         match row {
+            // Releases share the list of changes with parked events, and are told apart by length.
             Some(row) if key.len() == RELEASE_KEY_BYTES => {
                 let mut table = transaction.open_table(RELEASED).map_err(storage)?;
                 table.insert(&**key, &**row).map_err(storage)?;
             }
             Some(row) => {
                 table.insert(&**key, &**row).map_err(storage)?;
+                // The sequence is at the end of the key.
                 let sequence = key
                     .last_chunk::<8>()
                     .map_or(0, |bytes| u64::from_be_bytes(*bytes));
@@ -608,6 +618,7 @@ impl Store {
         // that is read then.
         let view = self.inner.view.read().clone();
         let frozen = view.frozen.as_ref().map(|(table, _)| &**table);
+        // The active memtable first, as it has the newest change.
         let tables: Vec<&Memtable> = std::iter::once(&*view.active).chain(frozen).collect();
         let transaction = self.inner.file.begin_read()?;
         let file = opened(transaction.open_table(PARKED))?;

@@ -28,6 +28,7 @@ pub struct Noted {
 
 impl Reads {
     pub(super) fn key(&self, key: &str) {
+        // A limit that is hit is remembered: a record with gaps proves nothing.
         let noted = &mut *self.0.lock();
         noted.is_cut |= !insert(&mut noted.keys, key);
     }
@@ -54,5 +55,6 @@ impl Reads {
 
 /// Records a key; returns whether there was room.
 fn insert(keys: &mut BTreeSet<Key>, key: &str) -> bool {
+    // Known keys cost nothing, even if there is no room for others.
     keys.contains(key) || (keys.len() < NOTED_MAX && keys.insert(Key::from(key)))
 }

@@ -44,11 +44,14 @@ impl Release {
     /// The place that an effect has because its event is released: behind all effects of the
     /// position, and of earlier releases at it.
     pub(super) fn placed(&self, place: Place) -> Place {
+        // In order, because they come from the index.
         let found = self.sequences.binary_search(&place.sequence);
         let event = u32::try_from(found.unwrap_or(0)).unwrap_or(u32::MAX);
         Place {
             sequence: self.position,
+            // The highest bit is that of releases, so they come after events of the same position.
             sub: RELEASE_SUB | self.number,
+            // Each event has its own range of indexes.
             index: event
                 .saturating_mul(EFFECTS_PER_EVENT_MAX)
                 .saturating_add(place.index),
@@ -95,6 +98,7 @@ impl Inner {
     pub(super) fn next_release(&self, key: &str, sequences: Vec<u64>) -> Release {
         let position = self.view.read().position();
         let number = match self.parked.lock().last_release {
+            // Two releases at one position are told apart by number.
             Some((last, number)) if last == position => number + 1,
             _ => 0,
         };

@@ -35,6 +35,7 @@ impl Range {
                 end.clone().map_or(Bound::Unbounded, Bound::Excluded),
             ),
         };
+        // The narrower of both: `after` may lie outside the selection.
         if let Some(after) = &scan.after {
             match scan.direction {
                 Direction::Forwards if is_before(&start, after) => {
@@ -50,6 +51,7 @@ impl Range {
     }
 
     fn is_empty(&self) -> bool {
+        // An unbounded end cannot be passed.
         let (Bound::Included(start) | Bound::Excluded(start)) = &self.start else {
             return false;
         };
@@ -92,6 +94,7 @@ fn is_behind(end: &Bound<String>, key: &str) -> bool {
 /// The first text after all texts that begin with a prefix.
 fn prefix_end(prefix: &str) -> Bound<String> {
     let mut characters: Vec<char> = prefix.chars().collect();
+    // If the last character has no successor, the one before it is raised.
     while let Some(last) = characters.pop() {
         // The code point after the last one, skipping the gap of the surrogates.
         let next = (u32::from(last) + 1..=u32::from(char::MAX)).find_map(char::from_u32);
@@ -174,6 +177,7 @@ impl<'a> Layer<'a> {
                         Direction::Forwards => keys.next(),
                         Direction::Backwards => keys.next_back(),
                     };
+                    // A deleted key comes with no value, and hides the layers below.
                     *next = key.map(|key| (Key::clone(key), writes.get(key).cloned().flatten()));
                 }
             }
@@ -188,8 +192,10 @@ impl<'a> Layer<'a> {
                     && let Some(RestOf(mut range)) = rest.take()
                 {
                     let (entries, more) = table.chunk(range.as_ref(), direction, *version, *chunk);
+                    // Larger each time: a scan that asks for one entry should not copy hundreds.
                     // A chunk may consist of deleted entries only.
                     *chunk = (*chunk * 2).min(CHUNK);
+                    // The lock was released in between, but versions of this snapshot stay.
                     if let Some((last, _)) = entries.last().filter(|_| more) {
                         range.after(last, direction);
                         *rest = (!range.is_empty()).then_some(RestOf(range));
@@ -250,10 +256,12 @@ pub(super) fn page(
     let mut looked_at = 0;
     while let Some((key, value)) = next(&mut layers, scan.direction)? {
         looked_at += 1;
+        // Not for each key: reading the clock costs more than a key.
         if looked_at % KEYS_PER_LOOK == 0 && until.is_some_and(|until| Instant::now() >= until) {
             return Err(Error::Late);
         }
         let Some(value) = value else { continue };
+        // Looked at with one more entry in hand, so `more` is exact.
         if page.entries.len() >= limit || bytes >= SCAN_BYTES_MAX {
             page.more = true;
             break;
@@ -267,6 +275,7 @@ pub(super) fn page(
 /// The next key of all layers with its newest value; a deleted key comes without a value.
 fn next(layers: &mut [Layer<'_>], direction: Direction) -> Result<Option<Written>, Error> {
     let mut first: Option<Key> = None;
+    // The layers are few, so a comparison of all of them is cheap.
     for layer in layers.iter_mut() {
         if let Some(key) = layer.peek(direction)?
             && first
@@ -279,6 +288,7 @@ fn next(layers: &mut [Layer<'_>], direction: Direction) -> Result<Option<Written
     let Some(first) = first else { return Ok(None) };
     let mut newest = None;
     for layer in layers.iter_mut() {
+        // All layers give up their version of the key; the first, newest one counts.
         if layer.peek(direction)?.is_some_and(|key| *key == first) {
             let written = layer.take();
             newest = newest.or(written);

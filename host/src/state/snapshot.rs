@@ -146,6 +146,7 @@ pub(super) fn get(view: &View, key: &str) -> Result<Option<Payload>, Error> {
 
 /// The value of a key in the memtables; none if only the file knows.
 fn recent(view: &View, key: &str) -> Option<Option<Payload>> {
+    // Newest first, and the first layer that knows the key decides.
     if let Found::Here(value) = view.active.get(key, view.version) {
         return Some(value);
     }

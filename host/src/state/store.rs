@@ -161,7 +161,9 @@ impl Inner {
         mut timers: timers::Changes,
     ) {
         let position = checkpoint.position;
+        // From here on no commit can freeze the memtable.
         let _writing = self.writing.lock();
+        // Released at once: readers come and go while the batch is written.
         let (active, version) = {
             let view = self.view.read();
             debug_assert!(position >= view.position(), "positions never go back");
@@ -185,6 +187,7 @@ impl Inner {
             self.timers.published(&timers);
         }
         if !effects.is_empty() {
+            // Counted here, so that the outbox is full before its rows are durable.
             self.outbox.published(&effects);
             active.add_rows(effects);
         }
@@ -197,11 +200,14 @@ impl Inner {
             self.exceptions.lock().extend(exceptions);
         }
         {
+            // This is the step: before it no reader sees anything of the batch.
             let mut view = self.view.write();
             view.version = version + 1;
             view.checkpoint = Some(checkpoint);
         }
+        // After the lock: those that wait for a position find it in the view.
         self.positions.send_replace(position);
+        // Once per batch is often enough.
         self.let_go();
     }
 
@@ -214,6 +220,7 @@ impl Inner {
     fn let_go(&self) {
         let free: Vec<_> = {
             let mut retired = self.retired.lock();
+            // One reference is the list's own.
             let (free, held) = std::mem::take(&mut *retired)
                 .into_iter()
                 .partition(|table| Arc::strong_count(table) == 1);
@@ -349,6 +356,7 @@ impl Store {
     /// Why the file may not grow, if it is as large as it may be with what is not durable yet.
     pub fn file_excess(&self) -> Option<String> {
         let allowed = self.inner.options.file_bytes_max;
+        // Asking the file system is worth it only if there is a limit.
         let bytes = if allowed < u64::MAX {
             self.allocated_bytes() + self.uncommitted_bytes()
         } else {
@@ -377,6 +385,7 @@ impl Store {
 
     /// Memory of durable writes held only because somebody still uses an older state, in bytes.
     pub fn pinned_bytes(&self) -> u64 {
+        // So that memory which its last reader has just released does not count.
         self.inner.let_go();
         self.inner.pinned_bytes()
     }
@@ -424,15 +433,18 @@ impl Store {
     pub fn freeze(&self) -> bool {
         let _writing = self.inner.writing.lock();
         let mut view = self.inner.view.write();
+        // One at a time: its commit has not ended.
         if view.frozen.is_some() {
             return true;
         }
         let Some(checkpoint) = view.checkpoint.clone() else {
             return false;
         };
+        // A checkpoint alone is worth a commit as well.
         if view.active.is_empty() && self.inner.durable.borrow().as_ref() == Some(&checkpoint) {
             return false;
         }
+        // Under both locks, so no batch and no reader sees the gap.
         let active = std::mem::take(&mut view.active);
         view.frozen = Some((active, checkpoint));
         true
@@ -446,6 +458,7 @@ impl Store {
                 "an earlier commit failed; the state must be reopened".to_owned(),
             ));
         }
+        // A clone: the commit takes long, and the view must stay readable.
         let Some((table, checkpoint)) = self.inner.view.read().frozen.clone() else {
             return Ok(());
         };
@@ -458,6 +471,8 @@ impl Store {
         // Memory that the view releases is freed after its lock: a memtable takes milliseconds, and
         // the last reader of a file may free its pages.
         let let_go = {
+            // In one step: the base has what the frozen memtable had, so no reader sees it twice or
+            // not at all.
             let mut view = self.inner.view.write();
             let old = (
                 std::mem::replace(&mut view.base, base),
@@ -469,6 +484,7 @@ impl Store {
             old
         };
         drop(let_go);
+        // Snapshots may still read it; it is freed when the last one is gone.
         self.inner.retired.lock().push(table);
         self.inner.let_go();
         Ok(())
@@ -490,6 +506,7 @@ impl Store {
         checkpoint: &Checkpoint,
     ) -> Result<(u64, Base, Option<Base>), Error> {
         let before = self.inner.durable_bytes.load(Ordering::Relaxed);
+        // Confirmations that come during the commit are left for the next one.
         let sent = self.inner.outbox.pending();
         let (bytes, removed) = self.inner.file.commit(table, checkpoint, before, &sent)?;
         parked::committed(&mut self.inner.parked.lock(), &table.parked_rows());
@@ -525,6 +542,7 @@ impl Store {
     /// Records in the file that readers saw nothing beyond its checkpoint, unless something
     /// published is not durable. Blocking.
     pub fn settle(&self) -> Result<(), Error> {
+        // A record that is there already is not written again.
         if self.is_settled() || self.is_dirty() || self.inner.failed.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -552,6 +570,7 @@ impl Store {
     }
 
     fn note_settled(&self, position: Option<u64>) -> Result<(), Error> {
+        // The file first: memory must not claim what a crash would take back.
         self.inner.file.note_settled(position)?;
         *self.inner.settled.lock() = position;
         Ok(())
@@ -559,6 +578,7 @@ impl Store {
 
     /// Makes everything published durable. Blocking.
     pub fn flush(&self) -> Result<(), Error> {
+        // What is frozen already, and then what has come since.
         self.commit()?;
         if self.freeze() { self.commit() } else { Ok(()) }
     }
@@ -572,6 +592,7 @@ pub(super) fn exact_bytes(inner: &Inner) -> Result<u64, Error> {
         let view = inner.view.read();
         (view.clone(), inner.durable_bytes.load(Ordering::Relaxed))
     };
+    // Newest first: the first layer that has a key decides what it adds.
     let mut layers: Vec<&Memtable> = vec![&view.active];
     layers.extend(view.frozen.as_ref().map(|(table, _)| &**table));
     let mut seen = std::collections::HashSet::new();
@@ -581,6 +602,7 @@ pub(super) fn exact_bytes(inner: &Inner) -> Result<u64, Error> {
                 bytes += value
                     .as_ref()
                     .map_or(0, |value| (key.len() + value.len()) as u64);
+                // Whatever the file has under that key is replaced.
                 bytes = bytes.saturating_sub(file::size_of(&view.base, key)?);
             }
             Ok::<_, Error>(())

@@ -50,6 +50,7 @@ const TABLES: [(&str, Shape); 14] = [
 fn shape(table: &str) -> Result<Shape, Error> {
     let found = TABLES.iter().find(|(name, _)| *name == table);
     found.map(|(_, shape)| *shape).ok_or_else(|| {
+        // A copy without that table would look complete, and is not.
         Error::Open(format!(
             "the file has a table `{table}` that this build does not know; use the foldstream that \
              wrote it"
@@ -112,6 +113,7 @@ impl Frozen {
     ) -> Result<(), E> {
         let tables = self.transaction.list_tables().map_err(storage)?;
         let mut names: Vec<String> = tables.map(|table| table.name().to_owned()).collect();
+        // In one order, so that two copies of one file are equal.
         names.sort();
         for name in &names {
             visit(Item::Table(name))?;
@@ -237,6 +239,7 @@ impl Copy {
         ) -> Result<bool, E>,
     ) -> Result<(), E> {
         loop {
+            // A new transaction for each part; a copy that breaks off is removed by its caller.
             let transaction = self.database.begin_write().map_err(storage)?;
             let has_more = write(&transaction, next)?;
             transaction.commit().map_err(storage)?;

@@ -67,11 +67,13 @@ impl Count {
 
     pub(super) fn published(&self, changes: &Changes) {
         self.pending.fetch_add(changes.more, Ordering::AcqRel);
+        // The pipeline asks for this: it commits earlier for timers that are due soon.
         if let Some(soonest) = changes.soonest {
             self.soonest.fetch_min(soonest, Ordering::AcqRel);
         }
         if !changes.fired.is_empty() {
             let mut all = self.fired.lock();
+            // Nobody may ask, for example while no metrics are read.
             let room = FIRED_MAX.saturating_sub(all.len());
             all.extend(changes.fired.iter().take(room));
         }
@@ -110,6 +112,7 @@ impl<'t> TimerWriter<'t> {
     /// Opens the tables, and notes that the file has them.
     pub(super) fn new(transaction: &'t WriteTransaction) -> Result<Self, Error> {
         let mut meta = transaction.open_table(META).map_err(storage)?;
+        // With the first timer, and for good: older releases would lose them.
         meta.insert(HAS_TIMERS, [1].as_slice()).map_err(storage)?;
         meta.insert("format", file::FORMAT_OWNED.to_be_bytes().as_slice())
             .map_err(storage)?;
@@ -132,6 +135,7 @@ impl<'t> TimerWriter<'t> {
             .map_err(storage)?
             .map(|value| file::unwrap(value.value()))
             .transpose()?;
+        // The old place has to go, or the timer would be due twice.
         if let Some(before) = before {
             let key = due_key(read(&before)?.at_ns, name);
             self.due.remove(key.as_slice()).map_err(storage)?;
@@ -168,6 +172,7 @@ pub(super) fn copy(snapshot: &Snapshot, transaction: &WriteTransaction) -> Resul
     loop {
         let page = snapshot.scan_timers(&scan)?;
         for (name, value) in &page.entries {
+            // A state without timers stays in the older format.
             let writer = match &mut writer {
                 Some(writer) => writer,
                 None => writer.insert(TimerWriter::new(transaction)?),
@@ -211,6 +216,7 @@ impl File {
             {
                 let (key, depth) = row.map_err(storage)?;
                 let due = Due::of(key.value(), depth.value()).ok_or_else(damaged)?;
+                // In order of time, so nothing behind it is due.
                 if due.at_ns > until_ns {
                     break;
                 }
@@ -239,6 +245,7 @@ pub struct Due {
 
 impl Due {
     fn of(key: &[u8], depth: &[u8]) -> Option<Self> {
+        // Big endian, so that the order of keys is that of times.
         let (at, name) = key.split_first_chunk::<TIME_BYTES>()?;
         Some(Self {
             at_ns: u64::from_be_bytes(*at),
@@ -255,6 +262,7 @@ fn get(view: &View, name: &str) -> Result<Option<Payload>, Error> {
         view.frozen.as_ref().map(|(table, _)| table),
     ];
     for table in layers.into_iter().flatten() {
+        // The active one is newer than the frozen one, and the file is the oldest.
         if let Some(timers) = table.timers()
             && let Found::Here(value) = timers.get(name, view.version)
         {
@@ -333,6 +341,7 @@ impl Store {
     /// Whether timers up to a time were published since somebody asked.
     pub fn takes_new_timers(&self, until_ns: u64) -> bool {
         let soonest = &self.inner.timers.soonest;
+        // A load first: most calls find nothing, and a swap would write to memory that others read.
         soonest.load(Ordering::Acquire) <= until_ns
             && soonest.swap(u64::MAX, Ordering::AcqRel) <= until_ns
     }
@@ -349,6 +358,7 @@ impl Writer {
 
     /// Sets a timer; one that is pending under the same name is replaced.
     pub fn set_timer(&mut self, name: &str, timer: &Timer) -> Result<(), Error> {
+        // Replacing one adds none, so it is allowed at the limit.
         if self.timer(name)?.is_none() {
             let (allowed, pending) = (self.inner.options.timers_pending_max, self.pending_timers());
             if pending >= allowed {
@@ -362,6 +372,7 @@ impl Writer {
             }
             self.timers.more += 1;
         }
+        // Reported even if a later change of the batch removes it: the next look finds nothing.
         let soonest = &mut self.timers.soonest;
         *soonest = Some(soonest.map_or(timer.at_ns, |known| known.min(timer.at_ns)));
         self.change_timer(name, Some(Payload::from(timer.to_text())))
@@ -386,6 +397,7 @@ impl Writer {
             return Ok(None);
         }
         let timer = self.remove_timer(name)?;
+        // By the stream's clock, like the timer itself.
         let late = timer.as_ref().map(|timer| fired_ns - timer.at_ns);
         self.timers.fired.extend(late);
         Ok(timer)

@@ -96,6 +96,7 @@ impl Scanned {
             }
         };
         is_selected
+            // The scan says something about keys between its begin and its end.
             && self.after.as_ref().is_none_or(|after| is_behind(after))
             && self
                 .through
@@ -191,10 +192,12 @@ impl Traced {
     }
 
     fn entry(&mut self, key: &str, value: Option<&Payload>) {
+        // The first value is the one from before the batch.
         if self.entries.contains_key(key) {
             return;
         }
         let bytes = key.len() + value.map_or(0, Payload::len);
+        // Left out as a whole: half a value would replay something else.
         if self.bytes + bytes > ENTRIES_BYTES_MAX {
             self.is_cut = true;
             return;
@@ -228,6 +231,7 @@ impl Trace {
     /// A key was looked up; `before` is the entry below the batch, if it was not of the batch.
     pub(super) fn get(&self, key: &str, value: Option<&Payload>, is_of_batch: bool) {
         let mut traced = self.0.lock();
+        // What the batch wrote itself comes from its events, and is no input.
         if !is_of_batch {
             traced.entry(key, value);
         }

@@ -56,6 +56,7 @@ impl Store {
         entries_max: usize,
         bytes_max: usize,
     ) -> Result<(Vec<Row>, bool), Error> {
+        // Confirmed rows have left, and only wait for a commit to be removed.
         let confirmed = self.inner.outbox.pending().confirmed;
         let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(&**key));
         let is_wanted = |key: &[u8]| !confirmed.contains(key);
@@ -72,6 +73,7 @@ impl Store {
     pub fn rows_at(&self, places: &BTreeSet<Place>) -> Result<Vec<Row>, Error> {
         let confirmed = self.inner.outbox.pending().confirmed;
         let mut rows = Vec::new();
+        // A place does not name its target, so each one is asked; there are few.
         for target in self.effect_targets()? {
             for place in places {
                 let key = key_of_row(&target, *place);

@@ -95,6 +95,7 @@ impl Writer {
     /// Prepares for a batch. A view that was kept while nothing is applied would become stale, and
     /// hold memory.
     pub fn begin(&mut self) {
+        // A batch reads from one view, whatever is committed meanwhile.
         self.view = Some(self.inner.view.read().clone());
     }
 
@@ -106,6 +107,7 @@ impl Writer {
 
     /// The value of a key, including the batch so far.
     pub fn get(&self, key: &str) -> Result<Option<Payload>, Error> {
+        // The batch sees its own writes.
         if let Some(value) = self.batch.get(key) {
             if let Some(trace) = &self.trace {
                 trace.get(key, value.as_ref(), true);
@@ -116,6 +118,7 @@ impl Writer {
             reads.key(key);
         }
         let found = match &self.view {
+            // Outside a batch, what is published now.
             Some(view) => snapshot::get(view, key),
             None => snapshot::get(&self.view(), key),
         }?;
@@ -135,6 +138,7 @@ impl Writer {
         check_key(key)?;
         let length = value.as_ref().map_or(0, Payload::len);
         check_value(key, length, self.inner.options.value_bytes_max)?;
+        // Checked before anything is kept: a refused write leaves the batch as it was.
         if let Some(reads) = &self.reads {
             reads.write(key);
         }
@@ -144,6 +148,7 @@ impl Writer {
         self.batch_bytes += (key.len() + length) as u64;
         if let Some(slot) = self.batch.get_mut(key) {
             self.batch_bytes -= (key.len() + slot.as_ref().map_or(0, Payload::len)) as u64;
+            // A key that is written twice counts once.
             *slot = value;
         } else {
             let key = Key::from(key);
@@ -301,6 +306,7 @@ impl Writer {
     /// Keeps an effect with the writes of the batch.
     pub fn emit(&mut self, row: &Row) -> Result<(), Error> {
         debug_assert!(self.role.owner().is_some(), "a mute fold keeps no effects");
+        // For the record only; the effect is kept all the same.
         if let Some(trace) = &self.trace {
             trace.emit(row);
         }
@@ -325,6 +331,7 @@ impl Writer {
 
     /// Releases the memory of a batch.
     fn end_batch(&mut self) {
+        // A map keeps its capacity, which one large batch would leave for ever.
         if self.batch.capacity() > ENTRIES_KEPT {
             self.batch = Writes::default();
         }
@@ -334,8 +341,10 @@ impl Writer {
         self.parked = Vec::new();
         self.release = None;
         self.timers = timers::Changes::default();
+        // The memory returns to the host at once; the next batch asks again.
         self.memory.shrink_to(0);
         self.size.change = None;
+        // A view keeps old versions and a transaction of the file.
         self.view = None;
     }
 
@@ -350,6 +359,7 @@ impl Writer {
         let written = patch
             .iter()
             .try_for_each(|(key, value)| self.put(key, value.clone()));
+        // All or nothing: the position would not show a half.
         if let Err(error) = written.and_then(|()| self.check_size()) {
             self.discard();
             return Err(error);
@@ -363,6 +373,7 @@ impl Writer {
     /// Records that nothing up to a position would have changed anything.
     pub fn advance(&mut self, position: u64) {
         let checkpoint = self.inner.view.read().checkpoint.clone();
+        // It never goes back; a state that is further needs no record.
         if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.position < position) {
             self.publish(Checkpoint {
                 position,
@@ -399,12 +410,14 @@ impl Writer {
     /// Publishes a step that does not move the position. What watchers remember of changes up to it
     /// no longer holds.
     pub fn publish_in_place(&mut self, exceptions: BTreeMap<u64, Exception>) {
+        // A state without a checkpoint has nothing parked and nothing released.
         let checkpoint = self.inner.view.read().checkpoint.clone();
         let Some(checkpoint) = checkpoint else {
             return self.discard();
         };
         let position = checkpoint.position;
         self.publish_with(checkpoint, exceptions);
+        // After the publish: a watch that asks in between gets the changes, and then starts again.
         self.inner.changes.lock().forget(position);
     }
 
@@ -421,6 +434,7 @@ impl Writer {
         }
         let effects = std::mem::take(&mut self.effects);
         let mut parked = std::mem::take(&mut self.parked);
+        // Last: it is about the rows before it.
         parked.extend(self.release.take().map(parked::Change::Release));
         self.inner.publish(
             self.batch.drain().collect(),

@@ -38,6 +38,7 @@ impl Firing {
     /// What an event says if it is a firing.
     pub fn of(event: &Event) -> Option<Self> {
         let rest = event.subject.strip_prefix(SUBJECT_PREFIX)?;
+        // The dot, so that `_fs.timersX` is no firing.
         rest.starts_with('.').then(|| Self::read(event)).flatten()
     }
 

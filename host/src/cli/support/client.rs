@@ -87,6 +87,7 @@ impl Error {
         match self {
             Self::Unreachable { .. } => Exit::Unreachable,
             Self::TimedOut { .. } => Exit::TimedOut,
+            // Something answered: this is not about reaching it.
             Self::Foreign { .. } | Self::Broken { .. } => Exit::Failed,
             Self::Setup(_) => Exit::Usage,
             Self::Problem(problem) => match problem.kind.as_str() {
@@ -194,6 +195,7 @@ impl Client {
     /// Starts a request to a path. Each segment may contain any text.
     pub fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
         let mut url = self.base.clone();
+        // A path in the address stays: the host may be behind a proxy that adds one.
         url.path_segments_mut()
             .expect("checked to be a base")
             .pop_if_empty()
@@ -226,8 +228,10 @@ impl Client {
         mut request: RequestBuilder,
         timeout: Option<Duration>,
     ) -> Result<Response, Error> {
+        // At most as long as the caller would wait anyway.
         let until = Instant::now() + timeout.unwrap_or(READY_MAX).min(READY_MAX);
         loop {
+            // None for a body that can be read only once: such a request is not repeated.
             let again = request.try_clone();
             let (error, again) = match (self.answer_once(request, timeout).await, again) {
                 (Err(error), Some(again)) if error.is_not_ready() && Instant::now() < until => {
@@ -287,6 +291,7 @@ impl Client {
 
     fn failed(&self, error: &reqwest::Error, timeout: Option<Duration>) -> Error {
         let url = self.url().to_owned();
+        // First, because a connection that takes too long is also a timeout.
         if error.is_connect() {
             return Error::Unreachable {
                 url,
@@ -307,6 +312,7 @@ impl Client {
 
     async fn problem(&self, status: StatusCode, response: Response) -> Error {
         let body = response.bytes().await.unwrap_or_default();
+        // Whatever is in between (a proxy, another program) may answer with a page of its own.
         if let Ok(problem) = serde_json::from_slice::<Problem>(&body) {
             return Error::Problem(problem);
         }
@@ -471,6 +477,7 @@ fn bearer(token: &str) -> Result<HeaderValue, Error> {
             "the token has characters that a header cannot carry; use printable ASCII".to_owned(),
         )
     })?;
+    // So that a debug output of a request does not show it.
     value.set_sensitive(true);
     Ok(value)
 }

@@ -72,6 +72,7 @@ impl Failure {
 
 /// The exit code of an error.
 pub fn exit_of(error: &anyhow::Error) -> Exit {
+    // The outermost cause that has a code: contexts around it have none.
     error
         .chain()
         .find_map(exit_of_cause)
@@ -88,6 +89,7 @@ fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if cause.is::<config::Error>() || cause.is::<config::ReadError>() {
         return Some(Exit::Usage);
     }
+    // The module's fault is a refusal; the host's, or the machine's, is a failure.
     match cause.downcast_ref::<module::Error>()? {
         module::Error::Refused(_)
         | module::Error::Manifest(_)
@@ -104,6 +106,7 @@ pub fn message_of(error: &anyhow::Error) -> String {
     let mut message = String::new();
     for cause in error.chain() {
         let text = cause.to_string();
+        // Libraries often repeat their cause in their own text.
         if message.contains(&text) {
             continue;
         }

@@ -66,9 +66,11 @@ impl From<Differing> for Difference {
 impl GateArgs {
     /// The gate; none if nothing is to be compared.
     pub(crate) fn gate(&self) -> Result<Option<Gate>, Failure> {
+        // `--sample` alone compares, too, and allows everything.
         let is_wanted = self.compare || self.require_equal || self.sample.is_some();
         let mut gate = match &self.rules {
             Some(file) => read(file)?,
+            // Only these: everything else holds the candidate back.
             None if !self.allow.is_empty() => Gate {
                 allow: self.allow.iter().map(|&one| one.into()).collect(),
                 ..Gate::default()
@@ -80,6 +82,7 @@ impl GateArgs {
             },
             None => return Ok(None),
         };
+        // The option wins over the file.
         gate.sample = self.sample.or(gate.sample);
         Ok(Some(gate))
     }
@@ -90,6 +93,7 @@ impl GateArgs {
             return Ok(None);
         };
         let text = super::output::compact(&gate);
+        // Here, because a server would only say that the address is too long.
         if text.len() > GATE_BYTES_MAX {
             let message = format!(
                 "the rules have {} bytes as JSON, at most {GATE_BYTES_MAX} can be sent; combine \

@@ -20,6 +20,7 @@ pub(crate) fn indented(json: &str) -> String {
     let mut depth = 0_usize;
     // The list or object that was opened last is still empty, and may be closed right away.
     let mut empty = false;
+    // Without its own white space, of which the input may have any.
     each(&one_line(json), |c, in_text| {
         if in_text {
             break_line(&mut text, depth, &mut empty);
@@ -70,8 +71,10 @@ fn each(json: &str, mut look: impl FnMut(char, bool)) {
     let mut in_text = false;
     let mut escaped = false;
     for c in json.chars() {
+        // A quote belongs to its text on both sides.
         look(c, in_text || c == '"');
         match c {
+            // What follows a backslash is never the end, also if it is a quote.
             _ if escaped => escaped = false,
             '\\' if in_text => escaped = true,
             '"' => in_text = !in_text,

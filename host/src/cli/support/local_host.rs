@@ -46,6 +46,7 @@ pub(crate) struct Server {
 impl Server {
     /// Binds, answers probes, starts the host, and then answers everything.
     pub(crate) async fn start(mut config: Config) -> anyhow::Result<Self> {
+        // Before anything listens: without a token nobody may be let in.
         let made_token = access::complete(&mut config)?;
         let listener = bind(config.serve.listen)?;
         let address = listener.local_addr().context("cannot tell the address")?;
@@ -57,6 +58,7 @@ impl Server {
         let config = Arc::new(config);
         let shutdown = CancellationToken::new();
         let entrance = serve::Entrance::new(&listener, Arc::clone(&config), shutdown.clone())?;
+        // Known from the moment at which it answers, so that commands need no token of the user's.
         let note = made_token
             .as_ref()
             .and_then(|file| access::announce(address, file));
@@ -64,6 +66,7 @@ impl Server {
         let threads = Threads::new()?;
         let serving = threads.spawn(entrance.clone().serve(listener));
         let host = Host::start(Arc::clone(&config)).await.map_err(|error| {
+            // Probes were answered already; they must end with a host that does not start.
             shutdown.cancel();
             // A restart is useless while the other host runs.
             if error.is_in_use() {
@@ -74,6 +77,7 @@ impl Server {
         })?;
         entrance.open(host.clone());
         let deployments = host.deployments().len();
+        // Waits for both ends: see `run`.
         let task = tokio::spawn(run(serving, host, shutdown.clone()));
         Ok(Self {
             url: format!("{scheme}://{address}"),
@@ -109,6 +113,7 @@ impl Server {
         let (level, makes_token) = (self.config.log.level.clone(), self.made_token.is_some());
         tokio::spawn(async move {
             let mut level = level;
+            // SIGHUP may come any number of times; the end of the host ends the wait.
             while shutdown
                 .run_until_cancelled(hangups.0.recv())
                 .await
@@ -134,11 +139,13 @@ impl Server {
                         continue;
                     }
                 };
+                // Only if it changed: setting it again would undo nothing, but log a change.
                 if config.log.level != level {
                     level.clone_from(&config.log.level);
                     set_level(&level);
                 }
                 let entrance = entrance.clone();
+                // Reads files, so not on a thread of the runtime.
                 let reload = move || entrance.reload(&config.serve);
                 if let Err(error) = tokio::task::spawn_blocking(reload).await {
                     tracing::error!(%error, "reloading tokens and certificate failed");
@@ -155,6 +162,7 @@ impl Server {
     /// A client of it.
     pub(crate) fn client(&self, output: Output) -> anyhow::Result<Client> {
         let token = self.config.serve.bearer_token()?;
+        // As for a command: a host that trusts its own certificate only can be reached from here.
         let ca = self.config.serve.tls_cert.as_deref();
         Ok(Client::new(
             &Connection {
@@ -275,6 +283,7 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// something.
 pub(crate) fn free_address(wanted: SocketAddr) -> SocketAddr {
     match TcpListener::bind(wanted) {
+        // The listener is closed at once; another program may take the port before the host does.
         Ok(_) => wanted,
         Err(_) => SocketAddr::new(wanted.ip(), 0),
     }
@@ -425,6 +434,7 @@ impl Stops {
                 _ = self.interrupt.recv() => 130,
                 _ = self.terminate.recv() => 143,
             };
+            // `exit` drops nothing: the lines that wait are written here.
             drop(LogEnd);
             #[expect(clippy::disallowed_methods, reason = "a second signal asks for this")]
             std::process::exit(code);

@@ -50,6 +50,7 @@ impl LogWriter {
     pub(crate) fn flush(&self) {
         let deadline = Instant::now() + FLUSH_MAX;
         let (mark, passed) = bounded(0);
+        // A full queue may take no mark either: the deadline holds for both waits.
         if self
             .messages
             .send_deadline(Message::Mark(mark), deadline)
@@ -68,12 +69,14 @@ impl Drop for LogWriter {
 
 fn write(messages: &Receiver<Message>, dropped: &AtomicU64, mut target: impl Write) {
     for message in messages {
+        // Dropping the mark is what its sender waits for.
         let Message::Line(line) = message else {
             continue;
         };
         // Nobody could be told about a failure.
         let _ = target.write_all(&line);
         let dropped = dropped.swap(0, Ordering::AcqRel);
+        // Through the log itself, so in order; at most one such line for each that was written.
         if dropped > 0 {
             tracing::warn!(
                 dropped,
@@ -119,6 +122,7 @@ impl Drop for Line<'_> {
         }
         let LogWriter { messages, dropped } = self.writer;
         let line = Message::Line(std::mem::take(&mut self.bytes));
+        // It never waits, whatever the reader does: a line that does not fit is lost, and counted.
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = messages.try_send(line)
         {
             dropped.fetch_add(1, Ordering::AcqRel);

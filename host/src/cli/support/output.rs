@@ -48,9 +48,11 @@ pub struct Output {
 impl Output {
     /// Prints one line of data.
     pub fn line(&self, text: &str) -> io::Result<()> {
+        // One lock for the line and its end, so that lines of two threads do not mix.
         let mut stdout = io::stdout().lock();
         stdout.write_all(text.as_bytes())?;
         stdout.write_all(b"\n")?;
+        // Data goes to pipes, whose reader waits for it.
         stdout.flush()
     }
 
@@ -262,6 +264,7 @@ pub fn printable(text: &str) -> String {
 
 /// Control characters, and those that turn the direction of what follows or end a line.
 fn takes_over(c: char) -> bool {
+    // Unicode's line and paragraph separators.
     const LINE_ENDS: std::ops::RangeInclusive<char> = '\u{2028}'..='\u{2029}';
     const EMBEDDINGS: std::ops::RangeInclusive<char> = '\u{202a}'..='\u{202e}';
     const ISOLATES: std::ops::RangeInclusive<char> = '\u{2066}'..='\u{2069}';
@@ -305,6 +308,7 @@ pub fn bytes(number: u64) -> String {
     }
     let mut value = number as f64 / 1_024.0;
     let mut unit = 0;
+    // At 1,023.95 one decimal would round to 1,024.0 of the smaller unit.
     while value >= 1_023.95 && unit + 1 < UNITS.len() {
         value /= 1_024.0;
         unit += 1;
@@ -316,6 +320,7 @@ pub fn bytes(number: u64) -> String {
 pub fn span(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;
     match whole {
+        // Rounding comes before choosing: 119.6 s are 2 min 0 s, and never 120 s.
         _ if seconds < 10.0 => format!("{:.1} s", seconds.max(0.0)),
         0..120 => format!("{whole} s"),
         120..7_200 => format!("{} min {} s", whole / 60, whole % 60),

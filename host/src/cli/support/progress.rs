@@ -60,12 +60,14 @@ impl Progress {
     /// Shows a step.
     pub(crate) fn show(&mut self, step: &Step) {
         if let Some(bar) = &self.bar {
+            // At least 1, because a bar of length 0 shows as complete.
             bar.set_length(step.total.unwrap_or(step.done).max(1));
             bar.set_position(step.done);
             bar.set_message(describe(step));
             return;
         }
         let (text, age) = (describe(step), self.last_line.elapsed());
+        // Nothing new is said seldom, but said: a log must show that it still works.
         if age >= LINE_AGAIN || (age >= LINE_INTERVAL && text != self.last_text) {
             self.last_line = Instant::now();
             self.output.note(&format!("{}: {text}", self.subject));

@@ -31,6 +31,7 @@ pub(crate) async fn wait(
 ) -> anyhow::Result<Deployment> {
     let mut patience = Patience::new(timeout);
     let mut progress = Progress::new(&format!("{name} generation {number}"), output);
+    // Each kind of trouble is said once, however often it is seen.
     let mut told = None;
     loop {
         match look(client, name, number).await {
@@ -41,10 +42,12 @@ pub(crate) async fn wait(
                 }
                 show(&generation, &mut progress);
                 tell_trouble(&generation, &mut told, &progress);
+                // After the look, so that a timeout of 0 still says how far it is.
                 if patience.is_over() {
                     return Err(too_late(name, &generation).into());
                 }
             }
+            // A host that restarts answers again in a moment.
             Err(LookError::Error(error)) if error.may_pass() && !patience.is_over() => {
                 output.detail(&error.to_string());
             }
@@ -69,6 +72,7 @@ pub(crate) async fn wait_inherited(
     timeout: Option<Duration>,
     output: Output,
 ) -> anyhow::Result<Deployment> {
+    // Renewed after each long wait below: it only bounds the moments around a change of code.
     let mut grace = Patience::new(Some(PUT_BACK_MAX));
     loop {
         let begun = Instant::now();
@@ -78,6 +82,7 @@ pub(crate) async fn wait_inherited(
         }
         match &caught_up {
             Ok(deployment) if deployment.generation == number => return caught_up,
+            // Refused, timed out, and others say nothing about the code: only a failure does.
             Err(error) if exit_of(error) != Exit::Failed => return caught_up,
             Ok(_) | Err(_) => {}
         }
@@ -110,6 +115,7 @@ impl From<Error> for LookError {
 }
 
 async fn look(client: &Client, name: &str, number: u64) -> Result<Look, LookError> {
+    // It has the candidate with its figures; the list is only asked for after the candidate's end.
     let deployment = client.deployment(name).await?;
     if let Some(candidate) = deployment
         .candidate
@@ -147,6 +153,7 @@ fn is_settled(deployment: &Deployment, generation: &Generation) -> Result<bool, 
             );
             Err(Failure::new(Exit::Failed, message))
         }
+        // Its gate is looked at only once it is built.
         GenerationStatus::Building => Ok(false),
         GenerationStatus::Ready if is_kept(generation) => Err(kept(name, generation)),
         GenerationStatus::Ready if generation.build.promote == Promotion::Manual => Ok(true),
@@ -175,6 +182,7 @@ fn ended(name: &str, generation: &Generation) -> Failure {
         "generation {number} of {name} is {status}: {}",
         generation.reason
     );
+    // A candidate continues where it stopped; code that inherited its state has none of its own.
     if generation.failed_at.is_some() && generation.strategy != Strategy::Inherit {
         message.push_str(&format!(
             "; deploy corrected code to continue there, or try again with `foldstream resume \
@@ -217,6 +225,7 @@ fn show(generation: &Generation, progress: &mut Progress) {
     let is_folding = generation
         .state
         .is_some_and(|state| state != DeploymentState::Opening);
+    // It has caught up, but the host may still compare it, or wait for a moment to switch.
     let is_built = generation.status == GenerationStatus::Ready && generation.lag_events == Some(0);
     if is_folding && !is_built {
         progress.show(&Step {

@@ -27,6 +27,7 @@ pub(crate) async fn wait(
     loop {
         match client.deployment(name).await {
             Ok(deployment) => {
+                // The first head that is known: what is appended later does not prolong the wait.
                 if target == 0 {
                     target = deployment.head.unwrap_or_default();
                 }
@@ -79,6 +80,7 @@ impl Patience {
 
 fn finished(deployment: &Deployment, target: u64) -> Result<bool, Failure> {
     match deployment.state {
+        // Live says nothing about new code that has not begun: `begun` does.
         DeploymentState::Live => Ok(deployment.begun),
         DeploymentState::Failed => Err(Failure::new(Exit::Failed, failure_text(deployment))),
         DeploymentState::Paused => {
@@ -96,6 +98,8 @@ fn finished(deployment: &Deployment, target: u64) -> Result<bool, Failure> {
         | DeploymentState::CatchingUp
         | DeploymentState::Retrying
         | DeploymentState::Disconnected => {
+            // Passing the old end is enough: a stream that never rests would never be caught up
+            // with.
             Ok(deployment.begun && target > 0 && deployment.position >= target)
         }
     }
@@ -122,6 +126,7 @@ pub(crate) fn outcome(deployment: &Deployment) -> Result<String, Failure> {
         return Err(Failure::new(Exit::Failed, failure_text(deployment)));
     }
     let line = format!("{name}: {state} at position {position}");
+    // A paused one begins when it is resumed, so nothing is missing.
     if deployment.begun || deployment.state == DeploymentState::Paused {
         return Ok(line);
     }
@@ -155,6 +160,7 @@ fn too_late(deployment: &Deployment) -> Failure {
 fn step(deployment: &Deployment) -> Step {
     Step {
         done: deployment.events_applied,
+        // Events that match, and not sequences: a filtered stream has gaps.
         total: deployment
             .lag_events
             .map(|lag| deployment.events_applied + lag),
@@ -184,6 +190,7 @@ fn tell_trouble(deployment: &Deployment, told: &mut Option<String>, progress: &P
 pub(crate) fn source_trouble(status: &SourceStatus) -> Option<String> {
     let message = status.message.as_ref()?;
     let is_trouble = status.state.is_trouble()
+        // Two states that are no trouble to a host, but that a user who waits should know of.
         || matches!(status.state, SourceState::Connecting | SourceState::Stopped);
     is_trouble.then(|| format!("source {}: {message}", status.state.name()))
 }

@@ -54,6 +54,7 @@ fn imports(component: &[u8]) -> Result<Vec<String>, String> {
         Err(error) => return Err(format!("its types cannot be read: {error:#}")),
     };
     let imports = contract::check(&resolve, world)?;
+    // The host takes an answer beyond these bounds for a broken one, and could not say why.
     if imports.len() > IMPORTS_MAX || !imports.iter().all(|name| is_name(name)) {
         return Err(format!(
             "it imports {} interfaces; import at most {IMPORTS_MAX}, of usual names",
@@ -73,6 +74,7 @@ fn look_through(component: &[u8]) -> Result<(), String> {
                 depth += 1;
                 parts += 1;
             }
+            // The outermost component ends as well, although no section has counted it.
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentCanonicalSection(section) => refuse_async(section)?,
             _ => {}

@@ -139,6 +139,8 @@ fn check_imports(resolve: &Resolve, world: WorldId, kind: Kind) -> Result<Vec<St
             WorldItem::Type { .. } => {}
             WorldItem::Interface { id, .. } if is_allowed(&name, kind) => {
                 if let Some(ours) = our_interface(&name, kind) {
+                    // A component lists only the functions that it calls, so it may lack some of
+                    // ours.
                     for (function, theirs) in &resolve.interfaces[*id].functions {
                         let ours = ours.iter().find(|ours| ours.name == *function).ok_or_else(|| {
                             format!(
@@ -368,6 +370,7 @@ impl Compare<'_> {
                 ours.len()
             ));
         }
+        // Their order counts as well: the canonical ABI numbers cases and lays out fields by it.
         for ((their_name, their_type), (our_name, our_type)) in theirs.zip(ours) {
             if their_name != our_name {
                 return Err(format!("`{their_name}` instead of `{our_name}`"));

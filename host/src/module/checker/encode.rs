@@ -59,6 +59,7 @@ pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
             handler_world,
             migrating_handler_world,
         } = &*CONTRACT;
+        // The encoder insists on every export of a world, so each set of exports needs its own.
         let world = match (outline.handles, outline.migrates) {
             (true, true) => *migrating_handler_world,
             (true, false) => *handler_world,

@@ -94,6 +94,8 @@ fn prepare(order: &Order) -> Result<Option<wasmtime::Engine>, String> {
     // If the machine runs short of memory, it should kill this process first.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     limit(Resource::Core, 0, "")?;
+    // No core of somebody's upload on the disk, and no writing to files. The answer goes to a pipe,
+    // which no limit of a file's size concerns.
     limit(Resource::Fsize, 0, "")?;
     limit(Resource::Stack, MAIN_STACK_BYTES, "")?;
     limit(
@@ -128,6 +130,8 @@ fn compiler(order: &Order) -> Result<wasmtime::Engine, String> {
 
 /// Lowers a limit. A lower one stays.
 fn limit(resource: Resource, wanted: u64, advice: &str) -> Result<(), String> {
+    // None is a process without a limit. More than the hard limit would be an error, and a stricter
+    // one of the machine may stay.
     let hard = getrlimit(resource).maximum.unwrap_or(u64::MAX);
     let max = wanted.min(hard);
     // The processor limit sends a signal that identifies it, and kills a second later.
@@ -150,6 +154,8 @@ fn work(order: Order, compiler: Option<wasmtime::Engine>) -> Answer {
     let thread = std::thread::Builder::new()
         .name("checker".to_owned())
         .stack_size(STACK_BYTES);
+    // A panic is the upload's doing, because nothing else differs between two checks. A stack that
+    // runs out is no panic: it ends the process, and the host sees the signal.
     match thread.spawn(move || answer(&order, compiler.as_ref())) {
         Ok(thread) => thread.join().unwrap_or_else(|_| {
             Answer::Refused("it makes the checker fail; build it again".to_owned())

@@ -54,7 +54,9 @@ pub(super) fn raise() {
     close_inherited();
     // Each protection first gives up new privileges. The filter comes last, because it refuses the
     // others.
+    // An error is no reason to stop: without one protection the others still hold (see above).
     let _ = landlock();
+    // All three numbers are taken, so nothing can be opened, whatever the filter lets pass.
     let _ = super::limit(Resource::Nofile, STANDARD, "");
     let _ = seccomp();
 }
@@ -82,6 +84,7 @@ fn close_inherited() {
 /// No file can be opened, created or removed, no TCP port used, no other process signalled; returns
 /// whether all of that is enforced.
 fn landlock() -> Option<bool> {
+    // Requested with the newest rules and best effort: an older kernel applies a part of them.
     let rules = Ruleset::default()
         .handle_access(AccessFs::from_all(LANDLOCK))
         .ok()?;
@@ -99,6 +102,7 @@ fn landlock() -> Option<bool> {
 /// Allows only the system calls that computing and answering need; any other fails as if the kernel
 /// did not have it.
 fn seccomp() -> Option<()> {
+    // `ENOSYS` and not a signal: libraries then take their other way, as on an older kernel.
     let unknown = SeccompAction::Errno(u32::try_from(libc::ENOSYS).ok()?);
     let architecture = std::env::consts::ARCH.try_into().ok()?;
     let filter = SeccompFilter::new(rules()?, unknown, SeccompAction::Allow, architecture).ok()?;
@@ -108,6 +112,7 @@ fn seccomp() -> Option<()> {
 
 fn rules() -> Option<BTreeMap<i64, Vec<SeccompRule>>> {
     let is = |index, value| condition(index, SeccompCmpOp::Eq, value);
+    // Flags and descriptors are all in the low half of their argument.
     let lacks =
         |index, bit: i32| condition(index, SeccompCmpOp::MaskedEq(u64::try_from(bit).ok()?), 0);
     let has = |index, bit: i32| {
@@ -116,6 +121,7 @@ fn rules() -> Option<BTreeMap<i64, Vec<SeccompRule>>> {
     };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         HARMLESS.iter().map(|call| (*call, Vec::new())).collect();
+    // Only from standard input, and only to standard output and error.
     rules.insert(libc::SYS_read, vec![rule(is(0, 0)?)?]);
     for call in [libc::SYS_write, libc::SYS_writev] {
         rules.insert(call, vec![rule(is(0, 1)?)?, rule(is(0, 2)?)?]);
@@ -133,6 +139,7 @@ fn rules() -> Option<BTreeMap<i64, Vec<SeccompRule>>> {
         vec![rule(is(0, u64::from(std::process::id()))?)?],
     );
     // Limits may be read.
+    // The third argument is the new limit: none, so that it only reads.
     let reads = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0).ok()?;
     rules.insert(libc::SYS_prlimit64, vec![rule(reads)?]);
     Some(rules)
@@ -155,6 +162,7 @@ pub(super) fn probe() -> Walls {
     }
     let opens_files = std::fs::File::open("/proc/self/exe").is_ok();
     let opens_sockets = std::net::UdpSocket::bind(("127.0.0.1", 0)).is_ok();
+    // Signal 0 does nothing to the parent, and tells whether another one would reach it.
     let parent = rustix::process::getppid();
     let signals = parent.is_some_and(|parent| rustix::process::test_kill_process(parent).is_ok());
     // A program that is nowhere tells whether a process could be started for one that is: only then
@@ -166,6 +174,8 @@ pub(super) fn probe() -> Walls {
     if !opens_files {
         // Without a way to files no program can take the place of this one either. If one does,
         // nobody answers.
+        // Only a failure returns here. A program that starts instead prints its version, which is
+        // no answer that the host knows.
         let _ = std::process::Command::new("/proc/self/exe")
             .arg("--version")
             .exec();

@@ -37,6 +37,7 @@ pub(super) async fn backup(
     _: Parameters<NoParameters>,
 ) -> Result<Response, Problem> {
     let rollouts = app.rollouts.clone();
+    // Begun before the answer: what can't begin gets a problem, and not a broken body.
     let backup = crate::serve::blocking(move || rollouts.begin_backup()).await??;
     // One part waits while the connection writes another; files are read no faster than the client
     // reads.
@@ -44,6 +45,7 @@ pub(super) async fn backup(
     let (runtime, shutdown) = (Handle::current(), app.shutdown.clone());
     tokio::task::spawn_blocking(move || {
         let mut send = |octets: Vec<u8>| {
+            // Asked for each part, so that a stop does not wait for the client.
             if shutdown.is_cancelled() {
                 return Err(Error::Host("it is stopping".to_owned()));
             }
@@ -51,6 +53,7 @@ pub(super) async fn backup(
                 STALL_MAX,
                 sender.send(Bytes::from(octets)),
             ));
+            // A client that stalls, and one that has left.
             sent.map_err(|_| Error::Unwanted)?
                 .map_err(|_| Error::Unwanted)
         };

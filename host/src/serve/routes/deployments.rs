@@ -109,6 +109,7 @@ impl DeployParameters {
             ..
         } = self;
         let grants = allow_publish.map(|texts| {
+            // An empty value is an empty list, which withdraws all grants.
             let texts: Vec<&str> = texts
                 .split(',')
                 .map(str::trim)
@@ -232,6 +233,7 @@ pub(super) async fn deploy(
     }
     let request = parameters.request()?;
     let limit = app.upload_bytes_max;
+    // The module is in memory once; its check runs in another process.
     let mut room = app.capacity.body(1);
     let upload = extract::body(&parts.headers, body, limit, &mut room).await?;
     if upload.is_empty() {
@@ -245,6 +247,7 @@ pub(super) async fn deploy(
     let (_waiting, wanted) = Wanted::while_waiting();
     let deployed = finish(async move {
         let deployed = rollouts.deploy(upload, request, wanted).await;
+        // Until the deploy has ended, not until the client has left.
         drop((room, place));
         deployed
     })
@@ -303,6 +306,7 @@ pub(super) async fn delete(
     let rollouts = app.rollouts.clone();
     finish(async move { rollouts.delete(&name, drop_effects).await }).await??;
     let mut response = Response::new(Body::empty());
+    // A response without a body needs no content type.
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
 }
@@ -394,6 +398,7 @@ pub(super) async fn resume(
     };
     let skips = WantedSkips::of(wanted).map_err(|error| Problem::invalid(error.to_string()))?;
     let (choice, accept_missing) = (choice(parameters.candidate), parameters.accept_missing);
+    // In this order: the resume reads what was accepted.
     change(&app, |rollouts| async move {
         if accept_missing {
             rollouts.accept_missing(&name, choice).await?;
@@ -489,6 +494,7 @@ where
 pub(super) async fn finish<T: Send + 'static>(
     change: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, Problem> {
+    // The actor goes along, because a spawned task has none of its own.
     tokio::spawn(actor::scope(actor::current(), change))
         .await
         .map_err(|error| crate::serve::lost(&error))

@@ -143,11 +143,13 @@ pub(super) async fn append(
 ) -> Result<Json<api::Appended>, Problem> {
     let (parts, body) = request.into_parts();
     let form = append_body::Form::of(&parts.headers)?;
+    // Before the body is read: a wrong source need not receive it.
     let options = parameters.options()?;
     let log = embedded(&app, parameters.source.as_deref())?;
     let limit = app.config.body_bytes_max;
     let mut room = app.capacity.body(APPEND_COPIES);
     let body = extract::body(&parts.headers, body, limit, &mut room).await?;
+    // After the body has arrived, so that slow clients take no place.
     let place = acquire(&app.capacity.appends, "appends").await?;
     let appended = crate::serve::blocking(move || {
         let _places = (room, place);
@@ -164,6 +166,7 @@ fn append_now(
     options: &AppendOptions,
 ) -> Result<api::Appended, Problem> {
     let (events, expectation) = form.read(body, options)?;
+    // An empty batch of CloudEvents is valid, and appends nothing.
     if events.is_empty() {
         let last_sequence = *log.head().borrow();
         return Ok(api::Appended {
@@ -223,6 +226,7 @@ pub(super) async fn read(
         bytes_max: room.bytes_max,
     };
     let found = source.page(wanted).await.map_err(unreachable)?;
+    // At the end there is no next page, so a client knows when to stop.
     let next = (found.through < found.head).then_some(found.through);
     let page = Page {
         events: found.events,
@@ -317,12 +321,14 @@ pub(super) async fn tail(
         (Some(after), _) => after.position,
         (None, Some(head)) => *head.borrow(),
         (None, None) => {
+            // Nothing is after this position, so only the head is asked for.
             let none = Wanted {
                 after: u64::MAX,
                 subjects: None,
                 limit: 1,
                 bytes_max: 1,
             };
+            // Before it is opened: what can't be read gets a problem, and not a stream that ends.
             source.page(none).await.map_err(unreachable)?.head
         }
     };
@@ -371,6 +377,7 @@ impl Tail {
 
     async fn step(&mut self) -> Result<(), Ended> {
         self.sender.flush().await?;
+        // Copied, because the sender is borrowed below.
         let (seen, has_more) = (self.seen, self.has_more);
         let log_head = &mut self.log_head;
         let more = async {
@@ -396,8 +403,10 @@ impl Tail {
             more = more => more?,
             () = tokio::time::sleep_until(self.heartbeat) => {}
         }
+        // Charged before it is read, as much as it may be.
         self.sender.hold(TAIL_BYTES)?;
         let events = self.read().await?;
+        // And then as much as it is.
         self.sender.hold(events.iter().map(Event::size).sum())?;
         for event in events {
             self.sender
@@ -406,7 +415,9 @@ impl Tail {
                 self.sender.flush().await?;
             }
         }
+        // Everything is in the buffer, which charges itself.
         self.sender.hold(0)?;
+        // Also if events came: the position may be far behind the last one.
         if self.heartbeat <= Instant::now() {
             self.heartbeat = Instant::now() + HEARTBEAT;
             self.sender.event(
@@ -430,6 +441,8 @@ impl Tail {
         };
         match self.source.page(wanted).await {
             Ok(page) => {
+                // A page may end before what was seen, if the end of the stream is not known at the
+                // moment.
                 self.seen = page.through.max(self.seen);
                 self.has_more = page.through < page.head;
                 Ok(page.events)
@@ -456,6 +469,7 @@ fn subjects(pattern: Option<&str>) -> Result<Option<SubjectSet>, Problem> {
 
 /// The embedded log of a source.
 fn embedded(app: &App, source: Option<&str>) -> Result<Log, Problem> {
+    // Without a name it is about the only source, if there is just one.
     let is_stream = source.map_or(app.only_streams, |name| app.streams.contains(name));
     app.host.log(source).map_err(|error| match error {
         error @ host::Error::Source(_) if is_stream => Problem::new(

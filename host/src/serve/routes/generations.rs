@@ -202,6 +202,7 @@ pub(super) async fn rebuild(
         let message = "effects-from is for a rebuild with accept-lost-effects";
         return Err(Problem::invalid(message));
     }
+    // Without `effects-from` it publishes for events from now on.
     let lost_effects_from = accept_lost_effects.then(|| from.unwrap_or_default());
     let build = build_settings(promote, gate.as_deref(), max_rate, cpu_percent)?;
     let build = api::BuildSettings {

@@ -57,6 +57,7 @@ pub(super) async fn readyz(
     headers: HeaderMap,
     _: Parameters<NoParameters>,
 ) -> Response {
+    // A load balancer should send nothing more, while running requests end.
     if app.shutdown.is_cancelled() {
         return probe(vec!["the host is stopping".to_owned()]);
     }
@@ -90,6 +91,7 @@ pub(super) async fn startupz(
 /// read.
 fn told_to(app: &App, headers: &HeaderMap, mut health: Health) -> Health {
     let Admission { tokens, anonymous } = app.secrets.admission();
+    // Those who may read without a token may also see this.
     if anonymous != Anonymous::Nothing
         || tokens.is_some_and(|tokens| auth::is_known(&tokens, headers))
     {

@@ -163,6 +163,7 @@ pub(super) async fn export(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
+    // It has data of events.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
@@ -182,6 +183,7 @@ async fn act(
     )
     .await?;
     let selection = selection_of(&parts.headers, &body)?;
+    // The host continues if the client leaves: see `change`.
     change(app, |rollouts| async move {
         rollouts.change_parked(&name, action, selection).await
     })

@@ -146,6 +146,7 @@ async fn view(app: &App, name: &str, read: &Read) -> Result<View, Problem> {
             .rollouts
             .view_of(&deployment, generation, read.at_least, timeout)
             .await?),
+        // A past state never rises, so there is nothing to wait for.
         (None, Some(moment)) if read.at_least.is_none() => Ok(app
             .rollouts
             .view_as_of(
@@ -163,6 +164,7 @@ async fn view(app: &App, name: &str, read: &Read) -> Result<View, Problem> {
 
 /// Parses `as-of`: a sequence, or a time.
 fn moment_of(text: &str) -> Result<Moment, Problem> {
+    // First a sequence: a time always has other characters.
     if let Ok(sequence) = text.parse() {
         return Ok(Moment::Sequence(sequence));
     }
@@ -205,6 +207,7 @@ pub(super) async fn entry(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let view = view(&app, &name, &parameters.read()).await?;
+    // Such a key cannot exist, and must not be looked up.
     let found = if key.len() > KEY_BYTES_MAX {
         Some(None)
     } else {
@@ -214,6 +217,7 @@ pub(super) async fn entry(
     let answer = move |found: Option<Payload>| {
         let position = view.snapshot.position();
         let Some(value) = found else {
+            // With the position, because the key may exist in a later state.
             return Err(Problem::not_found(format!("{name} has no entry `{key}`")).at(position));
         };
         let (generation, lacks) = (view.generation, Lacks::of(&view.snapshot));
@@ -261,6 +265,7 @@ pub(super) async fn scan(
         },
         limit: parameters.limit,
     };
+    // Places first, then memory: who waits for a place must not hold memory.
     let place = acquire(&app.capacity.scans, "scans").await?;
     let room = app.capacity.page(SCAN_BYTES_MAX).await?;
     crate::serve::blocking(move || {
@@ -277,6 +282,7 @@ pub(super) async fn scan(
             lacks,
         };
         let mut response = answer.respond(&method, &headers);
+        // Held until the response was sent.
         response.extensions_mut().insert(held);
         Ok(response)
     })
@@ -292,7 +298,9 @@ fn page_of(page: &Page, position: u64, generation: u64) -> json::EntryPage<'_> {
             value: json::Value(value),
         })
         .collect();
+    // The client continues after the last key that it got.
     let last = page.entries.last().map(|(key, _)| &**key);
+    // None on the last page, so that clients stop.
     let next = if page.more { last } else { None };
     json::EntryPage {
         entries,
@@ -412,6 +420,7 @@ async fn arguments(
         Some("application/json") => true,
         Some(kind) if kind.starts_with("text/") => false,
         Some("application/octet-stream") => return Ok((Payload::Bytes(body), room)),
+        // Without a content type it may be JSON or text: the payload is detected.
         None => false,
         found => {
             return Err(extract::unsupported(
@@ -443,6 +452,7 @@ async fn at_once_or_aside<T: Send + 'static>(
 }
 
 fn check_json(text: &[u8], what: &str) -> Result<(), Problem> {
+    // As raw JSON: nothing is built of it.
     serde_json::from_slice::<&serde_json::value::RawValue>(text)
         .map(|_| ())
         .map_err(|error| Problem::invalid(format!("{what} is not JSON: {error}")))
@@ -463,12 +473,14 @@ async fn ask(
     read: Read,
     (method, headers): (Method, HeaderMap),
 ) -> Result<Response, Problem> {
+    // Before the place: waiting for a position must not keep others from asking.
     let view = view(app, name, &read).await?;
     let (position, generation, known) = (view.snapshot.position(), view.generation, view.queries());
     let lacks = Lacks::of(&view.snapshot);
     let place = app.capacity.query(name).await?;
     let Question { query, args, room } = question;
     let asked = query.clone();
+    // The room for the arguments is held as long as they are used.
     let answer = to_its_end((place, room), async move { view.query(asked, args).await }).await?;
     match answer {
         Ok(answer) => {

@@ -7,7 +7,6 @@
 //! client may resume, and the state to which it belongs: only the last change
 //! of a round carries the round's own position, the others carry the previous
 //! one.
-//! round's own position, the others the one before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,6 +103,7 @@ pub(super) async fn changes(
 ) -> Result<Response, Problem> {
     let after = sse::resume(&headers, parameters.after)?;
     let deployment = app.rollouts.deployment(&name)?;
+    // Not answered yet is no error: see `wait`.
     let view = deployment.view(None, HOLD).await.ok();
     let (sender, mut response) = sse::open(seat(&app)?, app.shutdown.clone());
     let request = Asked {
@@ -144,6 +144,7 @@ impl Asked {
             let Ok(deployment) = self.app.rollouts.deployment(&name) else {
                 return;
             };
+            // Proxies close connections on which nothing comes.
             if comment_at <= Instant::now() {
                 comment_at = Instant::now() + HEARTBEAT;
                 self.sender.comment("the deployment can't be read yet");
@@ -191,6 +192,7 @@ impl Asked {
             prefix,
             state,
             seen: after.map_or(position, |after| after.position),
+            // A later position than that of the state may be of another stream.
             is_of_same_stream: after.is_none_or(|after| after.position <= position),
             must_reset: was_repaired
                 || after
@@ -227,6 +229,7 @@ fn state_of(record: &Record) -> u64 {
             .map_or("", |oldest| oldest.created_at.as_str()),
     );
     hash.update([0]);
+    // Another source is another stream, whose positions mean something else.
     hash.update(record.active().source.as_str());
     hash.update(record.active().state_file.to_be_bytes());
     hash.update(record.repairs.to_be_bytes());
@@ -271,6 +274,7 @@ struct Watch {
 
 impl Watch {
     async fn run(mut self) {
+        // A client learns at once from where it may resume, also if nothing changes.
         if !self.must_reset {
             self.tell_position();
         }
@@ -302,6 +306,7 @@ impl Watch {
             self.tell_position();
         }
         self.sender.flush().await?;
+        // Not before the next round is due, however fast positions rise.
         let advanced = async {
             tokio::time::sleep_until(self.next_round).await;
             self.runner.advanced(self.seen).await;
@@ -323,6 +328,7 @@ impl Watch {
             .rollouts
             .deployment(self.deployment.name())
             .map_err(|_| Ended)?;
+        // Deleted and deployed again: another deployment of the same name.
         if !Arc::ptr_eq(&current, &self.deployment) {
             self.deployment = current;
         }
@@ -383,6 +389,7 @@ impl Watch {
         if self.is_untouched() {
             return Ok(());
         }
+        // None while it opens, or is behind what was shown: the next attempt follows after a pause.
         let Some(mut snapshot) = self.snapshot() else {
             return Ok(());
         };
@@ -404,10 +411,12 @@ impl Watch {
             self.reset(position);
             return Ok(());
         };
+        // The next key last, so that taking one moves nothing.
         keys.reverse();
         self.sender.hold(keys.len() * size_of::<Key>())?;
         let mut taken = Instant::now();
         while !keys.is_empty() {
+            // Only a newer snapshot: values must not go back while a round is sent.
             if taken.elapsed() > SNAPSHOT_AGE_MAX {
                 // If the state cannot be read now, the rest is sent later, from the beginning of
                 // the round.
@@ -430,6 +439,7 @@ impl Watch {
                 self.sender.flush().await?;
             }
         }
+        // Only now: a watch that ends before resumes from the beginning of the round.
         self.seen = position;
         self.sender.hold(0)
     }
@@ -463,6 +473,7 @@ impl Part {
 
     fn write_now(&mut self) -> Result<Vec<u8>, state::Error> {
         let position = self.snapshot.position();
+        // Up to a chunk, so that a client that reads slowly does not fill the memory.
         let mut events = Vec::new();
         while events.len() < CHUNK_BYTES
             && let Some(key) = self.keys.pop()

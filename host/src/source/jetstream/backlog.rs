@@ -12,6 +12,7 @@ pub(super) struct Backlog {
 impl Backlog {
     /// At the creation of a consumer that has this many matching events.
     pub(super) fn new(pending: u64) -> Self {
+        // Events that were there before the consumer are sent one after the other, not at once.
         Self {
             is_behind: pending > 0,
         }
@@ -25,11 +26,13 @@ impl Backlog {
     /// An event arrived, with the number of matching ones after it. `requested` events may still
     /// arrive: without an open request, new events wait in the stream.
     pub(super) fn arrived(&mut self, pending: u64, requested: u64) {
+        // Without an open request, the next event has to wait in the stream.
         self.is_behind = pending > 0 || requested == 0;
     }
 
     /// A request ended.
     pub(super) fn request_ended(&mut self, requested: u64) {
+        // It stays behind until a heartbeat or an event shows otherwise.
         self.is_behind |= requested == 0;
     }
 
@@ -40,6 +43,7 @@ impl Backlog {
 
     /// An idle consumer says how far it has looked; returns whether that is beyond the position.
     pub(super) fn heartbeat(&mut self, looked_through: u64, position: u64, requested: u64) -> bool {
+        // The consumer has looked at exactly what was read, so nothing lies in between.
         if looked_through == position {
             self.caught_up(requested);
         }

@@ -116,6 +116,8 @@ impl fmt::Debug for Settings {
 impl Settings {
     /// Checks the settings, and completes them from the context. Errors are messages for people.
     pub(super) fn new(options: Options) -> Result<Self, String> {
+        // Characters that no stream may have in its name (ADR-6), and that would change an API
+        // subject.
         if options.stream.is_empty()
             || options
                 .stream
@@ -131,10 +133,13 @@ impl Settings {
             None => Context::default(),
         };
         let servers = servers(&options.servers, &context.url)?;
+        // Own settings first, then the context, then what is in the address: the first that has any
+        // counts.
         let auth = match Auth::of_options(&options)? {
             Auth::None => Auth::of_context(&context)?,
             auth => auth,
         };
+        // The first server's credentials are used for all of them.
         let auth = match auth {
             Auth::None => Auth::of_url(&servers[0])?,
             auth => auth,
@@ -179,6 +184,7 @@ impl Settings {
 /// The pause before the next attempt: it doubles up to `longest`, and half of
 /// it is random, so that many hosts don't reconnect in step.
 pub(super) fn delay(attempt: usize, longest: Duration) -> Duration {
+    // At most 2^16 times 50 ms; `longest` ends it before.
     let doubled = Duration::from_millis(50).saturating_mul(1 << attempt.min(16));
     doubled
         .min(longest)
@@ -227,6 +233,7 @@ fn server(text: &str) -> Result<ServerAddr, String> {
 fn api_prefix(options: &Options, context: &Context) -> Result<String, String> {
     let set = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
     let (domain, prefix) = match (set(&options.domain), set(&options.api_prefix)) {
+        // Only if neither is set here: a domain of the context does not go with a prefix of ours.
         (None, None) => (
             set(&Some(context.jetstream_domain.clone())),
             set(&Some(context.jetstream_api_prefix.clone())),
@@ -245,6 +252,7 @@ fn api_prefix(options: &Options, context: &Context) -> Result<String, String> {
                  `domain`"
             ))
         }
+        // What the server itself calls the prefix of a domain.
         (Some(domain), None) => Ok(format!("$JS.{domain}.API")),
         (None, Some(prefix)) => subject_prefix("api_prefix", &prefix),
         (None, None) => Ok("$JS.API".to_owned()),
@@ -263,6 +271,7 @@ fn inbox_prefix(options: &Options, context: &Context) -> Result<Option<String>, 
 }
 
 fn subject_prefix(setting: &str, prefix: &str) -> Result<String, String> {
+    // People write it with and without the dot.
     let trimmed = prefix.strip_suffix('.').unwrap_or(prefix);
     crate::subject::validate(trimmed)
         .map_err(|error| format!("`{setting}` is not valid: {error}"))?;
@@ -327,6 +336,7 @@ impl Auth {
         (user, password): (Option<String>, Option<Secret>),
         token: Option<Secret>,
     ) -> Result<Self, String> {
+        // One way is one group of settings: a JWT needs an nkey, and a user a password.
         let ways = [
             creds.is_some(),
             nkey.is_some() || jwt.is_some(),
@@ -371,6 +381,7 @@ impl Auth {
             Self::Nkey(path) => Ok(options.nkey(seed(path)?)),
             Self::Jwt { jwt, nkey } => {
                 let jwt = undecorated(&jwt.text("jwt")?);
+                // The client takes both only in the form of a credentials file.
                 let seed = seed(nkey)?;
                 options
                     .credentials(&credentials(&jwt, &seed))
@@ -430,6 +441,7 @@ fn percent_decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
+        // `%` without two hexadecimal digits means itself.
         let escaped = (*first == b'%').then(|| tail.get(..2)).flatten();
         let decoded = escaped
             .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
@@ -461,6 +473,7 @@ impl Tls {
 
     fn apply(&self, mut options: ConnectOptions) -> Result<ConnectOptions, String> {
         if let Some(ca) = &self.ca {
+            // Checked here, because the client would fail at each connection, and with fewer words.
             certificates("tls_ca", ca)?;
             options = options.add_root_certificates(ca.clone());
         }

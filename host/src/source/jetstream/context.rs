@@ -37,6 +37,7 @@ pub(super) struct Context {
 
 /// Reads a context by name, or by the path of its file. The error is a message for people.
 pub(super) fn load(name: &str) -> Result<Context, String> {
+    // A name has no separator, so this is a path.
     if name.contains(std::path::MAIN_SEPARATOR) {
         return read(&home_expanded(name));
     }
@@ -53,6 +54,7 @@ pub(super) fn home_expanded(path: &str) -> PathBuf {
 }
 
 fn nats_folder() -> Result<PathBuf, String> {
+    // The XDG specification ignores paths that are not absolute.
     let absolute = std::env::var_os("XDG_CONFIG_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute());
@@ -70,6 +72,7 @@ fn find(folder: &Path, name: &str) -> Result<PathBuf, String> {
         SELECTED => selected(folder)?,
         name => name.to_owned(),
     };
+    // It becomes a part of a path.
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
         return Err(format!(
             "`{name}` is not the name of a context; use one that `nats context ls` shows"
@@ -102,6 +105,7 @@ fn read(path: &Path) -> Result<Context, String> {
             path.display()
         )
     })?;
+    // Refused, because it cannot work: a missing login would fail only at the server.
     if !context.nsc.is_empty() {
         return Err(format!(
             "context {} takes its credentials from nsc; run `nsc generate creds` and set `creds` \

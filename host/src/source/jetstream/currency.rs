@@ -40,12 +40,15 @@ impl Currency {
 
     /// The leader, asked at this time, said where the stream ends; a reader is at this position.
     pub(super) fn stream_ends(&mut self, asked: Instant, end: u64, position: u64) {
+        // An older question that is still open stays: only it can prove what was stored so long
+        // ago.
         self.open.get_or_insert((asked, end));
         self.reached(position);
     }
 
     /// The consumer has looked through everything up to a position.
     pub(super) fn reached(&mut self, position: u64) {
+        // As of the question, not of the answer: the stream may have grown in between.
         if let Some((asked, _)) = self.open.take_if(|(_, end)| *end <= position) {
             self.proved = Some(asked);
         }
@@ -53,6 +56,7 @@ impl Currency {
 
     /// Whether the consumer had everything that was stored a short while before this time.
     pub(super) fn is_proved(self, now: Instant) -> bool {
+        // One replica needs no proof.
         let is_fresh = |proved: Instant| now.saturating_duration_since(proved) <= PROOF_LIFE;
         !self.is_replicated || self.proved.is_some_and(is_fresh)
     }

@@ -122,6 +122,7 @@ impl Cursor {
             pending: 0,
             oddities: Oddities::default(),
             events: Vec::new(),
+            // A batch with none could never become full.
             bytes: 0,
             held: None,
             expected: 0,
@@ -181,6 +182,7 @@ impl Cursor {
 
     /// Records sequences that the stream no longer has and that may be passed over.
     pub(super) fn miss(&mut self, range: RangeInclusive<u64>) {
+        // In rising order, so that a batch can split them by its end.
         debug_assert!(
             self.missing
                 .last()
@@ -206,6 +208,8 @@ impl Cursor {
         head: u64,
         pending: u64,
     ) {
+        // The position is only the beginning of the stream: what was read before was never
+        // returned.
         if !self.is_settled {
             self.handed = through;
             // It is read again from there.
@@ -216,6 +220,7 @@ impl Cursor {
         self.is_placed = true;
         self.stream = Some(stream);
         self.through = through;
+        // The end of a stream never comes nearer; an answer of a replica may be older.
         self.head = self.head.max(head);
         self.pending = pending;
     }
@@ -233,10 +238,12 @@ impl Cursor {
     /// Adds an event.
     pub(super) fn push(&mut self, event: Event) {
         let size = event.size();
+        // A single event is taken whatever its size.
         if !self.events.is_empty() && self.bytes + size > self.limits.bytes {
             self.held = Some(event);
             return;
         }
+        // Reserved once, by what the last batch had.
         if self.events.capacity() == 0 {
             self.events.reserve(self.expected);
         }
@@ -247,6 +254,7 @@ impl Cursor {
     /// Records and counts a message that is not an event.
     pub(super) fn pass_over(&mut self, sequence: u64) {
         self.passed_over.push(sequence);
+        // A stream that is read again has the same messages again.
         if sequence > self.oddities.through {
             self.oddities.through = sequence;
             self.oddities.passed_over += 1;
@@ -299,9 +307,11 @@ impl Cursor {
     pub(super) fn empty_at(&self) -> Option<Instant> {
         // The first batch tells the caller where the stream ends, and so whether it has caught up.
         // A checkpoint can't tell.
+        // At once, even without an event.
         if !self.is_told {
             return self.is_placed.then_some(self.handed_at);
         }
+        // Only if it has moved, and not more often than that.
         (self.through > self.handed).then(|| self.handed_at + EMPTY_INTERVAL)
     }
 
@@ -309,9 +319,11 @@ impl Cursor {
     pub(super) fn take(&mut self) -> Option<Batch> {
         let stream = Arc::clone(self.stream.as_ref()?);
         let events = std::mem::take(&mut self.events);
+        // The next batch is probably as large as this one.
         self.expected = events.len();
         self.bytes = 0;
         self.is_told = true;
+        // From now on a stream is opened at this position, and not at its beginning.
         self.is_settled |= !events.is_empty() || self.through > self.handed;
         let through = self
             .held
@@ -322,6 +334,7 @@ impl Cursor {
             self.last = Last::Event(last.clone());
         }
         if let Some(held) = self.held.take() {
+            // There is room now; alone it always fits.
             self.push(held);
         }
         self.handed = through;
@@ -335,6 +348,7 @@ impl Cursor {
         if last_seen.is_some() || applied > 0 {
             self.handed_seen.clone_from(&last_seen);
         }
+        // Only what lies before the end of this batch; the rest goes with a later one.
         let rest = self
             .missing
             .partition_point(|range| *range.start() <= through);
@@ -345,6 +359,7 @@ impl Cursor {
                 .partition_point(|sequence| *sequence <= through),
         );
         let passed_over = std::mem::replace(&mut self.passed_over, later);
+        // Those that are here already are not applied either.
         let pending = self.pending + self.events.len() as u64;
         let head = self.head.max(through);
         Some(Batch {

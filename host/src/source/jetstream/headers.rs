@@ -32,15 +32,18 @@ impl Block {
     /// Parses a block; an empty one has no headers.
     pub(super) fn read(block: &[u8]) -> Self {
         let mut result = Self::default();
+        // A message without headers, which is sound.
         if block.is_empty() {
             return result;
         }
         let text = String::from_utf8_lossy(block);
+        // Replacement characters were put in, so something was not UTF-8.
         if matches!(text, Cow::Owned(_)) {
             result.note("is not valid UTF-8");
         }
         let mut lines = text.lines().peekable();
         if let Some(first) = lines.peek()
+            // A first line with a colon, and without the version, is a header already.
             && (first.starts_with("NATS/") || !first.contains(':'))
         {
             result.version(first);
@@ -50,6 +53,7 @@ impl Block {
         }
         while let Some(line) = lines.next() {
             if line.is_empty() {
+                // An empty line ends the block; what follows is read all the same.
                 continue;
             }
             let Some((name, value)) = line.split_once(':') else {
@@ -85,15 +89,18 @@ impl Block {
                 .note("has a name with a space or another character that names cannot have");
         }
         if value.contains('\r') {
+            // The client would end the line there.
             self.note("has a value with a lone carriage return");
             value = value.replace('\r', " ");
         }
+        // The client accepts an empty name, which means nothing.
         if !name.is_empty() {
             self.headers.push((name.to_owned(), value));
         }
     }
 
     fn note(&mut self, fault: &str) {
+        // Only the first fault is reported: it is what the client stops at.
         self.fault
             .get_or_insert_with(|| format!("its header block {fault}"));
     }

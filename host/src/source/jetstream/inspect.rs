@@ -62,6 +62,8 @@ impl Inspection {
             .await
             .unwrap_or_else(|_| {
                 Err(Trouble::lost(format!(
+                    // Silence is no answer about the stream, so it is the connection that is in
+                    // trouble.
                     "no answer within {seconds} s; check the servers and the network"
                 )))
             });
@@ -93,11 +95,13 @@ impl Inspection {
                 result.message = Some(message);
             }
             Ok((info, refused, server)) => {
+                // An empty stream reports a first sequence after its last one.
                 result.first_sequence = Some(if info.state.messages == 0 {
                     0
                 } else {
                     info.state.first_seq
                 });
+                // Some streams begin with a sequence of the operator's choice (`first_seq`).
                 let origin = info.config.first_seq.max(1);
                 let is_whole = info.state.num_deleted == 0 || has_gaps_by_design(&info.config);
                 result.is_complete = Some(info.first() <= origin && is_whole);
@@ -127,6 +131,8 @@ impl Inspection {
     ) -> Result<Option<(Missing, StreamConfig)>, LookError> {
         let away = |trouble: Trouble| LookError::Away(trouble.message);
         let look = async {
+            // Taken out while it is used: a call that is dropped half-way leaves no doubtful
+            // connection behind.
             let mut slot = self.link.lock().await;
             let mut link = match slot.take() {
                 Some(link) if link.is_up() => link,
@@ -147,6 +153,7 @@ impl Inspection {
             found.map_err(|error| away(trouble(&settings.stream, &error)))
         };
         let found = tokio::time::timeout(EXAMINATION_MAX, look).await;
+        // The first error is the time limit, the second one the look's.
         let (info, holes) = found.map_err(|_| LookError::Late(EXAMINATION_MAX))??;
         Ok(missing::lost(&info, &holes, (after, through), passed_over)
             .map(|missing| (missing, info.config)))
@@ -182,6 +189,7 @@ impl Inspection {
     /// Checks that the kind of stream can be read at all, as far as known at the moment.
     pub(super) async fn check_readable(&self, settings: &Arc<Settings>) -> Result<(), Error> {
         match tokio::time::timeout(EXAMINATION_MAX, self.look(settings)).await {
+            // Unknown passes: a server that is away must not refuse a deploy.
             Ok(Ok((info, _, _))) => check_readable(&settings.stream, &info.config),
             _ => Ok(()),
         }
@@ -214,6 +222,7 @@ impl Inspection {
     /// How the first events are interpreted. They are fetched once, because they do not change.
     async fn first_events(&self, settings: &Settings, info: &StreamInfo) -> FirstEvents {
         let (first, last) = (info.state.first_seq, info.state.last_seq);
+        // The end counts only as long as fewer messages are there than are looked at.
         let known_by = (
             info.created.clone(),
             first,
@@ -268,6 +277,7 @@ impl Inspection {
             .permitted(api.stream_info())
             .await
             .and_then(|answer| answer.map_err(|error| trouble(&settings.stream, &error)));
+        // Also if the call was refused: the operator wants to see all refusals at once.
         let refused = survey(&mut link, &api).await;
         // A new connection may have other permissions.
         *slot = refused.is_empty().then_some(link);
@@ -285,6 +295,7 @@ impl Inspection {
 
 /// The permissions that the server refuses, checked once per connection.
 async fn survey(link: &mut Link, api: &Api) -> Refused {
+    // Permissions do not change while a connection lasts.
     if link.is_tried() {
         return Refused::default();
     }
@@ -301,6 +312,7 @@ async fn fetch_first(api: &Api, settings: &Settings, info: &StreamInfo) -> First
         if count == FIRST_EVENTS || next > info.state.last_seq {
             break;
         }
+        // Best effort: what cannot be read is left out of a description.
         let Ok(Some(stored)) = api.next_message(next, ">").await else {
             break;
         };
@@ -309,6 +321,7 @@ async fn fetch_first(api: &Api, settings: &Settings, info: &StreamInfo) -> First
             continue;
         }
         count += 1;
+        // Each way once, in the order in which they were found.
         match message::describe(rescue::message_of(&stored), settings.recognition) {
             ReadAs::Kind(way) if ways.contains(&way) => {}
             ReadAs::Kind(way) => ways.push(way),
@@ -342,6 +355,7 @@ fn warnings(info: &StreamInfo) -> Vec<String> {
 /// Settings by which events are removed before they are read, or can be removed.
 fn removal(config: &StreamConfig, warnings: &mut Vec<String>) {
     let is_mirror = config.mirror.is_some();
+    // With `discard = "new"` a full stream refuses new events, and removes none.
     let removes_oldest = config.discard != "new";
     let mut limits = Vec::new();
     if config.max_age > 0 {
@@ -376,6 +390,7 @@ fn removal(config: &StreamConfig, warnings: &mut Vec<String>) {
                 .to_owned(),
         );
     }
+    // A mirror cannot be published to, so what follows does not concern it.
     if is_mirror {
         return;
     }

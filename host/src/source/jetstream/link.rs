@@ -72,6 +72,7 @@ pub(super) struct Link {
 impl Link {
     /// Connects, or returns why it could not.
     pub(super) async fn connect(settings: &Arc<Settings>) -> Result<Self, Trouble> {
+        // It reads files, which may block.
         let reading = Arc::clone(settings);
         let options = tokio::task::spawn_blocking(move || reading.connect_options())
             .await
@@ -79,6 +80,7 @@ impl Link {
             .map_err(Trouble::refused)?;
         let (sender, report) = watch::channel(Report::default());
         let in_use = Arc::new(());
+        // Weak, so that the callback does not count as a user.
         let used = Arc::downgrade(&in_use);
         let options = options
             .event_callback(move |event| {
@@ -89,6 +91,7 @@ impl Link {
                 0 => UNUSED_DELAY,
                 _ => delay(attempt, RECONNECT_DELAY_MAX),
             });
+        // Before the connection: without a descriptor the client's error would say less.
         descriptors::check_spare().map_err(|error| Trouble {
             state: SourceState::Connecting,
             message: format!(
@@ -102,6 +105,8 @@ impl Link {
                 .await
                 .map_err(|error| match error.kind() {
                     ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                        // Some refusals come as another kind of error, and only their words show
+                        // them.
                         Trouble::refused(format!("the server refuses the credentials: {error}"))
                     }
                     _ => {
@@ -143,6 +148,7 @@ impl Link {
     /// Whether the client has ended, and with it its callback. It never reconnects, even if the
     /// last state that it reported was connected: some messages kill it (`rescue`).
     pub(super) fn is_gone(&self) -> bool {
+        // The callback holds the sender, and ends with the client.
         self.report.has_changed().is_err()
     }
 
@@ -154,6 +160,7 @@ impl Link {
     /// Waits until it is up, and reports each failure meanwhile. Ends with an
     /// error if the client can't succeed and has to be recreated.
     pub(super) async fn up(&mut self, tell: impl Fn(Trouble)) -> Result<(), Trouble> {
+        // From now on, however often it fails in between.
         let until = Instant::now() + AGAIN_MAX;
         loop {
             if self.is_up() {
@@ -163,6 +170,7 @@ impl Link {
                 return Err(Trouble::lost("the connection was lost"));
             }
             {
+                // The lock of the report is not held across the wait below.
                 let report = self.report.borrow_and_update();
                 if let Some(message) = &report.refused {
                     return Err(Trouble::refused(format!(
@@ -193,6 +201,7 @@ impl Link {
 
     /// Runs a request to its end, and returns whether the server refused anything meanwhile.
     pub(super) async fn is_refused(&mut self, request: impl Future<Output = ()>) -> bool {
+        // Before the request, so that a refusal that comes at once counts.
         let before = self.report.borrow().refusals;
         tokio::pin!(request);
         loop {
@@ -203,6 +212,7 @@ impl Link {
                 () = self.changed() => {}
             }
             let refused = self.report.borrow().refusals > before;
+            // A refused request gets no answer, so there is nothing more to wait for.
             if refused || !self.is_up() {
                 return refused;
             }
@@ -237,6 +247,7 @@ impl Link {
         &mut self,
         call: impl Future<Output = T>,
     ) -> Result<T, Trouble> {
+        // Both as of before the call.
         let denials = self.denials();
         let generation = self.generation();
         tokio::pin!(call);
@@ -262,6 +273,7 @@ impl Link {
 fn note(sender: &watch::Sender<Report>, event: &Event) {
     sender.send_modify(|report| match event {
         Event::Connected => {
+            // The server has accepted the credentials.
             report.failure = None;
             report.refused = None;
         }

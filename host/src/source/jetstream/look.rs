@@ -44,6 +44,8 @@ impl Looks {
             let (mut link, api) = self.api(settings).await?;
             match permitted(&mut link, &api, api.message(sequence)).await? {
                 Ok(Some(stored)) => Ok(Ok(event(&stored, settings.recognition))),
+                // No such event: whether it is gone or yet to come shows from the end of the
+                // stream.
                 Ok(None) => Ok(Err(head(&mut link, &api).await?)),
                 Err((_, reason)) => Err(Trouble::lost(reason)),
             }
@@ -65,6 +67,7 @@ impl Looks {
                 through: wanted.after.min(head),
                 head,
             };
+            // Half of it, so that the last message still has time to arrive.
             let until = Instant::now() + LOOK_MAX / 2;
             let mut bytes = 0;
             while page.through < head
@@ -89,6 +92,7 @@ impl Looks {
             Some(link) if link.is_up() => link,
             _ => Box::pin(Link::connect(settings)).await?,
         };
+        // Kept, because people page.
         *slot = Some(link.clone());
         let (client, prefix) = (link.client().clone(), settings.api_prefix.clone());
         Ok((
@@ -112,9 +116,11 @@ async fn next(
 ) -> Result<Vec<Event>, Trouble> {
     let from = page.through + 1;
     if let Some(subjects) = &wanted.subjects {
+        // With subjects the server skips what does not match, however much that is.
         let covering = subjects.covering();
         let fetched = permitted(link, api, api.next_message(from, covering.as_str())).await?;
         let found = readable(from, fetched, recognition);
+        // Nothing more that matches: everything was looked at.
         page.through = found
             .as_ref()
             .map_or(page.head, |event| event.sequence)
@@ -124,6 +130,7 @@ async fn next(
         return Ok(found.into_iter().filter(is_wanted).collect());
     }
     let room = u64::try_from(wanted.limit - page.events.len()).unwrap_or(u64::MAX);
+    // Several at once: each costs a round trip.
     let to = page.head.min(page.through + AT_ONCE.min(room));
     let fetch = async {
         futures_util::future::join_all((from..=to).map(|sequence| api.message(sequence))).await

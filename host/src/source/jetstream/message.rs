@@ -48,6 +48,7 @@ impl MetadataReader {
     /// Parses one; none if it is not such a subject, or belongs to another consumer.
     pub(super) fn read(&mut self, reply: &str) -> Option<Metadata> {
         let bytes = reply.as_bytes();
+        // Only the first message, or one of another account, is parsed in full.
         if self.prefix.is_empty() || !bytes.starts_with(&self.prefix) {
             let prefix = prefix_of(bytes)?;
             if !prefix.ends_with(self.own.as_bytes()) {
@@ -60,6 +61,7 @@ impl MetadataReader {
 }
 
 fn prefix_of(reply: &[u8]) -> Option<&[u8]> {
+    // Anybody who may publish to our inbox could send another one.
     if !reply.starts_with(b"$JS.ACK.") {
         return None;
     }
@@ -70,6 +72,7 @@ fn prefix_of(reply: &[u8]) -> Option<&[u8]> {
             .filter(|(_, byte)| **byte == b'.')
             .map(|(index, _)| index)
     };
+    // Two more tokens with a domain, and newer servers may add one at the end.
     let tokens = match dots().count() + 1 {
         9 => TOKENS_PLAIN,
         count if count >= 11 => TOKENS_DOMAIN,
@@ -85,6 +88,7 @@ fn numbers(text: &[u8]) -> Option<Metadata> {
     for byte in text {
         match byte {
             b'0'..=b'9' => {
+                // A number that does not fit is no reply subject.
                 values[index] = values[index]
                     .checked_mul(10)?
                     .checked_add(u64::from(byte - b'0'))?;
@@ -101,6 +105,7 @@ fn numbers(text: &[u8]) -> Option<Metadata> {
             _ => return None,
         }
     }
+    // The last number may end the text.
     let complete = index == values.len() || (index + 1 == values.len() && digits > 0);
     let [
         _delivered,
@@ -127,6 +132,7 @@ pub(super) fn into_event(
     reading: Reading,
 ) -> Option<Event> {
     let headers = match headers {
+        // Without headers no message is one of the broker's own.
         None => Vec::new(),
         Some(headers) if headers::is_bookkeeping(headers) => return None,
         Some(headers) => headers::of_event(headers, reading.wants_headers),

@@ -58,6 +58,7 @@ impl Holes {
 
     /// The part between two sequences, both inclusive.
     pub(super) fn within(&self, from: u64, to: u64) -> impl Iterator<Item = RangeInclusive<u64>> {
+        // The ranges rise, so the search needs no look at earlier ones.
         let first = self.ranges.partition_point(|range| *range.end() < from);
         let cut =
             move |range: &RangeInclusive<u64>| *range.start().max(&from)..=*range.end().min(&to);
@@ -77,10 +78,12 @@ impl Holes {
             is_unlisted: info.state.num_deleted > LISTED_MAX,
             ..Self::default()
         };
+        // What such a mirror lacks belongs to others, and is not listed.
         if has_gaps_by_design(&info.config) {
             holes.is_unlisted = false;
             return holes;
         }
+        // Everything before the first message is gone.
         if seen.first > after + 1 {
             holes.ranges.push(after + 1..=seen.first - 1);
         }
@@ -91,6 +94,7 @@ impl Holes {
             .copied()
             .filter(|sequence| *sequence > after)
         {
+            // The list may overlap with what is before the first message.
             match holes.ranges.last_mut() {
                 Some(last) if *last.end() >= sequence => {}
                 Some(last) if *last.end() + 1 == sequence => *last = *last.start()..=sequence,
@@ -169,6 +173,7 @@ pub(super) fn lost(
             count: None,
         });
     }
+    // A stream that was restored from an older copy ends before the position.
     let tail = (through > last && after < through).then(|| after.max(last) + 1..=through);
     let gone = holes.within(after + 1, through.min(last)).chain(tail);
     let passed_over = passed_over.iter().flat_map(|(from, to)| *from..=*to);
@@ -184,8 +189,10 @@ pub(super) fn undelivered(
     let mut rest = Vec::new();
     for range in ranges {
         let (mut from, to) = range.into_inner();
+        // Delivered ones before the range concern an earlier one.
         while delivered.next_if(|sequence| *sequence < from).is_some() {}
         while let Some(sequence) = delivered.next_if(|sequence| *sequence <= to) {
+            // What lies between the last delivered one and this.
             if sequence > from {
                 rest.push(from..=sequence - 1);
             }

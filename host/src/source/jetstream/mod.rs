@@ -151,6 +151,7 @@ impl JetStream {
     pub fn new(options: Options) -> Result<Self, SetupError> {
         let source_name = options.name.clone();
         let settings = Settings::new(options).and_then(|settings| {
+            // To find wrong files at the start, and not at the first connection.
             settings.connect_options()?;
             Ok(settings)
         });

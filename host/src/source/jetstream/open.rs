@@ -144,8 +144,10 @@ pub(super) async fn open(
         prefix,
         stream: settings.stream.clone(),
     });
+    // Read before the first call, so that a reconnect during the opening is noticed.
     let generation = link.generation();
     let info = stream_info(&mut link, &api).await?;
+    // Before the proof: a stream that loses events by its kind proves nothing.
     check_readable(&api.stream, &info.config).map_err(Failure::Stop)?;
     let stream = identity(&api, &info)?;
     prove(&mut link, &api, &info, &stream, standing).await?;
@@ -153,12 +155,14 @@ pub(super) async fn open(
     let filter = filter(covering, &info.config);
     let mut holes = missing(&mut link, &api, &info, standing, position, filter.is_some()).await?;
 
+    // Subscribed before the consumer exists, so that no message comes too early.
     let inbox = Subject::from(api.client.new_inbox());
     let subscription = api
         .client
         .subscribe(inbox.clone())
         .await
         .map_err(|error| Trouble::lost(format!("cannot subscribe to {inbox}: {error}")))?;
+    // Without a lost connection every message can be parsed, as far as is known.
     let rescued = if standing.doubts == 0 {
         VecDeque::new()
     } else {
@@ -170,6 +174,7 @@ pub(super) async fn open(
         };
         rescue(&mut link, &api, &search).await?
     };
+    // The consumer starts behind what was fetched alone.
     let behind = rescued.back().map_or(position, Rescued::sequence);
     let made = create_consumer(&mut link, &api, &info, filter, behind).await?;
 
@@ -185,6 +190,7 @@ pub(super) async fn open(
         ))
         .into());
     }
+    // From the first available event on, what is gone by now does not matter.
     let is_anchored = standing.position.is_some() || standing.start == Start::Beginning;
     if !is_anchored {
         position = position.max(info.first() - 1);
@@ -301,6 +307,7 @@ fn begin(info: &StreamInfo, standing: &Standing) -> u64 {
     // A stream may be configured to start with another sequence than 1.
     let origin = info.config.first_seq.max(1);
     match (standing.position, standing.start) {
+        // Given by the state, so the settings of the start do not matter.
         (Some(position), _) => position,
         // Sequences that a filtered mirror lacks at the front belong to others.
         (None, Start::Beginning) if !has_gaps_by_design(&info.config) => origin - 1,
@@ -320,12 +327,14 @@ async fn missing(
 ) -> Result<Holes, Failure> {
     // If the server does not filter for a reader, the reader sees each gap itself, so they are only
     // looked up to refuse them at once.
+    // All of it is accepted, so it need not be known; an unfiltered reader sees it anyway.
     if !is_filtered && standing.accepts_through >= info.state.last_seq {
         return Ok(Holes::default());
     }
     let holes = missing::look_up_now(link, api, info, position).await?;
     let (stream, last) = (api.stream.clone(), info.state.last_seq);
     let mut refused = missing::refused(holes.within(0, u64::MAX), standing.accepts_through);
+    // Too many to be listed: any of them may have been for us.
     if is_filtered && holes.is_unlisted && standing.accepts_through < last && position < last {
         refused = Some(Missing {
             from: position + 1,
@@ -335,6 +344,7 @@ async fn missing(
     }
     match refused {
         None => Ok(holes),
+        // Without a position it is a new state that would lack them.
         Some(missing) if standing.position.is_none() => {
             Err(Failure::Stop(Error::Incomplete { stream, missing }))
         }
@@ -345,6 +355,7 @@ async fn missing(
 /// The filter for the server; none if it would filter nothing, because reading
 /// everything is faster and shows each gap.
 fn filter<'a>(covering: &'a Pattern, config: &StreamConfig) -> Option<&'a str> {
+    // A mirror and a stream with sources have subjects that their settings do not name.
     let takes_others = config.mirror.is_some()
         || config
             .sources
@@ -354,6 +365,7 @@ fn filter<'a>(covering: &'a Pattern, config: &StreamConfig) -> Option<&'a str> {
         |subject: &String| Pattern::parse(subject).is_ok_and(|pattern| covering.covers(&pattern));
     let covers_all =
         !takes_others && !config.subjects.is_empty() && config.subjects.iter().all(covers);
+    // `>` takes everything.
     (covering.as_str() != ">" && !covers_all).then_some(covering.as_str())
 }
 
@@ -376,6 +388,7 @@ async fn create_consumer(
     position: u64,
 ) -> Result<Made, Trouble> {
     let wanted = u64::try_from(INACTIVE_THRESHOLD.as_nanos()).expect("a minute fits");
+    // A stream may not allow as long as we would like.
     let inactive_threshold = match info.config.consumer_limits.inactive_threshold {
         0 => wanted,
         limit => wanted.min(limit),
@@ -386,6 +399,7 @@ async fn create_consumer(
         opt_start_seq: position + 1,
         ack_policy: "none",
         replay_policy: "instant",
+        // The names are those of the API; nothing is acknowledged, and nothing needs to survive.
         filter_subject: filter,
         inactive_threshold,
         num_replicas: 1,
@@ -436,6 +450,7 @@ async fn first_consumer(
     };
     loop {
         requests.push(async {
+            // Random: names of consumers are shared by all readers of the stream.
             let name = format!("foldstream-{:016x}", fastrand::u64(..));
             let config = ConsumerConfig {
                 name,

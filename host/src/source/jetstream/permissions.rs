@@ -18,6 +18,7 @@ const NOBODY: &str = "foldstream-nobody";
 /// The API subjects to which a reader publishes, and whether it can work without them. An empty
 /// request to them has no effect.
 fn subjects(api: &Api) -> [(String, bool); 5] {
+    // In the order in which a reader needs them.
     let stream = &api.stream;
     [
         (format!("STREAM.INFO.{stream}"), false),
@@ -70,6 +71,7 @@ impl Refused {
 
 /// Tests what a reader needs only later, so that a refusal is seen before anything depends on it.
 pub(super) async fn try_later_needs(link: &mut Link, api: &Api) -> Result<(), Trouble> {
+    // Once per connection: permissions belong to it.
     if link.is_tried() {
         return Ok(());
     }
@@ -84,6 +86,7 @@ pub(super) async fn survey(link: &mut Link, api: &Api) -> Refused {
     let mut refused = Refused::default();
     for (subject, is_optional) in subjects(api) {
         if link.is_refused(api.trial(&subject, TRIAL_MAX)).await {
+            // People grant it for all consumers, as their names are random.
             let shown = format!("{}.{}", api.prefix, subject.replace(NOBODY, ">"));
             if is_optional {
                 refused.optional.push(shown);

@@ -45,6 +45,7 @@ pub(super) async fn prove(
     {
         proof = Proof::Found;
     }
+    // A mark that differs has ended this above; here only name and creation time do.
     if let Some(expected) = standing
         .stream
         .as_deref()
@@ -62,6 +63,7 @@ pub(super) async fn prove(
              from it, so it is the same stream"
         );
     }
+    // Positions of a proved stream can be compared.
     let last = info.state.last_seq;
     if position > last {
         return Err(Failure::Stop(Error::Truncated {
@@ -88,6 +90,7 @@ pub(super) async fn contradiction(
         created_ns,
     };
     match prove(link, api, &info, &stream, &Standing::at(checkpoint)).await {
+        // A lost tail is another problem, with another remedy.
         Ok(()) | Err(Failure::Stop(Error::Truncated { .. })) => Ok(None),
         Err(Failure::Stop(error)) => Ok(Some(error)),
         Err(Failure::Trouble(trouble)) => Err(trouble),
@@ -102,6 +105,7 @@ async fn compare(
     mark: &EventMark,
     is_same: impl FnOnce(&Stored) -> bool,
 ) -> Result<Proof, Failure> {
+    // Removed since, or lost with the tail: nothing can be compared.
     if mark.sequence < info.first() || mark.sequence > info.state.last_seq {
         return Ok(Proof::Unseen);
     }

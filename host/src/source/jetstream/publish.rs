@@ -190,6 +190,7 @@ impl Publisher {
     ) -> Result<Option<HashSet<String>>, Unavailable> {
         let mut link = self.link().await?;
         let api = self.api(&link);
+        // One message at a time, because headers are not part of any list that the server gives.
         let (mut ids, mut from) = (HashSet::new(), sequence + 1);
         for _ in 0..LOOKED_AT_MAX {
             let asked = tokio::time::timeout(
@@ -200,6 +201,7 @@ impl Publisher {
             let answered = asked.map_err(|_| Unavailable::silent(&self.settings.stream))?;
             let found = answered?;
             let found = found.map_err(|error| trouble(&self.settings.stream, &error))?;
+            // Nothing more: what is not in the set was not stored.
             let Some(stored) = found else {
                 return Ok(Some(ids));
             };
@@ -211,6 +213,7 @@ impl Publisher {
                 .map(|(_, id)| id);
             ids.extend(id.filter(|id| id.starts_with(prefix)));
         }
+        // Too many to look at, so nothing is known.
         Ok(None)
     }
 
@@ -255,6 +258,7 @@ impl Publisher {
     /// What the answer to a message says.
     fn confirmed(&self, message: &Outgoing, answer: &[u8]) -> Result<Confirmed, PublishError> {
         let (stream, subject) = (&self.settings.stream, &message.subject);
+        // A request to that subject reached a service of somebody else.
         let foreign = |_| {
             PublishError::Unknown(format!(
                 "subject {subject} is answered by something that is no stream"
@@ -296,6 +300,7 @@ impl Publisher {
             .headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()));
+        // Others never have the names of ours: the host owns every `Nats-*` header.
         for (name, value) in own.into_iter().chain(others) {
             let parsed = name
                 .parse::<HeaderName>()
@@ -330,6 +335,7 @@ impl Publisher {
 fn keeps(config: &StreamConfig) -> bool {
     let age = Duration::from_nanos(config.max_age);
     let is_long = age.is_zero() || age >= KEPT_MIN;
+    // Retention by interest or as a queue removes messages when others have read them.
     (config.retention.is_empty() || config.retention == "limits")
         && config.max_msgs_per_subject <= 0
         && is_long
@@ -342,6 +348,7 @@ fn check(stream: &str, config: &StreamConfig) -> Result<(), Unavailable> {
             "stream {stream} is a mirror, which nobody can publish to; publish to its origin"
         )));
     }
+    // Without a window an id recognises nothing.
     if config.duplicate_window == 0 {
         return Err(Unavailable(format!(
             "stream {stream} recognises no message ids, so a message that is sent again after a \

@@ -86,6 +86,7 @@ impl RequestSize {
     fn within(limits: RequestLimits) -> Self {
         let narrower = |ours: u64, limit: u64| if limit == 0 { ours } else { ours.min(limit) };
         let ours = u64::try_from(EXPIRES.as_nanos()).expect("half a minute fits");
+        // A limit of the consumer may be shorter than ours.
         let expires = Duration::from_nanos(narrower(ours, limits.max_expires));
         Self {
             events: narrower(REQUEST_EVENTS, limits.max_batch),
@@ -161,6 +162,7 @@ impl Pull {
             .any(|pattern| pattern.as_str() == ">");
         // The server does not know which subjects are the host's own.
         let is_open = subjects.is_open();
+        // With several patterns the server has one that covers them all, and more.
         let server_matches = opened.is_filtered && subjects.patterns().len() == 1 && !is_open;
         let mut currency = Currency::new(opened.is_replicated);
         currency.stream_ends(opened.looked_at, opened.head, opened.position);
@@ -182,6 +184,7 @@ impl Pull {
             is_oversize: false,
             heard_at: Instant::now(),
             listening_since: None,
+            // The host matches exactly what the server lets through too much.
             must_match: is_open || (!takes_everything && !server_matches),
             trusts_filter: server_matches,
             is_filtered: opened.is_filtered,
@@ -189,6 +192,7 @@ impl Pull {
             has_gaps_by_design: opened.has_gaps_by_design,
             backlog: Backlog::new(opened.pending),
             currency,
+            // One lost connection is normal; a second one at the same place makes it careful.
             is_careful: opened.doubts > 1,
             rescued: opened.rescued,
             subjects,
@@ -205,6 +209,7 @@ impl Pull {
 
     /// When to check again whether the consumer is lost.
     pub(super) fn silent_at(&self) -> Instant {
+        // A first silence is not believed, so the next look comes sooner.
         self.listening_since
             .map_or(self.heard_at + SILENCE, |time| time + LISTEN)
     }
@@ -215,6 +220,7 @@ impl Pull {
         if now < self.heard_at + SILENCE {
             return false;
         }
+        // The caller was away for long: what has arrived meanwhile has to be read first.
         now >= *self.listening_since.get_or_insert(now) + LISTEN
     }
 
@@ -283,10 +289,12 @@ impl Pull {
             )
             .await
             .map_err(|error| Trouble::lost(format!("cannot ask for events: {error}")))?;
+        // After the send, so that a dropped call counts nothing.
         self.outstanding_events += events;
         self.outstanding_bytes += bytes;
         self.asked_at = Some(Instant::now());
         self.is_oversize = false;
+        // By its bytes a request is recognised of which nothing was used.
         self.asked.push_back(bytes);
         if self.asked.len() > REQUESTS_KNOWN {
             self.asked.pop_front();
@@ -306,6 +314,7 @@ impl Pull {
         if self.is_oversize {
             return Some((1, 0));
         }
+        // The size is unknown, so it is asked for without a limit, and alone.
         if self.is_careful {
             let is_busy =
                 self.outstanding_events > 0 || !self.rescued.is_empty() || self.jump.is_some();
@@ -315,9 +324,11 @@ impl Pull {
             events, expires, ..
         } = self.size;
         let bytes = self.request_bytes();
+        // More could overflow the subscription, and the client would drop messages.
         if self.outstanding_events + events > events * REQUESTS_MAX {
             return None;
         }
+        // Either of the two limits may be the one that ends a request.
         let half = self.outstanding_events <= events / 2 || self.outstanding_bytes <= bytes / 2;
         let is_old = || {
             self.asked_at
@@ -333,6 +344,8 @@ impl Pull {
         context: &mut Context<'_>,
         cursor: &mut Cursor,
     ) -> Poll<Result<(), Trouble>> {
+        // With a filter of the host most messages may be for others; they must not keep the thread
+        // for ever.
         let scan_max = cursor.events_max().saturating_mul(SCAN_FACTOR);
         let mut scanned = 0;
         while scanned < scan_max && !cursor.is_full() {
@@ -351,6 +364,7 @@ impl Pull {
             }
             scanned += 1;
         }
+        // Only if something was read: an empty poll proves no life.
         self.heard_at = Instant::now();
         self.listening_since = None;
         Poll::Ready(Ok(()))
@@ -368,6 +382,7 @@ impl Pull {
                 reply.as_str()
             )));
         };
+        // A gap here means that a message was lost on its way.
         self.consumer_sequence += 1;
         if metadata.consumer_sequence != self.consumer_sequence {
             return Err(Trouble::lost(format!(
@@ -382,8 +397,10 @@ impl Pull {
                 message.subject.as_str()
             )));
         }
+        // Both may be off a little if an earlier request was ended; they never go below 0.
         self.outstanding_events = self.outstanding_events.saturating_sub(1);
         self.outstanding_bytes = self.outstanding_bytes.saturating_sub(message.length as u64);
+        // Nothing up to the position is returned again.
         if !self.reach(&metadata, cursor) {
             return Ok(());
         }
@@ -413,9 +430,11 @@ impl Pull {
         if sequence > cursor.through + 1 {
             self.note_jump(cursor.through + 1, sequence - 1, cursor);
         }
+        // The dangerous message is past, unless a jump before it is still open.
         self.is_careful &= self.jump.is_some();
         cursor.through = sequence;
         cursor.pending = metadata.pending;
+        // `pending` says how many matching ones follow, so the end is at least there.
         cursor.head = cursor.head.max(sequence.saturating_add(metadata.pending));
         self.backlog
             .arrived(metadata.pending, self.outstanding_events);
@@ -430,12 +449,14 @@ impl Pull {
         let metadata = Metadata {
             stream_sequence: sequence,
             consumer_sequence: 0,
+            // A message that was fetched alone has no delivery number and no time of its own.
             time_ns: 0,
             pending,
         };
         if !self.reach(&metadata, cursor) {
             return;
         }
+        // Skipped by an operator: the position moves, and nothing is returned.
         let Rescued::Message { stored, fault } = rescued else {
             return;
         };
@@ -458,6 +479,7 @@ impl Pull {
     fn note_jump(&mut self, from: u64, to: u64, cursor: &mut Cursor) {
         let is_accepted =
             !self.is_filtered && !self.has_gaps_by_design && to <= self.accepts_through;
+        // One question at a time: everything behind it waits anyway.
         if self.jump.is_some() {
             return;
         }
@@ -474,18 +496,21 @@ impl Pull {
         let headers = message.headers.as_ref();
         match (code, description) {
             (100, _) => self.heartbeat(headers, cursor),
+            // 408: the request has expired. 409: the server has sent all that was asked for.
             (408, _) | (409, "Batch Completed") => {
                 self.settle(headers);
                 Ok(())
             }
             (409, "Message Size Exceeds MaxBytes") => {
                 // A wrong guess costs one request for a single event.
+                // The server returns the bytes of a request that it could not use at all.
                 let untouched = number(headers, "Nats-Pending-Bytes")
                     .is_some_and(|left| self.asked.contains(&left));
                 self.settle(headers);
                 self.is_oversize |= untouched;
                 Ok(())
             }
+            // Nobody answers requests for this consumer any more.
             (503, _) => Err(Trouble::lost("the consumer is gone")),
             _ => Err(Trouble::lost(format!(
                 "the server ended the consumer: {code} {description}"
@@ -495,6 +520,7 @@ impl Pull {
 
     /// A request ended: its remainder will not arrive.
     fn settle(&mut self, headers: Option<&HeaderMap>) {
+        // Without the headers of newer servers all of it counts as ended.
         let events = number(headers, "Nats-Pending-Messages").unwrap_or(self.outstanding_events);
         let bytes = number(headers, "Nats-Pending-Bytes").unwrap_or(self.outstanding_bytes);
         self.outstanding_events = self.outstanding_events.saturating_sub(events);
@@ -505,6 +531,7 @@ impl Pull {
     /// An idle consumer says how far it has looked, and how many events it delivered.
     fn heartbeat(&mut self, headers: Option<&HeaderMap>, cursor: &Cursor) -> Result<(), Trouble> {
         let delivered = number(headers, "Nats-Last-Consumer");
+        // Messages were lost on their way; another consumer begins behind what arrived.
         if delivered.is_some_and(|delivered| delivered != self.consumer_sequence) {
             return Err(Trouble::lost(format!(
                 "the server delivered {} events, {} arrived",
@@ -512,6 +539,7 @@ impl Pull {
                 self.consumer_sequence
             )));
         }
+        // An old server does not say it, and then claims nothing.
         let looked_through = number(headers, "Nats-Last-Stream").unwrap_or(0);
         if self
             .backlog
@@ -527,12 +555,13 @@ impl Pull {
 }
 
 impl Drop for Pull {
-    /// The server would drop the consumer on its own after a minute; a stream has room for a
-    /// limited number.
+    /// The server would drop the consumer on its own after `INACTIVE_THRESHOLD`; a stream has room
+    /// for a limited number.
     fn drop(&mut self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
+        // A client that is reconnecting would keep the message, and the consumer is gone by then.
         if self.client.connection_state() != async_nats::connection::State::Connected {
             return;
         }
@@ -549,6 +578,7 @@ impl Drop for Pull {
 
 /// The size of a request, of at most this many bytes, if all open ones may bring in `together`.
 fn part_of(most: u64, together: u64) -> u64 {
+    // At least one event of usual size must fit, or each would be asked for alone.
     most.min((together / REQUESTS_MAX).max(REQUEST_BYTES_MIN))
 }
 

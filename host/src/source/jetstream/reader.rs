@@ -144,6 +144,7 @@ impl Reader {
             {
                 self.end_session(trouble.into());
             }
+            // What waits behind an open jump may have to be taken back.
             let in_question = self.session.as_ref().is_some_and(Session::in_question);
             if !in_question
                 && self.cursor.is_ready()
@@ -152,6 +153,7 @@ impl Reader {
                 self.passed.note(&self.settings.stream, &batch);
                 return Ok(batch);
             }
+            // After the last batch, so that what was read is applied first.
             if let Some(error) = self.failed.take() {
                 return Err(error);
             }
@@ -162,6 +164,8 @@ impl Reader {
                     source::heard(&self.status, session.heard_at());
                     self.tell_oddities();
                     if let Err(failure) = advanced {
+                        // Dropping the session deletes its consumer; the next one begins at the
+                        // cursor.
                         self.end_session(failure);
                     }
                 }
@@ -171,10 +175,12 @@ impl Reader {
 
     /// Opens the stream, or records why not. Cancel-safe: the attempt continues with the next call.
     async fn open(&mut self) {
+        // A call that was cancelled sleeps until the same time.
         if let Some(time) = self.retry_at {
             tokio::time::sleep_until(time.into()).await;
             self.retry_at = None;
         }
+        // Continued if a call before was cancelled in the middle.
         let attempt = match &mut self.opening {
             Some(opening) => opening,
             None => {
@@ -205,6 +211,7 @@ impl Reader {
             seen: self.cursor.seen().cloned(),
             accepts_through: self.settings.on_missing.accepts_through(&self.request),
             start: self.request.start,
+            // Losses at another position say nothing about this one.
             doubts: if self.doubts.position == self.cursor.through {
                 self.doubts.count
             } else {
@@ -249,6 +256,7 @@ impl Reader {
             match outcome {
                 // A new connection may have other permissions, and the server says again what it
                 // may not receive.
+                // Only the first refused permission is known so far.
                 Err(Failure::Trouble(trouble)) if trouble.state == SourceState::Unauthorized => {
                     let trouble = permissions::explain(&mut link, &api, trouble).await;
                     (None, Err(trouble.into()))
@@ -290,10 +298,13 @@ impl Reader {
         let Some(session) = self.session.take() else {
             return;
         };
+        // What is behind an open question was never proved.
         session.abandon(&mut self.cursor);
+        // It worked, so the pauses start again.
         if session.has_heard {
             self.failures = 0;
         }
+        // Only a lost connection may be due to a message.
         if matches!(&failure, Failure::Trouble(trouble) if trouble.state == SourceState::Reconnecting)
         {
             self.doubt();
@@ -341,6 +352,7 @@ impl Reader {
                 );
                 let message = format!("{}: {error} (looking again)", error.kind());
                 doubt(&self.status, message);
+                // Over another connection, in case this one reaches a server that is mistaken.
                 self.link = None;
                 self.retry_at = Some(Instant::now() + PAUSE_SUSPICIOUS);
             }
@@ -350,6 +362,7 @@ impl Reader {
                     SourceState::Stopped,
                     Some(format!("{}: {error}", error.kind())),
                 );
+                // Returned by `next`, after everything that was read.
                 self.failed = Some(error);
                 self.retry_at = Some(Instant::now() + PAUSE_STOPPED);
             }
@@ -360,6 +373,7 @@ impl Reader {
     fn suspect(&mut self, kind: &'static str) -> u32 {
         let position = self.cursor.through;
         let is_same = |known: &Suspicion| known.position == position && known.kind == kind;
+        // An old one does not count: in between everything was fine.
         let known = self
             .suspicion
             .filter(|known| is_same(known) && known.at.elapsed() < SUSPICION_MAX);
@@ -397,6 +411,7 @@ impl Reader {
 /// Reports what is waited for if a stream takes long to open.
 async fn told_if_long<T>(opening: impl Future<Output = T>, status: &StatusSender) -> T {
     tokio::pin!(opening);
+    // Only observes until it has taken long; the opening continues either way.
     tokio::select! {
         biased;
         result = &mut opening => return result,

@@ -69,17 +69,20 @@ pub(super) async fn rescue(
     let mut rescued = VecDeque::new();
     let mut bytes = 0;
     let mut next = search.position + 1;
+    // Until one that the client can parse: from there on the consumer delivers.
     while rescued.len() < MESSAGES_MAX && bytes < BYTES_MAX {
         let stored = match link
             .permitted(api.next_message(next, search.filter))
             .await?
         {
             Ok(Some(stored)) => stored,
+            // The end of the stream: the connection was lost for another reason.
             Ok(None) => break,
             Err(wire::Error::Unreadable { sequence, reason }) => {
                 // With a filter, the next message for us may have a higher sequence than the
                 // requested one.
                 let sequence = sequence.unwrap_or(next).max(next);
+                // A reader may pass it only if an operator has decided so.
                 if search.skips.binary_search(&sequence).is_err() {
                     let stream = api.stream.clone();
                     return Err(Failure::Stop(Error::Unreadable {
@@ -95,6 +98,8 @@ pub(super) async fn rescue(
             Err(error) => return Err(trouble(&api.stream, &error).into()),
         };
         let fault = fault(&stored);
+        // The client stumbles over something that is not recognised here, so it is taken out of its
+        // way.
         let is_doubted = rescued.is_empty() && search.doubts >= DOUBTS_MANY;
         if fault.is_none() && !is_doubted {
             break;
@@ -108,6 +113,7 @@ pub(super) async fn rescue(
 
 /// What the client cannot parse in a message.
 pub(super) fn fault(stored: &Stored) -> Option<String> {
+    // The server replaces such octets in its answer; the client drops the connection on them.
     if stored.subject.contains(char::REPLACEMENT_CHARACTER) {
         return Some("its subject is not valid UTF-8".to_owned());
     }
@@ -146,6 +152,7 @@ pub(super) fn message_of(stored: &Stored) -> Message {
 pub(super) fn into_event(stored: &Stored, fault: Option<&str>, reading: Reading) -> Event {
     let block = Block::read(&stored.headers);
     let mut headers = headers::of_event(&block, reading.wants_headers);
+    // Without headers there is no place for it; the log has it.
     if let Some(fault) = fault.filter(|_| reading.wants_headers) {
         headers::tell_fault(&mut headers, fault);
     }

@@ -191,6 +191,7 @@ impl Session {
     /// Takes back the contents of the cursor after an open question.
     pub(super) fn abandon(&self, cursor: &mut Cursor) {
         if let Some(jump) = self.pull.jump() {
+            // One before the jump: that sequence was still in order.
             cursor.roll_back(jump.from - 1);
         }
     }
@@ -205,9 +206,11 @@ impl Session {
             Wake::Read(read) => {
                 read?;
                 self.has_heard = true;
+                // While a jump is open, its own answer counts the sequences.
                 if !self.in_question() {
                     self.count(cursor.through, cursor)?;
                 }
+                // A check may be due by what has just arrived.
                 self.look(cursor);
                 // Before the caller processes what arrived, so that the next events are already on
                 // their way.
@@ -222,12 +225,14 @@ impl Session {
                         self.unanswered = 0;
                         let end = view.info.state.last_seq;
                         self.judge(look.question, *view, cursor)?;
+                        // After the answer was judged, as it may have moved the cursor.
                         self.pull.stream_ends(look.asked, end, cursor.through);
                     }
                     Err(error) => self.bear(look.question, &error)?,
                 }
                 self.look(cursor);
             }
+            // A refused permission is reported over the connection, and not as an answer.
             Wake::Reported => {
                 if let Some(trouble) = self.link.denied_since(self.denials) {
                     return Err(trouble.into());
@@ -237,9 +242,11 @@ impl Session {
         }
         self.is_ending =
             self.is_ending || self.link.generation() != self.generation || !self.link.is_up();
+        // What arrived before the end is read first; only then the session ends.
         if self.is_ending && (!has_read || self.in_question()) {
             return Err(Trouble::lost("the connection was lost").into());
         }
+        // During a question nothing is read, so silence means nothing.
         if !self.in_question() && self.pull.is_lost() {
             return Err(Trouble::lost("the server fell silent").into());
         }
@@ -249,6 +256,7 @@ impl Session {
     /// Continues without the answer to a check of the stream, if that is possible.
     fn bear(&mut self, question: Question, error: &wire::Error) -> Result<(), Failure> {
         let is_unanswered = matches!(error, wire::Error::Unanswered { .. });
+        // Other errors show that the API works, and start the count again.
         self.unanswered = if is_unanswered {
             self.unanswered.saturating_add(1)
         } else {
@@ -285,6 +293,7 @@ impl Session {
         let may_read = !self.in_question();
         let mut until = self.pull.silent_at();
         if !may_read {
+            // A question has its own time limit; this is only so that the loop looks again.
             until = Instant::now() + Duration::from_secs(60);
         } else if let Some(time) = cursor.empty_at() {
             until = until.min(time);
@@ -314,6 +323,7 @@ impl Session {
 
     /// Starts a check of the stream if one is due.
     fn look(&mut self, cursor: &Cursor) {
+        // It has moved: the clock of idleness starts again.
         if cursor.through != self.idle.0 {
             self.idle = (cursor.through, Instant::now());
         }
@@ -348,6 +358,7 @@ impl Session {
         let is_filtered = self.is_filtered;
         let (filter, through) = (self.filter.clone(), cursor.through);
         let (known, after) = (self.holes.seen(), self.counted);
+        // Polled by `wait` alongside reading, so that nothing waits for the answer.
         let answer = Box::pin(async move {
             let info = api.stream_info().await?;
             // Events removed after they were sent do not matter to a reader that has caught up.
@@ -356,6 +367,7 @@ impl Session {
                 Question::Claim(claim) => !claim.is_live,
                 Question::Head | Question::Idle => false,
             };
+            // The list is large, and is the same as long as nothing was removed.
             let must_list = is_filtered && may_lack && known != missing::Seen::of(&info);
             let holes = if must_list {
                 Some(missing::look_up(&api, &info, after).await?)
@@ -369,6 +381,7 @@ impl Session {
                 _ => None,
             };
             let next = match question {
+                // Beyond its position the stream has messages, of which one may be for us.
                 Question::Idle if info.state.last_seq > through => {
                     api.next_message(through + 1, &filter).await?
                 }
@@ -401,16 +414,19 @@ impl Session {
         } else {
             IDLE_INTERVAL
         };
+        // Both: it has had nothing for long, and was not asked just now.
         since.elapsed() >= IDLE_INTERVAL && self.idle_asked.elapsed() >= interval
     }
 
     /// Concludes from what the stream has for a reader that gets nothing; an error if the consumer
     /// does not deliver it.
     fn judge_idle(&mut self, next: Option<u64>, through: u64) -> Result<(), Failure> {
+        // It has arrived in the meantime, or never existed.
         let Some(next) = next.filter(|next| *next > through) else {
             self.waits_at = None;
             return Ok(());
         };
+        // The first time it gets a moment to deliver; only the second time counts.
         if self.waits_at.replace(through) != Some(through) {
             return Ok(());
         }
@@ -496,11 +512,13 @@ impl Session {
     /// Counts what the stream lacks up to a sequence, unless it was delivered before it was
     /// removed; an error if that is not accepted. For a filtered reader.
     fn count(&mut self, through: u64, cursor: &mut Cursor) -> Result<(), Failure> {
+        // An unfiltered reader sees each gap itself.
         if !self.is_filtered || through <= self.counted || !self.has_begun(cursor) {
             self.counted = self.counted.max(through);
             return Ok(());
         }
         let gone = self.holes.within(self.counted + 1, through);
+        // What was delivered before it was removed is not missing.
         let gone = missing::undelivered(gone, cursor.sequences());
         if let Some(missing) = missing::refused(gone.iter().cloned(), self.accepts_through) {
             // Events after it must not be returned, even if they have arrived.
@@ -517,6 +535,7 @@ impl Session {
 
     /// An error if the stream lacks too much to be listed, and that is not accepted.
     fn must_list(&mut self, through: u64) -> Result<(), Failure> {
+        // Logged once; the counts show the rest.
         if !self.holes.is_unlisted || self.accepts_through >= through {
             if self.holes.is_unlisted && !std::mem::replace(&mut self.has_told_unlisted, true) {
                 warn!(
@@ -558,6 +577,7 @@ impl Session {
         if from > to {
             return Ok(());
         }
+        // All or nothing of one jump.
         if let Some(missing) = missing::refused(std::iter::once(from..=to), self.accepts_through) {
             return Err(self.gap(missing));
         }
@@ -598,6 +618,7 @@ async fn last_message(
     filter: &str,
 ) -> Option<(EventMark, bool)> {
     let earliest = through.saturating_sub(LAST_TRIED).max(after);
+    // From the end: the last message is usually there.
     for sequence in (earliest + 1..=through).rev() {
         match api.message(sequence).await {
             Ok(Some(stored)) => {

@@ -173,6 +173,7 @@ impl StreamInfo {
 
     /// First existing sequence, or the next one if the stream is empty.
     pub(super) fn first(&self) -> u64 {
+        // An empty stream reports 0, or the first sequence that it will assign.
         if self.state.messages == 0 {
             self.state.last_seq + 1
         } else {
@@ -293,6 +294,7 @@ impl StoredMessage {
 
 /// The sequence of the message in an answer that cannot be parsed otherwise.
 fn sequence_in(answer: &[u8]) -> Option<u64> {
+    // As far as it is JSON: a message that cannot be decoded still has its sequence.
     let answer: serde_json::Value = serde_json::from_slice(answer).ok()?;
     answer.pointer("/message/seq")?.as_u64()
 }
@@ -322,6 +324,7 @@ impl Api {
         config: &ConsumerConfig<'_>,
     ) -> Result<ConsumerInfo, Error> {
         let mut subject = format!("CONSUMER.CREATE.{}.{}", self.stream, config.name);
+        // The server checks permissions by it, so it has to be the filter of the body.
         if let Some(filter) = config.filter_subject {
             subject.push('.');
             subject.push_str(filter);
@@ -371,6 +374,7 @@ impl Api {
             .await
         {
             Ok(answer) => answer,
+            // Not an error: it was removed, or is yet to come.
             Err(Error::Refused {
                 code: MESSAGE_NOT_FOUND,
                 ..
@@ -434,6 +438,7 @@ impl Api {
             sequence: sequence_in(&message.payload),
             reason: format!("the answer of {subject} cannot be parsed: {error}"),
         };
+        // Every answer is either this or an object with its own fields.
         let envelope: Envelope = serde_json::from_slice(&message.payload).map_err(unreadable)?;
         if let Some(error) = envelope.error {
             return Err(Error::Refused {

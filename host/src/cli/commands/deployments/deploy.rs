@@ -257,6 +257,7 @@ pub(crate) async fn tell(
             .for_each(|warning| output.note(&format!("warning: {warning}")));
         return Ok(());
     }
+    // To standard error: scripts get one object on standard output, that of the end.
     output.note(&describe(&deployed));
     let deployment = settled(client, &deployed, waiting.timeout.map(Into::into), output).await?;
     let generation = deployed.generation;
@@ -283,6 +284,7 @@ pub(crate) async fn settled(
         DeployOutcome::Rebuilding | DeployOutcome::Migrating => {
             wait_for_cut_over::wait(client, meant, timeout, output).await
         }
+        // The same module again, which is still the candidate.
         DeployOutcome::Unchanged if deployed.generation != deployed.deployment.generation => {
             wait_for_cut_over::wait(client, meant, timeout, output).await
         }
@@ -335,6 +337,7 @@ pub(crate) fn read_module(file: &Path) -> anyhow::Result<Bytes> {
     }
     let unreadable =
         |error: io::Error| Failure::new(Exit::Failed, format!("cannot read {shown}: {error}"));
+    // Its beginning first: a large file of another kind need not be read.
     let mut content = File::open(file).map_err(unreadable)?;
     let mut module = Vec::new();
     content
@@ -353,6 +356,7 @@ pub(crate) fn read_module(file: &Path) -> anyhow::Result<Bytes> {
         .take(FILE_BYTES_MAX)
         .read_to_end(&mut module)
         .map_err(unreadable)?;
+    // Reading ends at the limit, so this file may go on.
     if read as u64 == FILE_BYTES_MAX {
         return Err(refused(format!(
             "{shown} has more than {FILE_BYTES_MAX} bytes, too many for a module"

@@ -187,6 +187,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
                 dry_run,
                 ..which.selection()
             };
+            // Printed in any case: what was applied before a key failed again stays applied.
             let outcome = act(&client, &name, "retry", &selection).await?;
             context
                 .output

@@ -142,6 +142,8 @@ async fn all(args: &Args, client: &Client, context: &Context) -> anyhow::Result<
             .failure
             .as_ref()
             .and_then(|failure| failure.sequence);
+        // Each skips only the event that it has failed at: another one may be able to fold the
+        // events at which its siblings failed.
         let skip = args
             .skip
             .iter()

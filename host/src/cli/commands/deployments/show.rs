@@ -235,6 +235,7 @@ pub(crate) fn source_word(status: &SourceStatus) -> String {
 /// Seconds since a time in RFC 3339.
 fn seconds_since(time: &str) -> Option<f64> {
     let time: jiff::Timestamp = time.parse().ok()?;
+    // The clocks of two machines differ, so the time may be ahead of ours.
     Some(
         jiff::Timestamp::now()
             .duration_since(time)

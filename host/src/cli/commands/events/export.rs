@@ -100,11 +100,13 @@ async fn export(
     let mut last = None;
     let mut count = 0;
     loop {
+        // No page needs more events than there are sequences left.
         let limit = last.map_or(PAGE_EVENTS, |last| PAGE_EVENTS.min(last - after));
         let page = match args.format {
             Format::Foldstream => page_of_events(client, &args.filter, after, limit).await?,
             Format::Cloudevents => page_of_cloud_events(client, &args.filter, after, limit).await?,
         };
+        // That of the first page: events that come during the export are not part of it.
         let last = *last.get_or_insert(page.last_sequence);
         for line in page.lines {
             target.write_all(line.as_bytes())?;
@@ -112,12 +114,14 @@ async fn export(
             count += 1;
         }
         match page.next {
+            // A `next` that does not advance would go on for ever.
             Some(next) if next < last && next > after => after = next,
             _ => break,
         }
         let seconds = progress.elapsed().as_secs_f64().max(0.001);
         let rate = count as f64 / seconds;
         let through = (after - args.after) as f64 / seconds;
+        // By sequences, because how many of them match is known at the end only.
         let remaining_seconds = Some((last - after) as f64 / through.max(0.001));
         progress.show(&Step {
             done: count,
@@ -223,6 +227,7 @@ async fn page_of_cloud_events(
         header("foldstream-next"),
         header("foldstream-last-sequence"),
     );
+    // Hosts before this header ignore `Accept`, and answer in their own format.
     let last_sequence = last_sequence
         .ok_or_else(|| foreign("it cannot write CloudEvents; upgrade it".to_owned()))?;
     let body = client.body(response).await?;
@@ -243,6 +248,7 @@ fn one_line(json: &str) -> String {
 /// The event in the form in which it is appended. Its message id prevents duplicates. CloudEvents
 /// attributes are encoded again, because reading decodes them.
 fn importable(mut event: Stored) -> Importable {
+    // As `id` again: an import must find out that the event is there already.
     let id = event.headers.remove(MESSAGE_ID);
     for (name, value) in &mut event.headers {
         if name.starts_with(HEADER_PREFIX) {

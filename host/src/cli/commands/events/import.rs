@@ -154,6 +154,7 @@ pub(crate) async fn import_file(
         Failure::new(exit, format!("cannot read {shown}: {error}"))
     })?;
     let size = opened.metadata().ok().map(|metadata| metadata.len());
+    // Large reads: a file of small events would otherwise cost a call of the system each few.
     let reader = BufReader::with_capacity(1 << 20, opened);
     import(
         client,
@@ -177,6 +178,7 @@ async fn import<R: BufRead>(
     let mut imported = Imported::default();
     loop {
         let batch = batches.next();
+        // What was checked before the end, of whatever kind, is sent.
         if !batch.lines.is_empty() {
             let content = ("application/x-ndjson", batch.body);
             let sent = client
@@ -184,6 +186,7 @@ async fn import<R: BufRead>(
                 .await;
             let appended: Appended =
                 sent.map_err(|error| refused(&error, &batches.name, &batch.lines, &imported))?;
+            // After the answer: only what the host has confirmed counts as imported.
             imported.events += batch.lines.len() as u64;
             imported.duplicates += appended.duplicates;
             imported.times_raised += appended.times_raised;
@@ -242,6 +245,7 @@ fn refused(error: &client::Error, name: &str, lines: &[u64], imported: &Imported
         (None, [first, .., last]) => format!("{name}, lines {first} to {last}: {text}"),
         (None, _) => format!("{name}: {text}"),
     };
+    // An answer that did not come says nothing about what was done.
     let known = if error.leaves_open() {
         at_least(imported)
     } else {
@@ -272,15 +276,18 @@ fn named_line<'a>(text: &'a str, lines: &[u64]) -> Option<(u64, &'a str)> {
         None => (text.strip_prefix("line ")?, 1),
     };
     let (number, reason) = rest.split_once(" is refused: ")?;
+    // The host counts within the request; `lines` has where each was in the file.
     let index = number.parse::<usize>().ok()?.checked_sub(first)?;
     Some((*lines.get(index)?, reason))
 }
 
 fn step(imported: &Imported, bytes: u64, size: Option<u64>, elapsed: Duration) -> Step {
+    // At least a millisecond: a first batch may take less, and a rate must be a number.
     let rate = imported.events as f64 / elapsed.as_secs_f64().max(0.001);
     let share = size
         .filter(|size| *size > 0)
         .map(|size| bytes as f64 / size as f64);
+    // From the bytes read so far, as the number of events is unknown before the end.
     let total = share
         .filter(|share| *share > 0.0)
         .map(|share| (imported.events as f64 / share).round() as u64);
@@ -338,6 +345,8 @@ impl<R: BufRead> Batches<R> {
             let begin = body.len();
             let found = self.items.next(&mut body).and_then(|line| match line {
                 None => Ok(None),
+                // Checked here as a host would, so that what comes before a bad event can be sent
+                // alone.
                 Some(line) => match check(body[begin..].trim_ascii(), self.template.as_ref()) {
                     Ok(()) => Ok(Some(line)),
                     Err(message) => Err(items::Error::Malformed(line, message)),
@@ -347,6 +356,7 @@ impl<R: BufRead> Batches<R> {
                 Ok(Some(line)) => lines.push(line),
                 Ok(None) => break End::File,
                 Err(error) => {
+                    // Nothing of the bad event may stay in the request.
                     body.truncate(begin);
                     break match error {
                         items::Error::Malformed(line, message) => {
@@ -356,6 +366,7 @@ impl<R: BufRead> Batches<R> {
                     };
                 }
             }
+            // The last line of a file may have no end, and values over several lines have none.
             if body.last() != Some(&b'\n') {
                 body.push(b'\n');
             }
@@ -369,6 +380,7 @@ impl<R: BufRead> Batches<R> {
 }
 
 fn check(text: &[u8], template: Option<&SubjectTemplate>) -> Result<(), String> {
+    // Told apart by `specversion`, event by event: a file may have both.
     if let Some(envelope) = cloudevents::meant(text) {
         let subject = envelope.and_then(|envelope| SubjectTemplate::subject(template, &envelope));
         return subject.map(drop).map_err(|error| error.to_string());

@@ -72,7 +72,9 @@ impl<R: BufRead> Items<R> {
         let begin = body.len();
         if self.form == Form::Unknown {
             self.begin(body)?;
+            // A first line was read to tell the forms apart: it is the first event.
             if body.len() > begin {
+                // Counted already, as the line that it ended.
                 let line = self.line - 1;
                 return match self.form {
                     // The first line was not a whole event: it is the beginning of an event over
@@ -94,6 +96,7 @@ impl<R: BufRead> Items<R> {
     /// Determines how events are separated. Leaves a line in `body` if it is the beginning of an
     /// event.
     fn begin(&mut self, body: &mut Vec<u8>) -> Result<(), Error> {
+        // Not consumed: what is looked at here is read again by what follows.
         let start = self.reader.fill_buf()?;
         for (mark, program) in [(GZIP, "zcat"), (ZSTD, "zstdcat")] {
             if start.starts_with(mark) {
@@ -120,6 +123,7 @@ impl<R: BufRead> Items<R> {
         // A first line that ends within a value is not a complete event.
         let begin = body.len();
         self.read_line(body)?;
+        // Ignored: only whether it is one whole value matters here.
         let first = serde_json::from_slice::<IgnoredAny>(&body[begin..]);
         if first.is_err_and(|error| error.is_eof()) && body[begin..].ends_with(b"\n") {
             self.form = Form::Values;
@@ -176,6 +180,7 @@ impl<R: BufRead> Items<R> {
         loop {
             let mut next = self.peek_behind_space()?;
             if self.is_behind_element && next == Some(b',') {
+                // One comma, and then an element must come.
                 self.skip(1);
                 next = self.peek_behind_space()?;
                 if next == Some(b']') {
@@ -184,6 +189,7 @@ impl<R: BufRead> Items<R> {
             } else if self.is_behind_element && !matches!(next, Some(b']') | None) {
                 return malformed(self.line, "a comma is missing between two elements");
             }
+            // Set before the element is read; an error ends the file anyway.
             self.is_behind_element = next != Some(b']');
             match next {
                 None => return malformed(self.line, "the file ends within an array"),
@@ -193,6 +199,7 @@ impl<R: BufRead> Items<R> {
                     return self.finish(body, begin, line).map(Some);
                 }
             }
+            // After an array another one may follow, as when files are joined.
             match self.peek_behind_space()? {
                 None => return Ok(None),
                 Some(b'[') => self.skip(1),
@@ -204,6 +211,7 @@ impl<R: BufRead> Items<R> {
     /// Reads to the end of the value that begins at `begin` of `body`, or with the next byte;
     /// returns its line.
     fn finish(&mut self, body: &mut Vec<u8>, begin: usize, line: u64) -> Result<u64, Error> {
+        // Everything that was read of it so far, again from its beginning.
         let mut scanner = Scanner::default();
         for byte in &mut body[begin..] {
             scanner.take(*byte);
@@ -218,11 +226,13 @@ impl<R: BufRead> Items<R> {
             }
             let (mut used, mut ended) = (0, false);
             for byte in bytes {
+                // A number or a word ends before what follows it, which is not part of it.
                 if scanner.ends_before(*byte) {
                     ended = true;
                     break;
                 }
                 used += 1;
+                // JSON forbids it, and here it nearly always is a quote that is missing.
                 if *byte == b'\n' && scanner.in_string {
                     return Err(Error::Malformed(
                         self.line,
@@ -241,6 +251,8 @@ impl<R: BufRead> Items<R> {
                 }
             }
             self.skip(used);
+            // Checked for each piece of the buffer: a string without an end must not fill the
+            // memory.
             if body.len() - begin > ITEM_BYTES_MAX {
                 return Err(too_long(line));
             }
@@ -298,6 +310,7 @@ impl Scanner {
     /// Whether the value ended before this byte, as values without a closing character do.
     fn ends_before(&self, byte: u8) -> bool {
         let separates = byte.is_ascii_whitespace() || matches!(byte, b',' | b']' | b'}');
+        // Only outermost values: inside of one, the same characters separate its parts.
         self.has_begun && self.depth == 0 && !self.in_string && separates
     }
 
@@ -309,6 +322,7 @@ impl Scanner {
                 b'\\' => self.is_escaped = true,
                 b'"' => {
                     self.in_string = false;
+                    // A text by itself is a value as well.
                     return self.depth == 0;
                 }
                 _ => {}
@@ -320,6 +334,7 @@ impl Scanner {
             b'{' | b'[' => self.depth += 1,
             b'}' | b']' => {
                 self.depth = self.depth.saturating_sub(1);
+                // A value that is closed too often is found by the parser.
                 return self.depth == 0;
             }
             _ => {}

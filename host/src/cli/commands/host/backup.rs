@@ -110,6 +110,7 @@ type Tell = (watch::Sender<Progress>, watch::Receiver<Progress>);
 /// Takes a backup of the host. A refusal of the host is an error of its own.
 async fn copy(folder: &Path, context: &Context, (tell, told): Tell) -> anyhow::Result<Made> {
     let client = context.client()?;
+    // Before the host is asked: a folder that is taken must not cost it a backup.
     let target = match Target::claim(folder) {
         Ok(target) => target,
         Err(error) => return Ok(Err(error)),
@@ -137,6 +138,7 @@ async fn copy(folder: &Path, context: &Context, (tell, told): Tell) -> anyhow::R
         let (pumped, made) = tokio::join!(pumped, work.done());
         match (pumped, made) {
             (_, Ok(made)) => Ok(Ok(made)),
+            // The thread saw no more than the end of its input; the connection knows the cause.
             (Err(error), Err(Error::BrokeOff)) => Err(anyhow::Error::from(client::Error::Broken {
                 url,
                 message: error.to_string(),

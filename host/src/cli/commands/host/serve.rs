@@ -61,6 +61,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         write_messages_as_json();
     }
     config_args::check(&config, |warning| context.output.warning(warning))?;
+    // Before the data folder is made, and everything in it.
     keep_files_private();
     let _log = start_log(&config, context.output)?;
     let file = args.settings.file();
@@ -75,10 +76,12 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     context.output.say(&format!("listening on {}", server.url));
     tell_token(&server, context);
     server.reload_on(hangups, move || {
+        // The flags once more: they win over whatever the file says now.
         let config = args.settings.load(flags.clone())?;
         config_args::check(&config, |warning| tracing::warn!("{warning}"))?;
         Ok(config)
     });
+    // Units that depend on this one start now, so the socket has to listen already.
     notify_systemd("READY=1");
     // A server that ends on its own has failed; otherwise it serves until the first signal.
     tokio::select! {
@@ -140,6 +143,7 @@ fn notify_systemd(state: &str) {
         return;
     };
     let name = name.as_encoded_bytes();
+    // sd_notify(3): an `@` stands for the zero byte of an abstract address.
     let address = match name.strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(std::path::Path::new(&*String::from_utf8_lossy(name))),

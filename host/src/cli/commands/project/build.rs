@@ -60,6 +60,7 @@ pub(crate) struct Compiled {
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let compiled = compile(&args.dir, context.output).await?;
     let module = compiled.module;
+    // Compiling the module takes seconds of a thread.
     let examined = tokio::task::spawn_blocking(move || inspect::examine(module))
         .await
         .context("the check panicked")??;
@@ -90,6 +91,7 @@ fn line(info: &ModuleInfo) -> String {
 pub(crate) async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compiled> {
     let manifest = dir.join("Cargo.toml");
     let name = package_name(&manifest)?;
+    // As cargo names it in its messages, with which it is compared.
     let manifest = manifest
         .canonicalize()
         .with_context(|| format!("cannot find {}", manifest.display()))?;
@@ -115,6 +117,7 @@ pub(crate) async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compil
         )
     })?;
     let stdout = child.stdout.take().expect("asked for a pipe above");
+    // Read to its end before the wait: a full pipe would stop cargo.
     let artifact = find_artifact(BufReader::new(stdout), &manifest).await?;
     let status = child.wait().await.context("cannot wait for cargo")?;
     if !status.success() {
@@ -193,6 +196,7 @@ async fn find_artifact(
         .await
         .context("cannot read cargo's messages")?
     {
+        // Cargo may write lines of other programs in between.
         let Ok(message) = serde_json::from_str::<Message>(&line) else {
             continue;
         };
@@ -203,6 +207,7 @@ async fn find_artifact(
             .filenames
             .into_iter()
             .find(|file| file.extension().is_some_and(|end| end == "wasm"));
+        // The last one counts, if cargo names the crate more than once.
         artifact = wasm.or(artifact);
     }
     Ok(artifact)
@@ -247,6 +252,7 @@ pub(crate) async fn has_target(dir: Option<&Path>) -> bool {
     let Ok(entries) = std::fs::read_dir(folder.trim()) else {
         return false;
     };
+    // The folder may exist, and have nothing of the standard library.
     entries.flatten().any(|entry| {
         let name = entry.file_name();
         let name = name.to_string_lossy();

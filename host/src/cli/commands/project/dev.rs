@@ -76,6 +76,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         "{} has no Cargo.toml; give the folder of a crate, or create one with `foldstream new NAME`",
         args.dir.display()
     );
+    // First: until then SIGHUP ends the process.
     let hangups = Hangups::catch()?;
     let mut flags = Vec::new();
     flags.extend(
@@ -88,6 +89,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             .map(|data| config_args::flag("--data", "data_dir", &data.display())),
     );
     let mut config = args.settings.load_sound(flags, context)?;
+    // The default folder is for `serve`; trying something should leave nothing behind.
     let temporary = (config.data_dir == Config::default().data_dir)
         .then(config_args::temporary_folder)
         .transpose()?;
@@ -102,9 +104,11 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         // The file has hashes alone, and none of them may cover what is done here.
         config.serve.token = Some(crate::access::new_token().into());
     }
+    // Kept to the end: dropping it writes what waits.
     let _log = start_log(&config, context.output)?;
     let known = config.clone();
     let same = move || Ok(known.clone());
+    // Before the first build, so that a change during it is not missed.
     let (changed, _watching) = watch(&args.dir, &config.data_dir)?;
     let mut server = Server::start(config).await?;
     server.reload_on(hangups, same);
@@ -149,6 +153,7 @@ impl Session<'_> {
     /// Builds and deploys once now and then after every change.
     async fn follow(&self, changed: &Notify) -> anyhow::Result<()> {
         self.import_sample().await?;
+        // Said once: the name is known after the first build.
         let mut told = false;
         loop {
             match self.rebuild().await {
@@ -163,6 +168,7 @@ impl Session<'_> {
                 "waiting for changes in {}",
                 self.args.dir.display()
             ));
+            // A change during the build left a permit, so this returns at once.
             changed.notified().await;
             self.context.output.note("a file changed; building");
         }
@@ -174,6 +180,7 @@ impl Session<'_> {
         let compiled = build::compile(&self.args.dir, output).await?;
         // Crates and their modules usually have one name.
         let name = self.args.name.as_ref().unwrap_or(&compiled.name);
+        // No answer counts as unknown: the deploy itself says what is wrong.
         let known = self.client.deployment(name).await.ok();
         let is_handler = known.as_ref().is_some_and(|known| known.outbox.is_some());
         let request = deploy::Request {
@@ -209,6 +216,7 @@ impl Session<'_> {
             Some(name) => embedded.find(|source| source.name == *name),
             None => embedded.next(),
         };
+        // A kept folder has the events already.
         let Some(source) = chosen.filter(|source| source.last_sequence == Some(0)) else {
             return Ok(());
         };
@@ -255,7 +263,9 @@ fn watch(dir: &Path, data: &Path) -> anyhow::Result<(Arc<Notify>, Watching)> {
         .with_context(|| format!("cannot find {}", dir.display()))?;
     let within = root.clone();
     let handler = move |result: DebounceEventResult| {
+        // An error of the watcher says nothing about files; the next change comes through.
         let Ok(events) = result else { return };
+        // Builds read the sources, so access alone would trigger the next build.
         let relevant = events.iter().filter(|event| !event.kind.is_access());
         if relevant
             .flat_map(|event| &event.paths)
@@ -271,9 +281,11 @@ fn watch(dir: &Path, data: &Path) -> anyhow::Result<(Arc<Notify>, Watching)> {
             path.display()
         )
     };
+    // The root alone: below it `target` changes with each build.
     watcher
         .watch(&root, RecursiveMode::NonRecursive)
         .with_context(|| unwatchable(&root))?;
+    // A data folder within the crate changes all the time.
     let data = data.canonicalize().unwrap_or_else(|_| root.join(data));
     for entry in std::fs::read_dir(&root)
         .with_context(|| unwatchable(&root))?

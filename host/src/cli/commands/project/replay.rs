@@ -144,6 +144,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         .as_deref()
         .map(deploy::read_module)
         .transpose()?;
+    // Before it is moved: it decides what counts as success.
     let has_other = other.is_some();
     let folder = config_args::temporary_folder()?;
     let checker =
@@ -166,6 +167,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
             ));
         }
         unknown += step.unknown.len();
+        // Step by step they are shown at once; otherwise all together, in the chosen format.
         if args.step {
             context.output.say(&step.lines());
             wait_for_enter()?;
@@ -178,8 +180,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
             lines.join("\n")
         })?;
     }
+    // Another module is meant to apply everything; the recorded failure says nothing about it.
     let verdict = verdict(&shown, bundle.failure.as_ref().filter(|_| !has_other));
     let (is_as_expected, text) = verdict;
+    // A result that rests on what is missing proves nothing, whichever it is.
     if unknown > 0 {
         let text = format!("{text}, but the bundle lacks some of what was read");
         return Err(Failure::new(Exit::Failed, text).into());

@@ -79,6 +79,7 @@ fn check_walls(config: &Config) -> Check {
 /// The folder itself, or the nearest one above it that exists.
 fn existing(folder: &Path) -> PathBuf {
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    // A host that was never started has no folder yet; it will be on the disk of this one.
     absolute
         .ancestors()
         .find(|path| path.is_dir())
@@ -87,6 +88,7 @@ fn existing(folder: &Path) -> PathBuf {
 
 fn check_disk(folder: &Path) -> Check {
     match rustix::fs::statvfs(existing(folder)) {
+        // What users without privileges can fill, in units of `f_frsize` (statvfs(3)).
         Ok(found) => judge_disk(folder, found.f_bavail.saturating_mul(found.f_frsize)),
         Err(error) => Check::warn(
             "disk",
@@ -253,6 +255,7 @@ impl ClockWatch {
 }
 
 fn judge_clock(elapsed: Duration, begun: SystemTime, ended: SystemTime) -> Check {
+    // A clock before 1970 is implausible as well.
     let since_epoch = ended
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
@@ -264,6 +267,7 @@ fn judge_clock(elapsed: Duration, begun: SystemTime, ended: SystemTime) -> Check
     }
     let apart = match ended.duration_since(begun) {
         Ok(wall) => wall.abs_diff(elapsed),
+        // It was set back, while time passed.
         Err(backwards) => backwards.duration() + elapsed,
     };
     if apart > STEP_WARN {

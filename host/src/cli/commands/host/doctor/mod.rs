@@ -97,6 +97,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     if let Some(folder) = &args.data {
         return report(&context.output, &data::checks(folder).await?);
     }
+    // First, so that it spans all other checks.
     let watch = machine::ClockWatch::begin();
     let config = args.settings.load(Vec::new())?;
     let client = context.client_of(Some(&config))?;
