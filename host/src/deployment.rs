@@ -111,6 +111,13 @@ impl Deployment {
         self.record.borrow().clone()
     }
 
+    /// Its record in the catalogue and its active runner, which belong together.
+    pub(crate) fn current(&self) -> (Record, Arc<Runner>) {
+        // Both change under this lock.
+        let record = self.record.borrow();
+        (record.clone(), self.active())
+    }
+
     /// Reads its record in the catalogue without copying it.
     pub(crate) fn with_record<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
         look(&self.record.borrow())
@@ -294,10 +301,7 @@ impl Deployment {
     /// Its current state.
     pub fn info(&self) -> api::Deployment {
         // Both under one borrow, because `flip` changes them in one step.
-        let (record, runner) = {
-            let record = self.record.borrow();
-            (record.clone(), self.active())
-        };
+        let (record, runner) = self.current();
         let now = runner.now();
         let store = runner.store();
         let figures = Figures::of(&runner, &now, store.as_ref());

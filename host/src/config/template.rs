@@ -132,10 +132,9 @@ fn redact(table: &mut Table) {
 /// The address of a server may contain a user and a password.
 fn redact_server(server: &mut Value) {
     let Value::String(text) = server else { return };
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return;
-    };
-    if let Some((_, host)) = rest.rsplit_once('@') {
-        *text = format!("{scheme}://{REDACTED}@{host}");
+    // Without a scheme it is `nats`.
+    let begin = text.find("://").map_or(0, |at| at + 3);
+    if let Some((_, host)) = text[begin..].rsplit_once('@') {
+        *text = format!("{}{REDACTED}@{host}", &text[..begin]);
     }
 }

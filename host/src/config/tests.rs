@@ -559,7 +559,8 @@ fn mistakes_in_flags_name_the_flag() {
 fn secrets_are_hidden_where_the_configuration_is_shown() {
     let config = from_file(
         "[serve]\ntoken = \"SECRET-1\"\n[sources.a]\nkind = \"jetstream\"\nstream = \"A\"\nuser = \
-         \"u\"\npassword = \"SECRET-2\"\nservers = [\"nats://u:SECRET-3@host:4222\"]\n",
+         \"u\"\npassword = \"SECRET-2\"\nservers = [\"nats://u:SECRET-3@host:4222\", \
+         \"u:SECRET-4@other:4222\"]\n",
     )
     .expect("loads");
     let shown = config.to_shown().to_string();

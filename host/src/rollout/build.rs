@@ -472,6 +472,8 @@ impl Rollouts {
                 Promotion::Auto => self.try_to_take_over(deployment, number).await,
             };
             match done {
+                // It passed its gate, and is watched until somebody promotes it.
+                Ok(()) if generation.build.promote == Promotion::Manual => continue,
                 Ok(()) => return,
                 Err(error) => {
                     tracing::info!(

@@ -510,7 +510,8 @@ impl<'t> EntryWriter<'t> {
         // An older file gets this format with the first data that only this format has, and not
         // before: opening writes nothing.
         let has_owner = meta.get(outbox::OWNER).map_err(storage)?.is_some();
-        let format = if has_owner || has_timers(&meta)? {
+        let has_parked = meta.get(parked::FROM).map_err(storage)?.is_some();
+        let format = if has_owner || has_parked || has_timers(&meta)? {
             FORMAT_OWNED
         } else {
             FORMAT

@@ -32,7 +32,7 @@ use crate::position::EventMark;
 
 const PARKED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("parked");
 /// The row of `meta` with the lowest sequence that was ever parked.
-const FROM: &str = "parked_from";
+pub(super) const FROM: &str = "parked_from";
 /// The row of `meta` with the number of the last failure. The row of that failure may be gone.
 const FAILURES: &str = "parked_failures";
 /// Longer keys are named by their digest, in bytes.
@@ -819,6 +819,9 @@ mod tests {
             let path = folder.path().join(name);
             let (store, mut writer) = open(&path);
             step(&mut writer, 1, &parks);
+            store.flush().expect("commits");
+            // Also after a commit that parks nothing.
+            step(&mut writer, 2, &[]);
             store.flush().expect("commits");
             drop((store, writer));
             assert_eq!(format(&path), wanted);

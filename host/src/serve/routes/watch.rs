@@ -173,9 +173,8 @@ impl Asked {
             after,
             sender,
         } = self;
-        let record = deployment.record();
+        let (record, runner) = deployment.current();
         let (generation_begins, state) = (record.active().serves_from, state_of(&record));
-        let runner = deployment.active();
         // A position alone does not say whether it was read before a part of the state was repaired
         // at it; the identity of the state does. This call also tells the store that somebody
         // watches, so that it remembers more from now on.
