@@ -10,7 +10,7 @@ setup := tests/setup
 # .cache/bin comes last, so that installed tools win.
 export PATH := $(PATH):$(CURDIR)/.cache/bin
 
-# DEMO=once exits when it is done, for scripts and tests.
+# DEMO=once exits when it is done, for scripts and tests; DEMO=saga shows sagas instead.
 DEMO ?= stay
 # Tests of the suite that run at once. They mostly wait for servers, so there may be more of them than cores.
 SUITE_THREADS ?= 4
@@ -29,19 +29,24 @@ FUZZ_SEED ?= 1
 BENCH ?=
 
 .PHONY: help demo test chaos fuzz bench build release fmt lint doc deny msrv clean
-.PHONY: setup-demo setup-test fmt-check units doctests guests suite
+.PHONY: demo-totals demo-saga setup-demo setup-test fmt-check units doctests guests suite
 
 ## help: this list
 help:
 	@echo 'make <target>:'
 	@sed -n 's/^## \([a-z-]*\): /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
 
-## demo: build, then run order-totals on the embedded log with sample events, until Ctrl-C (DEMO=once exits when done)
-demo: setup-demo build
+## demo: build, then run order-totals on the embedded log with sample events, until Ctrl-C (DEMO=once exits when done, DEMO=saga shows sagas)
+demo: demo-$(if $(filter saga,$(DEMO)),saga,totals)
+
+demo-totals: setup-demo build
 	$(target)/debug/foldstream build examples/order-totals --out $(target)/guests/order-totals.wasm
 	$(target)/debug/foldstream demo --module $(target)/guests/order-totals.wasm \
 	    --events examples/order-totals/events.ndjson \
 	    --query top-customers --arguments '{"limit": 5}' $(if $(filter once,$(DEMO)),--once)
+
+demo-saga: setup-demo build
+	sh examples/saga-orchestrated/demo.sh $(target)/debug/foldstream $(target)/guests
 
 ## test: everything that CI checks, cheapest checks first
 test: setup-test fmt-check lint doc deny msrv units doctests suite

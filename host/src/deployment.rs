@@ -342,6 +342,7 @@ impl Deployment {
             skips: self.skips_shown(),
             outbox: outbox_shown(&record, &runner, store.as_ref()),
             timers: timers_shown(&record, &runner, store.as_ref()),
+            sagas: Vec::new(),
             module: active.module.clone(),
             candidate: record
                 .candidate()

@@ -42,6 +42,7 @@ pub mod progress;
 pub mod rollout;
 mod room;
 pub mod runner;
+pub mod sagas;
 mod scope;
 pub mod serve;
 mod small_file;

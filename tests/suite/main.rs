@@ -38,6 +38,7 @@ mod pressure; // clients that read nothing, send nothing, or only sit there: bou
 mod reads; // entries, pages, queries, ETags, problems, tokens
 mod retries; // parked events that are retried or dropped, by code that hangs, and before a rebuild
 mod rollout_commands; // generations from the command line: deployed, compared, promoted, rolled back
+mod sagas; // each order is done or undone once, and everybody sees what waits for what
 mod sandbox; // a bad module hurts neither its host nor its neighbours
 mod shown; // what nobody knows is shown as unknown, and trouble wherever a deployment is
 mod skips; // the way past an event that can't be folded

@@ -19,6 +19,7 @@ pub mod log;
 mod manifest;
 mod migrate;
 mod projection;
+pub mod saga;
 pub mod scan;
 mod state;
 mod table;

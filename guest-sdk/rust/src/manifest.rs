@@ -127,6 +127,17 @@ impl<P> Manifest<P> {
         self
     }
 
+    /// Adds the subjects and the timers of a saga, which [`Sagas`](crate::saga::Sagas) runs.
+    pub fn saga<D>(mut self, saga: &crate::saga::Saga<D>) -> Self {
+        for subject in saga.subjects() {
+            if !self.subjects.contains(&subject) {
+                self.subjects.push(subject);
+            }
+        }
+        self.timers |= saga.sets_timers();
+        self
+    }
+
     /// Version of the stored entries, from 1. Raise it if the code changes the
     /// meaning of old keys and values, so that the state is rebuilt from
     /// scratch.

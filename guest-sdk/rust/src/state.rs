@@ -105,11 +105,39 @@ impl State {
         Value::new(self.table(name))
     }
 
+    /// A part of a table that the SDK keeps for several owners: its keys begin with `name`, a slash,
+    /// `owner` and a slash.
+    pub(crate) fn part<K, V>(&self, name: &str, owner: &str) -> Table<K, V>
+    where
+        K: Key,
+        V: Serialize + DeserializeOwned + 'static,
+    {
+        check_table_name(owner);
+        let name = format!("{name}/{owner}");
+        let (table, cached) = Table::open(&name, &self.shared);
+        self.add(&name, cached);
+        table
+    }
+
     fn register(&self, name: &str, table: Rc<dyn Cached>) {
         check_table_name(name);
+        self.add(name, table);
+    }
+
+    fn add(&self, name: &str, table: Rc<dyn Cached>) {
         let mut tables = self.shared.tables.borrow_mut();
+        // A part of a table is not in another table.
+        let clashes = |other: &str| {
+            let (long, short) = if other.len() < name.len() {
+                (name, other)
+            } else {
+                (other, name)
+            };
+            long.strip_prefix(short)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         assert!(
-            tables.iter().all(|opened| opened.name != name),
+            tables.iter().all(|opened| !clashes(&opened.name)),
             "two tables are named {name:?}; rename one"
         );
         tables.push(Opened {

@@ -64,6 +64,20 @@ pub struct GivenEvent {
     data: Value,
 }
 
+/// A message that another handler published, as the event that it becomes.
+impl From<PublishedMessage> for GivenEvent {
+    fn from(message: PublishedMessage) -> Self {
+        Self {
+            subject: message.subject,
+            kind: Some(message.kind),
+            id: None,
+            time: None,
+            headers: message.headers,
+            data: message.data,
+        }
+    }
+}
+
 /// An event with JSON data. Its type is the last token of the subject, its
 /// time one second later than that of the previous event.
 pub fn event(subject: &str, data: Value) -> GivenEvent {

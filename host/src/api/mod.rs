@@ -10,6 +10,7 @@ mod handler;
 mod parked;
 mod process;
 mod rollout;
+mod sagas;
 mod skips;
 mod sources;
 
@@ -21,6 +22,7 @@ pub use handler::*;
 pub use parked::*;
 pub use process::*;
 pub use rollout::*;
+pub use sagas::*;
 pub use skips::*;
 pub use sources::*;
 
@@ -273,6 +275,9 @@ pub struct Deployment {
     /// Its timers, if it is a handler that sets any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timers: Option<Timers>,
+    /// Its sagas, if it is a handler that has any; only when one deployment is requested.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sagas: Vec<Saga>,
     /// Its module.
     pub module: ModuleInfo,
     /// The generation that is being built, or waits to take over.

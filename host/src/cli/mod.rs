@@ -25,6 +25,7 @@ use commands::reads::{get, query, scan, watch};
 use commands::rollouts::{
     abort, generations, promote, prune, rebuild, rebuilds, rollback, throttle, verify,
 };
+use commands::sagas;
 use commands::timers;
 use support::client::{Client, Connection};
 use support::exit::{self, Failure};
@@ -146,6 +147,8 @@ enum Command {
     Parked(parked::Command),
     #[command(subcommand)]
     Timers(timers::Command),
+    #[command(subcommand)]
+    Sagas(sagas::Command),
     Generations(generations::Args),
     Promote(promote::Args),
     Rollback(rollback::Args),
@@ -335,6 +338,7 @@ impl Cli {
             Command::Outbox(command) => asking(outbox::run(command, &context)),
             Command::Parked(command) => asking(parked::run(command, &context)),
             Command::Timers(command) => asking(timers::run(command, &context)),
+            Command::Sagas(command) => asking(sagas::run(command, &context)),
             Command::Generations(args) => asking(generations::run(args, &context)),
             Command::Promote(args) => asking(promote::run(args, &context)),
             Command::Rollback(args) => asking(rollback::run(args, &context)),

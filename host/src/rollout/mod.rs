@@ -36,6 +36,7 @@ mod prune;
 mod queue;
 mod rebuild_part;
 mod rollouts;
+mod sagas;
 mod side_fold;
 mod skips;
 mod snapshots;

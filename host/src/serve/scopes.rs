@@ -61,6 +61,7 @@ const ROUTES: &[(&str, &str, Scope, Reach)] = &[
         Path,
     ),
     ("GET", "/v1/deployments/{name}/timers", Read, Path),
+    ("GET", "/v1/deployments/{name}/sagas", Read, Path),
     ("GET", "/v1/deployments/{name}/generations", Read, Path),
     ("POST", "/v1/deployments/{name}/promote", Operate, Path),
     ("POST", "/v1/deployments/{name}/rollback", Operate, Path),

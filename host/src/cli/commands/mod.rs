@@ -7,4 +7,5 @@ pub(super) mod outbox;
 pub(super) mod project;
 pub(super) mod reads;
 pub(super) mod rollouts;
+pub(super) mod sagas;
 pub(super) mod timers;

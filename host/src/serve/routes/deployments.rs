@@ -276,7 +276,7 @@ pub(super) async fn show(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
-    Ok(Json(app.rollouts.deployment(&name)?.info()))
+    Ok(Json(app.rollouts.shown(&name).await?))
 }
 
 /// Parameters of a delete.

@@ -10,6 +10,7 @@ mod outbox;
 mod pages;
 mod parked;
 mod reads;
+mod sagas;
 mod timers;
 mod watch;
 
@@ -36,6 +37,7 @@ pub(super) fn all() -> OpenApiRouter<App> {
         .routes(routes!(parked::drop_events))
         .routes(routes!(parked::export))
         .routes(routes!(timers::list))
+        .routes(routes!(sagas::list))
         .routes(routes!(generations::list))
         .routes(routes!(generations::promote))
         .routes(routes!(generations::rollback))

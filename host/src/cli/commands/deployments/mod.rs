@@ -7,6 +7,7 @@ pub(crate) mod outbox;
 pub(crate) mod parked;
 pub(crate) mod pause;
 pub(crate) mod resume;
+pub(crate) mod sagas;
 pub(crate) mod show;
 pub(crate) mod skips;
 pub(crate) mod timers;

@@ -1,6 +1,6 @@
 //! `foldstream show`: one deployment.
 
-use super::{outbox, timers};
+use super::{outbox, sagas, timers};
 use crate::api::{
     Deployment, DeploymentState, Failure, Generation, ModuleInfo, OnFailure, ParkedCounts,
     SourceState, SourceStatus,
@@ -54,6 +54,7 @@ fn lines(deployment: &Deployment) -> String {
     rows.extend(oddities(deployment));
     rows.extend(deployment.outbox.iter().flat_map(outbox::rows));
     rows.extend(deployment.timers.iter().flat_map(timers::rows));
+    rows.extend(deployment.sagas.iter().flat_map(sagas::rows));
     rows.extend(generation_rows(deployment));
     rows.extend(module_rows(&deployment.module));
     table(
@@ -388,6 +389,7 @@ pub(in crate::cli) mod tests {
             previous: None,
             outbox: None,
             timers: None,
+            sagas: Vec::new(),
             module: ModuleInfo {
                 digest: "abcdef0123456789".to_owned(),
                 size: 102_400,

@@ -1,0 +1,60 @@
+//! The sagas of a deployment, for people.
+
+use super::{Error, Rollouts};
+use crate::actor::blocking;
+use crate::api;
+use crate::sagas::{self, Wanted};
+
+impl Rollouts {
+    /// A deployment, with its sagas in figures.
+    pub async fn shown(&self, name: &str) -> Result<api::Deployment, Error> {
+        let deployment = self.deployment(name)?;
+        let mut shown = deployment.info();
+        let store = deployment
+            .active()
+            .store()
+            .filter(|_| shown.outbox.is_some());
+        if let Some(store) = store {
+            // A state that can't be read is shown by its failure.
+            let figures = blocking(move || sagas::figures(&store.snapshot())).await;
+            shown.sagas = figures.unwrap_or_default();
+        }
+        Ok(shown)
+    }
+
+    /// A page of the instances of its sagas.
+    pub async fn saga_instances(
+        &self,
+        name: &str,
+        wanted: Wanted,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<api::SagaInstances, Error> {
+        let deployment = self.deployment(name)?;
+        if deployment.with_record(|record| record.handler.is_none()) {
+            return Err(Error::Refused(format!(
+                "{name} is a projection, which runs no sagas"
+            )));
+        }
+        let store = deployment.active().store().ok_or_else(|| {
+            Error::Conflict(format!("the state of {name} is not open; try again"))
+        })?;
+        let listed = blocking(move || {
+            let snapshot = store.snapshot();
+            let listed = sagas::list(&snapshot, &wanted, after.as_deref(), limit)?;
+            let listed = listed.map(|listed| api::SagaInstances {
+                position: snapshot.position(),
+                instances: listed.instances,
+                next: listed.next,
+            });
+            Ok::<_, crate::state::Error>(listed)
+        });
+        listed.await?.ok_or_else(|| {
+            Error::Refused(
+                "`after` is not from an earlier page of this list; pass what the page before returned \
+                 as `next`, with the same filters"
+                    .to_owned(),
+            )
+        })
+    }
+}

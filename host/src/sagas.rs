@@ -1,0 +1,262 @@
+//! Sagas, as modules keep them in their state. `docs/sagas.md` describes the form of the entries,
+//! which any SDK may write. The host only reads them, and trusts nothing in them: entries that it
+//! can't read are not listed.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::api::{Saga, SagaGroup, SagaInstance, SagaStatus};
+use crate::state::{Direction, Error, Page, Scan, Selection, Snapshot};
+
+/// The version of the form that this host reads.
+const FORMAT: u32 = 1;
+/// Most sagas of one handler that are shown.
+const SAGAS_MAX: usize = 32;
+/// Most groups of one saga that are shown.
+const GROUPS_MAX: usize = 100;
+/// `saga-count/<saga>`: how many instances there are.
+const COUNTS: &str = "saga-count/";
+/// `saga-index/<saga>/<status>/<step>/<since>/<key>`: nothing.
+const INDEX: &str = "saga-index/";
+/// `saga/<saga>/<key>`: an instance.
+const INSTANCES: &str = "saga/";
+
+/// Which instances to list.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Only those of this saga.
+    pub saga: Option<String>,
+    /// Only those with this status; without one, those that have not ended.
+    pub status: Option<SagaStatus>,
+    /// Only those in this step.
+    pub step: Option<String>,
+}
+
+/// A page of instances.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The instances.
+    pub instances: Vec<SagaInstance>,
+    /// Where the next page begins.
+    pub next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Counts {
+    format: u32,
+    #[serde(default)]
+    now: BTreeMap<String, u64>,
+    #[serde(default)]
+    ended: BTreeMap<String, u64>,
+    #[serde(default)]
+    ignored: BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize)]
+struct Instance {
+    format: u32,
+    status: SagaStatus,
+    #[serde(default)]
+    step: Option<String>,
+    since: String,
+    started: String,
+    #[serde(default)]
+    attempt: u32,
+    #[serde(default)]
+    due: Option<String>,
+    #[serde(default)]
+    reason: String,
+}
+
+/// The sagas of a state, in figures. Reads a few entries per saga, however many instances it has.
+pub fn figures(snapshot: &Snapshot) -> Result<Vec<Saga>, Error> {
+    let mut sagas = Vec::new();
+    for (key, value) in page(snapshot, COUNTS, None, SAGAS_MAX)?.entries {
+        let name = key.as_ref()[COUNTS.len()..].to_owned();
+        let Ok(counts) = serde_json::from_value::<Counts>(value.to_json()) else {
+            continue;
+        };
+        if counts.format != FORMAT {
+            continue;
+        }
+        let mut waiting = Vec::new();
+        for status in SagaStatus::WAITING {
+            let steps = counts.now.iter().filter_map(|(group, count)| {
+                let (known, step) = group.split_once('/')?;
+                (known == status.name()).then_some((step, *count))
+            });
+            for (step, instances) in steps.take(GROUPS_MAX) {
+                let prefix = format!("{INDEX}{name}/{}/{step}/", status.name());
+                let oldest = page(snapshot, &prefix, None, 1)?.entries.into_iter().next();
+                waiting.push(SagaGroup {
+                    status,
+                    step: step.to_owned(),
+                    instances,
+                    since: oldest.and_then(|(key, _)| {
+                        let rest = key.as_ref().strip_prefix(&prefix)?;
+                        Some(rest.split_once('/')?.0.to_owned())
+                    }),
+                });
+            }
+        }
+        sagas.push(Saga {
+            name,
+            waiting,
+            ended: counts.ended,
+            ignored: counts.ignored,
+        });
+    }
+    Ok(sagas)
+}
+
+/// A page of instances. `after` is where the page before ended; none if no such page can have ended
+/// there.
+pub fn list(
+    snapshot: &Snapshot,
+    wanted: &Wanted,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Option<Listed>, Error> {
+    let mut listed = Listed::default();
+    let prefixes = prefixes(snapshot, wanted)?;
+    // A page ends within one of them, and the next continues there.
+    let first = match after {
+        None => 0,
+        Some(after) => {
+            let mut parts = prefixes.iter();
+            match parts.position(|(_, prefix)| after.starts_with(prefix.as_str())) {
+                Some(first) => first,
+                None => return Ok(None),
+            }
+        }
+    };
+    let mut after = after.map(str::to_owned);
+    for (saga, prefix) in &prefixes[first..] {
+        let left = limit - listed.instances.len();
+        if left == 0 {
+            break;
+        }
+        let page = page(snapshot, prefix, after.take(), left)?;
+        for (place, _) in &page.entries {
+            listed.next = Some(place.as_ref().to_owned());
+            listed
+                .instances
+                .extend(instance_at(snapshot, saga, prefix, place.as_ref())?);
+        }
+        if page.more {
+            return Ok(Some(listed));
+        }
+    }
+    // The last of them is full, or all were read to their ends.
+    if listed.instances.len() < limit {
+        listed.next = None;
+    }
+    Ok(Some(listed))
+}
+
+/// The parts of the index that have what is wanted, with their sagas.
+fn prefixes(snapshot: &Snapshot, wanted: &Wanted) -> Result<Vec<(String, String)>, Error> {
+    let names = match &wanted.saga {
+        Some(saga) => vec![saga.clone()],
+        None => page(snapshot, COUNTS, None, SAGAS_MAX)?
+            .entries
+            .iter()
+            .map(|(key, _)| key.as_ref()[COUNTS.len()..].to_owned())
+            .collect(),
+    };
+    let statuses = wanted
+        .status
+        .map_or(SagaStatus::WAITING.to_vec(), |status| vec![status]);
+    let mut prefixes = Vec::new();
+    for name in names {
+        for status in &statuses {
+            let mut prefix = format!("{INDEX}{name}/{}/", status.name());
+            if let Some(step) = &wanted.step {
+                prefix.push_str(step);
+                prefix.push('/');
+            }
+            prefixes.push((name.clone(), prefix));
+        }
+    }
+    Ok(prefixes)
+}
+
+/// The instance at a place of the index; none if it can't be read.
+fn instance_at(
+    snapshot: &Snapshot,
+    saga: &str,
+    prefix: &str,
+    place: &str,
+) -> Result<Option<SagaInstance>, Error> {
+    // Without a step in the prefix, a step and a time precede the key; with one, a time does.
+    let behind = &place[prefix.len()..];
+    let parts = if prefix.matches('/').count() == 3 {
+        3
+    } else {
+        2
+    };
+    let Some(key) = behind.splitn(parts, '/').nth(parts - 1) else {
+        return Ok(None);
+    };
+    let Some(value) = snapshot.get(&format!("{INSTANCES}{saga}/{key}"))? else {
+        return Ok(None);
+    };
+    let Ok(instance) = serde_json::from_value::<Instance>(value.to_json()) else {
+        return Ok(None);
+    };
+    Ok((instance.format == FORMAT).then(|| SagaInstance {
+        saga: saga.to_owned(),
+        key: unescaped(key),
+        status: instance.status,
+        step: instance.step,
+        since: instance.since,
+        started: instance.started,
+        attempt: instance.attempt,
+        due: instance.due,
+        reason: instance.reason,
+    }))
+}
+
+fn page(
+    snapshot: &Snapshot,
+    prefix: &str,
+    after: Option<String>,
+    limit: usize,
+) -> Result<Page, Error> {
+    snapshot.scan(&Scan {
+        selection: Selection::Prefix(prefix.to_owned()),
+        after,
+        direction: Direction::Forwards,
+        limit,
+    })
+}
+
+/// A part of a key as it was before slashes, `%` and control characters were escaped.
+fn unescaped(part: &str) -> String {
+    let mut octets = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        let digits = behind.get(..2).filter(|_| *first == b'%');
+        let escaped = digits
+            .and_then(|digits| str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        octets.push(escaped.unwrap_or(*first));
+        rest = &rest[if escaped.is_some() { 2 } else { 0 }..];
+    }
+    String::from_utf8(octets).unwrap_or_else(|_| part.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_shown_as_they_were_given() {
+        assert_eq!(unescaped("a%2Fb%25%0A"), "a/b%\n");
+        for odd in ["%", "%2", "%zz", "100", "é"] {
+            assert_eq!(unescaped(odd), odd);
+        }
+    }
+}
