@@ -107,6 +107,7 @@ impl Batch {
             missing: before.map_or(0, |before| before.missing)
                 + self.missing_between(passed, through),
             passed_over: passed_over(before, self.passed_over_between(passed, through)),
+            duplicates: before.map_or(0, |before| before.duplicates),
         }
     }
 

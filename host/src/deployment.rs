@@ -341,6 +341,11 @@ impl Deployment {
             parked: parked_counts(store.as_ref()),
             skips: self.skips_shown(),
             outbox: outbox_shown(&record, &runner, store.as_ref()),
+            inbox: active
+                .module
+                .inbox
+                .as_ref()
+                .map(|_| inbox_shown(store.as_ref())),
             timers: timers_shown(&record, &runner, store.as_ref()),
             sagas: Vec::new(),
             module: active.module.clone(),
@@ -515,6 +520,16 @@ impl Figures {
         } else {
             (done as f64 / all as f64).min(1.0)
         })
+    }
+}
+
+/// The inbox of a deployment whose module asks for one.
+fn inbox_shown(store: Option<&Store>) -> api::DeploymentInbox {
+    api::DeploymentInbox {
+        ids: store.map_or(0, Store::inbox_ids),
+        duplicates: store
+            .and_then(Store::published)
+            .map_or(0, |checkpoint| checkpoint.duplicates),
     }
 }
 

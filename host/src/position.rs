@@ -81,6 +81,13 @@ pub struct Checkpoint {
     /// latest ones. If they are removed later, nothing is lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed_over: Vec<(u64, u64)>,
+    /// Events that were left out because their producer had published them before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub duplicates: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Checkpoint {
@@ -94,6 +101,7 @@ impl Checkpoint {
             begins_after: None,
             missing: 0,
             passed_over: Vec::new(),
+            duplicates: 0,
         }
     }
 

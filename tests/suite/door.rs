@@ -151,6 +151,38 @@ async fn a_token_does_what_its_scopes_say_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_token_waits_for_its_events_only_in_deployments_that_it_may_read() {
+    let (loader, one) = make_token(&["--name", "loader", "--scope", "append"]);
+    let (waiter, two) = make_token(&[
+        "--name",
+        "waiter",
+        "--scope",
+        "append",
+        "--scope",
+        "read",
+        "--deployment",
+        "ledger",
+    ]);
+    let (ci, three) = make_token(&["--name", "ci", "--scope", "deploy", "--scope", "read"]);
+    let (host, _file) = host_with(&[one, two, three].concat()).await;
+    let [loader, waiter, ci] = [&loader, &waiter, &ci].map(|token| as_token(&host, token));
+    let module = guests::module("ledger");
+    ci.deploy("ledger", &module).await;
+    ci.deploy("other", &module).await;
+    let wait = async |client: &Client, name: &str| {
+        let events = r#"{"events":[{"subject":"orders.1.placed","data":{}}]}"#;
+        let path = format!("/v1/events?wait={name}&timeout=0s");
+        client.post(&path, "application/json", events).await
+    };
+    let said = wait(&loader, "ledger").await.problem(403, "not-allowed");
+    assert!(said.detail.contains("scope read"), "{}", said.detail);
+    for other in ["other", "ledger,other", "ledger&wait=other", ""] {
+        wait(&waiter, other).await.problem(403, "not-allowed");
+    }
+    wait(&waiter, "ledger").await.expect(200);
+}
+
+#[tokio::test]
 async fn a_hangup_reads_the_token_again_and_ends_nothing() {
     let mut host = Host::start().await;
     let config = |token: &str, level: &str| {

@@ -23,6 +23,7 @@ mod handlers; // messages that leave once, on the embedded log
 mod handlers_jetstream; // the same on a NATS server that goes away, and behind a proxy that swallows answers
 mod handlers_rollouts; // effects that change hands: rebuilt, rolled back and put back, killed at every step
 mod idle; // without work a host rests, and folds give way to those who ask
+mod inbox; // events that were published twice are folded once, in every fold
 mod integrity; // doctor reads the files of a host that is down
 mod ladder; // failures by class: charged to whom they concern, tried as often as they should
 mod layering; // the shape of our own code
@@ -36,6 +37,7 @@ mod parking; // events that failed wait with their keys, and other keys continue
 mod past; // as-of reads, snapshots, verification, partial rebuilds
 mod pressure; // clients that read nothing, send nothing, or only sit there: bounded memory, and places for others
 mod reads; // entries, pages, queries, ETags, problems, tokens
+mod replies; // handlers that answer a request
 mod retries; // parked events that are retried or dropped, by code that hangs, and before a rebuild
 mod rollout_commands; // generations from the command line: deployed, compared, promoted, rolled back
 mod sagas; // each order is done or undone once, and everybody sees what waits for what
@@ -48,4 +50,5 @@ mod surroundings; // signals at any moment, few descriptors, endless files, name
 mod swap; // generations: built, swapped, rolled back, with nobody noticing
 mod timers; // each fires once, whatever happens to the host
 mod uploads; // whatever is uploaded, the host answers afterwards
-mod versions; // the claims about streams, on the oldest and the newest nats-server that we support
+mod versions;
+mod waits; // appends that return when deployments have applied their events // the claims about streams, on the oldest and the newest nats-server that we support

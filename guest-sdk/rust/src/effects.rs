@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::event::Event;
 use crate::failure::Failure;
 use crate::timer::Timer;
 
@@ -125,5 +126,59 @@ impl Effects {
     /// that name.
     pub fn cancel_timer(&mut self, name: impl Into<String>) {
         self.timers.push(TimerChange::Cancel(name.into()));
+    }
+
+    /// Replies to whoever published the event, if they named their inbox in its header
+    /// `foldstream-reply-to`. Otherwise, and if the operator has granted no replies, it does
+    /// nothing. [`Manifest::replies`](crate::Manifest::replies) declares it.
+    ///
+    /// A reply leaves after the commit of what the event changed, over plain NATS. Nobody confirms
+    /// it: it may be lost, and come twice after a crash.
+    pub fn reply(&mut self, event: &Event<'_>, value: &impl Serialize) -> Result<(), Failure> {
+        let Some(inbox) = event.header(REPLY_TO).filter(|inbox| is_inbox(inbox)) else {
+            return Ok(());
+        };
+        self.publish(Message::to(inbox).kind("reply").json(value)?);
+        Ok(())
+    }
+}
+
+/// The header of an event that names the inbox of its requester.
+const REPLY_TO: &str = "foldstream-reply-to";
+
+/// Whether the host sends a message to this subject: a stranger wrote it.
+fn is_inbox(subject: &str) -> bool {
+    let is_token = |token: &str| {
+        !token.is_empty()
+            && token
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && !b"*>".contains(&byte))
+    };
+    subject.len() <= 256 && subject.starts_with("_INBOX.") && subject.split('.').all(is_token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_inboxes_are_replied_to() {
+        assert!(is_inbox("_INBOX.abc.1"));
+        let long = format!("_INBOX.{}", "a".repeat(300));
+        for other in [
+            "",
+            "_INBOX",
+            "_INBOX.",
+            "_INBOX.a..b",
+            "_INBOX.*",
+            "_INBOX.>",
+            "_INBOX.a b",
+            "_INBOX.ä",
+            "$JS.API.STREAM.DELETE.A",
+            "orders.1",
+            &long,
+        ] {
+            assert!(!is_inbox(other), "{other}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::failure::{Failure, FailureKind, QueryError};
 use crate::handler::{Handler, Handling};
 use crate::host::{ARENA, Entry, HostState, WireFired, WirePayload, log};
 use crate::log::Level;
-use crate::manifest::{KeyRule, Query};
+use crate::manifest::{EventId, KeyRule, Query};
 use crate::migrate::{Migrate, NewEntry, OldEntry, migrate_all};
 use crate::projection::{Instance, Projection};
 use crate::state::State;
@@ -430,6 +430,50 @@ pub fn handler_manifest<H: Handler>() -> *const u8 {
         queries: keep_list(&manifest.queries.iter().map(describe).collect::<Vec<_>>()),
         publishes: texts(&manifest.publishes),
         sets_timers: u8::from(manifest.timers),
+    })
+}
+
+/// `inbox-settings`.
+#[repr(C)]
+struct InboxRecord {
+    id: IdRecord,
+    window_ms: u64,
+    ids_max: u32,
+}
+
+/// `event-id`.
+#[repr(C)]
+struct IdRecord {
+    case: u8,
+    text: Text<'static>,
+}
+
+/// `option<inbox-settings>`, of which only the first octet counts if there is none.
+#[repr(C)]
+struct OptionalInbox {
+    is_some: u8,
+    inbox: InboxRecord,
+}
+
+/// `inbox`: how events are recognised that were published twice.
+#[doc(hidden)]
+pub fn inbox<P: Projection>() -> *const u8 {
+    let inbox = P::manifest().inbox;
+    let (case, text) = match inbox.as_ref().map(|inbox| &inbox.id) {
+        None | Some(EventId::Message) => (0, ""),
+        Some(EventId::Header(name)) => (1, name.as_str()),
+        Some(EventId::DataPointer(pointer)) => (2, pointer.as_str()),
+    };
+    keep(OptionalInbox {
+        is_some: u8::from(inbox.is_some()),
+        inbox: InboxRecord {
+            id: IdRecord {
+                case,
+                text: keep_text(text),
+            },
+            window_ms: inbox.as_ref().map_or(0, |inbox| inbox.window_ms),
+            ids_max: inbox.as_ref().map_or(0, |inbox| inbox.ids_max),
+        },
     })
 }
 

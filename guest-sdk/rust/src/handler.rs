@@ -64,6 +64,7 @@ impl<H: Handler> Projection for Handling<H> {
             batch_events,
             state_bytes,
             queries,
+            inbox,
         } = H::manifest();
         let adapted = |query: Query<H>| {
             let Query {
@@ -98,6 +99,7 @@ impl<H: Handler> Projection for Handling<H> {
             batch_events,
             state_bytes,
             queries: queries.into_iter().map(adapted).collect(),
+            inbox,
         }
     }
 

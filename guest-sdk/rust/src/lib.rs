@@ -34,7 +34,7 @@ pub use failure::{Failure, FailureKind, MigrateError, QueryError, Retry, TableEr
 pub use handler::Handler;
 #[doc(hidden)]
 pub use handler::Handling;
-pub use manifest::{KeyRule, Manifest};
+pub use manifest::{EventId, KeyRule, Manifest};
 pub use migrate::{Migrate, NewEntries, OldEntry};
 pub use projection::Projection;
 pub use scan::Scan;
@@ -48,8 +48,8 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::{
-        Date, Effects, Event, Failure, Fired, Handler, KeyRule, Manifest, Message, Migrate,
-        MigrateError, NewEntries, OldEntry, Projection, QueryError, Retry, State, Table,
+        Date, Effects, Event, EventId, Failure, Fired, Handler, KeyRule, Manifest, Message,
+        Migrate, MigrateError, NewEntries, OldEntry, Projection, QueryError, Retry, State, Table,
         TableError, Timer, Timestamp, Value, Weekday, debug, error, events, handler, info,
         projection, warn,
     };
@@ -73,6 +73,11 @@ pub const HANDLER_CONTRACT: &[u8; include_bytes!("handler-contract.bin").len()] 
 #[doc(hidden)]
 pub const MIGRATING_HANDLER_CONTRACT: &[u8; include_bytes!("migrating-handler-contract.bin")
      .len()] = include_bytes!("migrating-handler-contract.bin");
+
+/// What any module exports in addition.
+#[doc(hidden)]
+pub const INBOX_CONTRACT: &[u8; include_bytes!("inbox-contract.bin").len()] =
+    include_bytes!("inbox-contract.bin");
 
 /// Does nothing, for projections only.
 #[doc(hidden)]
@@ -108,6 +113,10 @@ macro_rules! projection {
             #[unsafe(link_section = $section)]
             static CONTRACT: [u8; $crate::$contract.len()] = *$crate::$contract;
 
+            #[used]
+            #[unsafe(link_section = "component-type:foldstream:module/with-inbox")]
+            static INBOX_CONTRACT: [u8; $crate::INBOX_CONTRACT.len()] = *$crate::INBOX_CONTRACT;
+
             #[unsafe(export_name = "cabi_realloc")]
             unsafe extern "C" fn realloc(old: *mut u8, old_size: usize, alignment: usize, size: usize) -> *mut u8 {
                 unsafe { guest::realloc(old, old_size, alignment, size) }
@@ -116,6 +125,11 @@ macro_rules! projection {
             #[unsafe(export_name = "manifest")]
             extern "C" fn manifest() -> *const u8 {
                 guest::manifest::<$projection>()
+            }
+
+            #[unsafe(export_name = "inbox")]
+            extern "C" fn inbox() -> *const u8 {
+                guest::inbox::<$projection>()
             }
 
             #[unsafe(export_name = "apply")]
@@ -182,6 +196,10 @@ macro_rules! handler {
             #[unsafe(link_section = $section)]
             static CONTRACT: [u8; $crate::$contract.len()] = *$crate::$contract;
 
+            #[used]
+            #[unsafe(link_section = "component-type:foldstream:module/with-inbox")]
+            static INBOX_CONTRACT: [u8; $crate::INBOX_CONTRACT.len()] = *$crate::INBOX_CONTRACT;
+
             #[unsafe(export_name = "cabi_realloc")]
             unsafe extern "C" fn realloc(old: *mut u8, old_size: usize, alignment: usize, size: usize) -> *mut u8 {
                 unsafe { guest::realloc(old, old_size, alignment, size) }
@@ -190,6 +208,11 @@ macro_rules! handler {
             #[unsafe(export_name = "manifest")]
             extern "C" fn manifest() -> *const u8 {
                 guest::handler_manifest::<$handler>()
+            }
+
+            #[unsafe(export_name = "inbox")]
+            extern "C" fn inbox() -> *const u8 {
+                guest::inbox::<Handling<$handler>>()
             }
 
             #[unsafe(export_name = "on-timer")]

@@ -47,7 +47,30 @@ pub struct Manifest<P> {
     pub(crate) batch_events: Option<u32>,
     pub(crate) state_bytes: Option<u64>,
     pub(crate) queries: Vec<Query<P>>,
+    pub(crate) inbox: Option<Inbox>,
 }
+
+/// What two events with one subject have in common if they are the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventId {
+    /// The id of the message: `ce-id` with `ce-source` of a CloudEvent, otherwise `Nats-Msg-Id`.
+    Message,
+    /// The value of a header, by lower-case name.
+    Header(String),
+    /// A value inside JSON data, as a JSON pointer (RFC 6901).
+    DataPointer(String),
+}
+
+/// How the host recognises events that were published twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Inbox {
+    pub(crate) id: EventId,
+    pub(crate) window_ms: u64,
+    pub(crate) ids_max: u32,
+}
+
+/// Most ids that an inbox keeps unless it asks for another number.
+const IDS_MAX: u32 = 1_000_000;
 
 /// How the host finds the key of an event. Events with one key are applied in
 /// order, and can be rebuilt without the others.
@@ -96,6 +119,7 @@ impl<P> Manifest<P> {
             batch_events: None,
             state_bytes: None,
             queries: Vec::new(),
+            inbox: None,
         }
     }
 
@@ -118,6 +142,13 @@ impl<P> Manifest<P> {
     pub fn publishes<S: Into<String>>(mut self, subjects: impl IntoIterator<Item = S>) -> Self {
         self.publishes.extend(subjects.into_iter().map(Into::into));
         self
+    }
+
+    /// Declares that a handler replies to whoever published an event
+    /// ([`Effects::reply`](crate::Effects::reply)), and asks for headers. Whoever deploys it
+    /// decides whether it may, with `--allow-publish '_INBOX.>@SOURCE'`.
+    pub fn replies(self) -> Self {
+        self.publishes(["_INBOX.>"]).headers()
     }
 
     /// Says that a handler sets timers, with [`Effects::set_timer`](crate::Effects::set_timer). The
@@ -222,6 +253,46 @@ impl<P> Manifest<P> {
     /// The largest total size of all keys and values, in bytes.
     pub fn state_limit(mut self, bytes: u64) -> Self {
         self.state_bytes = Some(bytes);
+        self
+    }
+
+    /// Leaves out events that their producer published again within a window after the first time,
+    /// recognised by their message id and subject.
+    ///
+    /// ```
+    /// # use foldstream_sdk::prelude::*;
+    /// # use std::time::Duration;
+    /// # struct Orders;
+    /// # let _: Manifest<Orders> =
+    /// Manifest::new("order-totals")
+    ///     .subjects(["orders.>"])
+    ///     .inbox(Duration::from_secs(24 * 60 * 60))
+    /// # ;
+    /// ```
+    ///
+    /// The window counts the time between the two events in their stream, so a rebuild decides the
+    /// same. The host keeps the ids, at most a million, on disk with the state.
+    pub fn inbox(self, window: Duration) -> Self {
+        self.inbox_by(EventId::Message, window)
+    }
+
+    /// The same with another id, such as a header or a field of the data.
+    pub fn inbox_by(mut self, id: EventId, window: Duration) -> Self {
+        self.inbox = Some(Inbox {
+            id,
+            window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
+            ids_max: self.inbox.map_or(IDS_MAX, |inbox| inbox.ids_max),
+        });
+        self
+    }
+
+    /// The most ids that the inbox keeps, if a million are too few for the window or too many for
+    /// the disk. The oldest are forgotten first. It follows [`inbox`](Self::inbox), and does
+    /// nothing without it.
+    pub fn inbox_limit(mut self, ids: u32) -> Self {
+        if let Some(inbox) = &mut self.inbox {
+            inbox.ids_max = ids;
+        }
         self
     }
 

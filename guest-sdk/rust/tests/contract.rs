@@ -25,6 +25,11 @@ fn embedded_contract_of_migrating_handlers_is_that_of_the_wit_folder() {
     compare("migrating-handler", "src/migrating-handler-contract.bin");
 }
 
+#[test]
+fn embedded_contract_of_inboxes_is_that_of_the_wit_folder() {
+    compare("with-inbox", "src/inbox-contract.bin");
+}
+
 /// With `FOLDSTREAM_WRITE_CONTRACT` set it writes the file instead of comparing.
 fn compare(world: &str, file: &str) {
     let wit = concat!(env!("CARGO_MANIFEST_DIR"), "/../../wit");

@@ -7,24 +7,28 @@
 
 mod failures;
 mod handler;
+mod inbox;
 mod parked;
 mod process;
 mod rollout;
 mod sagas;
 mod skips;
 mod sources;
+mod wait;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use failures::*;
 pub use handler::*;
+pub use inbox::*;
 pub use parked::*;
 pub use process::*;
 pub use rollout::*;
 pub use sagas::*;
 pub use skips::*;
 pub use sources::*;
+pub use wait::*;
 
 /// The contract between host and modules.
 pub const CONTRACT: &str = "foldstream:module@0.1.0";
@@ -178,6 +182,9 @@ pub struct ModuleInfo {
     /// The subjects that it publishes to; only of handlers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publishes: Vec<String>,
+    /// How events are recognised that a producer published twice; absent if they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbox: Option<Inbox>,
     /// Whether it sets timers; only of handlers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sets_timers: bool,
@@ -272,6 +279,9 @@ pub struct Deployment {
     /// Its outbox, if it is a handler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbox: Option<Outbox>,
+    /// Its inbox, if its module asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbox: Option<DeploymentInbox>,
     /// Its timers, if it is a handler that sets any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timers: Option<Timers>,
@@ -470,6 +480,9 @@ pub struct Appended {
     pub times_raised: u64,
     /// The log's last sequence now.
     pub last_sequence: u64,
+    /// What became of the events in the deployments that `wait` names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waited: Vec<Waited>,
 }
 
 /// A CloudEvent 1.0 in JSON. Extension attributes are further members: strings, integers of 32

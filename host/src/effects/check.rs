@@ -2,6 +2,7 @@
 //! mute fold makes them too; only grants are the owner's.
 
 use super::headers::reserved;
+use super::reply::is_reply;
 use crate::event::Payload;
 use crate::subject;
 
@@ -47,7 +48,7 @@ pub fn check(
     let subject_bytes = subject.len();
     subject::validate(subject).map_err(|error| Refused::of("outbox-subject", error.to_string()))?;
     // `$` is the server's own, `_` the prefix of inboxes and of firings.
-    if subject.starts_with(['$', '_']) {
+    if subject.starts_with(['$', '_']) && !is_reply(subject) {
         let message = format!(
             "subject `{subject}` belongs to the server or the host; use another first token"
         );
@@ -181,7 +182,9 @@ mod tests {
             "a.*",
             ">",
             "$JS.API.STREAM.DELETE.A",
-            "_INBOX.1",
+            "_INBOX.*",
+            "_INBOX.",
+            "_INBOX",
             "_fs.timers.a",
             "a b",
         ] {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::reply::is_reply;
 use crate::subject::{self, Pattern};
 
 /// Most grants of one deployment.
@@ -61,7 +62,9 @@ impl FromStr for Grant {
             .map_err(|error| GrantError::Subjects(text.to_owned(), error))?;
         // A wildcard in front would cover subjects of the server.
         let first = subjects.as_str().split('.').next().unwrap_or_default();
-        if first.starts_with(['$', '_', '*', '>']) {
+        // Replies go to inboxes of the server.
+        let is_reserved = first.starts_with(['$', '_', '*', '>']);
+        if is_reserved && !is_reply(subjects.as_str()) {
             return Err(GrantError::Reserved(text.to_owned()));
         }
         if source.is_empty() {
@@ -219,6 +222,15 @@ mod tests {
         }
         let clash = Grants::parse(&["a.*@one", "a.b@two"]).expect_err("is ambiguous");
         assert!(matches!(clash, GrantError::Overlap(..)), "{clash}");
+    }
+
+    #[test]
+    fn replies_can_be_granted_and_nothing_else_under_a_reserved_token() {
+        let grants = Grants::parse(&["_INBOX.>@orders"]).expect("are replies");
+        assert_eq!(grants.source_of("_INBOX.a.1"), Some("orders"));
+        for text in ["_INBOX@orders", "_INBOXES.>@orders", "_inbox.>@orders"] {
+            assert!(Grants::parse(&[text]).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod chain;
 mod check;
 mod grants;
 mod headers;
+mod reply;
 mod row;
 
 use std::fmt;
@@ -21,6 +22,7 @@ pub use chain::{CHAIN_MAX, Loop, PATH, extended};
 pub use check::{EFFECTS_PER_EVENT_MAX, MESSAGE_BYTES_MAX, Refused, check};
 pub use grants::{GRANTS_MAX, Grant, GrantError, Grants, overlap};
 pub use headers::{continued, outgoing, reserved};
+pub use reply::{REPLY_AGE_MAX, answers, is_reply};
 pub use row::{Row, RowKey, first_key, key_of_row, last_key};
 
 /// 64 random bits given to a deployment when it is created. Ids of effects begin with it, so that

@@ -351,6 +351,17 @@ impl Host {
         }
     }
 
+    /// The name of the source to which events are appended.
+    pub(crate) fn log_name<'a>(&'a self, source: Option<&'a str>) -> Option<&'a str> {
+        let mut sources = self.inner.sources.iter();
+        match source {
+            Some(source) => Some(source),
+            None => sources
+                .find(|(_, source)| source.embedded().is_some())
+                .map(|(name, _)| name.as_str()),
+        }
+    }
+
     /// The health of the host.
     pub fn health(&self) -> Health {
         // A probe may come before the first look of housekeeping.

@@ -11,6 +11,8 @@ pub struct DeploymentMetrics {
     pub events_applied: IntCounter,
     /// Events applied by candidates and previous generations.
     pub events_rebuilt: IntCounter,
+    /// Events that were left out because their producer had published them before.
+    pub events_duplicate: IntCounter,
     /// Events at which the deployment stopped.
     pub events_failed: IntCounter,
     /// Events that were parked because they failed.

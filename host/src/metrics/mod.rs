@@ -8,6 +8,7 @@
 mod deployment;
 mod disk;
 mod failures;
+mod inbox;
 mod memory;
 mod outbox;
 mod register;
@@ -29,6 +30,7 @@ use crate::usage::Usage;
 pub use deployment::DeploymentMetrics;
 use disk::DiskGauges;
 use failures::FailureGauges;
+use inbox::Inboxes;
 use memory::MemoryGauges;
 use outbox::Outboxes;
 use register::{counter, float_gauge, gauge, histogram, number, register};
@@ -41,6 +43,7 @@ pub struct Metrics {
     apply_failures: IntCounterVec,
     retries: IntCounterVec,
     state_failures: IntCounterVec,
+    inbox: Inboxes,
     outbox: Outboxes,
     apply: HistogramVec,
     commit: HistogramVec,
@@ -161,6 +164,7 @@ impl Metrics {
                 "Failures to read or write a state file, after which it was reopened.",
                 DEPLOYMENT,
             ),
+            inbox: Inboxes::new(&registry),
             outbox: Outboxes::new(&registry),
             apply: timer(
                 "foldstream_apply_duration_seconds",
@@ -225,6 +229,7 @@ impl Metrics {
         DeploymentMetrics {
             events_applied: self.events.with_label_values(&[name, "applied"]),
             events_rebuilt: self.events.with_label_values(&[name, "rebuilt"]),
+            events_duplicate: self.events.with_label_values(&[name, "duplicate"]),
             events_failed: self.events.with_label_values(&[name, "failed"]),
             events_parked: self.events.with_label_values(&[name, "parked"]),
             apply_failures: FailureClass::ALL
@@ -244,7 +249,7 @@ impl Metrics {
     /// Removes the series of a deleted deployment. Remaining handles have no effect.
     pub fn forget(&self, name: &str) {
         // An error means that the series does not exist, which is the goal.
-        for outcome in ["applied", "rebuilt", "failed", "parked"] {
+        for outcome in ["applied", "rebuilt", "duplicate", "failed", "parked"] {
             let _ = self.events.remove_label_values(&[name, outcome]);
         }
         for class in FailureClass::ALL {
@@ -325,6 +330,7 @@ impl Metrics {
         let gauges = self.gauges.lock();
         // From the same figures, so that a page does not contradict itself.
         gauges.set(deployments, sources);
+        self.inbox.set(deployments);
         self.outbox.set(deployments);
         gauges.disk.set(usage);
         gauges.memory.set(memory);

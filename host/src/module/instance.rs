@@ -14,6 +14,7 @@ use super::bindings::{
 use super::causes::Causes;
 use super::copies::Room;
 use super::engine::{Inner, TABLES_PER_PLACE, broken};
+use super::inbox::{INBOX, InboxRecord};
 use super::manifest::{self, Described};
 use super::migration;
 use super::outbox::Handling;
@@ -55,6 +56,8 @@ struct Exports {
     on_timer: Option<ComponentExportIndex>,
     /// Only of modules that can migrate.
     migrate: Option<ComponentExportIndex>,
+    /// Only of modules that may have an inbox.
+    inbox: Option<ComponentExportIndex>,
 }
 
 /// Why there is no instance.
@@ -112,7 +115,11 @@ impl Module {
             ..manifest::bounds(&engine.options, None)
         };
         let record = ask(&engine, &linked, &exports, bounds, system)?;
-        let manifest = record.checked(&engine.options)?;
+        let (record, inbox) = record;
+        let manifest = Manifest {
+            inbox: inbox.map(InboxRecord::checked).transpose()?,
+            ..record.checked(&engine.options)?
+        };
         let info = manifest::info(&manifest, accepted, exports.migrate.is_some());
         let module = Self {
             engine,
@@ -322,6 +329,7 @@ impl Exports {
             apply,
             query: required("query")?,
             migrate: found("migrate"),
+            inbox: found(INBOX),
         })
     }
 }
@@ -417,14 +425,14 @@ fn start(
     }
 }
 
-/// Calls `manifest`, and checks the types of all exports.
+/// Calls `manifest`, and `inbox` if there is one, and checks the types of all exports.
 fn ask(
     engine: &Inner,
     linked: &InstancePre<Host>,
     exports: &Exports,
     bounds: Bounds,
     system: System,
-) -> Result<Described, Error> {
+) -> Result<(Described, Option<InboxRecord>), Error> {
     let identity = Identity {
         deployment: "manifest".to_owned(),
         generation: 0,
@@ -446,7 +454,7 @@ fn ask(
         }
     };
     // Types before the call: what has another type is refused as such, not as a failed call.
-    let manifest = check_types(&mut store, instance, exports)?;
+    let (manifest, inbox) = check_types(&mut store, instance, exports)?;
     store.set_epoch_deadline(ticks(bounds.deadline));
     store.data_mut().begin_call(Access::None);
     let result = match manifest {
@@ -458,14 +466,26 @@ fn ask(
             .map(|(record,)| Described::Handler(record)),
     };
     store.data_mut().end_call();
+    let failed = |name: &str, store: &Store<Host>, error| match store.data().explain(error) {
+        ApplyError::Busy(shortage) => Error::Short(shortage),
+        error => Error::Manifest(format!("`{name}` failed: {error}")),
+    };
+    let record = result.map_err(|error| failed("manifest", &store, error))?;
+    let Some(inbox) = inbox else {
+        return Ok((record, None));
+    };
+    store.set_epoch_deadline(ticks(bounds.deadline));
+    store.data_mut().begin_call(Access::None);
+    let result = inbox.call(&mut store, ());
+    store.data_mut().end_call();
     match result {
-        Ok(record) => Ok(record),
-        Err(error) => match store.data().explain(error) {
-            ApplyError::Busy(shortage) => Err(Error::Short(shortage)),
-            error => Err(Error::Manifest(format!("`manifest` failed: {error}"))),
-        },
+        Ok((inbox,)) => Ok((record, inbox)),
+        Err(error) => Err(failed(INBOX, &store, error)),
     }
 }
+
+/// `inbox`, ready to be called.
+type DescribeInbox = TypedFunc<(), (Option<InboxRecord>,)>;
 
 /// `manifest` of either kind.
 enum Describe {
@@ -473,12 +493,12 @@ enum Describe {
     Handler(TypedFunc<(), (HandlerRecord,)>),
 }
 
-/// Checks the types of all exports; returns `manifest`, ready to be called.
+/// Checks the types of all exports; returns `manifest` and `inbox`, ready to be called.
 fn check_types(
     store: &mut Store<Host>,
     instance: wasmtime::component::Instance,
     exports: &Exports,
-) -> Result<Describe, Error> {
+) -> Result<(Describe, Option<DescribeInbox>), Error> {
     let mismatch = |name: &'static str| {
         move |error: wasmtime::Error| {
             Error::Refused(format!(
@@ -497,7 +517,8 @@ fn check_types(
         function(exports.query)?,
     );
     let on_timer = exports.on_timer.map(&mut function).transpose()?;
-    let migrate = exports.migrate.map(function).transpose()?;
+    let migrate = exports.migrate.map(&mut function).transpose()?;
+    let inbox = exports.inbox.map(function).transpose()?;
     let applies = if exports.kind == Kind::Handler {
         "handle"
     } else {
@@ -517,11 +538,14 @@ fn check_types(
     if let Some(migrate) = migrate {
         migration::typed(&migrate, store).map_err(mismatch("migrate"))?;
     }
+    let inbox = inbox
+        .map(|inbox| inbox.typed(&*store).map_err(mismatch(INBOX)))
+        .transpose()?;
     let described = match exports.kind {
         Kind::Projection => manifest.typed(&*store).map(Describe::Projection),
         Kind::Handler => manifest.typed(&*store).map(Describe::Handler),
     };
-    described.map_err(mismatch("manifest"))
+    Ok((described.map_err(mismatch("manifest"))?, inbox))
 }
 
 /// One running instance.

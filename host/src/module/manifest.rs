@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::bindings::{self, HandlerRecord, ManifestRecord};
 use super::sandbox::Bounds;
-use super::{Accepted, Error, KeyRule, Kind, Manifest, Options};
+use super::{Accepted, Error, Inbox, KeyRule, Kind, Manifest, Options};
 use crate::api::{ErrorPolicy, ModuleInfo, ModuleLimits, QueryDescription};
 use crate::subject::{PATTERNS_MAX, Pattern, SubjectSet};
 
@@ -109,7 +109,7 @@ fn checked(record: ManifestRecord, options: &Options) -> Result<Manifest, Error>
         sets_timers: false,
         subjects,
         wants_headers: record.wants_headers,
-        key_rule: key_rule(record.key_rule)?,
+        key_rule: key_rule("key-rule", record.key_rule)?,
         state_version: record.state_version,
         attempts: record.error_policy.attempts,
         initial_backoff: milliseconds(record.error_policy.initial_backoff_ms),
@@ -119,6 +119,7 @@ fn checked(record: ManifestRecord, options: &Options) -> Result<Manifest, Error>
         batch_events: limits.batch_events,
         state_bytes: limits.state_bytes,
         queries: queries(record.queries)?,
+        inbox: None,
         name: record.name,
         description: record.description,
     })
@@ -185,6 +186,7 @@ pub(super) fn info(manifest: &Manifest, accepted: &Accepted, migrates: bool) -> 
         imports: accepted.imports.clone(),
         migrates,
         publishes: manifest.publishes.iter().map(ToString::to_string).collect(),
+        inbox: manifest.inbox.as_ref().map(Inbox::info),
         sets_timers: manifest.sets_timers,
     }
 }
@@ -307,7 +309,8 @@ fn check_backoff(policy: &bindings::ErrorPolicy) -> Result<(), Error> {
     }
 }
 
-fn key_rule(rule: bindings::KeyRule) -> Result<KeyRule, Error> {
+/// Checks where a key or an id is; `what` names the field of the manifest.
+pub(super) fn key_rule(what: &str, rule: bindings::KeyRule) -> Result<KeyRule, Error> {
     match rule {
         bindings::KeyRule::None => Ok(KeyRule::None),
         bindings::KeyRule::Subject => Ok(KeyRule::Subject),
@@ -315,7 +318,7 @@ fn key_rule(rule: bindings::KeyRule) -> Result<KeyRule, Error> {
             Ok(KeyRule::SubjectToken(token))
         }
         bindings::KeyRule::SubjectToken(token) => Err(Error::Manifest(format!(
-            "key-rule uses token {token} of the subject; tokens are counted from 1 to at most \
+            "{what} uses token {token} of the subject; tokens are counted from 1 to at most \
              {TOKENS_MAX}"
         ))),
         bindings::KeyRule::Header(name) => {
@@ -326,7 +329,7 @@ fn key_rule(rule: bindings::KeyRule) -> Result<KeyRule, Error> {
             if sound {
                 Ok(KeyRule::Header(name))
             } else {
-                Err(unsound_rule("header name in lower case", &name))
+                Err(unsound_rule(what, "header name in lower case", &name))
             }
         }
         bindings::KeyRule::DataPointer(pointer) => {
@@ -336,11 +339,11 @@ fn key_rule(rule: bindings::KeyRule) -> Result<KeyRule, Error> {
             if sound {
                 Ok(KeyRule::DataPointer(pointer))
             } else {
-                let what = format!(
+                let wanted = format!(
                     "JSON pointer of at most {KEY_RULE_BYTES_MAX} bytes that begins with `/` and \
                      writes `~` as `~0`"
                 );
-                Err(unsound_rule(&what, &pointer))
+                Err(unsound_rule(what, &wanted, &pointer))
             }
         }
     }
@@ -354,9 +357,9 @@ fn escapes_are_sound(pointer: &str) -> bool {
         .all(|rest| rest.starts_with(['0', '1']))
 }
 
-fn unsound_rule(wanted: &str, found: &str) -> Error {
+fn unsound_rule(what: &str, wanted: &str, found: &str) -> Error {
     Error::Manifest(format!(
-        "key-rule uses `{}`, which is not a {wanted}",
+        "{what} uses `{}`, which is not a {wanted}",
         shown(found)
     ))
 }
@@ -411,7 +414,10 @@ mod tests {
             ("/a~2", false),
             ("/a~", false),
         ] {
-            let made = key_rule(bindings::KeyRule::DataPointer(pointer.to_owned()));
+            let made = key_rule(
+                "key-rule",
+                bindings::KeyRule::DataPointer(pointer.to_owned()),
+            );
             assert_eq!(made.is_ok(), is_sound, "{pointer}");
         }
     }

@@ -13,6 +13,7 @@ mod child;
 mod copies;
 mod engine;
 mod imports;
+mod inbox;
 mod instance;
 mod key;
 mod manifest;
@@ -35,6 +36,7 @@ pub use answer::Walls;
 pub use checker::{Job, Order, run as run_checker};
 pub use child::{this_program, walls};
 pub use engine::Engine;
+pub use inbox::Inbox;
 pub use instance::{Instance, Module};
 pub use manifest::DrawnManifest;
 pub use migration::Migration;
@@ -220,6 +222,8 @@ pub struct Manifest {
     pub queries: Vec<(String, String)>,
     /// The subjects that it publishes to; only of handlers.
     pub publishes: Vec<Pattern>,
+    /// How events are recognised that a producer published twice.
+    pub inbox: Option<Inbox>,
     /// Whether it sets timers; only of handlers.
     pub sets_timers: bool,
 }

@@ -8,7 +8,7 @@ use wasmtime::StoreContextMut;
 use super::bindings::Message;
 use super::causes::{Causes, NoPlace};
 use super::sandbox::{Access, Host, Refusal};
-use crate::effects::{self, Effect, Row};
+use crate::effects::{self, Effect, Owner, Row};
 use crate::event::Payload;
 use crate::state::Writer;
 use crate::subject::Pattern;
@@ -106,6 +106,13 @@ fn row(
         ),
     })?;
     let event = event.clone();
+    if effects::is_reply(&subject) && !effects::answers(&event, &subject) {
+        let message = format!(
+            "it replies to {subject}, which is not the inbox that event {} names",
+            place.sequence
+        );
+        return Err(refused("outbox-subject", message));
+    }
     // What was set before the first deploy is as old as the event that set it.
     let set_by = causes.timer_set_by();
     // Only the owner's batch keeps effects, and none of events from before the first deploy.
@@ -114,13 +121,8 @@ fn row(
     }) else {
         return Ok(None);
     };
-    let Some(target) = owner.grants.source_of(&subject) else {
-        let deployment = &owner.deployment;
-        let message = format!(
-            "{deployment} may not publish to {subject}; allow it with `foldstream deploy … \
-             --allow-publish '{subject}@SOURCE'`, then `foldstream resume {deployment}`"
-        );
-        return Err(refused("grant", message));
+    let Some(target) = target(owner, &subject)? else {
+        return Ok(None);
     };
     let path = effects::extended(&owner.deployment, &event).map_err(|turn| {
         let message = format!(
@@ -156,6 +158,23 @@ fn row(
         made_ns: now_ns(),
         effect,
     }))
+}
+
+/// The source to which a message goes; none if it is a reply that nobody granted.
+fn target<'a>(owner: &'a Owner, subject: &str) -> Result<Option<&'a str>, Refusal> {
+    match owner.grants.source_of(subject) {
+        Some(target) => Ok(Some(target)),
+        // Whoever publishes the event chooses to ask for a reply, and must not stop the handler.
+        None if effects::is_reply(subject) => Ok(None),
+        None => {
+            let deployment = &owner.deployment;
+            let message = format!(
+                "{deployment} may not publish to {subject}; allow it with `foldstream deploy … \
+                 --allow-publish '{subject}@SOURCE'`, then `foldstream resume {deployment}`"
+            );
+            Err(refused("grant", message))
+        }
+    }
 }
 
 /// When an effect was made, for the age of what waits; nothing else depends on it.

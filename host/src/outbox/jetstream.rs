@@ -16,9 +16,9 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 
 use super::Sent;
+use super::status::since_ns;
 use crate::api::Promise;
-use crate::effects::Grants;
-use crate::effects::{Lineage, Row};
+use crate::effects::{self, Grants, Lineage, Row};
 use crate::event::Payload;
 use crate::source::jetstream::{Description, Outgoing, PublishError, Publisher};
 use crate::state::Store;
@@ -73,9 +73,14 @@ pub(super) async fn look(
     };
     let patterns: Vec<&str> = grants
         .iter()
-        .filter(|grant| grant.source == target)
-        .map(|grant| grant.subjects.as_str())
+        .map(|grant| (grant.source.as_str(), grant.subjects.as_str()))
+        .filter(|(source, subjects)| *source == target && !effects::is_reply(subjects))
+        .map(|(_, subjects)| subjects)
         .collect();
+    if patterns.is_empty() {
+        // Replies are all that it sends, and no stream has them.
+        return Ok(read_back);
+    }
     let covering = SubjectSet::parse(&patterns)
         .map_err(|error| error.to_string())?
         .covering();
@@ -172,6 +177,12 @@ async fn send_chain(
         if *conditions.stopped.borrow() {
             return sent;
         }
+        let is_reply = effects::is_reply(&row.effect.subject);
+        if is_reply && since_ns(row.made_ns) > effects::REPLY_AGE_MAX {
+            // Nobody waits for it any more.
+            sent.confirmed.push(row);
+            continue;
+        }
         // Before the grants are asked, because connecting may take long.
         if let Err(error) = publisher.ready().await {
             sent.trouble = Some(error.to_string());
@@ -180,6 +191,16 @@ async fn send_chain(
         if let Some(denied) = (conditions.denied)(&row) {
             sent.trouble = Some(denied);
             return sent;
+        }
+        if is_reply {
+            match publisher.send(&outgoing(&row, lineage)).await {
+                Ok(()) => sent.confirmed.push(row),
+                Err(error) => {
+                    sent.trouble = Some(error.to_string());
+                    return sent;
+                }
+            }
+            continue;
         }
         match publisher.publish(&outgoing(&row, lineage)).await {
             Ok(confirmed) => {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::duplicates::Duplicates;
 use super::ladder::{Attempt, Ladder, Step};
 use super::parking::{Aside, Outcomes, Parking};
 use super::portion::Portion;
@@ -124,6 +125,8 @@ pub(super) struct Applier {
     pub(super) metrics: DeploymentMetrics,
     /// Which events are skipped, and recorded when the state passes them.
     pub(super) skips: Skips,
+    /// Recognises events that a producer published twice.
+    pub(super) duplicates: Option<Duplicates>,
     /// How often the failing event is tried, and when.
     pub(super) ladder: Ladder,
     /// How many events are applied at once.
@@ -150,8 +153,35 @@ pub(super) struct Obstacle {
 }
 
 impl Applier {
+    /// Leaves out duplicates among the events of a batch that are not skipped; returns the events to
+    /// apply, unless that is all of those that are not skipped.
+    pub(super) fn leave_out_duplicates(
+        &mut self,
+        events: &[Event],
+        skipped: &[Event],
+    ) -> Result<Option<Vec<Event>>, Ended> {
+        let (Some(duplicates), Some(writer)) = (&mut self.duplicates, &self.writer) else {
+            return Ok(None);
+        };
+        duplicates
+            .leave_out(events, skipped, writer)
+            .map_err(Ended::State)
+    }
+
+    /// Reports the duplicates that a state has passed.
+    pub(super) fn tell_duplicates(&mut self, position: u64) {
+        let Some(duplicates) = &mut self.duplicates else {
+            return;
+        };
+        let passed = duplicates.take_passed();
+        if !passed.is_empty() {
+            self.metrics.events_duplicate.inc_by(passed.len() as u64);
+            self.progress.left_out(&passed, position);
+        }
+    }
+
     /// Applies a batch, in parts if an event fails, so that the events before it are kept. Events
-    /// that are not applied are no longer in the batch, but in `aside`.
+    /// that are not applied are no longer in the batch, but in `aside`; duplicates are in neither.
     pub(super) fn process(
         &mut self,
         batch: &Batch,
@@ -335,6 +365,10 @@ impl Applier {
         let position = store.position();
         // Recorded with the step that passes them; the next step must not record them again.
         let passed = self.skips.passed(position, through, &aside.skipped);
+        let recognised = self
+            .duplicates
+            .as_mut()
+            .map(|duplicates| duplicates.pass(through));
         let writer = self
             .writer
             .as_mut()
@@ -343,15 +377,21 @@ impl Applier {
         aside
             .queued_between(position, through)
             .for_each(|queued| writer.park(queued.clone()));
-        // A parked event proves the stream as well as one that was applied.
+        // Parked events and duplicates prove the stream as well as one that was applied.
         let queued = aside
             .queued_between(position, through)
             .map(|queued| &queued.event);
+        let duplicate = recognised.as_ref().and_then(|passed| passed.last.as_ref());
         let latest = queued
             .chain(last)
             .chain(parked)
+            .chain(duplicate)
             .max_by_key(|event| event.sequence);
-        let checkpoint = batch.checkpoint(store.published().as_ref(), latest, through);
+        let mut checkpoint = batch.checkpoint(store.published().as_ref(), latest, through);
+        if let Some(recognised) = recognised {
+            checkpoint.duplicates += recognised.count;
+            writer.see(recognised.ids, recognised.keep);
+        }
         writer.publish_with(checkpoint, passed);
         // The failing event has been applied, so its attempts are over.
         if last.is_some() && self.ladder.passed() {

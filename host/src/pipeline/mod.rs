@@ -10,6 +10,7 @@ mod ahead;
 mod applier;
 mod budget;
 mod commits;
+mod duplicates;
 mod firings;
 mod fold;
 mod growth;
@@ -47,6 +48,7 @@ use crate::state::{self, Store, Writer};
 
 use ahead::Inbox;
 use applier::{Applier, Interrupt, Living, Obstacle, Processed};
+use duplicates::Duplicates;
 pub use fold::{Fold, MakeFold};
 use growth::Growth;
 use ladder::Ladder;
@@ -89,6 +91,8 @@ pub struct Pipeline {
     pub store: Store,
     /// Its writer.
     pub writer: Writer,
+    /// How events are recognised that a producer published twice, if at all.
+    pub recognises: Option<crate::module::Inbox>,
     /// Whether the effects of this fold are sent.
     pub role: Role,
     /// Its settings.
@@ -179,6 +183,7 @@ impl Pipeline {
             progress: self.progress,
             metrics: self.metrics.clone(),
             skips: self.skips,
+            duplicates: self.recognises.map(Duplicates::new),
             ladder,
             portion: Portion::default(),
             waiting: None,
@@ -382,7 +387,7 @@ impl Run {
         // The throttle counts from here, including the time of the call.
         let (begun, count) = (Instant::now(), batch.events.len());
         // Before the module sees the batch: what is skipped or waits never reaches it.
-        let separated = self.set_aside(&batch);
+        let separated = self.set_aside(&batch)?;
         let interrupt = Interrupt {
             control: &self.control,
             wanted: self.wanted,
@@ -407,6 +412,7 @@ impl Run {
                 return Ok(());
             }
         };
+        self.applier.tell_duplicates(self.store.position());
         if self
             .shuffle
             .as_mut()

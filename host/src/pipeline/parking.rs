@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Run;
 use super::applier::Applier;
+use super::{Ended, Run};
 use crate::api::FailureClass;
 use crate::batch::Batch;
 use crate::bundle::Keeper;
@@ -261,11 +261,23 @@ impl Applier {
 
 impl Run {
     /// Separates the events of a batch that are not applied: skipped ones, and those that wait
-    /// behind a parked event.
-    pub(super) fn set_aside(&mut self, batch: &Batch) -> Separated {
+    /// behind a parked event. Duplicates are in no part: whatever became of the first event with
+    /// their id, it was not lost.
+    pub(super) fn set_aside(&mut self, batch: &Batch) -> Result<Separated, Ended> {
         let found = self.applier.skips.leave_out(&batch.events);
         let (kept, skipped) =
             found.map_or((None, Vec::new()), |(kept, skipped)| (Some(kept), skipped));
+        let once = self.applier.leave_out_duplicates(&batch.events, &skipped)?;
+        Ok(self.set_aside_parked(batch, once.or(kept), skipped))
+    }
+
+    /// The same among the events that are left: `kept`, or all of them.
+    fn set_aside_parked(
+        &mut self,
+        batch: &Batch,
+        kept: Option<Vec<Event>>,
+        skipped: Vec<Event>,
+    ) -> Separated {
         let past = Arc::clone(self.applier.skips.past());
         // While nothing is parked, no key is looked for.
         if self.store.parked_counts().keys == 0 && past.parked.is_empty() {

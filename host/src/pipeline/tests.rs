@@ -1,6 +1,7 @@
 //! Claims about a pipeline, over a real embedded log and real state files, with folds that fail on
 //! purpose. What modules do is shown by the suite.
 
+mod duplicates;
 mod parking;
 mod pauses;
 
@@ -111,6 +112,7 @@ struct Stage {
     flush_interval: Duration,
     /// Whether each event causes a message, which nobody sends.
     emits: bool,
+    recognises: Option<crate::module::Inbox>,
 }
 
 impl Stage {
@@ -139,6 +141,7 @@ impl Stage {
             parked: Arc::default(),
             flush_interval: Duration::from_millis(20),
             emits: false,
+            recognises: None,
         };
         stage.append(1..=count);
         stage
@@ -211,7 +214,7 @@ impl Stage {
                 resume: None,
                 start: Start::Beginning,
                 subjects: SubjectSet::parse(&["s.>"]).expect("sound"),
-                wants_headers: false,
+                wants_headers: self.recognises.is_some(),
                 limits: Limits::default(),
                 accepts_missing_through: 0,
                 skips: Arc::default(),
@@ -221,6 +224,7 @@ impl Stage {
             make_fold,
             store,
             writer,
+            recognises: self.recognises.clone(),
             role: if self.emits {
                 owner()
             } else {

@@ -141,7 +141,8 @@ pub(crate) fn not_granted(record: &Record) -> Vec<String> {
         .module
         .publishes
         .iter()
-        .filter(|wanted| !is_covered(wanted))
+        // Without a grant it does not reply, and does not stop.
+        .filter(|wanted| !is_covered(wanted) && !effects::is_reply(wanted))
         .cloned()
         .collect()
 }
@@ -336,6 +337,14 @@ impl Rollouts {
             if !self.inner.sources.contains_key(&grant.source) {
                 return Err(self.inner.no_source(&grant.source).into());
             }
+            let target = self.inner.sources.get(&grant.source);
+            if is_reply(&grant.subjects) && matches!(target, Some(Source::Embedded(_))) {
+                return Err(Error::Refused(format!(
+                    "grant `{grant}` is for replies, which leave over NATS, and {} is an embedded \
+                     log; name a source of kind `jetstream`",
+                    grant.source
+                )));
+            }
         }
         match self.feeds_itself(grants, subjects, source) {
             Some(why) => Err(Error::Refused(why)),
@@ -353,10 +362,10 @@ impl Rollouts {
                 || own
                     .zip(target)
                     .is_some_and(|(own, target)| is_same(own, target));
-            let read = subjects
-                .patterns()
-                .iter()
-                .find(|pattern| is_own && overlap(pattern, &grant.subjects));
+            let read = subjects.patterns().iter().find(|pattern| {
+                // No stream stores replies.
+                is_own && !is_reply(&grant.subjects) && overlap(pattern, &grant.subjects)
+            });
             if let Some(read) = read {
                 return Some(format!(
                     "grant `{grant}` would let it publish to {read}, which it reads itself, so it \
@@ -367,6 +376,10 @@ impl Rollouts {
         }
         None
     }
+}
+
+fn is_reply(subjects: &Pattern) -> bool {
+    effects::is_reply(subjects.as_str())
 }
 
 /// Whether two sources have the same stream.

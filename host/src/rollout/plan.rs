@@ -316,6 +316,7 @@ mod tests {
             imports: Vec::new(),
             migrates: false,
             publishes: Vec::new(),
+            inbox: None,
             sets_timers: false,
         }
     }

@@ -368,6 +368,7 @@ fn manifest() -> Manifest {
         batch_events: None,
         state_bytes: None,
         queries: Vec::new(),
+        inbox: None,
     }
 }
 

@@ -559,7 +559,12 @@ impl Worker {
         let manifest = module.manifest();
         // A limit of the manifest, and only for what this code writes.
         writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
-        let subjects = program.part.as_ref().map(|part| part.subjects());
+        // With an inbox, whether an event of the part is a duplicate depends on all events.
+        let subjects = program
+            .part
+            .as_ref()
+            .filter(|_| manifest.inbox.is_none())
+            .map(|part| part.subjects());
         let keyed_by_header = matches!(manifest.key_rule, KeyRule::Header(_));
         // Keys are needed to find events that wait behind a parked one.
         let parking = self.parking(&module);
@@ -583,6 +588,7 @@ impl Worker {
             // Effects continue the correlation of their causes.
             wants_headers: manifest.wants_headers
                 || needs_headers
+                || manifest.inbox.is_some()
                 || module.kind() == Kind::Handler,
             limits: self.settings.batch,
             accepts_missing_through: program.accepts_missing_through,
@@ -596,6 +602,7 @@ impl Worker {
             make_fold: self.make_fold(&program, &module),
             store,
             writer,
+            recognises: manifest.inbox.clone(),
             role,
             settings: self.settings(&module),
             progress: Arc::clone(&self.shared.progress),

@@ -14,10 +14,10 @@ use parking_lot::Mutex;
 use super::origin::{Rules, is_loopback};
 use super::problem::{Kind, Problem};
 use super::routes::health;
-use super::scopes::{self, Reach, STREAMS};
+use super::scopes::{self, APPENDS, Reach, STREAMS, WAIT};
 use super::secrets::Admission;
-use super::tokens::{Grant, Tokens};
-use super::{App, Error};
+use super::tokens::{Grant, NotCovered, Tokens};
+use super::{App, Error, wait};
 use crate::actor::{self, Actor};
 use crate::config::{self, Anonymous};
 use crate::scope::Scope;
@@ -149,10 +149,13 @@ async fn check_token(
     // Only what concerns deployments needs their names.
     let names = match demand.reach {
         Reach::Path => name_in_path(request).await,
-        Reach::Parameter => names_in_query(request.uri()),
+        Reach::Parameter => in_query(request.uri(), "name"),
         Reach::Nothing | Reach::Host => Vec::new(),
     };
-    match grant.covers(demand, &names) {
+    let covered = grant
+        .covers(demand, &names)
+        .and_then(|()| covers_wait(&grant, request, route.as_str()));
+    match covered {
         Ok(()) => Ok(grant),
         Err(lack) => Err((
             Reason::NotAllowed,
@@ -267,13 +270,28 @@ async fn name_in_path(request: &mut Request) -> Vec<String> {
         .collect()
 }
 
-fn names_in_query(uri: &Uri) -> Vec<String> {
+/// Whether a token may learn what becomes of its events: an append that waits tells where the
+/// deployments are that it names, as a read does.
+fn covers_wait(grant: &Grant, request: &Request, route: &str) -> Result<(), NotCovered> {
+    let waits = match (request.method().as_str(), route) {
+        ("POST", APPENDS) => in_query(request.uri(), WAIT),
+        _ => Vec::new(),
+    };
+    if waits.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = waits.iter().flat_map(|names| wait::names(names)).collect();
+    grant.covers(scopes::READ, &names)
+}
+
+/// The values of a parameter.
+fn in_query(uri: &Uri, parameter: &str) -> Vec<String> {
     let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri)
         .map(|Query(pairs)| pairs)
         .unwrap_or_default();
     pairs
         .into_iter()
-        .filter(|(key, _)| key == "name")
+        .filter(|(key, _)| key == parameter)
         .map(|(_, value)| value)
         .collect()
 }

@@ -27,6 +27,7 @@ mod secrets;
 mod sse;
 mod startup;
 mod tokens;
+mod wait;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};

@@ -29,6 +29,16 @@ pub(super) struct Demand {
 use Reach::{Host, Nothing, Parameter, Path};
 use Scope::{Append, Deploy, Operate, Read};
 
+/// What a look at one deployment requires.
+pub(super) const READ: Demand = Demand {
+    scope: Some(Read),
+    also: None,
+    reach: Path,
+};
+/// The route of appends and pages of events.
+pub(super) const APPENDS: &str = "/v1/events";
+/// The parameter with which an append waits.
+pub(super) const WAIT: &str = "wait";
 /// The route of backups.
 const BACKUP: &str = "/v1/backup";
 
@@ -79,7 +89,7 @@ const ROUTES: &[(&str, &str, Scope, Reach)] = &[
     ("POST", "/v1/deployments/{name}/queries/{query}", Read, Path),
     ("GET", "/v1/deployments/{name}/changes", Read, Path),
     ("GET", "/v1/events", Read, Host),
-    ("POST", "/v1/events", Append, Nothing),
+    ("POST", APPENDS, Append, Nothing),
     ("GET", "/v1/events/tail", Read, Host),
     ("GET", "/v1/audit", Read, Host),
     ("GET", "/v1/sources", Read, Host),

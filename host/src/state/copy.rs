@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::file::{self, EntryWriter};
+use super::inbox;
 use super::writer::{check_key, check_state, check_value};
 use super::{Direction, Error, Key, Options, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot, timers};
 use crate::atomic_file;
@@ -101,6 +102,9 @@ fn make(
             }
         },
         // In the same commit: entries and timers of one position.
-        |transaction| timers::copy(snapshot, transaction),
+        |transaction| {
+            timers::copy(snapshot, transaction)?;
+            inbox::copy(snapshot, transaction)
+        },
     )
 }

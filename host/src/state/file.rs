@@ -23,6 +23,7 @@ use bytestring::ByteString;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::exceptions::Exception;
+use super::inbox;
 use super::memtable::Memtable;
 use super::outbox::{self, Found, Pending, Waiting};
 use super::parked;
@@ -53,7 +54,37 @@ const BYTES: u8 = 2;
 const QUICK_REPAIR_BYTES: u64 = 128 << 20;
 
 /// A consistent view of the file.
-pub(super) type Base = Arc<ReadOnlyTable<&'static str, &'static [u8]>>;
+pub(super) type Base = Arc<Committed>;
+
+/// The tables of the file as of a commit.
+#[derive(Debug)]
+pub(super) struct Committed {
+    entries: ReadOnlyTable<&'static str, &'static [u8]>,
+    inbox: Option<inbox::Tables>,
+}
+
+impl std::ops::Deref for Committed {
+    type Target = ReadOnlyTable<&'static str, &'static [u8]>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.entries
+    }
+}
+
+impl Committed {
+    /// A table alone.
+    pub(super) fn of(entries: ReadOnlyTable<&'static str, &'static [u8]>) -> Self {
+        Self {
+            entries,
+            inbox: None,
+        }
+    }
+
+    /// Ids of events, if the state ever had an inbox.
+    pub(super) fn inbox(&self) -> Option<&inbox::Tables> {
+        self.inbox.as_ref()
+    }
+}
 
 /// An open state file.
 #[derive(Debug)]
@@ -329,7 +360,10 @@ impl File {
     pub(super) fn base(&self) -> Result<Base, Error> {
         guarded(|| {
             let transaction = self.database.begin_read().map_err(storage)?;
-            Ok(Arc::new(transaction.open_table(ENTRIES).map_err(storage)?))
+            Ok(Arc::new(Committed {
+                entries: transaction.open_table(ENTRIES).map_err(storage)?,
+                inbox: inbox::Tables::of(&transaction)?,
+            }))
         })
     }
 
@@ -402,6 +436,7 @@ impl File {
         table.for_each(|key, value| writer.write(key, value.as_ref()))?;
         let bytes = writer.finish(&transaction, checkpoint)?;
         write_exceptions(&transaction, &table.exceptions())?;
+        table.with_ids(|ids| ids.write(&transaction))?;
         timers::write(&transaction, table)?;
         let removed = outbox::write(&transaction, &table.rows(), sent)?;
         parked::write(&transaction, &table.parked_rows())?;
@@ -437,14 +472,15 @@ fn write_exceptions(
     Ok(())
 }
 
-/// Creates a complete new file: `fill` writes its entries, and `fill_timers` its timers.
+/// Creates a complete new file: `fill` writes its entries, and `fill_others` its timers and the ids
+/// of its events.
 pub(super) fn make(
     path: &Path,
     cache_bytes: usize,
     checkpoint: &Checkpoint,
     exceptions: &BTreeMap<u64, Exception>,
     fill: impl FnOnce(&mut EntryWriter<'_>) -> Result<(), Error>,
-    fill_timers: impl FnOnce(&redb::WriteTransaction) -> Result<(), Error>,
+    fill_others: impl FnOnce(&redb::WriteTransaction) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let database = Database::builder()
         .set_cache_size(cache_bytes)
@@ -455,7 +491,7 @@ pub(super) fn make(
     fill(&mut writer)?;
     writer.finish(&transaction, checkpoint)?;
     write_exceptions(&transaction, exceptions)?;
-    fill_timers(&transaction)?;
+    fill_others(&transaction)?;
     transaction.commit().map_err(storage)
 }
 

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::exceptions::Exception;
+use super::inbox::{Keep, Recent, Seen};
 use super::outbox::{self, Rows};
 use super::parked;
 use super::{Direction, Key};
@@ -76,6 +77,8 @@ pub(super) struct Memtable {
     exceptions: RwLock<BTreeMap<u64, Exception>>,
     /// Effects to commit with the rest. Nobody reads them here.
     rows: RwLock<Rows>,
+    /// Ids of events to commit with the rest.
+    ids: RwLock<Recent>,
     /// Changes of parked events to commit with the rest.
     parked: RwLock<parked::Rows>,
     /// Timers, by name, once there are any.
@@ -124,6 +127,17 @@ impl Memtable {
         self.bytes
             .fetch_add(outbox::memory_of(&rows), Ordering::Relaxed);
         self.rows.write().extend(rows);
+    }
+
+    /// Adds ids of events.
+    pub(super) fn add_ids(&self, ids: &[Seen], keep: Keep) {
+        let bytes = self.ids.write().add(ids, keep);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Looks at the ids of events.
+    pub(super) fn with_ids<T>(&self, look: impl FnOnce(&Recent) -> T) -> T {
+        look(&self.ids.read())
     }
 
     /// Adds changes of parked events.

@@ -11,6 +11,7 @@ mod copy;
 pub mod exceptions;
 mod file;
 mod hand_over;
+pub mod inbox;
 mod memtable;
 pub mod outbox;
 mod parked;

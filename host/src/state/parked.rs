@@ -343,6 +343,15 @@ impl Index {
         self.counts
     }
 
+    /// Whether any of these events is parked.
+    pub(super) fn has_any(&self, sequences: &[u64]) -> bool {
+        self.keys.values().any(|key| {
+            sequences
+                .iter()
+                .any(|sequence| key.sizes.contains_key(sequence))
+        })
+    }
+
     fn add(&mut self, head: &Head, bytes: u64) {
         let key = self.keys.entry(head.key.clone()).or_insert_with(|| {
             self.counts.keys += 1;

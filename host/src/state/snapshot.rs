@@ -85,6 +85,16 @@ impl Snapshot {
         self.held.inner.exceptions_count_through(self.position())
     }
 
+    /// Whether it skipped any of these events.
+    pub fn has_skipped(&self, sequences: &[u64]) -> bool {
+        self.held.inner.has_exception(sequences)
+    }
+
+    /// Whether any of these events is parked now.
+    pub fn has_parked(&self, sequences: &[u64]) -> bool {
+        self.held.inner.parked.lock().has_any(sequences)
+    }
+
     /// How many events are parked now.
     pub fn parked_count(&self) -> u64 {
         self.held.inner.parked.lock().counts().events

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::changes::{self, Changes};
 use super::exceptions::Exception;
 use super::file::{self, Base, File};
+use super::inbox::{Keep, Seen};
 use super::memtable::Memtable;
 use super::outbox::Outbox;
 use super::parked;
@@ -96,6 +97,14 @@ impl Inner {
             .collect()
     }
 
+    /// Whether any of these sequences has one.
+    pub(super) fn has_exception(&self, sequences: &[u64]) -> bool {
+        let exceptions = self.exceptions.lock();
+        sequences
+            .iter()
+            .any(|sequence| exceptions.contains_key(sequence))
+    }
+
     /// The number of exceptions.
     pub(super) fn exceptions_count_through(&self, position: u64) -> u64 {
         self.exceptions.lock().range(..=position).count() as u64
@@ -157,6 +166,7 @@ impl Inner {
         checkpoint: Checkpoint,
         exceptions: BTreeMap<u64, Exception>,
         effects: Vec<(RowKey, Bytes)>,
+        ids: Option<(Vec<Seen>, Keep)>,
         parked: &[parked::Change],
         mut timers: timers::Changes,
     ) {
@@ -190,6 +200,9 @@ impl Inner {
             // Counted here, so that the outbox is full before its rows are durable.
             self.outbox.published(&effects);
             active.add_rows(effects);
+        }
+        if let Some((ids, keep)) = ids {
+            active.add_ids(&ids, keep);
         }
         if !parked.is_empty() {
             active.add_parked(parked::published(&mut self.parked.lock(), parked));

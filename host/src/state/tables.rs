@@ -30,7 +30,7 @@ enum Shape {
 
 /// All tables of state files, embedded logs and the catalogue, by name: no two of them differ in
 /// their shapes.
-const TABLES: [(&str, Shape); 14] = [
+const TABLES: [(&str, Shape); 16] = [
     ("entries", Shape::TextBytes),
     ("meta", Shape::TextBytes),
     ("exceptions", Shape::NumberBytes),
@@ -43,6 +43,8 @@ const TABLES: [(&str, Shape); 14] = [
     ("log", Shape::TextBytes),
     ("cursors", Shape::TextBytes),
     ("outbox", Shape::BytesBytes),
+    ("inbox", Shape::BytesBytes),
+    ("inbox_order", Shape::BytesBytes),
     ("timers", Shape::TextBytes),
     ("due", Shape::BytesBytes),
 ];

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use redb::{ReadableTableMetadata, TableDefinition, WriteTransaction};
 
-use super::file::{self, Base, File, META, guarded, storage};
+use super::file::{self, Base, Committed, File, META, guarded, storage};
 use super::memtable::{Found, Memtable};
 use super::scan::{self, Layer};
 use super::store::View;
@@ -192,7 +192,7 @@ impl File {
         guarded(|| {
             let transaction = self.begin_read()?;
             match transaction.open_table(TIMERS) {
-                Ok(table) => Ok(Some(Arc::new(table))),
+                Ok(table) => Ok(Some(Arc::new(Committed::of(table)))),
                 Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
                 Err(error) => Err(storage(error)),
             }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::exceptions::Exception;
+use super::inbox::{Keep, Seen};
 use super::parked::{self, Parked};
 use super::scan::{self, Layer};
 use super::store::{self, Inner, View};
@@ -61,6 +62,8 @@ pub struct Writer {
     role: Role,
     /// Effects of the batch.
     effects: Vec<(RowKey, Bytes)>,
+    /// Ids of the events of the batch.
+    ids: Option<(Vec<Seen>, Keep)>,
     /// What the batch parks, and no longer parks.
     parked: Vec<parked::Change>,
     /// The release of parked events that the batch applies.
@@ -86,6 +89,7 @@ impl Writer {
             trace: None,
             role: Role::Mute,
             effects: Vec::new(),
+            ids: None,
             parked: Vec::new(),
             release: None,
             timers: timers::Changes::default(),
@@ -103,6 +107,11 @@ impl Writer {
         self.view
             .clone()
             .unwrap_or_else(|| self.inner.view.read().clone())
+    }
+
+    /// What is published, without the batch.
+    pub(super) fn published_view(&self) -> View {
+        self.inner.view.read().clone()
     }
 
     /// The value of a key, including the batch so far.
@@ -316,6 +325,11 @@ impl Writer {
         self.check_memory()
     }
 
+    /// Keeps the ids of events with the writes of the batch; they follow the last id.
+    pub fn see(&mut self, ids: Vec<Seen>, keep: Keep) {
+        self.ids = Some((ids, keep)).filter(|(ids, _)| !ids.is_empty());
+    }
+
     /// Changes a timer with the writes of the batch.
     pub(super) fn change_timer(&mut self, name: &str, value: Option<Payload>) -> Result<(), Error> {
         self.batch_bytes += (name.len() + value.as_ref().map_or(0, Payload::len)) as u64;
@@ -338,6 +352,7 @@ impl Writer {
         self.order = OnceLock::new();
         self.batch_bytes = 0;
         self.effects = Vec::new();
+        self.ids = None;
         self.parked = Vec::new();
         self.release = None;
         self.timers = timers::Changes::default();
@@ -441,6 +456,7 @@ impl Writer {
             checkpoint,
             exceptions,
             effects,
+            self.ids.take(),
             &parked,
             std::mem::take(&mut self.timers),
         );

@@ -10,7 +10,9 @@ use wit_parser::{
 const TEXT: &str = concat!(
     include_str!("../../../../wit/foldstream.wit"),
     "\n",
-    include_str!("../../../../wit/handler.wit")
+    include_str!("../../../../wit/handler.wit"),
+    "\n",
+    include_str!("../../../../wit/inbox.wit")
 );
 /// Our package, without its version.
 pub(super) const PACKAGE: &str = "foldstream:module";
@@ -24,6 +26,8 @@ pub(super) const HANDLE: &str = "handle";
 const MIGRATING_WORLD: &str = "migrating-projection";
 /// The same for handlers.
 const MIGRATING_HANDLER_WORLD: &str = "migrating-handler";
+/// The world of what any module may export in addition.
+const INBOX_WORLD: &str = "with-inbox";
 /// The WASI interfaces that a component may import, in versions 0.2.
 const WASI_PACKAGES: [&str; 6] = [
     "wasi:io/",
@@ -43,6 +47,7 @@ pub(super) struct Contract {
     pub(super) migrating_world: WorldId,
     pub(super) handler_world: WorldId,
     pub(super) migrating_handler_world: WorldId,
+    pub(super) inbox_world: WorldId,
 }
 
 /// The contract, parsed once.
@@ -61,11 +66,13 @@ pub(super) static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
         migrating_world,
         handler_world,
         migrating_handler_world,
+        inbox_world,
     ] = [
         WORLD,
         MIGRATING_WORLD,
         HANDLER_WORLD,
         MIGRATING_HANDLER_WORLD,
+        INBOX_WORLD,
     ]
     .map(world);
     Contract {
@@ -74,6 +81,7 @@ pub(super) static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
         migrating_world,
         handler_world,
         migrating_handler_world,
+        inbox_world,
     }
 });
 
@@ -184,9 +192,11 @@ fn is_allowed(name: &str, kind: Kind) -> bool {
 /// The functions of an interface that a module of this kind may import.
 fn our_interface(name: &str, kind: Kind) -> Option<Vec<&'static Function>> {
     let resolve = &CONTRACT.resolve;
+    let inbox = &resolve.worlds[CONTRACT.inbox_world].imports;
     resolve.worlds[kind.required()]
         .imports
         .iter()
+        .chain(inbox)
         .find_map(|(key, item)| match (key, item) {
             (WorldKey::Interface(_), WorldItem::Interface { id, .. })
                 if resolve.name_world_key(key) == name =>
@@ -214,8 +224,13 @@ fn check_exports(resolve: &Resolve, world: WorldId, kind: Kind) -> Result<(), St
     let contract = &*CONTRACT;
     let required = &contract.resolve.worlds[kind.required()].exports;
     let mut missing = Vec::new();
+    let inbox = &contract.resolve.worlds[contract.inbox_world].exports;
     // The larger world has the exports of the smaller one, plus those that a module may leave out.
-    for (key, item) in &contract.resolve.worlds[kind.largest()].exports {
+    for (key, item) in contract.resolve.worlds[kind.largest()]
+        .exports
+        .iter()
+        .chain(inbox)
+    {
         let WorldItem::Function(ours) = item else {
             continue;
         };
@@ -485,6 +500,33 @@ mod tests {
             assert!(
                 error.contains("export `migrate` differs"),
                 "{other}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn inbox_may_be_exported_by_any_module_but_not_be_another_function() {
+        let inbox = "export inbox: func() -> option<inbox-settings>;";
+        for world in [
+            WORLD,
+            MIGRATING_WORLD,
+            HANDLER_WORLD,
+            MIGRATING_HANDLER_WORLD,
+        ] {
+            let beginning = format!("world {world} {{");
+            let with = |export: &str| {
+                TEXT.replace(
+                    &beginning,
+                    &format!("{beginning}\n use inboxes.{{inbox-settings}}; {export}"),
+                )
+            };
+            verdict_on(&with(inbox), world).expect("is the same");
+            let error = verdict_on(&with("export inbox: func() -> inbox-settings;"), world);
+            assert!(
+                error
+                    .as_ref()
+                    .is_err_and(|error| error.contains("export `inbox` differs")),
+                "{world}: {error:?}"
             );
         }
     }

@@ -11,6 +11,7 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 
 use super::accept::malformed;
 use super::contract::{CONTRACT, Contract, HANDLE};
+use crate::module::inbox::INBOX;
 
 /// The module name under which preview 1 is imported.
 const PREVIEW1: &str = "wasi_snapshot_preview1";
@@ -44,6 +45,7 @@ struct Outline {
     names_its_world: bool,
     migrates: bool,
     handles: bool,
+    has_inbox: bool,
     uses_preview1: bool,
 }
 
@@ -58,6 +60,7 @@ pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
             migrating_world,
             handler_world,
             migrating_handler_world,
+            inbox_world,
         } = &*CONTRACT;
         // The encoder insists on every export of a world, so each set of exports needs its own.
         let world = match (outline.handles, outline.migrates) {
@@ -68,6 +71,10 @@ pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
         };
         embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8)
             .map_err(|error| format!("cannot describe the core module: {error:#}"))?;
+        if outline.has_inbox {
+            embed_component_metadata(&mut module, resolve, *inbox_world, StringEncoding::UTF8)
+                .map_err(|error| format!("cannot describe the core module: {error:#}"))?;
+        }
     }
     encode(&module, outline.uses_preview1).map_err(|error| {
         if outline.names_its_world {
@@ -99,6 +106,7 @@ fn outline(module: &[u8]) -> Result<Outline, String> {
                     let name = export.map_err(malformed)?.name;
                     outline.migrates |= name == MIGRATE;
                     outline.handles |= name == HANDLE;
+                    outline.has_inbox |= name == INBOX;
                 }
             }
             _ => {}

@@ -480,3 +480,75 @@ fn a_failed_event_is_parked_with_the_entries_that_it_read() {
     assert_eq!(reads, [("s.3", Some("3"))]);
     assert_eq!(failure.class, "trap");
 }
+
+#[test]
+fn duplicates_of_parked_skipped_and_dropped_events_are_left_out_in_every_fold() {
+    let mut bed = Bed::with_events(0);
+    let options = Options {
+        duplicate_window: Duration::ZERO,
+        ..Options::default()
+    };
+    bed.stage.log =
+        Log::open(&bed.stage.folder.path().join("twice.redb"), options).expect("the log opens");
+    bed.stage.recognises = Some(crate::module::Inbox::of_messages(
+        Duration::from_secs(3_600),
+        1_000,
+    ));
+    let append = |bed: &Bed, events: &[(u64, &str)]| {
+        let events: Vec<_> = events
+            .iter()
+            .map(|(key, id)| NewEvent {
+                subject: format!("s.{key}"),
+                kind: None,
+                id: Some((*id).to_owned()),
+                time_ns: None,
+                headers: Vec::new(),
+                data: Payload::from("{}"),
+            })
+            .collect();
+        bed.stage
+            .log
+            .append(&events, &Expectation::default())
+            .expect("appends");
+    };
+    // 2 fails, 4 waits behind it, 3 is skipped, 5 is dropped; each comes again.
+    bed.bad.lock().extend([2, 3, 5]);
+    bed.stage.skips = Skips::new([crate::state::exceptions::Skip::new(3, "", None, None)]);
+    append(
+        &bed,
+        &[(1, "a"), (2, "b"), (3, "c"), (2, "d"), (4, "e"), (1, "f")],
+    );
+    let again = [(2, "b"), (3, "c"), (2, "d"), (4, "e"), (1, "a"), (3, "g")];
+    append(&bed, &again);
+    assert!(matches!(bed.fold(), Ended::Asked));
+    let twos = |sequences: &[u64]| BTreeMap::from([("s.2".to_owned(), sequences.to_vec())]);
+    let (noted, mut parked, position) = bed.durable();
+    assert_eq!(parked.remove("s.4"), Some(vec![5]));
+    assert_eq!((parked, position), (twos(&[2, 4]), 12));
+    assert_eq!((&noted["s.1"], &noted["s.3"]), (&vec![1, 6], &vec![12]));
+    let duplicates = |bed: &Bed| bed.open().0.checkpoint().expect("it has one").duplicates;
+    assert_eq!(duplicates(&bed), 5);
+
+    // Over a restart, and once they are applied or dropped.
+    append(&bed, &again);
+    bed.fold();
+    assert_eq!((duplicates(&bed), bed.durable().1["s.2"].len()), (11, 2));
+    bed.bad.lock().clear();
+    assert_eq!(bed.retry(&["s.2"]).keys, 1);
+    let drop = ParkedWork::Drop {
+        keys: vec!["s.4".to_owned()],
+        all: true,
+        reason: "test data".to_owned(),
+    };
+    assert_eq!(bed.ask(drop).expect("it runs").events, 1);
+    append(&bed, &again);
+    append(&bed, &[(2, "h")]);
+    bed.fold();
+    let (noted, parked, position) = bed.durable();
+    assert_eq!((duplicates(&bed), parked.len(), position), (17, 0, 25));
+    assert_eq!(
+        (&noted["s.2"], noted.get("s.4"), &noted["s.1"]),
+        (&vec![2, 4, 25], None, &vec![1, 6])
+    );
+    assert_eq!(bed.folded_again(), noted);
+}

@@ -23,7 +23,8 @@ use crate::serve::capacity::{PageRoom, acquire};
 use crate::serve::extract::{self, Parameters};
 use crate::serve::problem::{Kind, Problem};
 use crate::serve::sse::{self, Ended, HEARTBEAT, Sender};
-use crate::serve::{App, append_body, json};
+use crate::serve::wait::Waits;
+use crate::serve::{App, append_body, json, position};
 use crate::subject::SubjectSet;
 use crate::view::{EventView, LookError, Wanted};
 
@@ -55,9 +56,25 @@ pub(super) struct AppendParameters {
     #[serde(default)]
     #[param(inline, required = false)]
     times: api::Times,
+    /// Return when these deployments have applied the events: up to 8 names, separated by commas.
+    /// The response says for each what became of them; the events are stored in any case.
+    wait: Option<String>,
+    /// Longest wait, such as `5s` or `500ms`; default: 5s.
+    timeout: Option<String>,
 }
 
 impl AppendParameters {
+    /// The deployments to wait for.
+    fn waits(&self, app: &App) -> Result<Option<Waits>, Problem> {
+        let timeout = position::timeout(self.timeout.as_deref(), app.config.wait_max)?;
+        let Some(names) = self.wait.as_deref() else {
+            return Ok(None);
+        };
+        let source = app.host.log_name(self.source.as_deref());
+        let source = source.unwrap_or_default();
+        Waits::of(&app.rollouts, names, source, timeout).map(Some)
+    }
+
     fn options(&self) -> Result<AppendOptions, Problem> {
         let template = self
             .subject
@@ -131,10 +148,13 @@ pub(super) struct TailParameters {
         (status = 200, description = "Appended and durable", body = api::Appended),
         (status = 409, description = "An expectation failed, or a time would go back and \
                                       `times=refuse` is set"),
+        (status = 404, description = "`wait` names a deployment that does not exist; nothing was \
+                                      appended"),
         (status = 408, description = "The body arrived too slowly"),
         (status = 413, description = "Larger than serve.body_bytes_max"),
         (status = 415, description = "The body has none of these formats"),
-        (status = 422, description = "The source is not an embedded log, or a limit was reached"),
+        (status = 422, description = "The source is not an embedded log, `wait` names a \
+                                      deployment that reads another one, or a limit was reached"),
     ))]
 pub(super) async fn append(
     State(app): State<App>,
@@ -146,16 +166,20 @@ pub(super) async fn append(
     // Before the body is read: a wrong source need not receive it.
     let options = parameters.options()?;
     let log = embedded(&app, parameters.source.as_deref())?;
+    let waits = parameters.waits(&app)?;
     let limit = app.config.body_bytes_max;
     let mut room = app.capacity.body(APPEND_COPIES);
     let body = extract::body(&parts.headers, body, limit, &mut room).await?;
     // After the body has arrived, so that slow clients take no place.
     let place = acquire(&app.capacity.appends, "appends").await?;
-    let appended = crate::serve::blocking(move || {
+    let mut appended = crate::serve::blocking(move || {
         let _places = (room, place);
         append_now(&log, &form, &body, &options)
     })
     .await??;
+    if let Some(waits) = waits {
+        appended.waited = waits.wait(&appended.sequences).await;
+    }
     Ok(Json(appended))
 }
 
@@ -174,6 +198,7 @@ fn append_now(
             duplicates: 0,
             times_raised: 0,
             last_sequence,
+            waited: Vec::new(),
         });
     }
     let log::Appended {
@@ -187,6 +212,7 @@ fn append_now(
         duplicates,
         times_raised,
         last_sequence,
+        waited: Vec::new(),
     })
 }
 

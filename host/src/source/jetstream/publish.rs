@@ -255,6 +255,30 @@ impl Publisher {
         self.confirmed(message, &answer.payload)
     }
 
+    /// Sends a message that no stream stores, such as a reply. Nobody confirms it.
+    pub async fn send(&self, message: &Outgoing) -> Result<(), PublishError> {
+        let mut link = self
+            .link()
+            .await
+            .map_err(|error| PublishError::NotStored(error.0))?;
+        let others = message
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
+        let headers = header_map(others).map_err(PublishError::NotStored)?;
+        let (client, subject) = (link.client().clone(), message.subject.clone());
+        let data = message.data.clone();
+        let call = async move {
+            let sent = client.publish_with_headers(subject, headers, data).await;
+            sent.map_err(|error| error.to_string())?;
+            client.flush().await.map_err(|error| error.to_string())
+        };
+        let sent = tokio::time::timeout(CONFIRMATION_MAX, link.permitted(call)).await;
+        let sent = sent.map_err(|_| PublishError::Unknown("the server is slow".to_owned()))?;
+        sent.map_err(|trouble| PublishError::Unknown(trouble.message))?
+            .map_err(PublishError::Unknown)
+    }
+
     /// What the answer to a message says.
     fn confirmed(&self, message: &Outgoing, answer: &[u8]) -> Result<Confirmed, PublishError> {
         let (stream, subject) = (&self.settings.stream, &message.subject);
@@ -291,7 +315,6 @@ impl Publisher {
     }
 
     fn headers(&self, message: &Outgoing) -> Result<HeaderMap, String> {
-        let mut headers = HeaderMap::new();
         let own = [
             (ID_HEADER, message.id.as_str()),
             ("Nats-Expected-Stream", self.settings.stream.as_str()),
@@ -300,16 +323,7 @@ impl Publisher {
             .headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()));
-        // Others never have the names of ours: the host owns every `Nats-*` header.
-        for (name, value) in own.into_iter().chain(others) {
-            let parsed = name
-                .parse::<HeaderName>()
-                .ok()
-                .zip(value.parse::<HeaderValue>().ok());
-            let (name, value) = parsed.ok_or_else(|| format!("header {name} cannot be sent"))?;
-            headers.insert(name, value);
-        }
-        Ok(headers)
+        header_map(own.into_iter().chain(others))
     }
 
     /// The connection, once it is up. A client that is gone gives way to a new one.
@@ -329,6 +343,19 @@ impl Publisher {
         *slot = Some(link.clone());
         Ok(link)
     }
+}
+
+fn header_map<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> Result<HeaderMap, String> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let parsed = name
+            .parse::<HeaderName>()
+            .ok()
+            .zip(value.parse::<HeaderValue>().ok());
+        let (name, value) = parsed.ok_or_else(|| format!("header {name} cannot be sent"))?;
+        map.insert(name, value);
+    }
+    Ok(map)
 }
 
 /// Whether a stream keeps messages until somebody has had the time to look for them.

@@ -2,8 +2,8 @@
 
 use super::{outbox, sagas, timers};
 use crate::api::{
-    Deployment, DeploymentState, Failure, Generation, ModuleInfo, OnFailure, ParkedCounts,
-    SourceState, SourceStatus,
+    Deployment, DeploymentInbox, DeploymentState, Failure, Generation, ModuleInfo, OnFailure,
+    ParkedCounts, SourceState, SourceStatus,
 };
 use crate::cli::Context;
 use crate::cli::commands::project::inspect::{self, MIGRATES};
@@ -101,6 +101,11 @@ fn position_rows(deployment: &Deployment) -> Rows {
     rows.push(("applied", format!("{applied}, {rate}/s")));
     rows.extend(skipped_line(deployment).map(|line| ("skipped", line)));
     rows.extend(parked_line(deployment).map(|line| ("parked", line)));
+    rows.extend(deployment.inbox.iter().map(|inbox| {
+        let DeploymentInbox { ids, duplicates } = inbox;
+        let (left_out, known) = (counted(*duplicates, "duplicate"), counted(*ids, "id"));
+        ("inbox", format!("{left_out} left out, {known} known"))
+    }));
     rows
 }
 
@@ -135,10 +140,18 @@ fn module_rows(module: &ModuleInfo) -> Rows {
         ("module", format!("{kind} {name} ({size})")),
         ("digest", module.digest.clone()),
         ("subjects", module.subjects.join(", ")),
+    ];
+    rows.extend(
+        module
+            .inbox
+            .iter()
+            .map(|inbox| ("recognises", inspect::inbox(inbox))),
+    );
+    rows.extend([
         ("error policy", inspect::error_policy(module)),
         ("limits", inspect::limits(module)),
         ("state version", module.state_version.to_string()),
-    ];
+    ]);
     if module.migrates {
         rows.push(("migrates", MIGRATES.to_owned()));
     }
@@ -388,6 +401,7 @@ pub(in crate::cli) mod tests {
             candidate: None,
             previous: None,
             outbox: None,
+            inbox: None,
             timers: None,
             sagas: Vec::new(),
             module: ModuleInfo {
@@ -417,6 +431,7 @@ pub(in crate::cli) mod tests {
                 imports: vec!["foldstream:module/state@0.1.0".to_owned()],
                 migrates: false,
                 publishes: Vec::new(),
+                inbox: None,
                 sets_timers: false,
             },
         }

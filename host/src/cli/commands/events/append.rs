@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::times::{self, TimesOption};
-use crate::api::{Append, Appended, NewEvent};
+use crate::api::{Append, Appended, NewEvent, WaitOutcome, Waited};
 use crate::cli::Context;
 use crate::cli::commands::reads::get::bytes_as_json;
 use crate::cli::support::exit::{Exit, Failure};
@@ -25,6 +25,7 @@ Examples:
   foldstream events append orders.42.placed - < order.json
   foldstream events append orders.42.paid '{}' --id payment-7 --header traceparent=00-…
   foldstream events append orders.42.placed '{}' --expected-last-sequence 17
+  foldstream events append orders.42.placed '{}' --wait-for order-totals
 
 Data that is JSON is stored as JSON, anything else as text.")]
 pub(crate) struct Args {
@@ -64,6 +65,18 @@ pub(crate) struct Args {
         requires = "expected_last_subject_sequence"
     )]
     expected_subject: Option<String>,
+    /// Return when this deployment has applied the event; may be repeated. The event is stored in
+    /// any case.
+    #[arg(long, value_name = "DEPLOYMENT")]
+    wait_for: Vec<String>,
+    /// Longest wait, such as `500ms` or `1m`.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        requires = "wait_for",
+        default_value = "5s"
+    )]
+    timeout: String,
 }
 
 /// Appends the event and prints its sequence.
@@ -89,6 +102,10 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         .map(|source| ("source", source))
         .collect();
     parameters.extend(args.times.parameter());
+    if !args.wait_for.is_empty() {
+        parameters.push(("wait", args.wait_for.join(",")));
+        parameters.push(("timeout", args.timeout));
+    }
     let content = ("application/json", body.into());
     let appended: Appended = context
         .client()?
@@ -100,14 +117,37 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             .first()
             .copied()
             .unwrap_or(appended.last_sequence);
-        if appended.duplicates > 0 {
+        let mut told = if appended.duplicates > 0 {
             format!("{sequence} (already stored)")
         } else {
             sequence.to_string()
+        };
+        for waited in &appended.waited {
+            let (name, outcome) = (&waited.deployment, waited.outcome.name());
+            told.push_str(&format!("\n{name}: {outcome}, at {}", waited.position));
         }
+        told
     })?;
     times::warn(&context.output, appended.times_raised);
-    Ok(())
+    match not_applied(&appended.waited) {
+        Some(message) => Err(Failure::new(Exit::TimedOut, message).into()),
+        None => Ok(()),
+    }
+}
+
+/// What to tell if a deployment has not applied the event.
+fn not_applied(waited: &[Waited]) -> Option<String> {
+    let open: Vec<&str> = waited
+        .iter()
+        .filter(|waited| !matches!(waited.outcome, WaitOutcome::Applied | WaitOutcome::Skipped))
+        .map(|waited| waited.deployment.as_str())
+        .collect();
+    (!open.is_empty()).then(|| {
+        format!(
+            "the event is stored, and not yet applied by {}; do not append it again",
+            open.join(", ")
+        )
+    })
 }
 
 fn headers(typed: &[String]) -> Result<BTreeMap<String, String>, Failure> {

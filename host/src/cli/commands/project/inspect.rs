@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use bytes::Bytes;
 
-use crate::api::ModuleInfo;
+use crate::api::{Inbox, ModuleInfo};
 use crate::cli::Context;
 use crate::cli::commands::deployments::deploy;
 use crate::cli::support::config_args;
-use crate::cli::support::output::{bytes, counted, table};
+use crate::cli::support::output::{bytes, counted, grouped, table};
 use crate::config::Config;
 use crate::memory::Memory;
 use crate::module::{self, Engine};
@@ -79,10 +79,13 @@ fn lines(info: &ModuleInfo) -> String {
             },
         ),
         ("key", info.key_rule.clone()),
+    ];
+    rows.extend(info.inbox.iter().map(|asked| ("inbox", inbox(asked))));
+    rows.extend([
         ("error policy", error_policy(info)),
         ("limits", limits(info)),
         ("state version", info.state_version.to_string()),
-    ];
+    ]);
     rows.extend(info.migrates.then(|| ("migrates", MIGRATES.to_owned())));
     rows.extend(
         info.queries
@@ -99,6 +102,17 @@ fn lines(info: &ModuleInfo) -> String {
         &[],
         rows.into_iter()
             .map(|(name, value)| vec![name.to_owned(), value]),
+    )
+}
+
+/// How events are recognised that were published twice.
+pub(crate) fn inbox(inbox: &Inbox) -> String {
+    let window = std::time::Duration::from_millis(inbox.window_ms);
+    format!(
+        "{} within {}, at most {} ids",
+        inbox.id,
+        humantime::format_duration(window),
+        grouped(inbox.ids_max)
     )
 }
 
@@ -183,6 +197,19 @@ import         foldstream:module/state@0.1.0"
             (error_policy(&info).as_str(), limits(&info).as_str()),
             ("the host's", "the host's")
         );
+    }
+
+    #[test]
+    fn module_that_recognises_duplicates_says_how() {
+        let mut info = crate::cli::commands::deployments::show::tests::deployment().module;
+        info.inbox = Some(Inbox {
+            id: "message-id".to_owned(),
+            window_ms: 86_400_500,
+            ids_max: 1_000_000,
+        });
+        let shown = lines(&info);
+        let line = "\ninbox          message-id within 1day 500ms, at most 1,000,000 ids\n";
+        assert!(shown.contains(line), "{shown}");
     }
 
     #[test]
