@@ -89,7 +89,7 @@ impl Outcomes {
         (0..count.min(OUTCOMES)).for_each(|_| self.push(true));
     }
 
-    /// Whether another failed event may be parked: not if at least half of the last ones failed,
+    /// Whether another failed event may be parked: not if more than half of the last ones failed,
     /// and at least five. Then the module, and not its events, is to blame.
     fn allow_another(&self) -> bool {
         // The one that is asked about has failed, but is not in the list yet.
@@ -172,7 +172,7 @@ impl Applier {
         }
         if !self.outcomes.allow_another() {
             return Some(
-                "; it is not parked, because at least half of the last events failed: the module \
+                "; it is not parked, because more than half of the last events failed: the module \
                  seems to be at fault"
                     .to_owned(),
             );

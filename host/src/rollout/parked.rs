@@ -257,8 +257,13 @@ pub(super) fn remark_of_both(now: &Runner, before: &Runner) -> String {
     let mut text = remark(&now);
     // The state before continues as a follower, with its own parked events.
     if now.events != before.events {
+        let events = if before.events == 1 {
+            "event"
+        } else {
+            "events"
+        };
         text.push_str(&format!(
-            "; the state before had {} parked events",
+            "; the state before had {} parked {events}",
             before.events
         ));
     }

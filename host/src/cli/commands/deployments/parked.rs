@@ -154,7 +154,7 @@ impl Which {
     fn selection(self) -> ParkedSelection {
         let Self { keys, all, class } = self;
         ParkedSelection {
-            keys,
+            keys: keys.into_iter().map(as_listed).collect(),
             all,
             class,
             ..ParkedSelection::default()
@@ -173,6 +173,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
         }
         Command::Show(ShowArgs { name, key }) => {
             let path = ["v1", "deployments", &name, "parked", "events"];
+            let key = as_listed(key);
             let events: ParkedEvents = client.get(&path, &[("key", key)]).await?;
             context
                 .output
@@ -257,6 +258,7 @@ async fn all_keys(
 async fn export(args: ExportArgs, client: &Client, context: &Context) -> anyhow::Result<()> {
     let ExportArgs { name, key, file } = args;
     let path = ["v1", "deployments", &name, "parked", "export"];
+    let key = key.map(as_listed);
     let query: Vec<_> = key.map(|key| ("key", key)).into_iter().collect();
     let request = client.request(Method::POST, &path).query(&query);
     let response = client.stream(request.timeout(TIMEOUT)).await?;
@@ -330,13 +332,17 @@ async fn act(
         .await?)
 }
 
+/// How the empty key is shown, under which events without a key are parked.
+const NO_KEY: &str = "(no key)";
+
 /// An empty key is shown as what it means.
 fn key_word(key: &str) -> String {
-    if key.is_empty() {
-        "(no key)".to_owned()
-    } else {
-        key.to_owned()
-    }
+    if key.is_empty() { NO_KEY } else { key }.to_owned()
+}
+
+/// The key that is meant by one as it is listed.
+fn as_listed(key: String) -> String {
+    if key == NO_KEY { String::new() } else { key }
 }
 
 fn keys(keys: &[ParkedKey]) -> String {

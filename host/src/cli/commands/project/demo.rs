@@ -124,12 +124,13 @@ async fn present(args: &Args, client: &Client, output: Output) -> anyhow::Result
     show_rows(client, &name, output).await?;
     show_query(args, client, &deployment, output).await?;
     show_position(client, &name, imported.last_sequence, output).await?;
-    output.line(&format!(
-        "\nThe host is at {}; {}",
-        client.url(),
-        dev::further(client.url(), &name)
-    ))?;
+    // With `--once` there is no host to ask when somebody reads this.
     if !args.once {
+        output.line(&format!(
+            "\nThe host is at {}; {}",
+            client.url(),
+            dev::further(client.url(), &name)
+        ))?;
         output.line("Ctrl-C ends it.")?;
     }
     Ok(())
