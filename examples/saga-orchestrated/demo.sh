@@ -22,7 +22,8 @@ run() {
 }
 
 start() {
-    rm -rf "$folder/data"
+    rm -rf "$folder/data" "$folder/host.log"
+    : >"$folder/host.log"
     "$foldstream" serve --data "$folder/data" --listen 127.0.0.1:0 >"$folder/host.log" 2>&1 &
     host=$!
     tries=0

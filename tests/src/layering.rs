@@ -68,6 +68,7 @@ const LAYERS: &[&[&str]] = &[
         "integrity",
         "module",
         "progress",
+        "sagas",
         "source",
     ],
     &["bundle"],

@@ -117,8 +117,18 @@ async fn stored(client: &Client) -> Vec<Value> {
     }
 }
 
-/// What was published about each order, in order.
+/// What was published about each order, in order, once nothing waits to be published.
 async fn stories(client: &Client) -> BTreeMap<String, Vec<String>> {
+    for handler in [SAGA, PARTICIPANTS] {
+        client
+            .show_when(handler, "have published everything", |shown| {
+                shown
+                    .outbox
+                    .as_ref()
+                    .is_some_and(|outbox| outbox.entries == 0)
+            })
+            .await;
+    }
     let mut stories: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for event in stored(client).await {
         let subject = event["subject"].as_str().expect("a subject");

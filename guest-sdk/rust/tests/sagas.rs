@@ -730,7 +730,7 @@ fn check(seed: u64, orders: &HandlerHarness<Orders>, participant: &Participant, 
 
 #[test]
 fn over_a_bad_network_everything_is_done_or_undone_once() {
-    for seed in 0..60 {
+    for seed in 0..25 {
         run_over_a_bad_network(seed);
     }
 }
