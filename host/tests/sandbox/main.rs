@@ -116,7 +116,7 @@ fn state_functions_see_the_writes_of_the_batch() {
         bed.value("scan").expect("there"),
         "echo/0001,echo/0002 true | echo/0005,echo/0004 true"
     );
-    bed.apply(&[event(20_000, "put-many", "v")])
+    bed.apply(&[event(5_000, "put-many", "v")])
         .expect("what was put is got back");
     assert_eq!(bed.value("many/00003").expect("there"), "v");
     assert_eq!(
