@@ -181,6 +181,7 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
         make_fold,
         store: store.clone(),
         writer,
+        recognises: None,
         role: foldstream::effects::Role::Mute,
         settings: Settings {
             batch: Limits {

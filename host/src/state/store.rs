@@ -160,16 +160,16 @@ impl Inner {
     ///   has whole batches.
     /// - If a writer panics half-way, its thread closes the store and reopens it from the file,
     ///   which cannot contain any of the batch.
-    pub(super) fn publish(
-        &self,
-        writes: Vec<super::writer::Write>,
-        checkpoint: Checkpoint,
-        exceptions: BTreeMap<u64, Exception>,
-        effects: Vec<(RowKey, Bytes)>,
-        ids: Option<(Vec<Seen>, Keep)>,
-        parked: &[parked::Change],
-        mut timers: timers::Changes,
-    ) {
+    pub(super) fn publish(&self, step: Step) {
+        let Step {
+            writes,
+            checkpoint,
+            exceptions,
+            effects,
+            ids,
+            parked,
+            mut timers,
+        } = step;
         let position = checkpoint.position;
         // From here on no commit can freeze the memtable.
         let _writing = self.writing.lock();
@@ -205,7 +205,7 @@ impl Inner {
             active.add_ids(&ids, keep);
         }
         if !parked.is_empty() {
-            active.add_parked(parked::published(&mut self.parked.lock(), parked));
+            active.add_parked(parked::published(&mut self.parked.lock(), &parked));
         }
         if !exceptions.is_empty() {
             // For exceptions after the position of every snapshot.
@@ -247,6 +247,18 @@ impl Inner {
     fn pinned_bytes(&self) -> u64 {
         self.retired.lock().iter().map(|table| table.bytes()).sum()
     }
+}
+
+/// What one step makes visible at once.
+pub(super) struct Step {
+    pub(super) writes: Vec<super::writer::Write>,
+    pub(super) checkpoint: Checkpoint,
+    pub(super) exceptions: BTreeMap<u64, Exception>,
+    pub(super) effects: Vec<(RowKey, Bytes)>,
+    /// Ids of events that were passed, and how long they are kept; none without an inbox.
+    pub(super) ids: Option<(Vec<Seen>, Keep)>,
+    pub(super) parked: Vec<parked::Change>,
+    pub(super) timers: timers::Changes,
 }
 
 /// The state of one generation. Cloning shares it.

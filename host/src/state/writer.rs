@@ -10,7 +10,7 @@ use super::exceptions::Exception;
 use super::inbox::{Keep, Seen};
 use super::parked::{self, Parked};
 use super::scan::{self, Layer};
-use super::store::{self, Inner, View};
+use super::store::{self, Inner, Step, View};
 use super::{Error, KEY_BYTES_MAX, Key, Page, Reads, Release, Scan, Trace, snapshot, timers};
 use crate::effects::{Place, Role, Row, RowKey};
 use crate::event::Payload;
@@ -451,15 +451,15 @@ impl Writer {
         let mut parked = std::mem::take(&mut self.parked);
         // Last: it is about the rows before it.
         parked.extend(self.release.take().map(parked::Change::Release));
-        self.inner.publish(
-            self.batch.drain().collect(),
+        self.inner.publish(Step {
+            writes: self.batch.drain().collect(),
             checkpoint,
             exceptions,
             effects,
-            self.ids.take(),
-            &parked,
-            std::mem::take(&mut self.timers),
-        );
+            ids: self.ids.take(),
+            parked,
+            timers: std::mem::take(&mut self.timers),
+        });
         self.end_batch();
     }
 }

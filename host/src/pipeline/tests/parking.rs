@@ -7,10 +7,15 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::state::ParkedCounts;
 
+/// Sequences by key.
+type Sequences = BTreeMap<String, Vec<u64>>;
+/// How a call fails at the event with an index.
+type Fails = fn(usize) -> ApplyError;
+
 /// Appends the sequence of each event to the entry of its key; events in `bad` are rejected.
 struct Noting {
     bad: Arc<Mutex<BTreeSet<u64>>>,
-    error: fn(usize) -> ApplyError,
+    error: Fails,
     /// Whether it reads before it fails.
     reads_first: bool,
 }
@@ -157,7 +162,7 @@ impl Bed {
     }
 
     /// What is durable: sequences by key, parked sequences by key, the position.
-    fn durable(&self) -> (BTreeMap<String, Vec<u64>>, BTreeMap<String, Vec<u64>>, u64) {
+    fn durable(&self) -> (Sequences, Sequences, u64) {
         let (store, _writer) = self.open();
         let parked = store.parked_keys();
         let parked = parked.iter().map(|(key, found)| {
@@ -288,7 +293,7 @@ fn a_dropped_event_is_recorded_as_left_out_and_later_ones_wait_for_a_retry() {
 
 #[test]
 fn neither_a_deadline_nor_a_full_state_nor_a_candidate_parks() {
-    let cases: [(fn(usize) -> ApplyError, bool); 3] = [
+    let cases: [(Fails, bool); 3] = [
         (|_| ApplyError::Deadline(Duration::ZERO), true),
         (
             |_| ApplyError::Limit {
