@@ -157,7 +157,12 @@ impl Progress {
         {
             inner.now.failure = None;
             if inner.now.state == DeploymentState::Retrying {
-                inner.now.state = inner.now.after_a_pause();
+                let is_behind = inner.now.pending > 0;
+                inner.now.state = if is_behind {
+                    DeploymentState::CatchingUp
+                } else {
+                    DeploymentState::Live
+                };
             }
         }
     }
@@ -169,7 +174,12 @@ impl Progress {
         } = &mut *self.change();
         now.failure.clone_from(state_failure);
         if now.state == DeploymentState::Retrying && state_failure.is_none() {
-            now.state = now.after_a_pause();
+            let is_done = now.pending == 0 && now.stream.is_some() && !now.awaits_start;
+            now.state = if is_done {
+                DeploymentState::Live
+            } else {
+                DeploymentState::CatchingUp
+            };
         }
     }
 
@@ -194,18 +204,6 @@ impl Progress {
         let failed =
             now.state == DeploymentState::Failed && now.failure.as_ref().is_some_and(is_final);
         failed && !self.is_on_probation()
-    }
-}
-
-impl Now {
-    /// The state of a deployment that applies again.
-    fn after_a_pause(&self) -> DeploymentState {
-        let is_done = self.pending == 0 && self.stream.is_some() && !self.awaits_start;
-        if is_done {
-            DeploymentState::Live
-        } else {
-            DeploymentState::CatchingUp
-        }
     }
 }
 
