@@ -89,15 +89,15 @@ impl Handler for Participants {
         let (to, order) = (event.token(1)?, event.token(2)?);
         let mut work = self.work.get_or_default(&command.id)?;
         let answer = match event.token(3)? {
-            "refund" | "release" => undo(&command, &mut work, event.token(3)?),
+            "refund" | "release" => Some(undo(&command, &mut work, event.token(3)?).to_owned()),
             _ => carry_out(&command, &mut work, to),
         };
         match answer {
-            Some("slow") => {
+            Some(answer) if answer == "slow" => {
                 let name = format!("slow/{order}");
                 effects.set_timer(Timer::after(event, SLOWNESS, name));
             }
-            Some(answer) => effects.publish(message(to, order, answer)?),
+            Some(answer) => effects.publish(message(to, order, &answer)?),
             None => {}
         }
         Ok(self.work.put(&command.id, work)?)
@@ -114,14 +114,17 @@ fn message(to: &str, order: &str, answer: &str) -> Result<Message, Failure> {
     Message::to(format!("{to}.{order}.{answer}")).json(&Answer { payment: &payment })
 }
 
-/// Does the work of a command once.
-fn carry_out(command: &Command, work: &mut Work, to: &str) -> Option<&'static str> {
+/// Does the work of a command once; a command that comes again gets the same answer.
+fn carry_out(command: &Command, work: &mut Work, to: &str) -> Option<String> {
+    if work.answer.is_some() {
+        return work.answer.clone();
+    }
     work.times += 1;
     let answer = match (to, command.card.as_str()) {
         ("payment", "declined") => "declined",
-        ("payment", "busy") if work.times == 1 => return Some("unavailable"),
+        ("payment", "busy") if work.times == 1 => return Some("unavailable".to_owned()),
         ("payment", "silent") => return None,
-        ("payment", "slow") if work.times == 1 => return Some("slow"),
+        ("payment", "slow") if work.times == 1 => return Some("slow".to_owned()),
         ("payment", "slow") => return None,
         ("payment", _) => "charged",
         ("stock", _) if command.item == "sold-out" => "out-of-stock",
@@ -130,18 +133,18 @@ fn carry_out(command: &Command, work: &mut Work, to: &str) -> Option<&'static st
         _ => "sent",
     };
     work.answer = Some(answer.to_owned());
-    Some(answer)
+    work.answer.clone()
 }
 
 /// Undoes what was done, if anything was.
-fn undo(command: &Command, work: &mut Work, what: &str) -> Option<&'static str> {
+fn undo(command: &Command, work: &mut Work, what: &str) -> &'static str {
     work.undone += 1;
-    Some(match (what, command.card.as_str()) {
+    match (what, command.card.as_str()) {
         ("refund", "no-refund") => "refund-failed",
         ("refund", "refund-later") if work.undone == 1 => "refund-failed",
         ("refund", _) => "refunded",
         _ => "released",
-    })
+    }
 }
 
 handler!(Participants);

@@ -525,6 +525,7 @@ pub struct Call<'a, D> {
     pub(super) saga: &'a str,
     pub(super) key: &'a str,
     pub(super) step: &'a str,
+    pub(super) started: Timestamp,
     pub(super) attempt: u32,
     pub(super) reason: &'a str,
     pub(super) time: Timestamp,
@@ -548,9 +549,11 @@ impl<'a, D> Call<'a, D> {
     }
 
     /// A text that is the same for all attempts of a step and for its compensation, and different
-    /// for all others: participants recognise by it what they did before.
+    /// for all others, also of a later instance with the same key: participants recognise by it
+    /// what they did before.
     pub fn id(&self) -> String {
-        format!("{}/{}/{}", self.saga, self.key, self.step)
+        let started = self.started.nanoseconds();
+        format!("{}/{}/{started}/{}", self.saga, self.key, self.step)
     }
 
     /// Why the saga compensates or is stuck; empty while it runs.

@@ -273,6 +273,9 @@ impl<D: Clone + Serialize + DeserializeOwned + 'static> Sagas<D> {
         let mut turn = self.turn(key, timer, event.time(), &mut instance, effects);
         if !is_stuck && !turn.is_known() {
             turn.lost_step()?;
+            // Met as by any other stuck instance: a cancellation, or an answer to another step, must
+            // not be lost because it came first.
+            turn.meet(event)?;
             let status = instance.status;
             self.write(key, Some(&before), instance)?;
             return Ok(Handled::Changed(status));

@@ -445,6 +445,7 @@ impl<'a, D> Turn<'a, D> {
             saga: self.saga.name,
             key: self.key,
             step: instance.step.as_deref().unwrap_or_default(),
+            started: instance.started,
             attempt: instance.attempt,
             reason: &instance.reason,
             time: self.now,
