@@ -1,9 +1,11 @@
 //! Retries and drops of parked events that do not go as an operator hopes: code that hangs, code
 //! that fails again, deployments that have stopped, and states that are built later.
 
-use foldstream::api::{self, DeploymentState};
+use foldstream::api::{self, DeploymentState, NewEvent};
 use foldstream_tests::cli::{self, Output};
 use foldstream_tests::guests;
+use foldstream_tests::host::Host;
+use serde_json::json;
 
 use crate::parking::{Bed, ILL, NAME};
 
@@ -223,4 +225,25 @@ async fn replay_takes_only_the_module_that_failed_or_one_that_reads_its_events()
         refused.code != 0 && refused.stderr.contains("not the one that the bundle names"),
         "{refused:?}"
     );
+}
+
+#[tokio::test]
+async fn handler_that_may_not_publish_stops_and_parks_nothing() {
+    let host = Host::start().await;
+    let client = host.client();
+    let module = guests::module("reactor");
+    client
+        .deploy_with("reactor", &module, "&on-failure=park")
+        .await;
+    let event: NewEvent =
+        serde_json::from_value(json!({ "subject": "in.1.one", "data": {} })).expect("an event");
+    let last = client.append(&[event]).await.last_sequence;
+    let (shown, failure) = client.failed("reactor").await;
+    assert_eq!((shown.position, shown.parked.events), (last - 1, 0));
+    assert!(failure.message.contains("--allow-publish"), "{failure:?}");
+    // The grant is all that it lacks.
+    client
+        .deploy_with("reactor", &module, "&allow-publish=out.%3E%40events")
+        .await;
+    client.reached("reactor", last).await;
 }

@@ -338,6 +338,17 @@ impl ApplyError {
         matches!(self, Self::Trap(_) | Self::Limit { .. })
     }
 
+    /// Whether it is about what the deployment may do, and not about the event.
+    pub fn concerns_deployment(&self) -> bool {
+        matches!(
+            self,
+            Self::Limit {
+                limit: "grant" | "loop",
+                ..
+            }
+        )
+    }
+
     /// Its class, by which the host decides how often it tries; none if the state failed.
     pub fn class(&self) -> Option<FailureClass> {
         Some(match self {

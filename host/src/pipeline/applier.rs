@@ -506,7 +506,9 @@ impl Applier {
                     sequence: Some(events[0].sequence),
                     message: &message,
                 };
-                self.retry(attempt, error.kind(), Some(&events[0]), store)
+                // A later event would fail alike, until an operator changes the deployment.
+                let event = (!error.concerns_deployment()).then_some(&events[0]);
+                self.retry(attempt, error.kind(), event, store)
             }
         }
     }

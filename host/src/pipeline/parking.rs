@@ -167,9 +167,10 @@ impl Applier {
         // roll back to it.
         let is_live =
             (self.progress.serves() || self.progress.follows()) && !self.progress.is_on_probation();
-        if !(is_charged_to_event && parks && is_live) {
+        let event = event.filter(|_| is_charged_to_event && parks && is_live);
+        let Some(event) = event else {
             return Some(String::new());
-        }
+        };
         if !self.outcomes.allow_another() {
             return Some(
                 "; it is not parked, because more than half of the last events failed: the module \
@@ -181,7 +182,7 @@ impl Applier {
         let more = ParkedCounts {
             keys: 1,
             events: 1,
-            bytes: event.map_or(0, |event| event.size() as u64),
+            bytes: event.size() as u64,
         };
         self.parking_limit(store, more)
             .map(|limit| format!("; it is not parked, because {limit}"))
