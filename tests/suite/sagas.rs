@@ -406,3 +406,28 @@ fn the_demonstration_shows_orders_of_all_fates() {
         }
     }
 }
+
+#[tokio::test]
+async fn orders_from_before_the_first_deploy_get_no_commands_whatever_fires_for_them() {
+    let host = Host::start_with(FLUSHES).await;
+    let client = host.client();
+    let old = placed("1", &[("card", "silent")]);
+    client.append(&[old]).await;
+    client
+        .deploy_with(SAGA, &guests::module(SAGA), &grants(&GRANTED))
+        .await;
+    // Each timer sets the next one: for another attempt, and for the compensation.
+    wait::until("timers to fire again and again", async || {
+        let path = "/v1/events?source=events&limit=1000&subject=_fs.%3E";
+        let page = client.get(path).await.expect(200).value();
+        let firings = page["events"].as_array().expect("a list").len();
+        (firings >= 3).then_some(())
+    })
+    .await;
+    let all = stored(client).await;
+    let is_command = |event: &&Value| {
+        let subject = event["subject"].as_str().expect("text");
+        !subject.ends_with(".placed")
+    };
+    assert_eq!(all.iter().find(is_command), None);
+}

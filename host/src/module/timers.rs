@@ -39,15 +39,16 @@ fn set(mut caller: Caller<'_>, (cause, records): (u32, Vec<TimerRecord>)) -> was
         // As of messages: the module's own key, or that of the cause.
         let key = key.or_else(|| handling.causes.key_of(cause));
         let depth = handling.causes.depth_of_next(at_ns);
+        // Whether it may fire effects is decided by what set it, not by its firing (see outbox.rs).
+        // What sets timers from timer to timer is as old as the event with which it began.
+        let root = handling.causes.timer_set_by();
         let event = handling
             .causes
             .sets(cause)
             .map_err(|none| no_place(&none, cause))?;
         let timer = Timer {
             at_ns,
-            // Whether it may fire effects is decided by what set it, not by its firing (see
-            // outbox.rs).
-            set_by: event.sequence,
+            set_by: root.unwrap_or(event.sequence),
             key,
             depth,
             headers: effects::continued(event),
