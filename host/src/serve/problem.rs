@@ -335,6 +335,11 @@ fn is_out_of_room(text: &str) -> bool {
         .any(|error| text.contains(error))
 }
 
+/// Whether a file failed before this request, and is reopened soon: redb's `PreviousIo`.
+fn failed_before(text: &str) -> bool {
+    text.contains("Previous I/O error occurred")
+}
+
 impl From<state::Error> for Problem {
     fn from(error: state::Error) -> Self {
         let kind = match error {
@@ -347,6 +352,14 @@ impl From<state::Error> for Problem {
             state::Error::Displaced(_) => Kind::NotReady,
             state::Error::Storage(ref text) if is_out_of_room(text) => {
                 return Self::no_room("a file of the host", &error);
+            }
+            // The first failure was reported as what it was, such as a full disk.
+            state::Error::Storage(ref text) if failed_before(text) => {
+                return Self::new(
+                    Kind::NotReady,
+                    "a file of the host failed a moment ago and is being reopened; try again"
+                        .to_owned(),
+                );
             }
             state::Error::Open(_) | state::Error::InUse(_) => {
                 return Self::failed("a file of the host can't be opened", &error);
@@ -549,6 +562,9 @@ mod tests {
             (507, Problem::from(log::Error::Storage(full()))),
             (500, Problem::from(module::Error::Engine(failed()))),
         ];
+        let again = redb::StorageError::PreviousIo.to_string();
+        let problem = Problem::from(state::Error::Storage(again));
+        assert_eq!(problem.into_response().status(), 503, "it is reopened soon");
         for (status, problem) in problems {
             let internal = problem.internal.clone().expect("the log has the details");
             assert!(internal.contains("/srv/data"), "{internal}");
