@@ -562,7 +562,8 @@ mod tests {
             (507, Problem::from(log::Error::Storage(full()))),
             (500, Problem::from(module::Error::Engine(failed()))),
         ];
-        let again = redb::StorageError::PreviousIo.to_string();
+        let again =
+            "Previous I/O error occurred. Please close and re-open the database.".to_owned();
         let problem = Problem::from(state::Error::Storage(again));
         assert_eq!(problem.into_response().status(), 503, "it is reopened soon");
         for (status, problem) in problems {
