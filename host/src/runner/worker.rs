@@ -559,41 +559,12 @@ impl Worker {
         let manifest = module.manifest();
         // A limit of the manifest, and only for what this code writes.
         writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
-        // With an inbox, whether an event of the part is a duplicate depends on all events.
-        let subjects = program
-            .part
-            .as_ref()
-            .filter(|_| manifest.inbox.is_none())
-            .map(|part| part.subjects());
-        let keyed_by_header = matches!(manifest.key_rule, KeyRule::Header(_));
         // Keys are needed to find events that wait behind a parked one.
         let parking = self.parking(&module);
         let has_parked = store.parked_counts().keys > 0
             || parking.parks.load(Ordering::Relaxed)
             || !program.skips.past().parked.is_empty();
-        let needs_headers = program
-            .part
-            .as_ref()
-            .is_some_and(|part| part.needs_headers())
-            || (keyed_by_header && has_parked);
-        let request = Request {
-            resume: None,
-            start: program.start,
-            subjects: subjects.unwrap_or_else(|| match manifest.sets_timers {
-                true => manifest
-                    .subjects
-                    .with(&timers::subject(&self.shared.deployment)),
-                false => SubjectSet::clone(&manifest.subjects),
-            }),
-            // Effects continue the correlation of their causes.
-            wants_headers: manifest.wants_headers
-                || needs_headers
-                || manifest.inbox.is_some()
-                || module.kind() == Kind::Handler,
-            limits: self.settings.batch,
-            accepts_missing_through: program.accepts_missing_through,
-            skips: Arc::default(),
-        };
+        let request = self.request(&program, &module, has_parked);
         let pipeline = Pipeline {
             source,
             request,
@@ -622,6 +593,41 @@ impl Worker {
         let run = pipeline.run();
         reading_ended(status);
         run
+    }
+
+    /// What the source is asked for; `has_parked` says that the keys of events are needed.
+    fn request(&self, program: &Program, module: &Module, has_parked: bool) -> Request {
+        let manifest = module.manifest();
+        // With an inbox, whether an event of the part is a duplicate depends on all events.
+        let subjects = program
+            .part
+            .as_ref()
+            .filter(|_| manifest.inbox.is_none())
+            .map(|part| part.subjects());
+        let keyed_by_header = matches!(manifest.key_rule, KeyRule::Header(_));
+        let needs_headers = program
+            .part
+            .as_ref()
+            .is_some_and(|part| part.needs_headers())
+            || (keyed_by_header && has_parked);
+        Request {
+            resume: None,
+            start: program.start,
+            subjects: subjects.unwrap_or_else(|| match manifest.sets_timers {
+                true => manifest
+                    .subjects
+                    .with(&timers::subject(&self.shared.deployment)),
+                false => SubjectSet::clone(&manifest.subjects),
+            }),
+            // Effects continue the correlation of their causes.
+            wants_headers: manifest.wants_headers
+                || needs_headers
+                || manifest.inbox.is_some()
+                || module.kind() == Kind::Handler,
+            limits: self.settings.batch,
+            accepts_missing_through: program.accepts_missing_through,
+            skips: Arc::default(),
+        }
     }
 
     fn make_fold(&self, program: &Program, module: &Arc<Module>) -> MakeFold {
