@@ -1,4 +1,4 @@
-//! A handler replies to whoever published an event, and to nobody else.
+//! A handler replies to the publisher of an event, and to nobody else.
 
 use std::time::Duration;
 

@@ -128,7 +128,7 @@ impl Effects {
         self.timers.push(TimerChange::Cancel(name.into()));
     }
 
-    /// Replies to whoever published the event, if they named their inbox in its header
+    /// Replies to the publisher of the event, if it named its inbox in its header
     /// `foldstream-reply-to`. Otherwise, and if the operator has granted no replies, it does
     /// nothing. [`Manifest::replies`](crate::Manifest::replies) declares it.
     ///

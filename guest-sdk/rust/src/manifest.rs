@@ -144,8 +144,8 @@ impl<P> Manifest<P> {
         self
     }
 
-    /// Declares that a handler replies to whoever published an event
-    /// ([`Effects::reply`](crate::Effects::reply)), and asks for headers. Whoever deploys it
+    /// Declares that a handler replies to the publisher of an event
+    /// ([`Effects::reply`](crate::Effects::reply)), and asks for headers. The operator who deploys it
     /// decides whether it may, with `--allow-publish '_INBOX.>@SOURCE'`.
     pub fn replies(self) -> Self {
         self.publishes(["_INBOX.>"]).headers()

@@ -164,7 +164,7 @@ fn row(
 fn target<'a>(owner: &'a Owner, subject: &str) -> Result<Option<&'a str>, Refusal> {
     match owner.grants.source_of(subject) {
         Some(target) => Ok(Some(target)),
-        // Whoever publishes the event chooses to ask for a reply, and must not stop the handler.
+        // The publisher of the event chooses to ask for a reply, and must not stop the handler.
         None if effects::is_reply(subject) => Ok(None),
         None => {
             let deployment = &owner.deployment;

@@ -372,13 +372,7 @@ impl Run {
             let parked = self.store.parked_events(key, RETRY_EVENTS)?;
             let events: Vec<Event> = parked.into_iter().map(|parked| parked.event).collect();
             match self.try_key(&events, begun, &mut outcome)? {
-                Tried::Done
-                    if self
-                        .store
-                        .parked_keys()
-                        .get(key)
-                        .is_some_and(|found| found.events() > events.len() as u64) =>
-                {
+                Tried::Done if self.store.parked_events_of(key) > events.len() as u64 => {
                     let tried = events.len();
                     outcome.unfinished = Some(format!(
                         "of `{key}` only the first {tried} events were tried"

@@ -40,7 +40,7 @@ impl Run {
         if past.releases.is_empty() {
             return None;
         }
-        // Each one that was applied is recorded, whoever began this state.
+        // Each one that was applied is recorded, also by a generation before this one.
         let done = usize::try_from(self.store.releases_count()).unwrap_or(usize::MAX);
         past.releases.get(done)
     }

@@ -362,7 +362,7 @@ impl Rollouts {
     pub async fn parked_events(&self, name: &str, key: &str) -> Result<api::ParkedEvents, Error> {
         let deployment = self.deployment(name)?;
         let store = open_store(&deployment)?;
-        let total = store.parked_keys().get(key).map_or(0, ParkedKey::events);
+        let total = store.parked_events_of(key);
         // An unknown key is an error; events that are retried at this moment give an empty page.
         if total == 0 {
             return Err(nothing_parked(name, key));

@@ -572,6 +572,12 @@ impl Store {
         self.inner.parked.lock().keys.contains_key(key)
     }
 
+    /// How many events of a key are parked.
+    pub fn parked_events_of(&self, key: &str) -> u64 {
+        let index = self.inner.parked.lock();
+        index.keys.get(key).map_or(0, ParkedKey::events)
+    }
+
     /// The keys with parked events, in order.
     pub fn parked_keys(&self) -> BTreeMap<String, ParkedKey> {
         self.inner.parked.lock().keys.clone()

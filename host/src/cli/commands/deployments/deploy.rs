@@ -356,7 +356,7 @@ pub(crate) fn read_module(file: &Path) -> anyhow::Result<Bytes> {
         .take(FILE_BYTES_MAX)
         .read_to_end(&mut module)
         .map_err(unreadable)?;
-    // Reading ends at the limit, so this file may go on.
+    // Reading ends at the limit, so this file may be longer.
     if read as u64 == FILE_BYTES_MAX {
         return Err(refused(format!(
             "{shown} has more than {FILE_BYTES_MAX} bytes, too many for a module"

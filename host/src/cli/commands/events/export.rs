@@ -114,7 +114,7 @@ async fn export(
             count += 1;
         }
         match page.next {
-            // A `next` that does not advance would go on for ever.
+            // A `next` that does not advance would repeat for ever.
             Some(next) if next < last && next > after => after = next,
             _ => break,
         }
