@@ -37,6 +37,7 @@ mod newest;
 mod outbox;
 pub mod pipeline;
 pub mod position;
+mod precedence;
 pub mod preflight;
 pub mod progress;
 pub mod rollout;

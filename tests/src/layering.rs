@@ -46,6 +46,7 @@ const LAYERS: &[&[&str]] = &[
         "descriptors",
         "event",
         "names",
+        "precedence",
         "room",
         "scope",
         "small_file",

@@ -18,15 +18,13 @@ use crate::module::{Identity, KeyRule, Kind, Manifest, Module};
 use crate::pipeline::{
     Desired, Ended, Fold, Leash, MakeFold, Pace, Parking, Pipeline, Settings, Standing,
 };
+use crate::precedence;
 use crate::room::Use;
 use crate::source::{self, Request};
 use crate::state::{self, Store};
 use crate::subject::SubjectSet;
 use crate::timers;
 
-/// Niceness of a thread that folds: threads that answer reads go first. With a higher one, modules
-/// would miss their deadlines whenever the machine is busy with something else.
-const NICENESS: i32 = 3;
 /// Most attempts that a manifest may ask for.
 const ATTEMPTS_MAX: u32 = 1_000;
 /// Shortest pause before the second attempt that a manifest may ask for: each attempt costs an
@@ -122,7 +120,10 @@ impl Worker {
     /// Runs until it is asked to stop.
     pub(super) fn run(mut self) {
         // Inherited by no thread that answers reads: those belong to the runtime.
-        give_way();
+        // On other systems the call changes the whole process.
+        if cfg!(target_os = "linux") {
+            precedence::give_way();
+        }
         // How often in a row the state was damaged, and where that was.
         let (mut damaged, mut damaged_at) = (0, 0);
         while !self.is_stopping() {
@@ -696,17 +697,5 @@ fn reading_ended(status: &source::StatusSender) {
     };
     if is_over {
         source::tell(status, SourceState::Idle, None);
-    }
-}
-
-/// Gives threads that answer reads precedence if there are too few cores. Threads that this thread
-/// starts inherit the priority and can't raise it without privileges, so it must not start threads
-/// that answer reads.
-fn give_way() {
-    // On other systems the call changes the whole process.
-    if cfg!(target_os = "linux")
-        && let Err(error) = rustix::process::setpriority_process(None, NICENESS)
-    {
-        tracing::debug!(%error, "a fold runs with normal priority");
     }
 }

@@ -20,6 +20,7 @@ use crate::access;
 use crate::cli::BLOCKING_THREADS_MAX;
 use crate::config::{Config, LogFormat};
 use crate::host::Host;
+use crate::precedence;
 use crate::serve;
 
 /// How much longer than the host's own budget a stop may take before we give up: running requests
@@ -208,6 +209,7 @@ impl Threads {
             .enable_all()
             .max_blocking_threads(BLOCKING_THREADS_MAX)
             .thread_name("serve")
+            .on_thread_start(precedence::answer_first)
             .build()
             .context("cannot start the threads that answer requests")?;
         Ok(Self(Some(runtime)))

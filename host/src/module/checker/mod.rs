@@ -20,15 +20,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::answer::Answer;
 use super::engine::{AddressSpace, config};
+use crate::precedence;
 
 /// Stack of the worker thread. A valid module needs a small part of it; one whose types nest
 /// without end exhausts it early.
 const STACK_BYTES: usize = 16 << 20;
 /// Stack of the main thread, which only waits.
 const MAIN_STACK_BYTES: u64 = 8 << 20;
-/// Niceness of the process, that of folds: its time is limited by the clock, so a higher one would
-/// let uploads miss their time whenever the machine is busy.
-const NICENESS: i32 = 3;
 
 /// The job of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +88,7 @@ fn prepare(order: &Order) -> Result<Option<wasmtime::Engine>, String> {
         .map_err(|error| format!("cannot bind the checker to its host: {error}"))?;
     // Threads of the host that answer reads get a core first, no matter which thread started this
     // process.
-    let _ = rustix::process::setpriority_process(None, NICENESS);
+    precedence::give_way();
     // If the machine runs short of memory, it should kill this process first.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     limit(Resource::Core, 0, "")?;
