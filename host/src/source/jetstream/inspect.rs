@@ -149,7 +149,8 @@ impl Inspection {
                 Ok::<_, wire::Error>((info, holes))
             };
             let found = link.permitted(answer).await.map_err(away)?;
-            *slot = Some(link);
+            // A connection whose answers do not arrive is not used again.
+            *slot = found.is_ok().then_some(link);
             found.map_err(|error| away(trouble(&settings.stream, &error)))
         };
         let found = tokio::time::timeout(EXAMINATION_MAX, look).await;
@@ -279,8 +280,8 @@ impl Inspection {
             .and_then(|answer| answer.map_err(|error| trouble(&settings.stream, &error)));
         // Also if the call was refused: the operator wants to see all refusals at once.
         let refused = survey(&mut link, &api).await;
-        // A new connection may have other permissions.
-        *slot = refused.is_empty().then_some(link);
+        // A new connection may have other permissions, and may get the answer.
+        *slot = (refused.is_empty() && info.is_ok()).then_some(link);
         let (major, minor, patch) = SERVER_OLDEST;
         let mut warnings: Vec<String> = refused.warning().into_iter().collect();
         warnings.extend((!client.is_server_compatible(major, minor, patch)).then(|| {

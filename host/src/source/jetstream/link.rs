@@ -55,6 +55,9 @@ struct Report {
     denials: u64,
     /// The number of refusals, including irrelevant ones.
     refusals: u64,
+    /// A subscription was refused or ended, such as the one through which all answers come. The
+    /// client would not subscribe again, even once that is permitted.
+    is_deaf: bool,
     /// The last failure to connect.
     failure: Option<String>,
 }
@@ -145,11 +148,12 @@ impl Link {
         self.client.connection_state() == State::Connected && !self.is_gone()
     }
 
-    /// Whether the client has ended, and with it its callback. It never reconnects, even if the
-    /// last state that it reported was connected: some messages kill it (`rescue`).
+    /// Whether only another connection can help. Either the client has ended, and with it its
+    /// callback: it never reconnects, even if the last state that it reported was connected, as
+    /// some messages kill it (`rescue`). Or the server has refused one of its subscriptions.
     pub(super) fn is_gone(&self) -> bool {
         // The callback holds the sender, and ends with the client.
-        self.report.has_changed().is_err()
+        self.report.has_changed().is_err() || self.report.borrow().is_deaf
     }
 
     /// Waits for the next report, or the end of the client. Cancel-safe.
@@ -290,6 +294,7 @@ fn note(sender: &watch::Sender<Report>, event: &Event) {
             report.denied = Some(message.clone());
             report.denials += 1;
             report.refusals += 1;
+            report.is_deaf |= is_of_subscription(message);
         }
         Event::ServerError(ServerError::Other(message)) if names_authorization(message) => {
             report.refused = Some(message.clone());
@@ -308,6 +313,13 @@ fn is_denial(message: &str) -> bool {
     message
         .to_ascii_lowercase()
         .starts_with("permissions violation")
+}
+
+/// Whether a refused permission is one to subscribe: `Permissions Violation for Subscription to
+/// "_INBOX.…"`. The server sends it for a new subscription, and for one that it ends because the
+/// permission was taken away.
+fn is_of_subscription(message: &str) -> bool {
+    message.to_ascii_lowercase().contains("for subscription to")
 }
 
 /// Whether a message of the server or the client is about credentials, such as `Authorization
