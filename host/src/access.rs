@@ -29,7 +29,6 @@ const NOTES: &str = "foldstream/hosts";
 /// Names this start of this machine: a home folder may be shared by several.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A new token.
 pub(crate) fn new_token() -> String {
     let random: [u8; 32] = rand::random();
     // A value that begins with a hyphen would be taken for an option.
@@ -116,7 +115,7 @@ struct Content {
 #[derive(Debug)]
 pub(crate) struct Note {
     path: PathBuf,
-    /// Locked: that tells commands that the host lives.
+    /// Locked, so that commands see that the host lives.
     _file: File,
 }
 

@@ -105,8 +105,8 @@ mod tests {
 
     #[test]
     fn panic_is_an_error_and_the_thread_survives() {
-        let told = guarded(|| guarded(|| -> u8 { panic!("on purpose") }));
-        assert_eq!(told, Ok(Err(Inconsistent("on purpose".to_owned()))));
+        let found = guarded(|| guarded(|| -> u8 { panic!("on purpose") }));
+        assert_eq!(found, Ok(Err(Inconsistent("on purpose".to_owned()))));
         assert_eq!(guarded(is_guarded), Ok(true));
         assert!(!is_guarded());
     }

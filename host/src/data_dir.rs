@@ -14,7 +14,6 @@ use crate::state::catalogue::Record;
 use crate::atomic_file::{self, unfinished};
 use crate::names;
 
-/// The catalogue.
 const CATALOGUE: &str = "catalog.redb";
 /// Prefix of the name of a module while it is written.
 const MODULE_UNFINISHED: &str = ".foldstream-module-";
@@ -39,7 +38,6 @@ pub enum Error {
     /// It is in use, can't be written, or holds what is not ours.
     #[error("data folder {folder}: {message}")]
     Unusable {
-        /// The folder.
         folder: String,
         /// What is wrong, and what to do next.
         message: String,
@@ -47,7 +45,6 @@ pub enum Error {
     /// Its disk, a quota or a limit of the process is exhausted.
     #[error("the data folder {folder} takes no more: {error}; free some space and try again")]
     NoRoom {
-        /// The folder.
         folder: String,
         /// What the system said.
         error: String,
@@ -189,7 +186,6 @@ impl DataDir {
         }
     }
 
-    /// The catalogue.
     pub(crate) fn catalogue(&self) -> PathBuf {
         self.root.join(CATALOGUE)
     }

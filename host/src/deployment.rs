@@ -101,7 +101,6 @@ impl Deployment {
         })
     }
 
-    /// Its name.
     pub fn name(&self) -> &str {
         &self.name
     }

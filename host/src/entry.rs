@@ -45,9 +45,8 @@ pub fn message(
     )
 }
 
-/// Checks a manifest with the default limits of a host; returns what users see of it, or the error
-/// message.
-pub fn manifest(drawn: &DrawnManifest) -> Result<ModuleInfo, String> {
+/// Checks a manifest with the default limits of a host; returns what users see of it, or the error.
+pub fn manifest(drawn: &DrawnManifest) -> Result<ModuleInfo, module::Error> {
     module::check_drawn(drawn)
 }
 

@@ -24,7 +24,6 @@ pub(crate) enum Error {
     /// A host uses it.
     #[error("{} is in use; stop the host, and try again: {message}", folder.display())]
     InUse {
-        /// The folder.
         folder: PathBuf,
         /// The error that showed it.
         message: String,
@@ -57,7 +56,6 @@ pub(crate) struct Checked {
     pub file: String,
     /// Its size, in bytes.
     pub bytes: u64,
-    /// Its condition.
     pub condition: Condition,
 }
 
@@ -122,7 +120,7 @@ pub(crate) struct Compacted {
 /// disk, and reports each file. Blocking; takes as long as reading and writing all of it.
 pub(crate) fn compact_folder(
     folder: &Path,
-    mut tell: impl FnMut(&Compacted),
+    mut show: impl FnMut(&Compacted),
 ) -> Result<Vec<Compacted>, Error> {
     let catalogue = folder.join("catalog.redb");
     if !catalogue.is_file() {
@@ -161,7 +159,7 @@ pub(crate) fn compact_folder(
                 .and_then(|found| found.map_err(|error| error.to_string()))
                 .err(),
         };
-        tell(&done);
+        show(&done);
         compacted.push(done);
     }
     Ok(compacted)

@@ -90,7 +90,8 @@ fn manifest(rng: &mut Rng) -> &'static str {
             serde_json::to_string(&info).expect("plain data");
             "sound"
         }
-        Err(words) => {
+        Err(error) => {
+            let words = error.to_string();
             assert!(!words.is_empty() && words.len() < 2_048, "{words:?}");
             assert!(
                 !words.contains(char::is_control),

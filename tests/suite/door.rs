@@ -207,7 +207,7 @@ async fn a_hangup_reads_the_token_again_and_ends_nothing() {
         .problem(401, "unauthorized")
         .detail;
     assert!(
-        wrong.contains("is none of this host") && missing.contains("Authorization"),
+        wrong.contains("is not one of this host") && missing.contains("Authorization"),
         "{wrong} / {missing}"
     );
 

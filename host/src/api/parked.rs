@@ -164,7 +164,7 @@ pub struct ParkedSelection {
     /// To drop: all events of the keys, and not only the first of each, if it failed.
     #[serde(default)]
     pub whole_keys: bool,
-    /// Change nothing, and tell what would happen.
+    /// Change nothing, and say what would happen.
     #[serde(default)]
     pub dry_run: bool,
 }

@@ -103,7 +103,7 @@ impl Rollouts {
                     );
                     return Err(rollout::Error::Conflict(message));
                 }
-                // Nothing tells a thread that a rollout is over; another try costs little.
+                // No event announces to a thread that a rollout is over; another try costs little.
                 Err(Again::Changed(_)) => std::thread::sleep(PAUSE),
             }
             tries += 1;

@@ -37,7 +37,6 @@ pub(crate) struct Manifest {
     pub version: String,
     /// When its files were frozen, in RFC 3339.
     pub created_at: String,
-    /// Its files.
     pub files: Vec<FileEntry>,
     /// Files that could not be copied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -33,7 +33,7 @@ pub(crate) struct Progress {
 
 /// Receives the progress of a backup, and knows whether it was cancelled.
 pub(super) struct Watcher<'a> {
-    tell: &'a dyn Fn(Progress),
+    report: &'a dyn Fn(Progress),
     is_unwanted: &'a AtomicBool,
     progress: Progress,
 }
@@ -51,7 +51,7 @@ impl Watcher<'_> {
 
     fn file_done(&mut self) {
         self.progress.files += 1;
-        (self.tell)(self.progress);
+        (self.report)(self.progress);
     }
 }
 
@@ -59,7 +59,7 @@ impl Watcher<'_> {
 pub(crate) fn unpack(
     reader: impl Read,
     folder: &Path,
-    tell: &dyn Fn(Progress),
+    report: &dyn Fn(Progress),
     is_unwanted: &AtomicBool,
 ) -> Result<Manifest, Error> {
     let mut reader = Reader::begin(reader)?;
@@ -69,7 +69,7 @@ pub(crate) fn unpack(
         ..Progress::default()
     };
     let mut watcher = Watcher {
-        tell,
+        report,
         is_unwanted,
         progress,
     };
@@ -114,7 +114,7 @@ pub(crate) fn unpack(
 /// Reads a backup, and compares it with its manifest. Blocking.
 pub(crate) fn check(
     folder: &Path,
-    tell: &dyn Fn(Progress),
+    report: &dyn Fn(Progress),
     is_unwanted: &AtomicBool,
 ) -> Result<Manifest, Error> {
     let path = folder.join(MANIFEST);
@@ -139,7 +139,7 @@ pub(crate) fn check(
         folder,
         &manifest,
         &mut Watcher {
-            tell,
+            report,
             is_unwanted,
             progress,
         },
@@ -459,9 +459,9 @@ mod tests {
             changed[at] ^= 1;
             let folder = tempfile::tempdir().expect("a temporary folder");
             // The header says what no sum covers.
-            let is_told =
+            let is_reported =
                 unpacked(&changed, folder.path()).map_or(true, |manifest| manifest.files == files);
-            assert!(is_told, "octet {at}");
+            assert!(is_reported, "octet {at}");
         }
     }
 

@@ -180,7 +180,7 @@ fn text_of<'a>(name: &str, value: &'a RawValue) -> Result<Option<Cow<'a, str>>, 
     let raw = value.get();
     let is_core = attribute::REQUIRED.contains(&name)
         || matches!(name, "subject" | "time" | "dataschema" | "datacontenttype");
-    // The first byte tells the type of a JSON value that was parsed before.
+    // The first byte gives the type of a JSON value that was parsed before.
     match raw.as_bytes().first() {
         Some(b'"') => unescaped(name, value).map(Some),
         Some(b'n') => Ok(None),

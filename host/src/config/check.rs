@@ -128,8 +128,8 @@ impl Findings {
         );
     }
 
-    fn positive(&mut self, key: &str, zero: bool) {
-        if zero {
+    fn positive<T: Default + PartialEq>(&mut self, key: &str, value: T) {
+        if value == T::default() {
             self.error(key, "must be more than zero");
         }
     }
@@ -172,8 +172,8 @@ impl Config {
         for (name, source) in &self.sources {
             check_source(&mut findings, name, source);
         }
-        findings.positive("rollout.attempts", self.rollout.attempts == 0);
-        findings.positive("limits.deployments", self.limits.deployments == 0);
+        findings.positive("rollout.attempts", self.rollout.attempts);
+        findings.positive("limits.deployments", self.limits.deployments);
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
             findings.error(
                 "log.level",
@@ -188,21 +188,15 @@ impl Config {
 
     fn check_modules(&self, findings: &mut Findings) {
         let modules = &self.modules;
-        findings.positive("modules.upload_bytes_max", modules.upload_bytes_max == 0);
-        findings.positive("modules.check_time_max", modules.check_time_max.is_zero());
-        findings.positive("modules.code_bytes_max", modules.code_bytes_max == 0);
-        findings.positive(
-            "modules.compile_time_max",
-            modules.compile_time_max.is_zero(),
-        );
-        findings.positive(
-            "modules.compile_memory_max",
-            modules.compile_memory_max == 0,
-        );
-        findings.positive("modules.memory_bytes", modules.memory_bytes == 0);
-        findings.positive("modules.deadline", modules.deadline.is_zero());
-        findings.positive("modules.instances_max", modules.instances_max == 0);
-        findings.positive("modules.host_calls_max", modules.host_calls_max == 0);
+        findings.positive("modules.upload_bytes_max", modules.upload_bytes_max);
+        findings.positive("modules.check_time_max", modules.check_time_max);
+        findings.positive("modules.code_bytes_max", modules.code_bytes_max);
+        findings.positive("modules.compile_time_max", modules.compile_time_max);
+        findings.positive("modules.compile_memory_max", modules.compile_memory_max);
+        findings.positive("modules.memory_bytes", modules.memory_bytes);
+        findings.positive("modules.deadline", modules.deadline);
+        findings.positive("modules.instances_max", modules.instances_max);
+        findings.positive("modules.host_calls_max", modules.host_calls_max);
         // One instance for each deployment, and some for what comes in addition.
         let wanted = self.limits.deployments.saturating_add(INSTANCES_BESIDE);
         if modules.instances_max > 0 && (modules.instances_max as usize) < wanted {
@@ -226,16 +220,16 @@ impl Config {
 
     fn check_state(&self, findings: &mut Findings) {
         let state = &self.state;
-        findings.positive("state.flush_interval", state.flush_interval.is_zero());
-        findings.positive("state.memtable_bytes", state.memtable_bytes == 0);
-        findings.positive("state.value_bytes_max", state.value_bytes_max == 0);
-        findings.positive("state.state_bytes_max", state.state_bytes_max == 0);
-        findings.positive("state.outbox_entries_max", state.outbox_entries_max == 0);
-        findings.positive("state.outbox_bytes_max", state.outbox_bytes_max == 0);
-        findings.positive("state.parked_keys_max", state.parked_keys_max == 0);
-        findings.positive("state.parked_events_max", state.parked_events_max == 0);
-        findings.positive("state.parked_bytes_max", state.parked_bytes_max == 0);
-        findings.positive("state.timers_pending_max", state.timers_pending_max == 0);
+        findings.positive("state.flush_interval", state.flush_interval);
+        findings.positive("state.memtable_bytes", state.memtable_bytes);
+        findings.positive("state.value_bytes_max", state.value_bytes_max);
+        findings.positive("state.state_bytes_max", state.state_bytes_max);
+        findings.positive("state.outbox_entries_max", state.outbox_entries_max);
+        findings.positive("state.outbox_bytes_max", state.outbox_bytes_max);
+        findings.positive("state.parked_keys_max", state.parked_keys_max);
+        findings.positive("state.parked_events_max", state.parked_events_max);
+        findings.positive("state.parked_bytes_max", state.parked_bytes_max);
+        findings.positive("state.timers_pending_max", state.timers_pending_max);
         if state.memtable_bytes_total > 0 {
             findings.ordered(
                 ("state.memtable_bytes", state.memtable_bytes),
@@ -269,20 +263,17 @@ impl Config {
 
     fn check_pipeline(&self, findings: &mut Findings) {
         let pipeline = &self.pipeline;
-        findings.positive("pipeline.batch_events", pipeline.batch_events == 0);
-        findings.positive("pipeline.batch_bytes", pipeline.batch_bytes == 0);
-        findings.positive("pipeline.attempts", pipeline.attempts == 0);
-        findings.positive(
-            "pipeline.initial_backoff",
-            pipeline.initial_backoff.is_zero(),
-        );
+        findings.positive("pipeline.batch_events", pipeline.batch_events);
+        findings.positive("pipeline.batch_bytes", pipeline.batch_bytes);
+        findings.positive("pipeline.attempts", pipeline.attempts);
+        findings.positive("pipeline.initial_backoff", pipeline.initial_backoff);
         if pipeline.retry_percent > 100 {
             findings.error(
                 "pipeline.retry_percent",
                 "is more than 100; 20 is usual".to_owned(),
             );
         }
-        findings.positive("pipeline.stop_budget", pipeline.stop_budget.is_zero());
+        findings.positive("pipeline.stop_budget", pipeline.stop_budget);
         if pipeline.batch_events > BATCH_EVENTS_MAX {
             findings.error(
                 "pipeline.batch_events",
@@ -346,10 +337,10 @@ fn check_data_dir(findings: &mut Findings, folder: &Path) {
 }
 
 fn check_serve(findings: &mut Findings, serve: &Serve) {
-    findings.positive("serve.request_timeout", serve.request_timeout.is_zero());
-    findings.positive("serve.body_bytes_max", serve.body_bytes_max == 0);
-    findings.positive("serve.watches_max", serve.watches_max == 0);
-    findings.positive("serve.queries_max", serve.queries_max == 0);
+    findings.positive("serve.request_timeout", serve.request_timeout);
+    findings.positive("serve.body_bytes_max", serve.body_bytes_max);
+    findings.positive("serve.watches_max", serve.watches_max);
+    findings.positive("serve.queries_max", serve.queries_max);
     if serve.queries_max > QUERIES_MAX {
         findings.error(
             "serve.queries_max",
@@ -513,14 +504,12 @@ fn check_source(findings: &mut Findings, name: &str, source: &Source) {
 }
 
 fn check_embedded(findings: &mut Findings, name: &str, source: &EmbeddedSource) {
-    findings.positive(
-        &format!("sources.{name}.max_age"),
-        source.max_age.is_some_and(|age| age.is_zero()),
-    );
-    findings.positive(
-        &format!("sources.{name}.max_bytes"),
-        source.max_bytes == Some(0),
-    );
+    if let Some(age) = source.max_age {
+        findings.positive(&format!("sources.{name}.max_age"), age);
+    }
+    if let Some(bytes) = source.max_bytes {
+        findings.positive(&format!("sources.{name}.max_bytes"), bytes);
+    }
 }
 
 fn check_jetstream(findings: &mut Findings, name: &str, source: &JetStreamSource) {

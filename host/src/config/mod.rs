@@ -100,9 +100,10 @@ key::settings! {
         /// Largest request body, except uploads of modules, in bytes.
         #[serde(with = "size")]
         pub body_bytes_max: usize,
-        /// Most concurrent watches.
+        /// Maximum number of concurrent watches.
         pub watches_max: usize,
-        /// Most concurrent queries, up to 1024; each deployment may have half of these places.
+        /// Maximum number of concurrent queries, up to 1024; each deployment may have half of these
+        /// places.
         pub queries_max: usize,
     }
 
@@ -198,14 +199,14 @@ key::settings! {
         /// bytes.
         #[serde(with = "size")]
         pub compile_memory_max: u64,
-        /// Most native code of one module, in bytes. It stays in memory while the module is in use.
-        /// A module's code is also limited to 8 times its size plus 16 MiB.
+        /// Maximum size of the native code of one module, in bytes. It stays in memory while the
+        /// module is in use. A module's code is also limited to 8 times its size plus 16 MiB.
         #[serde(with = "size")]
         pub code_bytes_max: u64,
         /// Memory of an instance unless its manifest asks for another amount, in bytes.
         #[serde(with = "size")]
         pub memory_bytes: u64,
-        /// Most memory that a manifest may ask for, in bytes.
+        /// Maximum memory that a manifest may ask for, in bytes.
         #[serde(with = "size")]
         pub memory_bytes_max: u64,
         /// Longest call, unless the manifest asks for another limit.
@@ -252,21 +253,22 @@ key::settings! {
         /// no further events. 0 means no limit.
         #[serde(with = "size")]
         pub file_bytes_max: u64,
-        /// Most messages of a handler that wait to be published; beyond it the handler handles no
-        /// further events.
+        /// Maximum number of messages of a handler that wait to be published; beyond it the handler
+        /// handles no further events.
         pub outbox_entries_max: u64,
-        /// Most bytes of them.
+        /// Maximum total size of these messages, in bytes.
         #[serde(with = "size")]
         pub outbox_bytes_max: u64,
-        /// Most keys with parked events; beyond it a deployment stops at the next event that fails.
+        /// Maximum number of keys with parked events; beyond it a deployment stops at the next event
+        /// that fails.
         pub parked_keys_max: u64,
-        /// Most parked events; beyond it a deployment waits before the next event that would be
-        /// parked.
+        /// Maximum number of parked events; beyond it a deployment waits before the next event that
+        /// would be parked.
         pub parked_events_max: u64,
-        /// Most bytes of them.
+        /// Maximum total size of these events, in bytes.
         #[serde(with = "size")]
         pub parked_bytes_max: u64,
-        /// Most timers of a handler that are pending; a handler that sets one more stops.
+        /// Maximum number of pending timers of a handler; a handler that sets one more stops.
         pub timers_pending_max: u64,
     }
 
@@ -274,9 +276,9 @@ key::settings! {
     #[derive(Clone, Debug, Serialize, Deserialize)]
     #[serde(default)]
     pub struct Pipeline {
-        /// Most events in a batch.
+        /// Maximum number of events in a batch.
         pub batch_events: usize,
-        /// Most bytes in a batch.
+        /// Maximum size of a batch, in bytes.
         #[serde(with = "size")]
         pub batch_bytes: usize,
         /// Attempts of a failing batch before its deployment stops, unless the manifest says
@@ -312,9 +314,9 @@ key::settings! {
         /// later.
         #[serde(with = "humantime_serde")]
         pub hold_max: Duration,
-        /// Most attempts at an event that fails while its generation answers no reads, such as a
-        /// candidate, whatever its manifest asks for. Then the candidate fails, and the active
-        /// generation keeps serving.
+        /// Maximum number of attempts at an event that fails while its generation answers no reads,
+        /// such as a candidate, whatever its manifest asks for. Then the candidate fails, and the
+        /// active generation keeps serving.
         pub attempts: u32,
         /// Longest pause between them.
         #[serde(with = "humantime_serde")]
@@ -343,14 +345,14 @@ key::settings! {
     #[derive(Clone, Debug, Serialize, Deserialize)]
     #[serde(default)]
     pub struct Limits {
-        /// Most deployments.
+        /// Maximum number of deployments.
         pub deployments: usize,
         /// Memory budget of the host, in bytes: memtables, caches, batches read ahead, instances,
         /// native code. 0 means three quarters of what the control group (container, systemd unit)
         /// may use, or half of the machine's memory.
         #[serde(with = "size")]
         pub memory_bytes: u64,
-        /// Most disk space for the data folder, in bytes, as if its disk had this size: rebuilds,
+        /// Maximum disk space for the data folder, in bytes, as if its disk had this size: rebuilds,
         /// snapshots and past states stop at a twentieth of it, active generations and the embedded
         /// log at a sixty-fourth (at most 16 MiB). 0 means the size of the disk.
         #[serde(with = "size")]

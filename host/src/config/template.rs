@@ -78,7 +78,7 @@ fn add_key(text: &mut String, key: &Key, default: Option<&Value>, mark: &str) {
     for line in wrapped(&key.docs_joined()) {
         let _ = writeln!(text, "# {line}");
     }
-    // An example tells more than a default that is empty.
+    // An example says more than a default that is empty.
     let value = key
         .example()
         .or_else(|| default.map(Value::to_string))

@@ -5,7 +5,6 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Lineage, Place};
 use crate::event::{Event, Payload};
 
 /// Longest header of an event that its effects continue, in bytes.
@@ -34,19 +33,17 @@ pub fn reserved(name: &str) -> bool {
         )
 }
 
-/// The host's headers of an effect that an event causes.
+/// The host's headers of the effect `id` that an event causes.
 pub fn outgoing(
     deployment: &str,
-    lineage: Lineage,
-    place: Place,
+    id: &str,
     kind: &str,
     cause: &Event,
     data: &Payload,
 ) -> Vec<(String, String)> {
-    let id = place.id(lineage);
     let mut headers = vec![
         ("ce-specversion".to_owned(), "1.0".to_owned()),
-        ("ce-id".to_owned(), id.clone()),
+        ("ce-id".to_owned(), id.to_owned()),
         ("ce-source".to_owned(), format!("/foldstream/{deployment}")),
         ("ce-type".to_owned(), kind.to_owned()),
         ("content-type".to_owned(), content_type(data).to_owned()),
@@ -61,7 +58,7 @@ pub fn outgoing(
     headers.push(("ce-causationid".to_owned(), causation));
     if let Some(parent) = cause
         .header("traceparent")
-        .and_then(|parent| next_span(parent, &id))
+        .and_then(|parent| next_span(parent, id))
     {
         headers.push(("traceparent".to_owned(), parent));
         // The state belongs to the trace, and means nothing without the parent.
@@ -136,6 +133,7 @@ fn next_span(parent: &str, id: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::effects::{Lineage, Place};
 
     fn cause(headers: &[(&str, &str)]) -> Event {
         Event {
@@ -159,8 +157,7 @@ mod tests {
         };
         let headers = outgoing(
             "ship",
-            Lineage(1),
-            place,
+            &place.id(Lineage(1)),
             "ship",
             cause,
             &Payload::from("{}"),

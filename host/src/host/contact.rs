@@ -53,7 +53,7 @@ struct Contact {
 struct Trouble {
     since: Instant,
     state: SourceState,
-    told: Option<SourceState>,
+    logged: Option<SourceState>,
 }
 
 impl Contacts {
@@ -108,7 +108,7 @@ impl Contacts {
             // Only the end of trouble that was logged is worth a line.
             if let Some(Trouble {
                 since,
-                told: Some(_),
+                logged: Some(_),
                 ..
             }) = contact.trouble.take()
             {
@@ -131,14 +131,16 @@ impl Contacts {
         let trouble = contact.trouble.get_or_insert(Trouble {
             since: Instant::now(),
             state,
-            told: None,
+            logged: None,
         });
         // The beginning stays: trouble that changes its kind is one trouble, and lasts.
         trouble.state = state;
         if trouble.since.elapsed() >= LASTS
-            && trouble.told.is_none_or(|told| is_another(told, state))
+            && trouble
+                .logged
+                .is_none_or(|logged| is_another(logged, state))
         {
-            trouble.told = Some(state);
+            trouble.logged = Some(state);
             let (stream, servers, deployments) =
                 (source.stream(), source.place(), names(&troubled));
             tracing::warn!(
@@ -212,9 +214,9 @@ impl Contacts {
 }
 
 /// Whether the kind of trouble changed. Attempts to connect alternate between two states.
-fn is_another(told: SourceState, state: SourceState) -> bool {
+fn is_another(logged: SourceState, state: SourceState) -> bool {
     let tries = |state| matches!(state, SourceState::Connecting | SourceState::Reconnecting);
-    told != state && !(tries(told) && tries(state))
+    logged != state && !(tries(logged) && tries(state))
 }
 
 fn names(troubled: &[&ReaderStatus]) -> String {

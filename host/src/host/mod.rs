@@ -448,14 +448,14 @@ impl Host {
         deployment: Option<&str>,
     ) -> Result<Vec<api::AuditEntry>, Error> {
         let entries = self.inner.catalogue.audit(limit, deployment)?;
-        let told = |Audit {
-                        at,
-                        action,
-                        deployment,
-                        detail,
-                        actor,
-                        peer,
-                    }| api::AuditEntry {
+        let entry_of = |Audit {
+                            at,
+                            action,
+                            deployment,
+                            detail,
+                            actor,
+                            peer,
+                        }| api::AuditEntry {
             at,
             action,
             deployment,
@@ -463,7 +463,7 @@ impl Host {
             actor,
             peer,
         };
-        Ok(entries.into_iter().map(told).collect())
+        Ok(entries.into_iter().map(entry_of).collect())
     }
 
     /// Asks all runners to stop.

@@ -68,13 +68,13 @@ struct Waiting {
 struct Request {
     encoding: Encoding,
     expectation: Expectation,
-    turn: Mutex<Turn>,
-    /// Tells its caller that its turn has changed.
+    next: Mutex<NextStep>,
+    /// Wakes its caller when that has changed.
     changed: Condvar,
 }
 
 /// What the caller of a request should do.
-enum Turn {
+enum NextStep {
     Wait,
     Lead,
     Return(Result<Appended, Error>),
@@ -90,16 +90,16 @@ impl Log {
             // On this thread: checks and encoding need no lock.
             encoding: Encoding::of(events, &self.shared.options, now_ns())?,
             expectation: expectation.clone(),
-            turn: Mutex::new(Turn::Wait),
+            next: Mutex::new(NextStep::Wait),
             changed: Condvar::new(),
         });
         // After this, some leader answers the request, or gives it the lead.
         self.shared.queue.push(&request);
         loop {
-            match request.turn() {
-                Turn::Return(answer) => return answer,
-                Turn::Lead => self.lead(),
-                Turn::Wait => unreachable!("waiting ends with another turn"),
+            match request.next_step() {
+                NextStep::Return(answer) => return answer,
+                NextStep::Lead => self.lead(),
+                NextStep::Wait => unreachable!("waiting ends with another step"),
             }
         }
     }
@@ -117,7 +117,7 @@ impl Log {
             // Unlocked before the answers, so that the next leader can begin.
             drop(slot);
             for request in &group.requests {
-                request.give(Turn::Return(Err(displaced.clone().into())));
+                request.give(NextStep::Return(Err(displaced.clone().into())));
             }
             return;
         }
@@ -137,7 +137,7 @@ impl Log {
         if let Err(shortage) = room.check(Use::Write, bytes as u64) {
             drop(slot);
             for request in &group.requests {
-                request.give(Turn::Return(Err(Error::Full(shortage.to_string()))));
+                request.give(NextStep::Return(Err(Error::Full(shortage.to_string()))));
             }
             return;
         }
@@ -149,13 +149,13 @@ impl Log {
                 self.publish(view);
                 drop(slot);
                 for (request, answer) in group.requests.iter().zip(answers) {
-                    request.give(Turn::Return(answer));
+                    request.give(NextStep::Return(answer));
                 }
             }
             Err(failure) => {
                 drop(slot);
                 for request in &group.requests {
-                    request.give(Turn::Return(Err(Error::Storage(failure.to_string()))));
+                    request.give(NextStep::Return(Err(Error::Storage(failure.to_string()))));
                 }
             }
         }
@@ -163,18 +163,18 @@ impl Log {
 }
 
 impl Request {
-    /// Waits for the turn of this request.
-    fn turn(&self) -> Turn {
-        let mut turn = self.turn.lock();
-        while matches!(*turn, Turn::Wait) {
-            self.changed.wait(&mut turn);
+    /// Waits until the caller of this request has something to do.
+    fn next_step(&self) -> NextStep {
+        let mut next = self.next.lock();
+        while matches!(*next, NextStep::Wait) {
+            self.changed.wait(&mut next);
         }
-        // Taken once; a second turn has to be given.
-        std::mem::replace(&mut *turn, Turn::Wait)
+        // Taken once; the next one has to be given.
+        std::mem::replace(&mut *next, NextStep::Wait)
     }
 
-    fn give(&self, turn: Turn) {
-        *self.turn.lock() = turn;
+    fn give(&self, next: NextStep) {
+        *self.next.lock() = next;
         self.changed.notify_one();
     }
 }
@@ -193,7 +193,7 @@ impl Queue {
         if !waiting.led {
             // It commits at least its own request, which is in the queue.
             waiting.led = true;
-            request.give(Turn::Lead);
+            request.give(NextStep::Lead);
         }
     }
 
@@ -220,7 +220,7 @@ impl Queue {
     fn pass_lead(&self) {
         let mut waiting = self.state.lock();
         match waiting.requests.front() {
-            Some(request) => request.give(Turn::Lead),
+            Some(request) => request.give(NextStep::Lead),
             // The next request takes it.
             None => waiting.led = false,
         }
@@ -240,7 +240,7 @@ impl Drop for Group<'_> {
             // Those that have an answer already do not look at another one.
             for request in &self.requests {
                 let broken = "an append was interrupted; the next one reopens the log".to_owned();
-                request.give(Turn::Return(Err(Error::Storage(broken))));
+                request.give(NextStep::Return(Err(Error::Storage(broken))));
             }
         }
         self.queue.pass_lead();

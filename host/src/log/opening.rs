@@ -113,9 +113,9 @@ impl Opening {
         }
     }
 
-    /// The log, once it is open; `tell` gets the reason why it is not. Cancel-safe: it only
+    /// The log, once it is open; `report` gets the reason why it is not. Cancel-safe: it only
     /// observes.
-    pub async fn opened(&self, tell: impl Fn(String)) -> Log {
+    pub async fn opened(&self, report: impl Fn(String)) -> Log {
         let mut repair = self.shared.options.repair.follow();
         loop {
             // Before the check, so that a change during it is not missed.
@@ -123,9 +123,9 @@ impl Opening {
             repair.mark_unchanged();
             match self.log() {
                 Ok(log) => return log,
-                Err(error) => tell(error.to_string()),
+                Err(error) => report(error.to_string()),
             }
-            // Both arms only observe. A repair without a sender has nothing more to tell.
+            // Both arms only observe. A repair without a sender has nothing more to report.
             tokio::select! {
                 () = noted => {}
                 Ok(()) = repair.changed() => {}
@@ -159,14 +159,14 @@ impl Shared {
     fn put(&self, outcome: Result<Log, Error>) -> bool {
         let mut slot = self.slot.lock();
         // Once for a row of failures.
-        let was_told = matches!(*slot, Slot::Failed(_));
+        let was_reported = matches!(*slot, Slot::Failed(_));
         *slot = match outcome {
             Ok(log) => {
                 info!(log = self.options.name, "the embedded log is open");
                 Slot::Open(log)
             }
             Err(error) => {
-                if !was_told {
+                if !was_reported {
                     error!(
                         log = self.options.name,
                         %error,
@@ -243,14 +243,15 @@ mod tests {
             matches!(&refused, Error::NotOpen(why) if why.contains("try again later")),
             "{refused}"
         );
-        let told = Mutex::new(Vec::new());
-        let log = opening.opened(|why| told.lock().push(why)).await;
+        let reported = Mutex::new(Vec::new());
+        let log = opening.opened(|why| reported.lock().push(why)).await;
         assert_eq!(log.info().last_sequence, 1, "it lost nothing");
-        let told = told.into_inner();
+        let reported = reported.into_inner();
         assert!(
-            told.iter()
+            reported
+                .iter()
                 .all(|why| why.contains("is being repaired") || why.contains("is still opening")),
-            "{told:?}"
+            "{reported:?}"
         );
     }
 

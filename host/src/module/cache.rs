@@ -35,7 +35,6 @@ const CACHE_BYTES_MAX: u64 = 2 << 30;
 /// Age at which an unfinished file counts as left by a dead process.
 const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(3_600);
 
-/// The cache.
 pub(super) struct Cache {
     folder: PathBuf,
     key: [u8; KEY_BYTES],

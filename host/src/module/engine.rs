@@ -201,8 +201,8 @@ impl Engine {
 
     /// Runs work when it is its turn, unless nobody waits for it by then.
     fn in_turn<T>(&self, wanted: &Wanted, work: impl FnOnce() -> T) -> Result<T, String> {
-        struct Turn<'a>(&'a Sender<()>);
-        impl Drop for Turn<'_> {
+        struct CheckPermit<'a>(&'a Sender<()>);
+        impl Drop for CheckPermit<'_> {
             fn drop(&mut self) {
                 // It has room: the token is out.
                 let _ = self.0.try_send(());
@@ -213,7 +213,7 @@ impl Engine {
             recv(turn) -> _ => {}
             recv(wanted.ended()) -> _ => return Err("nobody waits for it any more".to_owned()),
         }
-        let _turn = Turn(back);
+        let _turn = CheckPermit(back);
         Ok(work())
     }
 

@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn senseless_inboxes_are_refused() {
-        for (id, window_ms, ids_max, told) in [
+        for (id, window_ms, ids_max, named) in [
             (IdRecord::Header("X-Id".to_owned()), 1, 1, "lower case"),
             (IdRecord::DataPointer("id".to_owned()), 1, 1, "JSON pointer"),
             (IdRecord::MessageId, 0, 1, "the window"),
@@ -220,7 +220,7 @@ mod tests {
                 ids_max,
             };
             let error = record.checked().expect_err("is senseless").to_string();
-            assert!(error.contains(told), "{error}");
+            assert!(error.contains(named), "{error}");
         }
     }
 }

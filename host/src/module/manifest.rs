@@ -213,7 +213,7 @@ pub struct DrawnManifest {
 }
 
 /// Checks a manifest that does not come from a module, with the default limits of a host.
-pub(super) fn check_drawn(drawn: &DrawnManifest) -> Result<ModuleInfo, String> {
+pub(super) fn check_drawn(drawn: &DrawnManifest) -> Result<ModuleInfo, Error> {
     let short = |limit: Option<u64>| limit.map(|limit| limit as u32);
     let (number, text) = (drawn.key_rule.1, drawn.key_rule.2.clone());
     let record = ManifestRecord {
@@ -251,7 +251,7 @@ pub(super) fn check_drawn(drawn: &DrawnManifest) -> Result<ModuleInfo, String> {
             .collect(),
     };
     let options = Options::new("cache".into(), "compiler".into());
-    let manifest = checked(record, &options).map_err(|error| error.to_string())?;
+    let manifest = checked(record, &options)?;
     let accepted = Accepted {
         component: bytes::Bytes::new(),
         digest: String::new(),

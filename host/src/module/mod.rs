@@ -67,7 +67,7 @@ const TRANSFER_BYTES_MIN: usize = 8 << 20;
 const HANDLES_MAX: usize = 4_096;
 
 /// Checks a manifest that does not come from a module; for fuzz tests.
-pub(crate) fn check_drawn(drawn: &DrawnManifest) -> Result<crate::api::ModuleInfo, String> {
+pub(crate) fn check_drawn(drawn: &DrawnManifest) -> Result<crate::api::ModuleInfo, Error> {
     manifest::check_drawn(drawn)
 }
 

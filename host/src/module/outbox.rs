@@ -16,7 +16,6 @@ use crate::subject::Pattern;
 /// Most messages in one host call.
 const MESSAGES_PER_CALL_MAX: usize = 65_536;
 
-/// `publish`.
 pub(super) fn publish(
     mut caller: StoreContextMut<'_, Host>,
     (messages,): (Vec<Message>,),
@@ -138,8 +137,7 @@ fn row(
     let kind = kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
     headers.extend(effects::outgoing(
         &owner.deployment,
-        owner.lineage,
-        place,
+        &place.id(owner.lineage),
         &kind,
         &event,
         &data,

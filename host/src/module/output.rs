@@ -26,7 +26,7 @@ const LINES_AT_ONCE: f64 = 1_024.0;
 const BYTES_PER_SECOND: f64 = 64.0 * 1024.0;
 const BYTES_AT_ONCE: f64 = 4.0 * BYTES_PER_SECOND;
 /// While lines are dropped, the log says so this often.
-const TELL: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How much a deployment may log over time: a token bucket that all its instances share.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ struct Tokens {
     filled_at: Instant,
     /// Dropped lines that were not reported yet.
     dropped: u64,
-    told_at: Option<Instant>,
+    logged_at: Option<Instant>,
 }
 
 impl Default for Flow {
@@ -49,7 +49,7 @@ impl Default for Flow {
             bytes: BYTES_AT_ONCE,
             filled_at: Instant::now(),
             dropped: 0,
-            told_at: None,
+            logged_at: None,
         }))
     }
 }
@@ -83,12 +83,12 @@ impl Flow {
         }
         // A drop that was not reported is carried to the next line, also one that passes.
         let is_due = tokens
-            .told_at
-            .is_none_or(|at| now.saturating_duration_since(at) >= TELL);
+            .logged_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= LOG_INTERVAL);
         if tokens.dropped == 0 || !is_due {
             return (passes, None);
         }
-        tokens.told_at = Some(now);
+        tokens.logged_at = Some(now);
         (passes, Some(std::mem::take(&mut tokens.dropped)))
     }
 }
@@ -389,10 +389,10 @@ mod tests {
             "it was said a moment ago"
         );
         assert!(flow.take(100, at(500)).0, "a line every ten milliseconds");
-        let (passes, told) = flow.take(100, at(11_000));
+        let (passes, dropped_lines) = flow.take(100, at(11_000));
         assert!(
-            passes && told.is_some_and(|dropped| dropped >= 970),
-            "the rest is logged later: {told:?}"
+            passes && dropped_lines.is_some_and(|dropped| dropped >= 970),
+            "the rest is logged later: {dropped_lines:?}"
         );
     }
 

@@ -15,7 +15,7 @@ pub(super) fn send(log: &Log, lineage: Lineage, rows: Vec<Row>) -> Sent {
         Ok(cursor) => cursor,
         Err(error) => return Sent::nothing(error.to_string()),
     };
-    // Places rise, so one comparison tells what the log has.
+    // Places rise, so one comparison shows what the log has.
     let is_stored = |row: &Row| cursor.is_some_and(|cursor| row.place.to_bytes() <= cursor);
     let (mut confirmed, mut new): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_stored);
     let again = confirmed.len() as u64;
@@ -71,7 +71,7 @@ fn append(
     }
 }
 
-/// Without an id: the cursor tells what is stored, and the id of a stranger's event must not hide
+/// Without an id: the cursor says what is stored, and the id of a stranger's event must not hide
 /// an effect.
 fn event(row: &Row) -> NewEvent {
     let effect = &row.effect;

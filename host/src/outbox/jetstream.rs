@@ -20,9 +20,9 @@ use super::status::since_ns;
 use crate::api::Promise;
 use crate::effects::{self, Grants, Lineage, Row};
 use crate::event::Payload;
-use crate::source::jetstream::{Description, Outgoing, PublishError, Publisher};
-use crate::state::Store;
-use crate::subject::SubjectSet;
+use crate::source::jetstream::{Description, Outgoing, PublishError, Publisher, Unavailable};
+use crate::state::{self, Store};
+use crate::subject::{self, SubjectSet};
 
 /// Most messages on their way at once.
 const IN_FLIGHT: usize = 64;
@@ -36,17 +36,31 @@ pub(super) struct Known {
     pub(super) stored: HashSet<String>,
 }
 
+/// Why nobody knows for now which effects are stored.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LookError {
+    /// The stream can't be read.
+    #[error(transparent)]
+    Stream(#[from] Unavailable),
+    /// The mark could not be made durable.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// The thread that writes it panicked.
+    #[error(transparent)]
+    Ended(#[from] tokio::task::JoinError),
+    /// The grants have subjects that nobody can read.
+    #[error(transparent)]
+    Subjects(#[from] subject::Error),
+}
+
 /// Finds out which effects are stored, since it is in doubt.
 pub(super) async fn look(
     publisher: &Publisher,
     (store, target): (&Store, &str),
     lineage: Lineage,
     grants: &Grants,
-) -> Result<Known, String> {
-    let description = publisher
-        .describe()
-        .await
-        .map_err(|error| error.to_string())?;
+) -> Result<Known, LookError> {
+    let description = publisher.describe().await?;
     let window = Known {
         promise: Promise::Window,
         description,
@@ -65,10 +79,7 @@ pub(super) async fn look(
         // stream.
         store.set_effect_mark(target, description.last);
         let store = store.clone();
-        let recorded = tokio::task::spawn_blocking(move || store.remove_confirmed_effects()).await;
-        recorded
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())?;
+        tokio::task::spawn_blocking(move || store.remove_confirmed_effects()).await??;
         return Ok(read_back);
     };
     let patterns: Vec<&str> = grants
@@ -81,16 +92,13 @@ pub(super) async fn look(
         // Replies are all that it sends, and no stream has them.
         return Ok(read_back);
     }
-    let covering = SubjectSet::parse(&patterns)
-        .map_err(|error| error.to_string())?
-        .covering();
+    let covering = SubjectSet::parse(&patterns)?.covering();
     // Otherwise messages after the mark are gone, or the stream is another one than before.
     let is_whole = description.first <= mark + 1 && mark <= description.last;
     let ids = if is_whole {
         publisher
             .ids_after(mark, covering.as_str(), &format!("fs.{lineage}."))
-            .await
-            .map_err(|error| error.to_string())?
+            .await?
     } else {
         None
     };
@@ -105,7 +113,7 @@ pub(super) async fn look(
                 mark,
                 first = description.first,
                 last = description.last,
-                "the stream no longer tells what it has stored; messages in doubt are sent again, \
+                "the stream no longer shows what it has stored; messages in doubt are sent again, \
                  and its duplicate window decides"
             );
             // What came before can't be looked up any more, so doubts begin here.

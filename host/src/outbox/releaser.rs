@@ -326,7 +326,7 @@ impl Task {
             let known =
                 match jetstream::look(publisher, place, lineage, &(self.parts.grants)()).await {
                     Ok(known) => known,
-                    Err(error) => return Sent::nothing(error),
+                    Err(error) => return Sent::nothing(error.to_string()),
                 };
             self.parts.status.change(&self.name, |target| {
                 (target.window, target.promise) =

@@ -13,7 +13,6 @@ pub struct Status {
     targets: Mutex<BTreeMap<String, Target>>,
 }
 
-/// One target.
 #[derive(Clone, Debug, Default)]
 pub struct Target {
     /// How safe publishing is; none before the stream was reached.

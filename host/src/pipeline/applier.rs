@@ -169,7 +169,7 @@ impl Applier {
     }
 
     /// Reports the duplicates that a state has passed.
-    pub(super) fn tell_duplicates(&mut self, position: u64) {
+    pub(super) fn report_duplicates(&mut self, position: u64) {
         let Some(duplicates) = &mut self.duplicates else {
             return;
         };

@@ -412,7 +412,7 @@ impl Run {
                 return Ok(());
             }
         };
-        self.applier.tell_duplicates(self.store.position());
+        self.applier.report_duplicates(self.store.position());
         if self
             .shuffle
             .as_mut()

@@ -221,14 +221,14 @@ impl Patches {
         };
         // Durable before it is answered.
         let applied = repaired.and_then(|()| store.flush());
-        let (told, outcome) = match applied {
+        let (answer, outcome) = match applied {
             Ok(()) => (Ok(()), Ok(())),
             // Refused before anything changed, so the state is sound.
             Err(error @ state::Error::Limit { .. }) => (Err(RepairError::Limit(error)), Ok(())),
             Err(error) => (Err(RepairError::State(error.to_string())), Err(error)),
         };
         // The requester may have stopped waiting.
-        let _ = done.send(told);
+        let _ = done.send(answer);
         outcome.map(|()| matches!(repair, Repair::Patch(_)))
     }
 }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::applier::Fault;
-use super::recording::told_fault;
+use super::recording::describe_fault;
 use super::{Ended, Run};
 use crate::api::FailureClass;
 use crate::bundle::{Bundle, Failed};
@@ -134,11 +134,11 @@ impl ParkedRequests {
             }
             ParkedWork::Drop { keys, all, reason } => {
                 let dropped = drop_parked(writer, store, &keys, all, &reason);
-                let told = dropped
+                let result = dropped
                     .as_ref()
                     .map(Clone::clone)
                     .map_err(|error| ParkedWorkError::State(error.to_string()));
-                let _ = answer.send(told);
+                let _ = answer.send(result);
                 dropped?;
             }
         }
@@ -146,7 +146,7 @@ impl ParkedRequests {
     }
 }
 
-fn told(done: &Result<ParkedOutcome, state::Error>) -> Answer {
+fn answer_of(done: &Result<ParkedOutcome, state::Error>) -> Answer {
     match done {
         Ok(outcome) => Ok(outcome.clone()),
         Err(error) => Err(ParkedWorkError::State(error.to_string())),
@@ -242,7 +242,7 @@ impl Run {
         // The instance may remember what it read before.
         self.applier.fold = None;
         // The requester may have stopped waiting.
-        let _ = answer.send(told(&done));
+        let _ = answer.send(answer_of(&done));
         done.map(drop).map_err(Ended::State)
     }
 
@@ -413,7 +413,7 @@ impl Run {
                     best = Some(tried);
                 }
                 Err(fault) => {
-                    let (why, index) = told_fault(&fault);
+                    let (why, index) = describe_fault(&fault);
                     // The guest may name any index; the search must get smaller in each round.
                     failing = index.map_or(count, |index| (index + 1).clamp(sound + 1, count));
                     error = Some(why);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::applier::{Fault, Obstacle};
-use super::recording::told_fault;
+use super::recording::describe_fault;
 use super::{Ended, Input, Run};
 use crate::batch::Batch;
 use crate::event::Event;
@@ -71,7 +71,7 @@ impl Run {
                 // A smaller portion succeeds if the limit of one call was the reason.
                 Err(_) if portion.len() > 1 => count = portion.len() / 2,
                 Err(fault) => {
-                    let (message, _) = told_fault(&fault);
+                    let (message, _) = describe_fault(&fault);
                     let sequence = portion.first().map(|event| event.sequence);
                     self.applier.obstacle = Some(Obstacle {
                         kind: "parked",

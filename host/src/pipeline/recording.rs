@@ -19,7 +19,7 @@ pub(super) struct TriedOut {
 }
 
 /// A fault in words, and the index of the event that the guest named.
-pub(super) fn told_fault(fault: &Fault) -> (String, Option<usize>) {
+pub(super) fn describe_fault(fault: &Fault) -> (String, Option<usize>) {
     match fault {
         Fault::NoInstance(error) => (error.to_string(), None),
         Fault::Call { error, .. } => match error {

@@ -342,9 +342,9 @@ impl Rollouts {
     /// deploy.
     async fn wait_for_room(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Built> {
         // One warning per wait, not one per look.
-        let mut is_told = false;
+        let mut is_logged = false;
         while let Err(error) = self.check_room(deployment).await {
-            if !std::mem::replace(&mut is_told, true) {
+            if !std::mem::replace(&mut is_logged, true) {
                 tracing::warn!(
                     deployment = deployment.name(),
                     generation = number,
@@ -740,9 +740,9 @@ impl Rollouts {
         let mut reason = accepted.explain("a rebuild was requested".to_owned());
         let mut lost_effects_after = None;
         if let Some(from) = lost_effects_from {
-            let (after, told) = self.give_up_effects(&deployment, from).await?;
+            let (after, given_up) = self.give_up_effects(&deployment, from).await?;
             lost_effects_after = Some(after);
-            reason.push_str(&format!("; {told}"));
+            reason.push_str(&format!("; {given_up}"));
         }
         let mut generation = record.active().to_rebuild(number, build, reason.clone());
         generation.lost_effects_after = lost_effects_after;

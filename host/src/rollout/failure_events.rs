@@ -149,6 +149,7 @@ impl Rollouts {
                         );
                     }
                 }
+                // A target that was away does not announce that it is back.
                 tokio::time::sleep(pause).await;
             }
         });

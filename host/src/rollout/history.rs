@@ -373,18 +373,18 @@ mod tests {
 
     #[test]
     fn what_is_lost_is_told_as_exactly_as_it_is_known() {
-        let told =
+        let described =
             |from, to, count, others| describe(Missing { from, to, count }, others, "ORDERS");
         assert_eq!(
-            told(7, 7, Some(1), false),
+            described(7, 7, Some(1), false),
             "1 event that was applied is gone from stream ORDERS (7)"
         );
         assert_eq!(
-            told(1, 90, Some(20), false),
+            described(1, 90, Some(20), false),
             "20 events that were applied are gone from stream ORDERS (between 1 and 90)"
         );
         assert_eq!(
-            told(7, 7, Some(1), true),
+            described(7, 7, Some(1), true),
             "up to 1 event that was applied is gone from stream ORDERS (7)"
         );
     }

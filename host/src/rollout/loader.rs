@@ -26,9 +26,9 @@ pub(crate) struct Loader {
 }
 
 /// A turn to load; dropping it releases the turn.
-struct Turn<'a>(&'a Loader);
+struct LoadPermit<'a>(&'a Loader);
 
-impl Drop for Turn<'_> {
+impl Drop for LoadPermit<'_> {
     fn drop(&mut self) {
         *self.0.turns.lock() += 1;
         self.0.freed.notify_one();
@@ -92,7 +92,7 @@ impl Loader {
             })
     }
 
-    fn turn(&self) -> Result<Turn<'_>, LoadError> {
+    fn turn(&self) -> Result<LoadPermit<'_>, LoadError> {
         let mut free = self.turns.lock();
         // `stop` sets it under this lock, so nobody who is about to wait misses it.
         while *free == 0 && !self.is_stopping.load(Ordering::Acquire) {
@@ -105,6 +105,6 @@ impl Loader {
             });
         }
         *free -= 1;
-        Ok(Turn(self))
+        Ok(LoadPermit(self))
     }
 }

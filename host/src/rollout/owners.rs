@@ -18,7 +18,6 @@ use crate::state::catalogue::{Generation, HandlerRecord, Record};
 use crate::state::{self, Ownership};
 use crate::subject::{Pattern, SubjectSet};
 
-/// The first epoch.
 const FIRST_EPOCH: u64 = 1;
 
 /// Whether the effects of a fold are sent. Only the catalogue makes an owner.
@@ -225,12 +224,12 @@ impl Rollouts {
             EffectsFrom::Now => self.head_of(&record.active().source).await?,
         };
         // The operator has to know both ends of the gap.
-        let told = format!(
+        let given_up = format!(
             "the state that owned its effects is lost, and with it what waited to be published for \
              events up to {after}; it publishes for events after {after}, and what a stream does \
              not recognise of that is there twice"
         );
-        Ok((after, told))
+        Ok((after, given_up))
     }
 
     /// The end of a stream. Without it, nobody knows from where on a handler may act.

@@ -433,7 +433,7 @@ impl Rollouts {
                 // States of the past may lack what was released, or have what was dropped, at a
                 // position that is the same as before.
                 self.inner.past_states.forget(name);
-                let detail = told(&keys, &outcome, selection.reason.as_deref());
+                let detail = describe(&keys, &outcome, selection.reason.as_deref());
                 self.note_repair(&deployment, done, detail).await?;
                 outcome
             }
@@ -724,7 +724,7 @@ fn would_drop(store: &Store, keys: &[String], whole_keys: bool) -> ParkedOutcome
 }
 
 /// An outcome in words, for the audit log.
-fn told(keys: &[String], outcome: &ParkedOutcome, reason: Option<&str>) -> String {
+fn describe(keys: &[String], outcome: &ParkedOutcome, reason: Option<&str>) -> String {
     let reason = reason.map(|reason| format!(": {reason}"));
     format!(
         "{}: events {}, keys no longer parked {}, keys that failed again {}{}",

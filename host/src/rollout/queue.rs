@@ -60,11 +60,11 @@ impl Queue {
 impl Ticket {
     /// Waits for the turn, and reports each new place: how many must end first. Cancel-safe: the
     /// ticket keeps the place.
-    pub async fn turn(&self, mut tell: impl FnMut(u64)) {
+    pub async fn turn(&self, mut report: impl FnMut(u64)) {
         let mut order = self.inner.order.subscribe();
         loop {
             let place = self.place(&order.borrow_and_update());
-            tell(place);
+            report(place);
             if place == 0 || order.changed().await.is_err() {
                 return;
             }

@@ -21,9 +21,7 @@ use crate::event::Payload;
 use crate::runner::Runner;
 use crate::state::catalogue::Generation;
 use crate::state::exceptions::Past;
-use crate::state::{
-    self, Direction, Key, Noted, Patch, Reads, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot,
-};
+use crate::state::{self, Key, Noted, Patch, Reads, SCAN_ENTRIES_MAX, Snapshot};
 
 /// Most entries that one partial rebuild may write or remove: they are replaced in one step, in
 /// memory.
@@ -301,8 +299,8 @@ fn learn(noted: &Noted, keys: &Keys) -> Result<Ownership, PatchError> {
 
 fn entries(rebuilt: &Snapshot) -> Result<BTreeMap<Key, Payload>, PatchError> {
     let mut found = BTreeMap::new();
-    each(rebuilt, |key, value| {
-        found.insert(key, value);
+    rebuilt.for_each_page(SCAN_ENTRIES_MAX, |page| {
+        found.extend(page);
         within_limit(found.len())
     })?;
     Ok(found)
@@ -315,26 +313,4 @@ fn within_limit(entries: usize) -> Result<(), PatchError> {
     Err(PatchError::Refused(format!(
         "it would change more than {ENTRIES_MAX} entries; choose fewer keys, or rebuild everything"
     )))
-}
-
-fn each(
-    snapshot: &Snapshot,
-    mut visit: impl FnMut(Key, Payload) -> Result<(), PatchError>,
-) -> Result<(), PatchError> {
-    let mut after = None;
-    loop {
-        let page = snapshot.scan(&Scan {
-            selection: Selection::Prefix(String::new()),
-            after,
-            direction: Direction::Forwards,
-            limit: SCAN_ENTRIES_MAX,
-        })?;
-        after = page.entries.last().map(|(key, _)| key.to_string());
-        page.entries
-            .into_iter()
-            .try_for_each(|(key, value)| visit(key, value))?;
-        if !page.more {
-            return Ok(());
-        }
-    }
 }

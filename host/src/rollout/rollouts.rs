@@ -40,7 +40,7 @@ pub(crate) enum Role {
     /// To answer reads.
     Serve {
         /// The position that readers may have seen before; none if only the state or the end of the
-        /// stream can tell.
+        /// stream can show it.
         catches_up_to: Option<u64>,
     },
     /// To follow the stream, so that it can become active again.

@@ -26,7 +26,7 @@ const NEAR_EVENTS: u64 = 2_048;
 /// the stream twice.
 const SEARCH_EVENTS_MAX: u64 = 1_000_000;
 /// How often progress is reported.
-const TELL: Duration = Duration::from_millis(100);
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Rollouts {
     /// Starts to verify the active generation, unless a verification is running; returns its
@@ -337,7 +337,7 @@ impl Verifying {
                 .start(random.u64(..), Ceiling::Position(stop), from.as_ref())
                 .await?;
             // 0 is the ceiling that it started with.
-            self.told(&scratch, end, scratch.arrives(0)).await?;
+            self.reported(&scratch, end, scratch.arrives(0)).await?;
             // Everything is durable and the file is closed before the next one copies it.
             scratch.close().await;
             self.count_restarts(&scratch, 1);
@@ -348,10 +348,10 @@ impl Verifying {
         let scratch = self.start(random.u64(..), ceiling, from.as_ref()).await?;
         match rests {
             Some(_) => {
-                self.told(&scratch, end, scratch.arrives(0)).await?;
+                self.reported(&scratch, end, scratch.arrives(0)).await?;
             }
             None => {
-                self.told(&scratch, end, scratch.comes_near(NEAR_EVENTS))
+                self.reported(&scratch, end, scratch.comes_near(NEAR_EVENTS))
                     .await?;
             }
         }
@@ -392,13 +392,13 @@ impl Verifying {
     }
 
     /// Reports the progress of a fold until `work` is done.
-    async fn told<T>(
+    async fn reported<T>(
         &self,
         scratch: &Scratch,
         end: u64,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let tell = async {
+        let report = async {
             loop {
                 let (now, position) = (scratch.runner.now(), scratch.runner.position());
                 let obstacle = scratch.obstacle();
@@ -410,13 +410,13 @@ impl Verifying {
                     verification.remaining_seconds =
                         (now.rate > 0.0).then(|| end.saturating_sub(position) as f64 / now.rate);
                 });
-                tokio::time::sleep(TELL).await;
+                tokio::time::sleep(REPORT_INTERVAL).await;
             }
         };
         // The report ends with the work, wherever it is: it only shows figures.
         tokio::select! {
             done = work => done,
-            () = tell => unreachable!("the report never ends"),
+            () = report => unreachable!("the report never ends"),
         }
     }
 

@@ -121,7 +121,7 @@ async fn lead_by(lead: &Arc<Runner>, follower: &Weak<Runner>) {
                 return;
             };
             known.lengthen_leash(lead, position);
-            // Its first batch tells which stream it reads.
+            // Its first batch says which stream it reads.
             let (its_stores, has_read) = (known.stores(), known.position() > 0);
             // Not held across the wait, which may last for as long as the lead does.
             drop(known);

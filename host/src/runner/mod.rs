@@ -604,12 +604,12 @@ impl Runner {
             (Some(first), Some(last)) if info.reachable => {
                 source::heard(status, Instant::now());
                 if rests && !is_stopped {
-                    source::tell(status, SourceState::Idle, None);
+                    source::report(status, SourceState::Idle, None);
                 }
                 self.stream_reaches(first.max(1), last);
             }
             _ if rests && !is_stopped => {
-                source::tell(
+                source::report(
                     status,
                     info.state.unwrap_or(SourceState::Reconnecting),
                     info.message.clone(),

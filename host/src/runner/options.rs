@@ -119,7 +119,7 @@ pub struct Options {
     /// an owner moves it.
     pub succeeds_lost_owner: bool,
     /// The position that readers may have seen before the process started, and that it must
-    /// therefore reach; none if only the end of the stream, or a cleanly closed state, can tell.
+    /// therefore reach; none if only the end of the stream, or a cleanly closed state, can show it.
     pub catches_up_to: Option<u64>,
     /// The position that clients are known to have seen of the deployment: no earlier one is shown.
     pub floor: u64,

@@ -28,7 +28,7 @@ impl Runner {
         self.change_pace(|_| ());
         // Cancel-safe: a received value is not lost.
         match tokio::time::timeout(REPAIR_MAX, done.done()).await {
-            Ok(told) => told,
+            Ok(answer) => answer,
             // Taken back before it began: nothing has changed.
             Err(_) if self.shared.patches.withdraw() => Err(RepairError::Late(REPAIR_MAX)),
             // It has begun, and will complete.
@@ -58,7 +58,7 @@ impl Runner {
         self.change_pace(|_| ());
         // Cancel-safe: a received value is not lost.
         match tokio::time::timeout(REPAIR_MAX, &mut answer).await {
-            Ok(told) => told.unwrap_or_else(closed),
+            Ok(answer) => answer.unwrap_or_else(closed),
             Err(_) if self.shared.parked.withdraw() => Err(ParkedWorkError::Late),
             // It has begun, and will complete.
             Err(_) => answer.await.unwrap_or_else(closed),

@@ -31,7 +31,7 @@ const ATTEMPTS_MAX: u32 = 1_000;
 /// instance and log lines.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// While a state keeps failing, one in this many failures is logged.
-const FAILURES_TOLD_EVERY: u32 = 60;
+const FAILURES_LOGGED_EVERY: u32 = 60;
 /// Pause before a failed state is reopened.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// How often a damaged state is reopened before the runner waits for an operator. If only memory
@@ -89,10 +89,10 @@ impl Loading {
     /// Starts to load the module of a program.
     fn begin(deployment: &str, program: &Program) -> Result<Self, LoadError> {
         // A thread of its own, because loading may compile for minutes.
-        let (load, (tell, done)) = (Arc::clone(&program.load), tokio::sync::oneshot::channel());
+        let (load, (finish, done)) = (Arc::clone(&program.load), tokio::sync::oneshot::channel());
         let begin = move || {
             // The requester may be gone.
-            let _ = tell.send(load());
+            let _ = finish.send(load());
         };
         let thread = threads::spawn(format!("load-{deployment}"), begin);
         let message = |error| format!("cannot start a thread: {error}; raise the limit of tasks");
@@ -177,7 +177,7 @@ impl Worker {
         let (deployment, progress) = (&self.shared.deployment, &self.shared.progress);
         self.shared.metrics.state_failures.inc();
         let attempts = progress.state_failed(message);
-        if attempts % FAILURES_TOLD_EVERY == 1 {
+        if attempts % FAILURES_LOGGED_EVERY == 1 {
             tracing::error!(
                 deployment,
                 position = progress.now().last_position,
@@ -244,7 +244,7 @@ impl Worker {
                 Desired::Run(_) if self.halted.is_some() => {
                     let message = self.halted.take().unwrap_or_default();
                     self.shared.progress.stopped("state", &message, None);
-                    self.tell_failure(store.position());
+                    self.log_failure(store.position());
                 }
                 Desired::Run(_) => {
                     let ended;
@@ -266,7 +266,7 @@ impl Worker {
                                 self.shared.progress.answers_now();
                             }
                             self.settle(store)?;
-                            self.tell_failure(store.position());
+                            self.log_failure(store.position());
                         }
                     }
                 }
@@ -296,7 +296,7 @@ impl Worker {
         }
     }
 
-    fn tell_failure(&self, position: u64) {
+    fn log_failure(&self, position: u64) {
         let deployment = &self.shared.deployment;
         let failure = self.shared.progress.now().failure;
         let is_candidate = !self.shared.progress.serves();
@@ -358,6 +358,7 @@ impl Worker {
                     if is_durable {
                         std::future::pending::<()>().await;
                     }
+                    // A disk does not announce that it has room again.
                     tokio::time::sleep(ROOM_LOOK).await;
                 };
                 // All arms only observe, and `done` stays in place.
@@ -539,7 +540,7 @@ impl Worker {
             Err(unknown) => {
                 let message = unknown.to_string();
                 self.shared.progress.stopped("source", &message, None);
-                source::tell(
+                source::report(
                     &self.shared.source_status,
                     SourceState::Stopped,
                     Some(message),
@@ -590,7 +591,7 @@ impl Worker {
             runtime: self.runtime.clone(),
         };
         let status = &self.shared.source_status;
-        source::tell(status, SourceState::Connecting, None);
+        source::report(status, SourceState::Connecting, None);
         let run = pipeline.run();
         reading_ended(status);
         run
@@ -696,6 +697,6 @@ fn reading_ended(status: &source::StatusSender) {
         status.state != SourceState::Stopped && !status.is_trouble()
     };
     if is_over {
-        source::tell(status, SourceState::Idle, None);
+        source::report(status, SourceState::Idle, None);
     }
 }

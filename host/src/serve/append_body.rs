@@ -242,7 +242,7 @@ fn convert(incoming: Incoming) -> Result<NewEvent, String> {
     };
     let mut event = NewEvent::try_from(event).map_err(|error| error.to_string())?;
     if let Some(data) = data {
-        event.data = json::payload(&data)?;
+        event.data = json::payload(&data).map_err(|error| error.to_string())?;
     }
     Ok(event)
 }

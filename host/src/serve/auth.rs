@@ -26,7 +26,7 @@ use crate::scope::Scope;
 /// headers.
 const TOKEN_PARAMETER: &str = "access_token";
 /// Shortest time between two log lines about refused requests.
-const TOLD_EVERY: Duration = Duration::from_secs(1);
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Refuses settings that expose the host: any address but loopback needs TLS and a token, or
 /// `insecure`.
@@ -81,10 +81,10 @@ pub(super) struct Refusals(Mutex<(Option<Instant>, u64)>);
 
 impl Refusals {
     /// How many refusals were not logged since the last line, if this one may be logged.
-    fn may_tell(&self, now: Instant) -> Option<u64> {
+    fn may_log(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
-        let (told, unlogged) = *state;
-        if told.is_some_and(|told| now.duration_since(told) < TOLD_EVERY) {
+        let (logged, unlogged) = *state;
+        if logged.is_some_and(|logged| now.duration_since(logged) < LOG_INTERVAL) {
             state.1 += 1;
             return None;
         }
@@ -120,7 +120,7 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         Err((reason, problem)) => {
             // Counted each time, and logged now and then: an attack must not fill the log.
             app.host.metrics().refused(reason.name());
-            if let Some(unlogged) = app.refusals.may_tell(Instant::now()) {
+            if let Some(unlogged) = app.refusals.may_log(Instant::now()) {
                 let peer = peer.map(tracing::field::display);
                 tracing::warn!(peer, reason = reason.name(), unlogged, "refused a request");
             }
@@ -270,7 +270,7 @@ async fn name_in_path(request: &mut Request) -> Vec<String> {
         .collect()
 }
 
-/// Whether a token may learn what becomes of its events: an append that waits tells where the
+/// Whether a token may learn what becomes of its events: an append that waits says where the
 /// deployments are that it names, as a read does.
 fn covers_wait(grant: &Grant, request: &Request, route: &str) -> Result<(), NotCovered> {
     let waits = match (request.method().as_str(), route) {
@@ -384,10 +384,10 @@ mod tests {
     #[test]
     fn refusals_are_told_once_a_second_with_the_number_of_the_others() {
         let (refusals, begin) = (Refusals::default(), Instant::now());
-        assert_eq!(refusals.may_tell(begin), Some(0));
+        assert_eq!(refusals.may_log(begin), Some(0));
         for _ in 0..5 {
-            assert_eq!(refusals.may_tell(begin), None);
+            assert_eq!(refusals.may_log(begin), None);
         }
-        assert_eq!(refusals.may_tell(begin + TOLD_EVERY), Some(5));
+        assert_eq!(refusals.may_log(begin + LOG_INTERVAL), Some(5));
     }
 }

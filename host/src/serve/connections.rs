@@ -138,11 +138,11 @@ pub(super) struct Place {
     served: u32,
     /// Bytes that are charged.
     charged: usize,
-    turn: Turn,
+    turn: PlaceInQueue,
 }
 
 /// A place in the queue of those that wait; dropping it leaves the queue.
-struct Turn {
+struct PlaceInQueue {
     connections: Connections,
     /// Kept while it waits, so that it does not fall behind if there was too little for it.
     number: Option<u64>,
@@ -184,7 +184,7 @@ impl Connections {
         }
         // An IPv4 client on an IPv6 socket counts as the same address.
         let peer = stream.peer_addr()?.ip().to_canonical();
-        let mut turn = Turn::new(self.clone());
+        let mut turn = PlaceInQueue::new(self.clone());
         // A client that gives up meanwhile drops this, and leaves the queue.
         let admitted = tokio::time::timeout(
             WAIT_MAX,
@@ -205,7 +205,7 @@ impl Connections {
     fn poll_admit(
         &self,
         peer: IpAddr,
-        turn: &mut Turn,
+        turn: &mut PlaceInQueue,
         context: &Context<'_>,
     ) -> Poll<Result<Place, &'static str>> {
         // Taken in each round, because the budget is another one before the host is ready.
@@ -229,7 +229,7 @@ impl Connections {
             // After the table: leaving the queue locks it again.
             turn.end();
             // The connection waits later for memory, and then needs a turn of its own.
-            let turn = Turn::new(self.clone());
+            let turn = PlaceInQueue::new(self.clone());
             return Poll::Ready(Ok(Place {
                 line,
                 head: 0,
@@ -284,7 +284,7 @@ impl Connections {
     fn wait(
         &self,
         table: &mut Table,
-        turn: &mut Turn,
+        turn: &mut PlaceInQueue,
         wanted: Wanted,
         context: &Context<'_>,
     ) -> bool {
@@ -433,7 +433,7 @@ impl Table {
         self.waiting.insert(number, waiting);
     }
 
-    fn remove_waiting(&mut self, turn: &Turn) {
+    fn remove_waiting(&mut self, turn: &PlaceInQueue) {
         if let Some(waiting) = turn.number.and_then(|number| self.waiting.remove(&number)) {
             self.left(&waiting);
         }
@@ -459,7 +459,7 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
-impl Turn {
+impl PlaceInQueue {
     fn new(connections: Connections) -> Self {
         Self {
             connections,
@@ -484,7 +484,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for PlaceInQueue {
     fn drop(&mut self) {
         self.end();
     }

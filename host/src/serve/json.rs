@@ -108,31 +108,36 @@ struct Base64<'a> {
     bytes: &'a RawValue,
 }
 
+/// A JSON value represents no payload.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoPayload {
+    /// Its text can't be read.
+    #[error(transparent)]
+    Text(#[from] serde_json::Error),
+    /// The member `$bytes` has another type.
+    #[error("its $bytes is not a string")]
+    NoString,
+    /// The text of `$bytes` is not base64.
+    #[error("its data is not base64: {0}")]
+    Base64(#[from] base64::DecodeError),
+}
+
 /// The payload that a JSON value represents; the reverse of [`Value`].
-pub(super) fn payload(value: &RawValue) -> Result<Payload, String> {
+pub(super) fn payload(value: &RawValue) -> Result<Payload, NoPayload> {
     let text = value.get();
     if text.starts_with('"') {
-        return serde_json::from_str::<String>(text)
-            .map(Payload::from)
-            .map_err(|error| error.to_string());
+        return Ok(Payload::from(serde_json::from_str::<String>(text)?));
     }
     if text.starts_with('{')
         // An object with other members is an object, and not bytes.
         && let Ok(Base64 { bytes }) = serde_json::from_str(text)
     {
-        let encoded: String = serde_json::from_str(bytes.get())
-            .map_err(|_| "its $bytes is not a string".to_owned())?;
-        return base64(&encoded);
+        let encoded: String = serde_json::from_str(bytes.get()).map_err(|_| NoPayload::NoString)?;
+        return Ok(Payload::Bytes(Bytes::from(
+            BASE64_STANDARD.decode(encoded)?,
+        )));
     }
     Ok(Payload::Text(ByteString::from(text)))
-}
-
-/// Bytes from base64.
-pub(super) fn base64(text: &str) -> Result<Payload, String> {
-    let bytes = BASE64_STANDARD
-        .decode(text)
-        .map_err(|error| format!("its data is not base64: {error}"))?;
-    Ok(Payload::Bytes(Bytes::from(bytes)))
 }
 
 /// A time in RFC 3339, in UTC, with nanoseconds.

@@ -181,12 +181,12 @@ pub(super) fn cors(config: &config::Serve) -> Option<CorsLayer> {
     ]
     .map(HeaderName::from_static);
     // The headers that a page may read of an answer.
-    let told = ["etag", "retry-after", POSITION].map(HeaderName::from_static);
+    let exposed = ["etag", "retry-after", POSITION].map(HeaderName::from_static);
     let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
         .allow_headers(asked)
-        .expose_headers(told)
+        .expose_headers(exposed)
         .max_age(PREFLIGHT_AGE);
     Some(layer)
 }

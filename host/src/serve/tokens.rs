@@ -112,8 +112,8 @@ impl Grant {
 pub(super) enum Refusal {
     /// Nobody made it.
     #[error(
-        "the token that was sent is none of this host's: it is misspelt, was withdrawn, or is \
-         another host's"
+        "the token is not one of this host's: it is misspelt, was withdrawn, or belongs to another \
+         host"
     )]
     Unknown,
     /// Its entry was made of the token with the end of a line, as `echo` writes it.
@@ -267,7 +267,7 @@ impl Tokens {
             .is_some()
     }
 
-    /// What a token is for. Looking up what only this process can compute tells nothing by the time
+    /// What a token is for. Looking up what only this process can compute reveals nothing by the time
     /// it takes.
     pub(super) fn grant(&self, token: &str) -> Result<Arc<Grant>, Refusal> {
         let look = |text: &str| self.grants.get(&self.keyed(&digest(text))).cloned();

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use super::{Error, Lost, Missing, OnMissing, Passed, Request, StatusSender, lost, tell};
+use super::{Error, Lost, Missing, OnMissing, Passed, Request, StatusSender, lost, report};
 use crate::api::{SourceInfo, SourceState, Start};
 use crate::batch::Batch;
 use crate::event::Event;
@@ -235,7 +235,7 @@ impl Reader {
                 } => {
                     // Cancel-safe: it only observes.
                     let log = opening
-                        .opened(|why| tell(status, SourceState::Connecting, Some(why)))
+                        .opened(|why| report(status, SourceState::Connecting, Some(why)))
                         .await;
                     let reading =
                         Reading::new(log, Arc::clone(request), status.clone(), *accepts_through);
@@ -333,7 +333,7 @@ impl Reading {
                     }
                 }
                 Err(error) if fetched.passes => {
-                    self.tell(SourceState::Reconnecting, Some(error.to_string()));
+                    self.report(SourceState::Reconnecting, Some(error.to_string()));
                     // Cancel-safe: a new call waits again, and reads the same.
                     tokio::time::sleep(self.pause).await;
                     self.pause = (self.pause * 2).min(RETRY_PAUSE.1);
@@ -391,7 +391,7 @@ impl Reading {
             return self.pass_gap(after + 1..=run.first - 1).map(|()| None);
         }
         self.pause = RETRY_PAUSE.0;
-        self.tell(SourceState::Reading, None);
+        self.report(SourceState::Reading, None);
         // The position has not moved, so there is no batch to return.
         if self.handed == Some(run.through) {
             return Ok(None);
@@ -449,19 +449,19 @@ impl Reading {
     }
 
     fn stop(&self, error: Error) -> Error {
-        self.tell(
+        self.report(
             SourceState::Stopped,
             Some(format!("{}: {error}", error.kind())),
         );
         error
     }
 
-    fn tell(&self, state: SourceState, message: Option<String>) {
+    fn report(&self, state: SourceState, message: Option<String>) {
         // Once for each trouble, not for each attempt.
         if state == SourceState::Reconnecting && self.status.borrow().state != state {
             lost(&self.status);
         }
-        tell(&self.status, state, message);
+        report(&self.status, state, message);
     }
 }
 

@@ -24,7 +24,7 @@ use crate::memory::read_ahead::ReadAhead;
 use crate::position::Checkpoint;
 use crate::subject::SubjectSet;
 
-pub use status::{Status, StatusSender, doubt, heard, initial_status, lost, tell};
+pub use status::{Status, StatusSender, doubt, heard, initial_status, lost, report};
 
 /// Options of a reader.
 #[derive(Clone, Debug)]
@@ -280,14 +280,14 @@ pub struct Page {
 #[derive(Debug, Default)]
 struct Passed {
     count: u64,
-    told: u64,
+    logged: u64,
 }
 
 impl Passed {
     fn note(&mut self, stream: &str, batch: &Batch) {
         self.count += batch.missing_between(batch.after, batch.through);
-        if self.count > self.told.saturating_mul(2) {
-            self.told = self.count;
+        if self.count > self.logged.saturating_mul(2) {
+            self.logged = self.count;
             warn!(
                 stream,
                 position = batch.through,

@@ -90,7 +90,7 @@ impl From<&Status> for SourceStatus {
 }
 
 /// Reports the state of the source, if it changed.
-pub fn tell(sender: &StatusSender, state: SourceState, message: Option<String>) {
+pub fn report(sender: &StatusSender, state: SourceState, message: Option<String>) {
     sender.send_if_modified(|status| {
         if state == SourceState::Reading {
             status.heard = Some(Instant::now());

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::file::{self, EntryWriter};
 use super::inbox;
 use super::writer::{check_key, check_state, check_value};
-use super::{Direction, Error, Key, Options, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot, timers};
+use super::{Error, Key, Options, SCAN_ENTRIES_MAX, Snapshot, timers};
 use crate::atomic_file;
 use crate::event::Payload;
 
@@ -85,22 +85,7 @@ fn make(
         Options::default().cache_bytes,
         checkpoint,
         &snapshot.exceptions(),
-        |writer| {
-            let mut after = None;
-            loop {
-                let page = snapshot.scan(&Scan {
-                    selection: Selection::Prefix(String::new()),
-                    after,
-                    direction: Direction::Forwards,
-                    limit: page_entries,
-                })?;
-                write_page(&page.entries, writer)?;
-                after = page.entries.last().map(|(key, _)| key.to_string());
-                if !page.more {
-                    return Ok(());
-                }
-            }
-        },
+        |writer| snapshot.for_each_page(page_entries, |page| write_page(&page, writer)),
         // In the same commit: entries and timers of one position.
         |transaction| {
             timers::copy(snapshot, transaction)?;

@@ -372,7 +372,6 @@ impl File {
         Ok(Frozen::of(self.database.begin_read().map_err(storage)?))
     }
 
-    /// The exceptions.
     fn exceptions(&self) -> Result<BTreeMap<u64, Exception>, Error> {
         let transaction = self.database.begin_read().map_err(storage)?;
         let table = match transaction.open_table(EXCEPTIONS) {

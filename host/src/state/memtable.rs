@@ -184,7 +184,6 @@ impl Memtable {
             .write(writes, number, live);
     }
 
-    /// The exceptions.
     pub(super) fn exceptions(&self) -> BTreeMap<u64, Exception> {
         self.exceptions.read().clone()
     }

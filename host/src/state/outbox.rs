@@ -326,34 +326,13 @@ impl File {
         entries_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<Row>, Error> {
-        let transaction = self.begin_read()?;
-        let table = match transaction.open_table(OUTBOX) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            Err(error) => return Err(storage(error)),
-        };
         let (first, last) = (first_key(target), last_key(target));
-        let range = (Bound::Included(&*first), Bound::Included(&*last));
-        let (mut rows, mut bytes) = (Vec::new(), 0);
-        for row in table.range::<&[u8]>(range).map_err(storage)? {
-            let (key, value) = row.map_err(storage)?;
-            if leave_out.contains(key.value()) {
-                // Confirmed, but a commit has yet to remove it.
-                continue;
-            }
-            bytes += key.value().len() + value.value().len();
-            let read = Row::read(key.value(), Bytes::copy_from_slice(value.value()));
-            let damaged = || {
-                Error::Damaged(
-                    "a waiting effect is damaged; check the disk, restore a backup".to_owned(),
-                )
-            };
-            rows.push(read.ok_or_else(damaged)?);
-            // After the row: at least one is returned, whatever its size.
-            if rows.len() >= entries_max || bytes >= bytes_max {
-                break;
-            }
-        }
+        let (rows, _) = self.rows_in(
+            (Bound::Included(&*first), Bound::Included(&*last)),
+            // Such a row is confirmed, but a commit has yet to remove it.
+            |key| !leave_out.contains(key),
+            (entries_max, bytes_max),
+        )?;
         Ok(rows)
     }
 

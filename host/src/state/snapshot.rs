@@ -8,7 +8,7 @@ use super::exceptions::Exception;
 use super::memtable::Found;
 use super::scan::{self, Layer};
 use super::store::{Inner, View};
-use super::{Error, Key, Page, Scan, file};
+use super::{Direction, Error, Key, Page, Scan, Selection, file};
 use crate::event::Payload;
 use crate::position::Checkpoint;
 
@@ -109,6 +109,29 @@ impl Snapshot {
     /// it was deleted. Never waits for the disk.
     pub fn get_recent(&self, key: &str) -> Option<Option<Payload>> {
         recent(&self.held.view, key)
+    }
+
+    /// Visits all entries in the order of their keys, in pages of at most `page_entries`.
+    /// Memory use does not grow with the state. Blocking.
+    pub fn for_each_page<E: From<Error>>(
+        &self,
+        page_entries: usize,
+        mut visit: impl FnMut(Vec<(Key, Payload)>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut after = None;
+        loop {
+            let page = self.scan(&Scan {
+                selection: Selection::Prefix(String::new()),
+                after,
+                direction: Direction::Forwards,
+                limit: page_entries,
+            })?;
+            after = page.entries.last().map(|(key, _)| key.to_string());
+            visit(page.entries)?;
+            if !page.more {
+                return Ok(());
+            }
+        }
     }
 
     /// The keys under a prefix that changed after a position, newest last, without duplicates; none

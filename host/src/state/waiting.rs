@@ -13,7 +13,7 @@ use crate::effects::{Place, Row, RowKey, key_of_row};
 impl File {
     /// Rows in a range for which a check holds, up to a number and about a size, and whether a
     /// limit ended the search.
-    fn rows_in(
+    pub(super) fn rows_in(
         &self,
         range: (Bound<&[u8]>, Bound<&[u8]>),
         is_wanted: impl Fn(&[u8]) -> bool,
@@ -39,6 +39,7 @@ impl File {
                 )
             };
             rows.push(read.ok_or_else(damaged)?);
+            // After the row: at least one is returned, whatever its size.
             if rows.len() >= entries_max || bytes >= bytes_max {
                 return Ok((rows, true));
             }

@@ -364,7 +364,7 @@ impl Writer {
     }
 
     /// Replaces entries at the last published position, visible in one step; none removes an entry.
-    /// Watchers read everything again, because the position does not tell them.
+    /// Watchers read everything again, because the position does not show them the change.
     pub fn patch(&mut self, patch: &Patch) -> Result<(), Error> {
         let checkpoint = self.inner.view.read().checkpoint.clone();
         let Some(checkpoint) = checkpoint else {

@@ -81,7 +81,7 @@
 mod definition;
 mod instance;
 mod listing;
-mod turn;
+mod transition;
 
 use std::fmt;
 
@@ -102,7 +102,7 @@ use crate::time::Timestamp;
 use crate::timer::Fired;
 use instance::FORMAT;
 use listing::{Listing, Place};
-use turn::Turn;
+use transition::Transition;
 
 /// Longest correlation key as it is stored, in bytes: names of timers and keys of entries have it.
 const KEY_BYTES_MAX: usize = 400;
@@ -212,8 +212,9 @@ impl<D: Clone + Serialize + DeserializeOwned + 'static> Sagas<D> {
             self.instances.delete(&key)?;
             return Ok(Handled::Removed);
         }
-        let mut turn = self.turn(&key, timer.name(), timer.time(), &mut instance, effects);
-        turn.fire()?;
+        let mut transition =
+            self.transition(&key, timer.name(), timer.time(), &mut instance, effects);
+        transition.fire()?;
         let status = instance.status;
         self.write(&key, Some(&before), instance)?;
         Ok(Handled::Changed(status))
@@ -253,7 +254,7 @@ impl<D: Clone + Serialize + DeserializeOwned + 'static> Sagas<D> {
             return Ok(Handled::Ignored(Ignored::Unknown));
         };
         let mut instance = Instance::new(data(event)?, event.time());
-        self.turn(key, timer, event.time(), &mut instance, effects)
+        self.transition(key, timer, event.time(), &mut instance, effects)
             .start(event)?;
         let status = instance.status;
         self.write(key, None, instance)?;
@@ -270,33 +271,33 @@ impl<D: Clone + Serialize + DeserializeOwned + 'static> Sagas<D> {
     ) -> Result<Handled, Failure> {
         let before = Place::of(&instance, key);
         let is_stuck = instance.status == Status::Stuck;
-        let mut turn = self.turn(key, timer, event.time(), &mut instance, effects);
-        if !is_stuck && !turn.is_known() {
-            turn.lost_step()?;
+        let mut transition = self.transition(key, timer, event.time(), &mut instance, effects);
+        if !is_stuck && !transition.is_known() {
+            transition.lost_step()?;
             // Met as by any other stuck instance: a cancellation, or an answer to another step, must
             // not be lost because it came first.
-            turn.meet(event)?;
+            transition.meet(event)?;
             let status = instance.status;
             self.write(key, Some(&before), instance)?;
             return Ok(Handled::Changed(status));
         }
-        let handled = turn.meet(event)?;
+        let handled = transition.meet(event)?;
         if let Handled::Changed(_) = handled {
             self.write(key, Some(&before), instance)?;
         }
         Ok(handled)
     }
 
-    fn turn<'a>(
+    fn transition<'a>(
         &'a self,
         key: &'a str,
         timer: &'a str,
         time: Timestamp,
         instance: &'a mut Instance<D>,
         effects: &'a mut Effects,
-    ) -> Turn<'a, D> {
+    ) -> Transition<'a, D> {
         instance.updated = instance.updated.max(time);
-        Turn {
+        Transition {
             saga: &self.saga,
             key,
             timer,

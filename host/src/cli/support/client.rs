@@ -267,22 +267,24 @@ impl Client {
             begun.elapsed().as_millis()
         ));
         if status.is_success() {
-            self.tell_of_skips(&url, &response);
+            self.warn_of_skips(&url, &response);
             return Ok(response);
         }
         Err(self.problem(status, response).await)
     }
 
     /// Says once that an as-of read leaves out skipped events; for current state, `show` says so.
-    fn tell_of_skips(&self, url: &Url, response: &Response) {
-        static IS_TOLD: AtomicBool = AtomicBool::new(false);
+    fn warn_of_skips(&self, url: &Url, response: &Response) {
+        static HAS_WARNED: AtomicBool = AtomicBool::new(false);
         let is_past = url.query_pairs().any(|(name, _)| name == "as-of");
         let skipped = response
             .headers()
             .get("foldstream-skipped")
             .and_then(|count| count.to_str().ok());
         // Relaxed: it only decides which of several responses is the one that says so.
-        if let Some(count) = skipped.filter(|_| is_past && !IS_TOLD.swap(true, Ordering::Relaxed)) {
+        if let Some(count) =
+            skipped.filter(|_| is_past && !HAS_WARNED.swap(true, Ordering::Relaxed))
+        {
             self.output.note(&format!(
                 "without {count} skipped events; `foldstream skips` lists them"
             ));

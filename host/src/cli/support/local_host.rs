@@ -50,7 +50,9 @@ impl Server {
         // Before anything listens: without a token nobody may be let in.
         let made_token = access::complete(&mut config)?;
         let listener = bind(config.serve.listen)?;
-        let address = listener.local_addr().context("cannot tell the address")?;
+        let address = listener
+            .local_addr()
+            .context("cannot get the address of the listener")?;
         let scheme = if config.serve.tls_cert.is_some() {
             "https"
         } else {

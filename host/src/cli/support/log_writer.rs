@@ -73,7 +73,7 @@ fn write(messages: &Receiver<Message>, dropped: &AtomicU64, mut target: impl Wri
         let Message::Line(line) = message else {
             continue;
         };
-        // Nobody could be told about a failure.
+        // There is nobody left to report a failure to.
         let _ = target.write_all(&line);
         let dropped = dropped.swap(0, Ordering::AcqRel);
         // Through the log itself, so in order; at most one such line for each that was written.

@@ -10,6 +10,7 @@ pub(crate) mod local_host;
 pub(crate) mod log_writer;
 pub(crate) mod nearby;
 pub mod output;
+pub(crate) mod pages;
 pub(crate) mod progress;
 pub(crate) mod sse;
 pub(crate) mod wait_for_cut_over;

@@ -32,16 +32,16 @@ pub(crate) async fn wait(
     let mut patience = Patience::new(timeout);
     let mut progress = Progress::new(&format!("{name} generation {number}"), output);
     // Each kind of trouble is said once, however often it is seen.
-    let mut told = None;
+    let mut shown = None;
     loop {
         match look(client, name, number).await {
             Ok((deployment, generation)) => {
                 if is_settled(&deployment, &generation)? {
-                    tell_comparison(&generation, &progress);
+                    show_comparison(&generation, &progress);
                     return Ok(deployment);
                 }
                 show(&generation, &mut progress);
-                tell_trouble(&generation, &mut told, &progress);
+                show_trouble(&generation, &mut shown, &progress);
                 // After the look, so that a timeout of 0 still says how far it is.
                 if patience.is_over() {
                     return Err(too_late(name, &generation).into());
@@ -242,14 +242,14 @@ fn show(generation: &Generation, progress: &mut Progress) {
 }
 
 /// Prints what a comparison found that lets it take over.
-fn tell_comparison(generation: &Generation, progress: &Progress) {
+fn show_comparison(generation: &Generation, progress: &Progress) {
     if let Some(comparison) = &generation.comparison {
         progress.note(&format!("compared: {}", comparison.conclusion));
     }
 }
 
 /// Reports each problem that delays the generation once.
-fn tell_trouble(generation: &Generation, told: &mut Option<String>, progress: &Progress) {
+fn show_trouble(generation: &Generation, shown: &mut Option<String>, progress: &Progress) {
     let number = generation.number;
     let failure = generation.failure.as_ref();
     let source = generation.source_status.as_ref();
@@ -264,7 +264,7 @@ fn tell_trouble(generation: &Generation, told: &mut Option<String>, progress: &P
             let trouble = source.and_then(wait_until_live::source_trouble)?;
             Some(format!("generation {number}: {trouble}"))
         });
-    wait_until_live::tell_once(trouble, told, progress);
+    wait_until_live::show_once(trouble, shown, progress);
 }
 
 #[cfg(test)]

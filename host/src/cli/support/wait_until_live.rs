@@ -23,7 +23,7 @@ pub(crate) async fn wait(
     let mut patience = Patience::new(timeout);
     let mut progress = Progress::new(name, output);
     let mut target = 0;
-    let mut told = None;
+    let mut shown = None;
     loop {
         match client.deployment(name).await {
             Ok(deployment) => {
@@ -35,7 +35,7 @@ pub(crate) async fn wait(
                     return Ok(deployment);
                 }
                 progress.show(&step(&deployment));
-                tell_trouble(&deployment, &mut told, &progress);
+                show_trouble(&deployment, &mut shown, &progress);
                 if patience.is_over() {
                     return Err(too_late(&deployment).into());
                 }
@@ -170,7 +170,7 @@ fn step(deployment: &Deployment) -> Step {
 }
 
 /// Reports each problem that delays the deployment once.
-fn tell_trouble(deployment: &Deployment, told: &mut Option<String>, progress: &Progress) {
+fn show_trouble(deployment: &Deployment, shown: &mut Option<String>, progress: &Progress) {
     let name = &deployment.name;
     let failure = deployment.failure.as_ref();
     let trouble = failure
@@ -183,7 +183,7 @@ fn tell_trouble(deployment: &Deployment, told: &mut Option<String>, progress: &P
         .or_else(|| {
             source_trouble(&deployment.source_status).map(|trouble| format!("{name}: {trouble}"))
         });
-    tell_once(trouble, told, progress);
+    show_once(trouble, shown, progress);
 }
 
 /// Why a source can't be read, if it can't.
@@ -196,15 +196,15 @@ pub(crate) fn source_trouble(status: &SourceStatus) -> Option<String> {
 }
 
 /// Reports a new problem, and the end of one.
-pub(crate) fn tell_once(trouble: Option<String>, told: &mut Option<String>, progress: &Progress) {
-    if *told == trouble {
+pub(crate) fn show_once(trouble: Option<String>, shown: &mut Option<String>, progress: &Progress) {
+    if *shown == trouble {
         return;
     }
     match &trouble {
         Some(trouble) => progress.note(trouble),
         None => progress.note(&format!("{}: resolved, it continues", progress.subject())),
     }
-    *told = trouble;
+    *shown = trouble;
 }
 
 #[cfg(test)]
@@ -239,17 +239,17 @@ mod tests {
 
     #[test]
     fn what_has_yet_to_apply_something_is_not_called_live_without_a_word() {
-        let told = outcome(&deployment(DeploymentState::Live)).expect("is fine");
-        assert_eq!(told, "order-totals: live at position 400,000");
+        let shown = outcome(&deployment(DeploymentState::Live)).expect("is fine");
+        assert_eq!(shown, "order-totals: live at position 400,000");
         let mut away = Deployment {
             begun: false,
             ..deployment(DeploymentState::CatchingUp)
         };
         away.source_status.message = Some("connection refused".to_owned());
-        let told = outcome(&away).expect("is no failure");
+        let shown = outcome(&away).expect("is no failure");
         assert!(
-            told.contains("nothing applied yet (its source was not reached: connection refused)"),
-            "{told}"
+            shown.contains("nothing applied yet (its source was not reached: connection refused)"),
+            "{shown}"
         );
         let failure = outcome(&deployment(DeploymentState::Failed)).expect_err("it failed");
         assert_eq!(failure.exit, Exit::Failed);

@@ -6,7 +6,7 @@ use wasmparser::{
 };
 use wit_component::DecodedWasm;
 
-use super::{contract, encode};
+use super::{Refused, contract, encode};
 use crate::module::answer::{Answer, IMPORTS_MAX, is_name};
 use crate::module::upload;
 
@@ -21,27 +21,28 @@ pub(super) fn accept(upload: &[u8], bytes_max: u64) -> Answer {
     let checked = match upload::kind(upload) {
         Ok(upload::Kind::Component) => imports(upload).map(|imports| (imports, None)),
         Ok(upload::Kind::Core) => from_core(upload, bytes_max),
-        Err(words) => Err(words.to_owned()),
+        Err(words) => Err(Refused(words.to_owned())),
     };
     match checked {
         Ok((imports, component)) => Answer::Checked { imports, component },
-        Err(words) => Answer::Refused(words),
+        Err(Refused(words)) => Answer::Refused(words),
     }
 }
 
-fn from_core(module: &[u8], bytes_max: u64) -> Result<(Vec<String>, Option<Vec<u8>>), String> {
+fn from_core(module: &[u8], bytes_max: u64) -> Result<(Vec<String>, Option<Vec<u8>>), Refused> {
     let component = encode::component(module)?;
     if component.len() as u64 > bytes_max {
         return Err(format!(
             "as a component it has {} bytes, {bytes_max} are allowed",
             component.len()
-        ));
+        )
+        .into());
     }
     Ok((imports(&component)?, Some(component)))
 }
 
 /// Checks a component; returns the interfaces that it imports.
-fn imports(component: &[u8]) -> Result<Vec<String>, String> {
+fn imports(component: &[u8]) -> Result<Vec<String>, Refused> {
     look_through(component)?;
     Validator::new_with_features(WasmFeatures::default())
         .validate_all(component)
@@ -49,9 +50,11 @@ fn imports(component: &[u8]) -> Result<Vec<String>, String> {
     let (resolve, world) = match wit_component::decode(component) {
         Ok(DecodedWasm::Component(resolve, world)) => (resolve, world),
         Ok(DecodedWasm::WitPackage(..)) => {
-            return Err("it is a WIT package in binary form, without code".to_owned());
+            return Err(Refused(
+                "it is a WIT package in binary form, without code".to_owned(),
+            ));
         }
-        Err(error) => return Err(format!("its types cannot be read: {error:#}")),
+        Err(error) => return Err(format!("its types cannot be read: {error:#}").into()),
     };
     let imports = contract::check(&resolve, world)?;
     // The host takes an answer beyond these bounds for a broken one, and could not say why.
@@ -59,7 +62,8 @@ fn imports(component: &[u8]) -> Result<Vec<String>, String> {
         return Err(format!(
             "it imports {} interfaces; import at most {IMPORTS_MAX}, of usual names",
             imports.len()
-        ));
+        )
+        .into());
     }
     Ok(imports)
 }

@@ -6,6 +6,8 @@ use wit_parser::{
     Function, FunctionKind, Resolve, Type, TypeDefKind, WorldId, WorldItem, WorldKey,
 };
 
+use super::Refused;
+
 /// The contract as text, compiled into this program; core modules are encoded against it.
 const TEXT: &str = concat!(
     include_str!("../../../../wit/foldstream.wit"),
@@ -86,7 +88,7 @@ pub(super) static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
 });
 
 /// Checks the imports and exports of a component's world; returns the interfaces that it imports.
-pub(super) fn check(resolve: &Resolve, world: WorldId) -> Result<Vec<String>, String> {
+pub(super) fn check(resolve: &Resolve, world: WorldId) -> Result<Vec<String>, Refused> {
     let kind = Kind::of(resolve, world);
     let imports = check_imports(resolve, world, kind)?;
     check_exports(resolve, world, kind)?;
@@ -437,7 +439,7 @@ mod tests {
         let world = resolve
             .select_world(&[package], Some(world))
             .expect("has the world");
-        check(&resolve, world)
+        check(&resolve, world).map_err(|Refused(words)| words)
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Encodes core modules as components, so that nobody needs a further tool.
 //!
 //! A core module from a contract-aware tool has a custom section that says which world it
-//! implements. A module without it is assumed to implement one of ours, which its exports tell. A
+//! implements. A module without it is assumed to implement one of ours, which its exports show. A
 //! stub inside the component implements WASI preview 1, which Go and older C libraries use.
 
 use std::sync::LazyLock;
@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use wasmparser::{Parser, Payload};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 
+use super::Refused;
 use super::accept::malformed;
 use super::contract::{CONTRACT, Contract, HANDLE};
 use crate::module::inbox::INBOX;
@@ -50,7 +51,7 @@ struct Outline {
 }
 
 /// Encodes a core module as a component.
-pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
+pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, Refused> {
     let outline = outline(module)?;
     let mut module = module.to_vec();
     if !outline.names_its_world {
@@ -76,7 +77,7 @@ pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
                 .map_err(|error| format!("cannot describe the core module: {error:#}"))?;
         }
     }
-    encode(&module, outline.uses_preview1).map_err(|error| {
+    let encoded = encode(&module, outline.uses_preview1).map_err(|error| {
         if outline.names_its_world {
             return format!("it is a core module that cannot be encoded as a component: {error}");
         }
@@ -84,7 +85,8 @@ pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
             "it is a core module without a `{TYPE_SECTION}` section, and does not match the \
              contract as it is: {error}; build it with an SDK, or keep that section when stripping"
         )
-    })
+    });
+    Ok(encoded?)
 }
 
 fn outline(module: &[u8]) -> Result<Outline, String> {
@@ -139,7 +141,7 @@ mod tests {
     #[test]
     fn core_module_without_exports_is_refused_with_reasons() {
         let module = wat::parse_str("(module)").expect("valid");
-        let error = component(&module).expect_err("has no exports");
+        let Refused(error) = component(&module).expect_err("has no exports");
         assert!(
             error.contains("component-type") && error.contains("manifest"),
             "{error}"
@@ -173,7 +175,7 @@ mod tests {
             exports(&encoded(migrate).expect("is a migrating projection")),
             4
         );
-        let error =
+        let Refused(error) =
             encoded(r#"(func (export "migrate") (param i64))"#).expect_err("has another type");
         assert!(error.contains("migrate"), "{error}");
     }

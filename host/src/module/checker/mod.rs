@@ -28,6 +28,17 @@ const STACK_BYTES: usize = 16 << 20;
 /// Stack of the main thread, which only waits.
 const MAIN_STACK_BYTES: u64 = 8 << 20;
 
+/// An upload is refused: why, as its client reads it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(String);
+
+impl From<String> for Refused {
+    fn from(words: String) -> Self {
+        Self(words)
+    }
+}
+
 /// The job of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
@@ -63,7 +74,7 @@ pub fn run(order: Order) -> ExitCode {
         Ok(compiler) => work(order, compiler),
         Err(words) => Answer::Broken(words),
     };
-    // If the output is closed, nobody is left to tell.
+    // If the output is closed, nobody is left to answer.
     match answer.write_to(&mut io::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

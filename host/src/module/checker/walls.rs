@@ -162,11 +162,11 @@ pub(super) fn probe() -> Walls {
     }
     let opens_files = std::fs::File::open("/proc/self/exe").is_ok();
     let opens_sockets = std::net::UdpSocket::bind(("127.0.0.1", 0)).is_ok();
-    // Signal 0 does nothing to the parent, and tells whether another one would reach it.
+    // Signal 0 does nothing to the parent, and shows whether another one would reach it.
     let parent = rustix::process::getppid();
     let signals = parent.is_some_and(|parent| rustix::process::test_kill_process(parent).is_ok());
-    // A program that is nowhere tells whether a process could be started for one that is: only then
-    // it is looked for.
+    // A program that does not exist shows whether a process could be started for one that does:
+    // only then it is looked for.
     let started = std::process::Command::new("/nonexistent").spawn();
     let starts = started
         .err()

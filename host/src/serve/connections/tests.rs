@@ -11,7 +11,7 @@ fn connections(max: usize, bytes: u64) -> (Connections, Memory) {
 
 /// Asks for a place once.
 fn ask(connections: &Connections, peer: IpAddr) -> Poll<Result<Place, &'static str>> {
-    let mut turn = Turn::new(connections.clone());
+    let mut turn = PlaceInQueue::new(connections.clone());
     connections.poll_admit(peer, &mut turn, &Context::from_waker(Waker::noop()))
 }
 

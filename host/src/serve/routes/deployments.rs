@@ -46,7 +46,7 @@ pub(super) struct DeployParameters {
     /// Which differences from the active generation are allowed, as JSON (Gate); `{"allow":[]}`
     /// allows none.
     gate: Option<String>,
-    /// Most events per second while the candidate is built.
+    /// Maximum events per second while the candidate is built.
     #[param(minimum = 1)]
     max_rate: Option<u64>,
     /// Share of one core that the candidate may use while it is built, in percent.

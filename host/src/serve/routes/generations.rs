@@ -146,7 +146,7 @@ pub(super) struct RebuildParameters {
     /// Which differences from the active generation are allowed, as JSON (Gate); `{"allow":[]}`
     /// allows none.
     gate: Option<String>,
-    /// Most events per second.
+    /// Maximum events per second.
     #[param(minimum = 1)]
     max_rate: Option<u64>,
     /// Share of one core, in percent.

@@ -61,7 +61,7 @@ pub(super) async fn readyz(
     if app.shutdown.is_cancelled() {
         return probe(vec!["the host is stopping".to_owned()]);
     }
-    let health = told_to(&app, &headers, app.host.health());
+    let health = without_names(&app, &headers, app.host.health());
     let reasons = if health.ready {
         Vec::new()
     } else {
@@ -80,7 +80,7 @@ pub(super) async fn startupz(
     headers: HeaderMap,
     _: Parameters<NoParameters>,
 ) -> Response {
-    let health = told_to(&app, &headers, app.host.health());
+    let health = without_names(&app, &headers, app.host.health());
     if health.started {
         return probe(Vec::new());
     }
@@ -89,7 +89,7 @@ pub(super) async fn startupz(
 
 /// What a client may know of the health: names of deployments and sources are for those who may
 /// read.
-fn told_to(app: &App, headers: &HeaderMap, mut health: Health) -> Health {
+fn without_names(app: &App, headers: &HeaderMap, mut health: Health) -> Health {
     let Admission { tokens, anonymous } = app.secrets.admission();
     // Those who may read without a token may also see this.
     if anonymous != Anonymous::Nothing

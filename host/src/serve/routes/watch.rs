@@ -176,7 +176,7 @@ impl Asked {
         let (record, runner) = deployment.current();
         let (generation_begins, state) = (record.active().serves_from, state_of(&record));
         // A position alone does not say whether it was read before a part of the state was repaired
-        // at it; the identity of the state does. This call also tells the store that somebody
+        // at it; the identity of the state does. This call also lets the store know that somebody
         // watches, so that it remembers more from now on.
         let was_patched = runner.was_patched_at(position);
         let was_repaired = was_patched
@@ -275,7 +275,7 @@ impl Watch {
     async fn run(mut self) {
         // A client learns at once from where it may resume, also if nothing changes.
         if !self.must_reset {
-            self.tell_position();
+            self.send_position();
         }
         while self.step().await.is_ok() {}
     }
@@ -287,7 +287,7 @@ impl Watch {
         }
     }
 
-    fn tell_position(&mut self) {
+    fn send_position(&mut self) {
         self.sender.event(
             "position",
             self.mark(self.seen),
@@ -302,7 +302,7 @@ impl Watch {
         // Until a reset is sent, a position would belong to a state that is gone.
         if !self.must_reset && self.heartbeat <= Instant::now() {
             self.heartbeat = Instant::now() + HEARTBEAT;
-            self.tell_position();
+            self.send_position();
         }
         self.sender.flush().await?;
         // Not before the next round is due, however fast positions rise.

@@ -30,7 +30,6 @@ impl Backlog {
         self.is_behind = pending > 0 || requested == 0;
     }
 
-    /// A request ended.
     pub(super) fn request_ended(&mut self, requested: u64) {
         // It stays behind until a heartbeat or an event shows otherwise.
         self.is_behind |= requested == 0;

@@ -8,8 +8,8 @@ use async_nats::{ConnectOptions, ServerAddr};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::Options;
 use super::context::{self, Context};
+use super::{Options, Unusable};
 use crate::cloudevents::Recognition;
 use crate::small_file::read_within;
 
@@ -114,8 +114,8 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// Checks the settings, and completes them from the context. Errors are messages for people.
-    pub(super) fn new(options: Options) -> Result<Self, String> {
+    /// Checks the settings, and completes them from the context.
+    pub(super) fn new(options: Options) -> Result<Self, Unusable> {
         // Characters that no stream may have in its name (ADR-6), and that would change an API
         // subject.
         if options.stream.is_empty()
@@ -126,7 +126,8 @@ impl Settings {
             return Err(format!(
                 "`{}` is not the name of a stream; set `stream` to one that `nats stream ls` shows",
                 options.stream
-            ));
+            )
+            .into());
         }
         let context = match &options.context {
             Some(name) => context::load(name)?,
@@ -159,7 +160,7 @@ impl Settings {
     }
 
     /// Options of a connection, from the current files: credentials may be replaced while we run.
-    pub(super) fn connect_options(&self) -> Result<ConnectOptions, String> {
+    pub(super) fn connect_options(&self) -> Result<ConnectOptions, Unusable> {
         // The provider is a setting of the whole process; another component may have set it.
         drop(rustls::crypto::ring::default_provider().install_default());
         let options = ConnectOptions::new()

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::Unusable;
 use crate::small_file::read_text;
 
 /// Selects the context that `nats context select` chose.
@@ -35,14 +36,15 @@ pub(super) struct Context {
     socks_proxy: String,
 }
 
-/// Reads a context by name, or by the path of its file. The error is a message for people.
-pub(super) fn load(name: &str) -> Result<Context, String> {
+/// Reads a context by name, or by the path of its file.
+pub(super) fn load(name: &str) -> Result<Context, Unusable> {
     // A name has no separator, so this is a path.
-    if name.contains(std::path::MAIN_SEPARATOR) {
-        return read(&home_expanded(name));
-    }
-    let folder = nats_folder()?;
-    read(&find(&folder, name)?)
+    let path = if name.contains(std::path::MAIN_SEPARATOR) {
+        home_expanded(name)
+    } else {
+        find(&nats_folder()?, name)?
+    };
+    Ok(read(&path)?)
 }
 
 /// A path as people write it in a context: `~` is the home folder.

@@ -42,8 +42,8 @@ pub(super) struct Cursor {
     /// Whether the stream was opened since the reader was created: earlier knowledge comes from the
     /// checkpoint only.
     is_placed: bool,
-    /// Whether the caller knows the head of the stream.
-    is_told: bool,
+    /// Whether a batch was returned, so that the caller knows the head of the stream.
+    has_returned: bool,
     /// Whether the position was read, and is not just the beginning of a stream.
     is_settled: bool,
     last: Last,
@@ -129,7 +129,7 @@ impl Cursor {
             handed: resume.map_or(0, |checkpoint| checkpoint.position),
             handed_at: Instant::now(),
             is_placed: false,
-            is_told: false,
+            has_returned: false,
             is_settled: resume.is_some(),
             seen: None,
             handed_seen: resume.and_then(|checkpoint| checkpoint.last_seen.clone()),
@@ -305,10 +305,10 @@ impl Cursor {
 
     /// When a batch without events may be returned.
     pub(super) fn empty_at(&self) -> Option<Instant> {
-        // The first batch tells the caller where the stream ends, and so whether it has caught up.
-        // A checkpoint can't tell.
+        // The first batch shows the caller where the stream ends, and so whether it has caught up.
+        // A checkpoint can't show that.
         // At once, even without an event.
-        if !self.is_told {
+        if !self.has_returned {
             return self.is_placed.then_some(self.handed_at);
         }
         // Only if it has moved, and not more often than that.
@@ -322,7 +322,7 @@ impl Cursor {
         // The next batch is probably as large as this one.
         self.expected = events.len();
         self.bytes = 0;
-        self.is_told = true;
+        self.has_returned = true;
         // From now on a stream is opened at this position, and not at its beginning.
         self.is_settled |= !events.is_empty() || self.through > self.handed;
         let through = self

@@ -135,7 +135,7 @@ pub(super) fn of_event(headers: &impl Headers, wants_headers: bool) -> Vec<Heade
     headers
         .each()
         // The client accepts an empty name, which means nothing.
-        .filter(|(name, _)| !name.is_empty() && (wants_headers || tells_the_type(name)))
+        .filter(|(name, _)| !name.is_empty() && (wants_headers || names_the_type(name)))
         .map(|(name, value)| {
             (
                 ByteString::from(name.to_ascii_lowercase()),
@@ -159,7 +159,7 @@ pub(super) fn is_bookkeeping(headers: &impl Headers) -> bool {
 }
 
 /// Adds the header that reports a fault.
-pub(super) fn tell_fault(headers: &mut Vec<Header>, fault: &str) {
+pub(super) fn add_fault(headers: &mut Vec<Header>, fault: &str) {
     headers.push((
         ByteString::from_static(ERROR_HEADER),
         ByteString::from(fault),
@@ -168,7 +168,7 @@ pub(super) fn tell_fault(headers: &mut Vec<Header>, fault: &str) {
 
 /// Whether type or data depend on a header: those that `cloudevents` checks if headers are not
 /// wanted.
-fn tells_the_type(name: &str) -> bool {
+fn names_the_type(name: &str) -> bool {
     ["content-type", "ce-type", "ce_type", "event-type"]
         .iter()
         .any(|wanted| name.eq_ignore_ascii_case(wanted))

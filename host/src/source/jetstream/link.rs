@@ -79,8 +79,8 @@ impl Link {
         let reading = Arc::clone(settings);
         let options = tokio::task::spawn_blocking(move || reading.connect_options())
             .await
-            .unwrap_or_else(|error| Err(error.to_string()))
-            .map_err(Trouble::refused)?;
+            .map_err(|error| Trouble::refused(error.to_string()))?
+            .map_err(|unusable| Trouble::refused(unusable.to_string()))?;
         let (sender, report) = watch::channel(Report::default());
         let in_use = Arc::new(());
         // Weak, so that the callback does not count as a user.
@@ -163,7 +163,7 @@ impl Link {
 
     /// Waits until it is up, and reports each failure meanwhile. Ends with an
     /// error if the client can't succeed and has to be recreated.
-    pub(super) async fn up(&mut self, tell: impl Fn(Trouble)) -> Result<(), Trouble> {
+    pub(super) async fn up(&mut self, on_trouble: impl Fn(Trouble)) -> Result<(), Trouble> {
         // From now on, however often it fails in between.
         let until = Instant::now() + AGAIN_MAX;
         loop {
@@ -182,7 +182,7 @@ impl Link {
                     )));
                 }
                 if let Some(message) = &report.failure {
-                    tell(Trouble::lost(format!("cannot connect: {message}")));
+                    on_trouble(Trouble::lost(format!("cannot connect: {message}")));
                 }
             }
             if tokio::time::timeout_at(until.into(), self.changed())

@@ -41,7 +41,7 @@ use crate::position::Checkpoint;
 use crate::subject::SubjectSet;
 use connect::Settings;
 
-pub use publish::{Confirmed, Description, Outgoing, PublishError, Publisher};
+pub use publish::{Confirmed, Description, Outgoing, PublishError, Publisher, Unavailable};
 pub use reader::Reader;
 
 /// Reads a header block: the usable headers, and the fault that stops the client from parsing the
@@ -146,6 +146,17 @@ pub enum SetupError {
     },
 }
 
+/// A setting, or a file that it names, can't be used: what is wrong, and what to do next.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unusable(String);
+
+impl From<String> for Unusable {
+    fn from(message: String) -> Self {
+        Self(message)
+    }
+}
+
 impl JetStream {
     /// Checks the settings and reads their files; does not connect yet.
     pub fn new(options: Options) -> Result<Self, SetupError> {
@@ -161,9 +172,9 @@ impl JetStream {
                 inspection: Arc::default(),
                 looks: Arc::default(),
             }),
-            Err(message) => Err(SetupError::Setting {
+            Err(unusable) => Err(SetupError::Setting {
                 source_name,
-                message,
+                message: unusable.to_string(),
             }),
         }
     }

@@ -24,11 +24,11 @@ use crate::timestamp;
 
 /// How long a confirmation may take.
 const CONFIRMATION_MAX: Duration = Duration::from_secs(5);
-/// The header with the id of a message. Servers tell its case apart.
+/// The header with the id of a message. Its case matters to servers.
 const ID_HEADER: &str = "Nats-Msg-Id";
 /// Most messages that are looked at to find out what is stored.
 const LOOKED_AT_MAX: usize = 50_000;
-/// A stream that removes messages sooner does not tell what it had stored.
+/// A stream that removes messages sooner does not show what it had stored.
 const KEPT_MIN: Duration = Duration::from_secs(3_600);
 /// How long the stream may take to describe itself.
 const DESCRIPTION_MAX: Duration = Duration::from_secs(5);
@@ -158,7 +158,7 @@ impl Publisher {
     }
 
     /// Connects if it must, and finds out whether the stream stores messages to a subject, as far
-    /// as its settings tell. An error says why that is not known.
+    /// as its settings say. An error says why that is not known.
     pub async fn stores(&self, subject: &str) -> Result<bool, Unavailable> {
         let config = self.stream_info().await?.config;
         let takes =

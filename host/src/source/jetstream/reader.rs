@@ -20,7 +20,7 @@ use crate::api::SourceState;
 use crate::batch::Batch;
 use crate::cloudevents::message::Reading;
 use crate::memory::read_ahead::{ReadAhead, RequestShare};
-use crate::source::{self, Error, Passed, Request, StatusSender, doubt, tell};
+use crate::source::{self, Error, Passed, Request, StatusSender, doubt, report};
 use crate::subject::Pattern;
 
 /// Longest pause before the stream is reopened.
@@ -59,7 +59,7 @@ pub struct Reader {
     has_read: bool,
     doubts: Doubts,
     /// What the status shows of invalid messages.
-    told: Oddities,
+    reported: Oddities,
     retry_at: Option<Instant>,
     passed: Passed,
     /// A problem that stops us unless another check, over another connection, finds otherwise.
@@ -117,7 +117,7 @@ impl Reader {
             failures: 0,
             has_read: false,
             doubts: Doubts::default(),
-            told: Oddities::default(),
+            reported: Oddities::default(),
             retry_at: None,
             passed: Passed::default(),
             suspicion: None,
@@ -162,7 +162,7 @@ impl Reader {
                 Some(session) => {
                     let advanced = session.advance(&mut self.cursor).await;
                     source::heard(&self.status, session.heard_at());
-                    self.tell_oddities();
+                    self.report_oddities();
                     if let Err(failure) = advanced {
                         // Dropping the session deletes its consumer; the next one begins at the
                         // cursor.
@@ -235,7 +235,7 @@ impl Reader {
             };
             // A refused connection is made again, with the current credentials.
             if let Err(trouble) = link
-                .up(|trouble| tell(&status, trouble.state, Some(trouble.message)))
+                .up(|trouble| report(&status, trouble.state, Some(trouble.message)))
                 .await
             {
                 return (None, Err(trouble.into()));
@@ -249,7 +249,7 @@ impl Reader {
             let outcome = match permissions::try_later_needs(&mut link, &api).await {
                 Ok(()) => {
                     let opening = open(link.clone(), &settings, &covering, &standing);
-                    told_if_long(opening, &status).await
+                    report_if_long(opening, &status).await
                 }
                 Err(trouble) => Err(trouble.into()),
             };
@@ -268,7 +268,7 @@ impl Reader {
 
     fn begin_session(&mut self, opened: Opened) {
         self.has_read = true;
-        tell(&self.status, SourceState::Reading, None);
+        report(&self.status, SourceState::Reading, None);
         debug!(
             source = self.settings.name,
             position = opened.position,
@@ -328,13 +328,13 @@ impl Reader {
     }
 
     /// Reports invalid messages, if there are new ones.
-    fn tell_oddities(&mut self) {
+    fn report_oddities(&mut self) {
         let found = self.cursor.oddities;
-        let told = std::mem::replace(&mut self.told, found);
-        if (told.passed_over, told.repaired) != (found.passed_over, found.repaired) {
+        let reported = std::mem::replace(&mut self.reported, found);
+        if (reported.passed_over, reported.repaired) != (found.passed_over, found.repaired) {
             self.status.send_modify(|status| {
-                status.passed_over += found.passed_over - told.passed_over;
-                status.repaired += found.repaired - told.repaired;
+                status.passed_over += found.passed_over - reported.passed_over;
+                status.repaired += found.repaired - reported.repaired;
             });
         }
     }
@@ -357,7 +357,7 @@ impl Reader {
                 self.retry_at = Some(Instant::now() + PAUSE_SUSPICIOUS);
             }
             Failure::Stop(error) => {
-                tell(
+                report(
                     &self.status,
                     SourceState::Stopped,
                     Some(format!("{}: {error}", error.kind())),
@@ -404,12 +404,12 @@ impl Reader {
             reason = trouble.message,
             "reading paused"
         );
-        tell(&self.status, trouble.state, Some(trouble.message));
+        report(&self.status, trouble.state, Some(trouble.message));
     }
 }
 
 /// Reports what is waited for if a stream takes long to open.
-async fn told_if_long<T>(opening: impl Future<Output = T>, status: &StatusSender) -> T {
+async fn report_if_long<T>(opening: impl Future<Output = T>, status: &StatusSender) -> T {
     tokio::pin!(opening);
     // Only observes until it has taken long; the opening continues either way.
     tokio::select! {
@@ -420,6 +420,6 @@ async fn told_if_long<T>(opening: impl Future<Output = T>, status: &StatusSender
     let state = status.borrow().state;
     let message = "the server takes long to answer; to create a consumer it counts the events that \
                    match the filter";
-    tell(status, state, Some(message.to_owned()));
+    report(status, state, Some(message.to_owned()));
     opening.await
 }

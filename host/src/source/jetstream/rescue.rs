@@ -38,7 +38,6 @@ pub(super) enum Rescued {
 }
 
 impl Rescued {
-    /// Its sequence.
     pub(super) fn sequence(&self) -> u64 {
         match self {
             Self::Message { stored, .. } => stored.sequence,
@@ -154,7 +153,7 @@ pub(super) fn into_event(stored: &Stored, fault: Option<&str>, reading: Reading)
     let mut headers = headers::of_event(&block, reading.wants_headers);
     // Without headers there is no place for it; the log has it.
     if let Some(fault) = fault.filter(|_| reading.wants_headers) {
-        headers::tell_fault(&mut headers, fault);
+        headers::add_fault(&mut headers, fault);
     }
     let Stored {
         sequence,

@@ -113,7 +113,7 @@ pub(super) struct Session {
     /// What the stream lacks, as far as it was asked; only for a filtered reader.
     holes: Holes,
     /// Whether it was logged that too much is missing to be listed.
-    has_told_unlisted: bool,
+    has_logged_unlisted: bool,
     /// Up to which sequence missing ones were counted.
     counted: u64,
     /// The sequence up to which messages may be missing.
@@ -159,7 +159,7 @@ impl Session {
             filter: opened.filter.clone(),
             is_anchored: opened.is_anchored,
             holes: opened.holes.clone(),
-            has_told_unlisted: false,
+            has_logged_unlisted: false,
             counted: opened.position,
             accepts_through: opened.accepts_through,
             is_ending: false,
@@ -537,7 +537,7 @@ impl Session {
     fn must_list(&mut self, through: u64) -> Result<(), Failure> {
         // Logged once; the counts show the rest.
         if !self.holes.is_unlisted || self.accepts_through >= through {
-            if self.holes.is_unlisted && !std::mem::replace(&mut self.has_told_unlisted, true) {
+            if self.holes.is_unlisted && !std::mem::replace(&mut self.has_logged_unlisted, true) {
                 warn!(
                     stream = self.stream.name,
                     position = through,

@@ -318,7 +318,6 @@ impl Api {
         .await
     }
 
-    /// Creates a consumer.
     pub(super) async fn create_consumer(
         &self,
         config: &ConsumerConfig<'_>,

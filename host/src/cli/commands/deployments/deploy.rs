@@ -225,7 +225,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         candidate,
     };
     let deployed = upload(&client, module, &request).await?;
-    tell(deployed, waiting, &client, context.output).await
+    show_outcome(deployed, waiting, &client, context.output).await
 }
 
 /// The event from which a handler publishes, as the API takes it.
@@ -243,7 +243,7 @@ pub(crate) fn accept_missing() -> (&'static str, String) {
 }
 
 /// Prints what a deploy or rebuild started; with `--wait`, waits for its end and prints that.
-pub(crate) async fn tell(
+pub(crate) async fn show_outcome(
     deployed: Deployed,
     waiting: Waiting,
     client: &Client,

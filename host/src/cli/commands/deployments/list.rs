@@ -112,28 +112,28 @@ b             live         400,000   0        0.0 s   events  reading       2   
 
     #[test]
     fn candidates_that_wait_are_marked_as_well() {
-        let told = |candidate| {
+        let shown = |candidate| {
             rebuild(&Deployment {
                 candidate: Some(Box::new(candidate)),
                 ..super::super::show::tests::deployment()
             })
         };
         assert_eq!(
-            told(Generation {
+            shown(Generation {
                 status: GenerationStatus::Ready,
                 ..generation()
             }),
             "ready"
         );
         assert_eq!(
-            told(Generation {
+            shown(Generation {
                 queued_behind: Some(2),
                 ..generation()
             }),
             "waits"
         );
         assert_eq!(
-            told(Generation {
+            shown(Generation {
                 queued_behind: Some(0),
                 ..generation()
             }),

@@ -192,7 +192,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
             let outcome = act(&client, &name, "retry", &selection).await?;
             context
                 .output
-                .one(&outcome, |outcome| told("applied", outcome))?;
+                .one(&outcome, |outcome| line_of("applied", outcome))?;
             if let Some(first) = outcome.failed.first() {
                 let failed = counted(outcome.failed.len() as u64, "key");
                 let verb = if dry_run { "would fail" } else { "failed" };
@@ -223,7 +223,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
             let outcome = act(&client, &name, "drop", &selection).await?;
             context
                 .output
-                .one(&outcome, |outcome| told("dropped", outcome))?;
+                .one(&outcome, |outcome| line_of("dropped", outcome))?;
             if outcome.left.events > 0 && !dry_run {
                 context
                     .output
@@ -447,7 +447,7 @@ fn summary(list: &ParkedList) -> String {
     }
 }
 
-fn told(verb: &str, outcome: &ParkedOutcome) -> String {
+fn line_of(verb: &str, outcome: &ParkedOutcome) -> String {
     let mut text = format!(
         "{verb} {}; {} no longer parked; {} of {} left",
         counted(outcome.events, "event"),

@@ -117,16 +117,16 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             .first()
             .copied()
             .unwrap_or(appended.last_sequence);
-        let mut told = if appended.duplicates > 0 {
+        let mut text = if appended.duplicates > 0 {
             format!("{sequence} (already stored)")
         } else {
             sequence.to_string()
         };
         for waited in &appended.waited {
             let (name, outcome) = (&waited.deployment, waited.outcome.name());
-            told.push_str(&format!("\n{name}: {outcome}, at {}", waited.position));
+            text.push_str(&format!("\n{name}: {outcome}, at {}", waited.position));
         }
-        told
+        text
     })?;
     times::warn(&context.output, appended.times_raised);
     match not_applied(&appended.waited) {
@@ -135,7 +135,7 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
 }
 
-/// What to tell if a deployment has not applied the event.
+/// What to print if a deployment has not applied the event.
 fn not_applied(waited: &[Waited]) -> Option<String> {
     let open: Vec<&str> = waited
         .iter()

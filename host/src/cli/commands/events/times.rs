@@ -38,11 +38,11 @@ impl TimesOption {
 /// Reports how many times were raised, if any.
 pub(super) fn warn(output: &Output, raised: u64) {
     if raised > 0 {
-        output.warning(&told(raised));
+        output.warning(&warning_of(raised));
     }
 }
 
-fn told(raised: u64) -> String {
+fn warning_of(raised: u64) -> String {
     let (asked, got) = match raised {
         1 => (
             "1 event had a time".to_owned(),
@@ -75,13 +75,13 @@ mod tests {
     #[test]
     fn it_is_told_how_many_times_were_raised_and_why() {
         assert!(
-            told(1).starts_with("1 event had a time earlier"),
+            warning_of(1).starts_with("1 event had a time earlier"),
             "{}",
-            told(1)
+            warning_of(1)
         );
         assert!(
-            told(1_234).starts_with("1,234 events had times")
-                && told(1_234).contains("never go back")
+            warning_of(1_234).starts_with("1,234 events had times")
+                && warning_of(1_234).contains("never go back")
         );
     }
 }

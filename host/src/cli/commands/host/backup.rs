@@ -21,7 +21,7 @@ use crate::cli::support::output::{Output, bytes, counted, grouped, table};
 use crate::cli::support::progress;
 
 /// How often to show the progress.
-const TELL: Duration = Duration::from_secs(2);
+const SHOW_INTERVAL: Duration = Duration::from_secs(2);
 /// Parts that wait to be written while the disk is slower than the host.
 const PARTS: usize = 8;
 
@@ -58,21 +58,21 @@ struct Done<'a> {
 
 /// Makes a backup, or checks one.
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let (tell, told) = watch::channel(Progress::default());
+    let (report, reported) = watch::channel(Progress::default());
     let made = if args.check {
         let folder = args.folder.clone();
         let work = Work::begin(move |is_unwanted| {
-            let tell = |progress| {
-                tell.send_replace(progress);
+            let report = |progress| {
+                report.send_replace(progress);
             };
-            backup::check(&folder, &tell, is_unwanted)
+            backup::check(&folder, &report, is_unwanted)
         });
-        let checked = showing("checking", context.output, told, work.done());
+        let checked = showing("checking", context.output, reported, work.done());
         checked
             .await
             .map(|manifest| (args.folder.clone(), manifest))
     } else {
-        copy(&args.folder, context, (tell, told)).await?
+        copy(&args.folder, context, (report, reported)).await?
     };
     let (folder, manifest) =
         made.map_err(|error| Failure::new(exit_of(&error), error.to_string()))?;
@@ -105,10 +105,14 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 type Made = Result<(PathBuf, Manifest), Error>;
-type Tell = (watch::Sender<Progress>, watch::Receiver<Progress>);
+type ProgressChannel = (watch::Sender<Progress>, watch::Receiver<Progress>);
 
 /// Takes a backup of the host. A refusal of the host is an error of its own.
-async fn copy(folder: &Path, context: &Context, (tell, told): Tell) -> anyhow::Result<Made> {
+async fn copy(
+    folder: &Path,
+    context: &Context,
+    (report, reported): ProgressChannel,
+) -> anyhow::Result<Made> {
     let client = context.client()?;
     // Before the host is asked: a folder that is taken must not cost it a backup.
     let target = match Target::claim(folder) {
@@ -120,13 +124,13 @@ async fn copy(folder: &Path, context: &Context, (tell, told): Tell) -> anyhow::R
         .await?;
     let (parts, received) = mpsc::channel(PARTS);
     let work = Work::begin(move |is_unwanted| {
-        let tell = |progress| {
-            tell.send_replace(progress);
+        let report = |progress| {
+            report.send_replace(progress);
         };
         let manifest = backup::unpack(
             Received::from(received),
             target.folder(),
-            &tell,
+            &report,
             is_unwanted,
         )?;
         Ok((target.finish()?, manifest))
@@ -146,7 +150,7 @@ async fn copy(folder: &Path, context: &Context, (tell, told): Tell) -> anyhow::R
             (_, Err(error)) => Ok(Err(error)),
         }
     };
-    showing("backing up", context.output, told, both).await
+    showing("backing up", context.output, reported, both).await
 }
 
 /// Passes on what the host sends; fails if the connection broke.
@@ -168,7 +172,7 @@ async fn pump(
 async fn showing<T>(
     subject: &str,
     output: Output,
-    mut told: watch::Receiver<Progress>,
+    mut reported: watch::Receiver<Progress>,
     work: impl Future<Output = T>,
 ) -> T {
     let mut shown = progress::Progress::new(subject, output);
@@ -178,7 +182,7 @@ async fn showing<T>(
         tokio::select! {
             biased;
             done = &mut work => return done,
-            () = tokio::time::sleep(TELL) => shown.wait(&describe(*told.borrow_and_update())),
+            () = tokio::time::sleep(SHOW_INTERVAL) => shown.wait(&describe(*reported.borrow_and_update())),
         }
     }
 }
@@ -210,9 +214,9 @@ struct Work<T> {
 impl<T: Send + 'static> Work<T> {
     fn begin(work: impl FnOnce(&AtomicBool) -> Result<T, Error> + Send + 'static) -> Self {
         let is_unwanted = Arc::new(AtomicBool::new(false));
-        let (tell, done) = oneshot::channel();
+        let (finish, done) = oneshot::channel();
         let asked = Arc::clone(&is_unwanted);
-        let thread = std::thread::spawn(move || drop(tell.send(work(&asked))));
+        let thread = std::thread::spawn(move || drop(finish.send(work(&asked))));
         Self {
             is_unwanted,
             done: Some(done),

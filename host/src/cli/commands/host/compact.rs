@@ -36,10 +36,10 @@ struct Files<'a> {
 /// Compacts file by file and shows the progress.
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let output = context.output;
-    let tell = move |done: &Compacted| output.note(&line(done));
+    let show = move |done: &Compacted| output.note(&line(done));
     // On a separate thread, so that Ctrl-C ends it at once.
     let compacted =
-        tokio::task::spawn_blocking(move || integrity::compact_folder(&args.data, tell));
+        tokio::task::spawn_blocking(move || integrity::compact_folder(&args.data, show));
     let files = compacted
         .await
         .context("the work panicked")?

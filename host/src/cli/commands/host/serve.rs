@@ -72,9 +72,9 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         return Ok(());
     };
     let mut server = server?;
-    tell_start(&server, file.as_deref());
+    log_start(&server, file.as_deref());
     context.output.say(&format!("listening on {}", server.url));
-    tell_token(&server, context);
+    show_token(&server, context);
     server.reload_on(hangups, move || {
         // The flags once more: they win over whatever the file says now.
         let config = args.settings.load(flags.clone())?;
@@ -94,7 +94,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 /// How a host without configured tokens can be changed.
-fn tell_token(server: &Server, context: &Context) {
+fn show_token(server: &Server, context: &Context) {
     if let Some(file) = server.made_token() {
         let what = match server.config().serve.anonymous() {
             Anonymous::Read => "changes take the token",
@@ -120,7 +120,7 @@ fn data_flag(folder: &Path) -> anyhow::Result<Override> {
 }
 
 /// A summary of the start for operators, in one line.
-fn tell_start(server: &Server, file: Option<&Path>) {
+fn log_start(server: &Server, file: Option<&Path>) {
     let serve = &server.config().serve;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

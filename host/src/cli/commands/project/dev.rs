@@ -154,12 +154,12 @@ impl Session<'_> {
     async fn follow(&self, changed: &Notify) -> anyhow::Result<()> {
         self.import_sample().await?;
         // Said once: the name is known after the first build.
-        let mut told = false;
+        let mut is_shown = false;
         loop {
             match self.rebuild().await {
-                Ok(name) if !told => {
+                Ok(name) if !is_shown => {
                     self.context.output.note(&further(self.client.url(), &name));
-                    told = true;
+                    is_shown = true;
                 }
                 Ok(_) => {}
                 Err(error) => self.context.output.error(&message_of(&error)),

@@ -93,7 +93,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let deployed: Deployed = client
         .post(&path, &parameters, nothing, UPLOAD_TIMEOUT)
         .await?;
-    deploy::tell(deployed, args.waiting, &client, context.output).await
+    deploy::show_outcome(deployed, args.waiting, &client, context.output).await
 }
 
 async fn rebuild_part(

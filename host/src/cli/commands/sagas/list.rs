@@ -3,8 +3,10 @@
 use crate::api::{SagaInstance, SagaInstances, SagaStatus};
 use crate::cli::Context;
 use crate::cli::support::output::table;
+use crate::cli::support::pages::{PageArgs, note_end};
 
-/// Show the instances of sagas. In each status and step, those that have waited longest come first.
+/// Show the instances of sagas. In each status and step, the ones that have waited longest come
+/// first.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -26,33 +28,27 @@ pub(crate) struct Args {
     /// Only instances in this step.
     #[arg(long, value_name = "STEP")]
     step: Option<String>,
-    /// Most instances.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1_000))]
-    limit: u16,
-    /// Start after the page that ended with this text.
-    #[arg(long, value_name = "NEXT")]
-    after: Option<String>,
+    #[command(flatten)]
+    page: PageArgs,
 }
 
 /// Prints one line per instance.
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let mut query = vec![("limit", args.limit.to_string())];
+    let mut query = args.page.query();
     query.extend(args.saga.map(|saga| ("saga", saga)));
     query.extend(args.status.map(|status| ("status", status)));
     query.extend(args.step.map(|step| ("step", step)));
-    query.extend(args.after.map(|after| ("after", after)));
     let page: SagaInstances = context
         .client()?
         .get(&["v1", "deployments", &args.name, "sagas"], &query)
         .await?;
     context.output.many(&page.instances, &page, lines)?;
-    match &page.next {
-        Some(next) => context
-            .output
-            .note(&format!("there may be more: use --after '{next}'")),
-        None if page.instances.is_empty() => context.output.note("no instances"),
-        None => {}
-    }
+    note_end(
+        context.output,
+        &page.instances,
+        page.next.as_deref(),
+        "no instances",
+    );
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use crate::api::{PendingTimer, PendingTimers};
 use crate::cli::Context;
 use crate::cli::support::output::{grouped, table};
+use crate::cli::support::pages::{PageArgs, note_end};
 
 /// Show the timers that are pending, in the order in which they fire.
 #[derive(Clone, Debug, clap::Args)]
@@ -15,30 +16,26 @@ Examples:
 pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
-    /// Most timers.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1_000))]
-    limit: u16,
-    /// Start after the page that ended with this text.
-    #[arg(long, value_name = "NEXT")]
-    after: Option<String>,
+    #[command(flatten)]
+    page: PageArgs,
 }
 
 /// Prints one line per timer.
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let mut query = vec![("limit", args.limit.to_string())];
-    query.extend(args.after.map(|after| ("after", after)));
     let page: PendingTimers = context
         .client()?
-        .get(&["v1", "deployments", &args.name, "timers"], &query)
+        .get(
+            &["v1", "deployments", &args.name, "timers"],
+            &args.page.query(),
+        )
         .await?;
     context.output.many(&page.timers, &page, lines)?;
-    match &page.next {
-        Some(next) => context
-            .output
-            .note(&format!("there may be more: use --after '{next}'")),
-        None if page.timers.is_empty() => context.output.note("no timers are pending"),
-        None => {}
-    }
+    note_end(
+        context.output,
+        &page.timers,
+        page.next.as_deref(),
+        "no timers are pending",
+    );
     Ok(())
 }
 

@@ -337,7 +337,7 @@ mod tests {
             judge_memory(&process(2 << 30)).map(|check| check.status),
             Some(Status::Ok)
         );
-        let check = judge_memory(&process(1 << 30)).expect("it tells");
+        let check = judge_memory(&process(1 << 30)).expect("it is known");
         assert_eq!(check.status, Status::Warn);
         assert!(
             check
@@ -358,7 +358,7 @@ mod tests {
             judge_memory(&with(0)).map(|check| check.status),
             Some(Status::Ok)
         );
-        let check = judge_memory(&with(7)).expect("it tells");
+        let check = judge_memory(&with(7)).expect("it is known");
         assert!(
             check.status == Status::Warn && check.finding.contains("7 to queries"),
             "{check:?}"
@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(
             judge_memory(&ProcessInfo::default()),
             None,
-            "an older host does not tell"
+            "an older host does not say"
         );
     }
 

@@ -11,7 +11,7 @@ use crate::time::Timestamp;
 use crate::timer::Timer;
 
 /// One instance that meets one event, or one timer.
-pub(super) struct Turn<'a, D> {
+pub(super) struct Transition<'a, D> {
     pub(super) saga: &'a Saga<D>,
     pub(super) key: &'a str,
     /// The name of its timer.
@@ -43,7 +43,7 @@ impl Answer {
     }
 }
 
-impl<'a, D> Turn<'a, D> {
+impl<'a, D> Transition<'a, D> {
     /// Begins the first step.
     pub(super) fn start(&mut self, event: &Event<'_>) -> Result<(), Failure> {
         self.note(&format!("started by {}", event.kind()));
