@@ -261,6 +261,11 @@ impl Reader {
                     let trouble = permissions::explain(&mut link, &api, trouble).await;
                     (None, Err(trouble.into()))
                 }
+                // An answer that did not come may have been lost with this connection.
+                outcome @ Err(Failure::Trouble(Trouble {
+                    state: SourceState::Reconnecting,
+                    ..
+                })) => (None, outcome),
                 outcome => (Some(link), outcome),
             }
         })
