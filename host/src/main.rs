@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use foldstream::cli::{self, support::exit};
 
 fn main() -> ExitCode {
+    ignore_early_hang_up();
     foldstream::memory::save_addresses();
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -30,6 +31,22 @@ fn main() -> ExitCode {
         output.error(&message);
     }
     exit::exit_of(&error).into()
+}
+
+/// A host reloads its settings at SIGHUP, and one that is still reading them for the first time has
+/// nothing to reload: the signal must not end it. The host replaces this by its own handler. Other
+/// commands still end with their terminal.
+fn ignore_early_hang_up() {
+    let is_host = |argument: &std::ffi::OsString| {
+        ["serve", "dev", "demo"].iter().any(|host| argument == host)
+    };
+    if std::env::args_os()
+        .skip(1)
+        .any(|argument| is_host(&argument))
+    {
+        // SAFETY: no other thread runs yet, and ignoring a signal runs no code of ours.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    }
 }
 
 /// Help and version were requested; anything else is a mistake.
