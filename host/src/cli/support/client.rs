@@ -39,6 +39,9 @@ pub enum Error {
         url: String,
         /// The cause.
         message: String,
+        /// Whether the address is known to be free: the connection was refused. Otherwise something
+        /// may listen there that this client cannot talk to.
+        is_refused: bool,
     },
     /// The host did not answer in time.
     #[error("{url} did not answer within {seconds} s; try again, or check the host's log")]
@@ -298,6 +301,7 @@ impl Client {
             return Error::Unreachable {
                 url,
                 message: causes(error),
+                is_refused: is_refused(error),
             };
         }
         match timeout {
@@ -500,6 +504,20 @@ fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, Error> {
         return Err(unusable("contains no certificate".to_owned()));
     }
     Ok(found)
+}
+
+/// Whether nobody listens at the address.
+fn is_refused(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>()
+            && error.kind() == std::io::ErrorKind::ConnectionRefused
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The innermost cause, which is the most specific one.

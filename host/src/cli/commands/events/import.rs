@@ -556,6 +556,7 @@ mod tests {
         let away = client::Error::Unreachable {
             url,
             message: "connection refused".to_owned(),
+            is_refused: true,
         };
         let told = refused(&away, "a.ndjson", &[1, 2], &Imported::default()).to_string();
         assert!(told.ends_with("; nothing was imported"), "{told}");

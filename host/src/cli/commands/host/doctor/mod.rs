@@ -12,7 +12,7 @@ use crate::api::{Deployment, DeploymentList, DeploymentState, HostInfo, SourceIn
 use crate::cli::Context;
 use crate::cli::commands::deployments::outbox;
 use crate::cli::commands::project::build;
-use crate::cli::support::client::Client;
+use crate::cli::support::client::{self, Client};
 use crate::cli::support::config_args;
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{Format, Output, compact, counted, pretty, table};
@@ -114,7 +114,10 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             checks.extend(check_running(&client).await);
             checks.push(check_server_clock(&client).await);
         }
-        Err(error) if error.exit() == Exit::Unreachable => {
+        // A host that was named is expected to answer; that of the configuration may not run yet.
+        Err(client::Error::Unreachable {
+            is_refused: true, ..
+        }) if context.url.is_none() => {
             let finding = format!(
                 "no host answers at {}; checking sources directly",
                 client.url()
