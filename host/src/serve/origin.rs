@@ -6,20 +6,15 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::position::POSITION;
+use super::position::{GENERATION, PARKED, POSITION, SKIPPED};
 use super::problem::{Kind, Problem};
 use crate::config;
 
-/// Headers with which proxies mark a forwarded request.
-const PROXIED: [&str; 7] = [
-    "forwarded",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-server",
-    "x-real-ip",
-];
+/// Headers with which proxies mark a forwarded request, apart from those that begin with
+/// [`PROXIED_PREFIX`].
+const PROXIED: [&str; 3] = ["forwarded", "via", "x-real-ip"];
+/// The same, for `X-Forwarded-For` and its many relatives.
+const PROXIED_PREFIX: &str = "x-forwarded-";
 /// How long a browser may cache which pages are allowed.
 const PREFLIGHT_AGE: std::time::Duration = std::time::Duration::from_secs(600);
 
@@ -49,14 +44,15 @@ impl<'a> Rules<'a> {
     /// through a form, an image or a script (`Origin`, `Sec-Fetch-Site`). The same applies to a
     /// proxy that exposes the host by accident.
     pub(super) fn check(self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
-        let host = headers
-            .get(header::HOST)
-            .map(|value| value.to_str().unwrap_or_default());
-        // HTTP/2 has the name in the URI, and HTTP/1 in the header; both have to be right.
-        let named = host
+        let hosts = headers
+            .get_all(header::HOST)
             .into_iter()
-            .chain(uri.authority().map(Authority::as_str));
-        if let Some(foreign) = named.clone().find(|name| !self.answers_for(name)) {
+            .map(|value| value.to_str().unwrap_or_default());
+        // HTTP/2 has the name in the URI, and HTTP/1 in the header; all have to be right.
+        let named: Vec<&str> = hosts
+            .chain(uri.authority().map(Authority::as_str))
+            .collect();
+        if let Some(foreign) = named.iter().find(|name| !self.answers_for(name)) {
             let hint = if self.loopback {
                 "use 127.0.0.1 or localhost, add the name to serve.hosts, or configure a token"
             } else {
@@ -68,7 +64,11 @@ impl<'a> Rules<'a> {
             )));
         }
         // A proxy makes all its clients look like this machine.
-        if let Some(name) = PROXIED.into_iter().find(|name| headers.contains_key(*name)) {
+        let proxied = headers
+            .keys()
+            .map(HeaderName::as_str)
+            .find(|name| PROXIED.contains(name) || name.starts_with(PROXIED_PREFIX));
+        if let Some(name) = proxied {
             return Err(forbidden(format!(
                 "the header {name} says that a proxy forwarded the request, and without a token \
                  all its clients could do everything; configure serve.tokens_file, and let the \
@@ -97,7 +97,7 @@ impl<'a> Rules<'a> {
             .split_once("://")
             .map_or("", |(_, authority)| authority);
         let is_same = named
-            .into_iter()
+            .iter()
             .any(|name| name.eq_ignore_ascii_case(authority));
         if is_same || (self.loopback && names_loopback(authority)) {
             // A page of the host itself, or of another server on this machine.
@@ -181,7 +181,8 @@ pub(super) fn cors(config: &config::Serve) -> Option<CorsLayer> {
     ]
     .map(HeaderName::from_static);
     // The headers that a page may read of an answer.
-    let exposed = ["etag", "retry-after", POSITION].map(HeaderName::from_static);
+    let exposed =
+        ["etag", "retry-after", GENERATION, PARKED, POSITION, SKIPPED].map(HeaderName::from_static);
     let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
