@@ -277,14 +277,18 @@ impl Rollouts {
         up_to: Option<u64>,
     ) -> Option<Option<String>> {
         let source = self.inner.sources.get(&active.source)?;
-        let Some(checkpoint) = deployment
-            .active()
-            .store()
-            .and_then(|store| store.published())
-        else {
+        let store = deployment.active().store();
+        let Some((checkpoint, skipped)) = store.and_then(|store| {
+            let checkpoint = store.published()?;
+            Some((checkpoint, store.snapshot().exceptions()))
+        }) else {
             // Nothing was applied, so nothing applied can be lost.
             return Some(None);
         };
+        // A state does not have what it skipped: if that is gone, nothing is lost.
+        let mut without = checkpoint.passed_over.clone();
+        without.extend(skipped.into_keys().map(|sequence| (sequence, sequence)));
+        without.sort_unstable();
         let (after, through) = (
             began_after(active, &checkpoint),
             // Losses beyond what was applied are none: the active generation does not have those
@@ -294,7 +298,7 @@ impl Rollouts {
         let subjects: Vec<&str> = active.module.subjects.iter().map(String::as_str).collect();
         let subjects = SubjectSet::parse(&subjects).ok()?;
         let lost = source
-            .lost(after, through, &checkpoint.passed_over, &subjects)
+            .lost(after, through, &without, &subjects)
             .await
             .ok()?;
         let Some(Lost {

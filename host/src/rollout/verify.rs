@@ -242,8 +242,9 @@ impl Verifying {
                 sequence: None,
             }) => format!(
                 "the active state differs from a new fold, first in `{key}`, but new folds agree \
-                 with each other: other code built a part of it (inherited or migrated), or it was \
-                 damaged; rebuild it"
+                 with each other: other code built a part of it (inherited or migrated), the stream \
+                 has lost events without a trace (a mirror with a filter), or the state was \
+                 damaged; if the stream still has all its events, rebuild it"
             ),
         };
         message.push_str(&skips::remark(&skipped));

@@ -365,6 +365,14 @@ fn removal(config: &StreamConfig, warnings: &mut Vec<String>) {
             humantime::format_duration(Duration::from_nanos(config.max_age))
         ));
     }
+    if has_gaps_by_design(config) {
+        warnings.push(
+            "the stream is a mirror with a filter, so it has gaps by design: events that it loses \
+             are not noticed, and a rebuild lacks them; read its origin, or a mirror without a \
+             filter"
+                .to_owned(),
+        );
+    }
     if config.max_msgs > 0 && removes_oldest {
         limits.push(format!("max_msgs {}", config.max_msgs));
     }
