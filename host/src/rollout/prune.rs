@@ -30,7 +30,7 @@ impl Rollouts {
             let generation = record.generation_mut(*number).expect("it was just found");
             generation.enter(
                 GenerationStatus::Retired,
-                format!("{keep} generations are kept for a rollback"),
+                format!("of the previous generations, {keep} may stay for a rollback"),
             );
         }
         surplus > 0

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 use bytes::Bytes;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::batch::{Batch, Limits};
 use crate::event::Event;
@@ -278,6 +278,8 @@ impl Cursor {
                 "a message is not valid: {fault}; it was delivered without the unusable parts; \
                  correct its publisher"
             );
+        } else {
+            debug!(stream, sequence, count, "a message is not valid: {fault}");
         }
     }
 

@@ -90,11 +90,8 @@ fn position_rows(deployment: &Deployment) -> Rows {
         ("lag", lag_line(deployment)),
     ];
     if deployment.missing_events > 0 {
-        let missing = grouped(deployment.missing_events);
-        rows.push((
-            "missing",
-            format!("{missing} events were already gone from the stream"),
-        ));
+        let missing = counted(deployment.missing_events, "event");
+        rows.push(("missing", format!("{missing} already gone from the stream")));
     }
     let applied = counted(deployment.events_applied, "event");
     let rate = grouped(deployment.rate as u64);

@@ -182,7 +182,9 @@ async fn showing<T>(
         tokio::select! {
             biased;
             done = &mut work => return done,
-            () = tokio::time::sleep(SHOW_INTERVAL) => shown.wait(&describe(*reported.borrow_and_update())),
+            () = tokio::time::sleep(SHOW_INTERVAL) => {
+                shown.wait(&describe(*reported.borrow_and_update()));
+            }
         }
     }
 }
