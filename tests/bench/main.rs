@@ -10,6 +10,7 @@ mod deploy;
 mod disk;
 mod latency;
 mod native;
+mod path;
 mod reads;
 mod replay;
 mod report;
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
     let mut report = Report::new(&arguments);
     if arguments.runs("replay") {
         replay::measure(&runtime, &arguments, &mut report);
+    }
+    if arguments.runs("path") {
+        path::measure(&runtime, &arguments, &mut report);
     }
     if arguments.runs("latency") {
         runtime.block_on(latency::measure(&arguments, &mut report));

@@ -15,12 +15,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata as _,
+    TableDefinition,
+};
 
 use super::exceptions::Exception;
 use super::inbox;
@@ -433,7 +437,7 @@ impl File {
         let transaction = self.begin_write()?;
         // Entries, checkpoint, exceptions, timers, effects and parked events: one transaction.
         let mut writer = EntryWriter::new(&transaction, bytes_before)?;
-        table.for_each(|key, value| writer.write(key, value.as_ref()))?;
+        writer.write_all(table)?;
         let bytes = writer.finish(&transaction, checkpoint)?;
         write_exceptions(&transaction, &table.exceptions())?;
         table.with_ids(|ids| ids.write(&transaction))?;
@@ -533,6 +537,31 @@ impl<'t> EntryWriter<'t> {
         Ok(())
     }
 
+    /// Writes what a memtable has.
+    fn write_all(&mut self, table: &Memtable) -> Result<(), Error> {
+        if self.entries.is_empty().map_err(storage)? {
+            self.fill(table)
+        } else {
+            table.for_each(|key, value| self.write(key, value.as_ref()))
+        }
+    }
+
+    /// Writes the entries of a memtable into an empty file: in order, page by page.
+    fn fill(&mut self, table: &Memtable) -> Result<(), Error> {
+        let end = self.entries.upper_bound_mut(Bound::<&str>::Unbounded);
+        let mut end = end.map_err(storage)?;
+        table.for_each(|key, value| {
+            // There is nothing to delete.
+            let Some(value) = value else { return Ok(()) };
+            self.bytes += (key.len() + value.len()) as u64;
+            wrap(value, &mut self.envelope);
+            end.insert_before(&**key, self.envelope.as_slice())
+                .map_err(storage)
+        })?;
+        // Not by a drop, which would hide an error.
+        end.close().map_err(storage)
+    }
+
     /// Sets the checkpoint; returns the sum of keys and values.
     fn finish(
         self,
@@ -609,7 +638,6 @@ pub(super) fn size_of(base: &Base, key: &str) -> Result<u64, Error> {
 
 /// The number of entries in the file, which it keeps.
 pub(super) fn entries(base: &Base) -> Result<u64, Error> {
-    use redb::ReadableTableMetadata;
     base.len().map_err(storage)
 }
 

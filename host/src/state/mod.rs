@@ -13,8 +13,10 @@ mod file;
 mod hand_over;
 pub mod inbox;
 mod memtable;
+mod order;
 pub mod outbox;
 mod parked;
+mod places;
 mod reads;
 mod releases;
 mod scan;
@@ -25,6 +27,7 @@ mod timers;
 mod trace;
 mod waiting;
 mod writer;
+mod writes;
 
 #[cfg(test)]
 mod tests;
