@@ -7,6 +7,7 @@
 
 mod arguments;
 mod deploy;
+mod diff;
 mod disk;
 mod latency;
 mod native;
@@ -30,6 +31,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(folder) = &arguments.diff {
+        if let Err(message) = diff::print(folder) {
+            eprintln!("{message}");
+            return ExitCode::FAILURE;
+        }
+        return ExitCode::SUCCESS;
+    }
     // A runtime of two threads, as the machine for which targets are stated has two cores.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -22,7 +22,7 @@ use super::inbox::{Keep, Recent, Seen};
 use super::order;
 use super::outbox::{self, Rows};
 use super::parked;
-use super::places::{Places, Sought};
+use super::places::{Places, Sought, hash};
 use super::writes::Write;
 use super::{Direction, Key};
 use crate::effects::RowKey;
@@ -384,6 +384,15 @@ impl Memtable {
         // A full page may have a successor; the caller asks again.
         let more = entries.len() == limit;
         (entries, more)
+    }
+
+    /// Calls `visit` with the hashes of the keys, some at a time.
+    pub(super) fn each_hash(&self, mut visit: impl FnMut(&[u32])) {
+        let slots = self.slots.read();
+        for segment in &slots.segments {
+            let hashes: Vec<u32> = segment.iter().map(|slot| hash(&slot.key)).collect();
+            visit(&hashes);
+        }
     }
 
     /// Calls `visit` with the newest version of each key, in key order.

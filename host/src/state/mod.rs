@@ -12,6 +12,7 @@ pub mod exceptions;
 mod file;
 mod hand_over;
 pub mod inbox;
+mod known;
 mod memtable;
 mod order;
 pub mod outbox;

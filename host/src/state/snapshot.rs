@@ -151,7 +151,7 @@ impl Snapshot {
 pub(super) fn get(view: &View, sought: Sought<'_>) -> Result<Option<Payload>, Error> {
     match recent(view, sought) {
         Some(value) => Ok(value),
-        None => file::get(&view.base, sought.key),
+        None => file::get(&view.base, sought),
     }
 }
 

@@ -279,7 +279,8 @@ impl Store {
         options: Options,
         progress: impl Fn(f64) + Send + 'static,
     ) -> Result<(Self, Writer), Error> {
-        let opened = File::open(path, options.cache_bytes, progress)?;
+        let memory = options.memory.reservation(Purpose::Fold);
+        let opened = File::open(path, options.cache_bytes, memory, progress)?;
         let position = opened
             .checkpoint
             .as_ref()

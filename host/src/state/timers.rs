@@ -272,7 +272,7 @@ fn get(view: &View, name: &str) -> Result<Option<Payload>, Error> {
         }
     }
     match &view.timers {
-        Some(base) => file::get(base, name),
+        Some(base) => file::get(base, sought),
         None => Ok(None),
     }
 }
