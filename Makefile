@@ -27,8 +27,11 @@ FUZZ_MINUTES ?= 60
 FUZZ_SEED ?= 1
 # Options of the bench: make bench BENCH="--events 100000"
 BENCH ?=
+# Options of a comparison: make bench-diff BASE=v0.1.0 PAIRS=6 BENCH="--only replay --rounds 1"
+BASE ?= HEAD^
+PAIRS ?= 6
 
-.PHONY: help demo test chaos fuzz bench build release fmt lint doc deny msrv clean
+.PHONY: help demo test chaos fuzz bench bench-diff build release fmt lint doc deny msrv clean
 .PHONY: demo-totals demo-saga setup-demo setup-test fmt-check units doctests guests suite
 
 ## help: this list
@@ -68,6 +71,11 @@ bench: setup-demo
 	@sh $(setup)/nats-server.sh
 	cargo build --locked --workspace --release --bin foldstream --bench foldstream
 	cargo bench --locked --workspace --bench foldstream -- $(BENCH)
+
+## bench-diff: bench this tree and another commit in turns; a table with ratios and confidence (BASE=HEAD^, PAIRS=6, BENCH=)
+bench-diff: setup-demo
+	@sh $(setup)/nats-server.sh
+	sh $(setup)/bench-diff.sh '$(target)/bench-diff' '$(BASE)' '$(PAIRS)' $(BENCH)
 
 # --locked uses exactly the versions and hashes of Cargo.lock. Every command names the whole workspace, and a target if it
 # needs only one: cargo chooses the features of dependencies by the packages that are named, and another choice would

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 /// The parts, in the order in which they run.
-const PARTS: [&str; 6] = ["replay", "latency", "deploy", "reads", "swap", "disk"];
+const PARTS: [&str; 7] = [
+    "replay", "path", "latency", "deploy", "reads", "swap", "disk",
+];
 
 /// What the command line says.
 pub struct Arguments {
@@ -23,6 +25,8 @@ pub struct Arguments {
     pub only: Vec<String>,
     /// Where the JSON goes.
     pub json: PathBuf,
+    /// Measure nothing, and compare the runs in this folder.
+    pub diff: Option<PathBuf>,
 }
 
 const USAGE: &str = "usage: make bench BENCH=\"[options]\"
@@ -32,8 +36,9 @@ const USAGE: &str = "usage: make bench BENCH=\"[options]\"
   --rates N,N       live events per second (1000,10000)
   --seconds N       length of each live measurement (10)
   --deployments N   idle deployments whose memory is measured (200)
-  --only PART,PART  replay, latency, deploy, reads, swap, disk
-  --json FILE       where the figures go (bench.json in the target folder)";
+  --only PART,PART  replay, path, latency, deploy, reads, swap, disk
+  --json FILE       where the figures go (bench.json in the target folder)
+  --diff FOLDER     measure nothing; compare before-1.json, after-1.json, … of a folder";
 
 impl Arguments {
     /// Reads the command line.
@@ -51,6 +56,7 @@ impl Arguments {
             deployments: 200,
             only: Vec::new(),
             json,
+            diff: None,
         };
         while let Some(word) = words.next() {
             // Cargo adds this one to every bench.
@@ -68,6 +74,7 @@ impl Arguments {
                 "--seconds" => parsed.seconds = number(&value)?,
                 "--deployments" => parsed.deployments = number(&value)?,
                 "--only" => parsed.only = parts(&value)?,
+                "--diff" => parsed.diff = Some(PathBuf::from(value)),
                 "--json" => parsed.json = PathBuf::from(value),
                 _ => return Err(format!("unknown option {word}\n{USAGE}")),
             }

@@ -7,9 +7,11 @@
 
 mod arguments;
 mod deploy;
+mod diff;
 mod disk;
 mod latency;
 mod native;
+mod path;
 mod reads;
 mod replay;
 mod report;
@@ -29,6 +31,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(folder) = &arguments.diff {
+        if let Err(message) = diff::print(folder) {
+            eprintln!("{message}");
+            return ExitCode::FAILURE;
+        }
+        return ExitCode::SUCCESS;
+    }
     // A runtime of two threads, as the machine for which targets are stated has two cores.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -38,6 +47,9 @@ fn main() -> ExitCode {
     let mut report = Report::new(&arguments);
     if arguments.runs("replay") {
         replay::measure(&runtime, &arguments, &mut report);
+    }
+    if arguments.runs("path") {
+        path::measure(&runtime, &arguments, &mut report);
     }
     if arguments.runs("latency") {
         runtime.block_on(latency::measure(&arguments, &mut report));

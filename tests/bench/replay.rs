@@ -18,7 +18,6 @@ use foldstream::progress::Progress;
 use foldstream::source::{Request, Source, initial_status};
 use foldstream::state::{self, Store};
 use foldstream::subject::SubjectSet;
-use foldstream_tests::nats::NatsServer;
 use foldstream_tests::{guests, host};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -30,10 +29,10 @@ use crate::workload;
 
 /// One measurement.
 #[derive(Clone, Copy)]
-struct Replay {
+pub struct Replay {
     events_per_second: f64,
     /// Processor seconds of this process for a million events.
-    cpu_per_million: f64,
+    pub cpu_per_million: f64,
 }
 
 /// Measures all numbers of customers.
@@ -44,14 +43,15 @@ pub fn measure(runtime: &Runtime, arguments: &Arguments, report: &mut Report) {
         let server = runtime.block_on(workload::publish(arguments.events, customers));
         let (mut counting, mut native, mut wasm) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..arguments.rounds {
-            counting.push(count(runtime, &server, arguments.events));
-            native.push(fold(
+            let source = || Source::JetStream(workload::source(&server));
+            counting.push(count(runtime, &source(), arguments.events));
+            native.push(fold(runtime, source(), arguments.events, native_folds()));
+            wasm.push(fold(
                 runtime,
-                &server,
+                source(),
                 arguments.events,
-                Box::new(|| Ok(Box::<CustomerTotals>::default())),
+                instances(&module),
             ));
-            wasm.push(fold(runtime, &server, arguments.events, instances(&module)));
         }
         add(report, customers, &counting, &native, &wasm);
     }
@@ -96,7 +96,8 @@ fn add(
     }
 }
 
-fn load_module(cache: &std::path::Path) -> Arc<Module> {
+/// The module of the workload.
+pub fn load_module(cache: &std::path::Path) -> Arc<Module> {
     let mut options = module::Options::new(cache.to_path_buf(), foldstream_tests::foldstream());
     options.deadline = Duration::from_secs(60);
     let engine = Engine::new(options).expect("this machine runs the engine");
@@ -106,7 +107,13 @@ fn load_module(cache: &std::path::Path) -> Arc<Module> {
     engine.load(&accepted).expect("the example compiles").module
 }
 
-fn instances(module: &Arc<Module>) -> MakeFold {
+/// Makes native folds.
+pub fn native_folds() -> MakeFold {
+    Box::new(|| Ok(Box::<CustomerTotals>::default()))
+}
+
+/// Makes instances of a module.
+pub fn instances(module: &Arc<Module>) -> MakeFold {
     let module = Arc::clone(module);
     let identity = Identity {
         deployment: "bench".to_owned(),
@@ -139,8 +146,7 @@ fn timed(events: usize, work: impl FnOnce()) -> Replay {
 }
 
 /// The ceiling: the same reader, and nothing done with what it reads.
-fn count(runtime: &Runtime, server: &NatsServer, events: usize) -> Replay {
-    let source = Source::JetStream(workload::source(server));
+pub fn count(runtime: &Runtime, source: &Source, events: usize) -> Replay {
     timed(events, || {
         let read = runtime.block_on(async {
             let (status, _) = watch::channel(initial_status());
@@ -161,7 +167,7 @@ fn count(runtime: &Runtime, server: &NatsServer, events: usize) -> Replay {
 }
 
 /// The host's pipeline around a fold, from an empty state to everything durable.
-fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFold) -> Replay {
+pub fn fold(runtime: &Runtime, source: Source, events: usize, make_fold: MakeFold) -> Replay {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let defaults = foldstream::config::Config::default();
     let options = state::Options {
@@ -174,7 +180,7 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
     let (_pace, pace) = watch::channel(Pace::default());
     let (source_status, _status) = watch::channel(initial_status());
     let pipeline = Pipeline {
-        source: Source::JetStream(workload::source(server)),
+        source,
         request: request(),
         skips: foldstream::state::exceptions::Skips::default(),
         source_status,
@@ -217,7 +223,11 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
         runtime: runtime.handle().clone(),
     };
     timed(events, || {
-        let running = std::thread::spawn(move || pipeline.run());
+        // Named as in a host, so that a profile tells it from the reader and from commits.
+        let thread = std::thread::Builder::new().name("fold".to_owned());
+        let running = thread
+            .spawn(move || pipeline.run())
+            .expect("a thread can be started");
         while store.position() < events as u64 && !running.is_finished() {
             std::thread::sleep(Duration::from_millis(1));
         }

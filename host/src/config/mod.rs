@@ -229,7 +229,8 @@ key::settings! {
     #[derive(Clone, Debug, Serialize, Deserialize)]
     #[serde(default)]
     pub struct State {
-        /// Age at which a memtable is committed.
+        /// Age at which a memtable is committed; ten times that if its state is far behind its stream,
+        /// or answers no reads.
         #[serde(with = "humantime_serde")]
         pub flush_interval: Duration,
         /// Size at which a memtable is committed, in bytes.

@@ -67,8 +67,8 @@ use shuffle::Shuffle;
 /// How often a pipeline checks for room on a full disk.
 const ROOM_LOOK: Duration = Duration::from_secs(1);
 
-/// How many times less often a state that answers no reads is committed: a commit writes every page
-/// it touches once, and a crash costs only a little more folding.
+/// How many times less often a state is committed that answers no reads, or is far behind its stream:
+/// a commit writes every page it touches once, and a crash costs only a little more folding.
 const UNREAD_FLUSH_FACTOR: u32 = 10;
 
 /// How many times less often a checkpoint is committed that only moved over events of others.
@@ -542,7 +542,7 @@ impl Run {
         // A checkpoint without events costs a little reading after a crash, and nothing else.
         match events {
             0 => IDLE_FLUSH_FACTOR,
-            _ if self.applier.progress.serves() => 1,
+            _ if self.applier.progress.serves() && !self.applier.progress.is_far_behind() => 1,
             _ => UNREAD_FLUSH_FACTOR,
         }
     }

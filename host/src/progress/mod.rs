@@ -209,6 +209,11 @@ impl Progress {
         self.serves.load(Ordering::Relaxed)
     }
 
+    /// Whether many events are known to wait to be applied.
+    pub fn is_far_behind(&self) -> bool {
+        self.inner.lock().now.pending > LIVE_LAG_MAX
+    }
+
     /// Sets whether this state answers reads.
     pub fn set_serves(&self, serves: bool) {
         self.serves.store(serves, Ordering::Relaxed);

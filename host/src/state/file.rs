@@ -15,21 +15,28 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata as _,
+    TableDefinition,
+};
 
 use super::exceptions::Exception;
 use super::inbox;
+use super::known::Known;
 use super::memtable::Memtable;
 use super::outbox::{self, Found, Pending, Waiting};
 use super::parked;
+use super::places::Sought;
 use super::tables::Frozen;
 use super::{Error, Key, timers};
 use crate::event::Payload;
+use crate::memory::Reservation;
 use crate::position::Checkpoint;
 use crate::{advice, atomic_file, damage, descriptors};
 
@@ -60,6 +67,8 @@ pub(super) type Base = Arc<Committed>;
 #[derive(Debug)]
 pub(super) struct Committed {
     entries: ReadOnlyTable<&'static str, &'static [u8]>,
+    /// The keys that it may have; none if nothing is known of them.
+    known: Option<Arc<Known>>,
     inbox: Option<inbox::Tables>,
 }
 
@@ -76,6 +85,7 @@ impl Committed {
     pub(super) fn of(entries: ReadOnlyTable<&'static str, &'static [u8]>) -> Self {
         Self {
             entries,
+            known: None,
             inbox: None,
         }
     }
@@ -91,6 +101,8 @@ impl Committed {
 pub(super) struct File {
     database: damage::Open<Database>,
     path: Box<Path>,
+    /// The keys that it may have.
+    known: Arc<Known>,
 }
 
 /// The metadata read when a file was opened.
@@ -119,6 +131,8 @@ struct Noted {
     bytes: u64,
     settled: Option<u64>,
     is_of_format_1: bool,
+    /// It was created by this call, and has no entries.
+    is_new: bool,
 }
 
 /// The name of the file of the catalogue, and of the folder of embedded logs.
@@ -247,23 +261,30 @@ pub(super) fn check_format(path: &Path, found: Option<&[u8]>) -> Result<(), Erro
 }
 
 impl File {
-    /// Opens or creates the file.
+    /// Opens or creates the file; `memory` is for what is known of its keys.
     pub(super) fn open(
         path: &Path,
         cache_bytes: usize,
+        memory: Reservation,
         progress: impl Fn(f64) + 'static,
     ) -> Result<Opened, Error> {
         let database = open_database(path, cache_bytes, progress)?;
-        let file = Self {
+        let mut file = Self {
             database,
             path: path.into(),
+            known: Arc::new(Known::unknown()),
         };
+        let noted = guarded(|| file.prepare())?;
+        if noted.is_new {
+            file.known = Arc::new(Known::nothing(memory));
+        }
         let Noted {
             checkpoint,
             bytes,
             settled,
             is_of_format_1,
-        } = guarded(|| file.prepare())?;
+            ..
+        } = noted;
         let (base, exceptions) = (file.base()?, guarded(|| file.exceptions())?);
         let outbox = guarded(|| outbox::found(&file.database))?;
         let parked = guarded(|| parked::found(&file.database))?;
@@ -289,7 +310,10 @@ impl File {
         // No table at all: the file was created a moment ago, or a crash came right after that.
         if transaction.list_tables().map_err(storage)?.next().is_none() {
             self.begin()?;
-            return Ok(Noted::default());
+            return Ok(Noted {
+                is_new: true,
+                ..Noted::default()
+            });
         }
         let meta = transaction.open_table(META).map_err(storage)?;
         let read = |name: &str| {
@@ -320,6 +344,7 @@ impl File {
             bytes,
             settled,
             is_of_format_1,
+            is_new: false,
         })
     }
 
@@ -362,6 +387,7 @@ impl File {
             let transaction = self.database.begin_read().map_err(storage)?;
             Ok(Arc::new(Committed {
                 entries: transaction.open_table(ENTRIES).map_err(storage)?,
+                known: Some(Arc::clone(&self.known)),
                 inbox: inbox::Tables::of(&transaction)?,
             }))
         })
@@ -432,7 +458,8 @@ impl File {
         let transaction = self.begin_write()?;
         // Entries, checkpoint, exceptions, timers, effects and parked events: one transaction.
         let mut writer = EntryWriter::new(&transaction, bytes_before)?;
-        table.for_each(|key, value| writer.write(key, value.as_ref()))?;
+        self.note_keys(table);
+        writer.write_all(table)?;
         let bytes = writer.finish(&transaction, checkpoint)?;
         write_exceptions(&transaction, &table.exceptions())?;
         table.with_ids(|ids| ids.write(&transaction))?;
@@ -441,6 +468,11 @@ impl File {
         parked::write(&transaction, &table.parked_rows())?;
         transaction.commit().map_err(storage)?;
         Ok((bytes, removed))
+    }
+
+    /// Notes the keys of a memtable, so that they are not taken for absent once it is committed.
+    fn note_keys(&self, table: &Memtable) {
+        table.each_hash(|hashes| self.known.add(hashes));
     }
 
     /// Its allocated disk space, in bytes.
@@ -532,6 +564,31 @@ impl<'t> EntryWriter<'t> {
         Ok(())
     }
 
+    /// Writes what a memtable has.
+    fn write_all(&mut self, table: &Memtable) -> Result<(), Error> {
+        if self.entries.is_empty().map_err(storage)? {
+            self.fill(table)
+        } else {
+            table.for_each(|key, value| self.write(key, value.as_ref()))
+        }
+    }
+
+    /// Writes the entries of a memtable into an empty file: in order, page by page.
+    fn fill(&mut self, table: &Memtable) -> Result<(), Error> {
+        let end = self.entries.upper_bound_mut(Bound::<&str>::Unbounded);
+        let mut end = end.map_err(storage)?;
+        table.for_each(|key, value| {
+            // There is nothing to delete.
+            let Some(value) = value else { return Ok(()) };
+            self.bytes += (key.len() + value.len()) as u64;
+            wrap(value, &mut self.envelope);
+            end.insert_before(&**key, self.envelope.as_slice())
+                .map_err(storage)
+        })?;
+        // Not by a drop, which would hide an error.
+        end.close().map_err(storage)
+    }
+
     /// Sets the checkpoint; returns the sum of keys and values.
     fn finish(
         self,
@@ -589,9 +646,13 @@ pub(super) fn unwrap(envelope: &[u8]) -> Result<Payload, Error> {
 }
 
 /// The value of a key in the file.
-pub(super) fn get(base: &Base, key: &str) -> Result<Option<Payload>, Error> {
+pub(super) fn get(base: &Base, sought: Sought<'_>) -> Result<Option<Payload>, Error> {
+    let may_have = |known: &Arc<Known>| known.may_have(sought.hash);
+    if !base.known.as_ref().is_none_or(may_have) {
+        return Ok(None);
+    }
     guarded(|| {
-        base.get(key)
+        base.get(sought.key)
             .map_err(storage)?
             .map(|value| unwrap(value.value()))
             .transpose()
@@ -608,7 +669,6 @@ pub(super) fn size_of(base: &Base, key: &str) -> Result<u64, Error> {
 
 /// The number of entries in the file, which it keeps.
 pub(super) fn entries(base: &Base) -> Result<u64, Error> {
-    use redb::ReadableTableMetadata;
     base.len().map_err(storage)
 }
 

@@ -12,9 +12,12 @@ pub mod exceptions;
 mod file;
 mod hand_over;
 pub mod inbox;
+mod known;
 mod memtable;
+mod order;
 pub mod outbox;
 mod parked;
+mod places;
 mod reads;
 mod releases;
 mod scan;
@@ -25,6 +28,7 @@ mod timers;
 mod trace;
 mod waiting;
 mod writer;
+mod writes;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use super::file::{self, Base};
 use super::memtable::Memtable;
-use super::writer::Writes;
+use super::places::Sought;
+use super::writes::Writes;
 use super::{Direction, Error, Key, Page, SCAN_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Selection};
 use crate::event::Payload;
 
@@ -178,7 +179,10 @@ impl<'a> Layer<'a> {
                         Direction::Backwards => keys.next_back(),
                     };
                     // A deleted key comes with no value, and hides the layers below.
-                    *next = key.map(|key| (Key::clone(key), writes.get(key).cloned().flatten()));
+                    *next = key.map(|key| {
+                        let value = writes.get(Sought::new(key)).cloned().flatten();
+                        (Key::clone(key), value)
+                    });
                 }
             }
             Self::Memtable {

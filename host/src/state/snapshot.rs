@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::exceptions::Exception;
 use super::memtable::Found;
+use super::places::Sought;
 use super::scan::{self, Layer};
 use super::store::{Inner, View};
 use super::{Direction, Error, Key, Page, Scan, Selection, file};
@@ -102,13 +103,13 @@ impl Snapshot {
 
     /// The value of a key.
     pub fn get(&self, key: &str) -> Result<Option<Payload>, Error> {
-        get(&self.held.view, key)
+        get(&self.held.view, Sought::new(key))
     }
 
     /// The value of a key if it was written recently and is in memory; the inner value is none if
     /// it was deleted. Never waits for the disk.
     pub fn get_recent(&self, key: &str) -> Option<Option<Payload>> {
-        recent(&self.held.view, key)
+        recent(&self.held.view, Sought::new(key))
     }
 
     /// Visits all entries in the order of their keys, in pages of at most `page_entries`.
@@ -170,20 +171,20 @@ impl Snapshot {
 }
 
 /// The value of a key in a view.
-pub(super) fn get(view: &View, key: &str) -> Result<Option<Payload>, Error> {
-    match recent(view, key) {
+pub(super) fn get(view: &View, sought: Sought<'_>) -> Result<Option<Payload>, Error> {
+    match recent(view, sought) {
         Some(value) => Ok(value),
-        None => file::get(&view.base, key),
+        None => file::get(&view.base, sought),
     }
 }
 
 /// The value of a key in the memtables; none if only the file knows.
-fn recent(view: &View, key: &str) -> Option<Option<Payload>> {
+fn recent(view: &View, sought: Sought<'_>) -> Option<Option<Payload>> {
     // Newest first, and the first layer that knows the key decides.
-    if let Found::Here(value) = view.active.get(key, view.version) {
+    if let Found::Here(value) = view.active.get(sought, view.version) {
         return Some(value);
     }
-    match view.frozen.as_ref()?.0.get(key, view.version) {
+    match view.frozen.as_ref()?.0.get(sought, view.version) {
         Found::Here(value) => Some(value),
         Found::Below => None,
     }

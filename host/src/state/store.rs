@@ -23,6 +23,7 @@ use super::memtable::Memtable;
 use super::outbox::Outbox;
 use super::parked;
 use super::tables::Frozen;
+use super::writes::Write;
 use super::{Error, Key, Options, Sizes, Snapshot, Writer, timers};
 use crate::effects::RowKey;
 use crate::memory::Purpose;
@@ -182,7 +183,7 @@ impl Inner {
         if !writes.is_empty() {
             // Watchers ask for changes up to a position that they saw, so they don't take these for
             // visible.
-            let keys: Box<[Key]> = writes.iter().map(|(key, _)| Key::clone(key)).collect();
+            let keys: Box<[Key]> = writes.iter().map(|write| Key::clone(&write.key)).collect();
             active.write(
                 writes.into_iter(),
                 version + 1,
@@ -193,7 +194,10 @@ impl Inner {
         if !timers.writes.is_empty() {
             let writes = std::mem::take(&mut timers.writes);
             let live = self.live_versions(version);
-            active.write_timers(writes.into_iter(), version + 1, &live);
+            let writes = writes
+                .into_iter()
+                .map(|(name, value)| Write::new(name, value));
+            active.write_timers(writes, version + 1, &live);
             self.timers.published(&timers);
         }
         if !effects.is_empty() {
@@ -251,7 +255,7 @@ impl Inner {
 
 /// What one step makes visible at once.
 pub(super) struct Step {
-    pub(super) writes: Vec<super::writer::Write>,
+    pub(super) writes: Vec<Write>,
     pub(super) checkpoint: Checkpoint,
     pub(super) exceptions: BTreeMap<u64, Exception>,
     pub(super) effects: Vec<(RowKey, Bytes)>,
@@ -275,7 +279,8 @@ impl Store {
         options: Options,
         progress: impl Fn(f64) + Send + 'static,
     ) -> Result<(Self, Writer), Error> {
-        let opened = File::open(path, options.cache_bytes, progress)?;
+        let memory = options.memory.reservation(Purpose::Fold);
+        let opened = File::open(path, options.cache_bytes, memory, progress)?;
         let position = opened
             .checkpoint
             .as_ref()

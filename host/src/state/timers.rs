@@ -17,6 +17,7 @@ use redb::{ReadableTableMetadata, TableDefinition, WriteTransaction};
 
 use super::file::{self, Base, Committed, File, META, guarded, storage};
 use super::memtable::{Found, Memtable};
+use super::places::Sought;
 use super::scan::{self, Layer};
 use super::store::View;
 use super::{Error, Key, Page, Scan, Snapshot, Store, Writer};
@@ -261,16 +262,17 @@ fn get(view: &View, name: &str) -> Result<Option<Payload>, Error> {
         Some(&view.active),
         view.frozen.as_ref().map(|(table, _)| table),
     ];
+    let sought = Sought::new(name);
     for table in layers.into_iter().flatten() {
         // The active one is newer than the frozen one, and the file is the oldest.
         if let Some(timers) = table.timers()
-            && let Found::Here(value) = timers.get(name, view.version)
+            && let Found::Here(value) = timers.get(sought, view.version)
         {
             return Ok(value);
         }
     }
     match &view.timers {
-        Some(base) => file::get(base, name),
+        Some(base) => file::get(base, sought),
         None => Ok(None),
     }
 }

@@ -1,6 +1,6 @@
 //! The writer: the writes of a batch on top of everything published.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -9,8 +9,10 @@ use bytes::Bytes;
 use super::exceptions::Exception;
 use super::inbox::{Keep, Seen};
 use super::parked::{self, Parked};
+use super::places::Sought;
 use super::scan::{self, Layer};
 use super::store::{self, Inner, Step, View};
+use super::writes::Writes;
 use super::{Error, KEY_BYTES_MAX, Key, Page, Reads, Release, Scan, Trace, snapshot, timers};
 use crate::effects::{Place, Role, Row, RowKey};
 use crate::event::Payload;
@@ -26,14 +28,6 @@ const BATCH_ENTRIES_MAX: usize = 500_000;
 const ENTRY_OVERHEAD: u64 = 160;
 /// Memory of the host is reserved in pieces of this size, in bytes.
 const PIECE: u64 = 1 << 20;
-/// Entries for which the map of a batch keeps its capacity; a larger map is released.
-const ENTRIES_KEPT: usize = 65_536;
-
-/// A key with its new value, or none if it is deleted.
-pub(super) type Write = (Key, Option<Payload>);
-
-/// The writes of a batch.
-pub(super) type Writes = HashMap<Key, Option<Payload>, foldhash::fast::RandomState>;
 
 /// Entries to replace; none removes an entry.
 pub type Patch = std::collections::BTreeMap<Key, Option<Payload>>;
@@ -116,8 +110,9 @@ impl Writer {
 
     /// The value of a key, including the batch so far.
     pub fn get(&self, key: &str) -> Result<Option<Payload>, Error> {
+        let sought = Sought::new(key);
         // The batch sees its own writes.
-        if let Some(value) = self.batch.get(key) {
+        if let Some(value) = self.batch.get(sought) {
             if let Some(trace) = &self.trace {
                 trace.get(key, value.as_ref(), true);
             }
@@ -128,8 +123,8 @@ impl Writer {
         }
         let found = match &self.view {
             // Outside a batch, what is published now.
-            Some(view) => snapshot::get(view, key),
-            None => snapshot::get(&self.view(), key),
+            Some(view) => snapshot::get(view, sought),
+            None => snapshot::get(&self.view(), sought),
         }?;
         if let Some(trace) = &self.trace {
             trace.get(key, found.as_ref(), false);
@@ -155,16 +150,17 @@ impl Writer {
             trace.put(key, value.as_ref());
         }
         self.batch_bytes += (key.len() + length) as u64;
-        if let Some(slot) = self.batch.get_mut(key) {
-            self.batch_bytes -= (key.len() + slot.as_ref().map_or(0, Payload::len)) as u64;
+        match self.batch.put(Sought::new(key), value) {
             // A key that is written twice counts once.
-            *slot = value;
-        } else {
-            let key = Key::from(key);
-            if let Some(order) = self.order.get_mut() {
-                order.insert(Key::clone(&key));
+            Some(replaced) => {
+                let length = replaced.as_ref().map_or(0, Payload::len);
+                self.batch_bytes -= (key.len() + length) as u64;
             }
-            self.batch.insert(key, value);
+            None => {
+                if let (Some(order), Some(key)) = (self.order.get_mut(), self.batch.last_key()) {
+                    order.insert(Key::clone(key));
+                }
+            }
         }
         self.check_memory()
     }
@@ -224,7 +220,7 @@ impl Writer {
         let stored = self
             .batch
             .iter()
-            .filter_map(|(key, value)| Some((key.len() + value.as_ref()?.len()) as u64));
+            .filter_map(|write| Some((write.key.len() + write.value.as_ref()?.len()) as u64));
         let exact = (published + stored.sum::<u64>()).saturating_sub(replaced);
         // Far below the limit the running sum is good enough again.
         self.size = Size {
@@ -237,9 +233,9 @@ impl Writer {
     /// Published keys and values that the batch replaces, in bytes.
     fn batch_replaces(&self) -> Result<u64, Error> {
         let view = self.view();
-        self.batch.keys().try_fold(0, |sum, key| {
-            let replaced =
-                snapshot::get(&view, key)?.map_or(0, |value| (key.len() + value.len()) as u64);
+        self.batch.iter().try_fold(0, |sum, write| {
+            let replaced = snapshot::get(&view, write.sought())?
+                .map_or(0, |value| (write.key.len() + value.len()) as u64);
             Ok(sum + replaced)
         })
     }
@@ -259,14 +255,19 @@ impl Writer {
             reads.scan(&scan.selection);
         }
         let view = self.view();
-        let order = self
-            .order
-            .get_or_init(|| self.batch.keys().cloned().collect());
+        let order = self.order.get_or_init(|| {
+            self.batch
+                .iter()
+                .map(|write| Key::clone(&write.key))
+                .collect()
+        });
         let mut layers = Vec::from_iter(Layer::batch(order, &self.batch, scan));
         layers.extend(snapshot::layers(&view, scan)?);
         let page = scan::page(layers, scan, until)?;
         if let Some(trace) = &self.trace {
-            trace.scan(scan, &page, |key| self.batch.contains_key(key));
+            trace.scan(scan, &page, |key| {
+                self.batch.get(Sought::new(key)).is_some()
+            });
         }
         Ok(page)
     }
@@ -285,8 +286,9 @@ impl Writer {
     pub fn changes(&self) -> Result<Vec<Replaced>, Error> {
         let view = self.view();
         let mut changes = Vec::with_capacity(self.batch.len());
-        for (key, after) in &self.batch {
-            changes.push((Key::clone(key), snapshot::get(&view, key)?, after.clone()));
+        for write in self.batch.iter() {
+            let before = snapshot::get(&view, write.sought())?;
+            changes.push((Key::clone(&write.key), before, write.value.clone()));
         }
         changes.sort_by(|one, other| one.0.cmp(&other.0));
         Ok(changes)
@@ -345,10 +347,6 @@ impl Writer {
 
     /// Releases the memory of a batch.
     fn end_batch(&mut self) {
-        // A map keeps its capacity, which one large batch would leave for ever.
-        if self.batch.capacity() > ENTRIES_KEPT {
-            self.batch = Writes::default();
-        }
         self.order = OnceLock::new();
         self.batch_bytes = 0;
         self.effects = Vec::new();
@@ -452,7 +450,7 @@ impl Writer {
         // Last: it is about the rows before it.
         parked.extend(self.release.take().map(parked::Change::Release));
         self.inner.publish(Step {
-            writes: self.batch.drain().collect(),
+            writes: self.batch.take(),
             checkpoint,
             exceptions,
             effects,
