@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 /// The parts, in the order in which they run.
-const PARTS: [&str; 6] = ["replay", "latency", "deploy", "reads", "swap", "disk"];
+const PARTS: [&str; 7] = [
+    "replay", "latency", "deploy", "reads", "swap", "disk", "handlers",
+];
 
 /// What the command line says.
 pub struct Arguments {
@@ -32,7 +34,7 @@ const USAGE: &str = "usage: make bench BENCH=\"[options]\"
   --rates N,N       live events per second (1000,10000)
   --seconds N       length of each live measurement (10)
   --deployments N   idle deployments whose memory is measured (200)
-  --only PART,PART  replay, latency, deploy, reads, swap, disk
+  --only PART,PART  replay, latency, deploy, reads, swap, disk, handlers
   --json FILE       where the figures go (bench.json in the target folder)";
 
 impl Arguments {

@@ -6,8 +6,10 @@
 //! its release build.
 
 mod arguments;
+mod consumer;
 mod deploy;
 mod disk;
+mod handlers;
 mod latency;
 mod native;
 mod reads;
@@ -53,6 +55,9 @@ fn main() -> ExitCode {
     }
     if arguments.runs("disk") {
         runtime.block_on(disk::measure(&arguments, &mut report));
+    }
+    if arguments.runs("handlers") {
+        runtime.block_on(handlers::measure(&arguments, &mut report));
     }
     report.finish(&arguments.json);
     ExitCode::SUCCESS
