@@ -21,9 +21,9 @@ use crate::consumer;
 use crate::report::{Report, Target, median, quantile};
 
 /// The stream of events, and its source.
-pub const INPUT: &str = "IN";
+pub const INPUT: &str = "in";
 /// The stream of messages, and its source.
-pub const OUTPUT: &str = "OUT";
+pub const OUTPUT: &str = "out";
 /// The guest, and its deployment.
 const REACTOR: &str = "reactor";
 /// Keys of events.

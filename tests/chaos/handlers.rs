@@ -18,9 +18,9 @@ use crate::publisher;
 use crate::world::{Phase, World};
 
 /// The stream of events, and its source.
-pub const INPUT: &str = "IN";
+pub const INPUT: &str = "in";
 /// The stream of messages, and its source.
-pub const OUTPUT: &str = "OUT";
+pub const OUTPUT: &str = "out";
 /// The embedded log.
 pub const LOG: &str = "log";
 
