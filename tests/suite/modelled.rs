@@ -5,6 +5,7 @@
 //! equals the fold.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use foldstream::api::{self, DeployOutcome, GenerationStatus, WorkState};
 use foldstream_tests::client::Client;
@@ -247,17 +248,24 @@ impl Bed {
 
     async fn ask(&self, what: &str, selection: &serde_json::Value) {
         let path = format!("/v1/deployments/{REACTOR}/parked/{what}");
-        wait::until("an answer", || async {
+        let begin = Instant::now();
+        loop {
             let body = selection.to_string();
             let answer = self.client().post(&path, "application/json", body).await;
+            let text = answer.text();
             match answer.status.as_u16() {
-                200 => Some(()),
+                // On a busy machine one request may not get to all keys.
+                200 if answer.json::<api::ParkedOutcome>().unfinished.is_none() => return,
                 // The state is not open yet.
-                409 | 503 => None,
-                other => panic!("{what} is answered {other}: {}", answer.text()),
+                200 | 409 | 503 => {}
+                other => panic!("{what} is answered {other}: {text}"),
             }
-        })
-        .await;
+            assert!(
+                begin.elapsed() < wait::DEADLINE,
+                "{what} {selection}: {text}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Deploys other code, or another release of the same, over the same state.
@@ -335,12 +343,16 @@ impl Bed {
 
     async fn verify(&mut self) -> String {
         self.client().reached(REACTOR, self.model.last).await;
-        let answer = self.client().act(REACTOR, "verification").await;
-        assert!(answer.status.is_success(), "{}", answer.text());
         let path = format!("/v1/deployments/{REACTOR}/verification");
-        let verified = wait::until("the verification to end", || async {
-            let verified: api::Verification = self.client().get(&path).await.expect(200).json();
-            matches!(verified.state, WorkState::Done | WorkState::Failed).then_some(verified)
+        let verified = wait::until("a verification", || async {
+            self.client().act(REACTOR, "verification").await.expect(200);
+            let ended = wait::until("the verification to end", || async {
+                let verified: api::Verification = self.client().get(&path).await.expect(200).json();
+                matches!(verified.state, WorkState::Done | WorkState::Failed).then_some(verified)
+            })
+            .await;
+            // On a busy machine both folds may not meet in time, and it says so.
+            (!ended.message.ends_with("verify again")).then_some(ended)
         })
         .await;
         assert_eq!(verified.equal, Some(true), "{verified:?}");
