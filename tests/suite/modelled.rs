@@ -110,7 +110,7 @@ impl Model {
         let of = self.keys.entry(key).or_default();
         if whole {
             of.parked.clear();
-        } else if of.has_failed {
+        } else {
             of.parked.pop_front();
         }
         of.has_failed = false;
@@ -241,9 +241,24 @@ impl Bed {
         self.client().reached(REACTOR, self.model.last).await;
         let selection =
             json!({ "keys": [key.to_string()], "whole_keys": whole, "reason": "drawn" });
-        self.ask("drop", &selection).await;
-        self.model.drop(key, whole);
-        format!("drop {selection}")
+        if whole || self.model.keys[&key].has_failed {
+            self.ask("drop", &selection).await;
+            self.model.drop(key, whole);
+            return format!("drop {selection}");
+        }
+        // What has not been tried may be sound.
+        let path = format!("/v1/deployments/{REACTOR}/parked/drop");
+        let answer = self
+            .client()
+            .post(&path, "application/json", selection.to_string())
+            .await;
+        let refused = answer.problem(409, "conflict");
+        assert!(
+            refused.detail.contains("has not been tried"),
+            "{}",
+            refused.detail
+        );
+        format!("drop {selection}: refused")
     }
 
     async fn ask(&self, what: &str, selection: &serde_json::Value) {
