@@ -6,9 +6,11 @@
 //! its release build.
 
 mod arguments;
+mod consumer;
 mod deploy;
 mod diff;
 mod disk;
+mod handlers;
 mod latency;
 mod native;
 mod path;
@@ -65,6 +67,9 @@ fn main() -> ExitCode {
     }
     if arguments.runs("disk") {
         runtime.block_on(disk::measure(&arguments, &mut report));
+    }
+    if arguments.runs("handlers") {
+        runtime.block_on(handlers::measure(&arguments, &mut report));
     }
     report.finish(&arguments.json);
     ExitCode::SUCCESS

@@ -38,10 +38,16 @@ pub enum Fault {
     Poison,
     /// An order is published with a header that is broken.
     BreakHeader,
+    /// Streams store what handlers publish, and their acknowledgements are lost.
+    LoseAcknowledgements,
+    /// Handlers hear nothing of the server, until their connections break.
+    SwallowAnswers,
+    /// The connections of handlers break.
+    BreakConnections,
 }
 
 /// Each fault as often as it is drawn.
-const FAULTS: [(Fault, u32); 12] = [
+const FAULTS: [(Fault, u32); 15] = [
     (Fault::Kill, 24),
     (Fault::KillTwice, 3),
     (Fault::KillAtStep, 6),
@@ -54,6 +60,9 @@ const FAULTS: [(Fault, u32); 12] = [
     (Fault::FillDisk, 2),
     (Fault::Poison, 2),
     (Fault::BreakHeader, 2),
+    (Fault::LoseAcknowledgements, 4),
+    (Fault::SwallowAnswers, 3),
+    (Fault::BreakConnections, 3),
 ];
 
 /// Permissions that are not enough, each in another way.
@@ -183,6 +192,9 @@ async fn strike(world: &World, fault: Fault, random: &mut fastrand::Rng) {
             let _ = publisher::publish_raw(world, &order, header).await;
             Counts::add(&world.counts.faults);
         }
+        Fault::LoseAcknowledgements | Fault::SwallowAnswers | Fault::BreakConnections => {
+            harm_connections(world, fault, random).await;
+        }
     }
 }
 
@@ -234,6 +246,28 @@ async fn refuse(world: &World, random: &mut fastrand::Rng) {
     Counts::add(&world.counts.faults);
     tokio::time::sleep(Duration::from_millis(random.u64(0..2_500))).await;
     server.reload_with(&authorization(ALL));
+}
+
+/// Harms the connections of handlers for a while; one in two times the host is killed meanwhile.
+async fn harm_connections(world: &World, fault: Fault, random: &mut fastrand::Rng) {
+    let proxy = &world.proxy;
+    Counts::add(&world.counts.faults);
+    proxy.lose_acknowledgements(fault == Fault::LoseAcknowledgements);
+    proxy.swallow(fault == Fault::SwallowAnswers);
+    if fault == Fault::BreakConnections {
+        proxy.break_all();
+    }
+    let harmed = Duration::from_millis(random.u64(0..2_500));
+    world.sleep_until_after(Phase::Chaos, harmed).await;
+    if random.bool() {
+        world.kill_host(None).await;
+    }
+    // What a connection did not deliver can't come later, so it ends before the next answer.
+    if fault != Fault::LoseAcknowledgements {
+        proxy.break_all();
+    }
+    proxy.lose_acknowledgements(false);
+    proxy.swallow(false);
 }
 
 /// Lets no file of the host grow for a while.

@@ -1,13 +1,15 @@
 //! Chaos, drawn by a seed: the host and the server are killed, events and streams are lost,
 //! restored and poisoned, disks fill up and permissions go, while an operator changes the
 //! deployment, and readers and watchers check every answer against the fold at its position.
-//! `fate.rs` and `side.rs` name what is done, docs/what-happens-when.md what is not.
+//! Handlers publish meanwhile, over a proxy that loses acknowledgements, and each of their messages
+//! is counted. `fate.rs`, `side.rs` and `operator.rs` name what is done, docs/what-happens-when.md what is not.
 //!
 //! `make chaos CHAOS_SEED=… CHAOS_KILLS=…` or `CHAOS_MINUTES=…` runs it for long; without them it
 //! is a short run of one seed, and part of `make test`. The seed draws what is done; when it
 //! happens depends on the machine.
 
 mod fate;
+mod handlers;
 mod operator;
 mod oracle;
 mod plan;
@@ -37,14 +39,9 @@ const READERS: u64 = 3;
 async fn whatever_breaks_nothing_is_lost_doubled_untrue_or_seen_to_go_back() {
     let plan = Plan::from_environment();
     // Built before anything is timed: a first build takes a minute.
-    for name in [
-        "ledger",
-        "ledger-next",
-        "ledger-broken",
-        "tally",
-        side::MISCHIEF,
-        side::FIXED,
-    ] {
+    let operated = [operator::OF_LEDGER.modules, handlers::TO_LOG.modules];
+    let others = ["tally", side::MISCHIEF, side::FIXED];
+    for name in operated.as_flattened().iter().chain(&others) {
         guests::path(name);
     }
     let (total, begin) = (Counts::default(), Instant::now());
@@ -85,7 +82,10 @@ async fn play(seed: u64, kills: u64, at_most: Duration) -> Arc<World> {
     tasks.push(tokio::spawn(async move {
         publisher::run(&shared, rate, noise).await;
     }));
+    let shared = Arc::clone(&world);
+    tasks.push(tokio::spawn(async move { handlers::feed(&shared).await }));
     deploy(&world).await;
+    handlers::deploy(&world).await;
     for number in 0..READERS {
         let shared = Arc::clone(&world);
         tasks.push(tokio::spawn(
@@ -99,8 +99,12 @@ async fn play(seed: u64, kills: u64, at_most: Duration) -> Arc<World> {
             async move { watchers::run(&shared, &seen).await },
         ));
     }
-    let shared = Arc::clone(&world);
-    tasks.push(tokio::spawn(async move { operator::run(&shared).await }));
+    for operated in [operator::OF_LEDGER, handlers::TO_STREAM, handlers::TO_LOG] {
+        let shared = Arc::clone(&world);
+        tasks.push(tokio::spawn(async move {
+            operator::run(&shared, &operated).await;
+        }));
+    }
     let shared = Arc::clone(&world);
     tasks.push(tokio::spawn(async move { side::run(&shared).await }));
     let shared = Arc::clone(&world);

@@ -1,4 +1,4 @@
-//! An operator who changes the deployment all the time, while others kill the host under the
+//! Operators who change deployments all the time, one each, while others kill the host under the
 //! changes.
 
 use std::time::Duration;
@@ -11,6 +11,40 @@ use serde_json::json;
 
 use crate::publisher::CUSTOMERS;
 use crate::world::{Counts, LEDGER, Phase, TALLY, World};
+
+/// A deployment that an operator changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Operated {
+    /// Its name.
+    pub name: &'static str,
+    /// The source that it reads.
+    pub source: &'static str,
+    /// Its guests: one of state version 1, one of version 2, which can migrate, and one of version
+    /// 1 that fails.
+    pub modules: [&'static str; 3],
+    /// What is done to it: each change as often as it is drawn.
+    pub changes: &'static [(Change, u32)],
+}
+
+/// The ledger.
+pub const OF_LEDGER: Operated = Operated {
+    name: LEDGER,
+    source: "orders",
+    modules: ["ledger", "ledger-next", "ledger-broken"],
+    changes: &[
+        (Change::Rebuild, 6),
+        (Change::Migrate, 2),
+        (Change::Inherit, 2),
+        (Change::Break, 1),
+        (Change::RollBack, 5),
+        (Change::Repeat, 1),
+        (Change::Pause, 2),
+        (Change::Part, 2),
+        (Change::Verify, 1),
+        (Change::AsOf, 1),
+        (Change::Prune, 1),
+    ],
+};
 
 /// What an operator does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,105 +73,93 @@ pub enum Change {
     Prune,
 }
 
-/// Each change as often as it is drawn.
-const CHANGES: [(Change, u32); 11] = [
-    (Change::Rebuild, 6),
-    (Change::Migrate, 2),
-    (Change::Inherit, 2),
-    (Change::Break, 1),
-    (Change::RollBack, 5),
-    (Change::Repeat, 1),
-    (Change::Pause, 2),
-    (Change::Part, 2),
-    (Change::Verify, 1),
-    (Change::AsOf, 1),
-    (Change::Prune, 1),
-];
-
 /// How long a change may take before the next one is begun over it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Changes the deployment until the chaos is over.
-pub async fn run(world: &World) {
-    let mut random = fastrand::Rng::with_seed(world.seed ^ 0x6f70_6572);
+/// Changes a deployment until the chaos is over.
+pub async fn run(world: &World, of: &Operated) {
+    let mut random = fastrand::Rng::with_seed(world.seed ^ 0x6f70_6572 ^ seed_of(of.name));
     while world.is_until(Phase::Chaos) {
-        let change = draw(&mut random);
-        world.note(&format!("operator: {change:?}"));
-        act(world, change, &mut random).await;
+        let change = draw(of, &mut random);
+        world.note(&format!("operator: {change:?} {}", of.name));
+        act(world, of, change, &mut random).await;
         world
             .sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(0..400)))
             .await;
     }
 }
 
-fn draw(random: &mut fastrand::Rng) -> Change {
-    let mut lot = random.u32(..CHANGES.iter().map(|(_, weight)| weight).sum::<u32>());
-    for (change, weight) in CHANGES {
-        if lot < weight {
-            return change;
+/// Gives each deployment draws of its own.
+fn seed_of(name: &str) -> u64 {
+    name.bytes()
+        .fold(0, |seed, byte| seed << 8 | u64::from(byte))
+}
+
+fn draw(of: &Operated, random: &mut fastrand::Rng) -> Change {
+    let mut lot = random.u32(..of.changes.iter().map(|(_, weight)| weight).sum::<u32>());
+    for (change, weight) in of.changes {
+        if lot < *weight {
+            return *change;
         }
         lot -= weight;
     }
     Change::RollBack
 }
 
-async fn act(world: &World, change: Change, random: &mut fastrand::Rng) {
+async fn act(world: &World, of: &Operated, change: Change, random: &mut fastrand::Rng) {
+    let [first, next, broken] = of.modules;
+    let is_first = async || world.show(of.name).await.module.state_version == 1;
     match change {
         Change::Rebuild | Change::Migrate => {
-            let is_first = world.show(LEDGER).await.module.state_version == 1;
-            let module = if is_first { "ledger-next" } else { "ledger" };
+            let is_first = is_first().await;
+            let module = if is_first { next } else { first };
             // Only the next version knows how to migrate.
             let strategy = if change == Change::Migrate && is_first {
                 "&strategy=migrate"
             } else {
                 ""
             };
-            deploy(world, guests::module(module), strategy).await;
-            come_to_rest(world).await;
+            deploy(world, of, guests::module(module), strategy).await;
+            come_to_rest(world, of.name).await;
         }
         Change::Inherit => {
-            let is_first = world.show(LEDGER).await.module.state_version == 1;
-            let module = if is_first { "ledger" } else { "ledger-next" };
-            deploy(world, guests::release(module, random.u8(1..250)), "").await;
+            let module = if is_first().await { first } else { next };
+            deploy(world, of, guests::release(module, random.u8(1..250)), "").await;
         }
         Change::Break => {
-            if world.show(LEDGER).await.module.state_version == 1 {
-                deploy(world, guests::module("ledger-broken"), "").await;
+            if is_first().await {
+                deploy(world, of, guests::module(broken), "").await;
             }
         }
-        Change::RollBack => post(world, LEDGER, "rollback").await,
+        Change::RollBack => post(world, of.name, "rollback").await,
         Change::Repeat => {
-            post(world, LEDGER, "rebuild").await;
-            come_to_rest(world).await;
+            post(world, of.name, "rebuild").await;
+            come_to_rest(world, of.name).await;
         }
         Change::Pause => {
-            post(world, LEDGER, "pause").await;
+            post(world, of.name, "pause").await;
             world
                 .sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(0..1_500)))
                 .await;
-            resume(world).await;
+            resume(world, of.name).await;
         }
         Change::Part => {
-            post(
-                world,
-                TALLY,
-                &format!("rebuild-part?key={}", random.u32(..CUSTOMERS)),
-            )
-            .await;
+            let key = random.u32(..CUSTOMERS);
+            post(world, TALLY, &format!("rebuild-part?key={key}")).await;
         }
-        Change::Verify => post(world, LEDGER, "verification").await,
+        Change::Verify => post(world, of.name, "verification").await,
         Change::AsOf => as_of(world, random).await,
-        Change::Prune => post(world, LEDGER, &format!("prune?keep={}", random.u8(..2))).await,
+        Change::Prune => post(world, of.name, &format!("prune?keep={}", random.u8(..2))).await,
     }
 }
 
-/// Resumes until it is no longer paused.
-pub async fn resume(world: &World) {
+/// Resumes a deployment until it is no longer paused.
+pub async fn resume(world: &World, name: &str) {
     loop {
         world
-            .ask(Method::POST, &format!("/v1/deployments/{LEDGER}/resume"))
+            .ask(Method::POST, &format!("/v1/deployments/{name}/resume"))
             .await;
-        if world.show(LEDGER).await.state != DeploymentState::Paused {
+        if world.show(name).await.state != DeploymentState::Paused {
             return;
         }
     }
@@ -172,10 +194,10 @@ pub async fn skip(world: &World, name: &str, sequence: u64) {
 
 /// Waits until nothing is being built, but not for ever: the next change may as well fall into this
 /// one.
-async fn come_to_rest(world: &World) {
+async fn come_to_rest(world: &World, name: &str) {
     let begin = std::time::Instant::now();
     while begin.elapsed() < PATIENCE && world.is_until(Phase::Chaos) {
-        let shown: Deployment = world.show(LEDGER).await;
+        let shown: Deployment = world.show(name).await;
         if shown.candidate.is_none() {
             return;
         }
@@ -185,8 +207,10 @@ async fn come_to_rest(world: &World) {
     }
 }
 
-async fn deploy(world: &World, module: Vec<u8>, parameters: &str) {
-    let path = format!("/v1/deployments?name={LEDGER}&source=orders{parameters}");
+/// Deploys a module to it, if that is possible just now.
+pub async fn deploy(world: &World, of: &Operated, module: Vec<u8>, parameters: &str) {
+    let Operated { name, source, .. } = of;
+    let path = format!("/v1/deployments?name={name}&source={source}{parameters}");
     let answer = world.ask_once(|client| {
         let request = client
             .request(Method::POST, &path)

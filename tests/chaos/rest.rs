@@ -8,14 +8,14 @@ use foldstream::api::{DeploymentState, EntryPage, GenerationList, GenerationStat
 use foldstream_tests::{cli, host, wait};
 use reqwest::Method;
 
-use crate::operator;
 use crate::oracle::{Shape, difference};
 use crate::watchers::Seen;
 use crate::world::{LEDGER, TALLY, World};
+use crate::{handlers, operator};
 
 /// Checks a round at rest: nothing is lost, doubled or left over, and each file is sound.
 pub async fn check(world: &World, watchers: &[&Mutex<Seen>]) {
-    operator::resume(world).await;
+    operator::resume(world, LEDGER).await;
     let last = world.oracle.through();
     let shown = world
         .show_when(
@@ -37,6 +37,7 @@ pub async fn check(world: &World, watchers: &[&Mutex<Seen>]) {
     generations_equal_the_fold(world, last).await;
     the_neighbour_equals_the_fold(world, last).await;
     watchers_have_seen_all(world, watchers, last).await;
+    handlers::check(world).await;
     a_refold_gives_the_same(world).await;
     only_known_files_are_left(world).await;
     files_are_sound(world).await;
@@ -185,7 +186,12 @@ async fn a_refold_gives_the_same(world: &World) {
 
 /// No file is left that no generation knows of.
 async fn only_known_files_are_left(world: &World) {
-    for name in [LEDGER, TALLY] {
+    for name in [
+        LEDGER,
+        TALLY,
+        handlers::TO_STREAM.name,
+        handlers::TO_LOG.name,
+    ] {
         let list: GenerationList = world
             .ask(Method::GET, &format!("/v1/deployments/{name}/generations"))
             .await

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use foldstream_tests::client::{Answer, Client};
 use foldstream_tests::host::{Host, jetstream_source};
 use foldstream_tests::nats::{self, NatsServer, Version};
+use foldstream_tests::proxy::Proxy;
 use foldstream_tests::wait;
 use reqwest::{Method, RequestBuilder};
 use tokio::sync::watch;
 
 use crate::oracle::Oracle;
-use crate::side;
+use crate::{handlers, side};
 
 /// The stream of orders.
 pub const STREAM: &str = "ORDERS";
@@ -59,6 +60,8 @@ pub struct Counts {
     pub changed: AtomicU64,
     /// Faults of other kinds.
     pub faults: AtomicU64,
+    /// Messages of handlers that were counted.
+    pub effects: AtomicU64,
 }
 
 impl Counts {
@@ -72,7 +75,7 @@ impl Counts {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         format!(
             "{} kills ({} at steps), {} stops of the server, {} other faults, {} changes of \
-             deployments, {} answers and {} changes checked, {} reads declined",
+             deployments, {} answers, {} changes and {} effects checked, {} reads declined",
             count(&self.kills),
             count(&self.kills_at_steps),
             count(&self.server_stops),
@@ -80,6 +83,7 @@ impl Counts {
             count(&self.changed),
             count(&self.answers),
             count(&self.changes),
+            count(&self.effects),
             count(&self.declined),
         )
     }
@@ -95,6 +99,7 @@ impl Counts {
             (&self.changes, &other.changes),
             (&self.changed, &other.changed),
             (&self.faults, &other.faults),
+            (&self.effects, &other.effects),
         ];
         for (total, part) in pairs {
             total.fetch_add(part.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -109,6 +114,8 @@ pub struct World {
     pub seed: u64,
     /// The server.
     pub server: tokio::sync::Mutex<NatsServer>,
+    /// Between the server and the handlers of the host.
+    pub proxy: Proxy,
     /// The host. Who holds it may kill it.
     pub host: tokio::sync::Mutex<Host>,
     /// What every answer has to be.
@@ -158,22 +165,28 @@ impl World {
             .collect();
         nats::create_stream_with(&context, stream).await;
         nats::create_stream(&context, side::STREAM, "mischief.>").await;
-        let source = |name: &str, stream: &str| {
-            let source = jetstream_source(&server.url(), stream)
-                .replace("sources.orders", &format!("sources.{name}"));
+        handlers::create_streams(&context, seed).await;
+        let proxy = Proxy::start(&url).await;
+        let source = |name: &str, url: &str, stream: &str| {
+            let source =
+                jetstream_source(url, stream).replace("sources.orders", &format!("sources.{name}"));
             format!("{source}user = \"fold\"\npassword = \"fold\"\n")
         };
-        let sources = format!(
-            "{}{}",
-            source("orders", STREAM),
-            source(side::SOURCE, side::STREAM)
-        );
+        let sources = [
+            source("orders", &url, STREAM),
+            source(side::SOURCE, &url, side::STREAM),
+            source(handlers::INPUT, &proxy.url(), handlers::INPUT),
+            source(handlers::OUTPUT, &proxy.url(), handlers::OUTPUT),
+            format!("[sources.{}]\nkind = \"embedded\"\n", handlers::LOG),
+        ]
+        .concat();
         let host = Host::start_with(&format!("{config}\n{sources}")).await;
         Self {
             seed,
             client: RwLock::new(host.client().clone()),
             url,
             server: tokio::sync::Mutex::new(server),
+            proxy,
             host: tokio::sync::Mutex::new(host),
             oracle: Oracle::new(),
             playing: tokio::sync::Mutex::new(()),

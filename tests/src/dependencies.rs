@@ -11,6 +11,7 @@ const KEPT: &[(&str, &str)] = &[
     ("examples/starter/Cargo.toml", "serde"),
     // Its code is that of `reactor`.
     ("tests/guests/reactor-broken/Cargo.toml", "wit-bindgen"),
+    ("tests/guests/reactor-fixed/Cargo.toml", "wit-bindgen"),
 ];
 
 /// Dependencies of the packages of the repository that no file of the package names, and

@@ -1,4 +1,5 @@
-//! A proxy in front of a server, which can swallow what the server answers and break connections.
+//! A proxy in front of a NATS server, which can swallow what the server answers, or nothing but its
+//! acknowledgements of what is published, and break connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,11 +9,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+/// What the proxy does not pass on.
+#[derive(Debug, Default)]
+struct Swallowed {
+    everything: AtomicBool,
+    acknowledgements: AtomicBool,
+}
+
 /// A proxy on a port of its own. Dropping it ends all connections.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
-    swallows: Arc<AtomicBool>,
+    swallowed: Arc<Swallowed>,
     broken: watch::Sender<u64>,
 }
 
@@ -27,11 +35,11 @@ impl Proxy {
             .await
             .expect("a port is free");
         let port = listener.local_addr().expect("it listens").port();
-        let (swallows, broken) = (Arc::new(AtomicBool::new(false)), watch::Sender::new(0));
-        let (flag, breaks) = (Arc::clone(&swallows), broken.subscribe());
+        let (swallowed, broken) = (Arc::new(Swallowed::default()), watch::Sender::new(0));
+        let (shared, breaks) = (Arc::clone(&swallowed), broken.subscribe());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (flag, mut breaks) = (Arc::clone(&flag), breaks.clone());
+                let (swallowed, mut breaks) = (Arc::clone(&shared), breaks.clone());
                 // Only breaks from now on concern this connection.
                 breaks.mark_unchanged();
                 tokio::spawn(async move {
@@ -39,7 +47,7 @@ impl Proxy {
                         return;
                     };
                     tokio::select! {
-                        () = forward(client, server, &flag) => {}
+                        () = forward(client, server, &swallowed) => {}
                         // Also when the proxy is dropped.
                         _ = breaks.changed() => {}
                     }
@@ -48,7 +56,7 @@ impl Proxy {
         });
         Self {
             port,
-            swallows,
+            swallowed,
             broken,
         }
     }
@@ -60,7 +68,15 @@ impl Proxy {
 
     /// From now on, whether answers of the server are swallowed; requests still reach it.
     pub fn swallow(&self, swallows: bool) {
-        self.swallows.store(swallows, Ordering::SeqCst);
+        self.swallowed.everything.store(swallows, Ordering::SeqCst);
+    }
+
+    /// From now on, whether acknowledgements of streams are lost, while everything else still comes
+    /// and no connection ends.
+    pub fn lose_acknowledgements(&self, loses: bool) {
+        self.swallowed
+            .acknowledgements
+            .store(loses, Ordering::SeqCst);
     }
 
     /// Breaks all connections.
@@ -70,17 +86,17 @@ impl Proxy {
 }
 
 /// Passes on both directions until one side ends.
-async fn forward(client: TcpStream, server: TcpStream, swallows: &AtomicBool) {
+async fn forward(client: TcpStream, server: TcpStream, swallowed: &Swallowed) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let requests = async { drop(tokio::io::copy(&mut from_client, &mut to_server).await) };
     let answers = async {
-        let mut buffer = vec![0; 64 << 10];
+        let (mut buffer, mut read) = (vec![0; 64 << 10], Vec::new());
         while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
+            read.extend_from_slice(&buffer[..count]);
             // Read all the same, so that the server does not notice.
-            if !swallows.load(Ordering::SeqCst)
-                && to_client.write_all(&buffer[..count]).await.is_err()
-            {
+            let passed = passed(&mut read, swallowed);
+            if to_client.write_all(&passed).await.is_err() {
                 return;
             }
         }
@@ -89,4 +105,46 @@ async fn forward(client: TcpStream, server: TcpStream, swallows: &AtomicBool) {
         () = requests => {}
         () = answers => {}
     }
+}
+
+/// Takes the complete frames out of what was read; those of them that are passed on.
+fn passed(read: &mut Vec<u8>, swallowed: &Swallowed) -> Vec<u8> {
+    let (mut passed, mut done) = (Vec::with_capacity(read.len()), 0);
+    while let Some(length) = frame(&read[done..]) {
+        let frame = &read[done..done + length];
+        let is_swallowed = swallowed.everything.load(Ordering::SeqCst)
+            || (is_acknowledgement(frame) && swallowed.acknowledgements.load(Ordering::SeqCst));
+        if !is_swallowed {
+            passed.extend_from_slice(frame);
+        }
+        done += length;
+    }
+    read.drain(..done);
+    passed
+}
+
+/// The length of the first frame, if all of it is there: a line, and the payload whose length is
+/// the last word of a line `MSG …` or `HMSG …`.
+fn frame(bytes: &[u8]) -> Option<usize> {
+    let line = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
+    let mut words = bytes[..line]
+        .split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty());
+    let has_payload = words
+        .next()
+        .is_some_and(|verb| [&b"MSG"[..], b"HMSG"].contains(&verb));
+    let payload = if has_payload {
+        let size = words.next_back().and_then(|word| str::from_utf8(word).ok());
+        size.and_then(|size| size.parse::<usize>().ok())? + 2
+    } else {
+        0
+    };
+    (bytes.len() >= line + payload).then_some(line + payload)
+}
+
+/// Whether a frame says that a stream has stored a message.
+fn is_acknowledgement(frame: &[u8]) -> bool {
+    let payload = frame.windows(2).position(|pair| pair == b"\r\n");
+    frame.starts_with(b"MSG ")
+        && payload.is_some_and(|end| frame[end + 2..].starts_with(b"{\"stream\":"))
 }

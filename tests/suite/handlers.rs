@@ -1,7 +1,7 @@
 //! Handlers: their messages are stored once, in order, whatever happens to the host; and no other
 //! fold publishes.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use foldstream::api::{self, Promise};
@@ -14,44 +14,18 @@ use serde_json::json;
 /// Small and frequent flushes, so that kills fall before, into and behind commits.
 const FLUSHES: &str = "[state]\nflush_interval = \"50ms\"\n";
 
-/// All events under a pattern in the embedded log, read as any client reads them.
+/// All events under a pattern in the embedded log.
 async fn stored(client: &Client, pattern: &str) -> Vec<serde_json::Value> {
-    let mut all = Vec::new();
-    let mut after = 0;
-    loop {
-        let path = format!("/v1/events?source=events&after={after}&limit=1000&subject={pattern}");
-        let page = client.get(&path).await.expect(200).value();
-        all.extend(page["events"].as_array().expect("a list").iter().cloned());
-        match page["next"].as_u64() {
-            Some(next) => after = next,
-            None => return all,
-        }
-    }
+    reactor::logged(client, "events", pattern).await
 }
 
-/// How often each message is stored, by id.
-fn counted(messages: &[serde_json::Value]) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for message in messages {
-        let id = message["headers"]["ce-id"]
-            .as_str()
-            .expect("each message has an id")
-            .to_owned();
-        *counts.entry(id).or_default() += 1;
-    }
-    counts
-}
-
-/// The messages of one key are stored in the order of their causes, and of their numbers within
-/// one.
-fn assert_in_order(messages: &[serde_json::Value]) {
-    reactor::assert_in_order(messages.iter().map(|message| {
-        let subject = message["subject"].as_str().expect("a subject");
-        (
-            reactor::key_of(subject),
-            reactor::place_in(&message["data"]),
-        )
-    }));
+/// How many different messages there are.
+fn counted(messages: &[serde_json::Value]) -> usize {
+    let ids: BTreeSet<_> = messages
+        .iter()
+        .map(|message| reactor::in_log(message).id)
+        .collect();
+    ids.len()
 }
 
 #[tokio::test]
@@ -110,24 +84,13 @@ async fn killed_again_and_again_on_the_embedded_log_each_message_is_stored_once(
     let shown = published(host.client(), last).await;
 
     let messages = stored(host.client(), "out.%3E").await;
-    let counts = counted(&messages);
-    let lineage = shown.outbox.expect("it is a handler").lineage;
+    let stored: Vec<_> = messages.iter().map(reactor::in_log).collect();
     let wanted = causes
         .iter()
-        .flat_map(|cause| (0..3).map(move |index| (*cause, index)));
-    let missing: Vec<_> = wanted
-        .filter(|(cause, index)| !counts.contains_key(&format!("fs.{lineage}.{cause}.0.{index}")))
+        .flat_map(|cause| reactor::wanted(*cause, "three"))
         .collect();
-    assert!(
-        missing.is_empty(),
-        "{} messages are missing: {:?}",
-        missing.len(),
-        &missing[..missing.len().min(5)]
-    );
-    let twice: Vec<_> = counts.iter().filter(|(_, count)| **count > 1).collect();
-    assert!(twice.is_empty(), "stored more than once: {twice:?}");
-    assert_eq!(messages.len(), causes.len() * 3);
-    assert_in_order(&messages);
+    let lineage = shown.outbox.expect("it is a handler").lineage;
+    reactor::assert_each_once(&stored, &wanted, &lineage);
 }
 
 #[tokio::test]
@@ -335,7 +298,7 @@ async fn new_code_inherits_outbox_and_state_and_repeats_nothing() {
     let appended = client.append(&[event(1, "one")]).await;
     published(client, appended.last_sequence).await;
     let messages = stored(client, "out.%3E").await;
-    assert_eq!((messages.len(), counted(&messages).len()), (401, 401));
+    assert_eq!((messages.len(), counted(&messages)), (401, 401));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! flow, with messages that cannot leave, killed at every step. An independent reader of the target
 //! counts: none missing, none twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use foldstream::api::{self, GenerationStatus, Promise};
@@ -11,7 +11,7 @@ use foldstream_tests::host::Host;
 use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::proxy::Proxy;
 use foldstream_tests::reactor::{
-    self, REACTOR, TO_STREAM, events, host_with_stream, published, stored,
+    self, Place, REACTOR, TO_STREAM, events, host_with_stream, published, stored,
 };
 use foldstream_tests::{cli, guests, wait};
 
@@ -25,8 +25,8 @@ struct Stage {
     server: NatsServer,
     proxy: Proxy,
     host: Host,
-    /// Ids, but for the lineage, that have to be stored.
-    wanted: BTreeSet<String>,
+    /// The messages that have to be stored.
+    wanted: BTreeSet<Place>,
     last: u64,
 }
 
@@ -64,14 +64,8 @@ impl Stage {
     /// Appends events that ask for one or three messages.
     async fn append(&mut self, count: u64, what: &str) {
         let appended = self.client().append(&events(count, what)).await;
-        let messages = match what {
-            "one" | "fail" => 1,
-            "three" => 3,
-            _ => 0,
-        };
         for sequence in appended.sequences {
-            self.wanted
-                .extend((0..messages).map(|index| format!("{sequence}.0.{index}")));
+            self.wanted.extend(reactor::wanted(sequence, what));
         }
         self.last = appended.last_sequence;
     }
@@ -110,42 +104,8 @@ impl Stage {
     /// Waits until everything is published, and checks what the stream has.
     async fn assert_each_once(&self) -> api::Deployment {
         let shown = published(self.client(), self.last).await;
-        let lineage = shown
-            .outbox
-            .as_ref()
-            .expect("it is a handler")
-            .lineage
-            .clone();
         let stored = stored(&self.server).await;
-        let prefix = format!("fs.{lineage}.");
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for message in &stored {
-            *counts
-                .entry(message.id.strip_prefix(&prefix).expect("of this lineage"))
-                .or_default() += 1;
-        }
-        let missing: Vec<_> = self
-            .wanted
-            .iter()
-            .filter(|id| !counts.contains_key(id.as_str()))
-            .take(5)
-            .collect();
-        assert!(
-            missing.is_empty(),
-            "missing of {}: {missing:?}",
-            self.wanted.len()
-        );
-        let twice: Vec<_> = counts
-            .iter()
-            .filter(|(_, count)| **count > 1)
-            .take(5)
-            .collect();
-        assert!(twice.is_empty(), "stored more than once: {twice:?}");
-        assert_eq!(stored.len(), self.wanted.len(), "nothing else is stored");
-        let places = stored
-            .iter()
-            .map(|message| (message.key.clone(), message.place));
-        reactor::assert_in_order(places);
+        reactor::assert_each_once(&stored, &self.wanted, &outbox(&shown).lineage);
         self.assert_one_owner(&shown).await;
         shown
     }
@@ -205,9 +165,7 @@ async fn rebuilt_and_rolled_back_while_events_flow_each_message_is_stored_once()
     let sequences = flow.await.expect("it appends");
     stage.last = *sequences.last().expect("some were appended");
     for sequence in sequences {
-        stage
-            .wanted
-            .extend((0..3).map(|index| format!("{sequence}.0.{index}")));
+        stage.wanted.extend(reactor::wanted(sequence, "three"));
     }
     let shown = stage.assert_each_once().await;
     assert_eq!(outbox(&shown).targets[0].promise, Some(Promise::ReadBack));

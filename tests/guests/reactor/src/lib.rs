@@ -1,6 +1,6 @@
 //! A handler that answers each event `in.<key>.<what>` with messages to `out.<key>.<sequence>`, as
 //! its subject asks. With the feature `broken` it rejects events that ask for three, after
-//! publishing one.
+//! publishing one; with `fixed` it answers those that it is asked to fail at.
 
 wit_bindgen::generate!({ world: "handler", path: "../../../wit" });
 
@@ -55,6 +55,9 @@ impl Guest for Reactor {
             };
             match what {
                 "one" => publish(&[message(format!("out.{key}.{}", event.sequence), 0)]),
+                "fail" if cfg!(feature = "fixed") => {
+                    publish(&[message(format!("out.{key}.{}", event.sequence), 0)]);
+                }
                 "three" if cfg!(feature = "broken") => {
                     publish(&[message(format!("out.{key}.{}", event.sequence), 0)]);
                     let message = "this release can't answer three times".to_owned();

@@ -1,0 +1,213 @@
+//! Two handlers on a stream of their own: one publishes to another stream, the other one to an
+//! embedded log. Operators change both all the time, the host is killed under them, and the proxy
+//! between them and the server loses acknowledgements. At rest each message that the stream asks
+//! for has to be there once, in the order of its key, and the state has to be the fold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use foldstream::api::{Deployment, DeploymentState, EntryPage, Outbox};
+use foldstream_tests::reactor::{self, Place, Stored};
+use foldstream_tests::{guests, nats, wait};
+use reqwest::Method;
+
+use crate::operator::{self, Change, Operated};
+use crate::publisher;
+use crate::world::{Phase, World};
+
+/// The stream of events, and its source.
+pub const INPUT: &str = "in";
+/// The stream of messages, and its source.
+pub const OUTPUT: &str = "out";
+/// The embedded log.
+pub const LOG: &str = "log";
+
+/// The handler that publishes to the stream.
+pub const TO_STREAM: Operated = Operated {
+    name: "to-stream",
+    source: INPUT,
+    modules: ["reactor", "reactor-next", "reactor-broken"],
+    changes: &[
+        (Change::Rebuild, 5),
+        (Change::Migrate, 2),
+        (Change::Inherit, 4),
+        (Change::Break, 2),
+        (Change::RollBack, 5),
+        (Change::Repeat, 2),
+        (Change::Pause, 1),
+        (Change::Verify, 1),
+        (Change::Prune, 1),
+    ],
+};
+/// The one that publishes to the log.
+pub const TO_LOG: Operated = Operated {
+    name: "to-log",
+    ..TO_STREAM
+};
+
+/// Keys of events: enough that some wait behind each other, and others do not.
+const KEYS: u32 = 20;
+
+/// Time between two parts.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// Creates both streams. Either messages in doubt are read back from the output, and its window is
+/// shorter than most outages, or it may remove messages, and its window decides.
+pub async fn create_streams(context: &jetstream::Context, seed: u64) {
+    nats::create_stream(context, INPUT, "in.>").await;
+    let config = nats::stream_config(OUTPUT, "out.>");
+    let (duplicate_window, max_messages_per_subject) = if seed.is_multiple_of(3) {
+        // Each message has a subject of its own, so nothing is ever removed.
+        (Duration::from_secs(120), 1_000)
+    } else {
+        (Duration::from_secs(1), -1)
+    };
+    let config = jetstream::stream::Config {
+        duplicate_window,
+        max_messages_per_subject,
+        ..config
+    };
+    nats::create_stream_with(context, config).await;
+}
+
+/// Publishes events until the round is at rest.
+pub async fn feed(world: &World) {
+    let mut random = fastrand::Rng::with_seed(world.seed ^ 0x6665_6564);
+    let part = [1, 5, 20][random.usize(..3)];
+    let mut number = 0_u64;
+    let mut connection = publisher::connect(world).await;
+    while world.is_until(Phase::Calm) {
+        let turn = world.publishing.lock().await;
+        for _ in 0..part {
+            let what = ["one", "three", "quiet"][random.usize(..3)];
+            let subject = format!("in.{}.{what}", random.u32(..KEYS));
+            number += 1;
+            // Again and again with the same id: once in the stream.
+            while store(&connection, &subject, number).await.is_none() {
+                connection = publisher::connect(world).await;
+            }
+        }
+        drop(turn);
+        world.sleep_until_after(Phase::Calm, INTERVAL).await;
+    }
+}
+
+async fn store(connection: &jetstream::Context, subject: &str, number: u64) -> Option<()> {
+    let message = jetstream::message::PublishMessage::build().message_id(number.to_string());
+    let stored = connection.send_publish(subject.to_owned(), message).await;
+    stored.ok()?.await.ok().map(drop)
+}
+
+/// Deploys both, to publish for each event from the first one on.
+pub async fn deploy(world: &World) {
+    for (of, target) in [(TO_STREAM, OUTPUT), (TO_LOG, LOG)] {
+        let module = guests::module(of.modules[0]);
+        let parameters =
+            format!("&effects-from=beginning&source={INPUT}&allow-publish=out.%3E%40{target}");
+        world
+            .client()
+            .deploy_with(of.name, &module, &parameters)
+            .await;
+        world
+            .show_when(of.name, "apply something", |shown| shown.position > 0)
+            .await;
+    }
+}
+
+/// Checks both at rest.
+pub async fn check(world: &World) {
+    let context = publisher::connect(world).await;
+    let events = reactor::messages(&context, INPUT).await;
+    let mut wanted: BTreeSet<Place> = BTreeSet::new();
+    let mut handled: BTreeMap<String, u64> = BTreeMap::new();
+    for event in &events {
+        let what = event.subject.rsplit('.').next().expect("three tokens");
+        wanted.extend(reactor::wanted(event.sequence, what));
+        *handled.entry(reactor::key_of(&event.subject)).or_default() += 1;
+    }
+    let last = events.last().map_or(0, |event| event.sequence);
+    let shown = settled(world, &TO_STREAM, last).await;
+    let stored: Vec<Stored> = reactor::messages(&context, OUTPUT)
+        .await
+        .iter()
+        .map(reactor::in_stream)
+        .collect();
+    reactor::assert_each_once(&stored, &wanted, &outbox(&shown).lineage);
+    state_is_the_fold(world, &TO_STREAM, last, &handled).await;
+    let epoch = outbox(&shown).epoch;
+    let shown = settled(world, &TO_LOG, last).await;
+    let logged: Vec<Stored> = reactor::logged(&world.client(), LOG, "out.%3E")
+        .await
+        .iter()
+        .map(reactor::in_log)
+        .collect();
+    reactor::assert_each_once(&logged, &wanted, &outbox(&shown).lineage);
+    state_is_the_fold(world, &TO_LOG, last, &handled).await;
+    let counted = (stored.len() + logged.len()) as u64;
+    world.counts.effects.fetch_add(counted, Ordering::Relaxed);
+    world.note(&format!(
+        "counted {counted} effects of {last} events; owners: {epoch} and {}",
+        outbox(&shown).epoch
+    ));
+}
+
+fn outbox(shown: &Deployment) -> &Outbox {
+    shown.outbox.as_ref().expect("it is a handler")
+}
+
+/// Waits until all is published that the events up to one ask for. Code that failed after its
+/// probation is replaced, as an operator would do it.
+async fn settled(world: &World, of: &Operated, last: u64) -> Deployment {
+    operator::resume(world, of.name).await;
+    let begin = Instant::now();
+    loop {
+        let shown = world.show(of.name).await;
+        let outbox = outbox(&shown);
+        if shown.state == DeploymentState::Live
+            && shown.position >= last
+            && shown.candidate.is_none()
+            && outbox.entries == 0
+        {
+            assert!(shown.failure.is_none(), "{shown:#?}");
+            return shown;
+        }
+        assert!(
+            begin.elapsed() < wait::DEADLINE,
+            "waited in vain for {} to publish everything up to {last}: {shown:#?}",
+            of.name
+        );
+        if shown.state == DeploymentState::Failed {
+            let failure = shown.failure.as_ref().map(|failure| failure.kind.as_str());
+            assert_eq!(failure, Some("rejected"), "{shown:#?}");
+            operator::deploy(world, of, guests::module(of.modules[0]), "").await;
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// The state counts the events of each key.
+async fn state_is_the_fold(
+    world: &World,
+    of: &Operated,
+    last: u64,
+    handled: &BTreeMap<String, u64>,
+) {
+    let path = format!(
+        "/v1/deployments/{}/entries?limit=1000&at-least={last}&timeout=30s",
+        of.name
+    );
+    let page: EntryPage = world.ask(Method::GET, &path).await.expect(200).json();
+    let found: BTreeMap<String, u64> = page
+        .entries
+        .iter()
+        .map(|entry| {
+            let key = entry.key.rsplit('/').next().expect("a key");
+            // One version stores text, the other one a number.
+            let count = entry.value.to_string().trim_matches('"').parse();
+            (key.to_owned(), count.expect("a number"))
+        })
+        .collect();
+    assert_eq!(&found, handled, "{} is not the fold", of.name);
+}

@@ -1,0 +1,501 @@
+//! A handler that parks, against a model in memory: events, failures, retries, drops, upgrades,
+//! releases that are put back, rebuilds and kills in an order drawn by a seed. After each step the
+//! host has parked what the model has parked, and its state is the model's; each key's messages are
+//! stored in the order in which the model applied its events; and once nothing is parked, the state
+//! equals the fold.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use foldstream::api::{self, DeployOutcome, GenerationStatus, WorkState};
+use foldstream_tests::client::Client;
+use foldstream_tests::host::Host;
+use foldstream_tests::reactor::{self, Place, REACTOR, TO_LOG, event};
+use foldstream_tests::{guests, wait};
+use serde_json::json;
+
+/// Keys of events that may fail.
+const KEYS: u64 = 5;
+/// A key whose events never fail.
+const CALM: u64 = 9;
+/// Events after which new code is no longer on probation, if nothing else waits.
+const PROBATION: u64 = 100;
+/// Steps of a run, and most events of one.
+const STEPS: usize = 40;
+const EVENTS: u64 = 12;
+
+/// The code of the handler, by what it can't apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Code {
+    /// Events that ask for three messages, and those that ask it to fail.
+    Broken,
+    /// Those that ask it to fail.
+    First,
+    /// None.
+    Fixed,
+}
+
+impl Code {
+    const ALL: [Self; 3] = [Self::Broken, Self::First, Self::Fixed];
+
+    fn guest(self) -> &'static str {
+        match self {
+            Self::Broken => "reactor-broken",
+            Self::First => REACTOR,
+            Self::Fixed => "reactor-fixed",
+        }
+    }
+
+    fn applies(self, told: &Told) -> bool {
+        match told.what {
+            "fail" => self == Self::Fixed,
+            "three" => self != Self::Broken,
+            _ => true,
+        }
+    }
+}
+
+/// An event: its sequence, and what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    sequence: u64,
+    what: &'static str,
+}
+
+/// What became of the events of a key.
+#[derive(Debug, Default)]
+struct Key {
+    /// In the order in which they were applied.
+    applied: Vec<Told>,
+    parked: VecDeque<Told>,
+    /// Whether the first one that is parked was tried: it was not, if the one before it was dropped.
+    has_failed: bool,
+}
+
+/// What a handler that parks does.
+#[derive(Debug)]
+struct Model {
+    code: Code,
+    keys: BTreeMap<u64, Key>,
+    last: u64,
+}
+
+impl Model {
+    fn append(&mut self, key: u64, told: Told) {
+        self.last = told.sequence;
+        let of = self.keys.entry(key).or_default();
+        if !of.parked.is_empty() {
+            of.parked.push_back(told);
+        } else if self.code.applies(&told) {
+            of.applied.push(told);
+        } else {
+            of.parked.push_back(told);
+            of.has_failed = true;
+        }
+    }
+
+    fn retry(&mut self, key: u64) {
+        let of = self.keys.entry(key).or_default();
+        while let Some(told) = of.parked.pop_front() {
+            if !self.code.applies(&told) {
+                of.parked.push_front(told);
+                of.has_failed = true;
+                return;
+            }
+            of.applied.push(told);
+        }
+    }
+
+    fn drop(&mut self, key: u64, whole: bool) {
+        let of = self.keys.entry(key).or_default();
+        if whole {
+            of.parked.clear();
+        } else {
+            of.parked.pop_front();
+        }
+        of.has_failed = false;
+    }
+
+    fn parked_keys(&self) -> Vec<u64> {
+        let parked = self.keys.iter().filter(|(_, of)| !of.parked.is_empty());
+        parked.map(|(key, _)| *key).collect()
+    }
+
+    /// Whether a fold of all that was applied, with the code of now, gives the state of now.
+    fn can_fold_again(&self) -> bool {
+        let mut applied = self.keys.values().flat_map(|of| &of.applied);
+        applied.all(|told| self.code.applies(told))
+    }
+}
+
+/// A host and the model of its handler.
+struct Bed {
+    host: Host,
+    model: Model,
+    random: fastrand::Rng,
+    releases: u8,
+}
+
+impl Bed {
+    async fn start(seed: u64) -> Self {
+        let host = Host::start_with("[state]\nflush_interval = \"50ms\"\n").await;
+        let module = guests::module(Code::First.guest());
+        let parameters = format!("{TO_LOG}&on-failure=park");
+        host.client()
+            .deploy_with(REACTOR, &module, &parameters)
+            .await;
+        Self {
+            host,
+            model: Model {
+                code: Code::First,
+                keys: BTreeMap::new(),
+                last: 0,
+            },
+            random: fastrand::Rng::with_seed(seed),
+            releases: 0,
+        }
+    }
+
+    fn client(&self) -> &Client {
+        self.host.client()
+    }
+
+    /// Appends events to the stream and not yet to the model.
+    async fn append(&self, events: &[(u64, &'static str)]) -> Vec<(u64, Told)> {
+        let told: Vec<_> = events.iter().map(|(key, what)| event(*key, what)).collect();
+        let sequences = self.client().append(&told).await.sequences;
+        let told = events.iter().zip(sequences).map(|((key, what), sequence)| {
+            let what = *what;
+            (*key, Told { sequence, what })
+        });
+        told.collect()
+    }
+
+    fn learn(&mut self, told: Vec<(u64, Told)>) {
+        for (key, told) in told {
+            self.model.append(key, told);
+        }
+    }
+
+    /// Few of them fail: a module that fails everywhere stops instead of parking everything.
+    fn draw(&mut self) -> Vec<(u64, &'static str)> {
+        let count = self.random.u64(1..=EVENTS);
+        let events = (0..count).map(|_| {
+            let what = match self.random.u8(..20) {
+                0 => "fail",
+                1..=3 => "three",
+                4..=7 => "quiet",
+                _ => "one",
+            };
+            (self.random.u64(..KEYS), what)
+        });
+        // Some that are applied, between those that may fail.
+        events.flat_map(|event| [event, (CALM, "quiet")]).collect()
+    }
+
+    async fn step(&mut self) -> String {
+        let parked = self.model.parked_keys();
+        let key = (!parked.is_empty()).then(|| parked[self.random.usize(..parked.len())]);
+        match (self.random.u8(..24), key) {
+            (0..8, _) => {
+                let events = self.draw();
+                let told = self.append(&events).await;
+                self.learn(told);
+                format!("append {events:?}")
+            }
+            (8..11, Some(key)) => self.retry(&[key], parked.len() == 1).await,
+            (11, Some(_)) => self.retry(&parked, true).await,
+            (12, Some(key)) => self.drop(key, false).await,
+            (13, Some(key)) => self.drop(key, true).await,
+            (14..17, _) => self.upgrade().await,
+            (17, _) => self.put_back().await,
+            (18, None) if self.model.can_fold_again() => self.rebuild().await,
+            (19, _) if self.model.can_fold_again() => self.verify().await,
+            (20, _) => {
+                let _ = self.host.stop();
+                self.host.restart().await;
+                "stop".to_owned()
+            }
+            _ => {
+                self.host.kill();
+                self.host.restart().await;
+                "kill".to_owned()
+            }
+        }
+    }
+
+    async fn retry(&mut self, keys: &[u64], all: bool) -> String {
+        self.client().reached(REACTOR, self.model.last).await;
+        let selection = if all {
+            json!({ "all": true })
+        } else {
+            let keys: Vec<_> = keys.iter().map(u64::to_string).collect();
+            json!({ "keys": keys })
+        };
+        self.ask("retry", &selection).await;
+        keys.iter().for_each(|key| self.model.retry(*key));
+        format!("retry {selection}")
+    }
+
+    async fn drop(&mut self, key: u64, whole: bool) -> String {
+        self.client().reached(REACTOR, self.model.last).await;
+        let selection =
+            json!({ "keys": [key.to_string()], "whole_keys": whole, "reason": "drawn" });
+        if whole || self.model.keys[&key].has_failed {
+            self.ask("drop", &selection).await;
+            self.model.drop(key, whole);
+            return format!("drop {selection}");
+        }
+        // What has not been tried may be sound.
+        let path = format!("/v1/deployments/{REACTOR}/parked/drop");
+        let answer = self
+            .client()
+            .post(&path, "application/json", selection.to_string())
+            .await;
+        let refused = answer.problem(409, "conflict");
+        assert!(
+            refused.detail.contains("has not been tried"),
+            "{}",
+            refused.detail
+        );
+        format!("drop {selection}: refused")
+    }
+
+    async fn ask(&self, what: &str, selection: &serde_json::Value) {
+        let path = format!("/v1/deployments/{REACTOR}/parked/{what}");
+        let begin = Instant::now();
+        loop {
+            let body = selection.to_string();
+            let answer = self.client().post(&path, "application/json", body).await;
+            let text = answer.text();
+            match answer.status.as_u16() {
+                // On a busy machine one request may not get to all keys.
+                200 if answer.json::<api::ParkedOutcome>().unfinished.is_none() => return,
+                // The state is not open yet.
+                200 | 409 | 503 => {}
+                other => panic!("{what} is answered {other}: {text}"),
+            }
+            assert!(
+                begin.elapsed() < wait::DEADLINE,
+                "{what} {selection}: {text}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Deploys other code, or another release of the same, over the same state.
+    async fn deploy(&mut self, code: Code, parameters: &str) -> u64 {
+        self.client().reached(REACTOR, self.model.last).await;
+        self.releases += 1;
+        let module = guests::release(code.guest(), self.releases);
+        let deployed = self
+            .client()
+            .deploy_with(REACTOR, &module, parameters)
+            .await;
+        assert_eq!(
+            deployed.outcome,
+            DeployOutcome::Inherited,
+            "{}",
+            deployed.reason
+        );
+        deployed.generation
+    }
+
+    /// New code passes its probation, and may then retry what is parked.
+    async fn upgrade(&mut self) -> String {
+        let code = Code::ALL[self.random.usize(..3)];
+        let retries = self.random.bool();
+        let parameters = format!("&strategy=inherit&retry-parked={retries}");
+        let generation = self.deploy(code, &parameters).await;
+        self.model.code = code;
+        let calm: Vec<_> = (0..PROBATION).map(|_| (CALM, "quiet")).collect();
+        let told = self.append(&calm).await;
+        self.learn(told);
+        let passed = format!("generation {generation}");
+        wait::until("the probation to pass", || async {
+            let audit = self.client().get("/v1/audit?limit=10").await.expect(200);
+            let entries = audit.value()["entries"].as_array().cloned();
+            let entries = entries.unwrap_or_default();
+            let is_passed = |entry: &serde_json::Value| {
+                entry["action"] == "inherit-passed" && entry["detail"] == *passed
+            };
+            entries.iter().any(is_passed).then_some(())
+        })
+        .await;
+        if retries {
+            let parked = self.model.parked_keys();
+            parked.iter().for_each(|key| self.model.retry(*key));
+        }
+        format!("upgrade to {code:?}, retry: {retries}")
+    }
+
+    /// New code fails at an event that the code before it can apply, and gives way to it.
+    async fn put_back(&mut self) -> String {
+        let parked = self.model.parked_keys();
+        let free = (0..KEYS).find(|key| !parked.contains(key));
+        let (Some(key), Code::First | Code::Fixed) = (free, self.model.code) else {
+            return "nothing to put back".to_owned();
+        };
+        let generation = self.deploy(Code::Broken, "&strategy=inherit").await;
+        let told = self.append(&[(CALM, "one"), (key, "three")]).await;
+        self.learn(told);
+        self.client()
+            .becomes(REACTOR, generation, GenerationStatus::Failed)
+            .await;
+        "put back".to_owned()
+    }
+
+    async fn rebuild(&mut self) -> String {
+        self.client().reached(REACTOR, self.model.last).await;
+        let answer = self.client().act(REACTOR, "rebuild").await;
+        assert!(answer.status.is_success(), "{}", answer.text());
+        let generation = answer.json::<api::Deployed>().generation;
+        self.client()
+            .becomes(REACTOR, generation, GenerationStatus::Active)
+            .await;
+        "rebuild".to_owned()
+    }
+
+    async fn verify(&mut self) -> String {
+        self.client().reached(REACTOR, self.model.last).await;
+        let path = format!("/v1/deployments/{REACTOR}/verification");
+        let verified = wait::until("a verification", || async {
+            self.client().act(REACTOR, "verification").await.expect(200);
+            let ended = wait::until("the verification to end", || async {
+                let verified: api::Verification = self.client().get(&path).await.expect(200).json();
+                matches!(verified.state, WorkState::Done | WorkState::Failed).then_some(verified)
+            })
+            .await;
+            // On a busy machine both folds may not meet in time, and it says so.
+            (!ended.message.ends_with("verify again")).then_some(ended)
+        })
+        .await;
+        assert_eq!(verified.equal, Some(true), "{verified:?}");
+        "verify".to_owned()
+    }
+
+    /// The host has parked what the model has parked, and its state is the model's.
+    async fn check(&self) {
+        let shown = self.client().reached(REACTOR, self.model.last).await;
+        assert_eq!(shown.failure, None, "{shown:#?}");
+        let wanted: BTreeMap<String, Vec<u64>> = self
+            .model
+            .parked_keys()
+            .iter()
+            .map(|key| {
+                let parked = self.model.keys[key].parked.iter();
+                (key.to_string(), parked.map(|told| told.sequence).collect())
+            })
+            .collect();
+        // What a deploy retries, it retries later.
+        wait::until(&format!("the host to park {wanted:?}"), || async {
+            (self.parked().await == wanted).then_some(())
+        })
+        .await;
+        let entries = self.client().entries(REACTOR, "handled/").await;
+        let found: BTreeMap<String, String> = entries
+            .into_iter()
+            .map(|entry| {
+                let count = entry.value.to_string().trim_matches('"').to_owned();
+                (entry.key, count)
+            })
+            .collect();
+        let wanted: BTreeMap<String, String> = self
+            .model
+            .keys
+            .iter()
+            .filter(|(_, of)| !of.applied.is_empty())
+            .map(|(key, of)| (format!("handled/{key}"), of.applied.len().to_string()))
+            .collect();
+        assert_eq!(found, wanted, "the state is not that of the model");
+    }
+
+    /// The sequences of parked events, by key.
+    async fn parked(&self) -> BTreeMap<String, Vec<u64>> {
+        let path = format!("/v1/deployments/{REACTOR}/parked");
+        let mut parked = BTreeMap::new();
+        for key in self
+            .client()
+            .get(&path)
+            .await
+            .expect(200)
+            .json::<api::ParkedList>()
+            .keys
+        {
+            let path = format!("{path}/events?key={}", key.key);
+            let answer = self.client().get(&path).await;
+            // A retry may just have applied the last one.
+            if answer.status == 200 {
+                let events = answer.json::<api::ParkedEvents>().events;
+                let sequences = events.iter().map(|event| event.sequence).collect();
+                parked.insert(key.key, sequences);
+            }
+        }
+        parked
+    }
+
+    /// Each key's messages are stored in the order in which its events were applied, each once.
+    async fn check_messages(&self) {
+        self.client()
+            .show_when(REACTOR, "publish everything", |shown| {
+                shown
+                    .outbox
+                    .as_ref()
+                    .is_some_and(|outbox| outbox.entries == 0)
+            })
+            .await;
+        let mut found: BTreeMap<String, Vec<Place>> = BTreeMap::new();
+        for message in reactor::logged(self.client(), "events", "out.%3E").await {
+            let message = reactor::in_log(&message);
+            found.entry(message.key).or_default().push(message.place);
+        }
+        for (key, of) in &self.model.keys {
+            let wanted = of.applied.iter();
+            let wanted: Vec<Place> = wanted
+                .flat_map(|told| reactor::wanted(told.sequence, told.what))
+                .collect();
+            let found = found.remove(&key.to_string()).unwrap_or_default();
+            assert_eq!(found, wanted, "messages of key {key}");
+        }
+        assert!(found.is_empty(), "nobody asked for {found:?}");
+    }
+
+    /// Everything is released: the state is the fold of all events but those that were dropped.
+    async fn finish(&mut self) {
+        self.deploy(Code::Fixed, "&strategy=inherit").await;
+        self.model.code = Code::Fixed;
+        let parked = self.model.parked_keys();
+        if !parked.is_empty() {
+            self.retry(&parked, true).await;
+        }
+        self.check().await;
+        self.check_messages().await;
+        assert!(self.model.parked_keys().is_empty());
+        self.verify().await;
+        self.rebuild().await;
+        self.check().await;
+        self.check_messages().await;
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_parks_does_what_the_model_does_1() {
+    follow(foldstream_tests::seed()).await;
+}
+
+#[tokio::test]
+async fn a_handler_that_parks_does_what_the_model_does_2() {
+    follow(2).await;
+}
+
+async fn follow(seed: u64) {
+    let mut bed = Bed::start(seed).await;
+    for number in 0..STEPS {
+        let done = bed.step().await;
+        // Shown only if the test fails.
+        println!("{number}: {done}");
+        bed.check().await;
+    }
+    bed.check_messages().await;
+    bed.finish().await;
+}
