@@ -7,7 +7,7 @@ from foldstream.errors import Mismatch
 from foldstream.testing import GivenEvent, Harness, event, events_from_ndjson
 from order_totals import OrderTotals
 
-SAMPLES = Path(__file__).parents[2] / "order-totals" / "events.ndjson"
+SAMPLES = Path(__file__).parents[5] / "examples/order-totals/events.ndjson"
 
 
 def placed(customer: str, order: str, cents: int, time: str | None = None) -> GivenEvent:
