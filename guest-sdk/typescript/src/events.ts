@@ -4,17 +4,17 @@ import { Mismatch, Reject } from "./errors";
 import { dateOf, timeOf } from "./time";
 import { parse, type Type } from "./types";
 
-const DAY = 86_400_000_000_000n;
+const DAY = 86_400_000_000;
 
 /** An immutable fact. */
 export class Event {
   constructor(
     /** Its sequence in the stream, counted from 1. Strictly increasing, with gaps for events that
      * do not match the module's subjects. */
-    readonly sequence: bigint,
-    /** When the stream stored it, in nanoseconds since the Unix epoch. On JetStream the server sets
+    readonly sequence: number,
+    /** When the stream stored it, in microseconds since the Unix epoch. On JetStream the server sets
      * it, and no publisher can: put the time at which something happened into the data. */
-    readonly timeNs: bigint,
+    readonly timeUs: number,
     /** The subject under which it was published, such as `orders.42.placed`. */
     readonly subject: string,
     /** Its type: the CloudEvents `type`, otherwise the `Event-Type` header, otherwise the last token
@@ -26,14 +26,14 @@ export class Event {
     readonly data: string | Uint8Array,
   ) {}
 
-  /** When the stream stored it: `2026-11-23T14:05:06.123456789Z`. */
+  /** When the stream stored it, to the microsecond: `2026-11-23T14:05:06.123456000Z`. */
   get time(): string {
-    return timeOf(this.timeNs);
+    return timeOf(BigInt(this.timeUs) * 1_000n);
   }
 
   /** The day in UTC on which the stream stored it: `2026-11-23`. */
   get date(): string {
-    return dateOf(Number(this.timeNs / DAY));
+    return dateOf(Math.floor(this.timeUs / DAY));
   }
 
   /** One token of the subject, counted from 1: the second of `orders.42.placed` is `42`. */

@@ -19,8 +19,9 @@ Examples:
   foldstream build ./order-totals --out build/totals.wasm
 
 The language is that of the project: Cargo.toml is Rust, which needs cargo and the target \
-wasm32-unknown-unknown; pyproject.toml is Python, which needs componentize-py. If a tool is \
-missing, the command says how to install it.")]
+wasm32-unknown-unknown; pyproject.toml is Python, which needs componentize-py; package.json is \
+TypeScript or JavaScript, which needs esbuild and componentize-qjs. If a tool is missing, \
+the command says how to install it.")]
 pub(crate) struct Args {
     /// Folder of the project.
     #[arg(default_value = ".")]

@@ -15,6 +15,7 @@ mod name;
 mod python;
 pub(crate) mod rust;
 mod tool;
+mod typescript;
 mod wit;
 
 pub(crate) use name::Name;
@@ -25,10 +26,13 @@ const SAMPLE_EVENTS: &str = include_str!("../../../../../../examples/starter/eve
 /// A language of modules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Language {
-    /// The fastest and smallest modules.
+    /// Built with cargo; the fastest and smallest modules.
     Rust,
-    /// Python 3, with componentize-py.
+    /// Built with componentize-py.
     Python,
+    /// TypeScript or JavaScript, built with esbuild and componentize-qjs.
+    #[value(alias = "ts", alias = "javascript", alias = "js")]
+    Typescript,
 }
 
 /// What the command line knows of a language.
@@ -63,13 +67,14 @@ pub(crate) struct Compiled {
 
 impl Language {
     /// All of them.
-    pub(crate) const ALL: [Self; 2] = [Self::Rust, Self::Python];
+    pub(crate) const ALL: [Self; 3] = [Self::Rust, Self::Python, Self::Typescript];
 
     /// What the command line knows of it.
     pub(crate) fn row(self) -> &'static Row {
         match self {
             Self::Rust => &rust::ROW,
             Self::Python => &python::ROW,
+            Self::Typescript => &typescript::ROW,
         }
     }
 
@@ -95,6 +100,7 @@ impl Language {
         match self {
             Self::Rust => rust::compile(dir, output).await,
             Self::Python => python::compile(dir, output).await,
+            Self::Typescript => typescript::compile(dir, output).await,
         }
     }
 }
