@@ -49,7 +49,7 @@ class Codec:
 def parse(text: str | bytes) -> Any:
     """Parses JSON by the letter: UTF-8, no `NaN`, no half characters. Raises `Mismatch`."""
     try:
-        if type(text) is bytes:
+        if isinstance(text, bytes):
             # `json` would guess the encoding.
             text = text.decode()
         value = _DECODER.decode(text)
@@ -228,7 +228,15 @@ def _decode_float(value: Any) -> float:
 
 
 def _encode_float(value: Any) -> str:
-    return repr(_decode_float(value))
+    text = repr(_decode_float(value))
+    digits, e, exponent = text.partition("e")
+    if not e:
+        return text
+    # As Rust writes it: 1e16 and 1e-7 instead of 1e+16 and 1e-07, and 0.00001 without an exponent.
+    if exponent == "-05":
+        sign = "-" if value < 0 else ""
+        return f"{sign}0.0000{digits.removeprefix('-').replace('.', '')}"
+    return f"{digits}e{int(exponent)}"
 
 
 def _encode_text(value: Any) -> str:
@@ -328,7 +336,7 @@ def _at(place: Any, use: Callable[[Any], Any], value: Any) -> Any:
     try:
         return use(value)
     except Mismatch as error:
-        raise error.within(f"[{place}]") from None
+        raise error.within(place if type(place) is str else f"[{place}]") from None
 
 
 def _tuple(items: list[Codec]) -> Codec:

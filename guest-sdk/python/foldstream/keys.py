@@ -127,14 +127,14 @@ _ESCAPED = re.compile(r"[\x00-\x1f/%\x7f]")
 
 
 def _write_text(part: Any) -> str:
-    if type(part) is not str:
+    if not isinstance(part, str):
         raise TypeError(f"expected a str as the key, found {part!r}")
     if not part.isascii():
         # A lone surrogate is no text: `UnicodeEncodeError` is a `ValueError`.
         part.encode()
     if _ESCAPED.search(part):
         part = _ESCAPED.sub(_escape, part)
-    return "/" + part
+    return f"/{part}"
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -65,10 +65,10 @@ class Timestamp(int):
         """The same instant in UTC, without what is shorter than a microsecond."""
         return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=self // 1_000)
 
-    def __add__(self, span: timedelta | int) -> Timestamp:  # type: ignore[override]
+    def __add__(self, span: timedelta | int) -> Timestamp:
         return Timestamp(int(self) + _nanoseconds(span))
 
-    def __sub__(self, other: timedelta | int):  # type: ignore[override, no-untyped-def]
+    def __sub__(self, other: timedelta | int):  # type: ignore[no-untyped-def]
         """An earlier instant, or, of two instants, how far they are apart."""
         if isinstance(other, Timestamp):
             return timedelta(microseconds=(int(self) - int(other)) // 1_000)

@@ -212,7 +212,6 @@ async fn bundle_project(
             "--external:foldstream:module/*",
             "--sourcemap=external",
             "--sources-content=false",
-            "--keep-names",
             "--log-level=warning",
         ]
         .map(OsString::from),
