@@ -65,6 +65,8 @@ class KeyType:
     """The key back, from the text behind the table's name. Raises `ValueError`."""
     parts: tuple[KeyType, ...]
     """The key types of its parts; of a key that is no tuple, itself."""
+    exact: bool
+    """Whether keys that are equal in Python have the same text; not so of 1, 1.0 and True."""
 
 
 def key_type(declared: Any) -> KeyType:
@@ -88,6 +90,8 @@ def tuple_type(parts: tuple[KeyType, ...]) -> KeyType:
     def write(key: Any) -> str:
         if type(key) is not tuple or len(key) != count:
             raise TypeError(f"expected a tuple of {count} as the key, found {key!r}")
+        if count == 2:
+            return writers[0](key[0]) + writers[1](key[1])
         return "".join([write(part) for write, part in zip(writers, key)])
 
     def read(text: str) -> Any:
@@ -96,7 +100,7 @@ def tuple_type(parts: tuple[KeyType, ...]) -> KeyType:
             raise ValueError(f"expected {count} parts in the key")
         return tuple(read("/" + piece) for read, piece in zip(readers, pieces[1:]))
 
-    return KeyType(write, read, parts)
+    return KeyType(write, read, parts, all(part.exact for part in parts))
 
 
 def _part(declared: Any) -> KeyType:
@@ -106,19 +110,19 @@ def _part(declared: Any) -> KeyType:
             return _integer(widths[0])
     for kind, write, read in _PLAIN:
         if declared is kind:
-            return _single(write, read)
+            return _single(write, read, kind is str or kind is date)
     if declared is int:
         raise TypeError("an int in a key needs a width: use u64, i64 or another of foldstream.keys")
     raise TypeError(f"{declared!r} cannot be a key; use str, u64, i64, bool, date, Timestamp or a tuple")
 
 
-def _single(write: Callable[[Any], str], read: Callable[[str], Any]) -> KeyType:
+def _single(write: Callable[[Any], str], read: Callable[[str], Any], exact: bool = False) -> KeyType:
     def read_one(text: str) -> Any:
         if not text.startswith("/") or "/" in text[1:]:
             raise ValueError("expected one part in the key")
         return read(text[1:])
 
-    made = KeyType(write, read_one, ())
+    made = KeyType(write, read_one, (), exact)
     object.__setattr__(made, "parts", (made,))
     return made
 
@@ -129,7 +133,11 @@ _ESCAPED = re.compile(r"[\x00-\x1f/%\x7f]")
 def _write_text(part: Any) -> str:
     if not isinstance(part, str):
         raise TypeError(f"expected a str as the key, found {part!r}")
-    if not part.isascii():
+    if part.isascii():
+        # Nearly all keys need no escaping, and this runs for each event.
+        if part.isalnum():
+            return f"/{part}"
+    else:
         # A lone surrogate is no text: `UnicodeEncodeError` is a `ValueError`.
         part.encode()
     if _ESCAPED.search(part):

@@ -6,6 +6,7 @@ module prints.
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback as _traceback
 
@@ -32,7 +33,8 @@ def error(message: str) -> None:
 
 def traceback(cause: BaseException) -> None:
     """Where an exception came from, in the module's own terms."""
-    error("".join(_traceback.format_exception(cause)).rstrip())
+    # In a component the folders of a project have numbers.
+    error(re.sub(r'File "/\d+/', 'File "', "".join(_traceback.format_exception(cause)).rstrip()))
 
 
 def _write(level: str, message: str) -> None:

@@ -43,9 +43,11 @@ class Backend(Protocol):
 class _Entry:
     """A decoded entry of a table."""
 
-    __slots__ = ("value", "size", "changed", "held")
+    __slots__ = ("text", "value", "size", "changed", "held")
 
-    def __init__(self, value: Any, size: int) -> None:
+    def __init__(self, text: str, value: Any, size: int) -> None:
+        # Its key, as in the state.
+        self.text = text
         self.value = value
         # Length of its text.
         self.size = size
@@ -101,6 +103,7 @@ class State:
             self.flush()
             for table in self.tables:
                 table._entries.clear()
+                table._by_key.clear()
             self.entries = self.text = 0
 
 
@@ -131,7 +134,9 @@ class Table(Generic[K, V]):
             raise ValueError(f"table name {name!r}: use 1 to 64 lower-case letters, digits and hyphens")
         self.name = name
         self._entries: dict[str, _Entry] = {}
-        self._changed: list[str] = []
+        # The same entries by the keys of Python, if equal keys have the same text.
+        self._by_key: dict[Any, _Entry] = {}
+        self._changed: list[_Entry] = []
 
     def _declared(self) -> tuple[KeyType, Codec]:
         arguments = get_args(getattr(self, "__orig_class__", None))
@@ -170,7 +175,7 @@ class Table(Generic[K, V]):
 
     def __setitem__(self, key: K, value: V) -> None:
         copy = self._codec.copy
-        self._change(key).value = value if copy is None else copy(value)
+        self._mark(self._entry(key, load=False)).value = value if copy is None else copy(value)
 
     def __contains__(self, key: K) -> bool:
         return self._entry(key).value is not _ABSENT
@@ -181,7 +186,7 @@ class Table(Generic[K, V]):
         If there is none, it begins with the type's defaults. Values that cannot change, such as
         numbers and texts, are set instead: ``pages[page] = pages.get(page, 0) + 1``.
         """
-        entry = self._change(key)
+        entry = self._mark(self._entry(key))
         if entry.value is _ABSENT:
             new = self._codec.new
             if new is None:
@@ -197,7 +202,7 @@ class Table(Generic[K, V]):
 
     def delete(self, key: K) -> None:
         """Removes the entry of a key; does nothing if it does not exist."""
-        self._change(key).value = _ABSENT
+        self._mark(self._entry(key, load=False)).value = _ABSENT
 
     def scan(
         self,
@@ -243,7 +248,7 @@ class Table(Generic[K, V]):
         for page in self._pages(span, behind, bool(backwards), limit):
             for text, _ in page:
                 entry = self._entries.get(text) or self._add(text, _ABSENT, 0)
-                self._mark(text, entry).value = _ABSENT
+                self._mark(entry).value = _ABSENT
             count += len(page)
         return count
 
@@ -311,25 +316,29 @@ class Table(Generic[K, V]):
             raise Mismatch(f"a key has {length} bytes; at most {KEY_BYTES_MAX} are allowed")
         return text
 
-    def _entry(self, key: K) -> _Entry:
-        text = self.name + self._key.write(key)
-        entry = self._entries.get(text)
-        return self._load(self._text(key)) if entry is None else entry
-
-    def _change(self, key: K) -> _Entry:
-        text = self.name + self._key.write(key)
+    def _entry(self, key: K, load: bool = True) -> _Entry:
+        # What is set or removed need not be read first.
+        exact = self._key.exact
+        if exact:
+            entry = self._by_key.get(key)
+            if entry is not None:
+                return entry
+        text = self._text(key)
         entry = self._entries.get(text)
         if entry is None:
-            entry = self._load(self._text(key))
-        return self._mark(text, entry)
+            entry = self._load(text) if load else self._add(text, _ABSENT, 0)
+        if exact:
+            self._by_key[key] = entry
+        return entry
 
-    def _mark(self, text: str, entry: _Entry) -> _Entry:
+    def _mark(self, entry: _Entry) -> _Entry:
+        state = self._state
         if entry.changed < 0:
-            if not self._state.writable:
+            if not state.writable:
                 raise TypeError(f"a query cannot change table {self.name}")
-            self._changed.append(text)
+            self._changed.append(entry)
         # The event that changed it last is blamed if the value cannot be encoded.
-        entry.changed = self._state.event
+        entry.changed = state.event
         return entry
 
     def _load(self, text: str) -> _Entry:
@@ -339,7 +348,7 @@ class Table(Generic[K, V]):
         return self._add(text, self._decode(text, stored), len(stored))
 
     def _add(self, text: str, value: Any, size: int) -> _Entry:
-        entry = self._entries[text] = _Entry(value, size)
+        entry = self._entries[text] = _Entry(text, value, size)
         self._state.entries += 1
         self._state.text += size + len(text)
         return entry
@@ -356,8 +365,8 @@ class Table(Generic[K, V]):
     def _collect(self, writes: list[tuple[str, str | None]]) -> None:
         now, kept = self._state.event, []
         encode: Callable[[Any], str] = self._codec.encode
-        for text in self._changed:
-            entry = self._entries[text]
+        for entry in self._changed:
+            text = entry.text
             if entry.value is _ABSENT:
                 writes.append((text, None))
                 size = 0
@@ -373,7 +382,7 @@ class Table(Generic[K, V]):
             entry.size = size
             # The event that is being applied may hold the value, and change it again.
             if entry.held == now:
-                kept.append(text)
+                kept.append(entry)
             else:
                 entry.changed = -1
         self._changed = kept
@@ -396,7 +405,7 @@ class Value(Generic[V]):
         if len(arguments) != 1:
             raise TypeError(f'value {self.name} lacks its type: Value[int]("{self.name}")')
         # No parts: the key of a single value is its name alone.
-        return KeyType(lambda _: "", lambda _: (), ()), codec(arguments[0])
+        return KeyType(lambda _: "", lambda _: (), (), True), codec(arguments[0])
 
     def _open(self, state: State, types: tuple[KeyType, Codec]) -> Value[V]:
         opened = type(self)(self.name)

@@ -48,6 +48,8 @@ export type KeyOf<D> = D extends Type<infer T>
 
 /** A decoded entry of a table. */
 interface Entry {
+  /** Its key, as in the state. */
+  readonly text: string;
   /** Undefined if the state has none. */
   value: any;
   /** Length of its text. */
@@ -127,7 +129,9 @@ export interface ScanOptions<K> {
  * at the end of a batch. */
 export class Table<K, V> {
   readonly #entries = new Map<string, Entry>();
-  #changed: string[] = [];
+  /** The same entries by a text that is quicker to make than that of the state. */
+  readonly #quick = new Map<string, Entry>();
+  #changed: Entry[] = [];
   readonly #parts: readonly Type<any>[];
 
   /** Projections make theirs with `this.table`. */
@@ -153,19 +157,19 @@ export class Table<K, V> {
 
   /** The value of a key; undefined if there is none. It is a copy: changing it changes nothing. */
   get(key: K): V | undefined {
-    const value = this.#entry(this.#text(key)).value;
+    const value = this.#entry(key).value;
     return value === undefined || !this.type.changes ? value : this.type.check(value);
   }
 
   /** Whether there is a value for a key. */
   has(key: K): boolean {
-    return this.#entry(this.#text(key)).value !== undefined;
+    return this.#entry(key).value !== undefined;
   }
 
   /** Sets the value of a key. */
   set(key: K, value: V): void {
     const checked = this.#check(value);
-    this.#change(this.#text(key)).value = checked;
+    this.#mark(this.#entry(key, false)).value = checked;
   }
 
   /** The value of a key, to be changed in place until the event ends.
@@ -176,7 +180,7 @@ export class Table<K, V> {
   edit(key: K): V {
     const { type, name } = this;
     if (!type.changes) throw new TypeError(`values of table ${name} cannot be changed in place; set them`);
-    const entry = this.#change(this.#text(key));
+    const entry = this.#mark(this.#entry(key));
     if (entry.value === undefined) {
       if (type.initial === undefined) {
         throw new TypeError(`table ${name} has no value to begin with; give each field a default`);
@@ -189,7 +193,7 @@ export class Table<K, V> {
 
   /** Removes the entry of a key; does nothing if it does not exist. */
   delete(key: K): void {
-    this.#change(this.#text(key)).value = undefined;
+    this.#mark(this.#entry(key, false)).value = undefined;
   }
 
   /** Entries in the order of their keys, read page by page.
@@ -209,7 +213,7 @@ export class Table<K, V> {
     for (const page of this.#pages(options)) {
       for (const [text] of page) {
         const entry = this.#entries.get(text) ?? this.#add(text, undefined, 0);
-        this.#mark(text, entry).value = undefined;
+        this.#mark(entry).value = undefined;
       }
       count += page.length;
     }
@@ -219,9 +223,9 @@ export class Table<K, V> {
   /** Adds what has changed to what is to be written. */
   collect(writes: [string, string | undefined][]): void {
     if (this.#changed.length === 0) return;
-    const kept: string[] = [];
-    for (const text of this.#changed) {
-      const entry = this.#entries.get(text)!;
+    const kept: Entry[] = [];
+    for (const entry of this.#changed) {
+      const text = entry.text;
       let size = 0;
       if (entry.value === undefined) {
         writes.push([text, undefined]);
@@ -233,7 +237,7 @@ export class Table<K, V> {
       this.state.text += size - entry.size;
       entry.size = size;
       // The event that is being applied may hold the value, and change it again.
-      if (entry.held === this.state.event && entry.held >= 0) kept.push(text);
+      if (entry.held === this.state.event && entry.held >= 0) kept.push(entry);
       else entry.changed = WRITTEN;
     }
     this.#changed = kept;
@@ -242,6 +246,7 @@ export class Table<K, V> {
   /** Drops all entries, which were written before. */
   clear(): void {
     this.#entries.clear();
+    this.#quick.clear();
   }
 
   #encode(text: string, entry: Entry): string {
@@ -264,23 +269,28 @@ export class Table<K, V> {
     }
   }
 
-  #entry(text: string): Entry {
-    const entry = this.#entries.get(text);
-    if (entry !== undefined) return entry;
+  #entry(key: K, load = true): Entry {
+    const quick = this.#parts.length === 1 ? (typeof key === "string" ? key : undefined) : quickText(key);
+    const known = quick === undefined ? undefined : this.#quick.get(quick);
+    if (known !== undefined) return known;
+    const text = this.#text(key);
+    // What is set or removed need not be read first.
+    const entry = this.#entries.get(text) ?? (load ? this.#load(text) : this.#add(text, undefined, 0));
+    if (quick !== undefined) this.#quick.set(quick, entry);
+    return entry;
+  }
+
+  #load(text: string): Entry {
     const stored = this.state.backend.get(text);
     return stored === undefined
       ? this.#add(text, undefined, 0)
       : this.#add(text, this.#decode(text, stored), stored.length);
   }
 
-  #change(text: string): Entry {
-    return this.#mark(text, this.#entry(text));
-  }
-
-  #mark(text: string, entry: Entry): Entry {
+  #mark(entry: Entry): Entry {
     if (entry.changed === WRITTEN) {
       if (!this.state.writable) throw new TypeError(`a query cannot change table ${this.name}`);
-      this.#changed.push(text);
+      this.#changed.push(entry);
     }
     // The event that changed it last is blamed if the value cannot be encoded.
     entry.changed = this.state.event;
@@ -288,7 +298,7 @@ export class Table<K, V> {
   }
 
   #add(text: string, value: unknown, size: number): Entry {
-    const entry: Entry = { value, size, changed: WRITTEN, held: WRITTEN };
+    const entry: Entry = { text, value, size, changed: WRITTEN, held: WRITTEN };
     this.#entries.set(text, entry);
     this.state.entries += 1;
     this.state.text += size + text.length;
@@ -413,6 +423,19 @@ export function isBefore(one: string, other: string): boolean {
     }
   }
   return one.length < other.length;
+}
+
+/** A text that differs for any two keys of several parts: only what follows a length may have
+ * anything in it. */
+function quickText(key: unknown): string | undefined {
+  if (!Array.isArray(key)) return undefined;
+  let text = "";
+  for (const part of key) {
+    if (typeof part === "string") text += `${part.length}:${part}`;
+    else if (typeof part === "number") text += `#${part};`;
+    else return undefined;
+  }
+  return text;
 }
 
 function write(parts: readonly Type<any>[], key: unknown): string {

@@ -19,8 +19,16 @@ export function daysOf(date: string): number | undefined {
   return year >= 1970 && dateOf(days) === date ? days : undefined;
 }
 
+/** The last date that was asked for: events of a batch are usually of one day. */
+let lastDate: { days: number; date: string } | undefined;
+
 /** The date that is this many days after 1970-01-01. */
 export function dateOf(days: number): string {
+  if (lastDate?.days !== days) lastDate = { days, date: writtenDate(days) };
+  return lastDate.date;
+}
+
+function writtenDate(days: number): string {
   // By Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms": years begin in March.
   const shifted = days + 719_468;
   const era = Math.floor(shifted / 146_097);
