@@ -56,7 +56,7 @@ export function exported(module: unknown) {
     throw new TypeError(`${made.name} lacks its manifest: static override manifest = { name, subjects }`);
   }
   setConsole();
-  const queries = Object.entries(new Instance(made, state).projection.queries);
+  const queries = Object.entries(opened(made).projection.queries);
   let running: Instance | undefined;
   return {
     manifest: () => manifest(asked, queries.map(([name, { description }]) => ({ name, description }))),
@@ -93,6 +93,16 @@ export function exported(module: unknown) {
       return { tag: "text", val: answer };
     },
   };
+}
+
+/** An instance, or what is wrong with the declarations, in terms of the sources. */
+function opened(made: ProjectionClass): Instance {
+  try {
+    return new Instance(made, state);
+  } catch (error) {
+    if (error instanceof Error) error.stack = resolveStack(error.stack ?? "");
+    throw error;
+  }
 }
 
 function queryError(error: unknown) {

@@ -46,19 +46,29 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
 fn next_steps(folder: &Path, name: &Name, row: &Row) -> String {
     let name = &name.kebab;
     let last = format!("build {name}.wasm for `foldstream deploy`");
-    let steps = row.first_steps.iter().copied().chain([
-        (
-            "foldstream dev",
-            "run it on a log of its own, and rebuild it after each change",
-        ),
-        ("foldstream build", last.as_str()),
-    ]);
+    let steps: Vec<_> = row
+        .first_steps
+        .iter()
+        .copied()
+        .chain([
+            (
+                "foldstream dev",
+                "run it on a log of its own, and rebuild it after each change",
+            ),
+            ("foldstream build", last.as_str()),
+        ])
+        .collect();
+    let width = steps
+        .iter()
+        .map(|(command, _)| command.len())
+        .max()
+        .unwrap_or(0);
     let mut text = format!(
         "Created {folder}, a projection named {name}. Next:\n  cd {folder}",
         folder = folder.display()
     );
     for (command, purpose) in steps {
-        text.push_str(&format!("\n  {command:<20} {purpose}"));
+        text.push_str(&format!("\n  {command:<width$}  {purpose}"));
     }
     text
 }

@@ -82,9 +82,10 @@ pub(super) static ROW: Row = Row {
     reserved: RESERVED,
     files,
     first_steps: &[
+        ("python3 -m venv .venv", "make an environment"),
         (
-            "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt",
-            "install the tools",
+            ".venv/bin/pip install -r requirements.txt",
+            "install the tools into it",
         ),
         (".venv/bin/pytest", "test it without WebAssembly"),
     ],

@@ -252,10 +252,13 @@ fn add_map(bundle: &Path, dir: &Path) -> anyhow::Result<()> {
     };
     let sources: Vec<String> = map.sources.iter().map(shown).collect();
     let map = serde_json::json!({ "sources": sources, "mappings": map.mappings });
-    let mut bundled = std::fs::read_to_string(bundle)?;
-    // At the end: the lines of the bundle stay where the map says.
-    bundled.push_str(&format!("\nglobalThis.__foldstreamMap = {map};\n"));
-    std::fs::write(bundle, bundled)?;
+    let bundled = std::fs::read_to_string(bundle)?;
+    // First, so that it is there when the module is evaluated, and without a line of its own: the
+    // lines of the bundle stay where the map says.
+    std::fs::write(
+        bundle,
+        format!("globalThis.__foldstreamMap = {map};{bundled}"),
+    )?;
     Ok(())
 }
 
@@ -263,7 +266,9 @@ fn succeeded(project: &Project, run: &std::process::Output) -> Result<(), Failur
     if run.status.success() {
         return Ok(());
     }
-    let told = String::from_utf8_lossy(&run.stderr);
+    let printed = String::from_utf8_lossy(&run.stderr);
+    // What the tool itself says; Node adds where the tool ended.
+    let told = printed.split("\nnode:").next().unwrap_or_default();
     let message = format!("{} cannot be built:\n{}", project.name, told.trim_end());
     Err(Failure::new(Exit::Failed, message))
 }
