@@ -46,7 +46,7 @@ class Chance(Projection):
             case "exit":
                 raise SystemExit(3)
             case "allocate":
-                bytearray(1 << 31)
+                bytearray(1 << 30)
 
 
 def attempt(what: Any) -> str:

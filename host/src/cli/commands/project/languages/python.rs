@@ -201,7 +201,12 @@ pub(super) async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compil
     let component = scratch.path().join("component.wasm");
     let folders: Vec<PathBuf> = std::iter::once(entry).chain(project.path).collect();
     let arguments = arguments(&scratch.path().join("wit"), &folders, &component);
-    let run = tool::run(&program, arguments, scratch.path()).await?;
+    // Packages of the environment that the tool is in can be imported as well.
+    let environment = program
+        .ancestors()
+        .nth(2)
+        .filter(|folder| folder.join("pyvenv.cfg").is_file());
+    let run = tool::run(&program, arguments, scratch.path(), environment).await?;
     if !run.status.success() {
         let told = told(&String::from_utf8_lossy(&run.stderr), &folders);
         let message = format!("{} cannot be built:\n{told}", project.name);

@@ -50,13 +50,16 @@ impl Tool {
 }
 
 /// Runs a program to its end, without input, and returns what it printed. Cancelling ends it.
+/// `environment` is the virtual environment of Python that it is to use, if there is one.
 pub(super) async fn run(
     program: &Path,
-    arguments: impl IntoIterator<Item = impl Into<OsString>>,
+    arguments: Vec<OsString>,
     folder: &Path,
+    environment: Option<&Path>,
 ) -> anyhow::Result<Output> {
     Command::new(program)
-        .args(arguments.into_iter().map(Into::into))
+        .args(arguments)
+        .envs(environment.map(|environment| ("VIRTUAL_ENV", environment)))
         .current_dir(folder)
         // Its own stack traces say nothing about the project.
         .env("RUST_BACKTRACE", "0")

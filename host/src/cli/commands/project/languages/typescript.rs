@@ -173,7 +173,7 @@ pub(super) async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compil
         .to_vec();
     arguments.extend([wit.into(), "-j".into(), bundle.into()]);
     arguments.extend(["-o".into(), component.clone().into_os_string()]);
-    let run = tool::run(&componentizer, arguments, scratch.path()).await?;
+    let run = tool::run(&componentizer, arguments, scratch.path(), None).await?;
     succeeded(&project, &run)?;
     let module = tokio::fs::read(&component)
         .await
@@ -221,7 +221,7 @@ async fn bundle_project(
         arguments.push(flag("--tsconfig=", &settings));
     }
     arguments.push(flag("--outfile=", bundle));
-    let run = tool::run(bundler, arguments, &dir).await?;
+    let run = tool::run(bundler, arguments, &dir, None).await?;
     succeeded(project, &run)?;
     add_map(bundle, &dir).with_context(|| format!("cannot read what {} wrote", bundler.display()))
 }
