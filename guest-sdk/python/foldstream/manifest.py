@@ -92,7 +92,7 @@ class Manifest:
     backoff: tuple[timedelta, timedelta] | None = None
     """The pause before the second attempt, which doubles each time, and the longest pause."""
     memory_limit: int | None = None
-    """The linear memory that one instance needs, in bytes; Python itself takes about 20 MiB."""
+    """The linear memory that one instance needs, in bytes; Python itself takes about 12 MiB."""
     deadline: timedelta | None = None
     """The longest time that one call may need."""
     batch_limit: int | None = None
