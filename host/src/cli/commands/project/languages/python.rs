@@ -114,6 +114,7 @@ fn files(name: &Name) -> Files {
 }
 
 /// What `pyproject.toml` says.
+#[derive(Debug)]
 struct Project {
     name: String,
     /// The Python module with the projection.
@@ -283,12 +284,12 @@ mod tests {
                 "unknown field `modul`",
             ),
         ] {
-            let error = read(text).err().expect("is wrong");
+            let error = read(text).expect_err("is wrong");
             assert!(error.contains(message), "{text}: {error}");
         }
         std::fs::create_dir(folder.path().join("src")).expect("make src");
         std::fs::write(folder.path().join("src/a_b.py"), "").expect("write");
-        let project = read("[project]\nname = \"a-b\"").ok().expect("is sound");
+        let project = read("[project]\nname = \"a-b\"").expect("is sound");
         assert_eq!(
             (project.name.as_str(), project.module.as_str()),
             ("a-b", "a_b")

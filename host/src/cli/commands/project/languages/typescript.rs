@@ -100,6 +100,7 @@ fn files(name: &Name) -> Files {
 }
 
 /// What `package.json` says.
+#[derive(Debug)]
 struct Project {
     name: String,
     /// The file with the projection.
@@ -297,12 +298,12 @@ mod tests {
                 "there is no b.ts",
             ),
         ] {
-            let error = read(text).err().expect("is wrong");
+            let error = read(text).expect_err("is wrong");
             assert!(error.contains(message), "{text}: {error}");
         }
         std::fs::create_dir(folder.path().join("src")).expect("make src");
         std::fs::write(folder.path().join("src/index.js"), "").expect("write");
-        let project = read(r#"{"name": "@ours/a"}"#).ok().expect("is sound");
+        let project = read(r#"{"name": "@ours/a"}"#).expect("is sound");
         assert_eq!(project.name, "a");
         assert!(project.main.ends_with("src/index.js"));
     }
