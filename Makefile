@@ -140,3 +140,5 @@ setup-test:
 	@sh $(setup)/nats-server.sh
 	@sh $(setup)/promtool.sh
 	@sh $(setup)/schemathesis.sh
+	@sh $(setup)/guest-python.sh
+	@sh $(setup)/guest-typescript.sh

@@ -230,3 +230,75 @@ fn entries_stand_in_the_order_of_their_parts() {
         .collect();
     assert_eq!(values, [json!(2), json!(3), json!(1)]);
 }
+
+/// The texts that every SDK of ours writes: `guest-sdk/conformance/keys.json`.
+#[derive(Deserialize)]
+struct Vectors {
+    written: Vec<Vector>,
+    refused: Vec<Vector>,
+}
+
+#[derive(Deserialize)]
+struct Vector {
+    types: Vec<String>,
+    #[serde(default)]
+    key: Vec<foldstream_sdk::testing::Value>,
+    text: String,
+}
+
+/// One part of a key, of a type by its name: its text if there is a value, else what the text reads
+/// as.
+fn part(name: &str, value: Option<&foldstream_sdk::testing::Value>, text: &str) -> Option<String> {
+    macro_rules! part {
+        ($kind:ty, $lend:expr) => {{
+            match value {
+                Some(value) => {
+                    let key: $kind = serde_json::from_value(value.clone()).expect("is one");
+                    let written = encode::<$kind>($lend(&key));
+                    assert_eq!(decode::<$kind>(&written), key);
+                    Some(written)
+                }
+                None => foldstream_sdk::key::decode::<$kind>(text)
+                    .ok()
+                    .map(|_| text.to_owned()),
+            }
+        }};
+    }
+    match name {
+        "u8" => part!(u8, |key: &u8| *key),
+        "u16" => part!(u16, |key: &u16| *key),
+        "u32" => part!(u32, |key: &u32| *key),
+        "u64" => part!(u64, |key: &u64| *key),
+        "i8" => part!(i8, |key: &i8| *key),
+        "i16" => part!(i16, |key: &i16| *key),
+        "i32" => part!(i32, |key: &i32| *key),
+        "i64" => part!(i64, |key: &i64| *key),
+        "bool" => part!(bool, |key: &bool| *key),
+        "date" => part!(Date, |key: &Date| *key),
+        "time" => part!(Timestamp, |key: &Timestamp| *key),
+        "text" => part!(String, String::as_str),
+        other => panic!("no type {other}"),
+    }
+}
+
+#[test]
+fn keys_have_the_texts_that_every_sdk_writes() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../conformance/keys.json");
+    let text = std::fs::read_to_string(path).expect("our own files can be read");
+    let vectors: Vectors = serde_json::from_str(&text).expect("is sound");
+    for Vector { types, key, text } in &vectors.written {
+        // A tuple's text is that of its parts, one after another, as a test above shows.
+        let parts = types.iter().zip(key);
+        let written: String = parts
+            .map(|(name, value)| part(name, Some(value), "").expect("is written"))
+            .collect();
+        assert_eq!(written, *text);
+    }
+    for Vector { types, text, .. } in &vectors.refused {
+        let refused = match types.as_slice() {
+            [one] => part(one, None, text).is_none(),
+            _ => foldstream_sdk::key::decode::<(String, String)>(text).is_err(),
+        };
+        assert!(refused, "{text} is no key of {types:?}");
+    }
+}

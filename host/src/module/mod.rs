@@ -51,6 +51,14 @@ use crate::subject::{Pattern, SubjectSet};
 /// Most entries in one page of a [`Migration`]; a page of a scan has about 1 MiB at most, as the
 /// contract promises.
 pub const MIGRATION_ENTRIES_MAX: usize = 1_000;
+
+/// Most places of [`Options::instances_max`] that one instance takes. Most take one; the engines of
+/// scripts have more tables than a place has.
+pub const PLACES_PER_INSTANCE_MAX: u32 = sandbox::MEMORIES_MAX;
+const _: () = assert!(
+    sandbox::TABLES_MAX.div_ceil(engine::TABLES_PER_PLACE) <= PLACES_PER_INSTANCE_MAX,
+    "the tables of a component fit"
+);
 /// Most entries that a module returns for one page of a [`Migration`].
 const MIGRATED_ENTRIES_MAX: usize = 65_536;
 /// Most keys in one call of get-many or put-many.

@@ -1,4 +1,4 @@
-//! `foldstream dev`: a host that builds a crate and rebuilds it whenever its sources change.
+//! `foldstream dev`: a host that builds a project and rebuilds it whenever its sources change.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use notify_debouncer_full::notify::{RecommendedWatcher, RecursiveMode};
 use notify_debouncer_full::{DebounceEventResult, Debouncer, RecommendedCache, new_debouncer};
 use tokio::sync::Notify;
 
-use super::build;
+use super::languages::{Language, Row};
 use crate::api::SourceList;
 use crate::cli::Context;
 use crate::cli::commands::deployments::deploy;
@@ -25,17 +25,10 @@ use crate::config::{Config, LogFormat};
 const QUIET_TIME: Duration = Duration::from_millis(200);
 /// Longest wait for the read model after a deploy, before `dev` looks for the next change.
 const CATCH_UP_WAIT: Duration = Duration::from_secs(600);
-/// Files at the top of a crate that a build reads.
-const ROOT_SOURCES: &[&str] = &[
-    "Cargo.toml",
-    "build.rs",
-    "rust-toolchain",
-    "rust-toolchain.toml",
-];
-/// Events next to the crate, imported into an empty log.
+/// Events next to the project, imported into an empty log.
 const SAMPLE: &str = "events.ndjson";
 
-/// Run a host on an embedded log, and build, deploy and rebuild a crate while you edit it.
+/// Run a host on an embedded log, and build, deploy and rebuild a project while you edit it.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -48,7 +41,7 @@ Examples:
 Events in DIR/events.ndjson are imported into an empty log. If a build fails, the last good \
 module keeps running.")]
 pub(crate) struct Args {
-    /// Folder of the crate.
+    /// Folder of the project.
     #[arg(default_value = ".")]
     dir: PathBuf,
     #[command(flatten)]
@@ -71,11 +64,7 @@ pub(crate) struct Args {
 
 /// Runs until interrupted.
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        args.dir.join("Cargo.toml").is_file(),
-        "{} has no Cargo.toml; give the folder of a crate, or create one with `foldstream new NAME`",
-        args.dir.display()
-    );
+    let language = Language::of(&args.dir)?;
     // First: until then SIGHUP ends the process.
     let hangups = Hangups::catch()?;
     let mut flags = Vec::new();
@@ -109,7 +98,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let known = config.clone();
     let same = move || Ok(known.clone());
     // Before the first build, so that a change during it is not missed.
-    let (changed, _watching) = watch(&args.dir, &config.data_dir)?;
+    let (changed, _watching) = watch(&args.dir, &config.data_dir, language.row())?;
     let mut server = Server::start(config).await?;
     server.reload_on(hangups, same);
     context.output.say(&format!("listening on {}", server.url));
@@ -122,6 +111,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = server.client(context.output)?;
     let session = Session {
         args: &args,
+        language,
         client: &client,
         context,
     };
@@ -145,6 +135,7 @@ pub(crate) fn quieten(config: &mut Config) {
 
 struct Session<'a> {
     args: &'a Args,
+    language: Language,
     client: &'a Client,
     context: &'a Context,
 }
@@ -177,8 +168,8 @@ impl Session<'_> {
     /// Builds, deploys, and waits for the read model; returns the name of the deployment.
     async fn rebuild(&self) -> anyhow::Result<String> {
         let output = self.context.output;
-        let compiled = build::compile(&self.args.dir, output).await?;
-        // Crates and their modules usually have one name.
+        let compiled = self.language.compile(&self.args.dir, output).await?;
+        // Projects and their modules usually have one name.
         let name = self.args.name.as_ref().unwrap_or(&compiled.name);
         // No answer counts as unknown: the deploy itself says what is wrong.
         let known = self.client.deployment(name).await.ok();
@@ -200,7 +191,7 @@ impl Session<'_> {
         Ok(deployment.name)
     }
 
-    /// Imports the sample next to the crate if the log is empty, so that a kept folder is not
+    /// Imports the sample next to the project if the log is empty, so that a kept folder is not
     /// filled twice.
     async fn import_sample(&self) -> anyhow::Result<()> {
         let sample = self.args.dir.join(SAMPLE);
@@ -231,7 +222,7 @@ impl Session<'_> {
                     sample.display()
                 ));
             }
-            // The crate works without its sample.
+            // The project works without its sample.
             Err(error) => self.context.output.error(&message_of(&error)),
         }
         Ok(())
@@ -253,8 +244,8 @@ pub(crate) fn further(url: &str, name: &str) -> String {
 
 type Watching = Debouncer<RecommendedWatcher, RecommendedCache>;
 
-/// Watches the sources of a crate, except build output: each build would trigger the next one.
-fn watch(dir: &Path, data: &Path) -> anyhow::Result<(Arc<Notify>, Watching)> {
+/// Watches the sources of a project, except build output: each build would trigger the next one.
+fn watch(dir: &Path, data: &Path, row: &'static Row) -> anyhow::Result<(Arc<Notify>, Watching)> {
     // One permit is enough: it says that something changed, not how often.
     let changed = Arc::new(Notify::new());
     let notify = Arc::clone(&changed);
@@ -269,7 +260,7 @@ fn watch(dir: &Path, data: &Path) -> anyhow::Result<(Arc<Notify>, Watching)> {
         let relevant = events.iter().filter(|event| !event.kind.is_access());
         if relevant
             .flat_map(|event| &event.paths)
-            .any(|path| is_source(&within, path))
+            .any(|path| is_source(&within, path, row))
         {
             notify.notify_one();
         }
@@ -285,14 +276,14 @@ fn watch(dir: &Path, data: &Path) -> anyhow::Result<(Arc<Notify>, Watching)> {
     watcher
         .watch(&root, RecursiveMode::NonRecursive)
         .with_context(|| unwatchable(&root))?;
-    // A data folder within the crate changes all the time.
+    // A data folder within the project changes all the time.
     let data = data.canonicalize().unwrap_or_else(|_| root.join(data));
     for entry in std::fs::read_dir(&root)
         .with_context(|| unwatchable(&root))?
         .flatten()
     {
         let path = entry.path();
-        if path.is_dir() && path != data && is_source(&root, &path.join("any")) {
+        if path.is_dir() && path != data && is_source(&root, &path.join("any"), row) {
             watcher
                 .watch(&path, RecursiveMode::Recursive)
                 .with_context(|| unwatchable(&path))?;
@@ -302,18 +293,20 @@ fn watch(dir: &Path, data: &Path) -> anyhow::Result<(Arc<Notify>, Watching)> {
 }
 
 /// Whether a build reads a path: next to the manifest only folders count, because logs and modules
-/// are often written into the crate itself; no build output, nothing hidden, no backup file of an
+/// are often written into the project itself; no build output, nothing hidden, no backup file of an
 /// editor.
-fn is_source(root: &Path, path: &Path) -> bool {
+fn is_source(root: &Path, path: &Path, row: &Row) -> bool {
     let Ok(relative) = path.strip_prefix(root) else {
         return false;
     };
     let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
     match &parts[..] {
         [] => false,
-        [file] => ROOT_SOURCES.contains(&&**file),
+        [file] => row.sources.contains(&&**file),
         [folder, .., file] => {
-            folder != "target"
+            !row.other_folders.contains(&&**folder)
+                // Python writes it next to the sources that it reads.
+                && !parts.iter().any(|part| part == "__pycache__")
                 && !parts.iter().any(|part| part.starts_with('.'))
                 && !file.ends_with('~')
         }
@@ -326,7 +319,7 @@ mod tests {
 
     #[test]
     fn only_sources_start_a_build() {
-        let root = Path::new("/crate");
+        let (root, row) = (Path::new("/crate"), Language::Rust.row());
         for source in [
             "src/lib.rs",
             "Cargo.toml",
@@ -335,7 +328,7 @@ mod tests {
             "vendor/sdk/src/lib.rs",
             "scenarios/a.json",
         ] {
-            assert!(is_source(root, &root.join(source)), "{source}");
+            assert!(is_source(root, &root.join(source), row), "{source}");
         }
         for other in [
             "target/release/x",
@@ -350,16 +343,17 @@ mod tests {
             "events.ndjson",
             "",
         ] {
-            assert!(!is_source(root, &root.join(other)), "{other}");
+            assert!(!is_source(root, &root.join(other), row), "{other}");
         }
-        assert!(!is_source(root, Path::new("/elsewhere/src/lib.rs")));
+        assert!(!is_source(root, Path::new("/elsewhere/src/lib.rs"), row));
     }
 
     #[test]
     fn change_of_a_source_is_noticed() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join("src")).expect("make src");
-        let (changed, _watching) = watch(folder.path(), Path::new("data")).expect("watches");
+        let (changed, _watching) =
+            watch(folder.path(), Path::new("data"), Language::Rust.row()).expect("watches");
         std::fs::write(folder.path().join("src/lib.rs"), "// new").expect("write");
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()

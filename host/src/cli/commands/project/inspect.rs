@@ -52,7 +52,7 @@ pub(crate) fn examine(upload: Bytes) -> anyhow::Result<Examined> {
     let mut options =
         Config::default().module_options(cache.path().to_owned(), checker, &Memory::unlimited());
     // Only one instance is needed, for the manifest.
-    options.instances_max = 1;
+    options.instances_max = module::PLACES_PER_INSTANCE_MAX;
     let engine = Engine::new(options)?;
     let accepted = engine.accept(upload)?;
     let loaded = engine.load(&accepted)?;

@@ -4,5 +4,6 @@ pub(crate) mod build;
 pub(crate) mod demo;
 pub(crate) mod dev;
 pub(crate) mod inspect;
+pub(crate) mod languages;
 pub(crate) mod new;
 pub(crate) mod replay;

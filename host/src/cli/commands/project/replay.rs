@@ -151,7 +151,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         module::this_program().context("cannot find this program, which checks the module")?;
     let mut options =
         Config::default().module_options(folder.path().to_owned(), checker, &Memory::unlimited());
-    options.instances_max = 2;
+    options.instances_max = 2 * module::PLACES_PER_INSTANCE_MAX;
     let mut replay = Replay::begin(&bundle, other, folder.path(), options)?;
     for note in &bundle.notes {
         context.output.warning(note);

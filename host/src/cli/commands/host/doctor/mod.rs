@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::api::{Deployment, DeploymentList, DeploymentState, HostInfo, SourceInfo, SourceList};
 use crate::cli::Context;
 use crate::cli::commands::deployments::outbox;
-use crate::cli::commands::project::build;
+use crate::cli::commands::project::languages::rust;
 use crate::cli::support::client::{self, Client};
 use crate::cli::support::config_args;
 use crate::cli::support::exit::{Exit, Failure};
@@ -385,7 +385,7 @@ async fn check_server_clock(client: &Client) -> Check {
 }
 
 async fn check_target() -> Check {
-    if build::has_target(None).await {
+    if rust::has_target(None).await {
         return Check::ok("build target", "wasm32-unknown-unknown is installed");
     }
     let finding = "wasm32-unknown-unknown is missing; only `build` and `dev` need it: rustup \

@@ -1,0 +1,191 @@
+"""What a Python module exports to a host; only `foldstream build` imports it, for the component."""
+
+from __future__ import annotations
+
+import gc
+from datetime import timedelta
+from types import ModuleType
+from typing import Any
+
+import wit_world
+from componentize_py_types import Err
+from wit_world.imports import inboxes, log as host_log, state, types
+
+from . import log
+from .errors import InvalidArguments, NotFound, summary
+from .errors import is_deliberate
+from .events import Event
+from .manifest import EventId, KeyRule
+from .projection import Instance, Projection, describe
+
+_LEVELS = {
+    "debug": host_log.Level.DEBUG,
+    "info": host_log.Level.INFO,
+    "warn": host_log.Level.WARN,
+    "error": host_log.Level.ERROR,
+}
+
+
+def find(module: ModuleType) -> type[Projection]:
+    """The one projection that a Python module defines. Raises `TypeError`."""
+    found = [
+        member
+        for member in vars(module).values()
+        if isinstance(member, type) and issubclass(member, Projection) and member.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        names = ", ".join(sorted(one.__name__ for one in found)) or "none"
+        raise TypeError(f"{module.__name__} must define one class that extends Projection; it has {names}")
+    return found[0]
+
+
+def export(module: ModuleType) -> type[Any]:
+    """The class that a component exports. Runs when the component is built."""
+    projection = find(module)
+    # A mistake in a declaration is found now, and what is looked up now is part of the component.
+    describe(projection)
+
+    class WitWorld(wit_world.WitWorld):
+        running: Instance | None = None
+
+        def manifest(self) -> types.Manifest:
+            return _manifest(projection)
+
+        def inbox(self) -> inboxes.InboxSettings | None:
+            return _inbox(projection)
+
+        def apply(self, events: list[types.Event]) -> None:
+            instance = WitWorld.running
+            if instance is None:
+                instance = WitWorld.running = Instance(projection, _State())
+            failed = instance.apply(
+                [
+                    Event(e.sequence, e.time_ns, e.subject, e.kind, dict(e.headers), e.data.value)
+                    for e in events
+                ]
+            )
+            if failed is not None:
+                # What the instance holds no longer matches the host's state.
+                WitWorld.running = None
+                kind = types.FailureKind.RETRY if failed.retry else types.FailureKind.REJECT
+                raise Err(types.Failure(failed.index, kind, failed.message))
+
+        def query(self, name: str, args: types.Payload) -> types.Payload:
+            # A fresh instance: the state of a query is a snapshot of its own.
+            return _answer(Instance(projection, _State()), name, args)
+
+    log.sink = lambda level, message: host_log.write(_LEVELS[level], message)
+    # What exists now stays for good: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    return WitWorld
+
+
+class _State:
+    """The state of the host."""
+
+    def get(self, key: str) -> str | bytes | None:
+        found = state.get(key)
+        return None if found is None else found.value
+
+    def put_many(self, entries: list[tuple[str, str | None]]) -> None:
+        text = types.Payload_Text
+        for start in range(0, len(entries), _PUTS_MAX):
+            part = entries[start : start + _PUTS_MAX]
+            state.put_many([(key, None if value is None else text(value)) for key, value in part])
+
+    def scan(
+        self, start: str, end: str | None, after: str | None, backwards: bool, limit: int
+    ) -> tuple[list[tuple[str, str | bytes]], bool]:
+        direction = state.Direction.BACKWARDS if backwards else state.Direction.FORWARDS
+        selection = state.Selection_Range(state.KeyRange(start, end))
+        page = state.scan(selection, after, direction, limit)
+        return [(entry.key, entry.value.value) for entry in page.entries], page.more
+
+
+_PUTS_MAX = 65_536
+"""Most entries that a host takes in one call."""
+
+
+def _answer(instance: Instance, name: str, args: types.Payload) -> types.Payload:
+    try:
+        answer = instance.query(name, args.value)
+    except NotFound:
+        raise Err(types.QueryError_NotFound()) from None
+    except InvalidArguments as error:
+        raise Err(types.QueryError_InvalidArguments(summary(error))) from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        if not is_deliberate(error):
+            log.traceback(error)
+        raise Err(types.QueryError_Failed(summary(error))) from None
+    if answer is None:
+        raise Err(types.QueryError_UnknownQuery())
+    return types.Payload_Text(answer)
+
+
+def _manifest(projection: type[Projection]) -> types.Manifest:
+    asked = projection.manifest
+    backoff = asked.backoff
+    description = asked.description or (projection.__doc__ or "").strip().partition("\n\n")[0]
+    return types.Manifest(
+        kind=types.ModuleKind.PROJECTION,
+        name=asked.name,
+        description=" ".join(description.split()),
+        subjects=list(asked.subjects),
+        wants_headers=asked.headers,
+        key_rule=_key_rule(asked.key),
+        state_version=asked.state_version,
+        error_policy=types.ErrorPolicy(
+            asked.attempts,
+            None if backoff is None else _milliseconds(backoff[0]),
+            None if backoff is None else _milliseconds(backoff[1]),
+        ),
+        limits=types.Limits(
+            asked.memory_limit,
+            None if asked.deadline is None else _milliseconds(asked.deadline),
+            asked.batch_limit,
+            asked.state_limit,
+        ),
+        queries=[
+            types.QueryDescription(query.name, query.description)
+            for query in describe(projection).queries.values()
+        ],
+    )
+
+
+def _milliseconds(span: timedelta) -> int:
+    return min(span // timedelta(milliseconds=1), 2**32 - 1)
+
+
+def _key_rule(rule: KeyRule) -> types.KeyRule:
+    value: Any = rule.value
+    match rule.case:
+        case "subject":
+            return types.KeyRule_Subject()
+        case "subject-token":
+            return types.KeyRule_SubjectToken(value)
+        case "header":
+            return types.KeyRule_Header(value)
+        case "data-pointer":
+            return types.KeyRule_DataPointer(value)
+    return types.KeyRule_None_()
+
+
+def _inbox(projection: type[Projection]) -> inboxes.InboxSettings | None:
+    asked = projection.manifest.inbox
+    if asked is None:
+        return None
+    window = asked.window // timedelta(milliseconds=1)
+    return inboxes.InboxSettings(_event_id(asked.id), window, asked.ids_max)
+
+
+def _event_id(id: EventId) -> inboxes.EventId:
+    value: Any = id.value
+    match id.case:
+        case "header":
+            return inboxes.EventId_Header(value)
+        case "data-pointer":
+            return inboxes.EventId_DataPointer(value)
+    return inboxes.EventId_MessageId()

@@ -1,0 +1,140 @@
+"""Values are checked when they are read, and written in one form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+from enum import Enum
+from typing import Any
+
+import pytest
+from foldstream import Timestamp, u8, u64
+from foldstream.codec import codec, parse, to_json
+from foldstream.errors import Mismatch
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass
+class Part:
+    name: str
+    grams: u64 = 0
+
+
+@dataclass
+class Parcel:
+    parts: list[Part]
+    colour: Colour
+    at: Timestamp
+    day: date
+    labels: dict[str, str] = field(default_factory=dict)
+    note: str | None = None
+    weight: float = 0.0
+    pair: tuple[str, u8] = ("", 0)
+    from_: Any = None
+
+
+PARCEL = (
+    '{"parts":[{"name":"a\\"b","grams":3}],"colour":"red","at":"2026-11-23T14:05:06.000000001Z",'
+    '"day":"2026-11-23","labels":{"x":"y"},"note":null,"weight":1.5,"pair":["p",255],"from":[1,{"a":null}]}'
+)
+
+
+def test_a_value_is_read_and_written_as_it_was() -> None:
+    parcel = codec(Parcel).decode(parse(PARCEL))
+    assert parcel.parts == [Part('a"b', 3)] and parcel.from_ == [1, {"a": None}]
+    assert codec(Parcel).encode(parcel) == PARCEL
+
+
+def test_a_copy_shares_nothing_that_changes() -> None:
+    parcel = codec(Parcel).decode(parse(PARCEL))
+    copy = codec(Parcel).copy
+    assert copy is not None
+    other = copy(parcel)
+    assert other == parcel
+    other.parts[0].grams = 9
+    other.labels["z"] = ""
+    other.from_[1]["a"] = 1
+    assert codec(Parcel).encode(parcel) == PARCEL
+    assert codec(int).copy is None and codec(tuple[str, u8]).copy is None
+
+
+@pytest.mark.parametrize(
+    ("declared", "text", "message"),
+    [
+        (Part, "[]", "expected an object, found a list"),
+        (Part, "{}", "missing field `name`"),
+        (Part, '{"name":1}', "name: expected a text, found a number"),
+        (Part, '{"name":"a","grams":-1}', "grams: expected an integer from 0 to"),
+        (Part, '{"name":"a","grams":1.0}', "grams: expected an integer from 0 to"),
+        (Part, '{"name":"a","grams":true}', "grams: expected an integer from 0 to"),
+        (Part, '{"name":"a","grams":18446744073709551616}', "grams: expected an integer from 0 to"),
+        (list[Part], '[{"name":"a"},{}]', "[1]: missing field `name`"),
+        (dict[str, int], '{"a":"b"}', "a: expected an integer, found a text"),
+        (Colour, '"green"', "expected one of red, blue, found green"),
+        (date, '"2026-02-29"', "day"),
+        (Timestamp, '"yesterday"', "expected a time"),
+        (float, "1e999", "expected a finite number"),
+        (None, "1", "expected null"),
+        (Any, "NaN", "NaN is no JSON"),
+        (Any, '"\\ud800"', "surrogates"),
+        (Any, "{", "Expecting"),
+        (Any, '"a\nb"', "control character"),
+        (Any, "[" * 100_000, ""),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_place(declared: Any, text: str, message: str) -> None:
+    with pytest.raises(Mismatch) as raised:
+        codec(declared).decode(parse(text))
+    assert message in str(raised.value)
+
+
+def test_bytes_have_to_be_utf8() -> None:
+    assert parse(b'"\xc3\xab"') == "ë"
+    for data in (b"\xff", '"a"'.encode("utf-16")):
+        with pytest.raises(Mismatch):
+            parse(data)
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"),
+    [
+        (Part, {"name": "a"}),
+        (Part, Part(1)),  # type: ignore[arg-type]
+        (Part, Part("a", 2**64)),
+        (Part, Part("\ud800")),
+        (float, float("nan")),
+        (int, True),
+        (Any, object()),
+        (Any, {"a": float("inf")}),
+        (dict[str, int], {1: 1}),
+    ],
+)
+def test_what_has_no_form_is_not_written(declared: Any, value: Any) -> None:
+    with pytest.raises(Mismatch):
+        codec(declared).encode(value)
+
+
+@pytest.mark.parametrize("declared", [int | str, set[str], bytes, object(), dict[int, str], tuple[int, ...]])
+def test_types_that_cannot_be_stored_are_refused(declared: Any) -> None:
+    with pytest.raises(TypeError):
+        codec(declared)
+
+
+def test_answers_of_queries_may_be_anything_of_these() -> None:
+    answer = {"day": date(2026, 11, 23), "at": [Timestamp(1)], "part": (Part("ë", 1), Colour.RED)}
+    assert to_json(answer) == (
+        '{"day":"2026-11-23","at":["1970-01-01T00:00:00.000000001Z"],"part":[{"name":"ë","grams":1},"red"]}'
+    )
+    with pytest.raises(Mismatch):
+        to_json({1, 2})
+
+
+def test_numbers_are_written_as_rust_writes_them() -> None:
+    floats = [1.0, 0.1, 1.5e300, -0.0, 1e15, 1e16, 0.0001, -1.5e-5, 1.5e-6, 5]
+    written = "[1.0,0.1,1.5e300,-0.0,1000000000000000.0,1e16,0.0001,-0.000015,1.5e-6,5.0]"
+    assert codec(list[float]).encode(floats) == written
+    assert codec(list[int]).encode([0, -5, 2**64]) == "[0,-5,18446744073709551616]"

@@ -1,0 +1,48 @@
+/** A module's description of itself. */
+
+/** How the host finds the key of an event: the whole subject, one of its tokens counted from 1, a
+ * header by lower-case name, or a value inside JSON data as a JSON pointer (RFC 6901). Events with
+ * one key are applied in order, and can be rebuilt without the others. */
+export type KeyRule = "subject" | { subjectToken: number } | { header: string } | { dataPointer: string };
+
+/** Leaves out events that their producer published again within a window. */
+export interface Inbox {
+  /** How much later than the first one an event is recognised, in milliseconds. */
+  windowMs: number;
+  /** What identifies an event; by default the id of the message. */
+  id?: { header: string } | { dataPointer: string };
+  /** How many ids the host keeps, by default a million; the oldest are forgotten first. */
+  idsMax?: number;
+}
+
+/** What a projection is and needs. Only name and subjects are required. */
+export interface Manifest {
+  /** Its name, and the default name of its deployment: 1 to 63 lower-case letters, digits and
+   * hyphens, a letter first. */
+  name: string;
+  /** The subjects that it reads, with the wildcards `*` (one token) and `>` (the rest). */
+  subjects: string[];
+  /** For people: its purpose. */
+  description?: string;
+  /** How the host finds the key of an event. */
+  key?: KeyRule;
+  /** Whether events carry their headers, which cost about as much as the rest of an event. */
+  headers?: boolean;
+  /** Version of the stored entries, from 1. Raise it if the code changes the meaning of old keys or
+   * values: the host then rebuilds the state. */
+  stateVersion?: number;
+  /** How to recognise events that a producer published twice. */
+  inbox?: Inbox;
+  /** How often the host tries a failing batch, including the first attempt. */
+  attempts?: number;
+  /** The pause before the second attempt, which doubles each time, and the longest pause. */
+  backoffMs?: [initial: number, longest: number];
+  /** The linear memory that one instance needs, in bytes. */
+  memoryLimit?: number;
+  /** The longest time that one call may need, in milliseconds. */
+  deadlineMs?: number;
+  /** The most events that one batch may have. */
+  batchLimit?: number;
+  /** The largest total size of all keys and values, in bytes. */
+  stateLimit?: number;
+}

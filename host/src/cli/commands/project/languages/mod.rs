@@ -1,0 +1,171 @@
+//! The languages in which modules are written: each has a file here, and a row in `Language::row`.
+//!
+//! A row says how a project of the language begins (`foldstream new`), how it is built, and what
+//! `foldstream dev` watches. Its SDK and its templates are in `guest-sdk/<language>`.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use include_dir::Dir;
+
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::output::Output;
+
+mod name;
+mod python;
+pub(crate) mod rust;
+mod tool;
+mod typescript;
+mod wit;
+
+pub(crate) use name::Name;
+
+/// Sample events of the starter, the same in every language.
+const SAMPLE_EVENTS: &str = include_str!("../../../../../../examples/starter/events.ndjson");
+
+/// A language of modules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Language {
+    /// Built with cargo; the fastest and smallest modules.
+    Rust,
+    /// Built with componentize-py.
+    Python,
+    /// TypeScript or JavaScript, built with esbuild and componentize-qjs.
+    #[value(alias = "ts", alias = "javascript", alias = "js")]
+    Typescript,
+}
+
+/// What the command line knows of a language.
+pub(crate) struct Row {
+    /// Its name, for people.
+    pub name: &'static str,
+    /// The file by which a project of the language is known.
+    pub manifest: &'static str,
+    /// Files at the top of a project that a build reads, apart from those in folders.
+    pub sources: &'static [&'static str],
+    /// Folders at the top of a project that a build does not read, or writes itself.
+    pub other_folders: &'static [&'static str],
+    /// Names that a project cannot have, separated by spaces.
+    pub reserved: &'static str,
+    /// The files of a new project, by their paths.
+    pub files: fn(&Name) -> Files,
+    /// Commands to try in a new project before `foldstream dev`, each with what it does.
+    pub first_steps: &'static [(&'static str, &'static str)],
+}
+
+/// Files of a new project: paths and contents.
+pub(crate) type Files = Vec<(PathBuf, Vec<u8>)>;
+
+/// What a build made.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    /// Name of the project.
+    pub name: String,
+    /// A component, or a core module of which the host makes one.
+    pub module: Bytes,
+}
+
+impl Language {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Rust, Self::Python, Self::Typescript];
+
+    /// What the command line knows of it.
+    pub(crate) fn row(self) -> &'static Row {
+        match self {
+            Self::Rust => &rust::ROW,
+            Self::Python => &python::ROW,
+            Self::Typescript => &typescript::ROW,
+        }
+    }
+
+    /// The language of the project in a folder.
+    pub(crate) fn of(dir: &Path) -> Result<Self, Failure> {
+        let found = Self::ALL
+            .into_iter()
+            .find(|language| dir.join(language.row().manifest).is_file());
+        found.ok_or_else(|| {
+            let manifests = Self::ALL.map(|language| language.row().manifest);
+            let message = format!(
+                "{} has no {}; give the folder of a project, or create one with `foldstream new \
+                 NAME`",
+                dir.display(),
+                manifests.join(" or ")
+            );
+            Failure::new(Exit::NotFound, message)
+        })
+    }
+
+    /// Builds the project in a folder. Cancelling also stops the compiler.
+    pub(crate) async fn compile(self, dir: &Path, output: Output) -> anyhow::Result<Compiled> {
+        match self {
+            Self::Rust => rust::compile(dir, output).await,
+            Self::Python => python::compile(dir, output).await,
+            Self::Typescript => typescript::compile(dir, output).await,
+        }
+    }
+}
+
+/// Adds the sources in a folder to the files of a project. Only names with one of these endings are
+/// taken: the folder may contain build output.
+fn add_sources(files: &mut Files, folder: &Dir<'_>, to: &Path, endings: &[&str]) {
+    for file in folder.files() {
+        let name = file.path().to_string_lossy();
+        if endings.iter().any(|ending| name.ends_with(ending)) {
+            files.push((to.join(file.path()), file.contents().to_vec()));
+        }
+    }
+    for inner in folder.dirs() {
+        add_sources(files, inner, to, endings);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_the_starter_remains_in_a_new_project() {
+        for language in Language::ALL {
+            let name = Name::parse("order-totals", language).expect("is sound");
+            let files = (language.row().files)(&name);
+            for wanted in [
+                language.row().manifest,
+                "README.md",
+                "events.ndjson",
+                ".gitignore",
+            ] {
+                assert!(
+                    files.iter().any(|(path, _)| path == Path::new(wanted)),
+                    "{wanted}"
+                );
+            }
+            assert!(
+                files.iter().any(|(path, _)| path.starts_with("vendor")),
+                "the SDK is in the project, so that it builds without a registry of ours"
+            );
+            for (path, contents) in files.iter().filter(|(path, _)| !path.starts_with("vendor")) {
+                let text = String::from_utf8(contents.clone()).expect("is text");
+                let lower = text.to_lowercase() + &path.to_string_lossy();
+                assert!(!lower.contains("starter"), "{}: {text}", path.display());
+                assert!(!text.contains("../.."), "{}: {text}", path.display());
+            }
+        }
+    }
+
+    #[test]
+    fn folders_without_a_project_are_refused_with_advice() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let missing = Language::of(folder.path()).expect_err("there is none");
+        assert!(
+            missing
+                .message
+                .ends_with("create one with `foldstream new NAME`"),
+            "{missing}"
+        );
+        for language in Language::ALL {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            std::fs::write(folder.path().join(language.row().manifest), "").expect("write");
+            assert_eq!(Language::of(folder.path()).expect("is one"), language);
+        }
+    }
+}

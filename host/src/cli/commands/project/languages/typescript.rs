@@ -1,0 +1,310 @@
+//! TypeScript and JavaScript: a project with `package.json`, bundled with esbuild and built with
+//! componentize-qjs.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use include_dir::{Dir, include_dir};
+use serde::Deserialize;
+
+use super::tool::{self, Tool};
+use super::{Compiled, Files, Name, Row, SAMPLE_EVENTS, add_sources, wit};
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::output::Output;
+
+const INSTALL: &str =
+    "npm install, or npm install --save-dev esbuild@0.28.2 componentize-qjs@0.4.5";
+/// The tool that makes one file of a module and what it imports. Version 0.28 was tried.
+const BUNDLE: Tool = Tool {
+    program: "esbuild",
+    folder: "node_modules/.bin",
+    environment: None,
+    install: INSTALL,
+};
+/// The tool that makes a component of that file. Version 0.4.5 was tried.
+const COMPONENTIZE: Tool = Tool {
+    program: "componentize-qjs",
+    ..BUNDLE
+};
+/// The template, which is built and tested in its place.
+const TEMPLATE: [(&str, &str); 6] = [
+    (
+        "package.json",
+        include_str!("../../../../../../guest-sdk/typescript/examples/starter/package.json"),
+    ),
+    (
+        "package-lock.json",
+        include_str!("../../../../../../guest-sdk/typescript/examples/starter/package-lock.json"),
+    ),
+    (
+        "tsconfig.json",
+        include_str!("../../../../../../guest-sdk/typescript/examples/starter/tsconfig.json"),
+    ),
+    (
+        "README.md",
+        include_str!("../../../../../../guest-sdk/typescript/examples/starter/README.md"),
+    ),
+    (
+        "src/index.ts",
+        include_str!("../../../../../../guest-sdk/typescript/examples/starter/src/index.ts"),
+    ),
+    (
+        "test/index.test.ts",
+        include_str!("../../../../../../guest-sdk/typescript/examples/starter/test/index.test.ts"),
+    ),
+];
+static SDK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../guest-sdk/typescript/src");
+/// The folder of the SDK in the template, and in a new project.
+const SDK_PATH_TEMPLATE: &str = "\"../../src/";
+const SDK_PATH: &str = "\"./vendor/foldstream-sdk/";
+/// Files that may have the projection.
+const MAIN: [&str; 2] = ["src/index.ts", "src/index.js"];
+/// Words of the language.
+const RESERVED: &str = "\
+    await break case catch class const continue debugger default delete do else enum export \
+    extends false finally for function if implements import in instanceof interface let new null \
+    package private protected public return static super switch this throw true try typeof var \
+    void while with yield projection query event text test assert node-modules";
+
+/// The row of the language.
+pub(super) static ROW: Row = Row {
+    name: "TypeScript",
+    manifest: "package.json",
+    sources: &["package.json", "tsconfig.json"],
+    other_folders: &["test", "dist", "build", "node_modules"],
+    reserved: RESERVED,
+    files,
+    first_steps: &[
+        ("npm install", "install the tools"),
+        ("npm test", "test it without WebAssembly"),
+    ],
+};
+
+fn files(name: &Name) -> Files {
+    let mut files: Files = vec![
+        (".gitignore".into(), "/node_modules\n*.wasm\n".into()),
+        ("events.ndjson".into(), SAMPLE_EVENTS.into()),
+    ];
+    for (path, text) in TEMPLATE {
+        let text = if path.ends_with(".ts") {
+            name.in_code(text)
+        } else {
+            name.in_text(text).replace(SDK_PATH_TEMPLATE, SDK_PATH)
+        };
+        files.push((path.into(), text.into_bytes()));
+    }
+    let vendor = Path::new("vendor/foldstream-sdk");
+    add_sources(&mut files, &SDK, vendor, &[".ts"]);
+    files
+}
+
+/// What `package.json` says.
+#[derive(Debug)]
+struct Project {
+    name: String,
+    /// The file with the projection.
+    main: PathBuf,
+}
+
+impl Project {
+    fn read(dir: &Path) -> anyhow::Result<Self> {
+        #[derive(Deserialize)]
+        struct File {
+            name: Option<String>,
+            #[serde(default)]
+            foldstream: Settings,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Settings {
+            main: Option<PathBuf>,
+        }
+        let file = dir.join(ROW.manifest);
+        let shown = file.display();
+        let text =
+            std::fs::read_to_string(&file).with_context(|| format!("cannot read {shown}"))?;
+        let refused = |message: String| Failure::new(Exit::Refused, message);
+        let read: File = serde_json::from_str(&text)
+            .map_err(|error| refused(format!("{shown} is not sound: {error}")))?;
+        let name = read
+            .name
+            .ok_or_else(|| refused(format!("{shown} has no name; add one")))?;
+        let named = read.foldstream.main;
+        let wanted: Vec<PathBuf> = match &named {
+            Some(main) => vec![main.clone()],
+            None => MAIN.map(PathBuf::from).to_vec(),
+        };
+        let main = wanted
+            .iter()
+            .map(|main| dir.join(main))
+            .find(|main| main.is_file());
+        let Some(main) = main else {
+            let message = format!(
+                "there is no {} for {shown}; write it, or name another file as \"main\" of \
+                 \"foldstream\" in it",
+                wanted[0].display()
+            );
+            return Err(Failure::new(Exit::NotFound, message).into());
+        };
+        // A scope is no part of a file's name.
+        let name = name.rsplit('/').next().unwrap_or_default().to_owned();
+        Ok(Self { name, main })
+    }
+}
+
+/// Bundles the project, and runs componentize-qjs on the bundle.
+pub(super) async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compiled> {
+    let project = Project::read(dir)?;
+    let (bundler, componentizer) = (BUNDLE.find(dir)?, COMPONENTIZE.find(dir)?);
+    let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let wit = scratch.path().join("wit");
+    wit::write(&wit)?;
+    output.note(&format!(
+        "building {} with {}",
+        project.name,
+        componentizer.display()
+    ));
+    let bundle = scratch.path().join("bundle.js");
+    bundle_project(&project, dir, &bundler, &bundle).await?;
+    let component = scratch.path().join("component.wasm");
+    // Not asynchronous: the host calls plain functions.
+    let mut arguments: Vec<OsString> = ["--sync", "-n", wit::WORLD, "-w"]
+        .map(OsString::from)
+        .to_vec();
+    arguments.extend([wit.into(), "-j".into(), bundle.into()]);
+    arguments.extend(["-o".into(), component.clone().into_os_string()]);
+    let run = tool::run(&componentizer, arguments, scratch.path(), None).await?;
+    succeeded(&project, &run)?;
+    let module = tokio::fs::read(&component)
+        .await
+        .context("componentize-qjs wrote no component")?;
+    Ok(Compiled {
+        name: project.name,
+        module: module.into(),
+    })
+}
+
+/// Makes one file of the project and the SDK, with a map of its lines for stack traces.
+async fn bundle_project(
+    project: &Project,
+    dir: &Path,
+    bundler: &Path,
+    bundle: &Path,
+) -> anyhow::Result<()> {
+    let dir = std::path::absolute(dir).with_context(|| format!("cannot find {}", dir.display()))?;
+    let main = std::path::absolute(&project.main).unwrap_or_else(|_| project.main.clone());
+    // Next to the bundle, and resolved as if it were in the project.
+    let entry = format!(
+        "import module from {};\nimport {{ exported }} from \"@foldstream/sdk/guest\";\nexport \
+         const {{ manifest, inbox, apply, query }} = exported(module);\n",
+        serde_json::Value::from(main.to_string_lossy())
+    );
+    let stdin = bundle.with_extension("entry.ts");
+    std::fs::write(&stdin, entry).with_context(|| format!("cannot write {}", stdin.display()))?;
+    let mut arguments: Vec<OsString> = vec![stdin.into_os_string()];
+    arguments.extend(
+        [
+            "--bundle",
+            "--format=esm",
+            "--platform=neutral",
+            "--main-fields=module,main",
+            "--target=es2023",
+            "--external:foldstream:module/*",
+            "--sourcemap=external",
+            "--sources-content=false",
+            "--log-level=warning",
+        ]
+        .map(OsString::from),
+    );
+    let settings = dir.join("tsconfig.json");
+    if settings.is_file() {
+        arguments.push(flag("--tsconfig=", &settings));
+    }
+    arguments.push(flag("--outfile=", bundle));
+    let run = tool::run(bundler, arguments, &dir, None).await?;
+    succeeded(project, &run)?;
+    add_map(bundle, &dir).with_context(|| format!("cannot read what {} wrote", bundler.display()))
+}
+
+fn flag(name: &str, path: &Path) -> OsString {
+    let mut flag = OsString::from(name);
+    flag.push(path);
+    flag
+}
+
+/// Adds the map of a bundle to it, with the paths of sources as seen from the project: the SDK
+/// translates stack traces with it.
+fn add_map(bundle: &Path, dir: &Path) -> anyhow::Result<()> {
+    #[derive(Deserialize)]
+    struct Map {
+        sources: Vec<PathBuf>,
+        mappings: String,
+    }
+    let text = std::fs::read_to_string(bundle.with_extension("js.map"))?;
+    let map: Map = serde_json::from_str(&text)?;
+    let folder = bundle.parent().unwrap_or(Path::new("."));
+    let shown = |source: &PathBuf| {
+        // The sources are named from the folder of the bundle.
+        let file = folder.join(source);
+        let file = file.canonicalize().unwrap_or(file);
+        let file = file.strip_prefix(dir).unwrap_or(&file);
+        file.to_string_lossy().into_owned()
+    };
+    let sources: Vec<String> = map.sources.iter().map(shown).collect();
+    let map = serde_json::json!({ "sources": sources, "mappings": map.mappings });
+    let bundled = std::fs::read_to_string(bundle)?;
+    // First, so that it is there when the module is evaluated, and without a line of its own: the
+    // lines of the bundle stay where the map says.
+    std::fs::write(
+        bundle,
+        format!("globalThis.__foldstreamMap = {map};{bundled}"),
+    )?;
+    Ok(())
+}
+
+fn succeeded(project: &Project, run: &std::process::Output) -> Result<(), Failure> {
+    if run.status.success() {
+        return Ok(());
+    }
+    let printed = String::from_utf8_lossy(&run.stderr);
+    // What the tool itself says; Node adds where the tool ended.
+    let told = printed.split("\nnode:").next().unwrap_or_default();
+    let message = format!("{} cannot be built:\n{}", project.name, told.trim_end());
+    Err(Failure::new(Exit::Failed, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn project_says_what_is_wrong_with_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let read = |text: &str| {
+            std::fs::write(folder.path().join("package.json"), text).expect("write");
+            Project::read(folder.path()).map_err(|error| error.to_string())
+        };
+        for (text, message) in [
+            ("{", "is not sound"),
+            ("{}", "has no name"),
+            (r#"{"name": "a"}"#, "there is no src/index.ts"),
+            (
+                r#"{"name": "a", "foldstream": {"mian": "b.ts"}}"#,
+                "unknown field `mian`",
+            ),
+            (
+                r#"{"name": "a", "foldstream": {"main": "b.ts"}}"#,
+                "there is no b.ts",
+            ),
+        ] {
+            let error = read(text).expect_err("is wrong");
+            assert!(error.contains(message), "{text}: {error}");
+        }
+        std::fs::create_dir(folder.path().join("src")).expect("make src");
+        std::fs::write(folder.path().join("src/index.js"), "").expect("write");
+        let project = read(r#"{"name": "@ours/a"}"#).expect("is sound");
+        assert_eq!(project.name, "a");
+        assert!(project.main.ends_with("src/index.js"));
+    }
+}

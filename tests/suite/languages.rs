@@ -1,0 +1,489 @@
+//! Modules in every language: made, tested, built, deployed and asked as a user would; the same
+//! bytes stored, the same failures; nothing of the system or of chance within reach.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use foldstream::api::{FailureClass, NewEvent};
+use foldstream_tests::host::{self, Host};
+use foldstream_tests::{cli, guests, root};
+use serde_json::{Value, json};
+
+/// A language with the tools that a project of it needs.
+struct Language {
+    name: &'static str,
+    /// Commands that install the tools of a new project without a network; none if those on PATH do.
+    install: &'static [&'static str],
+    /// The command that tests a project, and what it prints if that went well.
+    test: (&'static [&'static str], &'static str),
+    /// The file with the projection, a line in it, and what makes that line throw.
+    source: &'static str,
+    line: &'static str,
+    throws: &'static str,
+    /// What an operator then reads of where it was thrown, and in the log.
+    told: [&'static str; 2],
+}
+
+const PYTHON: Language = Language {
+    name: "python",
+    install: &[],
+    test: (
+        &[
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:schemathesis",
+        ],
+        "2 passed",
+    ),
+    source: "src/page_visits.py",
+    line: "        page = event.token(2)\n",
+    throws: "        page = {}[event.token(2)]\n",
+    told: [
+        "KeyError: 'home' (page_visits.py, line 16, in apply)",
+        "File \"page_visits.py\", line 16, in apply",
+    ],
+};
+const TYPESCRIPT: Language = Language {
+    name: "typescript",
+    install: &[
+        "npm",
+        "ci",
+        "--offline",
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+    ],
+    test: (&["npm", "test"], "# pass 2"),
+    source: "src/index.ts",
+    line: "    const page = event.token(2);\n",
+    throws: "    const page = (event as any).nothing(event.token(2));\n",
+    told: ["(apply src/index.ts:17)", "at apply (src/index.ts:17)"],
+};
+
+/// A command with the tools of the set-up behind those of the user.
+fn with_tools(mut command: Command) -> Command {
+    let cache = root().join(".cache");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain([cache.join("bin")]);
+    let path = std::env::join_paths(folders).expect("our folders have no colons");
+    command
+        .env("PATH", path)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("npm_config_cache", cache.join("npm"));
+    command
+}
+
+fn run_in(folder: &Path, words: &[&str]) -> cli::Output {
+    let command = match words[0] {
+        "foldstream" => host::foldstream(),
+        program => Command::new(program),
+    };
+    let mut command = with_tools(command);
+    command.args(&words[1..]).current_dir(folder);
+    cli::finish(&mut command, None)
+}
+
+#[test]
+fn sdk_of_python_and_its_examples_pass_their_tests() {
+    let sdk = root().join("guest-sdk/python");
+    for folder in [&sdk, &sdk.join("examples/order-totals")] {
+        run_in(folder, PYTHON.test.0).expect(0);
+    }
+}
+
+#[test]
+fn sdk_of_typescript_and_its_examples_pass_their_tests_and_have_sound_types() {
+    let sdk = root().join("guest-sdk/typescript");
+    for file in ["test/keys.test.ts", "test/projection.test.ts"] {
+        run_in(&sdk, &["tsx", "--test", file]).expect(0);
+    }
+    run_in(
+        &sdk,
+        &["tsx", "--test", "examples/order-totals/test/index.test.ts"],
+    )
+    .expect(0);
+    let types = root().join(".cache/node/node_modules/@types");
+    let types = types.display().to_string();
+    run_in(&sdk, &["tsc", "--typeRoots", &types]).expect(0);
+}
+
+/// Makes a project, tests and builds it, deploys it and asks it: all that its README says.
+async fn first_projection(language: &Language) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let new = ["foldstream", "new", "--lang", language.name, "page-visits"];
+    run_in(folder.path(), &new).expect(0);
+    let project = folder.path().join("page-visits");
+    if !language.install.is_empty() {
+        run_in(&project, language.install).expect(0);
+    }
+    let tested = run_in(&project, language.test.0).expect(0);
+    assert!(tested.stdout.contains(language.test.1), "{tested:?}");
+    let built = run_in(&project, &["foldstream", "build"]).expect(0);
+    assert!(
+        built.stdout.starts_with("projection page-visits, ") && built.stdout.contains("sha256:"),
+        "{built:?}"
+    );
+
+    let host = Host::start().await;
+    let module = project.join("page-visits.wasm").display().to_string();
+    cli::on(&host, &["deploy", &module, "--wait", "--timeout", "120s"]).expect(0);
+    let appended = cli::on(&host, &["events", "append", "visits.home"]).expect(0);
+    let at_least = ["--at-least", appended.stdout.trim()];
+    let query = ["query", "page-visits", "visits", "\"home\""];
+    let asked = cli::on(&host, &[&query[..], &at_least[..]].concat()).expect(0);
+    assert_eq!(asked.stdout.trim(), "1");
+    cli::on(&host, &["query", "page-visits", "visits", "\"nowhere\""]).expect(3);
+
+    // What the module throws reaches the operator in the terms of its language.
+    let source = project.join(language.source);
+    let text = std::fs::read_to_string(&source).expect("it is there");
+    assert!(text.contains(language.line), "{text}");
+    std::fs::write(&source, text.replace(language.line, language.throws)).expect("written");
+    run_in(&project, &["foldstream", "build"]).expect(0);
+    let deployed = cli::on(&host, &["deploy", &module, "--strategy", "inherit"]);
+    deployed.expect(0);
+    cli::on(&host, &["events", "append", "visits.home"]).expect(0);
+    let (_, failure) = host.client().failed("page-visits").await;
+    assert_eq!(failure.class, Some(FailureClass::Rejected), "{failure:?}");
+    assert!(failure.message.contains(language.told[0]), "{failure:?}");
+    let log = host.output();
+    assert!(log.contains(language.told[1]), "{log}");
+
+    broken_source_is_told(language, &project, &source);
+}
+
+fn broken_source_is_told(language: &Language, project: &Path, source: &Path) {
+    std::fs::write(source, "this is (no program").expect("written");
+    let refused = run_in(project, &["foldstream", "build"]).expect(1).stderr;
+    let file = source.file_name().expect("it has one").to_string_lossy();
+    assert!(
+        refused.contains("page-visits cannot be built:") && refused.contains(&*file),
+        "{}: {refused}",
+        language.name
+    );
+    assert!(!refused.contains("Stack backtrace"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_first_projection_in_python_works_as_its_readme_says() {
+    first_projection(&PYTHON).await;
+}
+
+#[tokio::test]
+async fn a_first_projection_in_typescript_works_as_its_readme_says() {
+    first_projection(&TYPESCRIPT).await;
+}
+
+#[test]
+fn a_missing_tool_is_named_with_the_command_that_installs_it() {
+    for (language, install) in [
+        ("python", "pip install -r requirements.txt"),
+        ("typescript", "npm install"),
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        cli::run_in(folder.path(), &["new", "--lang", language, "mine"]).expect(0);
+        let mut command = host::foldstream();
+        command
+            .args(["build", "mine"])
+            .current_dir(folder.path())
+            .env_remove("VIRTUAL_ENV")
+            .env("PATH", folder.path());
+        let refused = cli::finish(&mut command, None).expect(1).stderr;
+        assert!(
+            refused.contains("cannot find ") && refused.contains(install),
+            "{refused}"
+        );
+    }
+}
+
+/// A module of an SDK's folder, built once a run.
+fn module(path: &str) -> Vec<u8> {
+    let folder = root().join("guest-sdk").join(path);
+    let out: PathBuf = foldstream_tests::built()
+        .join("guests")
+        .join(path.replace('/', "-") + ".wasm");
+    let out = out.display().to_string();
+    run_in(&folder, &["foldstream", "build", "--out", &out]).expect(0);
+    std::fs::read(out).expect("what was just built can be read")
+}
+
+/// The names of the deployments of one module in each language.
+const NAMES: [&str; 3] = ["in-rust", "in-python", "in-typescript"];
+
+/// Deploys `order-totals` in each language.
+async fn deploy_order_totals(host: &Host) {
+    let modules = [
+        guests::module("order-totals"),
+        module("python/examples/order-totals"),
+        module("typescript/examples/order-totals"),
+    ];
+    for (name, module) in NAMES.iter().zip(modules) {
+        host.client().deploy(name, &module).await;
+    }
+}
+
+/// Asserts that all languages store the same bytes under the same keys, and answer alike.
+async fn same(host: &Host) {
+    let client = host.client();
+    let keys = |entries: Vec<foldstream::api::Entry>| -> Vec<String> {
+        entries.into_iter().map(|entry| entry.key).collect()
+    };
+    let wanted = keys(client.entries(NAMES[0], "").await);
+    assert!(wanted.len() > 100, "there is something to compare");
+    for name in &NAMES[1..] {
+        assert_eq!(keys(client.entries(name, "").await), wanted, "{name}");
+    }
+    for key in &wanted {
+        // Keys may have slashes, and everything that a text may have.
+        let key = reqwest::Url::parse("http://a").map(|mut url| {
+            url.path_segments_mut().expect("it has a path").push(key);
+            url.path().trim_start_matches('/').to_owned()
+        });
+        let key = key.expect("is an address");
+        let mut bodies = Vec::new();
+        for name in NAMES {
+            let path = format!("/v1/deployments/{name}/entries/{key}");
+            bodies.push(client.get(&path).await.expect(200).body);
+        }
+        assert!(
+            bodies.iter().all(|body| *body == bodies[0]),
+            "{key}: {bodies:?}"
+        );
+    }
+    for (query, args) in [
+        ("customer", json!({"customer": "ada"})),
+        ("customer", json!({"customer": "nobody"})),
+        ("customer", json!({"costumer": "ada"})),
+        ("customer", json!({"customer": 5})),
+        ("customer", json!(null)),
+        (
+            "days",
+            json!({"customer": "ada", "from": "2026-10-01", "to": "2026-10-14"}),
+        ),
+        (
+            "days",
+            json!({"customer": "ada", "from": "2026-10-14", "to": "2026-10-01"}),
+        ),
+        (
+            "days",
+            json!({"customer": "ada", "from": "yesterday", "to": "2026-10-01"}),
+        ),
+        ("top-customers", json!(null)),
+        ("top-customers", json!({"limit": 2})),
+        ("top-customers", json!({"limit": -1})),
+        ("nothing", json!(null)),
+    ] {
+        let mut answers = Vec::new();
+        for name in NAMES {
+            let answer = client.query(name, query, &args).await;
+            // The messages are each language's own.
+            let body = (answer.status == 200).then_some(answer.body);
+            answers.push((answer.status, body));
+        }
+        assert!(
+            answers.iter().all(|answer| *answer == answers[0]),
+            "{query} {args}: {answers:?}"
+        );
+    }
+}
+
+fn order(customer: &str, kind: &str, data: Value) -> NewEvent {
+    NewEvent {
+        subject: format!("orders.{customer}.{kind}"),
+        kind: None,
+        id: None,
+        time: Some("2026-11-23T14:05:06.123456Z".to_owned()),
+        headers: std::collections::BTreeMap::new(),
+        data,
+    }
+}
+
+/// Orders whose names and numbers are at the edge of what is allowed.
+fn unusual() -> Vec<NewEvent> {
+    let names = [
+        "",
+        " ",
+        "a/b",
+        "%2F",
+        "100%",
+        "\u{0}\n\u{7f}",
+        "Zoë",
+        "東京",
+        "🦀",
+        "\u{10ffff}",
+        "\u{e000}",
+        "\"\\",
+        &"x".repeat(900),
+        "-1",
+        "__proto__",
+        "constructor",
+        "01",
+    ];
+    let named = names.iter().enumerate().flat_map(|(number, name)| {
+        [
+            order(
+                "odd",
+                "placed",
+                json!({"order": name, "total_cents": number}),
+            ),
+            order(
+                "odd",
+                "paid",
+                json!({"order": name, "method": [1, {"deep": null}]}),
+            ),
+        ]
+    });
+    let others = [
+        order("Zoë", "placed", json!({"order": "1", "total_cents": 0})),
+        order(
+            "many",
+            "placed",
+            json!({"order": "1", "total_cents": 9_007_199_254_740_000_u64}),
+        ),
+        order("many", "placed", json!({"order": "2", "total_cents": 991})),
+        order(
+            "many",
+            "returned",
+            json!({"order": "2", "refund_cents": 9_007_199_254_740_991_u64}),
+        ),
+        order("many", "cancelled", json!({"order": "1"})),
+        order("many", "cancelled", json!({"order": "1"})),
+        // Text that is JSON, with all its freedom.
+        order(
+            "odd",
+            "placed",
+            json!(" {\"total_cents\" : 5 ,\n\"\\u006frder\":\"\\ud83e\\udd80!\"} "),
+        ),
+        // A type that nobody handles may have any data.
+        order("odd", "praised", json!({"$bytes": "/w=="})),
+    ];
+    named.chain(others).collect()
+}
+
+/// Data of a placed order that no language accepts.
+fn bad() -> Vec<Value> {
+    let mut bad = vec![
+        json!({}),
+        json!([]),
+        json!(null),
+        json!("no JSON"),
+        json!(""),
+        json!({"$bytes": "/w=="}),
+        json!({"order": "1"}),
+        json!({"order": 1, "total_cents": 1}),
+        json!({"order": null, "total_cents": 1}),
+        json!({"order": "1", "total_cents": "1"}),
+        json!({"order": "1", "total_cents": -1}),
+        json!({"order": "1", "total_cents": 1.5}),
+        json!({"order": "1", "total_cents": true}),
+        json!({"order": "x".repeat(1_100), "total_cents": 1}),
+    ];
+    let texts = [
+        r#"{"order": "1", "total_cents": 18446744073709551616}"#,
+        r#"{"order": "\ud800", "total_cents": 1}"#,
+        r#"{"order": "1", "total_cents": NaN}"#,
+        r#"{"order": "1", "total_cents": 01}"#,
+        r#"{"order": "1", "total_cents": 1,}"#,
+        r#"{"order": "1", "total_cents": 1} x"#,
+    ];
+    bad.extend(texts.map(Value::from));
+    bad
+}
+
+#[tokio::test]
+async fn order_totals_stores_the_same_bytes_and_fails_alike_in_every_language() {
+    let host = Host::start_with("[pipeline]\nbatch_events = 64\n").await;
+    let client = host.client();
+    let samples = root().join("examples/order-totals/events.ndjson");
+    cli::on(&host, &["events", "import", &samples.display().to_string()]).expect(0);
+    client.append(&unusual()).await;
+    deploy_order_totals(&host).await;
+    for (number, data) in bad().into_iter().enumerate() {
+        let good = |name: &str| order("ada", "placed", json!({"order": name, "total_cents": 1}));
+        let (before, after) = (format!("before-{number}"), format!("after-{number}"));
+        let shown = data.to_string();
+        let events = [good(&before), order("ada", "placed", data), good(&after)];
+        let sequence = client.append(&events).await.last_sequence - 1;
+        for name in NAMES {
+            let (_, failure) = client.failed(name).await;
+            assert_eq!(
+                (failure.class, failure.sequence, failure.attempts),
+                (Some(FailureClass::Rejected), Some(sequence), 1),
+                "{name}: {shown}: {failure:?}"
+            );
+        }
+        for name in NAMES {
+            let number = sequence.to_string();
+            let skip = ["resume", name, "--skip", &number, "--reason", "no order"];
+            cli::on(&host, &skip).expect(0);
+            client.reached(name, sequence + 1).await;
+        }
+    }
+    same(&host).await;
+}
+
+/// What a module that depends on chance stored on a host of its own.
+async fn chance(module: &[u8], too_deep: FailureClass) -> Vec<foldstream::api::Entry> {
+    let host = Host::start().await;
+    let event = |number: u32| NewEvent {
+        subject: format!("chance.{number}"),
+        ..order("", "", json!({}))
+    };
+    let last = host.client().append(&[event(1), event(2), event(3)]).await;
+    host.client().deploy("chance", module).await;
+    host.client().reached("chance", last.last_sequence).await;
+    let entries = host.client().entries("chance", "").await;
+    assert_eq!(entries.len(), 3);
+    assert!(host.output().contains("printed 3"), "{}", host.output());
+    for (how, class, told) in [
+        ("assert", FailureClass::Rejected, "it does not hold"),
+        ("recurse", too_deep, "recursion"),
+        ("allocate", FailureClass::Memory, "memory"),
+    ] {
+        let failing = NewEvent {
+            subject: "chance.fail".to_owned(),
+            ..order("", "", json!(how))
+        };
+        let sequence = host.client().append(&[failing]).await.last_sequence;
+        let (_, failure) = host.client().failed("chance").await;
+        assert_eq!(failure.class, Some(class), "{how}: {failure:?}");
+        assert!(failure.message.contains(told), "{how}: {failure:?}");
+        let number = sequence.to_string();
+        let skip = ["resume", "chance", "--skip", &number, "--reason", "a test"];
+        cli::on(&host, &skip).expect(0);
+        host.client().reached("chance", sequence).await;
+    }
+    entries
+}
+
+#[tokio::test]
+async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_reach() {
+    let python = module("python/tests/guests/chance");
+    // Python counts its own frames; QuickJS fills the stack that the host limits.
+    let too_deep = FailureClass::Rejected;
+    let (one, other) = (
+        chance(&python, too_deep).await,
+        chance(&python, too_deep).await,
+    );
+    assert_eq!(one, other, "in Python");
+    let seen = &one[0].value;
+    assert_eq!(seen["slept"], json!(true), "{seen}");
+    assert_eq!(seen["environment"], json!([]), "{seen}");
+    for closed in ["file", "folder", "socket", "thread"] {
+        let found = seen[closed].as_str().expect("a text");
+        assert!(found.ends_with("Error"), "{closed}: {seen}");
+    }
+
+    let typescript = module("typescript/test/guests/chance");
+    let too_deep = FailureClass::Memory;
+    let (one, other) = (
+        chance(&typescript, too_deep).await,
+        chance(&typescript, too_deep).await,
+    );
+    assert_eq!(one, other, "in TypeScript");
+    let seen = &one[0].value;
+    assert_eq!(seen["system"], json!([]), "{seen}");
+}
