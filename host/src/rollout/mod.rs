@@ -28,6 +28,7 @@ mod inherit;
 mod key_part;
 mod loader;
 mod migrate;
+mod outlet;
 mod owners;
 mod parked;
 mod pausing;
