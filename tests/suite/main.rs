@@ -33,6 +33,7 @@ mod metrics; // accepted by promtool, and true
 mod missing; // events that are gone from a stream: told, and done without only if that is meant
 mod monotonic; // positions that clients see never go back, through kills and rollouts
 mod openapi; // the document describes what the host answers
+mod parked_timers; // timers and sagas wait with the parked events of their keys
 mod parking; // events that failed wait with their keys, and other keys continue
 mod past; // as-of reads, snapshots, verification, partial rebuilds
 mod pressure; // clients that read nothing, send nothing, or only sit there: bounded memory, and places for others
