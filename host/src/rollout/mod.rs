@@ -66,6 +66,7 @@ pub use rollouts::Rollouts;
 pub(crate) use rollouts::{Role, Shared};
 pub use skips::Wanted as WantedSkips;
 pub(crate) use snapshots::Snapshots;
+pub use timers::TimerAction;
 
 use crate::actor::blocking;
 use crate::api::{self, BuildSettings, DeployOutcome, GenerationStatus, Strategy};
