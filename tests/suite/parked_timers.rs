@@ -17,7 +17,7 @@ const LATER_MS: u64 = 3_600_000;
 /// time.
 const A_WHILE: Duration = Duration::from_millis(1_500);
 
-fn told(subject: String, data: &Value) -> api::NewEvent {
+fn told(subject: &str, data: &Value) -> api::NewEvent {
     serde_json::from_value(json!({ "subject": subject, "data": data })).expect("an event")
 }
 
@@ -59,7 +59,7 @@ impl Bed {
             .iter()
             .map(|(key, verb, name, after_ms)| {
                 let data = json!({ "name": name, "after_ms": after_ms });
-                told(format!("alarm.{key}.{verb}"), &data)
+                told(&format!("alarm.{key}.{verb}"), &data)
             })
             .collect();
         self.host.client().append(&events).await;
@@ -248,8 +248,8 @@ async fn a_saga_whose_step_fails_parks_and_completes_once_newer_code_retries_it(
     .join("%2C");
     let mut bed = Bed::start(BOOKING, &grants).await;
     let client = bed.host.client();
-    let wanted = |key: &str| told(format!("trips.{key}.wanted"), &json!({}));
-    let room = |key: &str, data: &Value| told(format!("room.{key}.booked"), data);
+    let wanted = |key: &str| told(&format!("trips.{key}.wanted"), &json!({}));
+    let room = |key: &str, data: &Value| told(&format!("room.{key}.booked"), data);
     client.append(&[wanted("1"), wanted("2")]).await;
     bed.published("room.*.book", 2).await;
     client
@@ -264,7 +264,7 @@ async fn a_saga_whose_step_fails_parks_and_completes_once_newer_code_retries_it(
     bed.host.kill();
     bed.host.restart().await;
     let client = bed.host.client();
-    let flight = |key: &str| told(format!("flight.{key}.booked"), &json!({}));
+    let flight = |key: &str| told(&format!("flight.{key}.booked"), &json!({}));
     client.append(&[flight("2")]).await;
     bed.published("trips.*.booked", 1).await;
     tokio::time::sleep(A_WHILE).await;
