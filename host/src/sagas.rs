@@ -135,7 +135,11 @@ pub fn list(
     for (saga, prefix) in &prefixes[first..] {
         let left = limit - listed.instances.len();
         if left == 0 {
-            break;
+            // Only if there is more: a client reads pages until there is no next one.
+            if !page(snapshot, prefix, None, 1)?.entries.is_empty() {
+                return Ok(Some(listed));
+            }
+            continue;
         }
         let page = page(snapshot, prefix, after.take(), left)?;
         for (place, _) in &page.entries {
@@ -148,22 +152,35 @@ pub fn list(
             return Ok(Some(listed));
         }
     }
-    // The last of them is full, or all were read to their ends.
-    if listed.instances.len() < limit {
-        listed.next = None;
-    }
+    // All were read to their ends.
+    listed.next = None;
     Ok(Some(listed))
+}
+
+/// The sagas that a state knows, if it knows any and has never had an instance of this one.
+pub fn known_without(snapshot: &Snapshot, saga: &str) -> Result<Option<Vec<String>>, Error> {
+    // Not only in the list, which has the first ones.
+    if snapshot.get(&format!("{COUNTS}{saga}"))?.is_some() {
+        return Ok(None);
+    }
+    let known = names(snapshot)?;
+    Ok((!known.is_empty()).then_some(known))
+}
+
+/// The sagas of which there are, or were, instances.
+fn names(snapshot: &Snapshot) -> Result<Vec<String>, Error> {
+    let page = page(snapshot, COUNTS, None, SAGAS_MAX)?;
+    let names = page.entries.iter();
+    Ok(names
+        .map(|(key, _)| key.as_ref()[COUNTS.len()..].to_owned())
+        .collect())
 }
 
 /// The parts of the index that have what is wanted, with their sagas.
 fn prefixes(snapshot: &Snapshot, wanted: &Wanted) -> Result<Vec<(String, String)>, Error> {
     let names = match &wanted.saga {
         Some(saga) => vec![saga.clone()],
-        None => page(snapshot, COUNTS, None, SAGAS_MAX)?
-            .entries
-            .iter()
-            .map(|(key, _)| key.as_ref()[COUNTS.len()..].to_owned())
-            .collect(),
+        None => names(snapshot)?,
     };
     let statuses = wanted
         .status

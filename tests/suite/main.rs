@@ -35,6 +35,7 @@ mod missing; // events that are gone from a stream: told, and done without only 
 mod modelled; // events, failures, parking and upgrades in any order: what a model in memory says
 mod monotonic; // positions that clients see never go back, through kills and rollouts
 mod openapi; // the document describes what the host answers
+mod parked_timers; // timers and sagas wait with the parked events of their keys
 mod parking; // events that failed wait with their keys, and other keys continue
 mod past; // as-of reads, snapshots, verification, partial rebuilds
 mod pressure; // clients that read nothing, send nothing, or only sit there: bounded memory, and places for others

@@ -286,6 +286,58 @@ async fn firing_that_fails_stops_the_handler_and_can_be_skipped() {
 }
 
 #[tokio::test]
+async fn an_operator_fires_and_drops_timers_and_every_fold_meets_that() {
+    let host = start("").await;
+    let client = host.client();
+    client
+        .append(&[
+            set("a", "now", LATER_MS),
+            set("a", "never", 3_000),
+            set("b", "moved", LATER_MS),
+        ])
+        .await;
+    pending(client, 3).await;
+    let run = |words: &[&str]| cli::on(&host, &[&["timers"], words].concat());
+    let would = run(&["fire", ALARM, "a/now", "--dry-run"]).expect(0);
+    assert!(would.stdout.contains("would fire timer a/now"), "{would:?}");
+    let missing = run(&["fire", ALARM, "a/none"]);
+    assert!(
+        missing.code != 0 && missing.stderr.contains("no pending timer `a/none`"),
+        "{missing:?}"
+    );
+    assert!(stored(client, "_fs.timers.%3E").await.is_empty());
+    run(&["fire", ALARM, "a/now"]).expect(0);
+    run(&["drop", ALARM, "a/never"]).expect(0);
+    let rang = rang(client, 1).await;
+    assert_eq!(names(&rang), ["a/now"]);
+    assert!(rang[0]["data"]["fired"].as_u64() < rang[0]["data"]["at"].as_u64());
+    pending(client, 1).await;
+    // A decision about a timer that was set again since then does nothing.
+    let shown = run(&["fire", ALARM, "b/moved", "--dry-run", "-o", "json"]).expect(0);
+    let shown: api::TimerChanged = serde_json::from_str(&shown.stdout).expect("JSON");
+    let seen: jiff::Timestamp = shown.timer.at.parse().expect("a time");
+    client.append(&[set("b", "moved", LATER_MS)]).await;
+    let late: api::NewEvent = serde_json::from_value(json!({
+        "subject": "_fs.timers.alarm",
+        "data": { "fire": "b/moved", "at": seen.as_nanosecond() as u64, "key": "b" },
+    }))
+    .expect("an event");
+    client.append(&[late, set("c", "last", 0)]).await;
+    let rang = self::rang(client, 2).await;
+    assert_eq!(names(&rang), ["a/now", "c/last"]);
+    let audit = cli::on(&host, &["audit", ALARM]).expect(0).stdout;
+    assert!(
+        audit.contains("timer-fire") && audit.contains("timer-drop") && audit.contains("a/never"),
+        "{audit}"
+    );
+    // Longer than the dropped one had.
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    assert_eq!(names(&self::rang(client, 2).await).len(), 2);
+    pending(client, 1).await;
+    assert_same_when_folded_again(&host);
+}
+
+#[tokio::test]
 async fn limits_and_mistakes_have_names() {
     let host = Host::start_with("[state]\ntimers_pending_max = 5\n").await;
     let client = host.client();

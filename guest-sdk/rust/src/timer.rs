@@ -41,8 +41,8 @@ impl Timer {
         Self::at(event.time() + span, name)
     }
 
-    /// Sets the key of messages that it causes. Without it, they have the key of the event that
-    /// sets the timer.
+    /// Sets its key, which is that of messages that it causes, and behind whose parked events it
+    /// waits. Without it, a timer has the key of the event that sets it.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self

@@ -73,6 +73,20 @@ pub struct PendingTimer {
     pub key: Option<String>,
 }
 
+/// A timer that an operator fires or drops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TimerChanged {
+    /// The timer.
+    pub timer: PendingTimer,
+    /// The sequence of the message in the handler's stream that does it, once the handler gets
+    /// there. Absent of a dry run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+    /// Events of its key are parked: it waits behind them, until they are retried or dropped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
+}
+
 /// Pending timers, in the order in which they fire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PendingTimers {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, Payload};
 use crate::state::{Call, Key, Scanned, Traced};
+use crate::timers::Timer;
 
 pub use keeper::Keeper;
 pub use replay::{Change, Ended, Replay, ReplayError, Step};
@@ -52,6 +53,9 @@ pub struct Bundle {
     /// What was scanned.
     #[serde(default)]
     pub scans: Vec<Scanned>,
+    /// The timers that were looked up, as they were before the first event.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timers: Vec<TimerRow>,
     /// The calls of the module, in order.
     #[serde(default)]
     pub calls: Vec<Call>,
@@ -111,6 +115,15 @@ pub struct EntryRow {
     pub key: String,
     /// Its value; null if there was no entry.
     pub value: Option<Octets>,
+}
+
+/// A timer of a bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimerRow {
+    /// Its name.
+    pub name: String,
+    /// What was pending under that name; null if nothing was.
+    pub timer: Option<Timer>,
 }
 
 /// A payload, exactly.
@@ -222,6 +235,10 @@ impl Bundle {
             key: key.to_string(),
             value: value.as_ref().map(Octets::from),
         };
+        let timer = |(name, timer): (&String, &Option<Timer>)| TimerRow {
+            name: name.clone(),
+            timer: timer.clone(),
+        };
         let (mut bytes, mut kept) = (0, Vec::new());
         // Always the first event, the one that failed, however large it is.
         for event in events {
@@ -243,6 +260,7 @@ impl Bundle {
             events: kept,
             entries: traced.entries.iter().map(entry).collect(),
             scans: traced.scans.clone(),
+            timers: traced.timers.iter().map(timer).collect(),
             calls: traced.calls.clone(),
             is_cut,
             grants: origin.grants,
@@ -290,7 +308,9 @@ impl Bundle {
             let value = row.value.as_ref().map(Octets::payload).transpose()?;
             entries.insert(Key::from(row.key.as_str()), value);
         }
-        Ok(Traced::new(entries, self.scans.clone()))
+        let timers = self.timers.iter().cloned();
+        let timers = timers.map(|row| (row.name, row.timer)).collect();
+        Ok(Traced::new(entries, self.scans.clone(), timers))
     }
 }
 
@@ -313,6 +333,12 @@ mod tests {
         traced
             .entries
             .insert(Key::from("there"), Some(Payload::from("{}")));
+        let timer = Timer {
+            at_ns: 5,
+            ..Timer::default()
+        };
+        traced.timers.insert("tea".to_owned(), Some(timer));
+        traced.timers.insert("gone".to_owned(), None);
         let origin = Origin {
             deployment: "totals",
             generation: 3,
@@ -332,6 +358,7 @@ mod tests {
         assert_eq!(read, bundle);
         assert_eq!(read.events[0].event().expect("sound"), event);
         assert_eq!(read.traced().expect("sound").entries, traced.entries);
+        assert_eq!(read.traced().expect("sound").timers, traced.timers);
         assert_eq!(
             read.component().expect("sound").as_deref(),
             Some(&b"\0asm"[..])

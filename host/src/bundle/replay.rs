@@ -12,6 +12,7 @@ use crate::event::{Event, Payload};
 use crate::module::{self, Engine, Identity, Instance, Module};
 use crate::position::{Checkpoint, StreamIdentity};
 use crate::state::{self, Call, Key, Ownership, Store, Trace, Traced, Writer};
+use crate::timers;
 
 /// The owner of the effects of a replay. They go nowhere.
 const OWNERSHIP: Ownership = Ownership {
@@ -98,6 +99,8 @@ pub struct Replay {
     recorded: Traced,
     /// Keys that the replay itself has written.
     written: BTreeSet<Key>,
+    /// Timers that the replay itself has set or removed.
+    changed_timers: BTreeSet<String>,
     events: std::vec::IntoIter<Event>,
 }
 
@@ -136,7 +139,14 @@ impl Replay {
         let events: Result<Vec<Event>, BundleError> =
             bundle.events.iter().map(super::EventRow::event).collect();
         let events = events?;
-        let is_read = |event: &Event| module.manifest().subjects.matches(&event.subject);
+        let manifest = module.manifest();
+        // The host adds the firings of its own timers to what a module reads.
+        let firings = manifest
+            .sets_timers
+            .then(|| timers::subject(&bundle.deployment));
+        let is_read = |event: &Event| {
+            firings.as_deref() == Some(&*event.subject) || manifest.subjects.matches(&event.subject)
+        };
         if let Some(event) = events.iter().find(|event| !is_read(event)) {
             return Err(ReplayError::NotRead(
                 event.subject.to_string(),
@@ -155,6 +165,7 @@ impl Replay {
             writer: Some(writer),
             recorded,
             written: BTreeSet::new(),
+            changed_timers: BTreeSet::new(),
             events: events.into_iter(),
         })
     }
@@ -186,7 +197,7 @@ impl Replay {
             })
             .filter(|change| change.before != change.after)
             .collect();
-        let traced = trace.traced();
+        let mut traced = trace.traced();
         let unknown = self.unknown(&traced);
         let ended = match result {
             Ok(()) => {
@@ -194,6 +205,7 @@ impl Replay {
                 self.instance = Some(instance);
                 self.written
                     .extend(changed.iter().map(|change| Key::from(change.key.as_str())));
+                self.changed_timers.append(&mut traced.changed_timers);
                 let checkpoint = self.store.published();
                 let mut checkpoint = checkpoint.unwrap_or_else(|| beginning(0));
                 checkpoint.position = checkpoint.position.max(event.sequence);
@@ -234,7 +246,15 @@ impl Replay {
                 Some(prefix) => format!("all entries that begin with `{prefix}`"),
                 None => "all entries of a range".to_owned(),
             });
-        keys.chain(scans).collect()
+        let timers = traced
+            .timers
+            .keys()
+            .filter(|name| {
+                let is_recorded = self.recorded.timers.contains_key(*name);
+                !is_recorded && !self.changed_timers.contains(*name)
+            })
+            .map(|name| format!("the timer `{name}`"));
+        keys.chain(scans).chain(timers).collect()
     }
 }
 
@@ -260,6 +280,11 @@ fn state_of(
     for (key, value) in &recorded.entries {
         if let Some(value) = value {
             writer.put(key, Some(value.clone()))?;
+        }
+    }
+    for (name, timer) in &recorded.timers {
+        if let Some(timer) = timer {
+            writer.set_timer(name, timer)?;
         }
     }
     // At the recorded position: whatever depends on it must be as it was.

@@ -3,7 +3,8 @@
 //!
 //! One task per owner, alive while its state is open. It reads durable timers only, the first ones
 //! by time. It decides nothing: the fold removes a timer when it meets the firing. So a firing that
-//! is stored twice, or by two hosts, or of which the answer is lost, fires a timer once.
+//! is stored twice, or by two hosts, or of which the answer is lost, fires a timer once. While a
+//! firing is parked, its timer stays pending, and no other one is published for it.
 
 mod clock;
 mod status;
@@ -22,7 +23,7 @@ use crate::metrics::DeploymentMetrics;
 use crate::source::Source;
 use crate::source::jetstream::{Outgoing, Publisher};
 use crate::state::{self, Due, Store};
-use crate::timers::{self, Firing};
+use crate::timers::{self, Firing, What};
 
 use clock::{Clock, Look};
 pub(crate) use status::Status;
@@ -80,6 +81,7 @@ impl Task {
         // What was fired while the effects belonged to others is not reported.
         drop(parts.store.take_fired());
         let work = Work {
+            subject: timers::subject(&parts.deployment),
             checkpoints: parts.store.checkpoints(),
             parts,
             under_way: BTreeMap::new(),
@@ -112,10 +114,14 @@ struct Published {
 struct Ready {
     due: Due,
     attempt: u32,
+    /// The key of the timer.
+    key: String,
 }
 
 struct Work {
     parts: Parts,
+    /// Of its firings.
+    subject: String,
     checkpoints: watch::Receiver<Option<crate::position::Checkpoint>>,
     /// Firings whose timers are still pending in the file.
     under_way: BTreeMap<Due, Published>,
@@ -156,9 +162,11 @@ impl Work {
                     continue;
                 }
             };
-            self.parts
-                .status
-                .set_next(pending.first().map(|due| due.at_ns));
+            // One of a parked key waits for an operator, and is not late because of its host.
+            let is_parked =
+                |due: &&Due| self.parts.store.is_parked_firing(&self.subject, &due.name);
+            let next = pending.iter().find(|due| !is_parked(due));
+            self.parts.status.set_next(next.map(|due| due.at_ns));
             // Only if something may fire: an idle owner should not keep a connection.
             if !pending.is_empty() {
                 self.compare_clocks(&source).await;
@@ -178,7 +186,16 @@ impl Work {
                 self.rest(sleep).await;
                 continue;
             }
-            match self.publish(&source, ready).await {
+            let published = match self.with_keys(ready).await {
+                // A commit changed them: the next look finds what is pending now.
+                Ok(ready) if ready.is_empty() => {
+                    self.rest(PAUSE.0).await;
+                    continue;
+                }
+                Ok(ready) => self.publish(&source, ready).await,
+                Err(error) => Err(error.to_string()),
+            };
+            match published {
                 Ok(()) => {
                     self.parts.status.troubled(None);
                     pause = PAUSE.0;
@@ -233,8 +250,9 @@ impl Work {
     async fn pending(&self) -> Result<Vec<Due>, state::Error> {
         let (store, max) = (
             self.parts.store.clone(),
-            // One more than may be published, to know when the next one is due.
-            self.under_way.len() + FIRINGS_MAX + 1,
+            // One more than may be published, to know when the next one is due, whatever is in
+            // front of it.
+            self.under_way.len() + self.parts.store.parked_firings() + FIRINGS_MAX + 1,
         );
         let read = tokio::task::spawn_blocking(move || store.timers_after(None, max)).await;
         read.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
@@ -254,14 +272,17 @@ impl Work {
     }
 
     /// What to publish now, in the order of the times, and how long to sleep if that is nothing.
-    fn ready(&mut self, pending: &[Due], until_ns: u64) -> (Vec<Ready>, Duration) {
+    fn ready(&mut self, pending: &[Due], until_ns: u64) -> (Vec<(Due, u32)>, Duration) {
         let folded = self
             .parts
             .store
             .checkpoint()
             .map_or(0, |checkpoint| checkpoint.position);
+        let (store, subject) = (self.parts.store.clone(), self.subject.clone());
+        let is_parked = |due: &Due| store.is_parked_firing(&subject, &due.name);
+        // A parked one must not keep others from being under way.
         self.under_way
-            .retain(|due, _| pending.binary_search(due).is_ok());
+            .retain(|due, _| pending.binary_search(due).is_ok() && !is_parked(due));
         let (mut ready, mut sleep) = (Vec::new(), SLEEP_MAX);
         for due in pending {
             if due.at_ns > until_ns {
@@ -270,6 +291,8 @@ impl Work {
                 break;
             }
             let attempt = match self.under_way.get(due) {
+                // It fires when its key is retried.
+                None if is_parked(due) => continue,
                 // A fold that is behind would only get a longer queue.
                 None if self.under_way.len() + ready.len() >= UNDER_WAY_MAX => continue,
                 None => 0,
@@ -295,16 +318,28 @@ impl Work {
                 }
                 self.note_deep(due);
             }
-            ready.push(Ready {
-                due: due.clone(),
-                attempt,
-            });
+            ready.push((due.clone(), attempt));
             // The others follow in the next round.
             if ready.len() == FIRINGS_MAX {
                 break;
             }
         }
         (ready, sleep)
+    }
+
+    /// Adds the keys of timers, without those that are not pending at their time any more.
+    async fn with_keys(&self, ready: Vec<(Due, u32)>) -> Result<Vec<Ready>, state::Error> {
+        let store = self.parts.store.clone();
+        let read = move || -> Result<Vec<Ready>, state::Error> {
+            let timers: Vec<Due> = ready.iter().map(|(due, _)| due.clone()).collect();
+            let keys = store.keys_of_timers(&timers)?;
+            let ready = ready.into_iter().zip(keys);
+            Ok(ready
+                .filter_map(|((due, attempt), key)| key.map(|key| Ready { due, attempt, key }))
+                .collect())
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        read.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
     }
 
     /// Publishes firings, in order; an error says why some are not known to be stored.
@@ -368,7 +403,7 @@ impl Work {
         }
     }
 
-    fn note(&mut self, Ready { due, attempt }: Ready, sequence: u64) {
+    fn note(&mut self, Ready { due, attempt, .. }: Ready, sequence: u64) {
         let published = Published {
             sequence,
             attempt,
@@ -378,7 +413,7 @@ impl Work {
     }
 
     /// A firing. Its id spares the stream a firing that is published again after a crash.
-    fn event(&self, Ready { due, attempt }: &Ready) -> NewEvent {
+    fn event(&self, Ready { due, attempt, key }: &Ready) -> NewEvent {
         let Due { at_ns, name, .. } = due;
         let digest = Sha256::digest(name.as_bytes());
         let hash: String = digest[..8]
@@ -388,10 +423,12 @@ impl Work {
         let firing = Firing {
             name: name.clone(),
             at_ns: *at_ns,
+            key: Some(key.clone()),
+            what: What::Due,
         };
         let deployment = &self.parts.deployment;
         NewEvent {
-            subject: timers::subject(deployment),
+            subject: self.subject.clone(),
             kind: Some(Firing::KIND.to_owned()),
             // The attempt is part of the id, or the stream would take the second one for a
             // duplicate.

@@ -31,7 +31,7 @@ use crate::event::{Event, Payload};
 use crate::memory::{self, Reservation};
 use crate::state;
 use crate::subject::Pattern;
-use crate::timers::{self, Firing, Timer};
+use crate::timers::{self, Firing, Timer, What};
 
 /// A compiled and linked module.
 pub struct Module {
@@ -652,11 +652,11 @@ impl Instance {
         event: &Event,
         mut writer: state::Writer,
     ) -> (state::Writer, Result<(), ApplyError>) {
-        let Some(Firing { name, .. }) = Firing::read(event) else {
+        let Some(firing) = Firing::of(event) else {
             // Nonsense under this subject fires nothing, on every replay.
             return (writer, Ok(()));
         };
-        let timer = match writer.fire_timer(&name, event.time_ns) {
+        let timer = match writer.fire_timer(&firing, event.time_ns) {
             Ok(Some(timer)) => timer,
             // Cancelled, or set to a later time, since the firing was appended. Replays decide the
             // same.
@@ -667,9 +667,13 @@ impl Instance {
             }
             Err(error) => return (writer, Err(ApplyError::State(error))),
         };
+        if firing.what == What::Drop {
+            return (writer, Ok(()));
+        }
         // The guest's time is that of the firing in the log, never that of the machine.
         self.store.data().clock.advance(event.time_ns);
-        let result = self.call_on_timer(&name, &timer, event, Access::Apply(Box::new(writer)));
+        let result =
+            self.call_on_timer(&firing.name, &timer, event, Access::Apply(Box::new(writer)));
         self.ended(result, 1)
     }
 

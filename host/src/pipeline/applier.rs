@@ -259,7 +259,7 @@ impl Applier {
                             through.max(store.position()),
                             aside,
                             store,
-                        );
+                        )?;
                         if !is_last {
                             // Later events of its key now wait behind it.
                             return Ok(Processed::Through(store.position()));

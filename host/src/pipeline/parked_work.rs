@@ -162,6 +162,29 @@ pub fn decision(parked: &Parked, reason: &str) -> Skip {
     Skip::new(event.sequence, reason, error, Some(event))
 }
 
+/// Leaves out parked events of a key for good, in one step, like skipped ones. Timers of firings
+/// among them are pending no more.
+fn leave_out<'a>(
+    writer: &mut Writer,
+    key: &str,
+    decided: impl Iterator<Item = (&'a Event, Skipped)>,
+) {
+    writer.begin();
+    let (mut exceptions, mut firings) = (BTreeMap::new(), Vec::new());
+    for (event, skipped) in decided {
+        writer.unpark(key, event.sequence);
+        exceptions.insert(event.sequence, Exception::Skipped(skipped));
+        if super::firings::leave_out(writer, event) {
+            firings.push(event.sequence);
+        }
+    }
+    // For a fold that repeats this state: timers depend on what was applied before.
+    if !firings.is_empty() {
+        writer.drop_firings(key, firings);
+    }
+    writer.publish_in_place(exceptions);
+}
+
 /// Leaves out parked events for good, durably. They become exceptions of the state, like skipped
 /// ones.
 fn drop_parked(
@@ -176,21 +199,12 @@ fn drop_parked(
         loop {
             // In portions, because a key may have more events than fit into memory.
             let parked = store.parked_events(key, if all { RETRY_EVENTS } else { 1 })?;
-            let mut exceptions = BTreeMap::new();
-            for parked in &parked {
-                let (event, skip) = (&parked.event, decision(parked, reason));
-                exceptions.insert(
-                    event.sequence,
-                    Exception::Skipped(Skipped::new(&skip, Some(event))),
-                );
-            }
-            // The rows and the exceptions go in one step, like a skip.
-            writer.begin();
-            parked
-                .iter()
-                .for_each(|parked| writer.unpark(key, parked.event.sequence));
+            let decided = parked.iter().map(|parked| {
+                let skip = decision(parked, reason);
+                (&parked.event, Skipped::new(&skip, Some(&parked.event)))
+            });
+            leave_out(writer, key, decided);
             outcome.events += parked.len() as u64;
-            writer.publish_in_place(exceptions);
             // With `all`, the next round looks for more.
             if !all || parked.is_empty() {
                 break;
@@ -339,20 +353,13 @@ impl Run {
                 let event = &parked.event;
                 let skip = self.applier.skips.get(event.sequence)?;
                 skip.means(event)
-                    .then(|| (event.sequence, Skipped::new(skip, Some(event))))
+                    .then(|| (event, Skipped::new(skip, Some(event))))
             })
             .collect();
         if decided.is_empty() {
             return false;
         }
-        let writer = self.applier.writer();
-        writer.begin();
-        let mut exceptions = BTreeMap::new();
-        for (sequence, skipped) in decided {
-            writer.unpark(key, sequence);
-            exceptions.insert(sequence, Exception::Skipped(skipped));
-        }
-        writer.publish_in_place(exceptions);
+        leave_out(self.applier.writer(), key, decided.into_iter());
         true
     }
 

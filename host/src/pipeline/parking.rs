@@ -16,7 +16,8 @@ use crate::batch::Batch;
 use crate::bundle::Keeper;
 use crate::event::Event;
 use crate::module::KeyRule;
-use crate::state::{Parked, ParkedCounts, ParkedFailure, Store};
+use crate::state::{self, Parked, ParkedCounts, ParkedFailure, Store};
+use crate::timers::Firing;
 
 /// Outcomes of events by which a module that fails everywhere is recognised.
 const OUTCOMES: usize = 20;
@@ -51,6 +52,8 @@ pub struct Parking {
     pub deployment: String,
     /// How the key of an event is found.
     pub rule: KeyRule,
+    /// The subject of firings, if the module sets timers.
+    pub firings: Option<String>,
     /// Number of the generation.
     pub generation: u64,
     /// SHA-256 of the module.
@@ -69,6 +72,7 @@ impl Parking {
         Self {
             deployment: deployment.to_owned(),
             rule: KeyRule::None,
+            firings: None,
             generation: 0,
             module: String::new(),
             keeper: None,
@@ -144,6 +148,21 @@ pub(super) enum Separated {
 }
 
 impl Applier {
+    /// The key under which an event is parked, or waits. Events without a key share one, and wait
+    /// for each other. A firing has the key of its timer.
+    fn parking_key(&mut self, event: &Event) -> Result<String, state::Error> {
+        let is_firing = self.parking.firings.as_deref() == Some(&*event.subject);
+        match Firing::of(event).filter(|_| is_firing) {
+            None => Ok(Parked::name_of(self.parking.rule.key_of(event))),
+            Some(Firing { key: Some(key), .. }) => Ok(key),
+            // Of an earlier release: the timer that it would fire has the key.
+            Some(firing) => {
+                let timer = self.writer().timer(&firing.name)?;
+                Ok(Parked::name_of(timer.and_then(|timer| timer.key)))
+            }
+        }
+    }
+
     /// Why a failed event stops the deployment instead of being parked; none if it is parked.
     pub(super) fn refuses_to_park(
         &self,
@@ -230,9 +249,8 @@ impl Applier {
         through: u64,
         aside: &Aside,
         store: &Store,
-    ) {
-        // Events without a key share one name, and wait for each other.
-        let key = Parked::name_of(self.parking.rule.key_of(event));
+    ) -> Result<(), Ended> {
+        let key = self.parking_key(event).map_err(Ended::State)?;
         tracing::warn!(
             deployment = self.parking.deployment,
             key,
@@ -257,6 +275,7 @@ impl Applier {
         if self.ladder.passed() {
             self.progress.recovered();
         }
+        Ok(())
     }
 }
 
@@ -269,7 +288,8 @@ impl Run {
         let (kept, skipped) =
             found.map_or((None, Vec::new()), |(kept, skipped)| (Some(kept), skipped));
         let once = self.applier.leave_out_duplicates(&batch.events, &skipped)?;
-        Ok(self.set_aside_parked(batch, once.or(kept), skipped))
+        self.set_aside_parked(batch, once.or(kept), skipped)
+            .map_err(Ended::State)
     }
 
     /// The same among the events that are left: `kept`, or all of them.
@@ -278,12 +298,12 @@ impl Run {
         batch: &Batch,
         kept: Option<Vec<Event>>,
         skipped: Vec<Event>,
-    ) -> Separated {
+    ) -> Result<Separated, state::Error> {
         let past = Arc::clone(self.applier.skips.past());
         // While nothing is parked, no key is looked for.
         if self.store.parked_counts().keys == 0 && past.parked.is_empty() {
             self.parking_has_room();
-            return match kept {
+            return Ok(match kept {
                 Some(kept) => Separated::Some(
                     kept,
                     Aside {
@@ -292,12 +312,12 @@ impl Run {
                     },
                 ),
                 None => Separated::None,
-            };
+            });
         }
         let all = kept.as_deref().unwrap_or(&batch.events);
         let (mut applied, mut queued) = (Vec::new(), Vec::new());
         for event in all {
-            let key = Parked::name_of(self.applier.parking.rule.key_of(event));
+            let key = self.applier.parking_key(event)?;
             // Up to the position of the state that this one should equal, exactly what it parked.
             let waits = if event.sequence <= past.position {
                 past.parked.contains(&event.sequence)
@@ -333,10 +353,10 @@ impl Run {
                 format!("event {first} has to wait behind a parked event of its key, and {limit}");
             self.applier.progress.waiting("parked", &message);
             self.is_parking_full = true;
-            return Separated::Full;
+            return Ok(Separated::Full);
         }
         self.parking_has_room();
-        Separated::Some(applied, Aside { skipped, queued })
+        Ok(Separated::Some(applied, Aside { skipped, queued }))
     }
 
     /// Reports that no limit keeps it from parking any more, if one did.

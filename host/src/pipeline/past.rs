@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use super::applier::{Fault, Obstacle};
 use super::recording::describe_fault;
-use super::{Ended, Input, Run};
+use super::{Ended, Input, Run, firings};
 use crate::batch::Batch;
 use crate::event::Event;
 use crate::module::ApplyError;
-use crate::state::Release;
+use crate::state::exceptions::{Exception, Skipped};
+use crate::state::{Parked, Release};
 
 impl Run {
     /// Applies the releases that the state which this one should equal has applied at this
@@ -46,9 +47,18 @@ impl Run {
     }
 
     fn release_again(&mut self, release: &Release) -> Result<(), Ended> {
-        let Release { key, sequences, .. } = release;
+        let Release {
+            key,
+            sequences,
+            is_drop,
+            ..
+        } = release;
         // What the stream has lost is missing here as well, and was accepted as missing.
         let parked = self.store.parked_of(key, sequences).map_err(Ended::State)?;
+        if *is_drop {
+            self.drop_again(key, sequences, &parked);
+            return Ok(());
+        }
         let events: Vec<Event> = parked.into_iter().map(|parked| parked.event).collect();
         let mut done = 0;
         let mut count = events.len();
@@ -93,5 +103,29 @@ impl Run {
             writer.publish_in_place(BTreeMap::new());
         }
         Ok(())
+    }
+
+    /// Leaves out firings where the other state did: events before them may have set their timers.
+    fn drop_again(&mut self, key: &str, sequences: &[u64], parked: &[Parked]) {
+        let skipped = parked.iter().map(|parked| {
+            let (event, skip) = (&parked.event, self.applier.skips.get(parked.event.sequence));
+            // A state that has dropped an event has an exception for it, and so a decision.
+            let skipped = skip.map(|skip| Skipped::new(skip, Some(event)));
+            (event.clone(), skipped)
+        });
+        let skipped: Vec<_> = skipped.collect();
+        let writer = self.applier.writer();
+        writer.begin();
+        let mut exceptions = BTreeMap::new();
+        for (event, skipped) in skipped {
+            exceptions.extend(skipped.map(|skipped| (event.sequence, Exception::Skipped(skipped))));
+            writer.unpark(key, event.sequence);
+            firings::leave_out(writer, &event);
+        }
+        // As in the other state, or the next release would be taken for this one.
+        writer.drop_firings(key, sequences.to_vec());
+        writer.publish_in_place(exceptions);
+        // The instance may remember timers.
+        self.applier.fold = None;
     }
 }

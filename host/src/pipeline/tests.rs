@@ -2,6 +2,7 @@
 //! purpose. What modules do is shown by the suite.
 
 mod duplicates;
+mod parked_timers;
 mod parking;
 mod pauses;
 
@@ -213,7 +214,9 @@ impl Stage {
             request: Request {
                 resume: None,
                 start: Start::Beginning,
-                subjects: SubjectSet::parse(&["s.>"]).expect("sound"),
+                subjects: SubjectSet::parse(&["s.>"])
+                    .expect("sound")
+                    .with(&crate::timers::subject("test")),
                 wants_headers: self.recognises.is_some(),
                 limits: Limits::default(),
                 accepts_missing_through: 0,
@@ -259,6 +262,7 @@ impl Stage {
             parking: Parking {
                 deployment: "test".to_owned(),
                 rule: KeyRule::Subject,
+                firings: Some(crate::timers::subject("test")),
                 generation: 1,
                 module: "ab".to_owned(),
                 keeper: None,

@@ -10,15 +10,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::outlet::Outlet;
 use super::{Error, Rollouts};
 use crate::actor::blocking;
 use crate::deployment::Deployment;
 use crate::effects::Grant;
-use crate::event::Payload;
-use crate::log::{Expectation, NewEvent};
 use crate::module::Module;
-use crate::source::Source;
-use crate::source::jetstream::{Outgoing, PublishError, Publisher};
 use crate::state::catalogue::{FailureEvents, ParkingRecord};
 use crate::state::{Parked, Store};
 
@@ -32,12 +29,6 @@ const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for a change of the state, as a state may have been replaced meanwhile.
 const LOOK: Duration = Duration::from_secs(5);
-
-/// Where error events go.
-enum Outlet {
-    Embedded(crate::log::Log),
-    JetStream(Box<Publisher>),
-}
 
 /// Checks where error events should go; an empty text means nowhere.
 pub(super) fn target(
@@ -189,17 +180,17 @@ impl Rollouts {
         {
             let source = self.inner.sources.get(&events.source);
             let source = source.ok_or_else(|| self.inner.no_source(&events.source))?;
-            *outlet = Some((events.source.clone(), outlet_of(source)?));
+            *outlet = Some((events.source.clone(), Outlet::of(source)?));
         }
         // At least once: a crash between publishing and the commit below publishes these again,
         // with the same ids.
         let generation = record.active;
         for parked in &failed {
-            let mut message = message(deployment.name(), generation, state_file, parked);
+            let (id, data) = message(deployment.name(), generation, state_file, parked);
             // Another target in the same stream must not take it for one that it knows.
-            message.0 = format!("{}.{}", message.0, events.subject);
+            let id = format!("{id}.{}", events.subject);
             if let Some((_, outlet)) = outlet.as_ref() {
-                publish(outlet, &events.subject, message).await?;
+                outlet.publish(&events.subject, KIND, id, data).await?;
             }
         }
         // Only for the mark: publishing may take long, and must not keep changes of the deployment
@@ -282,53 +273,6 @@ fn message(name: &str, generation: u64, state_file: u64, parked: &Parked) -> (St
         "parked_at": at,
     });
     (id, data.to_string())
-}
-
-fn outlet_of(source: &Source) -> Result<Outlet, Error> {
-    Ok(match source {
-        Source::Embedded(embedded) => {
-            let log = embedded.log();
-            Outlet::Embedded(log.map_err(|error| Error::Conflict(error.to_string()))?)
-        }
-        Source::JetStream(stream) => Outlet::JetStream(Box::new(stream.publisher())),
-    })
-}
-
-async fn publish(
-    outlet: &Outlet,
-    subject: &str,
-    (id, data): (String, String),
-) -> Result<(), Error> {
-    match outlet {
-        Outlet::Embedded(log) => {
-            let event = NewEvent {
-                subject: subject.to_owned(),
-                kind: Some(KIND.to_owned()),
-                id: Some(id),
-                time_ns: None,
-                headers: Vec::new(),
-                data: Payload::from(data),
-            };
-            let log = log.clone();
-            let stored = blocking(move || log.append(&[event], &Expectation::default())).await;
-            stored
-                .map(drop)
-                .map_err(|error| Error::Conflict(error.to_string()))
-        }
-        Outlet::JetStream(publisher) => {
-            let ready = publisher.ready().await;
-            ready.map_err(|away| Error::Conflict(away.to_string()))?;
-            let message = Outgoing {
-                id,
-                subject: subject.to_owned(),
-                headers: vec![("Event-Type".to_owned(), KIND.to_owned())],
-                data: data.into(),
-            };
-            let sent = publisher.publish(&message).await;
-            sent.map(drop)
-                .map_err(|error: PublishError| Error::Conflict(error.to_string()))
-        }
-    }
 }
 
 /// What a list of parked keys says about error events.

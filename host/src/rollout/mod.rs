@@ -28,6 +28,7 @@ mod inherit;
 mod key_part;
 mod loader;
 mod migrate;
+mod outlet;
 mod owners;
 mod parked;
 mod pausing;
@@ -65,6 +66,7 @@ pub use rollouts::Rollouts;
 pub(crate) use rollouts::{Role, Shared};
 pub use skips::Wanted as WantedSkips;
 pub(crate) use snapshots::Snapshots;
+pub use timers::TimerAction;
 
 use crate::actor::blocking;
 use crate::api::{self, BuildSettings, DeployOutcome, GenerationStatus, Strategy};

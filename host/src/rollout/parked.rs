@@ -128,13 +128,6 @@ fn check_policy(on_failure: OnFailure, module: &Module) -> Result<(), Error> {
             manifest.name
         )));
     }
-    if on_failure == OnFailure::Park && module.info().sets_timers {
-        return Err(Error::Refused(format!(
-            "{} sets timers, and a timer does not wait behind parked events of its key yet; deploy it \
-             with --on-failure stop",
-            manifest.name
-        )));
-    }
     Ok(())
 }
 
@@ -158,12 +151,6 @@ fn check_plan(
             "{name} has {} parked events, which a migration would leave behind; retry or drop \
              them first (`foldstream parked list {name}`), or rebuild",
             parked.events
-        )));
-    }
-    if *strategy == Strategy::Inherit && module.info().sets_timers && parked.events > 0 {
-        return Err(Error::Refused(format!(
-            "cannot inherit: the module sets timers, which do not wait behind parked events of \
-             their keys; retry or drop them first (`foldstream parked list {name}`)"
         )));
     }
     let rule = &record.active().module.key_rule;

@@ -41,15 +41,27 @@ impl Rollouts {
         })?;
         let listed = blocking(move || {
             let snapshot = store.snapshot();
+            // A misspelt name would look like a saga without instances.
+            if let Some(saga) = &wanted.saga
+                && let Some(known) = sagas::known_without(&snapshot, saga)?
+            {
+                return Ok(Err(known));
+            }
             let listed = sagas::list(&snapshot, &wanted, after.as_deref(), limit)?;
             let listed = listed.map(|listed| api::SagaInstances {
                 position: snapshot.position(),
                 instances: listed.instances,
                 next: listed.next,
             });
-            Ok::<_, crate::state::Error>(listed)
+            Ok::<_, crate::state::Error>(Ok(listed))
         });
-        listed.await?.ok_or_else(|| {
+        let listed = listed.await?.map_err(|known| {
+            Error::Refused(format!(
+                "no saga of that name has had an instance in {name}; those that had: {}",
+                known.join(", ")
+            ))
+        })?;
+        listed.ok_or_else(|| {
             Error::Refused(
                 "`after` is not from an earlier page of this list; pass what the page before returned \
                  as `next`, with the same filters"

@@ -1,11 +1,13 @@
-//! Timers of a handler that are pending, for people.
+//! Timers of a handler that are pending, for people, and what they decide about them.
 
+use super::outlet::Outlet;
 use super::{Error, Rollouts};
 use crate::actor::blocking;
 use crate::api;
 use crate::source::Source;
-use crate::state::Due;
 use crate::state::catalogue::Record;
+use crate::state::{Due, Parked};
+use crate::timers::{Firing, Timer, What};
 use crate::timestamp;
 
 impl Rollouts {
@@ -38,14 +40,8 @@ impl Rollouts {
             for due in page {
                 // One that was cancelled or replaced since the last commit is not there any more.
                 let known = snapshot.timer(&due.name)?;
-                timers.extend(known.filter(|timer| timer.at_ns == due.at_ns).map(|timer| {
-                    api::PendingTimer {
-                        at: timestamp::format_ns(timer.at_ns),
-                        name: due.name,
-                        set_by: timer.set_by,
-                        key: timer.key,
-                    }
-                }));
+                let known = known.filter(|timer| timer.at_ns == due.at_ns);
+                timers.extend(known.map(|timer| shown(due.name, timer)));
             }
             Ok::<_, crate::state::Error>(api::PendingTimers { timers, next })
         });
@@ -53,7 +49,91 @@ impl Rollouts {
     }
 }
 
+/// What an operator decides about a timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimerAction {
+    /// It fires now.
+    Fire,
+    /// It never fires.
+    Drop,
+}
+
+impl TimerAction {
+    fn what(self) -> What {
+        match self {
+            Self::Fire => What::Now,
+            Self::Drop => What::Drop,
+        }
+    }
+
+    /// In the audit log.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fire => "timer-fire",
+            Self::Drop => "timer-drop",
+        }
+    }
+}
+
 impl Rollouts {
+    /// Fires a timer now, or drops it. That is a message in the handler's stream, like any firing,
+    /// so that every fold of the stream meets the decision at the same place.
+    pub async fn change_timer(
+        &self,
+        name: &str,
+        action: TimerAction,
+        timer: String,
+        dry_run: bool,
+    ) -> Result<api::TimerChanged, Error> {
+        let deployment = self.deployment(name)?;
+        // A change of owner in between would publish into another stream than the new one reads.
+        let _changing = self.lock(&deployment).await?;
+        let record = deployment.record();
+        if !record.active().module.sets_timers {
+            return Err(Error::Refused(format!("{name} sets no timers")));
+        }
+        let store = deployment.active().store().ok_or_else(|| {
+            Error::Conflict(format!("the state of {name} is not open; try again"))
+        })?;
+        let (reading, wanted) = (store.clone(), timer.clone());
+        let pending = blocking(move || reading.snapshot().timer(&wanted)).await?;
+        let pending = pending.ok_or_else(|| {
+            Error::Missing(format!(
+                "{name} has no pending timer `{timer}`; `foldstream timers list {name}` shows them"
+            ))
+        })?;
+        let firing = Firing {
+            name: timer.clone(),
+            at_ns: pending.at_ns,
+            key: Some(Parked::name_of(pending.key.clone())),
+            what: action.what(),
+        };
+        let waits = firing.key.as_ref().is_some_and(|key| store.is_parked(key));
+        let mut changed = api::TimerChanged {
+            timer: shown(timer, pending),
+            sequence: None,
+            waits,
+        };
+        if dry_run {
+            return Ok(changed);
+        }
+        let source = &record.active().source;
+        let source = self.inner.sources.get(source);
+        let source = source.ok_or_else(|| self.inner.no_source(&record.active().source))?;
+        let outlet = Outlet::of(source)?;
+        // Before it is published: what is not recorded does not happen.
+        let detail = format!("{}, which is due at {}", firing.name, changed.timer.at);
+        self.commit(&deployment, record, action.name(), detail)
+            .await?;
+        // Each request has an id of its own: a timer may be set to the same time again.
+        let id = format!("fst.{name}.{}.{:016x}", action.name(), fastrand::u64(..));
+        let data = firing.data();
+        let data = data.as_str().unwrap_or_default().to_owned();
+        let subject = crate::timers::subject(name);
+        changed.sequence = Some(outlet.publish(&subject, Firing::KIND, id, data).await?);
+        Ok(changed)
+    }
+
     /// A warning if a handler sets timers, and its stream does not take their firings.
     pub(super) async fn no_firings_warning(
         &self,
@@ -80,6 +160,16 @@ impl Rollouts {
                 crate::timers::SUBJECT_PREFIX
             )
         })
+    }
+}
+
+/// For people and machines outside.
+fn shown(name: String, timer: Timer) -> api::PendingTimer {
+    api::PendingTimer {
+        at: timestamp::format_ns(timer.at_ns),
+        name,
+        set_by: timer.set_by,
+        key: timer.key,
     }
 }
 

@@ -653,6 +653,8 @@ impl Worker {
         Parking {
             deployment: self.shared.deployment.clone(),
             rule: module.manifest().key_rule.clone(),
+            firings: (module.manifest().sets_timers)
+                .then(|| timers::subject(&self.shared.deployment)),
             generation: self.shared.program.read().generation,
             module: module.info().digest.clone(),
             keeper: self.settings.keeper.clone(),

@@ -71,6 +71,8 @@ const ROUTES: &[(&str, &str, Scope, Reach)] = &[
         Path,
     ),
     ("GET", "/v1/deployments/{name}/timers", Read, Path),
+    ("POST", "/v1/deployments/{name}/timers/fire", Operate, Path),
+    ("POST", "/v1/deployments/{name}/timers/drop", Operate, Path),
     ("GET", "/v1/deployments/{name}/sagas", Read, Path),
     ("GET", "/v1/deployments/{name}/generations", Read, Path),
     ("POST", "/v1/deployments/{name}/promote", Operate, Path),

@@ -150,9 +150,9 @@ pub struct Skips(Arc<BTreeMap<u64, Skip>>, Arc<Past>);
 pub struct Past {
     /// Its position; 0 if there is no such state.
     pub position: u64,
-    /// All events that it ever parked, and that it did not drop.
+    /// All events that it ever parked, and that it did not drop; firings also if it dropped them.
     pub parked: BTreeSet<u64>,
-    /// Which of them it applied later, in order.
+    /// Which of them it applied later, or dropped, in order.
     pub releases: Vec<Release>,
 }
 
@@ -236,8 +236,11 @@ impl Skips {
         // sequence.
         self.0.range(first.sequence..=last.sequence).next()?;
         let is_meant = |event: &&Event| {
-            self.get(event.sequence)
-                .is_some_and(|skip| skip.means(event))
+            let is_decided = self
+                .get(event.sequence)
+                .is_some_and(|skip| skip.means(event));
+            // The other state has parked it first, and left it out later.
+            is_decided && !self.1.parked.contains(&event.sequence)
         };
         let (left_out, kept): (Vec<&Event>, Vec<&Event>) = events.iter().partition(is_meant);
         let owned = |events: Vec<&Event>| events.into_iter().cloned().collect();

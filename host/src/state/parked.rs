@@ -12,7 +12,7 @@
 //! say what the state has.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use redb::{
@@ -29,6 +29,7 @@ use super::{Error, Store, Traced};
 use crate::api::FailureClass;
 use crate::event::{Event, Payload};
 use crate::position::EventMark;
+use crate::timers::Firing;
 
 const PARKED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("parked");
 /// The row of `meta` with the lowest sequence that was ever parked.
@@ -281,11 +282,34 @@ fn split(row: &[u8]) -> Option<(Head, &[u8])> {
     Some((serde_json::from_slice(json).ok()?, data))
 }
 
+/// What the index knows of a parked event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Row {
+    /// Size of its row, in bytes.
+    bytes: u64,
+    /// Of a firing.
+    firing: Option<FiringHash>,
+}
+
+/// Identifies a timer.
+type FiringHash = [u8; 16];
+
+fn firing_hash(subject: &str, name: &str) -> FiringHash {
+    let mut hash = Sha256::new();
+    hash.update((subject.len() as u64).to_be_bytes());
+    hash.update(subject);
+    hash.update(name);
+    let hash: [u8; 32] = hash.finalize().into();
+    // Half of it is enough to tell timers apart, and there may be many.
+    let (half, _) = hash.split_first_chunk().expect("it has 32 bytes");
+    *half
+}
+
 /// A key with parked events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkedKey {
-    /// Size of the rows of its events, by sequence, in bytes.
-    sizes: BTreeMap<u64, u64>,
+    /// The rows of its events, by sequence.
+    rows: BTreeMap<u64, Row>,
     /// When the stream stored its first event, in nanoseconds since the Unix epoch.
     first_ns: u64,
     /// The failure of its first event, without what it read; none if that was dropped, and the next
@@ -296,17 +320,17 @@ pub struct ParkedKey {
 impl ParkedKey {
     /// The sequences of its events, in rising order.
     pub fn sequences(&self) -> impl Iterator<Item = u64> {
-        self.sizes.keys().copied()
+        self.rows.keys().copied()
     }
 
     /// How many events it has.
     pub fn events(&self) -> u64 {
-        self.sizes.len() as u64
+        self.rows.len() as u64
     }
 
     /// Their size, in bytes.
     pub fn bytes(&self) -> u64 {
-        self.sizes.values().sum()
+        self.rows.values().map(|row| row.bytes).sum()
     }
 }
 
@@ -326,6 +350,8 @@ pub struct ParkedCounts {
 pub(super) struct Index {
     pub(super) keys: BTreeMap<String, ParkedKey>,
     counts: ParkedCounts,
+    /// How many firings of each timer are parked.
+    firings: HashMap<FiringHash, u32>,
     /// The lowest sequence that was ever parked.
     pub(super) from: Option<u64>,
     /// The number of the last failure, and of the last durable one.
@@ -348,23 +374,34 @@ impl Index {
         self.keys.values().any(|key| {
             sequences
                 .iter()
-                .any(|sequence| key.sizes.contains_key(sequence))
+                .any(|sequence| key.rows.contains_key(sequence))
         })
     }
 
-    fn add(&mut self, head: &Head, bytes: u64) {
+    /// Adds the row of an event, or replaces it.
+    fn add(&mut self, row: &[u8]) -> Option<()> {
+        let (head, data) = split(row)?;
+        let firing = Firing::parse(&head.subject, data);
+        let firing = firing.map(|firing| firing_hash(&head.subject, &firing.name));
+        let bytes = row.len() as u64;
+
         let key = self.keys.entry(head.key.clone()).or_insert_with(|| {
             self.counts.keys += 1;
             ParkedKey {
-                sizes: BTreeMap::new(),
+                rows: BTreeMap::new(),
                 first_ns: head.time_ns,
                 failure: None,
             }
         });
         // The same sequence again replaces its row: it failed once more.
-        match key.sizes.insert(head.sequence, bytes) {
-            Some(before) => self.counts.bytes -= before,
-            None => self.counts.events += 1,
+        match key.rows.insert(head.sequence, Row { bytes, firing }) {
+            Some(before) => self.counts.bytes -= before.bytes,
+            None => {
+                self.counts.events += 1;
+                if let Some(firing) = firing {
+                    *self.firings.entry(firing).or_default() += 1;
+                }
+            }
         }
         self.counts.bytes += bytes;
         if let Some(failure) = &head.failure {
@@ -372,7 +409,7 @@ impl Index {
         }
         // Only the first event of a key has failed; the others have not been tried.
         if key
-            .sizes
+            .rows
             .first_key_value()
             .is_some_and(|(first, _)| *first == head.sequence)
         {
@@ -382,6 +419,7 @@ impl Index {
             self.from
                 .map_or(head.sequence, |from| from.min(head.sequence)),
         );
+        Some(())
     }
 
     /// The same; a first failure gets its number.
@@ -403,17 +441,25 @@ impl Index {
         };
         // What follows has not been tried yet.
         if found
-            .sizes
+            .rows
             .first_key_value()
             .is_some_and(|(first, _)| *first == sequence)
         {
             found.failure = None;
         }
-        if let Some(bytes) = found.sizes.remove(&sequence) {
+        if let Some(Row { bytes, firing }) = found.rows.remove(&sequence) {
             self.counts.events -= 1;
             self.counts.bytes -= bytes;
+            if let Some(hash) = firing
+                && let Some(count) = self.firings.get_mut(&hash)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.firings.remove(&hash);
+                }
+            }
         }
-        if found.sizes.is_empty() {
+        if found.rows.is_empty() {
             self.keys.remove(key);
             self.counts.keys -= 1;
         }
@@ -437,9 +483,7 @@ pub(super) fn published(index: &mut Index, changes: &[Change]) -> Rows {
                 let parked = index.numbered(parked);
                 let row = parked.row();
                 // Read back from the row, so that the index has exactly what a restart would read.
-                if let Some((head, _)) = split(&row) {
-                    index.add(&head, row.len() as u64);
-                }
+                index.add(&row).expect("it was just made");
                 rows.insert(parked.row_key(), Some(row));
             }
             Change::Unpark(key, sequence) => {
@@ -540,8 +584,7 @@ pub(super) fn found(database: &Database) -> Result<Index, Error> {
     if let Some(table) = opened(transaction.open_table(PARKED))? {
         for row in table.iter().map_err(storage)? {
             let (_, row) = row.map_err(storage)?;
-            let (head, _) = split(row.value()).ok_or_else(damaged)?;
-            index.add(&head, row.value().len() as u64);
+            index.add(row.value()).ok_or_else(damaged)?;
         }
     }
     index.durable_failures = index.failures;
@@ -578,6 +621,18 @@ impl Store {
         index.keys.get(key).map_or(0, ParkedKey::events)
     }
 
+    /// Of how many timers a firing is parked.
+    pub fn parked_firings(&self) -> usize {
+        self.inner.parked.lock().firings.len()
+    }
+
+    /// Whether a firing of a timer is parked that has this subject.
+    pub fn is_parked_firing(&self, subject: &str, timer: &str) -> bool {
+        let index = self.inner.parked.lock();
+        // Nearly always, and a hash costs.
+        !index.firings.is_empty() && index.firings.contains_key(&firing_hash(subject, timer))
+    }
+
     /// The keys with parked events, in order.
     pub fn parked_keys(&self) -> BTreeMap<String, ParkedKey> {
         self.inner.parked.lock().keys.clone()
@@ -611,14 +666,13 @@ impl Store {
     pub fn parked_events(&self, key: &str, limit: usize) -> Result<Vec<Parked>, Error> {
         let sequences: Vec<u64> = {
             let index = self.inner.parked.lock();
-            let sizes = index.keys.get(key).into_iter().flat_map(|key| &key.sizes);
+            let rows = index.keys.get(key).into_iter().flat_map(|key| &key.rows);
             let mut bytes = 0;
-            sizes
-                .take(limit)
-                .take_while(|(_, size)| {
+            rows.take(limit)
+                .take_while(|(_, row)| {
                     // At least the first one.
                     let fits = bytes < READ_BYTES_MAX;
-                    bytes += **size;
+                    bytes += row.bytes;
                     fits
                 })
                 .map(|(sequence, _)| *sequence)

@@ -32,12 +32,17 @@ pub struct Release {
     pub key: String,
     /// The sequences of the events, in order.
     pub sequences: Vec<u64>,
+    /// They are firings that were left out: nothing is applied, and their timers are pending no
+    /// more. Other events that are left out change nothing, so that no release says when.
+    pub is_drop: bool,
 }
 
 #[derive(Serialize, Deserialize)]
 struct ReleaseRow {
     key: String,
     sequences: Vec<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_drop: bool,
 }
 
 impl Release {
@@ -70,18 +75,24 @@ impl Release {
         let row = ReleaseRow {
             key: self.key.clone(),
             sequences: self.sequences.clone(),
+            is_drop: self.is_drop,
         };
         serde_json::to_vec(&row).expect("plain data").into()
     }
 
     fn read(key: &[u8], row: &[u8]) -> Option<Self> {
         let (position, number) = place_of(key)?;
-        let ReleaseRow { key, sequences } = serde_json::from_slice(row).ok()?;
+        let ReleaseRow {
+            key,
+            sequences,
+            is_drop,
+        } = serde_json::from_slice(row).ok()?;
         Some(Self {
             position,
             number,
             key,
             sequences,
+            is_drop,
         })
     }
 }
@@ -107,6 +118,7 @@ impl Inner {
             number,
             key: key.to_owned(),
             sequences,
+            is_drop: false,
         }
     }
 }
@@ -240,6 +252,7 @@ mod tests {
             number: 0,
             key: "ada".to_owned(),
             sequences: vec![2, 5],
+            is_drop: false,
         };
         let placed = |sequence, index| {
             release.placed(Place {

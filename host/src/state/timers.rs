@@ -20,9 +20,9 @@ use super::memtable::{Found, Memtable};
 use super::places::Sought;
 use super::scan::{self, Layer};
 use super::store::View;
-use super::{Error, Key, Page, Scan, Snapshot, Store, Writer};
+use super::{Error, Key, Page, Parked, Scan, Snapshot, Store, Writer};
 use crate::event::Payload;
-use crate::timers::Timer;
+use crate::timers::{Firing, Timer, What};
 
 const TIMERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("timers");
 const DUE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("due");
@@ -335,6 +335,23 @@ impl Store {
         self.inner.file.due(from, u64::MAX, max)
     }
 
+    /// The keys of durable timers, as parked events are named by them; none of a timer that is not
+    /// pending at that time any more. Blocking.
+    pub fn keys_of_timers(&self, timers: &[Due]) -> Result<Vec<Option<String>>, Error> {
+        let Some(base) = self.inner.file.timers()? else {
+            return Ok(vec![None; timers.len()]);
+        };
+        let key = |due: &Due| -> Result<Option<String>, Error> {
+            let timer = file::get(&base, &due.name)?
+                .as_ref()
+                .map(read)
+                .transpose()?;
+            let timer = timer.filter(|timer| timer.at_ns == due.at_ns);
+            Ok(timer.map(|timer| Parked::name_of(timer.key)))
+        };
+        timers.iter().map(key).collect()
+    }
+
     /// How late timers fired since the last call, in nanoseconds.
     pub fn take_fired(&self) -> Vec<u64> {
         std::mem::take(&mut *self.inner.timers.fired.lock())
@@ -352,6 +369,16 @@ impl Store {
 impl Writer {
     /// The pending timer of a name, including the batch so far.
     pub fn timer(&self, name: &str) -> Result<Option<Timer>, Error> {
+        let timer = self.pending_timer(name)?;
+        // What the batch set itself comes from its events, and is no input.
+        if !self.timers.writes.contains_key(name) {
+            self.trace_timer(name, timer.as_ref());
+        }
+        Ok(timer)
+    }
+
+    /// The same for a change, whose record does not need what was there before.
+    fn pending_timer(&self, name: &str) -> Result<Option<Timer>, Error> {
         if let Some(value) = self.timers.writes.get(name) {
             return value.as_ref().map(read).transpose();
         }
@@ -361,7 +388,7 @@ impl Writer {
     /// Sets a timer; one that is pending under the same name is replaced.
     pub fn set_timer(&mut self, name: &str, timer: &Timer) -> Result<(), Error> {
         // Replacing one adds none, so it is allowed at the limit.
-        if self.timer(name)?.is_none() {
+        if self.pending_timer(name)?.is_none() {
             let (allowed, pending) = (self.inner.options.timers_pending_max, self.pending_timers());
             if pending >= allowed {
                 return Err(Error::Limit {
@@ -382,7 +409,7 @@ impl Writer {
 
     /// Removes a timer; returns the one that was pending.
     pub fn remove_timer(&mut self, name: &str) -> Result<Option<Timer>, Error> {
-        let found = self.timer(name)?;
+        let found = self.pending_timer(name)?;
         if found.is_some() {
             self.timers.more -= 1;
             self.change_timer(name, None)?;
@@ -390,17 +417,25 @@ impl Writer {
         Ok(found)
     }
 
-    /// Removes the timer that a firing of this time fires; none if it fires none.
-    pub fn fire_timer(&mut self, name: &str, fired_ns: u64) -> Result<Option<Timer>, Error> {
-        let is_due = self
-            .timer(name)?
-            .is_some_and(|timer| timer.at_ns <= fired_ns);
-        if !is_due {
+    /// Removes the timer that a firing of this time fires or drops; none if it concerns none.
+    pub fn fire_timer(&mut self, firing: &Firing, fired_ns: u64) -> Result<Option<Timer>, Error> {
+        let fires = |timer: Timer| {
+            // A firing is ordered by its own key, so it must not fire a timer of another one.
+            let is_of_key = |key: &String| *key == Parked::name_of(timer.key.clone());
+            let is_meant = match firing.what {
+                What::Due => timer.at_ns <= fired_ns,
+                // Nobody decided about a timer that was set again since.
+                What::Now | What::Drop => timer.at_ns == firing.at_ns,
+            };
+            is_meant && firing.key.as_ref().is_none_or(is_of_key)
+        };
+        if !self.timer(&firing.name)?.is_some_and(fires) {
             return Ok(None);
         }
-        let timer = self.remove_timer(name)?;
+        let timer = self.remove_timer(&firing.name)?;
         // By the stream's clock, like the timer itself.
-        let late = timer.as_ref().map(|timer| fired_ns - timer.at_ns);
+        let late = timer.as_ref().filter(|_| firing.what == What::Due);
+        let late = late.map(|timer| fired_ns - timer.at_ns);
         self.timers.fired.extend(late);
         Ok(timer)
     }
@@ -440,6 +475,15 @@ mod tests {
             at_ns,
             set_by: 1,
             ..Timer::default()
+        }
+    }
+
+    fn firing(name: &str, key: Option<&str>) -> Firing {
+        Firing {
+            name: name.to_owned(),
+            at_ns: 0,
+            key: key.map(str::to_owned),
+            what: What::Due,
         }
     }
 
@@ -546,21 +590,98 @@ mod tests {
         set(&mut writer, "a", 10);
         publish(&mut writer, 1);
         writer.begin();
-        assert!(writer.fire_timer("a", 10).expect("reads").is_some());
         assert!(
-            writer.fire_timer("a", 10).expect("reads").is_none(),
+            writer
+                .fire_timer(&firing("a", None), 10)
+                .expect("reads")
+                .is_some()
+        );
+        assert!(
+            writer
+                .fire_timer(&firing("a", None), 10)
+                .expect("reads")
+                .is_none(),
             "a second firing finds none"
         );
         writer.discard();
         writer.begin();
         assert!(
-            writer.fire_timer("a", 9).expect("reads").is_none(),
+            writer
+                .fire_timer(&firing("a", None), 9)
+                .expect("reads")
+                .is_none(),
             "too early"
         );
         assert_eq!(writer.timer("a").expect("reads"), Some(timer(10)));
-        assert!(writer.fire_timer("a", 12).expect("reads").is_some());
+        assert!(
+            writer
+                .fire_timer(&firing("a", None), 12)
+                .expect("reads")
+                .is_some()
+        );
         publish(&mut writer, 2);
         assert_eq!((store.pending_timers(), store.take_fired()), (0, vec![2]));
+    }
+
+    #[test]
+    fn a_firing_fires_no_timer_of_another_key() {
+        let (_folder, path) = folder();
+        let (store, mut writer) = open(&path);
+        let ada = Timer {
+            key: Some("ada".to_owned()),
+            ..timer(5)
+        };
+        writer.begin();
+        writer.set_timer("a", &ada).expect("within limits");
+        set(&mut writer, "b", 5);
+        publish(&mut writer, 1);
+        store.flush().expect("commits");
+        let due = store.due_timers(5, 10).expect("reads");
+        let keys = store.keys_of_timers(&due).expect("reads");
+        assert_eq!(keys, [Some("ada".to_owned()), Some(String::new())]);
+        let moved = Due {
+            at_ns: 4,
+            ..due[0].clone()
+        };
+        assert_eq!(store.keys_of_timers(&[moved]).expect("reads"), [None]);
+        writer.begin();
+        let mut fires = |name, key| {
+            let fired = writer.fire_timer(&firing(name, key), 9).expect("reads");
+            fired.is_some()
+        };
+        assert!(!fires("a", Some("bob")) && fires("a", Some("ada")));
+        assert!(!fires("b", Some("ada")) && fires("b", Some("")));
+    }
+
+    #[test]
+    fn an_operator_decides_about_the_timer_that_was_seen_and_no_other() {
+        let (_folder, path) = folder();
+        let (store, mut writer) = open(&path);
+        writer.begin();
+        set(&mut writer, "a", 50);
+        let mut decide = |what, at_ns| {
+            let decided = Firing {
+                at_ns,
+                what,
+                ..firing("a", Some(""))
+            };
+            let found = writer.fire_timer(&decided, 9).expect("reads");
+            found.map(|timer| timer.at_ns)
+        };
+        assert_eq!(decide(What::Now, 40), None, "it was set again since");
+        assert_eq!(decide(What::Drop, 60), None);
+        assert_eq!(decide(What::Due, 50), None, "too early");
+        assert_eq!(decide(What::Now, 50), Some(50), "before its time");
+        assert_eq!(decide(What::Drop, 50), None, "it is pending no more");
+        set(&mut writer, "a", 50);
+        let drop = Firing {
+            at_ns: 50,
+            what: What::Drop,
+            ..firing("a", None)
+        };
+        assert!(writer.fire_timer(&drop, 9).expect("reads").is_some());
+        publish(&mut writer, 1);
+        assert_eq!((store.pending_timers(), store.take_fired()), (0, vec![]));
     }
 
     #[test]

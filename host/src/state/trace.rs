@@ -1,7 +1,7 @@
 //! Records what a fold reads of a state and what it does with it, so that a failure can be
 //! reproduced without the state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Direction, Key, Page, Scan, Selection};
 use crate::effects::Row;
 use crate::event::Payload;
+use crate::timers::Timer;
 
 /// Most keys and values of a record, in bytes.
 const ENTRIES_BYTES_MAX: usize = 8 << 20;
@@ -26,6 +27,10 @@ pub struct Traced {
     pub entries: BTreeMap<Key, Option<Payload>>,
     /// What it scanned.
     pub scans: Vec<Scanned>,
+    /// The timers that it looked up, as they were before; none if none was pending.
+    pub timers: BTreeMap<String, Option<Timer>>,
+    /// The timers that it set or removed.
+    pub changed_timers: BTreeSet<String>,
     /// Its calls, in order.
     pub calls: Vec<Call>,
     /// There was more than could be recorded.
@@ -175,10 +180,15 @@ pub enum Call {
 
 impl Traced {
     /// A record that was kept elsewhere.
-    pub fn new(entries: BTreeMap<Key, Option<Payload>>, scans: Vec<Scanned>) -> Self {
+    pub fn new(
+        entries: BTreeMap<Key, Option<Payload>>,
+        scans: Vec<Scanned>,
+        timers: BTreeMap<String, Option<Timer>>,
+    ) -> Self {
         Self {
             entries,
             scans,
+            timers,
             ..Self::default()
         }
     }
@@ -222,6 +232,10 @@ impl Traced {
             self.entry(key, value.as_ref());
         }
         self.scans.extend(other.scans);
+        for (name, timer) in other.timers {
+            self.timers.entry(name).or_insert(timer);
+        }
+        self.changed_timers.extend(other.changed_timers);
         self.is_cut |= other.is_cut;
         other.calls.into_iter().for_each(|call| self.call(call));
     }
@@ -267,6 +281,21 @@ impl Trace {
             entries: page.entries.len(),
             more: page.more,
         });
+    }
+
+    /// A timer was looked up that the batch has not changed.
+    pub(super) fn timer(&self, name: &str, timer: Option<&Timer>) {
+        let mut traced = self.0.lock();
+        if traced.timers.len() < CALLS_MAX {
+            traced.timers.insert(name.to_owned(), timer.cloned());
+        } else {
+            traced.is_cut = true;
+        }
+    }
+
+    /// A timer was set or removed.
+    pub(super) fn change_timer(&self, name: &str) {
+        self.0.lock().changed_timers.insert(name.to_owned());
     }
 
     pub(super) fn emit(&self, row: &Row) {

@@ -18,6 +18,7 @@ use crate::effects::{Place, Role, Row, RowKey};
 use crate::event::Payload;
 use crate::memory::{Purpose, Reservation};
 use crate::position::Checkpoint;
+use crate::timers::Timer;
 
 /// Most memory for the writes of one batch, in bytes, in addition to the memtable.
 const BATCH_BYTES_MAX: u64 = 128 << 20;
@@ -332,8 +333,18 @@ impl Writer {
         self.ids = Some((ids, keep)).filter(|(ids, _)| !ids.is_empty());
     }
 
+    /// Records that a timer was looked up.
+    pub(super) fn trace_timer(&self, name: &str, timer: Option<&Timer>) {
+        if let Some(trace) = &self.trace {
+            trace.timer(name, timer);
+        }
+    }
+
     /// Changes a timer with the writes of the batch.
     pub(super) fn change_timer(&mut self, name: &str, value: Option<Payload>) -> Result<(), Error> {
+        if let Some(trace) = &self.trace {
+            trace.change_timer(name);
+        }
         self.batch_bytes += (name.len() + value.as_ref().map_or(0, Payload::len)) as u64;
         self.timers.writes.insert(Key::from(name), value);
         self.check_memory()
@@ -411,6 +422,14 @@ impl Writer {
     /// in the order of their places.
     pub fn release(&mut self, key: &str, sequences: Vec<u64>) {
         self.release = Some(self.inner.next_release(key, sequences));
+    }
+
+    /// Notes with the next step which firings of a parked key are left out.
+    pub fn drop_firings(&mut self, key: &str, sequences: Vec<u64>) {
+        self.release = Some(Release {
+            is_drop: true,
+            ..self.inner.next_release(key, sequences)
+        });
     }
 
     /// The place of an effect: its own, or the one that it has because its event is released.

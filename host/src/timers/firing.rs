@@ -15,15 +15,94 @@ pub fn subject(deployment: &str) -> String {
     format!("{SUBJECT_PREFIX}.{deployment}")
 }
 
-/// What a firing says: that a timer may be due.
+/// What a firing says: that a timer may be due, or what an operator decided about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Data", into = "Data")]
 pub struct Firing {
     /// Name of the timer.
     pub name: String,
-    /// Its time, as its publisher knew it. For people: the fold looks at its own
-    /// timer.
-    #[serde(rename = "at")]
+    /// Its time, as its publisher knew it.
     pub at_ns: u64,
+    /// The key of the timer, as parked events are named by it: the firing waits behind those of its
+    /// key. None of a firing that an earlier release published.
+    pub key: Option<String>,
+    /// What happens to the timer.
+    pub what: What,
+}
+
+/// What a firing does to its timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// It fires if its time has come, by the clock of the stream.
+    Due,
+    /// It fires, whatever its time, because an operator wants it. Only a timer that is still set to
+    /// the time that the operator saw.
+    Now,
+    /// It is dropped, because an operator wants it; likewise.
+    Drop,
+}
+
+/// The data of a firing. What an operator decides has another form, so that an earlier release takes
+/// it for nonsense, which does nothing.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Data {
+    Due {
+        name: String,
+        at: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+    },
+    Now {
+        fire: String,
+        at: u64,
+        key: String,
+    },
+    Drop {
+        drop: String,
+        at: u64,
+        key: String,
+    },
+}
+
+impl From<Data> for Firing {
+    fn from(data: Data) -> Self {
+        let (name, at_ns, key, what) = match data {
+            Data::Due { name, at, key } => (name, at, key, What::Due),
+            Data::Now { fire, at, key } => (fire, at, Some(key), What::Now),
+            Data::Drop { drop, at, key } => (drop, at, Some(key), What::Drop),
+        };
+        Self {
+            name,
+            at_ns,
+            key,
+            what,
+        }
+    }
+}
+
+impl From<Firing> for Data {
+    fn from(firing: Firing) -> Self {
+        let Firing {
+            name,
+            at_ns: at,
+            key,
+            what,
+        } = firing;
+        match what {
+            What::Due => Self::Due { name, at, key },
+            What::Now => Self::Now {
+                fire: name,
+                at,
+                key: key.unwrap_or_default(),
+            },
+            What::Drop => Self::Drop {
+                drop: name,
+                at,
+                key: key.unwrap_or_default(),
+            },
+        }
+    }
 }
 
 impl Firing {
@@ -37,14 +116,17 @@ impl Firing {
 
     /// What an event says if it is a firing.
     pub fn of(event: &Event) -> Option<Self> {
-        let rest = event.subject.strip_prefix(SUBJECT_PREFIX)?;
-        // The dot, so that `_fs.timersX` is no firing.
-        rest.starts_with('.').then(|| Self::read(event)).flatten()
+        Self::parse(&event.subject, event.data.as_bytes())
     }
 
-    /// What an event under the subject of a deployment's firings says; none if that is nonsense.
-    pub fn read(event: &Event) -> Option<Self> {
-        serde_json::from_slice(event.data.as_bytes()).ok()
+    /// The same, by subject and data of the event.
+    pub fn parse(subject: &str, data: &[u8]) -> Option<Self> {
+        let rest = subject.strip_prefix(SUBJECT_PREFIX)?;
+        // The dot, so that `_fs.timersX` is no firing.
+        let is_firing = rest.starts_with('.');
+        is_firing
+            .then(|| serde_json::from_slice(data).ok())
+            .flatten()
     }
 }
 
@@ -65,13 +147,26 @@ mod tests {
 
     #[test]
     fn firing_comes_back_and_nonsense_is_none() {
-        let firing = Firing {
-            name: "pay/\"7\"".to_owned(),
-            at_ns: u64::MAX,
-        };
-        assert_eq!(Firing::read(&event(firing.data())), Some(firing));
+        for key in [None, Some(String::new()), Some("7".to_owned())] {
+            let firing = Firing {
+                name: "pay/\"7\"".to_owned(),
+                at_ns: u64::MAX,
+                key,
+                what: What::Due,
+            };
+            assert_eq!(Firing::of(&event(firing.data())), Some(firing.clone()));
+            for what in [What::Now, What::Drop] {
+                let key = Some("7".to_owned());
+                let decided = Firing {
+                    key,
+                    what,
+                    ..firing.clone()
+                };
+                assert_eq!(Firing::of(&event(decided.data())), Some(decided));
+            }
+        }
         for data in ["", "{}", "[]", "{\"name\":7,\"at\":1}"] {
-            assert_eq!(Firing::read(&event(Payload::from(data))), None, "{data}");
+            assert_eq!(Firing::of(&event(Payload::from(data))), None, "{data}");
         }
     }
 }

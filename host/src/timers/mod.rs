@@ -5,7 +5,8 @@
 //! of its deployment or not. A firing only says that a timer may be due; the fold decides. It fires
 //! the timer if one is pending under that name whose time is not after the firing's, by the clock
 //! of the stream, and otherwise ignores the firing. So a firing that is published twice, too early,
-//! or for a timer that was cancelled or replaced meanwhile, does nothing.
+//! or for a timer that was cancelled or replaced meanwhile, does nothing. What an operator decides
+//! about a timer is a firing as well ([`What`]).
 //!
 //! This module knows no state file, no stream and no Wasm.
 
@@ -13,7 +14,7 @@ mod firing;
 
 use serde::{Deserialize, Serialize};
 
-pub use firing::{Firing, SUBJECT_PREFIX, subject};
+pub use firing::{Firing, SUBJECT_PREFIX, What, subject};
 
 /// Longest name of a timer, in bytes.
 pub const NAME_BYTES_MAX: usize = 512;

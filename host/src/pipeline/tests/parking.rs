@@ -8,11 +8,12 @@ use super::*;
 use crate::state::ParkedCounts;
 
 /// Sequences by key.
-type Sequences = BTreeMap<String, Vec<u64>>;
+pub(super) type Sequences = BTreeMap<String, Vec<u64>>;
 /// How a call fails at the event with an index.
 type Fails = fn(usize) -> ApplyError;
 
-/// Appends the sequence of each event to the entry of its key; events in `bad` are rejected.
+/// Appends the sequence of each event to the entry of its key; events in `bad` are rejected. Data
+/// such as `set tea 50` and `cancel tea` is about timers of the key.
 struct Noting {
     bad: Arc<Mutex<BTreeSet<u64>>>,
     error: Fails,
@@ -29,33 +30,32 @@ impl Fold for Noting {
                 }
                 return (writer, Err((self.error)(index)));
             }
+            let Some(key) = parked_timers::key_of(event, &mut writer) else {
+                continue;
+            };
             let before = writer
-                .get(&event.subject)
+                .get(&key)
                 .expect("reads")
                 .map_or_else(String::new, |value| {
                     value.as_str().expect("text").to_owned() + ","
                 });
-            writer
-                .put(
-                    &event.subject,
-                    Some(Payload::from(before + &event.sequence.to_string())),
-                )
-                .expect("fits");
+            let after = Payload::from(before + &event.sequence.to_string());
+            writer.put(&key, Some(after)).expect("fits");
         }
         (writer, Ok(()))
     }
 }
 
 /// A pipeline that parks, over a log with events of seven keys.
-struct Bed {
-    stage: Stage,
-    bad: Arc<Mutex<BTreeSet<u64>>>,
+pub(super) struct Bed {
+    pub(super) stage: Stage,
+    pub(super) bad: Arc<Mutex<BTreeSet<u64>>>,
     error: fn(usize) -> ApplyError,
     reads_first: bool,
 }
 
 impl Bed {
-    fn with_events(count: u64) -> Self {
+    pub(super) fn with_events(count: u64) -> Self {
         let stage = Stage::with_events(count);
         stage.parks.store(true, Ordering::Relaxed);
         Self {
@@ -66,7 +66,7 @@ impl Bed {
         }
     }
 
-    fn open(&self) -> (Store, Writer) {
+    pub(super) fn open(&self) -> (Store, Writer) {
         Store::open(&self.stage.state(), state::Options::default(), |_| ())
             .expect("the state opens")
     }
@@ -85,7 +85,7 @@ impl Bed {
     }
 
     /// Folds until everything is applied or parked, or the pipeline stops or waits at a limit.
-    fn fold(&mut self) -> Ended {
+    pub(super) fn fold(&mut self) -> Ended {
         self.stage.restart();
         let (_store, running) = self.start();
         let is_full = |now: &crate::progress::Now| {
@@ -105,7 +105,7 @@ impl Bed {
     }
 
     /// Carries out a request while the pipeline is held where it is.
-    fn ask(&mut self, work: ParkedWork) -> Result<ParkedOutcome, ParkedWorkError> {
+    pub(super) fn ask(&mut self, work: ParkedWork) -> Result<ParkedOutcome, ParkedWorkError> {
         self.stage.restart();
         let answer = self.stage.parked.hand_over(work);
         set_ceiling(&self.stage, Ceiling::Position(0), 2);
@@ -125,9 +125,9 @@ impl Bed {
         .expect("it runs")
     }
 
-    /// What another state has after it was folded from scratch, with all that this one parked,
+    /// What another state has, besides the same timers, after it was folded from scratch, with all that this one parked,
     /// applied later and dropped.
-    fn folded_again(&mut self) -> BTreeMap<String, Vec<u64>> {
+    pub(super) fn folded_again(&mut self) -> BTreeMap<String, Vec<u64>> {
         let path = self.stage.folder.path().join("again.redb");
         let _ = std::fs::remove_file(&path);
         let (position, skips) = {
@@ -158,11 +158,13 @@ impl Bed {
         assert!(matches!(running.join().expect("no panic"), Ended::Asked));
         set_ceiling(&self.stage, Ceiling::None, 5);
         self.stage.skips = Skips::default();
+        let timers = |store: &Store| store.snapshot().timers(None, 1_000).expect("reads");
+        assert_eq!(timers(&store), timers(&self.open().0));
         noted(&store)
     }
 
     /// What is durable: sequences by key, parked sequences by key, the position.
-    fn durable(&self) -> (Sequences, Sequences, u64) {
+    pub(super) fn durable(&self) -> (Sequences, Sequences, u64) {
         let (store, _writer) = self.open();
         let parked = store.parked_keys();
         let parked = parked.iter().map(|(key, found)| {

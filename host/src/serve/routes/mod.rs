@@ -37,6 +37,8 @@ pub(super) fn all() -> OpenApiRouter<App> {
         .routes(routes!(parked::drop_events))
         .routes(routes!(parked::export))
         .routes(routes!(timers::list))
+        .routes(routes!(timers::fire))
+        .routes(routes!(timers::drop_timer))
         .routes(routes!(sagas::list))
         .routes(routes!(generations::list))
         .routes(routes!(generations::promote))

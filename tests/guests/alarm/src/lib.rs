@@ -1,5 +1,8 @@
 //! A handler that rings: `alarm.<key>.set` sets the timer `<key>/<name>`, and each timer that fires
 //! publishes `rang.<key>.<name>` and counts in a table. What else happens is in the data.
+//!
+//! Events `ill-set` and `ill-cancel` are rejected, and so are timers whose names begin with `fails`;
+//! the guest `alarm-fixed` handles them like others, except names that begin with `fails-always`.
 
 use std::time::Duration;
 
@@ -35,6 +38,8 @@ events! {
     enum Asked {
         "set" => Set(Set),
         "cancel" => Cancel(Cancel),
+        "ill-set" => IllSet(Set),
+        "ill-cancel" => IllCancel(Cancel),
         _ => Other,
     }
 }
@@ -77,8 +82,13 @@ impl Handler for Alarm {
     fn handle(&mut self, event: &Event<'_>, effects: &mut Effects) -> Result<(), Failure> {
         let key = event.token(2)?;
         self.events.update(key, |count| *count += 1)?;
-        match event.decode()? {
-            Asked::Set(set) => {
+        let asked = event.decode()?;
+        let is_ill = matches!(asked, Asked::IllSet(_) | Asked::IllCancel(_));
+        if is_ill && !cfg!(feature = "fixed") {
+            return Err(Failure::reject("a mistake in the code"));
+        }
+        match asked {
+            Asked::Set(set) | Asked::IllSet(set) => {
                 for number in 0..set.count {
                     let name = if set.count == 1 {
                         format!("{key}/{}", set.name)
@@ -92,7 +102,9 @@ impl Handler for Alarm {
                     effects.set_timer(Timer::at(at, name));
                 }
             }
-            Asked::Cancel(cancel) => effects.cancel_timer(format!("{key}/{}", cancel.name)),
+            Asked::Cancel(cancel) | Asked::IllCancel(cancel) => {
+                effects.cancel_timer(format!("{key}/{}", cancel.name))
+            }
             Asked::Other => {}
         }
         Ok(())
@@ -120,7 +132,12 @@ impl Handler for Alarm {
         if let Some(other) = name.strip_prefix("cancels-") {
             effects.cancel_timer(format!("{key}/{other}"));
         }
-        if name.starts_with("fails") {
+        let fails = if cfg!(feature = "fixed") {
+            "fails-always"
+        } else {
+            "fails"
+        };
+        if name.starts_with(fails) {
             return Err(Failure::reject("it was asked to fail"));
         }
         let rang = Rang {

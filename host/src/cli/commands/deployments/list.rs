@@ -43,10 +43,11 @@ fn lines(deployments: &[Deployment]) -> String {
             deployment.generation.to_string(),
             rebuild(deployment),
             grouped(deployment.skipped),
+            grouped(deployment.parked.events),
             deployment.module.digest.chars().take(12).collect(),
         ]
     });
-    const HEADER: [&str; 11] = [
+    const HEADER: [&str; 12] = [
         "NAME",
         "STATE",
         "POSITION",
@@ -57,6 +58,7 @@ fn lines(deployments: &[Deployment]) -> String {
         "GENERATION",
         "REBUILD",
         "SKIPPED",
+        "PARKED",
         "MODULE",
     ];
     table(&HEADER, rows)
@@ -86,13 +88,14 @@ mod tests {
         other.name = "b".to_owned();
         (other.lag_events, other.lag_seconds) = (Some(0), Some(0.0));
         other.state = crate::api::DeploymentState::Live;
+        other.parked.events = 7;
         other.candidate = Some(Box::new(generation()));
         assert_eq!(
             lines(&[super::super::show::tests::deployment(), other]),
             "\
-NAME          STATE        POSITION  LAG      BEHIND  SOURCE  SOURCE-STATE  GENERATION  REBUILD  SKIPPED  MODULE
-order-totals  catching-up  400,000   600,000  12 s    events  reading       2           -        0        abcdef012345
-b             live         400,000   0        0.0 s   events  reading       2           40 %     0        abcdef012345"
+NAME          STATE        POSITION  LAG      BEHIND  SOURCE  SOURCE-STATE  GENERATION  REBUILD  SKIPPED  PARKED  MODULE
+order-totals  catching-up  400,000   600,000  12 s    events  reading       2           -        0        0       abcdef012345
+b             live         400,000   0        0.0 s   events  reading       2           40 %     0        7       abcdef012345"
         );
     }
 
@@ -105,7 +108,7 @@ b             live         400,000   0        0.0 s   events  reading       2   
         assert_eq!(
             lines(&[away]).lines().last(),
             Some(
-                "order-totals  disconnected  400,000   unknown  unknown  events  reconnecting  2           -        0        abcdef012345"
+                "order-totals  disconnected  400,000   unknown  unknown  events  reconnecting  2           -        0        0       abcdef012345"
             )
         );
     }
