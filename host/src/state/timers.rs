@@ -342,7 +342,7 @@ impl Store {
             return Ok(vec![None; timers.len()]);
         };
         let key = |due: &Due| -> Result<Option<String>, Error> {
-            let timer = file::get(&base, &due.name)?
+            let timer = file::get(&base, Sought::new(&due.name))?
                 .as_ref()
                 .map(read)
                 .transpose()?;
