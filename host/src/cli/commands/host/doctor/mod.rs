@@ -114,15 +114,20 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             checks.extend(check_running(&client).await);
             checks.push(check_server_clock(&client).await);
         }
-        // A host that was named is expected to answer; that of the configuration may not run yet.
         Err(client::Error::Unreachable {
             is_refused: true, ..
-        }) if context.url.is_none() => {
+        }) => {
             let finding = format!(
                 "no host answers at {}; checking sources directly",
                 client.url()
             );
-            checks.push(Check::ok("host", finding));
+            // A host that was named is expected to answer; that of the configuration may not run
+            // yet.
+            checks.push(if context.url.is_some() {
+                Check::warn("host", finding)
+            } else {
+                Check::ok("host", finding)
+            });
             checks.extend(check_sources_directly(&config).await);
         }
         Err(error) => checks.push(Check::fail("host", error.to_string())),
