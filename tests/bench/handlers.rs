@@ -54,9 +54,12 @@ async fn server(events: usize, failing: u64) -> NatsServer {
     let context = server.jetstream().await;
     nats::create_stream(&context, INPUT, "in.>").await;
     nats::create_stream(&context, OUTPUT, "out.>").await;
-    let subject = |number: u64| match number {
-        number if number < failing => format!("in.{number}.fail"),
-        number => format!("in.{}.one", number % KEYS),
+    // Spread over the first events of keys: a module that fails everywhere parks nothing.
+    let is_failing =
+        |number: u64| number < KEYS && failing > 0 && (number + 1).is_multiple_of(KEYS / failing);
+    let subject = |number: u64| {
+        let what = if is_failing(number) { "fail" } else { "one" };
+        format!("in.{}.{what}", number % KEYS)
     };
     let messages = (0..events as u64).map(|number| (subject(number), bytes::Bytes::new()));
     nats::publish(&context, messages).await;

@@ -46,7 +46,7 @@ pub async fn run(world: &World, rate: usize, noise: bool) {
             }
             if !publish(world, &connection, &messages).await {
                 connection = connect(world).await;
-                catch_up(world, &connection).await;
+                catch_up(world, &connection, None).await;
             }
         }
         world.sleep_until_after(Phase::Calm, INTERVAL).await;
@@ -56,12 +56,17 @@ pub async fn run(world: &World, rate: usize, noise: bool) {
 /// Publishes one message as the next of the stream, whatever else is published; its sequence.
 pub async fn publish_one(world: &World, subject: &str, data: &[u8]) -> u64 {
     let _turn = world.publishing.lock().await;
-    let begin = world.oracle.through() + 1;
-    let message = (subject.to_owned(), Bytes::copy_from_slice(data));
-    if !publish(world, &connect(world).await, &[message]).await {
-        catch_up(world, &connect(world).await).await;
+    let message = [(subject.to_owned(), Bytes::copy_from_slice(data))];
+    loop {
+        if publish(world, &connect(world).await, &message).await {
+            return world.oracle.through();
+        }
+        // Messages of others may have come late, and this one not at all.
+        let found = catch_up(world, &connect(world).await, Some(subject)).await;
+        if let Some(sequence) = found {
+            return sequence;
+        }
     }
-    begin
 }
 
 /// Publishes an order with a header that no client of the server would write, through a socket.
@@ -94,7 +99,7 @@ pub async fn publish_raw(world: &World, order: &Order, header: &[u8]) -> std::io
         }
         answer.extend_from_slice(&part[..length]);
     }
-    catch_up(world, &connect(world).await).await;
+    catch_up(world, &connect(world).await, None).await;
     Ok(())
 }
 
@@ -158,8 +163,13 @@ struct State {
     last_seq: u64,
 }
 
-/// Reads what the stream has behind what the oracle knows.
-async fn catch_up(world: &World, context: &jetstream::Context) {
+/// Reads what the stream has behind what the oracle knows; the last of it under a subject.
+async fn catch_up(
+    world: &World,
+    context: &jetstream::Context,
+    subject: Option<&str>,
+) -> Option<u64> {
+    let mut found = None;
     let info: Info = request(context, &format!("STREAM.INFO.{STREAM}"), &json!({})).await;
     let begin = world.oracle.through() + 1;
     for sequence in begin..=info.state.last_seq {
@@ -177,11 +187,15 @@ async fn catch_up(world: &World, context: &jetstream::Context) {
             .decode(&message.data)
             .expect("the server encodes data");
         world.oracle.take(sequence, &message.subject, &data);
+        if subject == Some(&*message.subject) {
+            found = Some(sequence);
+        }
     }
     world.note(&format!(
         "read {begin} to {} from the stream",
         info.state.last_seq
     ));
+    found
 }
 
 /// Asks the server until it answers.
