@@ -657,7 +657,14 @@ async fn doctor_finds_a_sound_set_up_sound_and_warns_about_a_stream_in_memory() 
         .expect("written");
         cli::run_in(folder.path(), &["doctor"])
     };
-    check("SOUND").expect(0);
+    let sound = check("SOUND").expect(0);
+    assert!(
+        sound
+            .stdout
+            .lines()
+            .any(|line| line.starts_with("warn") && line.contains("no host answers")),
+        "the environment names a host that does not run: {sound:?}"
+    );
     let memory = check("MEMORY");
     assert!(
         format!("{}{}", memory.stdout, memory.stderr).contains("memory"),

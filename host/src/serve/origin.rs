@@ -208,18 +208,12 @@ mod tests {
     };
 
     fn admits(rules: Rules<'_>, uri: &str, headers: &[(&str, &str)]) -> bool {
-        let pair = |(name, value): &(&str, &str)| {
-            (
-                name.parse::<HeaderName>().expect("a name"),
-                value.parse().expect("a value"),
-            )
-        };
-        rules
-            .check(
-                &uri.parse().expect("an address"),
-                &headers.iter().map(pair).collect(),
-            )
-            .is_ok()
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let name: HeaderName = name.parse().expect("a name");
+            map.append(name, value.parse().expect("a value"));
+        }
+        rules.check(&uri.parse().expect("an address"), &map).is_ok()
     }
 
     #[test]
@@ -246,6 +240,11 @@ mod tests {
             LOOPBACK,
             "http://evil.example/",
             &[("host", "localhost")]
+        ));
+        assert!(!admits(
+            LOOPBACK,
+            "/",
+            &[("host", "localhost"), ("host", "evil.example")]
         ));
         assert!(admits(LOOPBACK, "/", &[]), "no browser leaves the host out");
         let hosts = ["box.internal".to_owned()];
@@ -341,7 +340,10 @@ mod tests {
 
     #[test]
     fn what_a_proxy_passes_on_is_refused() {
-        for name in PROXIED {
+        for name in PROXIED
+            .into_iter()
+            .chain(["x-forwarded-for", "x-forwarded-prefix"])
+        {
             assert!(
                 !admits(
                     LOOPBACK,
