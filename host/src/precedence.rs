@@ -1,5 +1,5 @@
-//! Which threads get a core first if there are too few: those that answer requests, then those
-//! that read streams, then those that fold.
+//! Which threads get a core first if there are too few: answering requests comes before reading
+//! streams, and folding comes last.
 
 /// Niceness of threads that fold and of the process that checks uploads. With a higher one, modules
 /// would miss their deadlines whenever the machine is busy with something else.
