@@ -26,8 +26,11 @@ use crate::subject::Pattern;
 /// of them for this long, and a stream has room for a limited number; a reader whose consumer is
 /// gone creates another one.
 pub(super) const INACTIVE_THRESHOLD: Duration = Duration::from_secs(15);
-/// A cluster that has not made a consumer after this long is asked again, then after twice as long.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A cluster that has not made a consumer after this long is asked again; each wait is half as long
+/// again as the one before. A cluster gives consumers to a server that was killed until it notices:
+/// in the first 15 s, three servers of 2.10.26 did so with 10 of 40. Others are made within
+/// milliseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The same for a server by itself. It loses a request only if it is reached through another one,
 /// as over a leaf node: a lost connection of our own is noticed. Asked again, it counts again what
 /// matches the filter.
@@ -465,7 +468,7 @@ async fn first_consumer(
         tokio::select! {
             biased;
             Some(made) = requests.next() => return made,
-            () = tokio::time::sleep(patience) => patience *= 2,
+            () = tokio::time::sleep(patience) => patience = patience * 3 / 2,
         }
     }
 }

@@ -423,8 +423,8 @@ async fn report_if_long<T>(opening: impl Future<Output = T>, status: &StatusSend
         () = tokio::time::sleep(LONG) => {}
     }
     let state = status.borrow().state;
-    let message = "the server takes long to answer; to create a consumer it counts the events that \
-                   match the filter";
+    let message = "the server takes long to answer; perhaps it still counts the events that match \
+                   the filter, to create a consumer";
     report(status, state, Some(message.to_owned()));
     opening.await
 }
