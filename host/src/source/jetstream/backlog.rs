@@ -2,8 +2,8 @@
 //! before the reader sees them.
 
 /// What is known of it. A reader for which the server filters relies on this: while it has nothing
-/// unsent, the server sends it each event the moment it is stored, so that a jump over sequences
-/// skips only messages for others.
+/// unsent, the server sends it each event soon after it is stored, so that a jump over sequences
+/// skips only messages for others. Of streams that may remove an event before that, all is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Backlog {
     is_behind: bool,

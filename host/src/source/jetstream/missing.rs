@@ -22,6 +22,25 @@ pub(super) fn has_gaps_by_design(config: &StreamConfig) -> bool {
     })
 }
 
+/// Limits below which a stream may remove a message within moments of storing it.
+const MESSAGES_FEW: i64 = 1_000_000;
+const BYTES_FEW: i64 = 1 << 30;
+const AGE_SHORT_NS: u64 = 2_000_000_000;
+
+/// Whether a stream may remove a message before it has sent it to a consumer that waits for it. The
+/// server stores with one task and sends with another: of a burst, it sends what its limits have
+/// left by then. Only a consumer of all subjects shows such a loss.
+pub(super) fn removes_at_once(config: &StreamConfig) -> bool {
+    let is_few = |limit: i64, few: i64| (1..few).contains(&limit);
+    // With this policy, the server refuses new messages instead of removing old ones.
+    let removes_old = config.discard != "new";
+    config.allow_rollup_hdrs
+        || is_few(config.max_msgs_per_subject, MESSAGES_FEW)
+        || (removes_old && is_few(config.max_msgs, MESSAGES_FEW))
+        || (removes_old && is_few(config.max_bytes, BYTES_FEW))
+        || (1..AGE_SHORT_NS).contains(&config.max_age)
+}
+
 /// The sequences after a position that a stream no longer has.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Holes {
@@ -233,6 +252,30 @@ mod tests {
         );
         assert_eq!(holes.seen(), Seen::of(&stream(4, 30, &[5, 6, 9, 20])));
         assert_ne!(holes.seen(), Seen::of(&stream(4, 30, &[5, 6, 9, 20, 21])));
+    }
+
+    #[test]
+    fn streams_that_may_remove_what_they_have_just_stored_are_known_by_their_limits() {
+        let is = |settings: serde_json::Value| {
+            removes_at_once(&serde_json::from_value(settings).expect("settings are sound"))
+        };
+        for settings in [
+            serde_json::json!({ "max_msgs": 10, "discard": "old" }),
+            serde_json::json!({ "max_bytes": 1 << 20, "discard": "old" }),
+            serde_json::json!({ "max_msgs_per_subject": 1, "discard": "new" }),
+            serde_json::json!({ "allow_rollup_hdrs": true }),
+            serde_json::json!({ "max_age": 1_000_000_000 }),
+        ] {
+            assert!(is(settings.clone()), "{settings}");
+        }
+        for settings in [
+            serde_json::json!({ "max_msgs": -1, "max_bytes": -1, "max_msgs_per_subject": -1 }),
+            serde_json::json!({ "max_msgs": 10, "max_bytes": 10, "discard": "new" }),
+            serde_json::json!({ "max_msgs": 10_000_000, "max_bytes": 10_u64 << 30 }),
+            serde_json::json!({ "max_age": 86_400_000_000_000_u64 }),
+        ] {
+            assert!(!is(settings.clone()), "{settings}");
+        }
     }
 
     #[test]

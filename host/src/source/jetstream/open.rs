@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::connect::Settings;
 use super::link::{Link, Trouble};
-use super::missing::{self, Holes, has_gaps_by_design};
+use super::missing::{self, Holes, has_gaps_by_design, removes_at_once};
 use super::proof::prove;
 use super::rescue::{Rescued, Search, rescue};
 use super::wire::{
@@ -155,7 +155,8 @@ pub(super) async fn open(
     let stream = identity(&api, &info)?;
     prove(&mut link, &api, &info, &stream, standing).await?;
     let mut position = begin(&info, standing);
-    let filter = filter(covering, &info.config);
+    // The host matches then.
+    let filter = filter(covering, &info.config).filter(|_| !removes_at_once(&info.config));
     let mut holes = missing(&mut link, &api, &info, standing, position, filter.is_some()).await?;
 
     // Subscribed before the consumer exists, so that no message comes too early.

@@ -428,7 +428,7 @@ impl Pull {
             return false;
         }
         if sequence > cursor.through + 1 {
-            self.note_jump(cursor.through + 1, sequence - 1, cursor);
+            self.note_jump(cursor.through + 1, sequence - 1, metadata.pending, cursor);
         }
         // The dangerous message is past, unless a jump before it is still open.
         self.is_careful &= self.jump.is_some();
@@ -475,8 +475,9 @@ impl Pull {
 
     /// Sequences did not arrive. If the server does not filter for the reader, it gets all existing
     /// ones, so these are gone. If it filters, they belong to others, unless events for us may have
-    /// been removed before they were sent.
-    fn note_jump(&mut self, from: u64, to: u64, cursor: &mut Cursor) {
+    /// been removed before they were sent: those after it, of which `pending` wait, are already more
+    /// than the server could send at once.
+    fn note_jump(&mut self, from: u64, to: u64, pending: u64, cursor: &mut Cursor) {
         let is_accepted =
             !self.is_filtered && !self.has_gaps_by_design && to <= self.accepts_through;
         // One question at a time: everything behind it waits anyway.
@@ -485,7 +486,7 @@ impl Pull {
         }
         if is_accepted {
             cursor.miss(from..=to);
-        } else if !self.is_live() {
+        } else if pending > 0 || !self.is_live() {
             self.jump = Some(Jump { from, to });
         }
     }

@@ -7,8 +7,9 @@
 //! may be unsent in the stream, everything after a jump is held back until a
 //! check of the stream shows which sequences it lacks; each of those may have
 //! been for us. A filtered reader that has caught up needs no such check: the
-//! server sends it each event the moment it is stored, unless that server lags
-//! behind others that hold the stream, which `currency` is about.
+//! server sends it each event soon after it is stored, unless that server lags
+//! behind others that hold the stream, which `currency` is about. Streams that
+//! may remove an event even sooner are read without a filter.
 //!
 //! The heartbeats of an idle consumer say how far it has looked. With that, the
 //! position moves over messages for others, after the same check of the stream,
@@ -24,7 +25,7 @@ use tracing::{debug, warn};
 
 use super::cursor::Cursor;
 use super::link::{Link, Trouble};
-use super::missing::{self, Holes, has_gaps_by_design};
+use super::missing::{self, Holes, has_gaps_by_design, removes_at_once};
 use super::open::{Failure, Opened, check_readable, trouble};
 use super::proof;
 use super::pull::{Claim, Jump, Pull};
@@ -458,6 +459,10 @@ impl Session {
         }
         // Its settings may have changed since it was opened.
         check_readable(&self.api.stream, &info.config).map_err(Failure::Stop)?;
+        if self.is_filtered && removes_at_once(&info.config) {
+            let reason = "the stream may now remove messages at once, so all of it is read";
+            return Err(Trouble::lost(reason).into());
+        }
         cursor.head = cursor.head.max(info.state.last_seq);
         if let Some(holes) = holes {
             self.holes = holes;
