@@ -29,6 +29,9 @@ const SMALL: (u64, u64) = (32, 8 << 20);
 const KEPT_FOR_SMALL: u64 = 4;
 /// Small queries, requests, watches and connections leave one of this many parts free, for folds.
 const KEPT_FOR_FOLDS: u64 = 8;
+/// Folds and code leave one of this many parts, and at most this many bytes, to connections, and the
+/// same to requests: an operator and a probe of health must always get an answer.
+const KEPT_FOR_ANSWERS: (u64, u64) = (64, 1 << 20);
 /// All queries together, all native code together, and all requests together may take one of this
 /// many parts.
 const PART_OF_ONE_KIND: u64 = 2;
@@ -163,7 +166,7 @@ impl Memory {
 
     /// Bytes in use for a purpose.
     pub fn used_for(&self, purpose: Purpose) -> u64 {
-        self.inner.kind(purpose).used.load(Ordering::Relaxed)
+        self.inner.used_for(purpose)
     }
 
     /// The most that a purpose may take, in bytes; less while the others leave less.
@@ -232,22 +235,35 @@ impl Inner {
 
     /// The total use up to which one holder may grow to this many bytes.
     fn limit(&self, purpose: Purpose, bytes: u64) -> u64 {
+        let for_answers = self.kept_for_answers();
         let kept = match purpose {
             // Large is large, whatever it is for: a greedy module must leave something for small
             // batches.
             _ if self.is_large(bytes) => self.total / KEPT_FOR_SMALL,
+            // What is kept for them, whoever else has taken the rest.
+            Purpose::Request | Purpose::Connection if self.used_for(purpose) <= for_answers => 0,
             Purpose::Query | Purpose::Request | Purpose::Watch | Purpose::Connection => {
                 self.total / KEPT_FOR_FOLDS
             }
-            Purpose::Fold | Purpose::Code => 0,
+            Purpose::Fold | Purpose::Code => 2 * for_answers,
         };
         self.total - kept
+    }
+
+    /// How much is kept for connections, and the same again for requests, in bytes.
+    fn kept_for_answers(&self) -> u64 {
+        let (part, most) = KEPT_FOR_ANSWERS;
+        (self.total / part).min(most)
+    }
+
+    fn used_for(&self, purpose: Purpose) -> u64 {
+        self.kind(purpose).used.load(Ordering::Relaxed)
     }
 
     /// Takes bytes for a holder that has this many with them; returns whether there were enough.
     fn take(&self, purpose: Purpose, wanted: u64, bytes: u64) -> bool {
         let kind = self.kind(purpose);
-        // First its own limit, then that of all. Between the two another holder may be refused
+        // First its own limit, then that of all, which depends on its own use, with this. Between the two another holder may be refused
         // although there is room: it tries again, or its client does.
         if !add(&kind.used, wanted, self.limit_of_kind(purpose, bytes)) {
             return false;
@@ -560,7 +576,7 @@ mod tests {
         let refused = greedy.grow_to(76 * MIB).expect_err("a quarter is kept");
         assert!(refused.to_string().contains("host-memory"), "{refused}");
         greedy.grow_to(75 * MIB).expect("the rest may be had");
-        let mut small: Vec<_> = (0..8).map(|_| memory.reservation(Purpose::Fold)).collect();
+        let mut small: Vec<_> = (0..7).map(|_| memory.reservation(Purpose::Fold)).collect();
         for reservation in &mut small {
             reservation
                 .grow_to(3 * MIB)
@@ -581,7 +597,7 @@ mod tests {
         assert!(memory.reservation(Purpose::Query).grow_to(1).is_err());
         let mut fold = memory.reservation(Purpose::Fold);
         fold.grow_to(25 * MIB).expect("up to the part that is kept");
-        let mut small: Vec<_> = (0..8).map(|_| memory.reservation(Purpose::Fold)).collect();
+        let mut small: Vec<_> = (0..7).map(|_| memory.reservation(Purpose::Fold)).collect();
         assert!(
             small.iter_mut().all(|small| small.grow_to(3 * MIB).is_ok()),
             "and the rest in small pieces"
@@ -616,13 +632,41 @@ mod tests {
         let queries = fill(Purpose::Query);
         assert_eq!(queries.len(), 100, "an eighth is kept for folds");
         let folds = fill(Purpose::Fold);
-        assert_eq!((folds.len(), memory.used()), (100, 800 * MIB));
-        drop((watches, requests, queries, folds));
+        assert_eq!((folds.len(), memory.used()), (98, 798 * MIB));
+        let connections = fill(Purpose::Connection);
+        assert_eq!(connections.len(), 1, "what is kept for them");
+        drop((watches, requests, queries, folds, connections));
         let left: u64 = Purpose::ALL
             .iter()
             .map(|purpose| memory.used_for(*purpose))
             .sum();
         assert_eq!((left, memory.used()), (0, 0));
+    }
+
+    #[test]
+    fn however_much_folds_and_code_take_clients_get_a_connection_and_an_answer() {
+        for purpose in [Purpose::Fold, Purpose::Code] {
+            let memory = Memory::new(64 * MIB);
+            let mut others = memory.reservation(Purpose::Fold);
+            others.grow_to(48 * MIB).expect("three quarters may be had");
+            let mut taken: Vec<Reservation> = Vec::new();
+            loop {
+                let mut next = memory.reservation(purpose);
+                if next.grow_to(MIB).is_err() {
+                    break;
+                }
+                taken.push(next);
+            }
+            assert_eq!(memory.used(), 62 * MIB, "{purpose:?}");
+            for answering in [Purpose::Connection, Purpose::Request] {
+                let mut held: Vec<_> = (0..64).map(|_| memory.reservation(answering)).collect();
+                for reservation in &mut held {
+                    reservation.grow_to(16 << 10).expect("it is kept for them");
+                }
+                assert!(memory.reservation(answering).grow_to(16 << 10).is_err());
+                assert!(memory.reservation(Purpose::Query).grow_to(1).is_err());
+            }
+        }
     }
 
     #[test]
