@@ -18,8 +18,8 @@ use super::places::Places;
 use super::sandbox::{CORE_INSTANCES_MAX, Host, MEMORIES_MAX, TABLES_MAX};
 use super::ticker::Ticker;
 use super::upload::{self, Kind, digest};
-use super::{Accepted, Error, Loaded, Options, Wanted, imports, wasi};
-use crate::memory::Purpose;
+use super::{Accepted, Error, Loaded, Options, Wanted, description, imports, wasi};
+use crate::memory::{Purpose, Reservation, Shortage};
 
 /// Address space for each linear memory if there is plenty: bounds checks are then free.
 const RESERVATION: u64 = 4 << 30;
@@ -62,13 +62,6 @@ pub(super) struct Inner {
     pub(super) ticker: Arc<Ticker>,
     /// Log budgets, by name of the deployment.
     flows: Mutex<HashMap<String, Arc<Flow>>>,
-}
-
-/// A component as native code.
-struct Code {
-    component: Component,
-    /// Its reserved memory.
-    bytes: u64,
 }
 
 impl fmt::Debug for Inner {
@@ -265,27 +258,21 @@ impl Engine {
             });
         }
         // Before it is read, so that what there is no memory for takes none.
-        // The length of the file serves as that of the code; what must be compiled is charged
-        // below.
+        // The length of the file serves as that of the code.
         let mut memory = self.inner.options.memory.reservation(Purpose::Code);
-        let short = |shortage: crate::memory::Shortage| Error::Short(shortage.to_string());
         memory
             .grow_to(self.inner.cache.length(&accepted.digest))
             .map_err(short)?;
-        let (code, compile_time) = match self.cached(&accepted.digest) {
-            Some(code) => (code, None),
+        let (component, compile_time) = match self.cached(&accepted.digest, &mut memory)? {
+            Some(component) => (component, None),
             None => self
-                .in_turn(wanted, || self.compiled(accepted, wanted))
+                .in_turn(wanted, || self.compiled(accepted, &mut memory, wanted))
                 .map_err(Error::Compile)??,
         };
-        // The file also has the imports and the MAC; code that was compiled is charged here for the
-        // first time.
-        memory.shrink_to(code.bytes);
-        memory.grow_to(code.bytes).map_err(short)?;
         let linked = self
             .inner
             .linker
-            .instantiate_pre(&code.component)
+            .instantiate_pre(&component)
             .map_err(|error| {
                 Error::Refused(format!(
                     "it does not match this host's contract: {error:#}; build it \
@@ -318,11 +305,12 @@ impl Engine {
     fn compiled(
         &self,
         accepted: &Accepted,
+        memory: &mut Reservation,
         wanted: &Wanted,
-    ) -> Result<(Code, Option<Duration>), Error> {
+    ) -> Result<(Component, Option<Duration>), Error> {
         // Another thread may have compiled the same module meanwhile.
-        if let Some(code) = self.cached(&accepted.digest) {
-            return Ok((code, None));
+        if let Some(component) = self.cached(&accepted.digest, memory)? {
+            return Ok((component, None));
         }
         let begin = Instant::now();
         let code = child::compile(
@@ -339,6 +327,7 @@ impl Engine {
                 "the compiler {compiler} wrote no code; is it this program?"
             )));
         }
+        charge(memory, &code)?;
         // SAFETY: the code is what this host's own compiler process just wrote to a pipe that no
         // other process has.
         let component = unsafe { Component::deserialize(&self.inner.wasmtime, &code) }
@@ -354,33 +343,40 @@ impl Engine {
                 "cannot cache compiled code; it will be compiled again next time"
             );
         }
-        Ok((
-            Code {
-                component,
-                bytes: code.len() as u64,
-            },
-            Some(compile_time),
-        ))
+        Ok((component, Some(compile_time)))
     }
 
-    fn cached(&self, digest: &str) -> Option<Code> {
-        let code = self.inner.cache.get(digest)?;
+    fn cached(&self, digest: &str, memory: &mut Reservation) -> Result<Option<Component>, Error> {
+        let Some(code) = self.inner.cache.get(digest) else {
+            return Ok(None);
+        };
+        charge(memory, code.code())?;
         // SAFETY: the cache returns only what carries a valid MAC under a key that this host made
         // and that only its user can read, bound to the digest and to these engine settings: it is
         // code that this host compiled.
         match unsafe { Component::deserialize(&self.inner.wasmtime, code.code()) } {
-            Ok(component) => Some(Code {
-                component,
-                bytes: code.code().len() as u64,
-            }),
+            Ok(component) => Ok(Some(component)),
             Err(error) => {
                 // It is authentic, so it may exceed a limit that was larger then: compiling it
                 // again says which.
                 tracing::warn!(digest, %error, "cannot use cached code; compiling again");
-                None
+                Ok(None)
             }
         }
     }
+}
+
+/// Reserves what code takes once it is loaded: before that, so that what there is no memory for
+/// takes none.
+fn charge(memory: &mut Reservation, code: &[u8]) -> Result<(), Error> {
+    let bytes = description::memory_bytes(code);
+    memory.shrink_to(bytes);
+    memory.grow_to(bytes).map_err(short)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+fn short(shortage: Shortage) -> Error {
+    Error::Short(shortage.to_string())
 }
 
 /// The largest pool that fits the address space, or none; with the number of instances that fit.

@@ -11,6 +11,7 @@ mod causes;
 mod checker;
 mod child;
 mod copies;
+mod description;
 mod engine;
 mod imports;
 mod inbox;

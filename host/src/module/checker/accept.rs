@@ -6,7 +6,7 @@ use wasmparser::{
 };
 use wit_component::DecodedWasm;
 
-use super::{Refused, contract, encode};
+use super::{Refused, contract, encode, expansion};
 use crate::module::answer::{Answer, IMPORTS_MAX, is_name};
 use crate::module::upload;
 
@@ -44,6 +44,7 @@ fn from_core(module: &[u8], bytes_max: u64) -> Result<(Vec<String>, Option<Vec<u
 /// Checks a component; returns the interfaces that it imports.
 fn imports(component: &[u8]) -> Result<Vec<String>, Refused> {
     look_through(component)?;
+    expansion::check(component)?;
     Validator::new_with_features(WasmFeatures::default())
         .validate_all(component)
         .map_err(malformed)?;

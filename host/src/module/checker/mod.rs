@@ -7,6 +7,7 @@
 mod accept;
 mod contract;
 mod encode;
+mod expansion;
 #[cfg(target_os = "linux")]
 mod walls;
 #[cfg(not(target_os = "linux"))]
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::answer::Answer;
+use super::description;
 use super::engine::{AddressSpace, config};
 use crate::precedence;
 
@@ -195,6 +197,14 @@ fn compile(component: &[u8], order: &Order, compiler: &wasmtime::Engine) -> Answ
             code.len(),
             order.bytes_max
         )),
+        Ok(code) if description::length(&code) > description::BYTES_MAX => {
+            Answer::Refused(format!(
+                "it has too many types, functions, globals and segments: their description has {} \
+                 bytes, {} are allowed; make the module smaller",
+                description::length(&code),
+                description::BYTES_MAX
+            ))
+        }
         Ok(code) => Answer::Compiled(code),
         Err(error) => Answer::Refused(format!("{error:#}")),
     }
