@@ -30,12 +30,15 @@ pub(crate) async fn wait(
     output: Output,
 ) -> anyhow::Result<Deployment> {
     let mut patience = Patience::new(timeout);
+    // What is waited for was just begun.
+    patience.heard();
     let mut progress = Progress::new(&format!("{name} generation {number}"), output);
     // Each kind of trouble is said once, however often it is seen.
     let mut shown = None;
     loop {
         match look(client, name, number).await {
             Ok((deployment, generation)) => {
+                patience.heard();
                 if is_settled(&deployment, &generation)? {
                     show_comparison(&generation, &progress);
                     return Ok(deployment);
@@ -48,10 +51,7 @@ pub(crate) async fn wait(
                 }
             }
             // A host that restarts answers again in a moment.
-            Err(LookError::Error(error)) if error.may_pass() && !patience.is_over() => {
-                output.detail(&error.to_string());
-            }
-            Err(LookError::Error(error)) => return Err(error.into()),
+            Err(LookError::Error(error)) => patience.bear(error, &progress)?,
             Err(LookError::Gone) => {
                 let message = format!(
                     "{name} no longer has generation {number}; `foldstream generations {name}` \

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::client::Client;
+use super::client::{self, Client};
 use super::exit::{Exit, Failure};
 use super::output::{Output, grouped, known};
 use super::progress::{Progress, Step};
@@ -11,6 +11,8 @@ use crate::api::{Deployment, DeploymentState, SourceState, SourceStatus};
 /// Pause between two checks; short at first, because small streams are done at once.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// How long a host may be away that has answered before: long enough for a restart.
+const AWAY_MAX: Duration = Duration::from_secs(60);
 
 /// Waits until the deployment is live, or has passed the head that the stream had when the wait
 /// began.
@@ -21,6 +23,8 @@ pub(crate) async fn wait(
     output: Output,
 ) -> anyhow::Result<Deployment> {
     let mut patience = Patience::new(timeout);
+    // What is waited for was just begun.
+    patience.heard();
     let mut progress = Progress::new(name, output);
     let mut target = 0;
     let mut shown = None;
@@ -31,6 +35,7 @@ pub(crate) async fn wait(
                 if target == 0 {
                     target = deployment.head.unwrap_or_default();
                 }
+                patience.heard();
                 if finished(&deployment, target)? {
                     return Ok(deployment);
                 }
@@ -40,10 +45,7 @@ pub(crate) async fn wait(
                     return Err(too_late(&deployment).into());
                 }
             }
-            Err(error) if error.may_pass() && !patience.is_over() => {
-                output.detail(&error.to_string());
-            }
-            Err(error) => return Err(error.into()),
+            Err(error) => patience.bear(error, &progress)?,
         }
         patience.pause().await;
     }
@@ -54,6 +56,10 @@ pub(crate) async fn wait(
 pub(crate) struct Patience {
     deadline: Option<Instant>,
     pause: Duration,
+    /// Since when the host has not answered, once it has.
+    away: Option<Instant>,
+    /// Whether the host has answered at all.
+    has_heard: bool,
 }
 
 impl Patience {
@@ -62,7 +68,45 @@ impl Patience {
         Self {
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             pause: PAUSE_FIRST,
+            away: None,
+            has_heard: false,
         }
+    }
+
+    /// Notes that the host answers.
+    pub(crate) fn heard(&mut self) {
+        self.away = None;
+        self.has_heard = true;
+    }
+
+    /// Returns an error unless it is one that passes if one waits: a busy host, or one that
+    /// restarts. The user hears once of a host that is away.
+    pub(crate) fn bear(&mut self, error: client::Error, progress: &Progress) -> anyhow::Result<()> {
+        if !error.may_pass() || self.is_over() {
+            return Err(error.into());
+        }
+        // It answers, though not with what was asked for.
+        if matches!(error, client::Error::Problem(_)) {
+            self.heard();
+            return Ok(());
+        }
+        // A host that never answered is more likely a wrong address than one that restarts.
+        let is_lost = match self.away {
+            Some(since) => self.deadline.is_none() && since.elapsed() > AWAY_MAX,
+            None => !self.has_heard,
+        };
+        if is_lost {
+            return Err(error.into());
+        }
+        if self.away.is_none() {
+            self.away = Some(Instant::now());
+            let patience = match self.deadline {
+                Some(_) => String::new(),
+                None => format!(" for {} s", AWAY_MAX.as_secs()),
+            };
+            progress.note(&format!("{error}; waiting{patience} for it to come back"));
+        }
+        Ok(())
     }
 
     /// Whether the time is up.

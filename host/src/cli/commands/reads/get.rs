@@ -118,10 +118,10 @@ impl Reading {
             {
                 Ok(_) => return Ok(()),
                 Err(Error::Problem(problem)) if problem.kind == "not-ready" => {
+                    patience.heard();
                     progress.wait(&problem.detail);
                 }
-                Err(error) if error.may_pass() => output.detail(&error.to_string()),
-                Err(error) => return Err(error.into()),
+                Err(error) => patience.bear(error, &progress)?,
             }
             patience.pause().await;
         }

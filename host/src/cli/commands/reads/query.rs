@@ -83,7 +83,12 @@ async fn explained(
     media_type: &str,
     error: client::Error,
 ) -> anyhow::Error {
-    if !matches!(&error, client::Error::Problem(problem) if problem.kind == "query-failed") {
+    // The module says `invalid` if it cannot use the arguments.
+    let is_of_module = matches!(
+        &error,
+        client::Error::Problem(problem) if ["query-failed", "invalid"].contains(&problem.kind.as_str())
+    );
+    if !is_of_module {
         return error.into();
     }
     let Ok(deployment) = client.deployment(name).await else {

@@ -73,6 +73,8 @@ async fn wait(
 ) -> anyhow::Result<Verification> {
     let mut progress = Progress::new(&format!("verifying {name}"), output);
     let mut patience = Patience::new(None);
+    // It began the work.
+    patience.heard();
     while matches!(verification.state, WorkState::Queued | WorkState::Running) {
         match (&verification.obstacle, verification.state) {
             (Some(obstacle), _) => progress.wait(&format!("trying again: {obstacle}")),
@@ -84,9 +86,11 @@ async fn wait(
             .get(&["v1", "deployments", name, "verification"], &[])
             .await
         {
-            Ok(now) => verification = now,
-            Err(error) if error.may_pass() => output.detail(&error.to_string()),
-            Err(error) => return Err(error.into()),
+            Ok(now) => {
+                patience.heard();
+                verification = now;
+            }
+            Err(error) => patience.bear(error, &progress)?,
         }
     }
     Ok(verification)
