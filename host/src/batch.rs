@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::event::Event;
-use crate::position::{Checkpoint, EventMark, StreamIdentity};
+use crate::position::{Checkpoint, EarlierMarks, EventMark, StreamIdentity};
 
 /// Most ranges of messages passed over that a checkpoint remembers; each costs some 20 bytes in
 /// every commit.
@@ -102,6 +102,7 @@ impl Batch {
             stream: (*self.stream).clone(),
             // A mark is only needed where nothing later was applied.
             last_seen: seen.filter(|seen| seen.sequence > applied).cloned(),
+            earlier: self.earlier(before, (passed, through), last_event.as_ref()),
             last_event,
             begins_after,
             missing: before.map_or(0, |before| before.missing)
@@ -109,6 +110,28 @@ impl Batch {
             passed_over: passed_over(before, self.passed_over_between(passed, through)),
             duplicates: before.map_or(0, |before| before.duplicates),
         }
+    }
+
+    /// The marks before the last applied event, after a part of this batch.
+    fn earlier(
+        &self,
+        before: Option<&Checkpoint>,
+        (after, through): (u64, u64),
+        last: Option<&EventMark>,
+    ) -> EarlierMarks {
+        let mut marks = before.map_or_else(EarlierMarks::default, |before| before.earlier.clone());
+        let is_earlier = |sequence: u64| last.is_some_and(|last| sequence < last.sequence);
+        let before_last = before.and_then(|before| before.last_event.as_ref());
+        if let Some(mark) = before_last.filter(|mark| is_earlier(mark.sequence)) {
+            marks.add(mark.clone());
+        }
+        let first = self.events.iter().find(|event| event.sequence > after);
+        if let Some(first) = first.filter(|first| {
+            first.sequence <= through && is_earlier(first.sequence) && marks.is_due(first.sequence)
+        }) {
+            marks.add(EventMark::of(first));
+        }
+        marks
     }
 
     /// The rest of this batch after its first part, which ends at `through` and keeps its events.

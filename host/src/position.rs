@@ -56,6 +56,66 @@ impl EventMark {
     }
 }
 
+/// Marks of some events before the last one: recent ones close together, older ones further apart.
+/// If the last event is removed, an earlier one still proves that a stream is the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EarlierMarks(Vec<EventMark>);
+
+impl EarlierMarks {
+    /// Most marks.
+    const MAX: usize = 6;
+    /// Once there are that many, how many sequences lie between two new ones at least.
+    const SPACING: u64 = 64;
+
+    /// Whether a mark of this sequence would be added: not every event is worth a digest.
+    pub fn is_due(&self, sequence: u64) -> bool {
+        let last = self.0.last().map_or(0, |mark| mark.sequence);
+        let spacing = if self.0.len() < Self::MAX {
+            1
+        } else {
+            Self::SPACING
+        };
+        sequence >= last.saturating_add(spacing)
+    }
+
+    /// Adds a mark, if it is due.
+    pub fn add(&mut self, mark: EventMark) {
+        if !self.is_due(mark.sequence) {
+            return;
+        }
+        self.0.push(mark);
+        if self.0.len() > Self::MAX {
+            self.thin();
+        }
+    }
+
+    /// From the latest to the earliest.
+    pub fn latest_first(&self) -> impl Iterator<Item = &EventMark> {
+        self.0.iter().rev()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Drops the mark whose neighbours are closest together for their age.
+    fn thin(&mut self) {
+        let at = |index: usize| self.0[index].sequence;
+        let newest = at(self.0.len() - 1);
+        let closeness = |index: &usize| {
+            let width = at(index + 1) - at(index - 1);
+            let age = newest - at(index - 1);
+            // In parts per million; the age is at least the width.
+            u128::from(width) * 1_000_000 / u128::from(age.max(1))
+        };
+        if let Some(index) = (1..self.0.len() - 1).min_by_key(closeness) {
+            self.0.remove(index);
+        }
+    }
+}
+
 /// A durable position, committed together with the state that it describes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -70,6 +130,9 @@ pub struct Checkpoint {
     // Format 1 lacks this field and the following ones.
     #[serde(default)]
     pub last_seen: Option<EventMark>,
+    /// Events before the last applied one.
+    #[serde(default, skip_serializing_if = "EarlierMarks::is_empty")]
+    pub earlier: EarlierMarks,
     /// The sequence after which the state began; none if format 1 did not record it.
     #[serde(default)]
     pub begins_after: Option<u64>,
@@ -98,6 +161,7 @@ impl Checkpoint {
             stream,
             last_event: None,
             last_seen: None,
+            earlier: EarlierMarks::default(),
             begins_after: None,
             missing: 0,
             passed_over: Vec::new(),
@@ -121,5 +185,39 @@ impl Checkpoint {
         }
         self.marks()
             .any(|one| other.marks().any(|another| one == another))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(sequence: u64) -> EventMark {
+        EventMark::of_message(sequence, 0, b"orders", b"{}")
+    }
+
+    #[test]
+    fn earlier_marks_are_close_together_at_the_end_and_reach_back_to_the_beginning() {
+        let mut marks = EarlierMarks::default();
+        for sequence in 1..=100_000 {
+            marks.add(mark(sequence));
+        }
+        let sequences: Vec<u64> = marks.latest_first().map(|mark| mark.sequence).collect();
+        assert_eq!(sequences.len(), EarlierMarks::MAX, "{sequences:?}");
+        assert_eq!(sequences.last(), Some(&1));
+        assert!(sequences[0] > 100_000 - 64, "{sequences:?}");
+        assert!(sequences[1] > 90_000, "{sequences:?}");
+        assert!(sequences.is_sorted_by(|one, next| one > next));
+        assert!(!marks.is_due(sequences[0]), "not twice");
+    }
+
+    #[test]
+    fn few_events_are_all_marked() {
+        let mut marks = EarlierMarks::default();
+        for sequence in [3, 3, 7, 8] {
+            marks.add(mark(sequence));
+        }
+        let sequences: Vec<u64> = marks.latest_first().map(|mark| mark.sequence).collect();
+        assert_eq!(sequences, [8, 7, 3]);
     }
 }

@@ -6,7 +6,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::stream::{Config, Source};
 use foldstream::api::{SourceState, Start};
 use foldstream::batch::Limits;
-use foldstream::position::Checkpoint;
+use foldstream::position::{Checkpoint, EarlierMarks};
 use foldstream::source::jetstream::Options;
 use foldstream::source::{Error, OnMissing, Request};
 use futures_util::StreamExt;
@@ -179,7 +179,10 @@ async fn another_creation_time_or_name_is_the_same_stream_while_it_has_what_was_
             "its identity is the new one"
         );
     }
-    let unproved = moved(|checkpoint| (checkpoint.last_event, checkpoint.last_seen) = (None, None));
+    let unproved = moved(|checkpoint| {
+        (checkpoint.last_event, checkpoint.last_seen) = (None, None);
+        checkpoint.earlier = EarlierMarks::default();
+    });
     let diverged = error(&server, resuming(&unproved, MINE)).await;
     assert!(
         matches!(&diverged, Error::Diverged(message) if message.contains("created again")),
@@ -274,6 +277,40 @@ async fn restarts_edits_and_idempotent_creates_keep_a_state(version: Version) {
         version == Version::Oldest,
         "by an edit: {moves:?}"
     );
+}
+
+#[tokio::test]
+async fn a_stream_with_another_creation_time_is_the_same_also_if_what_was_read_last_is_gone() {
+    let server = Server::start().await;
+    let jetstream = mixed(&server, 10).await;
+    let known = folded(options(&server), request(MINE), 10).await;
+    // As if a server had changed the time since, as those of 2.10 do.
+    let mut known = known;
+    known.stream.created_ns += 1;
+    let stream = jetstream.get_stream("ORDERS").await.expect("stream");
+    let continues = async |number: u64| {
+        publish(&jetstream, numbered(number..number + 1)).await;
+        let mut reading = Reading::begin(options(&server), resuming(&known, MINE));
+        let (_, last) = reading.events(1 + number as usize - 10).await;
+        assert_eq!(last.through, number + 1);
+    };
+
+    stream.delete_message(10).await.expect("is deleted");
+    continues(10).await;
+    // All that was read, and nothing else.
+    stream.purge().sequence(11).await.expect("purge");
+    continues(11).await;
+    // Something else as well: nothing shows any more that it is the same.
+    stream.purge().sequence(12).await.expect("purge");
+    let stopped = error(&server, resuming(&known, MINE)).await;
+    assert!(matches!(stopped, Error::Diverged(_)), "{stopped}");
+    // A new stream has something else in the place of what was read.
+    jetstream.delete_stream("ORDERS").await.expect("is deleted");
+    mixed(&server, 0).await;
+    publish_others(&jetstream, 9).await;
+    publish(&jetstream, numbered(10..12)).await;
+    let stopped = error(&server, resuming(&known, MINE)).await;
+    assert!(matches!(stopped, Error::Diverged(_)), "{stopped}");
 }
 
 /// A mirror is read in the place of its origin, and then promoted: it becomes a stream of its own,

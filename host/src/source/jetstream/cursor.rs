@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use crate::batch::{Batch, Limits};
 use crate::event::Event;
-use crate::position::{Checkpoint, EventMark, StreamIdentity};
+use crate::position::{Checkpoint, EarlierMarks, EventMark, StreamIdentity};
 
 /// How often a position may move without events. Each such batch costs a turn
 /// of the whole pipeline, and a stream may have any number of events for
@@ -47,6 +47,8 @@ pub(super) struct Cursor {
     /// Whether the position was read, and is not just the beginning of a stream.
     is_settled: bool,
     last: Last,
+    /// Events before the last returned one.
+    earlier: EarlierMarks,
     /// The last message that was read and is not an event for us.
     seen: Option<Seen>,
     /// The mark of the last such message before the returned events.
@@ -135,6 +137,9 @@ impl Cursor {
             handed_seen: resume.and_then(|checkpoint| checkpoint.last_seen.clone()),
             missing: Vec::new(),
             passed_over: Vec::new(),
+            earlier: resume.map_or_else(EarlierMarks::default, |checkpoint| {
+                checkpoint.earlier.clone()
+            }),
             last: resume
                 .and_then(|checkpoint| checkpoint.last_event.clone())
                 .map_or(Last::None, Last::Mark),
@@ -158,6 +163,11 @@ impl Cursor {
             Last::Mark(mark) => Some(mark.clone()),
             Last::Event(event) => Some(EventMark::of(event)),
         }
+    }
+
+    /// Marks before that one.
+    pub(super) fn earlier(&self) -> &EarlierMarks {
+        &self.earlier
     }
 
     /// The mark of the last message that is not an event for us, before the returned events.
@@ -332,6 +342,12 @@ impl Cursor {
             .as_ref()
             .map_or(self.through, |held| held.sequence - 1);
         let after = self.handed;
+        if let Some(first) = events
+            .first()
+            .filter(|first| self.earlier.is_due(first.sequence))
+        {
+            self.earlier.add(EventMark::of(first));
+        }
         if let Some(last) = events.last() {
             self.last = Last::Event(last.clone());
         }

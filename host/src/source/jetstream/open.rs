@@ -18,7 +18,7 @@ use super::wire::{
     self, Api, ConsumerConfig, ConsumerInfo, RequestLimits, StreamConfig, StreamInfo,
 };
 use crate::api::{SourceState, Start};
-use crate::position::{Checkpoint, EventMark, StreamIdentity};
+use crate::position::{Checkpoint, EarlierMarks, EventMark, StreamIdentity};
 use crate::source::{Error, Missing};
 use crate::subject::Pattern;
 
@@ -51,6 +51,8 @@ pub(super) struct Standing {
     pub(super) mark: Option<EventMark>,
     /// The last message that was read, if that came later.
     pub(super) seen: Option<EventMark>,
+    /// Events before the last one that was read.
+    pub(super) earlier: EarlierMarks,
     /// The sequence up to which messages may be missing.
     pub(super) accepts_through: u64,
     /// Where to start from scratch.
@@ -70,6 +72,7 @@ impl Standing {
             stream: Some(Arc::new(checkpoint.stream.clone())),
             mark: checkpoint.last_event.clone(),
             seen: checkpoint.last_seen.clone(),
+            earlier: checkpoint.earlier.clone(),
             accepts_through: 0,
             start: Start::Beginning,
             doubts: 0,

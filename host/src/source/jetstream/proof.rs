@@ -1,7 +1,7 @@
 //! The proof that a stream is the one to which a position belongs.
 //!
-//! The proof is what was read from it: the last event that was applied and the last message that
-//! was seen. Its name and its creation time are only hints. Servers change the creation time of a
+//! The proof is what was read from it: the last event that was applied, some before it, and the
+//! last message that was seen. Its name and its creation time are only hints. Servers change the creation time of a
 //! healthy stream (a restart after its settings were changed, an idempotent create), and a mirror
 //! or a restored stream may take the place of another.
 
@@ -52,6 +52,12 @@ pub(super) async fn prove(
         .filter(|expected| *expected != stream)
     {
         if proof == Proof::Unseen {
+            proof = find_earlier(link, api, info, standing).await?;
+        }
+        // Everything that was read is gone, and nothing else: the next message is the next one for
+        // us.
+        let continues = expected.name == stream.name && info.first() == position + 1;
+        if proof == Proof::Unseen && !continues {
             return Err(Failure::Stop(another(expected, stream, info)));
         }
         warn!(
@@ -60,7 +66,7 @@ pub(super) async fn prove(
             before = expected.name,
             position,
             "the stream has another name or creation time than before, but still has what was read \
-             from it, so it is the same stream"
+             from it, or continues right behind it, so it is the same stream"
         );
     }
     // Positions of a proved stream can be compared.
@@ -73,6 +79,22 @@ pub(super) async fn prove(
         }));
     }
     Ok(())
+}
+
+/// Looks for what was read before the last event, which may have been removed since.
+async fn find_earlier(
+    link: &mut Link,
+    api: &Api,
+    info: &StreamInfo,
+    standing: &Standing,
+) -> Result<Proof, Failure> {
+    for mark in standing.earlier.latest_first() {
+        let is_same = |stored: &Stored| is_event(mark, stored);
+        if compare(link, api, info, mark, is_same).await? == Proof::Found {
+            return Ok(Proof::Found);
+        }
+    }
+    Ok(Proof::Unseen)
 }
 
 /// Why a stream is not the one to which a checkpoint belongs, if it is not. A tail that was lost

@@ -209,6 +209,7 @@ impl Reader {
             stream: self.cursor.stream.clone(),
             mark: self.cursor.mark(),
             seen: self.cursor.seen().cloned(),
+            earlier: self.cursor.earlier().clone(),
             accepts_through: self.settings.on_missing.accepts_through(&self.request),
             start: self.request.start,
             // Losses at another position say nothing about this one.
