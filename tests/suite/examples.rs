@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use foldstream_tests::guests;
 use foldstream_tests::host::Host;
+use foldstream_tests::{cli, guests};
 use serde_json::{Value, json};
 
 /// An event of an example.
@@ -231,6 +231,11 @@ async fn order_totals_adds_up_orders_per_customer_and_day() {
         .query("order-totals", "customer", &json!({ "costumer": "ada" }))
         .await
         .problem(400, "invalid");
+    // Arguments that it cannot read: its own description, and how to quote.
+    let told = cli::on(&host, &["query", "order-totals", "customer", "ada"]).expect(4);
+    for words in ["`customer` is described as: ", "quote them twice"] {
+        assert!(told.stderr.contains(words), "{told:?}");
+    }
 }
 
 /// An auction with its bids.

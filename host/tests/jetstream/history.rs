@@ -9,7 +9,6 @@ use foldstream::batch::Limits;
 use foldstream::position::{Checkpoint, EarlierMarks};
 use foldstream::source::jetstream::Options;
 use foldstream::source::{Error, OnMissing, Request};
-use futures_util::StreamExt;
 
 use crate::reading::{Reading, options, request};
 use crate::server::{Server, Version, numbered, on_both_versions, orders, publish, until, within};
@@ -19,7 +18,6 @@ on_both_versions! {
     a_backup_that_has_all_that_was_read_is_read_on
     restarts_edits_and_idempotent_creates_keep_a_state
     a_mirror_takes_the_place_of_its_origin
-    a_burst_that_removes_its_own_events_is_counted_however_few_subjects_are_read
 }
 
 const MINE: &[&str] = &["orders.>"];
@@ -708,107 +706,6 @@ async fn a_limit_on_subjects_makes_no_loss_silent() {
         gap.to_string().contains("5 events (6 to 10) are gone"),
         "{gap}"
     );
-}
-
-/// What removes events of a burst before a live reader gets them.
-#[derive(Clone, Copy, Debug)]
-enum Removal {
-    FewMessages,
-    FewPerSubject,
-    RollUp,
-}
-
-async fn a_burst_that_removes_its_own_events_is_counted_however_few_subjects_are_read(
-    version: Version,
-) {
-    for removal in [
-        Removal::FewMessages,
-        Removal::FewPerSubject,
-        Removal::RollUp,
-    ] {
-        let server = Server::start_of(version).await;
-        let jetstream = server.jetstream().await;
-        let config = Config {
-            subjects: vec!["orders.>".to_owned(), "audit.>".to_owned()],
-            max_messages: if matches!(removal, Removal::FewMessages) {
-                10
-            } else {
-                -1
-            },
-            max_messages_per_subject: if matches!(removal, Removal::FewPerSubject) {
-                1
-            } else {
-                -1
-            },
-            allow_rollup: matches!(removal, Removal::RollUp),
-            ..orders()
-        };
-        jetstream.create_stream(config).await.expect("stream");
-        let options = Options {
-            on_missing: OnMissing::Count,
-            ..options(&server)
-        };
-        let mut reading = Reading::begin(options, request(MINE));
-        reading.next().await.expect("it is live");
-        // All in one write, as a busy publisher sends them.
-        let client = jetstream.client();
-        for number in 0..3_000 {
-            let subject = format!("orders.{}.placed", number % 50);
-            let data = format!(r#"{{"number":{number}}}"#);
-            client
-                .publish(subject, data.into())
-                .await
-                .expect("published");
-        }
-        let mut headers = async_nats::HeaderMap::new();
-        if matches!(removal, Removal::RollUp) {
-            headers.insert("Nats-Rollup", "all");
-        }
-        client
-            .publish_with_headers("orders.0.placed", headers, r#"{"number":3000}"#.into())
-            .await
-            .expect("published");
-        client.flush().await.expect("the server is there");
-
-        let (mut read, mut missing, mut through) = (0, 0, 0);
-        while through < 3_001 {
-            let batch = reading.next().await.expect("what is gone is accepted");
-            read += batch.events.len() as u64;
-            missing += batch.missing_between(through, batch.through);
-            through = batch.through;
-        }
-        assert_eq!(read + missing, 3_001, "{removal:?}: {read} were read");
-    }
-}
-
-#[tokio::test]
-async fn a_stream_that_is_edited_to_remove_at_once_is_read_whole_from_then_on() {
-    let server = Server::start().await;
-    let jetstream = mixed(&server, 0).await;
-    let mut reading = Reading::begin(options(&server), request(MINE));
-    reading.next().await.expect("it is live");
-    let config = Config {
-        subjects: vec!["orders.>".to_owned(), "audit.>".to_owned()],
-        max_messages: 10,
-        ..orders()
-    };
-    jetstream.update_stream(config).await.expect("edited");
-    let mut number = 0;
-    // It is noticed with one of the next events, as the stream is looked at every second.
-    within("it opens the stream again", async {
-        while reading.status.borrow().reconnects == 0 {
-            publish(&jetstream, numbered(number..number + 1)).await;
-            reading.events(1).await;
-            number += 1;
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-    })
-    .await;
-    let info = jetstream.get_stream("ORDERS").await.expect("stream");
-    let consumer = info.consumer_names().next().await;
-    let name = consumer.expect("there is one").expect("it is named");
-    let consumer = info.consumer_info(name).await.expect("it is there");
-    assert_eq!(consumer.config.filter_subject, "");
 }
 
 #[tokio::test]

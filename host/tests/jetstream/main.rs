@@ -17,6 +17,7 @@
 //! - `permissions`: what a server has to allow, taken away and given back
 
 mod broken;
+mod bursts;
 mod cloudevents;
 mod cluster;
 mod connecting;

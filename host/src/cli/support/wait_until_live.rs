@@ -264,6 +264,39 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_is_away_is_waited_for_if_it_answered_before_but_not_for_ever() {
+        let progress = Progress::new("totals", Output::default());
+        let away = || client::Error::Unreachable {
+            url: "http://127.0.0.1:1".to_owned(),
+            message: "connection refused".to_owned(),
+            is_refused: true,
+        };
+        let mut patience = Patience::new(None);
+        let error = patience.bear(away(), &progress).expect_err("never heard");
+        assert_eq!(super::super::exit::exit_of(&error), Exit::Unreachable);
+        patience.heard();
+        patience.bear(away(), &progress).expect("it may restart");
+        patience.bear(away(), &progress).expect("for a while");
+        let long_ago = AWAY_MAX + Duration::from_secs(1);
+        patience.away = Instant::now().checked_sub(long_ago);
+        patience.bear(away(), &progress).expect_err("for long");
+        patience.heard();
+        patience.bear(away(), &progress).expect("a new absence");
+        // A limit of the user's own is kept instead.
+        let mut patience = Patience::new(Some(Duration::from_secs(600)));
+        patience.heard();
+        patience.bear(away(), &progress).expect("it may restart");
+        patience.away = Instant::now().checked_sub(long_ago);
+        patience
+            .bear(away(), &progress)
+            .expect("the user waits longer");
+        patience.deadline = Some(Instant::now());
+        patience
+            .bear(away(), &progress)
+            .expect_err("the time is up");
+    }
+
+    #[test]
     fn waiting_ends_when_live_or_past_the_first_head() {
         assert!(finished(&deployment(DeploymentState::Live), 0).expect("is fine"));
         assert!(!finished(&deployment(DeploymentState::CatchingUp), 1_000_000).expect("is fine"));
