@@ -443,6 +443,47 @@ async fn a_module_that_finds_no_room_is_declined_and_can_be_deployed_later() {
 }
 
 #[tokio::test]
+async fn uploads_leave_room_to_those_that_are_deployed() {
+    let config = "[limits]\ndisk_bytes = \"32MiB\"\n[sources.events]\nkind = \"embedded\"\n";
+    let host = Host::start_with(config).await;
+    host.client()
+        .deploy("first", &guests::module("ledger"))
+        .await;
+    // Different modules of four megabytes each: one with more in a section that nobody reads.
+    let mut declined = None;
+    for number in 0..12_u8 {
+        let mut module = guests::module("ledger");
+        let padding = vec![number; 4 << 20];
+        // A custom section: its id, its length in LEB128, a name of one letter, and the rest.
+        let length = u32::try_from(padding.len() + 2).expect("it is small");
+        module.push(0);
+        for shift in [0, 7, 14, 21] {
+            let more = if shift < 21 { 0x80 } else { 0 };
+            module.push((length >> shift) as u8 & 0x7f | more);
+        }
+        module.extend([1, b'p']);
+        module.extend(padding);
+        let query = format!("?name=padded-{number}");
+        let answer = host.client().upload(module, &query).await;
+        if answer.status != 201 {
+            declined = Some(answer.problem(507, "no-room"));
+            break;
+        }
+    }
+    let declined = declined.expect("twelve do not fit");
+    assert!(
+        declined.detail.contains("limits.disk_bytes"),
+        "{declined:?}"
+    );
+    // Those that are there write on.
+    host.client().append(&[fill(1)]).await;
+    // The same module again needs no more room.
+    host.client()
+        .deploy("again", &guests::module("ledger"))
+        .await;
+}
+
+#[tokio::test]
 async fn a_migration_that_finds_no_room_leaves_nothing_and_can_be_repeated() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;
     let last = stage.publish(3_000).await;

@@ -43,12 +43,7 @@ impl Rollouts {
         // between its creation and the commit that names it.
         let naming = self.inner.naming.read().await;
         let (inner, accepted) = (Arc::clone(&self.inner), accepted.clone());
-        blocking(move || {
-            inner
-                .folder
-                .store_module(&accepted.digest, &accepted.component)
-        })
-        .await?;
+        blocking(move || inner.store_module(&accepted)).await?;
         // After a crash here, the module's file has no row, and the next start removes it.
         crash_points::reached("deploy-module-stored");
         let number = generation.number;

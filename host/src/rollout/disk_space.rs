@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use super::rollouts::Shared;
 use super::{Error, Rollouts};
 use crate::actor::blocking;
 use crate::api::GenerationStatus;
 use crate::deployment::Deployment;
+use crate::module::Accepted;
 use crate::room::Use;
 
 /// How much more space a new state is expected to need than the existing one, in percent: files
@@ -35,6 +37,23 @@ impl Rollouts {
             })
         })
         .await
+    }
+}
+
+impl Shared {
+    /// Stores a module, if active generations still have room with it.
+    pub(super) fn store_module(&self, accepted: &Accepted) -> Result<(), Error> {
+        let Accepted {
+            digest, component, ..
+        } = accepted;
+        // One that is there already takes no more.
+        if !self.folder.module(digest).exists() {
+            let bytes = component.len() as u64;
+            self.room.check(Use::Grow, bytes).map_err(|shortage| {
+                Error::NoRoom(format!("the module can't be stored: {shortage}"))
+            })?;
+        }
+        Ok(self.folder.store_module(digest, component)?)
     }
 }
 

@@ -673,9 +673,7 @@ impl Rollouts {
         let _naming = self.inner.naming.read().await;
         blocking(move || {
             // Files first, then the record: a crash leaves files without a row at worst.
-            inner
-                .folder
-                .store_module(&accepted.digest, &accepted.component)?;
+            inner.store_module(&accepted)?;
             inner.folder.prepare_state(&record.name)?;
             owners::create_file(&inner.folder, &record)?;
             crash_points::reached("deploy-module-stored");
