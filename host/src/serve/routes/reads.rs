@@ -233,7 +233,7 @@ pub(super) async fn entry(
         }
         // The threads of the runtime must not wait for a disk, nor process megabytes.
         Some(found) => crate::serve::blocking(move || answer(found)).await?,
-        None => crate::serve::blocking(move || answer(snapshot.get(&wanted)?)).await?,
+        None => crate::serve::in_place(move || answer(snapshot.get(&wanted)?)).await?,
     }
 }
 
