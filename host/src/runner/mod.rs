@@ -294,8 +294,13 @@ impl Runner {
     pub fn lag(&self, now: &Now) -> Lag {
         // While it reads, its own reader says where the stream ends; otherwise the look of the host
         // does.
-        let reads = now.has_read && self.source_status().is_known_within(KNOWN_FOR);
-        let was_looked_at = now.looked_at.is_some_and(|at| at.elapsed() <= KNOWN_FOR);
+        let status = self.source_status();
+        let reads = now.has_read && status.is_known_within(KNOWN_FOR);
+        // A look from before the source was lost says nothing about now.
+        let is_current = |at: &Instant| {
+            at.elapsed() <= KNOWN_FOR && status.troubled_at.is_none_or(|since| since < *at)
+        };
+        let was_looked_at = now.looked_at.as_ref().is_some_and(is_current);
         if (!reads && !was_looked_at) || now.is_of_another_history() {
             return Lag::default();
         }
