@@ -89,12 +89,15 @@ impl Rollouts {
         speed: BuildSpeed,
     ) -> Result<api::CutOver, Error> {
         let deployment = self.deployment(name)?;
+        // Before the wait below, which would be in vain.
+        check_unpaused(name, self.candidate_of(&deployment.record())?)?;
         // Without the lock: it waits until the candidate is ready.
         if speed == BuildSpeed::Unthrottled {
             self.lift_throttle(name).await?;
         }
         let changing = self.lock(&deployment).await?;
         let candidate = self.candidate_of(&deployment.record())?.clone();
+        check_unpaused(name, &candidate)?;
         let info = deployment.generation_info(&candidate);
         if candidate.status != GenerationStatus::Ready {
             return Err(Error::Conflict(format!(
@@ -792,6 +795,18 @@ fn is_of_another_history(serving: &Runner, runner: &Runner) -> Result<bool, Erro
 
 /// Whether a candidate has read all events: it replaces a state that cannot be opened, whose
 /// position is unknown.
+/// Refuses a candidate that is paused before it is ready: it does not get there on its own.
+fn check_unpaused(name: &str, candidate: &Generation) -> Result<(), Error> {
+    if !candidate.paused || candidate.status == GenerationStatus::Ready {
+        return Ok(());
+    }
+    Err(Error::Conflict(format!(
+        "generation {} is still being built, and is paused; continue with `foldstream resume \
+         {name} --candidate`, and promote it when it is ready",
+        candidate.number
+    )))
+}
+
 fn check_caught_up(
     deployment: &Deployment,
     runner: &Runner,
