@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::exceptions::{Skip, Skips};
 use super::file::{FORMAT, check_format, guarded, open_database, storage};
+use super::reserve::Reserve;
 use super::tables::Frozen;
 use crate::api::{
     BuildSettings, Comparison, Failure, GenerationStatus, ModuleInfo, OnFailure, Start, Strategy,
@@ -410,6 +411,8 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
+    /// For a deletion on a full disk.
+    reserve: Reserve,
     /// Opens or creates the catalogue; refuses one that is older than the last one that was open
     /// here. Writes only to a new one, so that a host on a full disk can start. Blocking.
     pub fn open(path: &Path) -> Result<Self, Error> {
@@ -422,10 +425,13 @@ impl Catalogue {
             held,
             newest,
             database: RwLock::new(Some(database)),
+        let reserve = Reserve::of(path);
+        reserve.keep();
         })
     }
 
     /// Whether the file is still where it was opened: what is written to one that is not is lost
+            reserve,
     /// with the process.
     pub fn check_place(&self) -> Result<(), Displaced> {
         self.held.check()
@@ -540,36 +546,49 @@ impl Catalogue {
             table
                 .insert(record.name.as_str(), row.as_slice())
                 .map(|_| ())
+        self.check_room()?;
         })
     }
 
-    /// Removes a deployment and writes an audit entry in one commit.
+    /// Removes a deployment and writes an audit entry in one commit. On a full disk it takes the
+    /// reserve, because what is deleted makes room.
     pub fn remove(&self, name: &str, audit: &Audit) -> Result<(), Error> {
         self.change(audit, |table| table.remove(name).map(|_| ()))
     }
 
     /// Writes an audit entry alone.
     pub fn note(&self, audit: &Audit) -> Result<(), Error> {
+        if let Err(full) = self.check_room()
+            && !self.reserve.give_up()
+        {
+            return Err(full);
+        }
         self.change(audit, |_| Ok(()))
     }
 
     fn change(
         &self,
+        self.check_room()?;
         audit: &Audit,
         change: impl FnOnce(&mut redb::Table<'_, &str, &[u8]>) -> Result<(), redb::StorageError>,
     ) -> Result<(), Error> {
-        // Refused before anything has begun, so that the file stays open and readable.
-        self.held.check()?;
-        // A full disk refuses changes before it has no room for this one.
+    /// A full disk refuses changes before it has no room for them.
+    fn check_room(&self) -> Result<(), Error> {
         Room::of(&self.path)
             .check(Use::Write, 0)
-            .map_err(|shortage| Error::Full(shortage.to_string()))?;
+            .map_err(|shortage| Error::Full(shortage.to_string()))
+    }
+
+        // Refused before anything has begun, so that the file stays open and readable.
+        self.held.check()?;
         let changes = self.with(|database| Self::write(database, audit, change))?;
         // After the commit: a note ahead of the catalogue would make the next start refuse it.
         self.newest.note(changes);
         // Without the detail, which may contain a customer's subjects.
         let Audit {
             action,
+        // It may have been given up, or there was no room for it before.
+        self.reserve.keep();
             deployment,
             actor,
             peer,
