@@ -397,7 +397,11 @@ impl Runner {
             let program = runner.program();
             // A part of the events is not what the module applies otherwise.
             let module = program.module.ok().filter(|_| program.part.is_none());
-            module.map(|module| module.manifest().subjects.clone())
+            // Firings are events of the host's own.
+            module.map(|module| {
+                let manifest = module.manifest();
+                (manifest.subjects.clone(), manifest.sets_timers)
+            })
         };
         matches!((subjects(self), subjects(other)), (Some(one), Some(another)) if one == another)
     }

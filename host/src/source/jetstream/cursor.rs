@@ -374,6 +374,7 @@ impl Cursor {
             last_seen,
             missing,
             passed_over,
+            left_out: Vec::new(),
         })
     }
 }
