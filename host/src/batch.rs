@@ -36,9 +36,60 @@ pub struct Batch {
     /// Sequences of messages that matched but are not events, such as schedules and delete markers;
     /// in rising order.
     pub passed_over: Vec<u64>,
+    /// Sequences of its events that are no longer in `events`, because they are not applied; in
+    /// rising order. Sources leave it empty.
+    pub left_out: Vec<u64>,
 }
 
 impl Batch {
+    /// The same batch, of whose events only these are applied; they are a part of its events, in
+    /// order.
+    pub fn with_only(&self, events: Vec<Event>) -> Batch {
+        let mut kept = events.iter().map(|event| event.sequence).peekable();
+        let left_out = self
+            .events
+            .iter()
+            .map(|event| event.sequence)
+            .filter(|sequence| kept.next_if_eq(sequence).is_none())
+            .collect();
+        drop(kept);
+        Batch {
+            events,
+            left_out,
+            missing: self.missing.clone(),
+            passed_over: self.passed_over.clone(),
+            stream: Arc::clone(&self.stream),
+            last_seen: self.last_seen.clone(),
+            ..*self
+        }
+    }
+
+    /// The checkpoint of a state to which nothing was applied yet: where it begins, with the first
+    /// message of this batch, so that the stream can be recognised. None if it has no message.
+    pub fn beginning(&self) -> Option<Checkpoint> {
+        let first = self.events.first().map(EventMark::of);
+        let mark = first.or_else(|| self.last_seen.clone())?;
+        Some(Checkpoint {
+            last_seen: Some(mark),
+            begins_after: Some(self.after),
+            events: Some(0),
+            ..Checkpoint::at(self.after, (*self.stream).clone())
+        })
+    }
+
+    /// How many of its events lie after `after` and up to `through`, whether they are applied or
+    /// not.
+    fn events_between(&self, after: u64, through: u64) -> u64 {
+        let until = |sequence| {
+            self.events
+                .partition_point(|event| event.sequence <= sequence)
+                + self
+                    .left_out
+                    .partition_point(|left_out| *left_out <= sequence)
+        };
+        until(through).saturating_sub(until(after)) as u64
+    }
+
     /// Approximate size of its events in memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.events.iter().map(Event::size).sum()
@@ -56,6 +107,7 @@ impl Batch {
         self.last_seen = later.last_seen.or(self.last_seen.take());
         self.missing.append(&mut later.missing);
         self.passed_over.append(&mut later.passed_over);
+        self.left_out.append(&mut later.left_out);
     }
 
     /// How many sequences are missing after `after` and up to `through`.
@@ -109,6 +161,10 @@ impl Batch {
                 + self.missing_between(passed, through),
             passed_over: passed_over(before, self.passed_over_between(passed, through)),
             duplicates: before.map_or(0, |before| before.duplicates),
+            events: before
+                .map_or(Some(0), |before| before.events)
+                .map(|events| events + self.events_between(passed, through)),
+            missing_in_parts: before.map_or(0, |before| before.missing_in_parts),
         }
     }
 
@@ -151,6 +207,10 @@ impl Batch {
                 .collect(),
             passed_over: self.passed_over.split_off(
                 self.passed_over
+                    .partition_point(|sequence| *sequence <= through),
+            ),
+            left_out: self.left_out.split_off(
+                self.left_out
                     .partition_point(|sequence| *sequence <= through),
             ),
         };
@@ -259,7 +319,45 @@ mod tests {
             last_seen: Some(EventMark::of(&event(12))),
             missing: vec![2..=2, 4..=6, 9..=9],
             passed_over: vec![10, 11],
+            left_out: Vec::new(),
         }
+    }
+
+    #[test]
+    fn each_event_is_counted_once_wherever_a_batch_is_cut_and_whatever_becomes_of_it() {
+        for kept in 0..8_u8 {
+            for cut in 1..12 {
+                let mut first = batch();
+                let second = first.split_behind(cut);
+                let only = |batch: &Batch| {
+                    let events = batch.events.iter().filter(|event| {
+                        let place = [3, 7, 8].iter().position(|it| *it == event.sequence);
+                        kept & (1 << place.expect("it is one of them")) != 0
+                    });
+                    batch.with_only(events.cloned().collect())
+                };
+                let (first, second) = (only(&first), only(&second));
+                let one = first.checkpoint(None, None, first.through);
+                let two = second.checkpoint(Some(&one), None, second.through);
+                let of_first = [3, 7, 8].iter().filter(|it| **it <= cut).count() as u64;
+                assert_eq!(
+                    (one.events, two.events),
+                    (Some(of_first), Some(3)),
+                    "cut at {cut}, kept {kept:b}"
+                );
+                // In two steps of one batch, as if an event of it had failed at first.
+                let whole = only(&batch());
+                let half = whole.checkpoint(None, None, cut);
+                let rest = whole.checkpoint(Some(&half), None, 12);
+                assert_eq!(rest.events, Some(3), "cut at {cut}, kept {kept:b}");
+            }
+        }
+        let unknown = Checkpoint {
+            events: None,
+            ..batch().checkpoint(None, None, 2)
+        };
+        let later = batch().checkpoint(Some(&unknown), None, 12);
+        assert_eq!(later.events, None, "of an earlier release it stays unknown");
     }
 
     #[test]

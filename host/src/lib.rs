@@ -35,6 +35,7 @@ pub mod module;
 mod names;
 mod newest;
 mod outbox;
+pub mod panics;
 pub mod pipeline;
 pub mod position;
 mod precedence;

@@ -10,8 +10,7 @@ fn main() -> ExitCode {
     foldstream::memory::save_addresses();
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // The caller of guarded work reports a damaged file, with advice.
-        if !foldstream::damage::is_guarded() {
+        if !foldstream::panics::is_told_elsewhere(panic) {
             usual(panic);
         }
     }));

@@ -147,6 +147,15 @@ pub struct Checkpoint {
     /// Events that were left out because their producer had published them before.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub duplicates: u64,
+    /// How many events of its subjects the state has passed since its beginning, whatever became of
+    /// them: applied, skipped, parked or duplicates. A second fold that passes fewer lacks some.
+    /// None if an earlier release has built a part of the state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<u64>,
+    /// How many events, at most, entries lack that were rebuilt by key after the stream had lost
+    /// them, as accepted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub missing_in_parts: u64,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -166,6 +175,8 @@ impl Checkpoint {
             missing: 0,
             passed_over: Vec::new(),
             duplicates: 0,
+            events: None,
+            missing_in_parts: 0,
         }
     }
 

@@ -129,6 +129,7 @@ fn request() -> Request {
         subjects: SubjectSet::parse(&["orders.>"]).expect("a constant and valid"),
         wants_headers: false,
         limits: Limits::default(),
+        begins_after: None,
         accepts_missing_through: 0,
         skips: Arc::default(),
     }

@@ -546,3 +546,45 @@ async fn a_migration_that_finds_no_room_leaves_nothing_and_can_be_repeated() {
     .await;
     stage.assert_ledger_equals_model().await;
 }
+
+#[tokio::test]
+async fn on_a_full_disk_a_deployment_can_be_deleted_to_make_room() {
+    let mut stage =
+        Stage::start_with(Kind::JetStream, "[state]\nflush_interval = \"100ms\"\n").await;
+    let Some(disk) = Disk::of_host(&mut stage, 64).await else {
+        return;
+    };
+    stage.deploy_ledger().await;
+    stage
+        .client()
+        .deploy("other", &guests::module("ledger"))
+        .await;
+    stage.publish(2_000).await;
+    stage.assert_ledger_equals_model().await;
+    stage.assert_equals_model("other").await;
+    disk.fill_but_for(0);
+    stage.publish(500).await;
+    waits_for_room(&stage, "say that the disk is full").await;
+    // Other changes wait for room.
+    stage
+        .client()
+        .act(LEDGER, "pause")
+        .await
+        .problem(507, "no-room");
+    let delete = stage
+        .client()
+        .request(reqwest::Method::DELETE, "/v1/deployments/other");
+    assert!(stage.client().send(delete).await.status.is_success());
+    let listed = stage.client().get("/v1/deployments").await.text();
+    assert!(!listed.contains("\"other\""), "{listed}");
+    disk.empty();
+    stage.assert_ledger_equals_model().await;
+    // It is gone after a restart as well, and the reserve is there again.
+    stage.client().act(LEDGER, "pause").await.expect(200);
+    stage.client().act(LEDGER, "resume").await.expect(200);
+    assert!(files(&stage.host.data_dir()).contains(&"catalog.reserve".to_owned()));
+    stage.host.restart().await;
+    stage.assert_ledger_equals_model().await;
+    let listed = stage.client().get("/v1/deployments").await.text();
+    assert!(!listed.contains("\"other\""), "{listed}");
+}

@@ -378,6 +378,17 @@ async fn pages_of_listed_origins_may_ask_and_watch_and_no_others() {
 
     let owner = as_token(&host, token);
     owner.deploy("ledger", &guests::module("ledger")).await;
+    let scan = owner
+        .request(Method::GET, "/v1/deployments/ledger/entries")
+        .header("origin", "https://app.example");
+    let read = owner.send(scan).await.expect(200);
+    let exposed = read.header("access-control-expose-headers").unwrap_or("");
+    for name in ["generation", "position", "skipped", "parked"] {
+        assert!(
+            exposed.contains(&format!("foldstream-{name}")),
+            "a page may read what a state is, and what it leaves out: {exposed}"
+        );
+    }
     let watch = |query: &str| {
         client
             .request(

@@ -31,6 +31,7 @@ mod layering; // the shape of our own code
 mod looks; // events of any source are shown, and a look leaves nothing behind
 mod measured; // by name only: what a host takes at its worst
 mod metrics; // accepted by promtool, and true
+mod mirrors; // mirrors with gaps by design: what they have lost is found by counting
 mod missing; // events that are gone from a stream: told, and done without only if that is meant
 mod modelled; // events, failures, parking and upgrades in any order: what a model in memory says
 mod monotonic; // positions that clients see never go back, through kills and rollouts

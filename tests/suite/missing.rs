@@ -315,6 +315,177 @@ async fn what_a_limit_has_removed_since_is_not_left_out_of_a_rebuild_in_silence(
         .problem(422, "refused")
         .detail;
     assert!(why.contains(lacks), "{why}");
+
+    // What is accepted is counted, although the state began at the first available event.
+    host.client()
+        .act(LEDGER, "rebuild?accept-missing=true")
+        .await
+        .expect(200);
+    host.client()
+        .becomes(LEDGER, 2, GenerationStatus::Active)
+        .await;
+    assert_eq!(host.client().show(LEDGER).await.missing_events, 300);
+    let metrics = host.client().get("/metrics").await.expect(200).text();
+    let line = format!("foldstream_missing_events{{deployment=\"{LEDGER}\"}} 300");
+    assert!(metrics.contains(&line), "{line} is missing");
+    // It is a state like others: nothing more is lost, so nothing is refused.
+    assert_eq!(verified(host.client(), "").await.equal, Some(true));
+}
+
+#[tokio::test]
+async fn a_state_of_the_first_available_event_is_rebuilt_from_where_it_began() {
+    let mut stage = Stage::start(Kind::JetStream).await;
+    stage.publish(100).await;
+    let context = stage.context().clone();
+    let orders = stream(&stage).await;
+    orders.purge().sequence(51).await.expect("is purged");
+    stage
+        .client()
+        .deploy_with(LEDGER, &guests::module("ledger"), "&start=first-available")
+        .await;
+    stage.client().reached(LEDGER, 100).await;
+    let before = stage.client().entries(LEDGER, "").await;
+    stage.client().act(LEDGER, "rebuild").await.expect(200);
+    stage
+        .client()
+        .becomes(LEDGER, 2, GenerationStatus::Active)
+        .await;
+    assert_eq!(stage.client().entries(LEDGER, "").await, before);
+    assert_eq!(stage.client().show(LEDGER).await.missing_events, 0);
+    // What goes while it is built is noticed, too.
+    let last = nats::publish(&context, stage.draw(5).iter().map(|order| order.message())).await;
+    stage.client().reached(LEDGER, last).await;
+    stage.server().stop();
+    stage.client().act(LEDGER, "rebuild").await.expect(200);
+    stage.server().restart().await;
+    let again = stage.server().jetstream().await;
+    let orders = again.get_stream(STREAM).await.expect("it is there");
+    orders.purge().sequence(61).await.expect("is purged");
+    let noticed = wait::until("the candidate to end", || async {
+        let generations = stage.client().generations(LEDGER).await;
+        let third = generations.into_iter().find(|known| known.number == 3)?;
+        (!third.status.is_candidate()).then_some(third)
+    })
+    .await;
+    // It may have read them before they went; otherwise it says what it lacks.
+    assert!(
+        noticed.status == GenerationStatus::Active || noticed.reason.contains("source-"),
+        "{noticed:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_key_that_was_rebuilt_without_lost_events_is_counted_and_the_verdict_says_so() {
+    const TALLY: &str = "tally";
+    let mut stage = Stage::start(Kind::JetStream).await;
+    let last = stage.publish(100).await;
+    stage.client().deploy(TALLY, &guests::module(TALLY)).await;
+    stage.client().reached(TALLY, last).await;
+    let message = stream(&stage)
+        .await
+        .get_raw_message(7)
+        .await
+        .expect("is there");
+    let customer = message
+        .subject
+        .split('.')
+        .nth(1)
+        .expect("of an order")
+        .to_owned();
+    stream(&stage)
+        .await
+        .delete_message(7)
+        .await
+        .expect("is deleted");
+    let part = format!("rebuild-part?key={customer}&accept-missing=true");
+    let done: api::PartialRebuild = stage.client().act(TALLY, &part).await.expect(200).json();
+    assert!(done.written + done.removed > 0, "{done:?}");
+    let shown = stage.client().show(TALLY).await;
+    assert_eq!(shown.missing_events, 1);
+    let metrics = stage.client().get("/metrics").await.expect(200).text();
+    assert!(metrics.contains("foldstream_missing_events{deployment=\"tally\"} 1"));
+    let why = stage
+        .client()
+        .act(TALLY, "verification")
+        .await
+        .problem(422, "refused")
+        .detail;
+    assert!(
+        why.contains("1 event that was applied is gone")
+            && why.contains("keys that were rebuilt since lack up to 1 of them"),
+        "{why}"
+    );
+    stage
+        .client()
+        .act(TALLY, "verification?accept-missing=true")
+        .await
+        .expect(200);
+    let verification = wait::until("the verification to end", || async {
+        let path = format!("/v1/deployments/{TALLY}/verification");
+        let found: api::Verification = stage.client().get(&path).await.expect(200).json();
+        matches!(found.state, WorkState::Done | WorkState::Failed).then_some(found)
+    })
+    .await;
+    assert_eq!(verification.equal, Some(true), "{verification:?}");
+    assert!(
+        verification
+            .message
+            .contains("1 event that was applied is gone"),
+        "the verdict is about what is left: {verification:?}"
+    );
+    // It lasts.
+    stage.host.restart().await;
+    assert_eq!(stage.client().reached(TALLY, last).await.missing_events, 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_was_made_again_before_the_first_commit_is_another_one() {
+    // With other events in the same places, with none, and with none of these sequences.
+    for (first_sequence, again) in [(None, 30), (None, 0), (Some(11), 3)] {
+        let config = "[state]\nflush_interval = \"10m\"\n";
+        let mut stage = Stage::start_with(Kind::JetStream, config).await;
+        stage.deploy_ledger().await;
+        let last = stage.publish(10).await;
+        stage.client().reached(LEDGER, last).await;
+        stage.host.kill();
+        let context = stage.context().clone();
+        context.delete_stream(STREAM).await.expect("it is there");
+        nats::create_stream_with(
+            &context,
+            async_nats::jetstream::stream::Config {
+                first_sequence,
+                ..nats::stream_config(STREAM, "orders.>")
+            },
+        )
+        .await;
+        let orders = stage.draw(again);
+        nats::publish(&context, orders.iter().map(|order| order.message())).await;
+        stage.host.restart().await;
+        let (shown, failure) = stage.client().failed(LEDGER).await;
+        assert_eq!(
+            (failure.kind.as_str(), shown.events_applied),
+            ("source-diverged", 0),
+            "{first_sequence:?}: {failure:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_was_removed_before_the_first_commit_is_missed() {
+    let config = "[state]\nflush_interval = \"10m\"\n";
+    let mut stage = Stage::start_with(Kind::JetStream, config).await;
+    stage
+        .client()
+        .deploy_with(LEDGER, &guests::module("ledger"), "&start=first-available")
+        .await;
+    let last = stage.publish(10).await;
+    stage.client().reached(LEDGER, last).await;
+    stage.host.kill();
+    let purged = stream(&stage).await.purge().sequence(5).await;
+    purged.expect("is purged");
+    stage.host.restart().await;
+    let (_, failure) = stage.client().failed(LEDGER).await;
+    assert_eq!(failure.kind, "source-gap", "{failure:?}");
 }
 
 #[tokio::test]
@@ -490,4 +661,31 @@ async fn a_rollback_that_rebuilds_without_lost_events_is_refused_unless_that_is_
         .await;
     let shown = stage.client().show(LEDGER).await;
     assert_eq!((shown.module.state_version, shown.missing_events), (1, 1));
+}
+
+#[tokio::test]
+async fn a_stream_is_recognised_after_a_kill_before_the_first_commit_in_whatever_form_its_events_are()
+ {
+    const TALLY: &str = "tally";
+    let config = "[state]\nflush_interval = \"10m\"\n";
+    let mut stage = Stage::start_with(Kind::JetStream, config).await;
+    let events = (0..3).map(|number| {
+        let event = serde_json::json!({
+            "specversion": "1.0", "id": number.to_string(), "source": "/shop",
+            "type": "placed", "data": { "number": number },
+        });
+        (format!("orders.{number}.placed"), event.to_string().into())
+    });
+    let last = nats::publish(stage.context(), events.collect::<Vec<_>>()).await;
+    stage.client().deploy(TALLY, &guests::module(TALLY)).await;
+    stage.client().reached(TALLY, last).await;
+    let before = stage.client().entries(TALLY, "").await;
+    assert!(
+        before.iter().any(|entry| entry.key == "kind/placed/1"),
+        "they are read as CloudEvents: {before:?}"
+    );
+    stage.host.kill();
+    stage.host.restart().await;
+    stage.client().reached(TALLY, last).await;
+    assert_eq!(stage.client().entries(TALLY, "").await, before);
 }

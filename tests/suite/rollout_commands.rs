@@ -832,3 +832,28 @@ async fn reads_as_of_a_moment_and_rebuilds_of_a_part_are_commands() {
     assert!(refused.stderr.contains("rebuild all of it"), "{refused:?}");
     on(&stage.host, "rebuild tally --key 7 --manual").expect(2);
 }
+
+#[tokio::test]
+async fn promotion_of_a_paused_candidate_names_the_pause_at_once() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.publish(300).await;
+    stage.assert_ledger_equals_model().await;
+    let host = &stage.host;
+    on(host, "rebuild ledger --manual --max-rate 10").expect(0);
+    on(host, "pause ledger --candidate").expect(0);
+    for line in ["promote ledger", "promote ledger --lift-throttle"] {
+        let begin = std::time::Instant::now();
+        let refused = on(host, line).expect(4).stderr;
+        assert!(
+            refused.contains("is paused; continue with `foldstream resume ledger --candidate`"),
+            "{line}: {refused}"
+        );
+        assert!(
+            begin.elapsed() < std::time::Duration::from_secs(8),
+            "{line} waited for nothing"
+        );
+    }
+    on(host, "resume ledger --candidate").expect(0);
+    let early = on(host, "promote ledger").expect(4).stderr;
+    assert!(early.contains("is still being built"), "{early}");
+}

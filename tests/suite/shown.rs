@@ -548,3 +548,48 @@ async fn a_watch_of_a_deployment_that_can_not_be_read_yet_is_held_open() {
     stage.server().restart().await;
     events.next_of_any(&["position", "change", "reset"]).await;
 }
+
+#[tokio::test]
+async fn credentials_that_are_refused_make_lag_unknown_at_once() {
+    let users = |name: &str| {
+        format!(
+            "authorization {{ users = [ {{ user: {name}, password: secret-of-some-length }} ] }}\n"
+        )
+    };
+    let mut server = NatsServer::start_with(&users("reader")).await;
+    let url = server.url();
+    let options = async_nats::ConnectOptions::with_user_and_password(
+        "reader".to_owned(),
+        "secret-of-some-length".to_owned(),
+    );
+    let client = options.connect(&url).await.expect("it may connect");
+    let context = async_nats::jetstream::new(client);
+    nats::create_stream(&context, STREAM, "orders.>").await;
+    let source = jetstream_source(&url, STREAM);
+    let host = Host::start_with(&format!(
+        "{source}user = \"reader\"\npassword = \"secret-of-some-length\"\n"
+    ))
+    .await;
+    host.client().deploy(LEDGER, &guests::module(LEDGER)).await;
+    let mut orders = foldstream_tests::orders::Orders::new(1, 10);
+    let orders: Vec<_> = orders.by_ref().take(5).collect();
+    let last = nats::publish(&context, orders.iter().map(|order| order.message())).await;
+    live_at(host.client(), LEDGER, last).await;
+    server.reload_with(&users("somebody"));
+    let begin = std::time::Instant::now();
+    loop {
+        let shown = host.client().show(LEDGER).await;
+        if shown.state == DeploymentState::Disconnected {
+            assert_eq!(
+                (shown.head, shown.lag_events, shown.lag_seconds),
+                (None, None, None),
+                "{shown:?}"
+            );
+            if shown.source_status.state == SourceState::Unauthorized {
+                break;
+            }
+        }
+        assert!(begin.elapsed() < SOON, "{shown:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -742,3 +742,28 @@ async fn the_log_names_no_subject_of_a_customer() {
         .collect();
     assert!(told.is_empty(), "{told:?}");
 }
+
+#[tokio::test]
+async fn a_skipped_event_that_is_removed_from_the_stream_is_no_loss() {
+    let bed = Bed::start(Kind::JetStream).await;
+    bed.deploy().await;
+    bed.tell(&["note one", "trap", "note two"]).await;
+    bed.fails_at(2).await;
+    bed.resume_without(2, "poison");
+    let notes = bed.notes_at(3).await;
+    let (_, context) = bed.stream.as_ref().expect("it has a server");
+    let stream = context.get_stream(STREAM).await.expect("it is there");
+    stream.delete_message(2).await.expect("is deleted");
+    assert_eq!(bed.verified().await.equal, Some(true));
+    assert_eq!(bed.as_of(3).await, notes);
+    let client = bed.host.client();
+    client.act(NAME, "rebuild").await.expect(200);
+    client.becomes(NAME, 2, GenerationStatus::Active).await;
+    assert_eq!(bed.notes().await, notes);
+    assert_eq!(client.show(NAME).await.missing_events, 0);
+    // What was applied and is removed is one.
+    stream.delete_message(3).await.expect("is deleted");
+    let why = client.act(NAME, "rebuild").await;
+    let why = why.problem(422, "refused").detail;
+    assert!(why.contains("1 event that was applied is gone"), "{why}");
+}

@@ -37,6 +37,44 @@ fn a_host_that_is_still_starting_stops_in_order_if_it_is_asked_to() {
     assert_eq!(status.code(), Some(0), "{status}: {}", process.output());
 }
 
+/// Whether a hang-up does not end the process, as it ignores or handles the signal.
+fn outlives_hang_ups(process: &Process) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id()));
+    let masks = status.expect("a running process");
+    let has = |name: &str| {
+        let mask = masks.lines().find_map(|line| line.strip_prefix(name));
+        let mask = mask.map(|mask| u64::from_str_radix(mask.trim(), 16));
+        // SIGHUP is number 1, and the lowest bit.
+        mask.is_some_and(|mask| mask.expect("a mask is a number") & 1 == 1)
+    };
+    has("SigIgn:") || has("SigCgt:")
+}
+
+#[test]
+fn hang_ups_in_the_first_moments_of_a_start_do_not_end_the_host() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = folder.path().join("foldstream.toml");
+    let data = folder.path().join("data");
+    std::fs::write(&config, format!("data_dir = {data:?}\n")).expect("our folder is writable");
+    for _ in 0..3 {
+        let mut process = Process::start("foldstream serve", &mut host::serve(&config));
+        let begin = std::time::Instant::now();
+        // Before its first line of code nothing can keep the signal from ending it.
+        while !outlives_hang_ups(&process) {
+            assert!(begin.elapsed() < wait::DEADLINE, "{}", process.output());
+        }
+        // Without a gap, as long as it starts.
+        while process.printed("listening on ").is_none() {
+            assert_eq!(process.ended(), None, "{}", process.output());
+            assert!(begin.elapsed() < wait::DEADLINE, "{}", process.output());
+            process.signal(rustix::process::Signal::HUP);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let status = process.terminate(wait::DEADLINE);
+        assert_eq!(status.code(), Some(0), "{status}: {}", process.output());
+    }
+}
+
 #[tokio::test]
 async fn a_host_takes_as_many_open_files_as_it_may_have() {
     let folder = tempfile::tempdir().expect("a temporary folder");

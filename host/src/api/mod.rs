@@ -220,8 +220,8 @@ pub struct Deployment {
     /// while unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_seconds: Option<f64>,
-    /// Events that were already gone from the stream when the state passed them, and were accepted
-    /// as missing.
+    /// Events that were already gone from the stream when the state, or a part of it, was built
+    /// without them, as accepted.
     #[serde(default)]
     pub missing_events: u64,
     /// Events applied since the host started.

@@ -161,6 +161,7 @@ mod tests {
             last_seen: None,
             missing,
             passed_over,
+            left_out: Vec::new(),
         })
     }
 

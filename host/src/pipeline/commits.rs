@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Ended, Obstacle, ROOM_LOOK, Run};
+use crate::batch::Batch;
 use crate::progress::Cause;
 use crate::room::Use;
 use crate::state;
@@ -22,6 +23,23 @@ impl Run {
             self.applier.progress.made_durable();
         }
         committed
+    }
+
+    /// Makes durable where a new state begins, and in which stream, before anybody sees anything of
+    /// it: after a crash the stream is then recognised, or is another one. A state that answers no
+    /// reads needs no such record.
+    pub(super) fn note_beginning(&mut self, batch: &Batch) -> Result<(), Ended> {
+        if self.store.published().is_some() || !self.applier.progress.serves() {
+            return Ok(());
+        }
+        let disk = self.applier.settings.disk.as_ref();
+        // Without room nothing is durable, and nothing keeps events from being applied in memory.
+        let has_room = disk.is_none_or(|(room, _)| room.check(Use::Write, 0).is_ok());
+        let Some(checkpoint) = batch.beginning().filter(|_| has_room) else {
+            return Ok(());
+        };
+        self.applier.writer().publish(checkpoint);
+        self.store.flush().map_err(Ended::State)
     }
 
     /// Commits early if memory requires it, and waits for a commit if there is no memory to

@@ -384,6 +384,7 @@ impl Run {
             }
             self.store.unsettle().map_err(Ended::State)?;
         }
+        self.note_beginning(&batch)?;
         // The throttle counts from here, including the time of the call.
         let (begun, count) = (Instant::now(), batch.events.len());
         // Before the module sees the batch: what is skipped or waits never reaches it.
@@ -399,12 +400,8 @@ impl Run {
                     .process(&batch, &Aside::default(), &self.store, &interrupt)?
             }
             Separated::Some(events, aside) => {
-                let without = Batch {
-                    events,
-                    ..batch.clone()
-                };
                 self.applier
-                    .process(&without, &aside, &self.store, &interrupt)?
+                    .process(&batch.with_only(events), &aside, &self.store, &interrupt)?
             }
             Separated::Full => {
                 self.wait_for_room();

@@ -167,8 +167,10 @@ impl Drop for HandedOver {
 /// The repair to carry out.
 #[derive(Debug)]
 pub enum Repair {
-    /// Replace entries.
-    Patch(Patch),
+    /// Replace entries. They may lack this many events that the stream has lost, as accepted.
+    Patch(Patch, u64),
+    /// Record that the state lacks at least this many events, as accepted.
+    Missing(u64),
     /// Record that nothing up to this position would have changed the state.
     Advance(u64),
 }
@@ -213,7 +215,11 @@ impl Patches {
             return Ok(false);
         };
         let repaired = match &repair {
-            Repair::Patch(patch) => writer.patch(patch),
+            Repair::Patch(patch, missing) => writer.patch(patch, *missing),
+            Repair::Missing(missing) => {
+                writer.note_missing(*missing);
+                Ok(())
+            }
             Repair::Advance(position) => {
                 writer.advance(*position);
                 Ok(())
@@ -229,7 +235,7 @@ impl Patches {
         };
         // The requester may have stopped waiting.
         let _ = done.send(answer);
-        outcome.map(|()| matches!(repair, Repair::Patch(_)))
+        outcome.map(|()| matches!(repair, Repair::Patch(..)))
     }
 }
 
@@ -262,6 +268,7 @@ mod tests {
             last_seen: None,
             missing: vec![1..=1, 3..=3, 5..=5],
             passed_over: vec![7],
+            left_out: Vec::new(),
         }
     }
 

@@ -219,6 +219,7 @@ impl Stage {
                     .with(&crate::timers::subject("test")),
                 wants_headers: self.recognises.is_some(),
                 limits: Limits::default(),
+                begins_after: None,
                 accepts_missing_through: 0,
                 skips: Arc::default(),
             },

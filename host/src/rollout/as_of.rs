@@ -202,9 +202,9 @@ impl Rollouts {
         let from = snapshots::nearest(&folder, generation.state_file, moment, below);
         let mut generation = generation.clone();
         // With a snapshot, only what is gone after it matters.
-        generation.accepts_missing_through = self
-            .may_look_back(deployment, moment, from.is_some(), accept_missing)
-            .await?;
+        self.may_look_back(deployment, moment, from.is_some(), accept_missing)
+            .await?
+            .apply(&mut generation);
         let options = ScratchOptions {
             ceiling: moment.ceiling(),
             from,

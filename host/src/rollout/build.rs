@@ -470,6 +470,11 @@ impl Rollouts {
                 // It passed its gate, and is watched until somebody promotes it.
                 Ok(()) if generation.build.promote == Promotion::Manual => continue,
                 Ok(()) => return,
+                // Another attempt would find the same.
+                Err(error @ Error::Lacking(_)) => {
+                    let stopped = Stopped::because(&error);
+                    return self.give_up(deployment, number, &stopped).await;
+                }
                 Err(error) => {
                     tracing::info!(
                         deployment = deployment.name(),
@@ -741,7 +746,7 @@ impl Rollouts {
         }
         let mut generation = record.active().to_rebuild(number, build, reason.clone());
         generation.lost_effects_after = lost_effects_after;
-        generation.accepts_missing_through = accepted.through;
+        accepted.apply(&mut generation);
         self.add_candidate(&deployment, generation, "rebuild")
             .await?;
         Ok(self
@@ -852,6 +857,7 @@ pub(super) fn new_generation(
         build,
         comparison: None,
         accepts_missing_through: 0,
+        begins_after: None,
         failure: None,
         lost_effects_after: None,
     }

@@ -12,7 +12,7 @@ use super::align::{Aligned, align};
 use super::hand_over::HandOver;
 use super::inherit::{Held, releases_of};
 use super::{Error, Role, Rollouts};
-use super::{compare, crash_points, owners, parked};
+use super::{compare, crash_points, history, owners, parked};
 use crate::actor::blocking;
 use crate::api::{self, BuildSettings, GenerationStatus, Promotion};
 use crate::deployment::{Deployment, parked_counts};
@@ -89,12 +89,15 @@ impl Rollouts {
         speed: BuildSpeed,
     ) -> Result<api::CutOver, Error> {
         let deployment = self.deployment(name)?;
+        // Before the wait below, which would be in vain.
+        check_unpaused(name, self.candidate_of(&deployment.record())?)?;
         // Without the lock: it waits until the candidate is ready.
         if speed == BuildSpeed::Unthrottled {
             self.lift_throttle(name).await?;
         }
         let changing = self.lock(&deployment).await?;
         let candidate = self.candidate_of(&deployment.record())?.clone();
+        check_unpaused(name, &candidate)?;
         let info = deployment.generation_info(&candidate);
         if candidate.status != GenerationStatus::Ready {
             return Err(Error::Conflict(format!(
@@ -307,7 +310,7 @@ impl Rollouts {
             ..api::BuildSettings::default()
         };
         let mut generation = last.to_rebuild(number, build, reason.clone());
-        generation.accepts_missing_through = accepted.through;
+        accepted.apply(&mut generation);
         self.add_candidate(deployment, generation, "rollback")
             .await?;
         Ok(api::CutOver {
@@ -374,6 +377,9 @@ impl Rollouts {
         };
         // Asked again: events may have been parked before the hold.
         parked::check_switch(deployment, &serving, &runner)?;
+        if aligned.is_some() && switch == Switch::CutOver {
+            self.check_lacking(&record, next, &serving, &runner).await?;
+        }
         crash_points::reached("cut-over-held");
         let position = aligned
             .as_ref()
@@ -413,6 +419,50 @@ impl Rollouts {
         self.after_flip(deployment, &runner, &serving).await;
         let parked = parked::remark_of_both(&runner, &serving);
         Ok(done(deployment, (from, to), (position, held), &parked))
+    }
+
+    /// Refuses a candidate that lacks events of the active generation because the stream has lost
+    /// them without showing it, unless that is accepted; then they are counted. Both are held.
+    async fn check_lacking(
+        &self,
+        record: &Record,
+        next: &Generation,
+        serving: &Arc<Runner>,
+        runner: &Arc<Runner>,
+    ) -> Result<(), Error> {
+        let active = record.active();
+        let is_comparable = next.source == active.source
+            && next.start == active.start
+            && active.subjects_from == 0
+            && runner.applies_same_events(serving);
+        let (Some(ours), Some(theirs)) = (serving.store(), runner.store()) else {
+            return Ok(());
+        };
+        let (ours, theirs) = (ours.snapshot(), theirs.snapshot());
+        let lacking = history::lacking(&ours, &theirs, &record.skips());
+        let (Some(lacking @ 1..), Some(source)) = (
+            lacking.filter(|_| is_comparable),
+            self.inner.sources.get(&active.source),
+        ) else {
+            return Ok(());
+        };
+        let lacks = history::lacking_in_words(lacking, &source.stream());
+        if !next.build.accept_missing && !source.on_missing().is_count() {
+            return Err(Error::Lacking(format!(
+                "{lacks}, and generation {} lacks them; accept that with `foldstream rebuild {} \
+                 --accept-missing`, or keep the existing state",
+                next.number, record.name
+            )));
+        }
+        tracing::warn!(
+            deployment = record.name,
+            generation = next.number,
+            lacks,
+            "a generation takes over without missing events, as accepted"
+        );
+        let missing = ours.checkpoint().map_or(0, |known| known.missing);
+        runner.note_missing(missing + lacking).await?;
+        Ok(())
     }
 
     /// Waits until it is known which position the active generation has shown; returns whether its
@@ -743,6 +793,18 @@ fn done(
         hold_ms,
         message,
     }
+}
+
+/// Refuses a candidate that is paused before it is ready: it does not get there on its own.
+fn check_unpaused(name: &str, candidate: &Generation) -> Result<(), Error> {
+    if !candidate.paused || candidate.status == GenerationStatus::Ready {
+        return Ok(());
+    }
+    Err(Error::Conflict(format!(
+        "generation {} is still being built, and is paused; continue with `foldstream resume \
+         {name} --candidate`, and promote it when it is ready",
+        candidate.number
+    )))
 }
 
 /// Says that a candidate is throttled, and how to lift that; empty if it is not.

@@ -56,6 +56,9 @@ pub enum Error {
     /// The request contradicts itself or the module.
     #[error("{0}")]
     Refused(String),
+    /// A candidate lacks events that the active generation has.
+    #[error("{0}")]
+    Lacking(String),
     /// There is no room on disk.
     #[error("{0}")]
     NoRoom(String),

@@ -9,8 +9,10 @@ use super::{Error, Rollouts};
 use crate::api::{self, Start};
 use crate::deployment::Deployment;
 use crate::position::Checkpoint;
-use crate::source::{Lost, Missing};
+use crate::source::{Had, Lost, Missing};
+use crate::state::Snapshot;
 use crate::state::catalogue::Generation;
+use crate::state::exceptions::Skips;
 use crate::subject::SubjectSet;
 
 /// Which events a new fold of a stream may do without.
@@ -21,6 +23,11 @@ pub(super) struct Accepted {
     /// A description of the applied events that it will lack, and who accepts that; none if it
     /// lacks nothing.
     pub(super) lacks: Option<String>,
+    /// How many these are, at most; 0 if it lacks nothing, or if that is unknown.
+    pub(super) count: u64,
+    /// The sequence after which it begins, if the active state did not begin at the first event of
+    /// its stream.
+    pub(super) begins_after: Option<u64>,
 }
 
 /// Who accepts that events are missing: the source's settings, or the request.
@@ -33,6 +40,32 @@ fn acceptance(counts: bool) -> &'static str {
 }
 
 impl Accepted {
+    /// Events up to this sequence may be missing, and none is known to be lost.
+    fn nothing_lost(through: u64) -> Self {
+        Self {
+            through,
+            ..Self::default()
+        }
+    }
+
+    /// That of a fold which continues what another generation has: what was accepted once stays
+    /// accepted.
+    pub(super) fn kept(through: u64, kept: &Generation) -> Self {
+        Self {
+            begins_after: kept.begins_after,
+            ..Self::nothing_lost(through.max(kept.accepts_missing_through))
+        }
+    }
+
+    /// Prepares a generation for the fold.
+    pub(super) fn apply(&self, generation: &mut Generation) {
+        generation.accepts_missing_through = self.through;
+        // One that begins elsewhere than the active state did begins where it should.
+        generation.begins_after = self
+            .begins_after
+            .filter(|_| generation.start == Start::FirstAvailable);
+    }
+
     /// Adds to a reason which events the new fold will lack.
     pub(super) fn explain(&self, reason: String) -> String {
         match &self.lacks {
@@ -60,10 +93,7 @@ impl Rollouts {
             return self
                 .accepts_from(source, accept)
                 .await
-                .map(|through| Accepted {
-                    through,
-                    lacks: None,
-                });
+                .map(Accepted::nothing_lost);
         }
         // Asked first: in another stream, counts of lost events would be meaningless.
         if let Some(other) = self.other_history(deployment).await {
@@ -81,24 +111,25 @@ impl Rollouts {
             );
             let through = self.accepts_from(source, true).await?;
             return Ok(Accepted {
-                through,
                 lacks: Some(lacks),
+                ..Accepted::nothing_lost(through)
             });
         }
+        let begins_after = begins_after(deployment, active);
         let Some(lost) = self.lost(deployment, active, None).await else {
             // The missing events are unknown: what was accepted for the old state may be wrong for
             // a new one.
             let through = self.accepts_from(source, accept).await?;
             return Ok(Accepted {
-                through,
-                lacks: None,
+                begins_after,
+                ..Accepted::nothing_lost(through)
             });
         };
         let through = self
             .accepts_from(source, accept)
             .await?
             .max(active.accepts_missing_through);
-        let Some(lacks) = lost else {
+        let Some(LostEvents { lacks, count }) = lost else {
             // Nothing that is gone up to there was an event, or the active generation does not have
             // it either.
             let checkpoint = deployment
@@ -110,8 +141,8 @@ impl Rollouts {
             let passed = checkpoint
                 .and_then(|checkpoint| checkpoint.passed_over.last().map(|(_, last)| *last));
             return Ok(Accepted {
-                through: through.max(passed.unwrap_or(0)),
-                lacks: None,
+                begins_after,
+                ..Accepted::nothing_lost(through.max(passed.unwrap_or(0)))
             });
         };
         // A source that counts missing events accepts them without a request.
@@ -130,6 +161,8 @@ impl Rollouts {
             return Ok(Accepted {
                 through,
                 lacks: Some(lacks),
+                count,
+                begins_after,
             });
         }
         Err(Error::Refused(format!(
@@ -163,7 +196,7 @@ impl Rollouts {
         moment: Moment,
         begins_later: bool,
         accept: bool,
-    ) -> Result<u64, Error> {
+    ) -> Result<Accepted, Error> {
         // Positions of one history mean nothing in another.
         self.check_history(deployment).await?;
         let record = deployment.record();
@@ -177,17 +210,19 @@ impl Rollouts {
             )
         {
             // Nothing is gone up to the point where the fold ends; later losses do not matter.
-            return Ok(u64::MAX);
+            return Ok(Accepted {
+                begins_after: begins_after(deployment, active),
+                ..Accepted::nothing_lost(u64::MAX)
+            });
         }
         let advice = "add accept-missing (--accept-missing) to read without them";
         match self
             .may_refold(deployment, &active.source, accept, advice)
             .await
         {
-            Ok(accepted) => Ok(accepted.through),
             // The loss may lie before the snapshot with which the fold starts.
-            Err(Error::Refused(_)) if begins_later => Ok(0),
-            Err(error) => Err(error),
+            Err(Error::Refused(_)) if begins_later => Ok(Accepted::nothing_lost(0)),
+            answer => answer,
         }
     }
 
@@ -226,11 +261,19 @@ impl Rollouts {
         if through == 0 || generation.start != Start::Beginning {
             return reason;
         }
+        let nothing_yet = Had {
+            after: 0,
+            through,
+            without: &[],
+            subjects: &subjects,
+            events: None,
+        };
         let Ok(Some(Lost {
             stream,
             missing,
             may_be_of_others,
-        })) = source.lost(0, through, &[], &subjects).await
+            ..
+        })) = source.lost(&nothing_yet).await
         else {
             return reason;
         };
@@ -267,15 +310,14 @@ impl Rollouts {
         })
     }
 
-    /// A description of the applied events of the active generation that the stream has lost:
-    /// `Some(None)` if it has lost none, `None` if unknown. With a sequence, whether anything up to
-    /// there is gone.
+    /// The applied events of the active generation that the stream has lost: `Some(None)` if it has
+    /// lost none, `None` if unknown. With a sequence, whether anything up to there is gone.
     async fn lost(
         &self,
         deployment: &Deployment,
         active: &Generation,
         up_to: Option<u64>,
-    ) -> Option<Option<String>> {
+    ) -> Option<Option<LostEvents>> {
         let source = self.inner.sources.get(&active.source)?;
         let store = deployment.active().store();
         let Some((checkpoint, skipped)) = store.and_then(|store| {
@@ -287,30 +329,40 @@ impl Rollouts {
         };
         // A state does not have what it skipped: if that is gone, nothing is lost.
         let mut without = checkpoint.passed_over.clone();
-        without.extend(skipped.into_keys().map(|sequence| (sequence, sequence)));
+        without.extend(skipped.keys().map(|sequence| (*sequence, *sequence)));
         without.sort_unstable();
-        let (after, through) = (
-            began_after(active, &checkpoint),
-            // Losses beyond what was applied are none: the active generation does not have those
-            // either.
-            checkpoint.position.min(up_to.unwrap_or(u64::MAX)),
-        );
         let subjects: Vec<&str> = active.module.subjects.iter().map(String::as_str).collect();
         let subjects = SubjectSet::parse(&subjects).ok()?;
-        let lost = source
-            .lost(after, through, &without, &subjects)
-            .await
-            .ok()?;
+        // Events of other code with other subjects were counted as well. Of those that were skipped
+        // nobody knows whether they are still there.
+        let is_known = active.subjects_from == 0 && !active.module.sets_timers;
+        let events = checkpoint.events.filter(|_| is_known);
+        let had = Had {
+            after: began_after(active, &checkpoint),
+            // Losses beyond what was applied are none: the active generation does not have those
+            // either.
+            through: checkpoint.position.min(up_to.unwrap_or(u64::MAX)),
+            without: &without,
+            subjects: &subjects,
+            events: events.map(|events| {
+                (
+                    events.saturating_sub(skipped.len() as u64),
+                    checkpoint.position,
+                )
+            }),
+        };
+        let lost = source.lost(&had).await.ok()?;
         let Some(Lost {
             missing,
             stream,
             may_be_of_others,
+            is_counted,
         }) = lost
         else {
             return Some(None);
         };
         // Events that were already missing when the state passed them were not lost since.
-        let passed = if up_to.is_some() {
+        let passed = if up_to.is_some() || is_counted {
             0
         } else {
             checkpoint.missing
@@ -320,12 +372,67 @@ impl Rollouts {
         if count == Some(0) {
             return Some(None);
         }
-        Some(Some(describe(
-            Missing { count, ..missing },
-            may_be_of_others,
-            &stream,
-        )))
+        let lacks = describe(Missing { count, ..missing }, may_be_of_others, &stream);
+        let parts = in_parts(checkpoint.missing_in_parts);
+        Some(Some(LostEvents {
+            lacks: format!("{lacks}{parts}"),
+            count: count.unwrap_or(0),
+        }))
     }
+}
+
+/// Applied events that a stream has lost.
+struct LostEvents {
+    /// In words.
+    lacks: String,
+    /// How many, at most; 0 if unknown.
+    count: u64,
+}
+
+/// Says that parts of a state lack events as well; empty if none does.
+fn in_parts(missing: u64) -> String {
+    match missing {
+        0 => String::new(),
+        1 => "; keys that were rebuilt since lack up to 1 of them as well".to_owned(),
+        _ => format!("; keys that were rebuilt since lack up to {missing} of them as well"),
+    }
+}
+
+/// How many events a fold lacks, at least, that another state of the same events has; `decided` are
+/// the events that the fold skips. The fold is at least at the position of that state. None if
+/// unknown.
+pub(super) fn lacking(ours: &Snapshot, theirs: &Snapshot, decided: &Skips) -> Option<u64> {
+    let events = |snapshot: &Snapshot| snapshot.checkpoint().and_then(|known| known.events);
+    let (had, has) = (events(ours)?, events(theirs)?);
+    // What neither has: it was skipped, and is gone since.
+    let skipped_there = theirs.exceptions();
+    let gone = ours
+        .exceptions()
+        .into_keys()
+        .filter(|sequence| decided.get(*sequence).is_some())
+        .filter(|sequence| !skipped_there.contains_key(sequence))
+        .count();
+    Some(had.saturating_sub(has.saturating_add(gone as u64)))
+}
+
+/// What the stream lacks without showing it, in words.
+pub(super) fn lacking_in_words(count: u64, stream: &str) -> String {
+    let (events, were, are) = if count == 1 {
+        ("event", "was", "is")
+    } else {
+        ("events", "were", "are")
+    };
+    format!("{count} {events} that {were} applied {are} gone from stream {stream}")
+}
+
+/// The sequence after which a fold begins that should equal the active state, if that state did not
+/// begin at the first event of its stream: what the stream has lost since is then missed.
+fn begins_after(deployment: &Deployment, active: &Generation) -> Option<u64> {
+    let store = deployment.active().store()?;
+    let checkpoint = store.published()?;
+    checkpoint
+        .begins_after
+        .filter(|_| active.start == Start::FirstAvailable)
 }
 
 /// The sequence after which a state began. Format 1 did not record it; such a state may have had

@@ -407,16 +407,16 @@ impl Rollouts {
         let accept = request.build.accept_missing;
         // A fold from the beginning needs to know what the stream has lost; the others keep what
         // the state has.
-        let (through, reason) = if continued.is_none() && strategy == Strategy::Rebuild {
+        let (accepted, reason) = if continued.is_none() && strategy == Strategy::Rebuild {
             let accepted = self
                 .may_refold(&deployment, &source, accept, KEEP_OR_ACCEPT)
                 .await?;
-            (accepted.through, accepted.explain(reason))
+            let reason = accepted.explain(reason);
+            (accepted, reason)
         } else {
             let kept = continued.unwrap_or(record.active());
             let through = self.accepts_from(&source, accept).await?;
-            // What was accepted once stays accepted.
-            (through.max(kept.accepts_missing_through), reason)
+            (history::Accepted::kept(through, kept), reason)
         };
         let reason = self
             .regrant(
@@ -435,7 +435,7 @@ impl Rollouts {
             request.build,
         );
         generation.reason = reason;
-        generation.accepts_missing_through = through;
+        accepted.apply(&mut generation);
         set_beginning(&mut generation, &record, continued);
         let deployed = self.add_generation(&deployment, upload, generation).await?;
         // Only code that takes over the state with its parked events can retry them.

@@ -343,6 +343,7 @@ mod tests {
             build: BuildSettings::default(),
             comparison: None,
             accepts_missing_through: 0,
+            begins_after: None,
             lost_effects_after: None,
             failure: None,
         }

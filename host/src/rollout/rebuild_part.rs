@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::align::align;
 use super::belongings::{self, Ahead};
+use super::history::{self, Accepted};
 use super::key_part::{KeyPart, Keys, NoPart, Ownership};
 use super::side_fold::{Scratch, ScratchOptions};
 use super::{Error, Rollouts};
@@ -20,7 +21,7 @@ use crate::deployment::Deployment;
 use crate::event::Payload;
 use crate::runner::Runner;
 use crate::state::catalogue::Generation;
-use crate::state::exceptions::Past;
+use crate::state::exceptions::{Past, Skips};
 use crate::state::{self, Key, Noted, Patch, Reads, SCAN_ENTRIES_MAX, Snapshot};
 
 /// Most entries that one partial rebuild may write or remove: they are replaced in one step, in
@@ -49,7 +50,7 @@ impl Rollouts {
         let accepted = self
             .may_refold(&deployment, &generation.source, accept_missing, advice)
             .await?;
-        generation.accepts_missing_through = accepted.through;
+        accepted.apply(&mut generation);
         let module = self.module_of(&generation).await?;
         let manifest = module.manifest();
         // Timers fire by name, and nothing says to which key they belong.
@@ -69,7 +70,7 @@ impl Rollouts {
         let skips = deployment.skips_as_folded()?.with_past(Past::default());
         let options = ScratchOptions {
             part: Some(Arc::new(part)),
-            skips,
+            skips: skips.clone(),
             ..ScratchOptions::default()
         };
         // It costs as much as a rebuild, and waits for its turn like one.
@@ -89,7 +90,15 @@ impl Rollouts {
                 &deployment,
                 &generation,
                 &scratch,
-                Chosen { keys, reads, ahead },
+                Chosen {
+                    keys,
+                    reads,
+                    ahead,
+                    accepted: accepted.clone(),
+                    accepts: accept_missing,
+                    is_narrower: filtered_by_server,
+                    skips,
+                },
             )
             .await?;
         // Past states that were built before would show the old entries.
@@ -134,6 +143,7 @@ impl Rollouts {
         // Again, now that nothing moves.
         parked::refuse_part(deployment, &chosen.keys)?;
         let (ours, theirs) = cut_over::snapshots(&aligned, &serving, &scratch.runner)?;
+        let missing = self.lacking_in_part(generation, (&ours, &theirs), &chosen)?;
         let skipped = theirs.exceptions().into_keys().collect();
         let changed = match ours.position() {
             position if position == chosen.ahead.position => Some(Vec::new()),
@@ -158,7 +168,7 @@ impl Rollouts {
             // Before and after: a reader in between may have read the old entries.
             self.note_repair(deployment, "rebuild-part-begun", detail.clone())
                 .await?;
-            serving.patch(patch).await?;
+            serving.patch(patch, missing).await?;
         }
         drop(aligned);
         crash_points::reached("partial-applied");
@@ -174,6 +184,36 @@ impl Rollouts {
             skipped,
             lacks: None,
         })
+    }
+
+    /// How many events, at most, the new entries lack that the active state has; refused if nobody
+    /// accepts that.
+    fn lacking_in_part(
+        &self,
+        generation: &Generation,
+        (ours, theirs): (&Snapshot, &Snapshot),
+        chosen: &Chosen,
+    ) -> Result<u64, Error> {
+        let missing = |snapshot: &Snapshot| snapshot.checkpoint().map_or(0, |known| known.missing);
+        // What the stream shows to be missing, before the fold and in it.
+        let shown = missing(theirs)
+            .saturating_sub(missing(ours))
+            .max(chosen.accepted.count);
+        // A fold of fewer events than the active state has cannot be compared.
+        let by_count = history::lacking(ours, theirs, &chosen.skips)
+            .filter(|_| !chosen.is_narrower && generation.subjects_from == 0)
+            .unwrap_or(0);
+        let source = self.inner.sources.get(&generation.source);
+        let counts = source.is_some_and(|source| source.on_missing().is_count());
+        if by_count > 0 && !chosen.accepts && !counts {
+            let stream = source.map(|source| source.stream()).unwrap_or_default();
+            return Err(Error::Refused(format!(
+                "{}, so a fold from the beginning would lack them; accept the loss with \
+                 --accept-missing, or keep the existing state",
+                history::lacking_in_words(by_count, &stream)
+            )));
+        }
+        Ok(shown.max(by_count))
     }
 
     /// Records that earlier reads no longer match their position.
@@ -195,6 +235,14 @@ struct Chosen {
     /// What the scratch fold read and wrote.
     reads: Arc<Reads>,
     ahead: Ahead,
+    /// Which events it may lack.
+    accepted: Accepted,
+    /// Whether the request accepts that it lacks events.
+    accepts: bool,
+    /// Whether it has read fewer events than the active state.
+    is_narrower: bool,
+    /// Which events it has skipped.
+    skips: Skips,
 }
 
 /// Examines the large tables of the active state for entries of the keys.

@@ -231,6 +231,7 @@ impl Shared {
             source_name: generation.source.clone(),
             source: source.ok_or_else(|| self.no_source(&generation.source)),
             start: generation.start,
+            begins_after: generation.begins_after,
             accepts_missing_through: generation.accepts_missing_through,
             on_probation: generation.on_probation,
             subjects_from: generation.subjects_from,

@@ -44,11 +44,11 @@ impl Rollouts {
         let deployment = self.deployment(name)?;
         self.check_history(&deployment).await?;
         let mut generation = deployment.record().active().clone();
-        let advice = "the state has them, so keep it; use --accept-missing to verify the rest";
+        let advice = "keep the state; use --accept-missing to verify the rest";
         let accepted = self
             .may_refold(&deployment, &generation.source, accept_missing, advice)
             .await?;
-        generation.accepts_missing_through = accepted.through;
+        accepted.apply(&mut generation);
         let module = self.module_of(&generation).await?;
         let skips = deployment.skips_as_folded()?;
         // Below 2^53, so that the seed survives JSON numbers.
@@ -187,6 +187,7 @@ impl Verifying {
         let skipped: Vec<u64> = ours.exceptions().into_keys().collect();
         let parked = parked_counts(self.deployment.active().store().as_ref());
         let gate = self.gate.clone();
+        let lacks = self.lacking(&ours, &theirs);
         let (comparison, timer) = blocking(move || {
             let comparison = compare::compare(&ours, &theirs, &gate)?;
             Ok::<_, Error>((comparison, compare::first_other_timer(&ours, &theirs)?))
@@ -196,7 +197,7 @@ impl Verifying {
         let divergence = match comparison
             .examples
             .first()
-            .filter(|_| comparison.refused > 0 && self.lacks.is_none())
+            .filter(|_| comparison.refused > 0 && lacks.is_none())
         {
             Some(first) => Some(self.search(&first.key, position).await?),
             None => None,
@@ -207,9 +208,7 @@ impl Verifying {
                  the module depends on something other than its events",
                 timer.unwrap_or_default()
             ),
-            None if !equal => {
-                history::unequal(self.lacks.as_deref().unwrap_or("events"), &comparison)
-            }
+            None if !equal => history::unequal(lacks.as_deref().unwrap_or("events"), &comparison),
             // `SINGLES` restarts are those of the first events, which the text names apart.
             None => {
                 let further = self
@@ -247,6 +246,11 @@ impl Verifying {
                  damaged; if the stream still has all its events, rebuild it"
             ),
         };
+        if let Some(lacks) = lacks.filter(|_| equal) {
+            message.push_str(&format!(
+                "; {lacks}: they made no difference, or no entry has them"
+            ));
+        }
         message.push_str(&skips::remark(&skipped));
         message.push_str(&parked::remark(&parked));
         self.deployment.update_verification(|verification| {
@@ -259,6 +263,17 @@ impl Verifying {
             verification.message = message;
         });
         Ok(())
+    }
+
+    /// Which applied events the stream has lost, as it showed before the fold, or as the fold shows.
+    fn lacking(&self, ours: &Snapshot, theirs: &Snapshot) -> Option<String> {
+        let by_count = || {
+            let count = history::lacking(ours, theirs, &self.skips)
+                .filter(|count| *count > 0 && self.generation.subjects_from == 0)?;
+            let source = self.host.inner.sources.get(&self.generation.source)?;
+            Some(history::lacking_in_words(count, &source.stream()))
+        };
+        self.lacks.clone().or_else(by_count)
     }
 
     /// Both states at one position.

@@ -294,8 +294,13 @@ impl Runner {
     pub fn lag(&self, now: &Now) -> Lag {
         // While it reads, its own reader says where the stream ends; otherwise the look of the host
         // does.
-        let reads = now.has_read && self.source_status().is_known_within(KNOWN_FOR);
-        let was_looked_at = now.looked_at.is_some_and(|at| at.elapsed() <= KNOWN_FOR);
+        let status = self.source_status();
+        let reads = now.has_read && status.is_known_within(KNOWN_FOR);
+        // A look from before the source was lost says nothing about now.
+        let is_current = |at: &Instant| {
+            at.elapsed() <= KNOWN_FOR && status.troubled_at.is_none_or(|since| since < *at)
+        };
+        let was_looked_at = now.looked_at.as_ref().is_some_and(is_current);
         if (!reads && !was_looked_at) || now.is_of_another_history() {
             return Lag::default();
         }
@@ -392,7 +397,11 @@ impl Runner {
             let program = runner.program();
             // A part of the events is not what the module applies otherwise.
             let module = program.module.ok().filter(|_| program.part.is_none());
-            module.map(|module| module.manifest().subjects.clone())
+            // Firings are events of the host's own.
+            module.map(|module| {
+                let manifest = module.manifest();
+                (manifest.subjects.clone(), manifest.sets_timers)
+            })
         };
         matches!((subjects(self), subjects(other)), (Some(one), Some(another)) if one == another)
     }

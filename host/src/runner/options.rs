@@ -57,6 +57,8 @@ pub struct Program {
     pub source: Result<Source, source::Unknown>,
     /// Where a new state begins.
     pub start: Start,
+    /// The sequence after which a new state begins, whatever `start` says.
+    pub begins_after: Option<u64>,
     /// Events up to this sequence may be missing from the stream.
     pub accepts_missing_through: u64,
     /// It inherited a state, and gets few attempts.

@@ -11,9 +11,16 @@ use crate::state;
 const REPAIR_MAX: Duration = Duration::from_secs(10);
 
 impl Runner {
-    /// Replaces entries, durably. The caller holds it at a ceiling.
-    pub async fn patch(&self, patch: state::Patch) -> Result<(), RepairError> {
-        self.repair(Repair::Patch(patch)).await
+    /// Replaces entries, durably, with some that may lack `missing` events. The caller holds it at a
+    /// ceiling.
+    pub async fn patch(&self, patch: state::Patch, missing: u64) -> Result<(), RepairError> {
+        self.repair(Repair::Patch(patch, missing)).await
+    }
+
+    /// Records, durably, that the state lacks at least this many events, as accepted. The caller
+    /// holds it at a ceiling.
+    pub async fn note_missing(&self, missing: u64) -> Result<(), RepairError> {
+        self.repair(Repair::Missing(missing)).await
     }
 
     /// Records, durably, that nothing up to a position would have changed the state. The caller has

@@ -63,6 +63,7 @@ fn parts(path: PathBuf, paused: bool) -> Options {
                 configured: String::new(),
             }),
             start: Start::Beginning,
+            begins_after: None,
             accepts_missing_through: 0,
             on_probation: false,
             subjects_from: 0,

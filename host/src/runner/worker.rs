@@ -615,6 +615,7 @@ impl Worker {
         Request {
             resume: None,
             start: program.start,
+            begins_after: program.begins_after,
             subjects: subjects.unwrap_or_else(|| match manifest.sets_timers {
                 true => manifest
                     .subjects

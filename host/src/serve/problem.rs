@@ -305,7 +305,9 @@ impl From<host::Error> for Problem {
             }
             Error::TooMany(_) => Kind::Limit,
             Error::Conflict(_) | Error::Load(_) | Error::Repair(_) => Kind::Conflict,
-            Error::Refused(_) | Error::Gate(_) | Error::Plan(_) => Kind::Refused,
+            Error::Refused(_) | Error::Lacking(_) | Error::Gate(_) | Error::Plan(_) => {
+                Kind::Refused
+            }
             Error::NoRoom(_) => Kind::NoRoom,
             Error::Stopping => Kind::Stopping,
         };

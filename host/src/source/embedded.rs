@@ -74,6 +74,7 @@ impl Embedded {
             stream: log.identity().name,
             missing,
             may_be_of_others: false,
+            is_counted: false,
         };
         Ok((count > 0).then_some(lost))
     }
@@ -417,12 +418,15 @@ impl Reading {
             last_seen,
             missing,
             passed_over: Vec::new(),
+            left_out: Vec::new(),
         }))
     }
 
     /// Passes over what retention removed before it was read; an error unless that is accepted.
     fn pass_gap(&mut self, gone: RangeInclusive<u64>) -> Result<(), Error> {
-        let chosen_freely = self.position.is_none() && self.request.resume.is_none();
+        let chosen_freely = self.position.is_none()
+            && self.request.resume.is_none()
+            && self.request.begins_after.is_none();
         if chosen_freely && self.request.start == Start::FirstAvailable {
             // Retention was faster than the first read, which now starts at the new beginning.
             return Ok(());
@@ -543,10 +547,14 @@ fn begin(
         return Ok(checkpoint.position);
     }
     let first = log.first_available();
-    match request.start {
-        // The beginning of the log is gone, so a new state would lack it.
-        Start::Beginning if first > 1 && accepts_through < first - 1 => {
-            let from = accepts_through + 1;
+    let begins_after = match request.start {
+        Start::Beginning => Some(0),
+        Start::FirstAvailable => request.begins_after,
+    };
+    match begins_after {
+        // The beginning is gone, so a new state would lack it.
+        Some(after) if first > after + 1 && accepts_through < first - 1 => {
+            let from = accepts_through.max(after) + 1;
             let missing = Missing {
                 from,
                 to: first - 1,
@@ -557,15 +565,15 @@ fn begin(
                 missing,
             })
         }
-        Start::Beginning => Ok(0),
-        Start::FirstAvailable => Ok(first - 1),
+        Some(after) => Ok(after),
+        None => Ok(first - 1),
     }
 }
 
 /// Proves that a checkpoint belongs to this log, as far as the log still can.
 fn resume(log: &Log, checkpoint: &Checkpoint, stream: &StreamIdentity) -> Result<(), Error> {
-    // An empty state belongs to no history yet.
-    if checkpoint.position == 0 {
+    // A state to which nothing was applied, and that has seen nothing, belongs to no history yet.
+    if checkpoint.position == 0 && checkpoint.marks().next().is_none() {
         return Ok(());
     }
     let mut is_proved = false;

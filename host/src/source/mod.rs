@@ -33,6 +33,8 @@ pub struct Request {
     pub resume: Option<Checkpoint>,
     /// Where to begin when there is nothing to resume.
     pub start: Start,
+    /// The sequence after which to begin when there is nothing to resume, whatever `start` says.
+    pub begins_after: Option<u64>,
     /// The subjects to read.
     pub subjects: SubjectSet,
     /// Whether headers are wanted; otherwise they are parsed only as far as CloudEvents need.
@@ -102,6 +104,22 @@ impl fmt::Display for Missing {
     }
 }
 
+/// What a state has of a stream, to find out what the stream has lost of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Had<'a> {
+    /// The sequence after which it began.
+    pub after: u64,
+    /// Up to which sequence losses matter: at most its position.
+    pub through: u64,
+    /// The messages in between that it does not have because they were no events or were skipped,
+    /// as ranges of sequences in rising order.
+    pub without: &'a [(u64, u64)],
+    /// The subjects of its events.
+    pub subjects: &'a SubjectSet,
+    /// How many events it has passed, and its position, if known.
+    pub events: Option<(u64, u64)>,
+}
+
 /// Sequences of a state's range that a stream no longer has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
@@ -111,6 +129,9 @@ pub struct Lost {
     pub missing: Missing,
     /// Whether they may have had subjects that the state does not read.
     pub may_be_of_others: bool,
+    /// Whether they are those that the state has passed, because the stream does not show what else
+    /// it lacks. Otherwise they include what was missing when the state passed it.
+    pub is_counted: bool,
 }
 
 /// Why a reader stopped for good. Conditions that may pass are states of the source instead
@@ -385,18 +406,12 @@ impl Source {
         }
     }
 
-    /// The sequences in a range that the stream no longer has, for a fold of some subjects; none if
-    /// it has all. An error says why that is unknown at the moment.
-    pub async fn lost(
-        &self,
-        after: u64,
-        through: u64,
-        passed_over: &[(u64, u64)],
-        subjects: &SubjectSet,
-    ) -> Result<Option<Lost>, LookError> {
+    /// The sequences of a state's range that the stream no longer has; none if it has all. An error
+    /// says why that is unknown at the moment.
+    pub async fn lost(&self, had: &Had<'_>) -> Result<Option<Lost>, LookError> {
         match self {
-            Self::JetStream(source) => source.lost((after, through), passed_over, subjects).await,
-            Self::Embedded(source) => Ok(source.lost(after, through)?),
+            Self::JetStream(source) => source.lost(had).await,
+            Self::Embedded(source) => Ok(source.lost(had.after, had.through)?),
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Status {
     pub since: jiff::Timestamp,
     /// When it last answered.
     pub heard: Option<Instant>,
+    /// Since when its reader can't read it; what is known from before may have changed.
+    pub troubled_at: Option<Instant>,
     /// How often it had to reconnect, or to recreate its consumer.
     pub reconnects: u64,
     /// Messages that are not events, and were passed over.
@@ -43,6 +45,7 @@ pub fn initial_status() -> Status {
         message: None,
         since: jiff::Timestamp::now(),
         heard: None,
+        troubled_at: None,
         reconnects: 0,
         passed_over: 0,
         repaired: 0,
@@ -66,6 +69,13 @@ impl Status {
     /// tried and said why.
     pub fn is_trouble(&self) -> bool {
         self.state.is_trouble() || (self.state == SourceState::Connecting && self.message.is_some())
+    }
+
+    /// Records when trouble begins, or that there is none.
+    fn note_trouble(&mut self) {
+        self.troubled_at = self
+            .is_trouble()
+            .then(|| self.troubled_at.unwrap_or_else(Instant::now));
     }
 
     /// When it last answered, by the clock.
@@ -102,6 +112,7 @@ pub fn report(sender: &StatusSender, state: SourceState, message: Option<String>
         status.state = state;
         status.message = message;
         status.in_doubt = false;
+        status.note_trouble();
         is_news
     });
 }
@@ -115,6 +126,7 @@ pub fn doubt(sender: &StatusSender, message: String) {
         status.state = SourceState::Reconnecting;
         status.message = Some(message);
         status.in_doubt = true;
+        status.note_trouble();
     });
 }
 

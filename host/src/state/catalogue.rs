@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::exceptions::{Skip, Skips};
 use super::file::{FORMAT, check_format, guarded, open_database, storage};
+use super::reserve::Reserve;
 use super::tables::Frozen;
 use crate::api::{
     BuildSettings, Comparison, Failure, GenerationStatus, ModuleInfo, OnFailure, Start, Strategy,
@@ -307,6 +308,10 @@ pub struct Generation {
     // Format 1 has no such field.
     #[serde(default)]
     pub accepts_missing_through: u64,
+    /// The sequence after which its state begins, if it repeats a state that began at the first
+    /// event that its stream had then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begins_after: Option<u64>,
     /// The failure, if it failed while it was built.
     #[serde(default)]
     pub failure: Option<Failure>,
@@ -350,6 +355,7 @@ impl Generation {
             comparison: None,
             // What was accepted for one fold of this stream is accepted for the next.
             accepts_missing_through: self.accepts_missing_through,
+            begins_after: None,
             failure: None,
             lost_effects_after: None,
         };
@@ -405,6 +411,8 @@ pub struct Catalogue {
     path: Box<Path>,
     held: Held,
     newest: Newest,
+    /// For a deletion on a full disk.
+    reserve: Reserve,
     /// None after a disk failure, until it is reopened.
     database: RwLock<Option<damage::Open<Database>>>,
 }
@@ -417,10 +425,13 @@ impl Catalogue {
         let database = Self::open_file(path, &newest)?;
         // Held after it was opened, because opening creates a file that is missing.
         let held = Held::of(path).map_err(storage)?;
+        let reserve = Reserve::of(path);
+        reserve.keep();
         Ok(Self {
             path: path.into(),
             held,
             newest,
+            reserve,
             database: RwLock::new(Some(database)),
         })
     }
@@ -535,6 +546,7 @@ impl Catalogue {
 
     /// Writes a deployment and an audit entry in one commit.
     pub fn put(&self, record: &Record, audit: &Audit) -> Result<(), Error> {
+        self.check_room()?;
         self.change(audit, |table| {
             let row = serde_json::to_vec(record).expect("a record is plain data");
             table
@@ -543,14 +555,28 @@ impl Catalogue {
         })
     }
 
-    /// Removes a deployment and writes an audit entry in one commit.
+    /// Removes a deployment and writes an audit entry in one commit. On a full disk it takes the
+    /// reserve, because what is deleted makes room.
     pub fn remove(&self, name: &str, audit: &Audit) -> Result<(), Error> {
+        if let Err(full) = self.check_room()
+            && !self.reserve.give_up()
+        {
+            return Err(full);
+        }
         self.change(audit, |table| table.remove(name).map(|_| ()))
     }
 
     /// Writes an audit entry alone.
     pub fn note(&self, audit: &Audit) -> Result<(), Error> {
+        self.check_room()?;
         self.change(audit, |_| Ok(()))
+    }
+
+    /// A full disk refuses changes before it has no room for them.
+    fn check_room(&self) -> Result<(), Error> {
+        Room::of(&self.path)
+            .check(Use::Write, 0)
+            .map_err(|shortage| Error::Full(shortage.to_string()))
     }
 
     fn change(
@@ -560,11 +586,9 @@ impl Catalogue {
     ) -> Result<(), Error> {
         // Refused before anything has begun, so that the file stays open and readable.
         self.held.check()?;
-        // A full disk refuses changes before it has no room for this one.
-        Room::of(&self.path)
-            .check(Use::Write, 0)
-            .map_err(|shortage| Error::Full(shortage.to_string()))?;
         let changes = self.with(|database| Self::write(database, audit, change))?;
+        // It may have been given up, or there was no room for it before.
+        self.reserve.keep();
         // After the commit: a note ahead of the catalogue would make the next start refuse it.
         self.newest.note(changes);
         // Without the detail, which may contain a customer's subjects.

@@ -20,6 +20,7 @@ mod parked;
 mod places;
 mod reads;
 mod releases;
+mod reserve;
 mod scan;
 mod snapshot;
 mod store;

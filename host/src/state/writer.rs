@@ -373,8 +373,9 @@ impl Writer {
     }
 
     /// Replaces entries at the last published position, visible in one step; none removes an entry.
-    /// Watchers read everything again, because the position does not show them the change.
-    pub fn patch(&mut self, patch: &Patch) -> Result<(), Error> {
+    /// The new ones may lack `missing` events. Watchers read everything again, because the position
+    /// does not show them the change.
+    pub fn patch(&mut self, patch: &Patch, missing: u64) -> Result<(), Error> {
         let checkpoint = self.inner.view.read().checkpoint.clone();
         let Some(checkpoint) = checkpoint else {
             return Ok(());
@@ -389,9 +390,25 @@ impl Writer {
             return Err(error);
         }
         let position = checkpoint.position;
-        self.publish(checkpoint);
+        self.publish(Checkpoint {
+            // Of several parts, the one that lacks most: which events these are is not known.
+            missing_in_parts: checkpoint.missing_in_parts.max(missing),
+            ..checkpoint
+        });
         self.inner.changes.lock().forget(position);
         Ok(())
+    }
+
+    /// Records that the state lacks at least this many events.
+    pub fn note_missing(&mut self, missing: u64) {
+        let checkpoint = self.inner.view.read().checkpoint.clone();
+        // Never fewer than were counted one by one.
+        if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.missing < missing) {
+            self.publish(Checkpoint {
+                missing,
+                ..checkpoint
+            });
+        }
     }
 
     /// Records that nothing up to a position would have changed anything.

@@ -28,6 +28,7 @@ pub(crate) fn request(subjects: &[&str]) -> Request {
         subjects: SubjectSet::parse(subjects).expect("subjects are sound"),
         wants_headers: false,
         limits: Limits::default(),
+        begins_after: None,
         accepts_missing_through: 0,
         skips: std::sync::Arc::default(),
     }

@@ -26,6 +26,7 @@ fn request(subjects: &[&str]) -> Request {
         subjects: SubjectSet::parse(subjects).expect("sound"),
         wants_headers: false,
         limits: Limits::default(),
+        begins_after: None,
         accepts_missing_through: 0,
         skips: std::sync::Arc::default(),
     }

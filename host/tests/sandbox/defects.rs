@@ -46,6 +46,7 @@ fn parts(path: std::path::PathBuf) -> Options {
                 JetStream::new(options).expect("the settings are sound"),
             )),
             start: Start::Beginning,
+            begins_after: None,
             accepts_missing_through: 0,
             on_probation: false,
             subjects_from: 0,

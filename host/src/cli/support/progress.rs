@@ -19,6 +19,8 @@ pub(crate) struct Step {
     pub done: u64,
     /// Total units; none if unknown.
     pub total: Option<u64>,
+    /// Whether the total is only an estimate.
+    pub is_estimate: bool,
     /// Current units per second.
     pub rate: f64,
     /// Estimated seconds until the end.
@@ -118,7 +120,12 @@ impl Drop for Progress {
 fn describe(step: &Step) -> String {
     let mut text = grouped(step.done);
     if let Some(total) = step.total {
-        text.push_str(&format!(" of {}", grouped(total)));
+        let total = if step.is_estimate {
+            format!("about {}", grouped(rounded(total)))
+        } else {
+            grouped(total)
+        };
+        text.push_str(&format!(" of {total}"));
     }
     text.push_str(" events");
     if step.rate >= 1.0 {
@@ -128,6 +135,13 @@ fn describe(step: &Step) -> String {
         text.push_str(&format!(", {} left", span(remaining)));
     }
     text
+}
+
+/// A number with its first two digits.
+fn rounded(number: u64) -> u64 {
+    // None below 10, which has no digits to spare.
+    let unit = 10_u64.pow(number.checked_ilog10().unwrap_or(0).saturating_sub(1));
+    number.saturating_add(unit / 2) / unit * unit
 }
 
 #[cfg(test)]
@@ -144,6 +158,7 @@ mod tests {
         let step = Step {
             done: 340_000,
             total: Some(1_000_000),
+            is_estimate: false,
             rate: 212_345.6,
             remaining_seconds: Some(3.1),
         };
@@ -151,5 +166,18 @@ mod tests {
             describe(&step),
             "340,000 of 1,000,000 events, 212,345/s, 3.1 s left"
         );
+        let guessed = |total| {
+            let step = Step {
+                done: 41_000,
+                total: Some(total),
+                is_estimate: true,
+                ..Step::default()
+            };
+            describe(&step)
+        };
+        assert_eq!(guessed(203_164), "41,000 of about 200,000 events");
+        assert_eq!(guessed(99_999), "41,000 of about 100,000 events");
+        assert_eq!(guessed(7), "41,000 of about 7 events");
+        assert_eq!(guessed(0), "41,000 of about 0 events");
     }
 }

@@ -231,6 +231,7 @@ fn show(generation: &Generation, progress: &mut Progress) {
         progress.show(&Step {
             done: generation.position,
             total: generation.head,
+            is_estimate: false,
             rate: generation.rate,
             remaining_seconds: generation.remaining_seconds,
         });

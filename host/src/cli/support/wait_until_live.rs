@@ -208,6 +208,7 @@ fn step(deployment: &Deployment) -> Step {
         total: deployment
             .lag_events
             .map(|lag| deployment.events_applied + lag),
+        is_estimate: false,
         rate: deployment.rate,
         remaining_seconds: deployment.remaining_seconds,
     }
@@ -227,6 +228,10 @@ fn show_trouble(deployment: &Deployment, shown: &mut Option<String>, progress: &
         .or_else(|| {
             source_trouble(&deployment.source_status).map(|trouble| format!("{name}: {trouble}"))
         });
+    // New code that has applied nothing yet may fail in the same way.
+    if trouble.is_none() && !deployment.begun {
+        return;
+    }
     show_once(trouble, shown, progress);
 }
 

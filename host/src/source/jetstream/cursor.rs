@@ -390,6 +390,7 @@ impl Cursor {
             last_seen,
             missing,
             passed_over,
+            left_out: Vec::new(),
         })
     }
 }

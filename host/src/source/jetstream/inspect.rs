@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::connect::Settings;
+use super::left;
 use super::link::{Link, Trouble};
 use super::missing::{self, has_gaps_by_design};
-use super::open::{INACTIVE_THRESHOLD, check_readable, trouble};
+use super::open::{INACTIVE_THRESHOLD, check_readable, leaves_out, trouble};
 use super::permissions::{self, Refused};
 use super::proof;
 use super::rescue;
@@ -16,7 +17,7 @@ use super::wire::{self, Api, StreamConfig, StreamInfo};
 use crate::api::{SourceInfo, SourceState};
 use crate::cloudevents::message::{self, ReadAs};
 use crate::position::Checkpoint;
-use crate::source::{Error, LookError, Missing};
+use crate::source::{Error, Had, LookError, Lost};
 
 /// How long an examination may take.
 const EXAMINATION_MAX: Duration = Duration::from_secs(3);
@@ -122,42 +123,33 @@ impl Inspection {
         result
     }
 
-    /// The sequences in a range that a stream no longer has, with its settings.
+    /// What a stream no longer has of a state's range.
     pub(super) async fn lost(
         &self,
         settings: &Arc<Settings>,
-        (after, through): (u64, u64),
-        passed_over: &[(u64, u64)],
-    ) -> Result<Option<(Missing, StreamConfig)>, LookError> {
-        let away = |trouble: Trouble| LookError::Away(trouble.message);
+        had: &Had<'_>,
+    ) -> Result<Option<Lost>, LookError> {
         let look = async {
             // Taken out while it is used: a call that is dropped half-way leaves no doubtful
             // connection behind.
             let mut slot = self.link.lock().await;
             let mut link = match slot.take() {
                 Some(link) if link.is_up() => link,
-                _ => Link::connect(settings).await.map_err(away)?,
+                _ => Link::connect(settings).await?,
             };
             let api = Api {
                 client: link.client().clone(),
                 prefix: settings.api_prefix.clone(),
                 stream: settings.stream.clone(),
             };
-            let answer = async {
-                let info = api.stream_info().await?;
-                let holes = missing::look_up(&api, &info, after).await?;
-                Ok::<_, wire::Error>((info, holes))
-            };
-            let found = link.permitted(answer).await.map_err(away)?;
+            let found = find_lost(&mut link, &api, had).await;
             // A connection whose answers do not arrive is not used again.
             *slot = found.is_ok().then_some(link);
-            found.map_err(|error| away(trouble(&settings.stream, &error)))
+            found
         };
         let found = tokio::time::timeout(EXAMINATION_MAX, look).await;
-        // The first error is the time limit, the second one the look's.
-        let (info, holes) = found.map_err(|_| LookError::Late(EXAMINATION_MAX))??;
-        Ok(missing::lost(&info, &holes, (after, through), passed_over)
-            .map(|missing| (missing, info.config)))
+        let found = found.map_err(|_| LookError::Late(EXAMINATION_MAX))?;
+        found.map_err(|trouble| LookError::Away(trouble.message))
     }
 
     /// Why the stream is not the one to which a checkpoint belongs, if it is not.
@@ -294,6 +286,26 @@ impl Inspection {
     }
 }
 
+/// What a stream no longer has of a state's range.
+async fn find_lost(link: &mut Link, api: &Api, had: &Had<'_>) -> Result<Option<Lost>, Trouble> {
+    let unknown = |error: wire::Error| trouble(&api.stream, &error);
+    let info = link.permitted(api.stream_info()).await?.map_err(unknown)?;
+    let is_counted = has_gaps_by_design(&info.config);
+    let missing = if is_counted {
+        left::lost(link, api, &info, had).await?
+    } else {
+        let holes = missing::look_up_now(link, api, &info, had.after).await?;
+        missing::lost(&info, &holes, (had.after, had.through), had.without)
+    };
+    Ok(missing.map(|missing| Lost {
+        stream: api.stream.clone(),
+        missing,
+        // A count is one of events that match.
+        may_be_of_others: !is_counted && leaves_out(&had.subjects.covering(), &info.config),
+        is_counted,
+    }))
+}
+
 /// The permissions that the server refuses, checked once per connection.
 async fn survey(link: &mut Link, api: &Api) -> Refused {
     // Permissions do not change while a connection lasts.
@@ -368,8 +380,7 @@ fn removal(config: &StreamConfig, warnings: &mut Vec<String>) {
     if has_gaps_by_design(config) {
         warnings.push(
             "the stream is a mirror with a filter, so it has gaps by design: events that it loses \
-             are not noticed, and a rebuild lacks them; read its origin, or a mirror without a \
-             filter"
+             before they are applied are not noticed; read its origin, or a mirror without a filter"
                 .to_owned(),
         );
     }
@@ -381,9 +392,14 @@ fn removal(config: &StreamConfig, warnings: &mut Vec<String>) {
     }
     if !limits.is_empty() {
         warnings.push(format!(
-            "{} removes old events: a rebuild lacks them, and a deployment that is behind stops \
-             with source-gap; remove the limit, or keep more than the longest outage needs",
-            limits.join(", ")
+            "{} removes old events: a rebuild lacks them, and a deployment that is behind {}; \
+             remove the limit, or keep more than the longest outage needs",
+            limits.join(", "),
+            if has_gaps_by_design(config) {
+                "loses them"
+            } else {
+                "stops with source-gap"
+            }
         ));
     }
     if config.max_msgs_per_subject > 0 {
@@ -551,6 +567,14 @@ mod tests {
         assert!(
             matches!(bounded.as_slice(), [one] if one.contains("max_msgs 10")),
             "{bounded:?}"
+        );
+        let mirror = warnings(&stream(&serde_json::json!({
+            "max_msgs": 10, "discard": "old", "mirror": { "name": "S", "filter_subject": "a.>" },
+        })));
+        assert!(
+            mirror.iter().any(|one| one.contains("max_msgs 10"))
+                && mirror.iter().all(|one| !one.contains("source-gap")),
+            "its gaps stop nobody: {mirror:?}"
         );
         let single = warnings(&stream(&serde_json::json!({ "num_replicas": 1 })));
         assert!(

@@ -3,7 +3,7 @@
 //! Owns everything that uses NATS to read events: settings and credentials
 //! (`connect`, `context`), the calls of the JetStream API (`wire`), opening a
 //! stream (`open`) with the proof that it is the right one (`proof`), what it
-//! no longer has (`missing`), the protocol of a pull consumer (`pull`,
+//! no longer has (`missing`, `left`), the protocol of a pull consumer (`pull`,
 //! `message`, `backlog`), messages that the client cannot parse (`rescue`, `headers`), the
 //! supervision of a reader (`reader`) and the examination of a stream's
 //! settings (`inspect`). A reader never publishes and never acknowledges; what
@@ -16,6 +16,7 @@ mod currency;
 mod cursor;
 mod headers;
 mod inspect;
+mod left;
 mod link;
 mod look;
 mod message;
@@ -38,7 +39,6 @@ use crate::api::SourceInfo;
 use crate::cloudevents::Recognition;
 use crate::event::Event;
 use crate::position::Checkpoint;
-use crate::subject::SubjectSet;
 use connect::Settings;
 
 pub use publish::{Confirmed, Description, Outgoing, PublishError, Publisher, Unavailable};
@@ -208,19 +208,10 @@ impl JetStream {
     /// What the stream no longer has in a range; see [`super::Source::lost`].
     pub(crate) async fn lost(
         &self,
-        between: (u64, u64),
-        passed_over: &[(u64, u64)],
-        subjects: &SubjectSet,
+        had: &super::Had<'_>,
     ) -> Result<Option<super::Lost>, super::LookError> {
-        let lost = self
-            .inspection
-            .lost(&self.settings, between, passed_over)
-            .await?;
-        Ok(lost.map(|(missing, config)| super::Lost {
-            stream: self.settings.stream.clone(),
-            missing,
-            may_be_of_others: open::leaves_out(&subjects.covering(), &config),
-        }))
+        // Large, and rarely needed.
+        Box::pin(self.inspection.lost(&self.settings, had)).await
     }
 
     /// Why it is not the stream to which a checkpoint belongs; see

@@ -57,6 +57,8 @@ pub(super) struct Standing {
     pub(super) accepts_through: u64,
     /// Where to start from scratch.
     pub(super) start: Start,
+    /// After which sequence to start from scratch, whatever `start` says.
+    pub(super) begins_after: Option<u64>,
     /// How many connections were lost at this position, perhaps by a message that the client cannot
     /// read.
     pub(super) doubts: u32,
@@ -75,6 +77,7 @@ impl Standing {
             earlier: checkpoint.earlier.clone(),
             accepts_through: 0,
             start: Start::Beginning,
+            begins_after: None,
             doubts: 0,
             skips: Arc::default(),
         }
@@ -198,7 +201,9 @@ pub(super) async fn open(
         .into());
     }
     // From the first available event on, what is gone by now does not matter.
-    let is_anchored = standing.position.is_some() || standing.start == Start::Beginning;
+    let is_anchored = standing.position.is_some()
+        || standing.begins_after.is_some()
+        || standing.start == Start::Beginning;
     if !is_anchored {
         position = position.max(info.first() - 1);
     }
@@ -313,8 +318,12 @@ fn identity(api: &Api, info: &StreamInfo) -> Result<Arc<StreamIdentity>, Trouble
 fn begin(info: &StreamInfo, standing: &Standing) -> u64 {
     // A stream may be configured to start with another sequence than 1.
     let origin = info.config.first_seq.max(1);
-    match (standing.position, standing.start) {
-        // Given by the state, so the settings of the start do not matter.
+    // The stream may have been replaced by a shorter one, which is found out later.
+    let begins_after = standing
+        .begins_after
+        .map(|after| after.min(info.state.last_seq));
+    match (standing.position.or(begins_after), standing.start) {
+        // Given by a state, so the settings of the start do not matter.
         (Some(position), _) => position,
         // Sequences that a filtered mirror lacks at the front belong to others.
         (None, Start::Beginning) if !has_gaps_by_design(&info.config) => origin - 1,

@@ -32,13 +32,19 @@ pub(super) async fn prove(
     stream: &StreamIdentity,
     standing: &Standing,
 ) -> Result<(), Failure> {
-    // An empty state belongs to no history yet.
-    let Some(position) = standing.position.filter(|position| *position > 0) else {
+    // A state to which nothing was applied, and that has seen nothing, belongs to no history yet.
+    let has_seen = standing.seen.is_some() || standing.mark.is_some();
+    let Some(position) = standing
+        .position
+        .filter(|position| *position > 0 || has_seen)
+    else {
         return Ok(());
     };
     let mut proof = Proof::Unseen;
     if let Some(mark) = &standing.seen {
-        proof = compare(link, api, info, mark, |stored| of_message(stored) == *mark).await?;
+        // The first message of a state to which nothing was applied was read as an event.
+        let is_same = |stored: &Stored| of_message(stored) == *mark || is_event(mark, stored);
+        proof = compare(link, api, info, mark, is_same).await?;
     }
     if let Some(mark) = &standing.mark
         && compare(link, api, info, mark, |stored| is_event(mark, stored)).await? == Proof::Found

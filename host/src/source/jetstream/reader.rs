@@ -212,6 +212,7 @@ impl Reader {
             earlier: self.cursor.earlier().clone(),
             accepts_through: self.settings.on_missing.accepts_through(&self.request),
             start: self.request.start,
+            begins_after: self.request.begins_after,
             // Losses at another position say nothing about this one.
             doubts: if self.doubts.position == self.cursor.through {
                 self.doubts.count

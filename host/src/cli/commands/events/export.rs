@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -38,7 +38,8 @@ Examples:
 
 The export ends after the last event that the stream had when it began. Sequences are not kept: \
 an import assigns new ones. With --format cloudevents, events that arrived as CloudEvents are \
-exported as they were; others get their sequence as id and their stream as source.")]
+exported as they were; others get their sequence as id and their stream as source. A FILE of \
+--to exists only once it is complete.")]
 pub(crate) struct Args {
     #[command(flatten)]
     filter: Filter,
@@ -69,9 +70,11 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut progress = Progress::new("exporting", context.output);
     let count = match &args.to {
         Some(path) => {
-            let file =
-                File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-            export(&args, &client, BufWriter::new(file), &mut progress).await?
+            let refused = || format!("cannot write {}", path.display());
+            let target = Target::create(path).with_context(refused)?;
+            let count = export(&args, &client, BufWriter::new(&target.file), &mut progress).await?;
+            target.complete().with_context(refused)?;
+            count
         }
         None => {
             export(
@@ -88,6 +91,65 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         .output
         .note(&format!("exported {} events", grouped(count)));
     Ok(())
+}
+
+/// A file that gets its name, and takes the place of an older one, once it is complete. If it is
+/// dropped before, nothing of it stays.
+struct Target {
+    file: File,
+    /// None if the path leads to something that is no regular file, such as a pipe.
+    names: Option<Names>,
+}
+
+/// The temporary name of a file, and the one that it gets.
+struct Names {
+    unfinished: PathBuf,
+    complete: PathBuf,
+}
+
+impl Target {
+    fn create(path: &Path) -> io::Result<Self> {
+        // The file to which a link leads; one that does not exist yet has no links.
+        let complete = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if complete.exists() && !complete.is_file() {
+            let file = File::create(&complete)?;
+            return Ok(Self { file, names: None });
+        }
+        let mut unfinished = complete.clone().into_os_string();
+        unfinished.push(".unfinished");
+        let names = Names {
+            unfinished: unfinished.into(),
+            complete,
+        };
+        Ok(Self {
+            file: File::create(&names.unfinished)?,
+            names: Some(names),
+        })
+    }
+
+    fn complete(mut self) -> io::Result<()> {
+        let Some(names) = self.names.take() else {
+            return Ok(());
+        };
+        // A crash of the machine must not leave a cut file under the name either.
+        let renamed = self
+            .file
+            .sync_all()
+            .and_then(|()| std::fs::rename(&names.unfinished, &names.complete));
+        if renamed.is_err() {
+            self.names = Some(names);
+        }
+        renamed
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Some(names) = &self.names {
+            // Best effort: the export has failed anyway.
+            let _ = std::fs::remove_file(&names.unfinished);
+        }
+    }
 }
 
 async fn export(
@@ -126,6 +188,7 @@ async fn export(
         progress.show(&Step {
             done: count,
             total: None,
+            is_estimate: false,
             rate,
             remaining_seconds,
         });
@@ -284,6 +347,38 @@ mod tests {
         let event: Stored =
             serde_json::from_str(&compact(stored)).expect("the host answers like this");
         serde_json::from_str(&compact(&importable(event))).expect("import reads it")
+    }
+
+    #[test]
+    fn a_file_is_there_once_it_is_complete_and_replaces_an_older_one_only_then() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("events.ndjson");
+        let names = || {
+            let entries = std::fs::read_dir(folder.path()).expect("our folder");
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.expect("is there").file_name())
+                .collect();
+            names.sort();
+            names
+        };
+        let cut = |path: &Path| {
+            let mut target = Target::create(path).expect("is writable");
+            target.file.write_all(b"ha").expect("is written");
+        };
+        cut(&path);
+        assert_eq!(names().len(), 0, "an interrupted export leaves nothing");
+        std::fs::write(&path, "old").expect("is written");
+        cut(&path);
+        assert_eq!(std::fs::read_to_string(&path).expect("is there"), "old");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).expect("a link");
+        let mut target = Target::create(&link).expect("is writable");
+        target.file.write_all(b"new").expect("is written");
+        target.complete().expect("is renamed");
+        assert_eq!(std::fs::read_to_string(&path).expect("is there"), "new");
+        assert_eq!(names(), ["events.ndjson", "link"]);
+        let nowhere = Target::create(Path::new("/dev/null")).expect("is writable");
+        nowhere.complete().expect("needs no name");
     }
 
     #[test]

@@ -296,6 +296,7 @@ fn step(imported: &Imported, bytes: u64, size: Option<u64>, elapsed: Duration) -
     Step {
         done: imported.events,
         total,
+        is_estimate: true,
         rate,
         remaining_seconds,
     }

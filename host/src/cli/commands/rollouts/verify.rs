@@ -108,6 +108,8 @@ fn step(verification: &Verification) -> Step {
     Step {
         done,
         total: (total > 0).then_some(done + total),
+        // From the rate and the remaining time.
+        is_estimate: true,
         rate: verification.rate,
         remaining_seconds: verification.remaining_seconds,
     }
