@@ -62,7 +62,10 @@ pub(super) async fn prove(
         }
         // Everything that was read is gone, and nothing else: the next message is the next one for
         // us.
-        let continues = expected.name == stream.name && info.first() == position + 1;
+        let mut marked = [&standing.seen, &standing.mark].into_iter().flatten();
+        let continues = expected.name == stream.name
+            && info.first() == position + 1
+            && marked.all(|mark| mark.sequence <= position);
         if proof == Proof::Unseen && !continues {
             return Err(Failure::Stop(another(expected, stream, info)));
         }
