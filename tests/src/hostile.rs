@@ -35,6 +35,25 @@ fn nest(tag: u8, levels: usize) -> Vec<u8> {
     content
 }
 
+/// A component, and behind it components of which each instantiates the one inside it twice.
+pub fn doubling_instances(component: &[u8], levels: usize) -> Vec<u8> {
+    // Two instances of what came first, with no arguments.
+    let twice = [2, 0, 0, 0, 0, 0, 0];
+    let mut inner = [COMPONENT, &section(1, CORE), &section(2, &twice)].concat();
+    for _ in 0..levels {
+        inner = [COMPONENT, &section(4, &inner), &section(5, &twice)].concat();
+    }
+    [component, &section(4, &inner)].concat()
+}
+
+/// A component, and behind it core modules that nobody instantiates, each with this many globals.
+pub fn idle_globals(component: &[u8], modules: usize, globals: usize) -> Vec<u8> {
+    // A variable of 32 bits that begins with 0.
+    let all = [leb(globals), [0x7f, 1, 0x41, 0, 0x0b].repeat(globals)].concat();
+    let module = section(1, &[CORE, &section(6, &all)].concat());
+    [component, &module.repeat(modules)].concat()
+}
+
 /// A component whose type section nests types so deeply.
 pub fn nested_types(tag: u8, levels: usize) -> Vec<u8> {
     [COMPONENT, &section(7, &nest(tag, levels))].concat()

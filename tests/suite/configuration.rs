@@ -234,12 +234,16 @@ fn a_port_in_use_is_said_so() {
 #[tokio::test]
 async fn a_second_host_on_one_data_folder_is_refused() {
     let host = Host::start().await;
+    // As of a fold that the first one is at.
+    let scratch = host.data_dir().join("scratch/7.redb");
+    std::fs::write(&scratch, "state").expect("written");
     let (code, output) = refused(&format!("data_dir = {:?}\n", host.data_dir()), &[]);
     assert_eq!(code, 4, "{output}");
     assert!(
         output.contains("another foldstream uses it") && output.contains("data folder"),
         "{output}"
     );
+    assert!(scratch.exists(), "it is refused before it tidies up");
     host.client().get("/livez").await.expect(200);
 }
 

@@ -38,6 +38,31 @@ fn the_unit_has_settings_that_systemd_knows() {
     // A start after a wrong configuration, or next to another host, would fail in the same way.
     assert!(unit.contains("\nRestartPreventExitStatus=2 4\n"));
     assert!(unit.contains("\nMemoryMax=") && unit.contains("\nTasksMax="));
+    // What keeps a host that was taken over from the rest of the machine.
+    for setting in [
+        "CapabilityBoundingSet=",
+        "DynamicUser=yes",
+        "KeyringMode=private",
+        "LimitCORE=0",
+        "LockPersonality=yes",
+        "NoNewPrivileges=yes",
+        "OOMPolicy=continue",
+        "PrivateDevices=yes",
+        "PrivateIPC=yes",
+        "PrivateTmp=yes",
+        "ProtectHome=yes",
+        "ProtectProc=invisible",
+        "ProtectSystem=strict",
+        "RemoveIPC=yes",
+        "RestrictNamespaces=yes",
+        "RestrictSUIDSGID=yes",
+        "StateDirectoryMode=0700",
+        "SystemCallArchitectures=native",
+        "SystemCallFilter=@system-service",
+        "UMask=0077",
+    ] {
+        assert!(unit.lines().any(|line| line == setting), "{setting}");
+    }
     // The program need not be installed here.
     let file = folder.path().join("foldstream.service");
     let program = foldstream_tests::foldstream().display().to_string();

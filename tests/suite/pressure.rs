@@ -72,7 +72,7 @@ async fn append_large(client: &Client, count: usize) {
 
 /// A figure of the metrics; 0 if it is not there yet. On a new connection: an idle one may be
 /// closed at any time.
-async fn metric(host: &Host, name: &str) -> f64 {
+pub(crate) async fn metric(host: &Host, name: &str) -> f64 {
     let page = Client::new(host.url())
         .get("/metrics")
         .await

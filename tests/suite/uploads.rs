@@ -5,11 +5,14 @@ use std::time::Duration;
 use foldstream::api::{self, DeploymentState};
 use foldstream::state::catalogue::{Audit, Catalogue};
 use foldstream_tests::client::Client;
+use foldstream_tests::host::Host;
 use foldstream_tests::hostile::{self, COMPONENT_TYPE, INSTANCE_TYPE};
 use foldstream_tests::process::Process;
 use foldstream_tests::stage::{Kind, Stage};
 use foldstream_tests::{cli, guests, wait};
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::pressure::metric;
 
 /// Bombs by name: each would end a process that reads it without care, or keep it busy.
 fn bombs() -> Vec<(&'static str, Vec<u8>)> {
@@ -59,6 +62,36 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("nothing but zeros", vec![0; 16 << 20]),
     ]
+}
+
+/// Uploads that are small, or harmless to those who read them, and would take much memory of the
+/// host that loads them.
+#[tokio::test]
+async fn what_a_module_describes_counts_in_the_memory_of_the_host() {
+    let host = Host::start_with("[limits]\nmemory_bytes = \"192MiB\"\n").await;
+    let ledger = guests::module("ledger");
+    host.client().deploy("ledger", &ledger).await;
+    let before = host.peak_memory_bytes();
+    for (upload, words) in [
+        (
+            hostile::doubling_instances(&ledger, 19),
+            "instantiate each other",
+        ),
+        (hostile::idle_globals(&ledger, 20, 100_000), "description"),
+        (hostile::idle_globals(&ledger, 1, 900_000), "description"),
+    ] {
+        let problem = host.client().upload(upload, "?name=bomb").await;
+        let problem = problem.problem(422, "refused");
+        assert!(problem.detail.contains(words), "{}", problem.detail);
+    }
+    // One that is let in counts with what it describes, not with its code alone.
+    let large = hostile::idle_globals(&ledger, 5, 50_000);
+    host.client().deploy("large", &large).await;
+    let code = metric(&host, "foldstream_memory_used_bytes{part=\"code\"}").await;
+    assert!(code > 16e6, "{code}");
+    // An upload that is read once, and a budget's worth of nothing else.
+    let more = host.peak_memory_bytes() - before;
+    assert!(more < 96 << 20, "{more} bytes more");
 }
 
 /// Uploads a bomb: the client gets words, not an end of its connection.
