@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     foldstream::memory::save_addresses();
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if !foldstream::panics::is_told_elsewhere(panic) {
+        if !foldstream::panics::is_reported_elsewhere(panic) {
             usual(panic);
         }
     }));

@@ -11,7 +11,7 @@ use crate::damage;
 const CLIENT_HEADERS: (&str, &str) = ("async-nats", "src/header.rs");
 
 /// Whether a panic is reported by somebody who knows more about it.
-pub fn is_told_elsewhere(panic: &PanicHookInfo<'_>) -> bool {
+pub fn is_reported_elsewhere(panic: &PanicHookInfo<'_>) -> bool {
     // The caller of guarded work reports a damaged file, with advice.
     if damage::is_guarded() {
         return true;

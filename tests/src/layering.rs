@@ -58,6 +58,7 @@ const LAYERS: &[&[&str]] = &[
         "effects",
         "memory",
         "newest",
+        "panics",
         "position",
         "timers",
         "usage",

@@ -169,7 +169,7 @@ pub fn write_messages_as_json() {
     JSON_MESSAGES.store(true, Ordering::Relaxed);
     // The message of a panic appears between the same lines.
     std::panic::set_hook(Box::new(|panic| {
-        if !crate::panics::is_told_elsewhere(panic) {
+        if !crate::panics::is_reported_elsewhere(panic) {
             say_as("ERROR", &panic.to_string());
         }
     }));
