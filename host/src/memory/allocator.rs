@@ -10,8 +10,10 @@ use tikv_jemallocator::Jemalloc;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Freed pages go back to the system after about a second of further allocations; by default jemalloc
-/// keeps them for ten.
-const OPTIONS: &[u8] = b"dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+/// keeps them for ten. Each thread keeps fewer and smaller pieces for itself than by default, because
+/// each deployment has a thread: an idle one takes 0.1 MiB less, and folding no more processor time.
+const OPTIONS: &[u8] =
+    b"dirty_decay_ms:1000,muzzy_decay_ms:0,tcache_nslots_small_max:20,tcache_max:4096\0";
 
 /// Where jemalloc looks for its options: <https://jemalloc.net/jemalloc.3.html#tuning>.
 // SAFETY: jemalloc declares the symbol as a pointer to a text that ends with a zero, as this is.
