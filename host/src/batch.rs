@@ -64,16 +64,19 @@ impl Batch {
         }
     }
 
-    /// The checkpoint of a state to which nothing was applied yet: where it begins, with the first
+    /// The checkpoint of a state to which nothing was applied yet: where it stands, with the first
     /// message of this batch, so that the stream can be recognised. None if it has no message.
-    pub fn beginning(&self) -> Option<Checkpoint> {
+    pub fn beginning(&self, before: Option<&Checkpoint>) -> Option<Checkpoint> {
         let first = self.events.first().map(EventMark::of);
         let mark = first.or_else(|| self.last_seen.clone())?;
-        Some(Checkpoint {
-            last_seen: Some(mark),
+        let begun = before.cloned().unwrap_or_else(|| Checkpoint {
             begins_after: Some(self.after),
             events: Some(0),
             ..Checkpoint::at(self.after, (*self.stream).clone())
+        });
+        Some(Checkpoint {
+            last_seen: Some(mark),
+            ..begun
         })
     }
 

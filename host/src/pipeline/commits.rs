@@ -29,13 +29,18 @@ impl Run {
     /// it: after a crash the stream is then recognised, or is another one. A state that answers no
     /// reads needs no such record.
     pub(super) fn note_beginning(&mut self, batch: &Batch) -> Result<(), Ended> {
-        if self.store.published().is_some() || !self.applier.progress.serves() {
+        let published = self.store.published();
+        // The first batches may have no messages, and say nothing about the stream.
+        let has_seen = published
+            .as_ref()
+            .is_some_and(|checkpoint| checkpoint.marks().next().is_some());
+        if has_seen || !self.applier.progress.serves() {
             return Ok(());
         }
         let disk = self.applier.settings.disk.as_ref();
         // Without room nothing is durable, and nothing keeps events from being applied in memory.
         let has_room = disk.is_none_or(|(room, _)| room.check(Use::Write, 0).is_ok());
-        let Some(checkpoint) = batch.beginning().filter(|_| has_room) else {
+        let Some(checkpoint) = batch.beginning(published.as_ref()).filter(|_| has_room) else {
             return Ok(());
         };
         self.applier.writer().publish(checkpoint);
