@@ -41,7 +41,9 @@ use crate::position::Checkpoint;
 use crate::subject::SubjectSet;
 use connect::Settings;
 
-pub use publish::{Confirmed, Description, Outgoing, PublishError, Publisher, Unavailable};
+pub use publish::{
+    BatchError, Confirmed, Description, Outgoing, PublishError, Publisher, Unavailable,
+};
 pub use reader::Reader;
 
 /// Reads a header block: the usable headers, and the fault that stops the client from parsing the
