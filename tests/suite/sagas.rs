@@ -282,6 +282,19 @@ async fn everybody_sees_which_orders_wait_for_what_and_since_when() {
     );
     assert_eq!(group.since.as_ref(), Some(&waiting[0].since));
 
+    let metrics = client.get("/metrics").await.expect(200).text();
+    let of = "deployment=\"saga-orchestrated\",saga=\"order-fulfilment\",status=\"stuck\"";
+    for wanted in [
+        format!("foldstream_saga_instances{{{of},step=\"payment\"}} 3"),
+        format!("foldstream_saga_oldest_seconds{{{of}}} "),
+        format!(
+            "foldstream_saga_ended{{{}}} 0",
+            of.replace("stuck", "completed")
+        ),
+    ] {
+        assert!(metrics.contains(&wanted), "{wanted} is not in {metrics}");
+    }
+
     // Page by page, and narrowed.
     let mut paged = Vec::new();
     let mut after = String::new();
