@@ -563,14 +563,14 @@ async fn a_saga_whose_step_fails_parks_and_completes_once_newer_code_retries_it(
 }
 
 /// An event of an order of the example `saga-orchestrated`, without participants.
-fn order(key: &str, what: &str, data: Value) -> api::NewEvent {
+fn order(key: &str, what: &str, data: &Value) -> api::NewEvent {
     let subject = match what {
         "placed" | "cancelled" => format!("orders.{key}.{what}"),
         "charged" => format!("payment.{key}.{what}"),
         "reserved" => format!("stock.{key}.{what}"),
         _ => format!("shipping.{key}.{what}"),
     };
-    told(&subject, &data)
+    told(&subject, data)
 }
 
 #[tokio::test]
@@ -593,7 +593,7 @@ async fn an_order_or_an_answer_that_cannot_be_decoded_parks_its_key_and_other_sa
     let placed = json!({ "cents": 1, "item": "lamp", "card": "valid", "address": "here" });
     // One is there before the deploy.
     client
-        .append(&[order("1", "placed", json!("garbage"))])
+        .append(&[order("1", "placed", &json!("garbage"))])
         .await;
     let parameters = format!("&on-failure=park&allow-publish={grants}");
     client
@@ -607,24 +607,24 @@ async fn an_order_or_an_answer_that_cannot_be_decoded_parks_its_key_and_other_sa
     let client = bed.host.client();
     client
         .append(&[
-            order("2", "placed", placed.clone()),
-            order("3", "placed", json!({ "cents": "many" })),
-            order("1", "cancelled", json!({})),
-            order("4", "placed", placed),
+            order("2", "placed", &placed),
+            order("3", "placed", &json!({ "cents": "many" })),
+            order("1", "cancelled", &json!({})),
+            order("4", "placed", &placed),
         ])
         .await;
     bed.published("payment.*.charge", 2).await;
     // The answer about order 2 has no number, and its time-out waits behind it.
     let answers = ["2", "4"].map(|key| {
         let number = if key == "2" { "no" } else { "payment" };
-        order(key, "charged", json!({ number: "7" }))
+        order(key, "charged", &json!({ number: "7" }))
     });
     client.append(&answers).await;
     bed.published("stock.*.reserve", 1).await;
     client
         .append(&[
-            order("4", "reserved", json!({})),
-            order("4", "sent", json!({})),
+            order("4", "reserved", &json!({})),
+            order("4", "sent", &json!({})),
         ])
         .await;
     assert_eq!(
