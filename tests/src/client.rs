@@ -241,6 +241,23 @@ impl Client {
         .await
     }
 
+    /// Waits until a generation has passed its probation.
+    pub async fn passed_probation(&self, number: u64) {
+        let passed = format!("generation {number}");
+        wait::until("the probation to pass", || async {
+            let audit = self.get("/v1/audit?limit=10").await.expect(200);
+            let entries = audit.value()["entries"].as_array().cloned();
+            let is_passed =
+                |entry: &Value| entry["action"] == "inherit-passed" && entry["detail"] == *passed;
+            entries
+                .unwrap_or_default()
+                .iter()
+                .any(is_passed)
+                .then_some(())
+        })
+        .await;
+    }
+
     /// How a deployment is.
     pub async fn show(&self, name: &str) -> api::Deployment {
         self.get(&format!("/v1/deployments/{name}"))

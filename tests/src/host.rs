@@ -99,6 +99,25 @@ impl Host {
         self.folder.path().join("data")
     }
 
+    /// A host on a copy of its files, with the same configuration. It must be stopped.
+    pub async fn copy(&self) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let mut other = Self {
+            process: None,
+            folder,
+            client: Client::new("http://127.0.0.1:1"),
+            die_at: None,
+        };
+        crate::nats::copy_folder(&self.data_dir(), &other.data_dir());
+        let config = std::fs::read_to_string(self.config_file()).expect("it was written");
+        let (_, config) = config
+            .split_once('\n')
+            .expect("the first line is the folder");
+        other.configure(config);
+        other.restart().await;
+        other
+    }
+
     /// Leaves its folder where it is when it is dropped, for someone to look into; the folder.
     pub fn keep_files(&mut self) -> &Path {
         self.folder.disable_cleanup(true);

@@ -329,7 +329,8 @@ async fn settle(acknowledgements: &mut Vec<jetstream::context::PublishAckFuture>
     last
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+/// Copies a folder with all that is in it.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("our folder can be made");
     for entry in std::fs::read_dir(from).expect("our folder can be read") {
         let entry = entry.expect("our folder can be read");

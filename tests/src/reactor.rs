@@ -80,7 +80,12 @@ pub fn wanted(sequence: u64, what: &str) -> impl Iterator<Item = Place> {
 /// Everything in the stream `OUT`, by sequence.
 pub async fn stored(server: &NatsServer) -> Vec<Stored> {
     let messages = messages(&server.jetstream().await, "OUT").await;
-    messages.iter().map(in_stream).collect()
+    let is_cursor = |subject: &str| subject.starts_with("_fs.");
+    let messages = messages.iter();
+    messages
+        .filter(|message| !is_cursor(&message.subject))
+        .map(in_stream)
+        .collect()
 }
 
 /// A message as a stream has it.

@@ -6,18 +6,6 @@ use foldstream::api::{DeployOutcome, DeploymentState, SourceState};
 use foldstream_tests::guests;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
 
-/// Tests one claim on both sources.
-macro_rules! on_both_sources {
-    ($($claim:ident),* $(,)?) => {
-        mod jetstream {
-            $(#[tokio::test] async fn $claim() { super::$claim(super::Kind::JetStream).await; })*
-        }
-        mod embedded {
-            $(#[tokio::test] async fn $claim() { super::$claim(super::Kind::Embedded).await; })*
-        }
-    };
-}
-
 on_both_sources!(
     events_that_were_there_and_events_that_come_are_applied_once_and_in_order,
     an_empty_source_is_live_at_position_zero,

@@ -105,17 +105,46 @@ async fn message_whose_acknowledgement_is_lost_is_sent_again_and_stored_once() {
 async fn forgetful_server(max_messages_per_subject: i64) -> NatsServer {
     let server = NatsServer::start().await;
     let config = async_nats::jetstream::stream::Config {
-        duplicate_window: Duration::from_millis(200),
         max_messages_per_subject,
-        ..nats::stream_config("OUT", "out.>")
+        ..forgetful()
     };
     nats::create_stream_with(&server.jetstream().await, config).await;
     server
 }
 
+fn forgetful() -> async_nats::jetstream::stream::Config {
+    async_nats::jetstream::stream::Config {
+        duplicate_window: Duration::from_millis(200),
+        ..nats::stream_config("OUT", "out.>")
+    }
+}
+
+/// The same stream, which takes cursors.
+fn with_cursors() -> async_nats::jetstream::stream::Config {
+    async_nats::jetstream::stream::Config {
+        subjects: vec!["out.>".to_owned(), "_fs.cursors.>".to_owned()],
+        allow_atomic_publish: true,
+        ..forgetful()
+    }
+}
+
+async fn server_with_cursors() -> NatsServer {
+    let server = NatsServer::start().await;
+    nats::create_stream_with(&server.jetstream().await, with_cursors()).await;
+    server
+}
+
 #[tokio::test]
 async fn what_the_stream_has_stored_is_read_back_where_its_window_has_forgotten() {
-    let server = forgetful_server(-1).await;
+    outlast_the_window(forgetful_server(-1).await, Promise::ReadBack).await;
+}
+
+#[tokio::test]
+async fn cursor_says_what_is_stored_where_the_window_has_forgotten() {
+    outlast_the_window(server_with_cursors().await, Promise::Exact).await;
+}
+
+async fn outlast_the_window(server: NatsServer, promise: Promise) {
     let proxy = Proxy::start(&server.url()).await;
     let mut host = host_with_stream(&proxy.url(), "").await;
     host.client()
@@ -148,8 +177,118 @@ async fn what_the_stream_has_stored_is_read_back_where_its_window_has_forgotten(
     assert_exactly_once(&stored(&server).await, 20 + 3 * 90 + 1);
     assert_eq!(
         shown.outbox.expect("it is a handler").targets[0].promise,
-        Some(Promise::ReadBack)
+        Some(promise)
     );
+}
+
+/// Two hosts with copies of one data folder get the same events, one after the other.
+#[tokio::test]
+async fn second_owner_with_a_copy_of_the_data_folder_stores_nothing_twice() {
+    let server = server_with_cursors().await;
+    let mut first = host_with_stream(&server.url(), "").await;
+    first
+        .client()
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
+        .await;
+    let last = first
+        .client()
+        .append(&events(20, "one"))
+        .await
+        .last_sequence;
+    published(first.client(), last).await;
+    first.stop();
+    let second = first.copy().await;
+    first.restart().await;
+    // Both have started, and neither is in doubt.
+    for host in [&first, &second] {
+        published(host.client(), last).await;
+    }
+    let mut count = 20;
+    for round in 0..4 {
+        let (one, other) = if round % 2 == 0 {
+            (&first, &second)
+        } else {
+            (&second, &first)
+        };
+        for host in [one, other] {
+            let last = host.client().append(&events(30, "three")).await;
+            published(host.client(), last.last_sequence).await;
+            // Longer than the window.
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+        count += 90;
+        assert_exactly_once(&stored(&server).await, count);
+    }
+    // At the same time, with one of them killed in between.
+    let many = events(200, "three");
+    let (one, other) = tokio::join!(first.client().append(&many), second.client().append(&many));
+    assert_eq!(one.last_sequence, other.last_sequence);
+    first.kill();
+    first.restart().await;
+    for host in [&first, &second] {
+        published(host.client(), one.last_sequence).await;
+    }
+    assert_exactly_once(&stored(&server).await, count + 600);
+}
+
+#[tokio::test]
+async fn handler_that_published_without_cursors_continues_with_them_and_without_again() {
+    let server = forgetful_server(-1).await;
+    let mut host = host_with_stream(&server.url(), "").await;
+    host.client()
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
+        .await;
+    let mut count = 0;
+    for config in [forgetful(), with_cursors(), forgetful(), with_cursors()] {
+        let edited = server.jetstream().await.update_stream(config).await;
+        edited.expect("the stream takes the change");
+        for kills in [false, true] {
+            let appended = host.client().append(&events(40, "three")).await;
+            count += 120;
+            if kills {
+                host.kill();
+                tokio::time::sleep(Duration::from_millis(400)).await;
+            }
+            host.restart().await;
+            published(host.client(), appended.last_sequence).await;
+        }
+        assert_exactly_once(&stored(&server).await, count);
+    }
+}
+
+#[tokio::test]
+async fn message_that_a_stream_with_cursors_refuses_holds_back_later_ones_until_it_is_dropped() {
+    let server = NatsServer::start().await;
+    let config = async_nats::jetstream::stream::Config {
+        max_message_size: 50_000,
+        ..with_cursors()
+    };
+    nats::create_stream_with(&server.jetstream().await, config).await;
+    let host = host_with_stream(&server.url(), "").await;
+    let client = host.client();
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
+        .await;
+    client.append(&events(5, "one")).await;
+    client.append(&events(1, "large")).await;
+    let last = client.append(&events(7, "one")).await.last_sequence;
+    let shown = client
+        .show_when(REACTOR, "name the trouble", |shown| {
+            let outbox = shown.outbox.as_ref().expect("it is a handler");
+            outbox.targets[0].trouble.is_some() && outbox.entries == 8
+        })
+        .await;
+    let trouble = shown.outbox.expect("it is a handler").targets[0]
+        .trouble
+        .clone()
+        .expect("checked above");
+    assert!(trouble.contains("exceeds maximum"), "{trouble}");
+    let path = format!("/v1/deployments/{REACTOR}/outbox?limit=1");
+    let waiting: api::WaitingMessages = client.get(&path).await.expect(200).json();
+    dropped(&host, &[&waiting.messages[0].id], "too large").expect(0);
+    cli::on(&host, &["outbox", "retry", REACTOR]).expect(0);
+    published(client, last).await;
+    assert_exactly_once(&stored(&server).await, 12);
 }
 
 #[tokio::test]

@@ -1,6 +1,18 @@
 //! The suite: every claim that Foldstream makes, against the real program, real modules, real
 //! servers and real files.
 
+/// Tests claims on both kinds of source: functions that take a `Kind`.
+macro_rules! on_both_sources {
+    ($($claim:ident $(,)?)*) => {
+        mod jetstream {
+            $(#[tokio::test] async fn $claim() { super::$claim(super::Kind::JetStream).await; })*
+        }
+        mod embedded {
+            $(#[tokio::test] async fn $claim() { super::$claim(super::Kind::Embedded).await; })*
+        }
+    };
+}
+
 mod admission; // a host without configured tokens makes one; what is open without
 mod backup; // a copy of a running host: whole, compared, and a data folder
 mod cloudevents; // in each form, in and out; times that never go back
@@ -34,6 +46,7 @@ mod metrics; // accepted by promtool, and true
 mod mirrors; // mirrors with gaps by design: what they have lost is found by counting
 mod missing; // events that are gone from a stream: told, and done without only if that is meant
 mod modelled; // events, failures, parking and upgrades in any order: what a model in memory says
+mod modelled_timers; // the same with timers, and a projection next to the handler
 mod monotonic; // positions that clients see never go back, through kills and rollouts
 mod openapi; // the document describes what the host answers
 mod parked_timers; // timers and sagas wait with the parked events of their keys

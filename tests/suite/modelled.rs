@@ -232,7 +232,7 @@ impl Bed {
             let keys: Vec<_> = keys.iter().map(u64::to_string).collect();
             json!({ "keys": keys })
         };
-        self.ask("retry", &selection).await;
+        ask(self.client(), REACTOR, "retry", &selection).await;
         keys.iter().for_each(|key| self.model.retry(*key));
         format!("retry {selection}")
     }
@@ -242,7 +242,7 @@ impl Bed {
         let selection =
             json!({ "keys": [key.to_string()], "whole_keys": whole, "reason": "drawn" });
         if whole || self.model.keys[&key].has_failed {
-            self.ask("drop", &selection).await;
+            ask(self.client(), REACTOR, "drop", &selection).await;
             self.model.drop(key, whole);
             return format!("drop {selection}");
         }
@@ -259,28 +259,6 @@ impl Bed {
             refused.detail
         );
         format!("drop {selection}: refused")
-    }
-
-    async fn ask(&self, what: &str, selection: &serde_json::Value) {
-        let path = format!("/v1/deployments/{REACTOR}/parked/{what}");
-        let begin = Instant::now();
-        loop {
-            let body = selection.to_string();
-            let answer = self.client().post(&path, "application/json", body).await;
-            let text = answer.text();
-            match answer.status.as_u16() {
-                // On a busy machine one request may not get to all keys.
-                200 if answer.json::<api::ParkedOutcome>().unfinished.is_none() => return,
-                // The state is not open yet.
-                200 | 409 | 503 => {}
-                other => panic!("{what} is answered {other}: {text}"),
-            }
-            assert!(
-                begin.elapsed() < wait::DEADLINE,
-                "{what} {selection}: {text}"
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
     }
 
     /// Deploys other code, or another release of the same, over the same state.
@@ -311,17 +289,7 @@ impl Bed {
         let calm: Vec<_> = (0..PROBATION).map(|_| (CALM, "quiet")).collect();
         let told = self.append(&calm).await;
         self.learn(told);
-        let passed = format!("generation {generation}");
-        wait::until("the probation to pass", || async {
-            let audit = self.client().get("/v1/audit?limit=10").await.expect(200);
-            let entries = audit.value()["entries"].as_array().cloned();
-            let entries = entries.unwrap_or_default();
-            let is_passed = |entry: &serde_json::Value| {
-                entry["action"] == "inherit-passed" && entry["detail"] == *passed
-            };
-            entries.iter().any(is_passed).then_some(())
-        })
-        .await;
+        self.client().passed_probation(generation).await;
         if retries {
             let parked = self.model.parked_keys();
             parked.iter().for_each(|key| self.model.retry(*key));
@@ -347,30 +315,13 @@ impl Bed {
 
     async fn rebuild(&mut self) -> String {
         self.client().reached(REACTOR, self.model.last).await;
-        let answer = self.client().act(REACTOR, "rebuild").await;
-        assert!(answer.status.is_success(), "{}", answer.text());
-        let generation = answer.json::<api::Deployed>().generation;
-        self.client()
-            .becomes(REACTOR, generation, GenerationStatus::Active)
-            .await;
+        rebuild(self.client(), REACTOR).await;
         "rebuild".to_owned()
     }
 
     async fn verify(&mut self) -> String {
         self.client().reached(REACTOR, self.model.last).await;
-        let path = format!("/v1/deployments/{REACTOR}/verification");
-        let verified = wait::until("a verification", || async {
-            self.client().act(REACTOR, "verification").await.expect(200);
-            let ended = wait::until("the verification to end", || async {
-                let verified: api::Verification = self.client().get(&path).await.expect(200).json();
-                matches!(verified.state, WorkState::Done | WorkState::Failed).then_some(verified)
-            })
-            .await;
-            // On a busy machine both folds may not meet in time, and it says so.
-            (!ended.message.ends_with("verify again")).then_some(ended)
-        })
-        .await;
-        assert_eq!(verified.equal, Some(true), "{verified:?}");
+        verify(self.client(), REACTOR).await;
         "verify".to_owned()
     }
 
@@ -389,7 +340,7 @@ impl Bed {
             .collect();
         // What a deploy retries, it retries later.
         wait::until(&format!("the host to park {wanted:?}"), || async {
-            (self.parked().await == wanted).then_some(())
+            (parked(self.client(), REACTOR).await == wanted).then_some(())
         })
         .await;
         let entries = self.client().entries(REACTOR, "handled/").await;
@@ -408,30 +359,6 @@ impl Bed {
             .map(|(key, of)| (format!("handled/{key}"), of.applied.len().to_string()))
             .collect();
         assert_eq!(found, wanted, "the state is not that of the model");
-    }
-
-    /// The sequences of parked events, by key.
-    async fn parked(&self) -> BTreeMap<String, Vec<u64>> {
-        let path = format!("/v1/deployments/{REACTOR}/parked");
-        let mut parked = BTreeMap::new();
-        for key in self
-            .client()
-            .get(&path)
-            .await
-            .expect(200)
-            .json::<api::ParkedList>()
-            .keys
-        {
-            let path = format!("{path}/events?key={}", key.key);
-            let answer = self.client().get(&path).await;
-            // A retry may just have applied the last one.
-            if answer.status == 200 {
-                let events = answer.json::<api::ParkedEvents>().events;
-                let sequences = events.iter().map(|event| event.sequence).collect();
-                parked.insert(key.key, sequences);
-            }
-        }
-        parked
     }
 
     /// Each key's messages are stored in the order in which its events were applied, each once.
@@ -476,6 +403,79 @@ impl Bed {
         self.check().await;
         self.check_messages().await;
     }
+}
+
+/// Retries or drops what is parked.
+pub(crate) async fn ask(client: &Client, name: &str, what: &str, selection: &serde_json::Value) {
+    let path = format!("/v1/deployments/{name}/parked/{what}");
+    let begin = Instant::now();
+    loop {
+        let body = selection.to_string();
+        let answer = client.post(&path, "application/json", body).await;
+        let text = answer.text();
+        match answer.status.as_u16() {
+            // On a busy machine one request may not get to all keys.
+            200 if answer.json::<api::ParkedOutcome>().unfinished.is_none() => return,
+            // The state is not open yet.
+            200 | 409 | 503 => {}
+            other => panic!("{what} is answered {other}: {text}"),
+        }
+        assert!(
+            begin.elapsed() < wait::DEADLINE,
+            "{what} {selection}: {text}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Rebuilds a state, and waits until the new one is active.
+pub(crate) async fn rebuild(client: &Client, name: &str) {
+    let answer = client.act(name, "rebuild").await;
+    assert!(answer.status.is_success(), "{}", answer.text());
+    let generation = answer.json::<api::Deployed>().generation;
+    client
+        .becomes(name, generation, GenerationStatus::Active)
+        .await;
+}
+
+/// Folds the stream again, and compares.
+pub(crate) async fn verify(client: &Client, name: &str) {
+    let path = format!("/v1/deployments/{name}/verification");
+    let verified = wait::until("a verification", || async {
+        client.act(name, "verification").await.expect(200);
+        let ended = wait::until("the verification to end", || async {
+            let verified: api::Verification = client.get(&path).await.expect(200).json();
+            matches!(verified.state, WorkState::Done | WorkState::Failed).then_some(verified)
+        })
+        .await;
+        // On a busy machine both folds may not meet in time, and it says so.
+        (!ended.message.ends_with("verify again")).then_some(ended)
+    })
+    .await;
+    assert_eq!(verified.equal, Some(true), "{verified:?}");
+}
+
+/// The sequences of parked events, by key.
+pub(crate) async fn parked(client: &Client, name: &str) -> BTreeMap<String, Vec<u64>> {
+    let path = format!("/v1/deployments/{name}/parked");
+    let mut parked = BTreeMap::new();
+    for key in client
+        .get(&path)
+        .await
+        .expect(200)
+        .json::<api::ParkedList>()
+        .keys
+    {
+        let path = format!("{path}/events?key={}", key.key);
+        let answer = client.get(&path).await;
+        // A retry may just have applied the last one.
+        if answer.status == 200 {
+            let events = answer.json::<api::ParkedEvents>().events;
+            let sequences = events.iter().map(|event| event.sequence).collect();
+            parked.insert(key.key, sequences);
+        }
+    }
+    parked
 }
 
 #[tokio::test]

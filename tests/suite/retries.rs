@@ -123,6 +123,60 @@ async fn dropped_events_are_left_out_of_states_that_are_built_later_and_of_bundl
 }
 
 #[tokio::test]
+async fn key_with_more_events_than_one_request_may_drop_is_dropped_whole_and_in_pieces() {
+    let bed = Bed::start("").await;
+    bed.tell(&[("ada", "ill 1"), ("bob", "note 2")]).await;
+    let many = [("ada", "note 3"); 1_000];
+    let mut last = 0;
+    for _ in 0..11 {
+        last = bed.tell(&many).await;
+    }
+    assert_eq!(bed.notes_at(last).await, "2");
+    let dropped = bed
+        .run("parked drop mischief mischief.ada --whole-keys --reason useless")
+        .expect(0);
+    assert!(
+        dropped.stdout.contains("dropped 11,001 events; 1 key")
+            && dropped.stderr.contains("10,000 events so far"),
+        "{dropped:?}"
+    );
+    let skips = bed.run("skips mischief").expect(0).stdout;
+    assert!(
+        skips.lines().count() == 3
+            && skips.contains("useless (and 9,999 later events of its key)")
+            && skips.contains("useless (and 1,000 later events of its key)"),
+        "{skips}"
+    );
+    // The same code, which still cannot apply the first one.
+    bed.run("rebuild mischief --wait").expect(0);
+    assert_eq!(bed.notes_at(last).await, "2");
+    bed.run("verify mischief").expect(0);
+    // An operator who has changed their mind about one of those that waited.
+    bed.run("skips mischief --remove 4").expect(0);
+    bed.run("rebuild mischief --wait").expect(0);
+    assert_eq!(bed.notes_at(last).await, "2,3");
+}
+
+#[tokio::test]
+async fn events_that_were_to_be_dropped_when_the_host_died_are_left_out_at_the_next_retry() {
+    let mut bed = Bed::start("").await;
+    let last = bed.tell(&ILL).await;
+    assert_eq!(bed.notes_at(last).await, "1,3");
+    bed.host.die_at(Some("skip-recorded"));
+    bed.host.restart().await;
+    let drop = "parked drop mischief mischief.ada --whole-keys --reason useless";
+    assert_ne!(bed.run(drop).code, 0);
+    bed.host.wait_for_death();
+    bed.host.die_at(None);
+    bed.host.restart().await;
+    bed.run("parked retry mischief --all").expect(0);
+    assert_eq!(bed.notes_at(last).await, "1,3");
+    let skips = bed.run("skips mischief").expect(0).stdout;
+    assert!(skips.contains("useless (and 1 later event"), "{skips}");
+    bed.run("verify mischief").expect(0);
+}
+
+#[tokio::test]
 async fn class_that_there_is_not_is_refused_with_those_that_there_are() {
     let bed = Bed::start("").await;
     let last = bed.tell(&ILL).await;

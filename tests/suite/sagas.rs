@@ -242,6 +242,21 @@ fn assert_is_done_or_undone(order: &str, story: &[String]) {
     }
 }
 
+async fn metrics_show_three_that_are_stuck(client: &Client) {
+    let metrics = client.get("/metrics").await.expect(200).text();
+    let of = "deployment=\"saga-orchestrated\",saga=\"order-fulfilment\",status=\"stuck\"";
+    for wanted in [
+        format!("foldstream_saga_instances{{{of},step=\"payment\"}} 3"),
+        format!("foldstream_saga_oldest_seconds{{{of}}} "),
+        format!(
+            "foldstream_saga_ended{{{}}} 0",
+            of.replace("stuck", "completed")
+        ),
+    ] {
+        assert!(metrics.contains(&wanted), "{wanted} is not in {metrics}");
+    }
+}
+
 #[tokio::test]
 async fn everybody_sees_which_orders_wait_for_what_and_since_when() {
     // Nobody answers, as there are no participants: they give up, and wait for an operator.
@@ -281,6 +296,8 @@ async fn everybody_sees_which_orders_wait_for_what_and_since_when() {
         (api::SagaStatus::Stuck, "payment", 3)
     );
     assert_eq!(group.since.as_ref(), Some(&waiting[0].since));
+
+    metrics_show_three_that_are_stuck(client).await;
 
     // Page by page, and narrowed.
     let mut paged = Vec::new();

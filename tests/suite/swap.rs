@@ -10,17 +10,6 @@ use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use foldstream_tests::wait;
 use reqwest::Method;
 
-macro_rules! on_both_sources {
-    ($($claim:ident)*) => {
-        mod jetstream {
-            $(#[tokio::test] async fn $claim() { super::$claim(super::Kind::JetStream).await; })*
-        }
-        mod embedded {
-            $(#[tokio::test] async fn $claim() { super::$claim(super::Kind::Embedded).await; })*
-        }
-    };
-}
-
 on_both_sources! {
     a_new_version_is_built_beside_the_old_one_and_takes_over
     the_same_state_version_inherits_the_state

@@ -153,7 +153,8 @@ pub struct DroppedMessages {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Promise {
-    /// Each message is stored exactly once.
+    /// Each message is stored exactly once: with the messages, the target stores how far the
+    /// handler has come.
     Exact,
     /// Each message is stored exactly once as long as one host publishes: after a crash or a lost
     /// confirmation, the host first reads what the stream has stored.

@@ -49,6 +49,9 @@ impl SkipState {
 pub struct Skip {
     /// Its sequence.
     pub sequence: u64,
+    /// How many later events of its key, which waited behind it, were dropped with it.
+    #[serde(default)]
+    pub later: u64,
     /// The effect of the decision.
     pub state: SkipState,
     /// The operator's reason.

@@ -267,7 +267,7 @@ impl Host {
         let deployments: Vec<_> = self
             .deployments()
             .iter()
-            .map(|deployment| deployment.info())
+            .map(|deployment| deployment.info_with_sagas())
             .collect();
         let sources = self.inner.sources.iter();
         let sources: Vec<_> = sources

@@ -12,6 +12,7 @@ mod inbox;
 mod memory;
 mod outbox;
 mod register;
+mod sagas;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,7 @@ use inbox::Inboxes;
 use memory::MemoryGauges;
 use outbox::Outboxes;
 use register::{counter, float_gauge, gauge, histogram, number, register};
+use sagas::Sagas;
 
 /// The metrics of a host.
 #[derive(Clone, Debug)]
@@ -45,6 +47,7 @@ pub struct Metrics {
     state_failures: IntCounterVec,
     inbox: Inboxes,
     outbox: Outboxes,
+    sagas: Sagas,
     apply: HistogramVec,
     commit: HistogramVec,
     query: HistogramVec,
@@ -166,6 +169,7 @@ impl Metrics {
             ),
             inbox: Inboxes::new(&registry),
             outbox: Outboxes::new(&registry),
+            sagas: Sagas::new(&registry),
             apply: timer(
                 "foldstream_apply_duration_seconds",
                 "Duration of one call of apply.",
@@ -332,6 +336,7 @@ impl Metrics {
         gauges.set(deployments, sources);
         self.inbox.set(deployments);
         self.outbox.set(deployments);
+        self.sagas.set(deployments);
         gauges.disk.set(usage);
         gauges.memory.set(memory);
         let mut page = Vec::with_capacity(64 << 10);

@@ -227,7 +227,8 @@ async fn send_chain(
     sent
 }
 
-fn outgoing(row: &Row, lineage: Lineage) -> Outgoing {
+/// An effect as a message.
+pub(super) fn outgoing(row: &Row, lineage: Lineage) -> Outgoing {
     let effect = &row.effect;
     let data = match &effect.data {
         Payload::Bytes(bytes) => bytes.clone(),

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::cursor::{self, Cursor};
 use super::status::{Status, since_ns};
 use super::{Sent, embedded, jetstream};
 use crate::api::Promise;
-use crate::effects::{Grants, Lineage, Row};
+use crate::effects::{self, Grants, Lineage, Row};
 use crate::metrics::DeploymentMetrics;
 use crate::room::{Room, Use};
 use crate::source::Source;
@@ -99,6 +101,7 @@ impl Releaser {
                 changed: parts.changed.clone(),
                 // After a start nobody knows what was sent before.
                 is_in_doubt: AtomicBool::new(true),
+                cursor: Mutex::default(),
             };
             tasks.push(runtime.spawn(task.run()));
         }
@@ -180,6 +183,8 @@ struct Task {
     /// Effects may be stored without our knowing: after a start, and after an answer that stayed
     /// out. Only the task of this target uses it; it is atomic because sending borrows the task.
     is_in_doubt: AtomicBool,
+    /// How far the lineage is in the stream, if the stream takes cursors.
+    cursor: Mutex<Option<Cursor>>,
 }
 
 impl Task {
@@ -320,22 +325,24 @@ impl Task {
 
     async fn send_to_stream(&self, publisher: &Publisher, rows: Vec<Row>) -> Sent {
         let lineage = self.parts.lineage;
-        let (mut found, mut new) = (Vec::new(), rows);
         if self.is_in_doubt.load(Ordering::Relaxed) {
-            let place = (&self.parts.store, self.name.as_str());
-            let known =
-                match jetstream::look(publisher, place, lineage, &(self.parts.grants)()).await {
-                    Ok(known) => known,
-                    Err(error) => return Sent::nothing(error.to_string()),
-                };
+            match cursor::find(publisher, lineage, &self.name).await {
+                Ok(found) => *self.cursor.lock() = found,
+                Err(error) => return Sent::nothing(error.to_string()),
+            }
+        }
+        let cursor = self.cursor.lock().clone();
+        let is_known = cursor
+            .as_ref()
+            .is_some_and(|cursor| cursor.through.is_some());
+        let (mut found, new) = match self.look(publisher, rows, is_known).await {
+            Ok(sorted) => sorted,
+            Err(trouble) => return Sent::nothing(trouble),
+        };
+        if cursor.is_some() {
             self.parts.status.change(&self.name, |target| {
-                (target.window, target.promise) =
-                    (Some(known.description.window), Some(known.promise));
+                (target.window, target.promise) = (None, Some(Promise::Exact));
             });
-            // What the stream has already is confirmed without being sent.
-            (found, new) = new
-                .into_iter()
-                .partition(|row| known.stored.contains(&row.place.id(lineage)));
         }
         let again = found.len() as u64;
         // Until it is known what became of each, even if this is dropped half-way.
@@ -345,11 +352,49 @@ impl Task {
             stopped: &self.stopped,
             denied: &denied,
         };
-        let mut sent = jetstream::send(publisher, lineage, new, &conditions).await;
+        let mut sent = match cursor {
+            None => jetstream::send(publisher, lineage, new, &conditions).await,
+            Some(mut cursor) => {
+                // No stream has replies, so no cursor passes them.
+                let is_reply = |row: &Row| effects::is_reply(&row.effect.subject);
+                let (replies, new) = new.into_iter().partition(is_reply);
+                let mut sent =
+                    cursor::send(publisher, lineage, &mut cursor, new, &conditions).await;
+                *self.cursor.lock() = Some(cursor);
+                let replied = jetstream::send(publisher, lineage, replies, &conditions).await;
+                sent.confirmed.extend(replied.confirmed);
+                sent.trouble = sent.trouble.or(replied.trouble);
+                sent
+            }
+        };
         sent.again += again;
         sent.confirmed.append(&mut found);
         self.is_in_doubt.store(sent.is_in_doubt, Ordering::Relaxed);
         sent
+    }
+
+    /// Separates rows that the stream has from others, as far as that is in doubt and no cursor says
+    /// it.
+    async fn look(
+        &self,
+        publisher: &Publisher,
+        rows: Vec<Row>,
+        has_cursor: bool,
+    ) -> Result<(Vec<Row>, Vec<Row>), String> {
+        if has_cursor || !self.is_in_doubt.load(Ordering::Relaxed) {
+            return Ok((Vec::new(), rows));
+        }
+        let lineage = self.parts.lineage;
+        let place = (&self.parts.store, self.name.as_str());
+        let known = jetstream::look(publisher, place, lineage, &(self.parts.grants)()).await;
+        let known = known.map_err(|error| error.to_string())?;
+        self.parts.status.change(&self.name, |target| {
+            (target.window, target.promise) = (Some(known.description.window), Some(known.promise));
+        });
+        // What the stream has already is confirmed without being sent.
+        Ok(rows
+            .into_iter()
+            .partition(|row| known.stored.contains(&row.place.id(lineage))))
     }
 
     /// Records what is stored, and removes it from the file if that is much.

@@ -14,7 +14,7 @@ use crate::api::FailureClass;
 use crate::bundle::{Bundle, Failed};
 use crate::event::Event;
 use crate::module::ApplyError;
-use crate::state::exceptions::{Exception, Skip, Skipped};
+use crate::state::exceptions::{Exception, Skip};
 use crate::state::{self, Parked, ParkedFailure, Replaced, Store, Writer};
 
 /// Most events of a parked key that are applied at once.
@@ -41,10 +41,8 @@ pub enum ParkedWork {
     },
     /// Leave out events for good.
     Drop {
-        /// The keys.
-        keys: Vec<String>,
-        /// All events of a key, and not only the first.
-        all: bool,
+        /// The keys, and how many events of each, from its first one on.
+        parts: Vec<(String, usize)>,
         /// The operator's reason.
         reason: String,
     },
@@ -132,8 +130,8 @@ impl ParkedRequests {
             ParkedWork::Retry { .. } | ParkedWork::Record { .. } => {
                 drop(answer.send(Err(ParkedWorkError::NotRunning)));
             }
-            ParkedWork::Drop { keys, all, reason } => {
-                let dropped = drop_parked(writer, store, &keys, all, &reason);
+            ParkedWork::Drop { parts, reason } => {
+                let dropped = drop_parked(writer, store, &parts, &reason);
                 let result = dropped
                     .as_ref()
                     .map(Clone::clone)
@@ -167,13 +165,13 @@ pub fn decision(parked: &Parked, reason: &str) -> Skip {
 fn leave_out<'a>(
     writer: &mut Writer,
     key: &str,
-    decided: impl Iterator<Item = (&'a Event, Skipped)>,
+    decided: impl Iterator<Item = (&'a Event, Exception)>,
 ) {
     writer.begin();
     let (mut exceptions, mut firings) = (BTreeMap::new(), Vec::new());
-    for (event, skipped) in decided {
+    for (event, exception) in decided {
         writer.unpark(key, event.sequence);
-        exceptions.insert(event.sequence, Exception::Skipped(skipped));
+        exceptions.insert(event.sequence, exception);
         if super::firings::leave_out(writer, event) {
             firings.push(event.sequence);
         }
@@ -190,25 +188,31 @@ fn leave_out<'a>(
 fn drop_parked(
     writer: &mut Writer,
     store: &Store,
-    keys: &[String],
-    all: bool,
+    parts: &[(String, usize)],
     reason: &str,
 ) -> Result<ParkedOutcome, state::Error> {
     let mut outcome = ParkedOutcome::default();
-    for key in keys {
-        loop {
+    for (key, count) in parts {
+        let (mut left, mut first) = (*count, None);
+        while left > 0 {
             // In portions, because a key may have more events than fit into memory.
-            let parked = store.parked_events(key, if all { RETRY_EVENTS } else { 1 })?;
+            let parked = store.parked_events(key, left.min(RETRY_EVENTS))?;
             let decided = parked.iter().map(|parked| {
-                let skip = decision(parked, reason);
-                (&parked.event, Skipped::new(&skip, Some(&parked.event)))
+                let event = &parked.event;
+                let exception = match first {
+                    Some(first) => Exception::dropped_behind(first, event),
+                    None => Exception::skipped(&decision(parked, reason), Some(event)),
+                };
+                first.get_or_insert(event.sequence);
+                (event, exception)
             });
             leave_out(writer, key, decided);
             outcome.events += parked.len() as u64;
-            // With `all`, the next round looks for more.
-            if !all || parked.is_empty() {
-                break;
-            }
+            left = if parked.is_empty() {
+                0
+            } else {
+                left - parked.len()
+            };
         }
         outcome.keys += u64::from(!store.is_parked(key));
     }
@@ -249,8 +253,8 @@ impl Run {
             ParkedWork::Retry { keys, dry_run } if dry_run => self.try_parked(&keys),
             ParkedWork::Retry { keys, .. } => self.retry_parked(&keys),
             ParkedWork::Record { key } => self.record_key(&key),
-            ParkedWork::Drop { keys, all, reason } => {
-                drop_parked(self.applier.writer(), &self.store, &keys, all, &reason)
+            ParkedWork::Drop { parts, reason } => {
+                drop_parked(self.applier.writer(), &self.store, &parts, &reason)
             }
         };
         // The instance may remember what it read before.
@@ -347,14 +351,10 @@ impl Run {
 
     /// Drops events that an operator decided to leave out, if a crash came before their drop.
     fn drop_decided(&mut self, key: &str, parked: &[Parked]) -> bool {
-        let decided: Vec<_> = parked
-            .iter()
-            .filter_map(|parked| {
-                let event = &parked.event;
-                let skip = self.applier.skips.get(event.sequence)?;
-                skip.means(event)
-                    .then(|| (event, Skipped::new(skip, Some(event))))
-            })
+        let skips = &self.applier.skips;
+        let events = parked.iter().map(|parked| &parked.event);
+        let decided: Vec<_> = events
+            .filter_map(|event| Some((event, skips.exception(event)?)))
             .collect();
         if decided.is_empty() {
             return false;

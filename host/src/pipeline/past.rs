@@ -9,7 +9,6 @@ use super::{Ended, Input, Run, firings};
 use crate::batch::Batch;
 use crate::event::Event;
 use crate::module::ApplyError;
-use crate::state::exceptions::{Exception, Skipped};
 use crate::state::{Parked, Release};
 
 impl Run {
@@ -107,18 +106,17 @@ impl Run {
 
     /// Leaves out firings where the other state did: events before them may have set their timers.
     fn drop_again(&mut self, key: &str, sequences: &[u64], parked: &[Parked]) {
-        let skipped = parked.iter().map(|parked| {
-            let (event, skip) = (&parked.event, self.applier.skips.get(parked.event.sequence));
-            // A state that has dropped an event has an exception for it, and so a decision.
-            let skipped = skip.map(|skip| Skipped::new(skip, Some(event)));
-            (event.clone(), skipped)
-        });
-        let skipped: Vec<_> = skipped.collect();
+        // A state that has dropped an event has an exception for it, and so a decision.
+        let skips = &self.applier.skips;
+        let events = parked.iter().map(|parked| &parked.event);
+        let skipped: Vec<_> = events
+            .map(|event| (event.clone(), skips.exception(event)))
+            .collect();
         let writer = self.applier.writer();
         writer.begin();
         let mut exceptions = BTreeMap::new();
         for (event, skipped) in skipped {
-            exceptions.extend(skipped.map(|skipped| (event.sequence, Exception::Skipped(skipped))));
+            exceptions.extend(skipped.map(|skipped| (event.sequence, skipped)));
             writer.unpark(key, event.sequence);
             firings::leave_out(writer, &event);
         }

@@ -301,7 +301,7 @@ fn verdict(deployment: &Deployment, runner: &Runner, number: u64, begun: u64) ->
 /// that had stopped, or one that it had parked.
 fn has_mended(record: &Record, runner: &Runner) -> bool {
     // A skipped event was not fixed by anybody.
-    let is_folded = |at: &u64| record.skips.iter().all(|skip| skip.sequence != *at);
+    let is_folded = |at: &u64| !record.skips.iter().any(|skip| skip.has(*at));
     let before = record
         .to_put_back()
         .and_then(|before| before.failed_at)

@@ -22,13 +22,15 @@ use crate::module::{KeyRule, Module};
 use crate::pipeline::{ParkedOutcome, ParkedWork, ParkedWorkError, decision};
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, ParkingRecord};
-use crate::state::exceptions::{REASON_BYTES_MAX, SKIPS_MAX, Skip};
+use crate::state::exceptions::{Behind, REASON_BYTES_MAX, Skip};
 use crate::state::{self, Parked, ParkedFailure, ParkedKey, ReadEntry, Replaced, Store};
 
 /// Most keys in one response, and in one request.
 const KEYS_MAX: usize = 1_000;
 /// Most events of a key in one response.
 const EVENTS_MAX: usize = 100;
+/// Most events that one request drops: all keys wait meanwhile.
+const DROP_EVENTS_MAX: usize = 10_000;
 /// Most requests of one retry after a deploy: each is limited in time and keys.
 const RETRIES_MAX: u32 = 10_000;
 /// Pause after a request of it that could not be carried out.
@@ -385,8 +387,7 @@ impl Rollouts {
                 dry_run,
             },
             ParkedAction::Drop => ParkedWork::Drop {
-                keys: keys.clone(),
-                all: selection.whole_keys,
+                parts: parts_of(&store, &keys, selection.whole_keys),
                 reason: reason_of(&selection)?,
             },
         };
@@ -410,13 +411,17 @@ impl Rollouts {
                 // again.
                 self.note_repair(&deployment, begun, of_keys(&keys)).await?;
                 let dropped = match &work {
-                    ParkedWork::Drop { keys, all, .. } => to_drop(&store, keys, *all),
+                    ParkedWork::Drop { parts, .. } => to_drop(&store, parts),
                     _ => Vec::new(),
                 };
-                let outcome = self.work_on_parked(&deployment, work).await?;
+                let mut outcome = self.work_on_parked(&deployment, work).await?;
+                if outcome.unfinished.is_none() && selection.whole_keys {
+                    outcome.unfinished = left_of(&store, &keys);
+                }
                 let keeper = Keeper::new(self.inner.folder.clone(), name);
-                blocking(move || keeper.forget(dropped.iter().map(|(_, sequence)| *sequence)))
-                    .await;
+                let gone = dropped.into_iter().flat_map(|(_, sequences)| sequences);
+                let gone: Vec<u64> = gone.collect();
+                blocking(move || keeper.forget(gone.into_iter())).await;
                 // States of the past may lack what was released, or have what was dropped, at a
                 // position that is the same as before.
                 self.inner.past_states.forget(name);
@@ -451,8 +456,8 @@ impl Rollouts {
             }
             // Nothing else changes a deployment that has stopped.
             ParkedWork::Retry { .. } | ParkedWork::Record { .. } => {}
-            ParkedWork::Drop { keys, all, reason } => {
-                let decided = decided(deployment, keys, *all, reason).await?;
+            ParkedWork::Drop { parts, reason } => {
+                let decided = decided(deployment, parts, reason).await?;
                 // Before the state drops them: after a crash in between, a state that is built
                 // from scratch leaves out what the operator wanted to be left out.
                 self.record_decisions(deployment, decided).await?;
@@ -648,44 +653,77 @@ fn keep_failed(name: &str, store: &Store, keys: &mut Vec<String>, all: bool) -> 
     }
 }
 
-/// Key and sequence of the first parked event of each key, or of all of them.
-fn to_drop(store: &Store, keys: &[String], all: bool) -> Vec<(String, u64)> {
-    let parked = store.parked_keys();
-    let count = if all { usize::MAX } else { 1 };
-    let mut chosen = Vec::new();
-    for (key, found) in keys.iter().filter_map(|key| parked.get_key_value(key)) {
-        let sequences = found.sequences().take(count);
-        chosen.extend(sequences.map(|sequence| (key.clone(), sequence)));
+/// How many events of each key one request drops: the first one, or all as far as it may.
+fn parts_of(store: &Store, keys: &[String], whole_keys: bool) -> Vec<(String, usize)> {
+    let mut room = DROP_EVENTS_MAX;
+    let mut parts = Vec::new();
+    for key in keys {
+        let events = if whole_keys {
+            usize::try_from(store.parked_events_of(key)).unwrap_or(usize::MAX)
+        } else {
+            1
+        };
+        let events = events.min(room);
+        room -= events;
+        // What is left over is for another request.
+        if events > 0 {
+            parts.push((key.clone(), events));
+        }
     }
-    chosen
+    parts
 }
 
-/// The decisions to leave out the first parked event of each key, or all of them.
+/// What a request that drops whole keys has left of them, in words; none if nothing.
+fn left_of(store: &Store, keys: &[String]) -> Option<String> {
+    let left: u64 = keys.iter().map(|key| store.parked_events_of(key)).sum();
+    (left > 0).then(|| {
+        format!(
+            "{left} events of these keys are left, as one request drops at most {DROP_EVENTS_MAX}; \
+             continue with another"
+        )
+    })
+}
+
+/// The sequences of the first parked events of keys.
+fn to_drop(store: &Store, parts: &[(String, usize)]) -> Vec<(String, Vec<u64>)> {
+    let parked = store.parked_keys();
+    let found = parts.iter().filter_map(|(key, count)| {
+        let sequences = parked.get(key)?.sequences().take(*count);
+        Some((key.clone(), sequences.collect()))
+    });
+    found.collect()
+}
+
+/// The decisions to leave out the first parked events of keys: one for each key.
 async fn decided(
     deployment: &Deployment,
-    keys: &[String],
-    all: bool,
+    parts: &[(String, usize)],
     reason: &str,
 ) -> Result<Vec<Skip>, Error> {
     let store = open_store(deployment)?;
-    let chosen = to_drop(&store, keys, all);
-    if chosen.len() > SKIPS_MAX {
-        return Err(Error::Refused(format!(
-            "{} events would be left out for good, and {SKIPS_MAX} are allowed; drop fewer keys at \
-             once, or deploy a module that passes over them, and retry",
-            chosen.len()
-        )));
-    }
+    let chosen = to_drop(&store, parts);
     let reason = reason.to_owned();
-    // One event in memory at a time.
     let read = move || {
-        let read = |(key, sequence): &(String, u64)| {
-            let events = store.parked_of(key, &[*sequence])?;
-            Ok(events.first().map(|parked| decision(parked, &reason)))
-        };
-        chosen
-            .iter()
-            .filter_map(|place| read(place).transpose())
+        let decided = chosen.iter().map(|(key, sequences)| {
+            let mut decided: Option<Skip> = None;
+            let mut behind = Vec::new();
+            // One event in memory at a time.
+            for sequence in sequences {
+                let Some(parked) = store.parked_of(key, &[*sequence])?.pop() else {
+                    continue;
+                };
+                match decided {
+                    None => decided = Some(decision(&parked, &reason)),
+                    Some(_) => behind.push(Behind::entry(&parked.event)),
+                }
+            }
+            Ok(decided.map(|decided| Skip {
+                behind: behind.into(),
+                ..decided
+            }))
+        });
+        decided
+            .filter_map(Result::transpose)
             .collect::<Result<Vec<_>, state::Error>>()
     };
     Ok(blocking(read).await?)

@@ -3,23 +3,27 @@
 use super::{Error, Rollouts};
 use crate::actor::blocking;
 use crate::api;
+use crate::deployment::Deployment;
 use crate::sagas::{self, Wanted};
+
+impl Deployment {
+    /// How it is, with its sagas in figures. Blocking.
+    pub(crate) fn info_with_sagas(&self) -> api::Deployment {
+        let mut shown = self.info();
+        let store = self.active().store().filter(|_| shown.outbox.is_some());
+        if let Some(store) = store {
+            // A state that can't be read is shown by its failure.
+            shown.sagas = sagas::figures(&store.snapshot()).unwrap_or_default();
+        }
+        shown
+    }
+}
 
 impl Rollouts {
     /// A deployment, with its sagas in figures.
     pub async fn shown(&self, name: &str) -> Result<api::Deployment, Error> {
         let deployment = self.deployment(name)?;
-        let mut shown = deployment.info();
-        let store = deployment
-            .active()
-            .store()
-            .filter(|_| shown.outbox.is_some());
-        if let Some(store) = store {
-            // A state that can't be read is shown by its failure.
-            let figures = blocking(move || sagas::figures(&store.snapshot())).await;
-            shown.sagas = figures.unwrap_or_default();
-        }
-        Ok(shown)
+        Ok(blocking(move || deployment.info_with_sagas()).await)
     }
 
     /// A page of the instances of its sagas.

@@ -18,7 +18,7 @@ use crate::runner::Runner;
 use crate::source::{self, Source};
 use crate::state;
 use crate::state::catalogue::{Generation, Record};
-use crate::state::exceptions::{Exception, REASON_BYTES_MAX, SKIPS_MAX, Skip, Skips};
+use crate::state::exceptions::{BEHIND_MAX, Exception, REASON_BYTES_MAX, SKIPS_MAX, Skip, Skips};
 use crate::subject::SubjectSet;
 
 /// Most events that one request may skip.
@@ -182,9 +182,8 @@ impl Rollouts {
         let mut decided = Vec::new();
         // If it fails there in spite of a decision, the decision was about another event, or about
         // the same event parsed differently.
-        let is_open = |sequence: &u64| {
-            known.get(*sequence).is_none() || target.failure_at(*sequence).is_some()
-        };
+        let is_open =
+            |sequence: &u64| !known.has(*sequence) || target.failure_at(*sequence).is_some();
         // All are checked before anything is held: an event may have to be read from the stream.
         for sequence in wanted.sequences.iter().copied().filter(is_open) {
             decided.push(
@@ -213,19 +212,7 @@ impl Rollouts {
         record
             .skips
             .retain(|known| decided.iter().all(|skip| skip.sequence != known.sequence));
-        if record.skips.len() + decided.len() > SKIPS_MAX {
-            let message = format!(
-                "{} skips {} events, and {SKIPS_MAX} are allowed; correct the module instead, or \
-                 withdraw decisions with `foldstream skips {0} --remove`",
-                deployment.name(),
-                record.skips.len()
-            );
-            return Err(state::Error::Limit {
-                limit: "skips",
-                message,
-            }
-            .into());
-        }
+        check_room(deployment.name(), &record.skips, &decided)?;
         let detail = decided.iter().map(detail).collect::<Vec<_>>().join("; ");
         record.skips.extend(decided);
         record.skips.sort_by_key(|skip| skip.sequence);
@@ -309,8 +296,7 @@ impl Rollouts {
     pub async fn withdraw_skip(&self, name: &str, sequence: u64) -> Result<api::SkipList, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
-        let is_decided =
-            |record: &Record| record.skips.iter().any(|skip| skip.sequence == sequence);
+        let is_decided = |record: &Record| record.skips.iter().any(|skip| skip.has(sequence));
         // Before the hold, so that a wrong request holds nobody.
         if !is_decided(&deployment.record()) {
             return Err(Error::Missing(format!(
@@ -322,6 +308,11 @@ impl Rollouts {
         let _held = hold(&deployment).await?;
         let mut record = deployment.record();
         record.skips.retain(|skip| skip.sequence != sequence);
+        for skip in &mut record.skips {
+            if skip.behind.has(sequence) {
+                skip.behind = skip.behind.without(sequence);
+            }
+        }
         let skips = record.skips();
         self.commit(
             &deployment,
@@ -354,7 +345,38 @@ fn detail(skip: &Skip) -> String {
         .as_ref()
         .map(|error| format!(" ({error})"))
         .unwrap_or_default();
-    format!("event {}: {}{failed}", skip.sequence, skip.reason)
+    let behind = match skip.behind.len() {
+        0 => String::new(),
+        count => format!(" with {count} later of its key"),
+    };
+    format!("event {}{behind}: {}{failed}", skip.sequence, skip.reason)
+}
+
+/// Refuses more decisions than a deployment may have.
+fn check_room(name: &str, known: &[Skip], decided: &[Skip]) -> Result<(), Error> {
+    let behind = |skips: &[Skip]| skips.iter().map(|skip| skip.behind.len()).sum::<usize>();
+    let (count, later) = (known.len() + decided.len(), behind(known) + behind(decided));
+    let message = if count > SKIPS_MAX {
+        format!(
+            "{name} has {} decisions to skip events, and {SKIPS_MAX} are allowed",
+            known.len()
+        )
+    } else if later > BEHIND_MAX {
+        format!(
+            "{name} would leave out {later} events that waited behind others, and {BEHIND_MAX} are \
+             allowed"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(state::Error::Limit {
+        limit: "skips",
+        message: format!(
+            "{message}; correct the module instead, or withdraw decisions with `foldstream skips \
+             {name} --remove`"
+        ),
+    }
+    .into())
 }
 
 fn check_ahead(name: &str, target: &Target, sequence: u64) -> Result<(), Error> {
@@ -471,20 +493,15 @@ fn listed(
 ) -> Vec<api::Skip> {
     let mut listed: BTreeMap<u64, api::Skip> = BTreeMap::new();
     // A decision that is not in the record any more, but was carried out, was withdrawn since.
-    for (sequence, Exception::Skipped(skipped)) in exceptions {
-        let (reason, at, error) = (
-            skipped.reason.clone(),
-            skipped.at.clone(),
-            skipped.error.clone(),
-        );
-        let done = Skip {
-            sequence: *sequence,
-            reason,
-            at,
-            error,
-            event: skipped.event.clone(),
-        };
-        listed.insert(*sequence, shown(&done, SkipState::Withdrawn));
+    let mut behind: BTreeMap<u64, u64> = BTreeMap::new();
+    for (sequence, exception) in exceptions {
+        match exception {
+            Exception::Skipped(skipped) => {
+                let done = Skip::carried_out(*sequence, skipped);
+                listed.insert(*sequence, shown(&done, SkipState::Withdrawn));
+            }
+            Exception::DroppedBehind { first, .. } => *behind.entry(*first).or_default() += 1,
+        }
     }
     for skip in decided {
         let state = match (
@@ -497,6 +514,12 @@ fn listed(
         };
         listed.insert(skip.sequence, shown(skip, state));
     }
+    // What a state has left out counts, whatever was decided since.
+    for (first, later) in behind {
+        if let Some(skip) = listed.get_mut(&first) {
+            skip.later = skip.later.max(later);
+        }
+    }
     listed.into_values().collect()
 }
 
@@ -507,10 +530,12 @@ fn shown(skip: &Skip, state: SkipState) -> api::Skip {
         at,
         error,
         event,
+        behind,
     } = skip.clone();
     let event = event.as_ref();
     api::Skip {
         sequence,
+        later: behind.len() as u64,
         state,
         reason,
         at,

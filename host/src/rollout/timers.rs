@@ -108,6 +108,15 @@ impl Rollouts {
             key: Some(Parked::name_of(pending.key.clone())),
             what: action.what(),
         };
+        let subject = crate::timers::subject(name);
+        // It would come behind that firing, and do nothing.
+        if store.is_parked_firing(&subject, &timer) {
+            return Err(Error::Conflict(format!(
+                "a firing of timer `{timer}` is parked with the events of its key, so the timer \
+                 fires once they are retried (`foldstream parked retry {name} KEY`), and never if \
+                 they are dropped (`foldstream parked drop {name} KEY --whole-keys`)"
+            )));
+        }
         let waits = firing.key.as_ref().is_some_and(|key| store.is_parked(key));
         let mut changed = api::TimerChanged {
             timer: shown(timer, pending),
@@ -129,7 +138,6 @@ impl Rollouts {
         let id = format!("fst.{name}.{}.{:016x}", action.name(), fastrand::u64(..));
         let data = firing.data();
         let data = data.as_str().unwrap_or_default().to_owned();
-        let subject = crate::timers::subject(name);
         changed.sequence = Some(outlet.publish(&subject, Firing::KIND, id, data).await?);
         Ok(changed)
     }

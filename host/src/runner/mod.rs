@@ -690,7 +690,7 @@ impl Runner {
         // Read before the skips change: the failure is the one that they may be about.
         let now = self.now();
         let failed_at = now.failure.as_ref().and_then(|failure| failure.sequence);
-        let is_past_it = failed_at.is_some_and(|sequence| skips.get(sequence).is_some());
+        let is_past_it = failed_at.is_some_and(|sequence| skips.has(sequence));
         self.shared.program.write().skips = skips;
         // If it stopped for another reason, it stays stopped.
         if self.is_running() || (is_past_it && now.state == DeploymentState::Failed) {

@@ -336,17 +336,23 @@ impl Store {
     }
 
     /// The keys of durable timers, as parked events are named by them; none of a timer that is not
-    /// pending at that time any more. Blocking.
+    /// pending at that time any more, even if no commit says so yet: a firing of it would do
+    /// nothing, but might wait with a parked key. Blocking.
     pub fn keys_of_timers(&self, timers: &[Due]) -> Result<Vec<Option<String>>, Error> {
         let Some(base) = self.inner.file.timers()? else {
             return Ok(vec![None; timers.len()]);
         };
+        let now = self.snapshot();
         let key = |due: &Due| -> Result<Option<String>, Error> {
             let timer = file::get(&base, Sought::new(&due.name))?
                 .as_ref()
                 .map(read)
                 .transpose()?;
             let timer = timer.filter(|timer| timer.at_ns == due.at_ns);
+            let timer = match now.timer(&due.name)? {
+                Some(latest) if latest.at_ns == due.at_ns => timer,
+                _ => None,
+            };
             Ok(timer.map(|timer| Parked::name_of(timer.key)))
         };
         timers.iter().map(key).collect()

@@ -157,8 +157,7 @@ fn each_key_meets_its_events_and_firings_in_order_whatever_is_parked_retried_and
             if let Some(key) = keys.first().filter(|_| random.bool()) {
                 dropped.insert(parked[key][0]);
                 let work = ParkedWork::Drop {
-                    keys: vec![key.clone()],
-                    all: false,
+                    parts: vec![(key.clone(), 1)],
                     reason: "chance".to_owned(),
                 };
                 bed.ask(work).expect("it runs");
@@ -213,8 +212,7 @@ fn a_timer_has_a_parked_firing_until_that_is_applied_or_dropped_also_in_a_new_pr
         .expect("it runs");
     assert_eq!(parked(&bed), (false, true, 1));
     let work = ParkedWork::Drop {
-        keys: vec!["s.1".to_owned()],
-        all: true,
+        parts: vec![("s.1".to_owned(), 99)],
         reason: "useless".to_owned(),
     };
     bed.ask(work).expect("it runs");

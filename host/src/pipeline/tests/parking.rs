@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::state::ParkedCounts;
+use crate::state::exceptions::Exception;
 
 /// Sequences by key.
 pub(super) type Sequences = BTreeMap<String, Vec<u64>>;
@@ -279,18 +280,41 @@ fn a_dropped_event_is_recorded_as_left_out_and_later_ones_wait_for_a_retry() {
     let mut bed = Bed::with_events(30);
     bed.bad.lock().insert(10);
     bed.fold();
-    let drop = |all| ParkedWork::Drop {
-        keys: vec!["s.3".to_owned()],
-        all,
+    let drop = |count| ParkedWork::Drop {
+        parts: vec![("s.3".to_owned(), count)],
         reason: "test data".to_owned(),
     };
-    assert_eq!(bed.ask(drop(false)).expect("it runs").events, 1);
+    assert_eq!(bed.ask(drop(1)).expect("it runs").events, 1);
     assert_eq!(bed.durable().1["s.3"], [17, 24]);
     assert_eq!(bed.retry(&["s.3"]).keys, 1);
     let (noted, _, _) = bed.durable();
     assert_eq!(noted["s.3"], [3, 17, 24]);
     let (store, _writer) = bed.open();
     assert_eq!(store.exceptions().into_keys().collect::<Vec<_>>(), [10]);
+}
+
+#[test]
+fn many_events_that_are_dropped_together_are_left_out_with_the_first_and_again_in_another_fold() {
+    let mut bed = Bed::with_events(3_000);
+    bed.bad.lock().insert(10);
+    bed.fold();
+    let waiting = bed.durable().1["s.3"].len();
+    // More than one portion, and not all.
+    let count = waiting - 1;
+    assert!(count > 256, "{count}");
+    let drop = ParkedWork::Drop {
+        parts: vec![("s.3".to_owned(), count)],
+        reason: "test data".to_owned(),
+    };
+    assert_eq!(bed.ask(drop).expect("it runs").events, count as u64);
+    let (noted, parked, _) = bed.durable();
+    assert_eq!((&noted["s.3"][..], parked["s.3"].len()), (&[3][..], 1));
+    let exceptions = bed.open().0.exceptions();
+    let is_behind =
+        |exception: &&Exception| matches!(exception, Exception::DroppedBehind { first: 10, .. });
+    let behind = exceptions.values().filter(is_behind).count();
+    assert_eq!((exceptions.len(), behind), (count, count - 1));
+    assert_eq!(bed.folded_again(), noted);
 }
 
 #[test]
@@ -384,8 +408,7 @@ fn whatever_fails_is_retried_and_dropped_the_order_of_each_key_holds() {
             if let Some(key) = keys.first().filter(|_| random.u32(..4) == 0) {
                 dropped.insert(parked[key][0]);
                 let work = ParkedWork::Drop {
-                    keys: vec![key.clone()],
-                    all: false,
+                    parts: vec![(key.clone(), 1)],
                     reason: "chance".to_owned(),
                 };
                 bed.ask(work).expect("it runs");
@@ -543,8 +566,7 @@ fn duplicates_of_parked_skipped_and_dropped_events_are_left_out_in_every_fold() 
     bed.bad.lock().clear();
     assert_eq!(bed.retry(&["s.2"]).keys, 1);
     let drop = ParkedWork::Drop {
-        keys: vec!["s.4".to_owned()],
-        all: true,
+        parts: vec![("s.4".to_owned(), 9)],
         reason: "test data".to_owned(),
     };
     assert_eq!(bed.ask(drop).expect("it runs").events, 1);

@@ -41,7 +41,9 @@ use crate::event::Event;
 use crate::position::Checkpoint;
 use connect::Settings;
 
-pub use publish::{Confirmed, Description, Outgoing, PublishError, Publisher, Unavailable};
+pub use publish::{
+    BatchError, Confirmed, Description, Outgoing, PublishError, Publisher, Unavailable,
+};
 pub use reader::Reader;
 
 /// Reads a header block: the usable headers, and the fault that stops the client from parsing the

@@ -1,4 +1,4 @@
-//! Publishing to a stream: one message at a time, confirmed by the stream.
+//! Publishing to a stream: one message at a time, or several at once, confirmed by the stream.
 //!
 //! The only place that publishes. Every message names its stream and its id, so that it is stored
 //! nowhere else, and not twice within the stream's window.
@@ -26,6 +26,13 @@ use crate::timestamp;
 const CONFIRMATION_MAX: Duration = Duration::from_secs(5);
 /// The header with the id of a message. Its case matters to servers.
 const ID_HEADER: &str = "Nats-Msg-Id";
+/// Headers of messages that are stored together.
+const BATCH_HEADER: &str = "Nats-Batch-Id";
+const BATCH_SEQUENCE_HEADER: &str = "Nats-Batch-Sequence";
+/// The server's code for a last sequence that is not the expected one.
+const WRONG_LAST_SEQUENCE: u64 = 10_071;
+/// Its code for a batch with a message that it recognises by its id.
+const KNOWN_ID: u64 = 10_201;
 /// Most messages that are looked at to find out what is stored.
 const LOOKED_AT_MAX: usize = 50_000;
 /// A stream that removes messages sooner does not show what it had stored.
@@ -66,6 +73,24 @@ pub enum PublishError {
     Unknown(String),
 }
 
+/// Why a batch is not confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// The cursor is not where it was: another owner has moved it. Nothing is stored.
+    #[error("{0}")]
+    Moved(String),
+    /// A message of it is in the stream already, within the window in which the stream recognises
+    /// ids. Nothing is stored.
+    #[error("{0}")]
+    Known(String),
+    /// The stream has stored nothing of it, and will not.
+    #[error("{0}")]
+    NotStored(String),
+    /// The stream may have stored all of it.
+    #[error("{0}")]
+    Unknown(String),
+}
+
 /// Why nothing can be published for now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -90,6 +115,8 @@ pub struct Description {
     pub window: Duration,
     /// Whether it keeps messages long enough to find out later what it has stored.
     pub keeps: bool,
+    /// Whether it stores several messages at once, or none.
+    pub is_atomic: bool,
     /// Its first sequence, or the next one if it is empty.
     pub first: u64,
     /// Its last sequence.
@@ -173,6 +200,7 @@ impl Publisher {
         Ok(Description {
             window: Duration::from_nanos(info.config.duplicate_window),
             keeps: keeps(&info.config),
+            is_atomic: info.config.allow_atomic,
             first: info.first(),
             last: info.state.last_seq,
             time_ns: timestamp::parse_ns(&info.ts).ok(),
@@ -217,6 +245,18 @@ impl Publisher {
         Ok(None)
     }
 
+    /// Sequence and data of the last message of a subject; none if there is none.
+    pub async fn last_of(&self, subject: &str) -> Result<Option<(u64, Bytes)>, Unavailable> {
+        let mut link = self.link().await?;
+        let api = self.api(&link);
+        let asked =
+            tokio::time::timeout(DESCRIPTION_MAX, link.permitted(api.last_message(subject))).await;
+        let answered = asked.map_err(|_| Unavailable::silent(&self.settings.stream))?;
+        let found = answered?;
+        let found = found.map_err(|error| trouble(&self.settings.stream, &error))?;
+        Ok(found.map(|stored| (stored.sequence, stored.data)))
+    }
+
     /// Connects if it must.
     pub async fn ready(&self) -> Result<(), Unavailable> {
         self.link().await.map(drop)
@@ -246,13 +286,123 @@ impl Publisher {
                 PublishError::Unknown(format!("stream {stream} did not confirm within 5 s"))
             }
             // Nobody subscribes to it, so no stream can have stored it.
-            RequestErrorKind::NoResponders => PublishError::NotStored(format!(
-                "no stream stores subject {}; add it to the subjects of stream {stream}",
-                message.subject
-            )),
+            RequestErrorKind::NoResponders => {
+                PublishError::NotStored(nobody_stores(stream, &message.subject))
+            }
             _ => PublishError::Unknown(error.to_string()),
         })?;
         self.confirmed(message, &answer.payload)
+    }
+
+    /// Publishes messages and behind them a cursor, all or nothing: only if the last message of the
+    /// cursor's subject has the sequence `after` (0 for none). At most 1,000 in all. Returns the
+    /// sequence of the cursor.
+    pub async fn publish_batch(
+        &self,
+        messages: &[Outgoing],
+        (subject, data): (&str, Bytes),
+        after: u64,
+    ) -> Result<u64, BatchError> {
+        let not_stored = BatchError::NotStored;
+        let mut link = self.link().await.map_err(|error| not_stored(error.0))?;
+        // The server holds parts of batches apart by it.
+        let batch = format!("{:016x}", fastrand::u64(..));
+        let mut numbered = Vec::with_capacity(messages.len());
+        for (number, message) in (1_u64..).zip(messages) {
+            let mut headers = self.headers(message).map_err(not_stored)?;
+            headers.insert(BATCH_HEADER, batch.as_str());
+            headers.insert(BATCH_SEQUENCE_HEADER, number.to_string().as_str());
+            numbered.push((message.subject.clone(), headers, message.data.clone()));
+        }
+        let (number, after) = ((messages.len() + 1).to_string(), after.to_string());
+        let own = [
+            ("Nats-Expected-Stream", self.settings.stream.as_str()),
+            ("Nats-Expected-Last-Subject-Sequence", after.as_str()),
+            (BATCH_HEADER, batch.as_str()),
+            (BATCH_SEQUENCE_HEADER, number.as_str()),
+            ("Nats-Batch-Commit", "1"),
+        ];
+        let request = Request::new()
+            .headers(header_map(own.into_iter()).map_err(not_stored)?)
+            .payload(data)
+            .timeout(Some(CONFIRMATION_MAX));
+        let (client, subject) = (link.client().clone(), subject.to_owned());
+        let call = async move {
+            // Unconfirmed: the stream answers to the last one, about all of them.
+            for (subject, headers, data) in numbered {
+                let sent = client.publish_with_headers(subject, headers, data).await;
+                sent.map_err(|error| error.to_string())?;
+            }
+            let answer = client.send_request(subject, request).await;
+            answer.map_err(|error| error.to_string())
+        };
+        let unknown = BatchError::Unknown;
+        let answer = link.permitted(call).await;
+        let answer = answer.map_err(|trouble| unknown(trouble.message))?;
+        self.batch_confirmed(&answer.map_err(unknown)?.payload)
+    }
+
+    /// Why the stream refuses a message as a part of a batch; none if it does not say. Stores
+    /// nothing, because the batch is never completed.
+    pub async fn refusal(&self, message: &Outgoing) -> Option<String> {
+        let mut link = self.link().await.ok()?;
+        let mut headers = self.headers(message).ok()?;
+        headers.insert(BATCH_HEADER, format!("{:016x}", fastrand::u64(..)).as_str());
+        headers.insert(BATCH_SEQUENCE_HEADER, "1");
+        let request = Request::new()
+            .headers(headers)
+            .payload(message.data.clone())
+            .timeout(Some(CONFIRMATION_MAX));
+        let (client, subject) = (link.client().clone(), message.subject.clone());
+        let call = async move { client.send_request(subject, request).await };
+        let (stream, subject) = (&self.settings.stream, &message.subject);
+        match link.permitted(call).await.ok()? {
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                Some(nobody_stores(stream, subject))
+            }
+            Err(_) => None,
+            Ok(answer) => {
+                let answer: Answer = serde_json::from_slice(&answer.payload).ok()?;
+                let refusal = answer.error?;
+                Some(refused(
+                    stream,
+                    subject,
+                    &refusal.description,
+                    refusal.err_code,
+                ))
+            }
+        }
+    }
+
+    /// What the answer to a batch says.
+    fn batch_confirmed(&self, answer: &[u8]) -> Result<u64, BatchError> {
+        let stream = &self.settings.stream;
+        let foreign = || {
+            BatchError::Unknown(format!(
+                "messages for stream {stream} are answered by something else"
+            ))
+        };
+        let answer: Answer = serde_json::from_slice(answer).map_err(|_| foreign())?;
+        let Some(Refusal {
+            err_code,
+            description,
+        }) = answer.error
+        else {
+            let is_ours = answer.stream == *stream && answer.seq > 0;
+            return if is_ours {
+                Ok(answer.seq)
+            } else {
+                Err(foreign())
+            };
+        };
+        let text = format!("stream {stream} refuses messages: {description} (code {err_code})");
+        Err(match err_code {
+            WRONG_LAST_SEQUENCE => BatchError::Moved(format!(
+                "{text}; another host publishes for this deployment"
+            )),
+            KNOWN_ID => BatchError::Known(text),
+            _ => BatchError::NotStored(text),
+        })
     }
 
     /// Sends a message that no stream stores, such as a reply. Nobody confirms it.
@@ -296,8 +446,11 @@ impl Publisher {
                         description,
                     }),
                 ..
-            } => Err(PublishError::NotStored(format!(
-                "stream {stream} refuses a message to {subject}: {description} (code {err_code})"
+            } => Err(PublishError::NotStored(refused(
+                stream,
+                subject,
+                &description,
+                err_code,
             ))),
             Answer {
                 stream: found,
@@ -343,6 +496,14 @@ impl Publisher {
         *slot = Some(link.clone());
         Ok(link)
     }
+}
+
+fn refused(stream: &str, subject: &str, description: &str, code: u64) -> String {
+    format!("stream {stream} refuses a message to {subject}: {description} (code {code})")
+}
+
+fn nobody_stores(stream: &str, subject: &str) -> String {
+    format!("no stream stores subject {subject}; add it to the subjects of stream {stream}")
 }
 
 fn header_map<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> Result<HeaderMap, String> {

@@ -107,6 +107,7 @@ pub(super) struct StreamConfig {
     pub(super) first_seq: u64,
     pub(super) allow_rollup_hdrs: bool,
     pub(super) allow_msg_ttl: bool,
+    pub(super) allow_atomic: bool,
     pub(super) deny_delete: bool,
     pub(super) deny_purge: bool,
     pub(super) persist_mode: String,
@@ -364,6 +365,12 @@ impl Api {
         filter: &str,
     ) -> Result<Option<Stored>, Error> {
         self.get(&serde_json::json!({ "seq": from, "next_by_subj": filter }))
+            .await
+    }
+
+    /// The last message of a subject.
+    pub(super) async fn last_message(&self, subject: &str) -> Result<Option<Stored>, Error> {
+        self.get(&serde_json::json!({ "last_by_subj": subject }))
             .await
     }
 

@@ -1,5 +1,6 @@
 //! A saga with a mistake: it books a room and then a flight, and cannot read the answer about the room
-//! if that has the new form. The guest `booking-fixed` can.
+//! if that has the new form. The guest `booking-fixed` can. The guest `booking-strict` keeps more of a
+//! trip, and cannot read trips that other code keeps.
 
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ const FLIGHT: Duration = Duration::from_secs(3_600);
 struct Trip {
     #[serde(default)]
     room: String,
+    #[cfg(feature = "strict")]
+    beds: u64,
 }
 
 /// The answer about the room.

@@ -102,7 +102,8 @@ pub(crate) fn judge(deployment: &str, target: &OutboxTarget) -> Result<String, S
         )),
         (Some(Promise::ReadBack), _) => Ok(format!(
             "read-back: {source} stores each message of {deployment} once; a second host with a \
-             copy of this data folder would send them again"
+             copy of this data folder would send them again, unless the stream takes cursors \
+             (subject _fs.cursors.> and atomic batches)"
         )),
         (Some(Promise::Window), Some(window)) if target.longest_wait_seconds >= window => {
             Err(format!(

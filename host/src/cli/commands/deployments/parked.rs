@@ -189,7 +189,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
                 ..which.selection()
             };
             // Printed in any case: what was applied before a key failed again stays applied.
-            let outcome = act(&client, &name, "retry", &selection).await?;
+            let outcome = act_on_all(&client, &name, "retry", &selection, context).await?;
             context
                 .output
                 .one(&outcome, |outcome| line_of("applied", outcome))?;
@@ -220,10 +220,14 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
                 dry_run,
                 ..which.selection()
             };
-            let outcome = act(&client, &name, "drop", &selection).await?;
+            let outcome = act_on_all(&client, &name, "drop", &selection, context).await?;
             context
                 .output
                 .one(&outcome, |outcome| line_of("dropped", outcome))?;
+            if let Some(unfinished) = &outcome.unfinished {
+                let message = format!("not all events were dropped: {unfinished}");
+                return Err(Failure::new(Exit::Failed, message).into());
+            }
             if outcome.left.events > 0 && !dry_run {
                 context
                     .output
@@ -319,6 +323,72 @@ fn counted_entries(entries: usize) -> String {
     }
 }
 
+/// Sends requests until one has got to everything, or to nothing: the deployment applies other
+/// events in between.
+async fn act_on_all(
+    client: &Client,
+    name: &str,
+    verb: &str,
+    selection: &ParkedSelection,
+    context: &Context,
+) -> anyhow::Result<ParkedOutcome> {
+    let mut done = act(client, name, verb, selection).await?;
+    while done.unfinished.is_some() && !done.dry_run {
+        let rest = rest_of(client, name, selection, &done).await?;
+        if rest.keys.is_empty() {
+            done.unfinished = None;
+            break;
+        }
+        let (events, left) = (
+            counted(done.events, "event"),
+            counted(done.left.events, "event"),
+        );
+        context
+            .output
+            .note(&format!("{events} so far, {left} parked; continuing"));
+        let next = act(client, name, verb, &rest).await?;
+        let got_on = next.events > 0 || next.keys > 0 || !next.failed.is_empty();
+        done = ParkedOutcome {
+            events: done.events + next.events,
+            keys: done.keys + next.keys,
+            failed: [done.failed, next.failed].concat(),
+            ..next
+        };
+        // Another request would get no further, as the deployment is busy or stopped.
+        if !got_on {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+/// What is left of a selection: its keys that are parked and have not failed again.
+async fn rest_of(
+    client: &Client,
+    name: &str,
+    selection: &ParkedSelection,
+    done: &ParkedOutcome,
+) -> anyhow::Result<ParkedSelection> {
+    let parked = all_keys(client, name, selection.class).await?.keys;
+    let is_meant = |key: &String| selection.all || selection.keys.contains(key);
+    let has_failed = |key: &String| done.failed.iter().any(|failed| failed.key == *key);
+    // Only the first event of each key is dropped, and the next one has not been tried.
+    let only_first = selection.reason.is_some() && !selection.whole_keys;
+    let keys = parked
+        .into_iter()
+        .filter(|parked| !only_first || parked.failure.is_some())
+        .map(|parked| parked.key)
+        .filter(|key| is_meant(key) && !has_failed(key))
+        .take(KEYS_MAX)
+        .collect();
+    Ok(ParkedSelection {
+        keys,
+        all: false,
+        class: None,
+        ..selection.clone()
+    })
+}
+
 async fn act(
     client: &Client,
     name: &str,
@@ -331,6 +401,9 @@ async fn act(
         .post(&path, &[], ("application/json", body.into()), TIMEOUT)
         .await?)
 }
+
+/// Most keys that one request may name.
+const KEYS_MAX: usize = 1_000;
 
 /// How the empty key is shown, under which events without a key are parked.
 const NO_KEY: &str = "(no key)";

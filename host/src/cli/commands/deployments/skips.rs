@@ -4,7 +4,7 @@ use reqwest::Method;
 
 use crate::api::{Skip, SkipList};
 use crate::cli::Context;
-use crate::cli::support::output::table;
+use crate::cli::support::output::{counted, table};
 
 /// Show the events that a deployment skips, and why; or withdraw a decision.
 #[derive(Clone, Debug, clap::Args)]
@@ -63,7 +63,14 @@ fn lines(skips: &[Skip]) -> String {
                 .trim_end_matches('Z')
                 .to_owned()
                 + "Z",
-            skip.reason.clone(),
+            match skip.later {
+                0 => skip.reason.clone(),
+                later => format!(
+                    "{} (and {} of its key)",
+                    skip.reason,
+                    counted(later, "later event")
+                ),
+            },
         ]
     });
     table(
@@ -81,6 +88,7 @@ mod tests {
     fn skips_are_rows() {
         let skip = Skip {
             sequence: 17,
+            later: 0,
             state: SkipState::Skipped,
             reason: "not JSON".to_owned(),
             at: "2026-11-23T10:00:00.123456789Z".to_owned(),
@@ -92,6 +100,7 @@ mod tests {
         };
         let unreadable = Skip {
             sequence: 18,
+            later: 7,
             state: SkipState::Ahead,
             subject: None,
             kind: None,
@@ -102,7 +111,7 @@ mod tests {
             "\
 SEQUENCE  STATE    SUBJECT           TYPE    DECIDED               REASON
 17        skipped  orders.42.placed  placed  2026-11-23T10:00:00Z  not JSON
-18        ahead    -                 -       2026-11-23T10:00:00Z  not JSON"
+18        ahead    -                 -       2026-11-23T10:00:00Z  not JSON (and 7 later events of its key)"
         );
     }
 }
