@@ -44,6 +44,7 @@ pub mod rollout;
 mod room;
 pub mod runner;
 pub mod sagas;
+pub mod scenario;
 mod scope;
 pub mod serve;
 mod small_file;

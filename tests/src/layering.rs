@@ -75,7 +75,7 @@ const LAYERS: &[&[&str]] = &[
     &["bundle"],
     &["config", "entry", "firing", "outbox", "pipeline", "view"],
     &["access", "runner"],
-    &["deployment"],
+    &["deployment", "scenario"],
     &["rollout"],
     &["backup", "host"],
     &["serve"],

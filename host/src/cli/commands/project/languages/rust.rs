@@ -29,7 +29,7 @@ const DEBIAN_SOURCES: &str = "/usr/lib/rustlib/src/rust/library/std/Cargo.toml";
 
 /// The starter example, which is built and tested in `examples/`.
 static STARTER_SOURCES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../examples/starter/src");
-const STARTER_FILES: [(&str, &str); 2] = [
+const STARTER_FILES: [(&str, &str); 3] = [
     (
         "Cargo.toml",
         include_str!("../../../../../../examples/starter/Cargo.toml"),
@@ -37,6 +37,10 @@ const STARTER_FILES: [(&str, &str); 2] = [
     (
         "README.md",
         include_str!("../../../../../../examples/starter/README.md"),
+    ),
+    (
+        "scenarios.yaml",
+        include_str!("../../../../../../examples/starter/scenarios.yaml"),
     ),
 ];
 /// The SDK is included so that the crate builds without a registry of ours. Only the files that a
