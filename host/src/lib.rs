@@ -49,6 +49,7 @@ mod scope;
 pub mod serve;
 mod small_file;
 pub mod source;
+mod spelling;
 pub mod state;
 pub mod subject;
 pub mod timers;

@@ -50,6 +50,7 @@ const LAYERS: &[&[&str]] = &[
         "room",
         "scope",
         "small_file",
+        "spelling",
         "subject",
         "timestamp",
     ],
