@@ -1,10 +1,12 @@
 //! Scenarios: files that say what a module must do, played against the compiled module.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 
-use foldstream_tests::host::{Host, foldstream};
+use foldstream_tests::host::{Host, foldstream, jetstream_source};
+use foldstream_tests::nats::{self, NatsServer};
+use foldstream_tests::process::Process;
 use foldstream_tests::{cli, guests, root, wait};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -91,10 +93,11 @@ fn a_scenario_that_fails_shows_what_differs_and_where() {
     for wanted in [
         "ok    this is so",
         "FAIL  this is not",
-        "entry customer/ada at /total_cents",
+        "scenarios.yaml:6)",
+        "line 10: entry customer/ada at /total_cents",
         "expected  101",
         "found     100",
-        "entry customer/eve",
+        "line 11: entry customer/eve",
         "found     nothing",
         "2 scenarios: 1 passed, 1 failed",
     ] {
@@ -114,7 +117,10 @@ fn a_scenario_that_fails_shows_what_differs_and_where() {
         .lines();
     assert_eq!(
         lines[1]["differences"][0],
-        json!({ "step": 1, "what": "entry customer/ada", "path": "/total_cents", "expected": 101, "found": 100 })
+        json!({
+            "step": 1, "line": 10, "what": "entry customer/ada", "path": "/total_cents",
+            "expected": 101, "found": 100,
+        })
     );
 }
 
@@ -147,7 +153,16 @@ fn reports_for_ci_name_each_scenario_and_why_it_failed() {
 #[test]
 fn mistakes_end_with_their_exit_code_and_nothing_is_played() {
     for (text, code, wanted) in [
-        ("scenarios: [{ name: a, whem: [] }]", 2, "whem"),
+        (
+            "scenarios:\n  - name: a\n    whem: []\n",
+            2,
+            "scenarios.yaml:3:5: unknown field `whem`; did you mean `when`?",
+        ),
+        (
+            "scenarios:\n  - name: a\n    when:\n      - subject: a\n        data: ${cents}\n",
+            2,
+            "scenarios.yaml:4:9: scenario `a`: no variable `cents`",
+        ),
         (
             "scenarios: [{ name: a, when: [{ subject: a.b, id: '${x}' }] }]",
             2,
@@ -257,7 +272,7 @@ fn costs_that_grow_fail_the_run() {
     run(&["--baseline", &baseline]).expect(0);
     let mut costs: Value =
         serde_json::from_str(&std::fs::read_to_string(&baseline).expect("written")).expect("JSON");
-    let calls = &mut costs["scenarios"]["this is so"]["host_calls"];
+    let calls = &mut costs["files"]["s.yaml"]["this is so"]["host_calls"];
     assert!(calls.as_f64().expect("a number") > 1.0, "{calls}");
     *calls = json!(1.0);
     std::fs::write(&baseline, costs.to_string()).expect("written");
@@ -276,21 +291,12 @@ fn costs_that_grow_fail_the_run() {
 async fn a_change_of_a_file_runs_the_scenarios_again() {
     let files = Files::new();
     let (module, scenarios) = (module("order-totals"), files.write("s.yaml", WRONG));
-    let log = files.path("log");
-    let out = std::fs::File::create(&log).expect("a file");
-    let mut running = foldstream()
-        .args(["test", &module, &scenarios, "--watch"])
-        .stdin(Stdio::null())
-        .stdout(out.try_clone().expect("a handle"))
-        .stderr(out)
-        .spawn()
-        .expect("it starts");
+    let mut running = Process::start(
+        "foldstream test",
+        foldstream().args(["test", &module, &scenarios, "--watch"]),
+    );
     let says = async |text: &'static str| {
-        wait::until(text, async || {
-            let said = std::fs::read_to_string(&log).expect("the log");
-            said.contains(text).then_some(())
-        })
-        .await;
+        wait::until(text, async || running.output().contains(text).then_some(())).await;
     };
     says("1 passed, 1 failed").await;
     says("waiting for changes").await;
@@ -303,8 +309,191 @@ async fn a_change_of_a_file_runs_the_scenarios_again() {
             .replace("eve: { orders: 1 }", "eve: null"),
     );
     says("expected  2").await;
-    running.kill().expect("it runs");
-    running.wait().expect("it ends");
+    running.kill();
+}
+
+/// A scenario of many events.
+const ORDERS: &str = "
+scenarios:
+  - name: orders
+    when:
+      - { subject: orders.a, times: 130 }
+    then: { entries: { events: 130 } }
+";
+
+#[test]
+fn exploring_finds_the_smallest_scenario_and_writes_it_beside_the_file() {
+    let files = Files::new();
+    let scenarios = files.write(
+        "stumbling.yaml",
+        "
+scenarios:
+  - name: items count per category
+    when:
+      - { subject: items.a.added, data: { category: tools } }
+      - { subject: items.b.added, data: { category: toys } }
+",
+    );
+    let stumbling = module("stumbling");
+    let explore = ["test", &stumbling, &scenarios, "--explore", "200"];
+    let output = cli::run(&explore).expect(1);
+    assert!(output.stdout.contains("FAIL  up to 200"), "{output:?}");
+    let found = files.path("stumbling.found-1.yaml");
+    let text = std::fs::read_to_string(&found).expect("it is written");
+    assert_eq!(text.matches("subject:").count(), 1, "{text}");
+    // It fails by itself, in the same way, and a second one does not replace it.
+    let found = found.to_string_lossy();
+    let alone = cli::run(&["test", &stumbling, &found]).expect(1);
+    assert!(alone.stdout.contains("\"kind\":\"trap\""), "{alone:?}");
+    cli::run(&explore).expect(1);
+    assert!(files.path("stumbling.found-2.yaml").exists());
+}
+
+#[test]
+fn exploring_a_sound_module_finds_nothing() {
+    for example in EXAMPLES {
+        let file = guests::folder(example).join("scenarios.yaml");
+        let file = file.to_string_lossy();
+        let output = cli::run(&["test", &module(example), &file, "--explore", "40"]);
+        assert_eq!(output.code, 0, "{example}: {}", output.stdout);
+        assert!(output.stdout.contains("ok    up to 40"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_duplicate_at_the_end_is_no_fault() {
+    let scenario = "
+scenarios:
+  - name: the last event comes twice
+    when:
+      - { subject: orders.1.placed, id: one }
+      - { subject: orders.1.placed, id: one }
+    then: { entries: { counts/1: 1 }, position: 2 }
+";
+    test("once", scenario, &[]).expect(0);
+}
+
+#[test]
+fn a_firing_of_a_parked_key_waits_with_it() {
+    let scenario = "
+scenarios:
+  - name: the timer waits
+    on_failure: park
+    given:
+      - { subject: alarm.tea.set, data: { name: cup, after_ms: 1000 } }
+    when:
+      - { subject: alarm.tea.ill-set, data: { name: pot } }
+      - { pass: 1m }
+    then:
+      parked: [tea]
+      published: []
+      timers: { tea/cup: '2026-01-01T00:00:01Z' }
+";
+    test("alarm", scenario, &[]).expect(0);
+}
+
+#[test]
+fn timers_fire_where_a_scenario_says_if_it_wants_to() {
+    let scenario = "
+scenarios:
+  - name: an event comes between
+    timers_fire: by-action
+    given:
+      - { subject: alarm.tea.set, data: { name: cup, after_ms: 1000 } }
+    when:
+      - { fire: tea/cup }
+      - { subject: alarm.tea.cancel, at: '2026-01-01T00:00:05Z', data: { name: other } }
+      - { others: 3 }
+      - { fire: tea/cup }
+      - { fire: tea/cup, at: '2026-01-01T00:00:06Z' }
+    then:
+      published: [{ subject: rang.tea.cup, data: { sequence: 7, '...': '${any}' } }]
+      timers: {}
+      position: 8
+";
+    test("alarm", scenario, &[]).expect(0);
+}
+
+#[test]
+fn scenarios_that_say_little_pass_and_are_played() {
+    let scenario = "
+scenarios:
+  - name: nothing happens
+  - name: nothing is expected
+    when: [{ subject: orders.ada.placed, data: { order: '1', total_cents: 1 } }]
+  - name: events at the same time and offsets of time zones
+    start: 2026-10-01T01:30:00+02:00
+    when:
+      - { subject: orders.ada.placed, data: { order: '1', total_cents: 1 } }
+      - { subject: orders.ada.placed, at: 2026-09-30T23:30:00Z, data: { order: '2', total_cents: 1 } }
+      # Time does not go back.
+      - { subject: orders.ada.placed, at: 2020-01-01T00:00:00Z, data: { order: '3', total_cents: 1 } }
+    then:
+      entries:
+        day/ada/2026-09-30: { shipped: 0, paid_cents: 0, total_cents: 3.0, orders: 3 }
+      no_other_entries: false
+";
+    let output = test("order-totals", scenario, &["-o", "json"]).expect(0);
+    let output = output.json();
+    let events = |index: usize| output["scenarios"][index]["cost"]["events"].clone();
+    assert_eq!([events(0), events(1), events(2)], [0, 1, 3]);
+}
+
+#[test]
+fn failures_that_nobody_expects_fail_the_scenario() {
+    let scenario = "
+scenarios:
+  - name: it is rejected
+    when: [{ subject: orders.ada.placed, data: none }]
+";
+    let output = test("order-totals", scenario, &[]).expect(1);
+    assert!(output.stdout.contains("failure\n"), "{}", output.stdout);
+    assert!(output.stdout.contains("expected  nothing"));
+}
+
+#[test]
+fn costs_are_the_same_in_every_run() {
+    let files = Files::new();
+    let baseline = files.path("costs.json");
+    let baseline = baseline.to_string_lossy();
+    let file = guests::folder("saga-orchestrated").join("scenarios.yaml");
+    let (module, file) = (module("saga-orchestrated"), file.to_string_lossy());
+    cli::run(&["test", &module, &file, "--save-baseline", &baseline]).expect(0);
+    for jobs in ["1", "3"] {
+        cli::run(&[
+            "test",
+            &module,
+            &file,
+            "--baseline",
+            &baseline,
+            "--jobs",
+            jobs,
+        ])
+        .expect(0);
+    }
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_a_run_and_leaves_nothing() {
+    let files = Files::new();
+    let (module, scenarios) = (module("sloppy"), files.write("s.yaml", ORDERS));
+    let temporary = files.path("temporary");
+    std::fs::create_dir(&temporary).expect("a folder");
+    let mut running = Process::start(
+        "foldstream test",
+        foldstream()
+            .args(["test", &module, &scenarios, "--once", "--watch"])
+            .env("TMPDIR", &temporary),
+    );
+    let is_empty = || {
+        let mut entries = std::fs::read_dir(&temporary).expect("it is there");
+        entries.next().is_none()
+    };
+    wait::until("its folder", async || (!is_empty()).then_some(())).await;
+    running.signal(Signal::INT);
+    let status = running.wait(wait::DEADLINE);
+    assert_eq!(status.code(), Some(130), "{}", running.output());
+    assert!(is_empty());
 }
 
 #[tokio::test]
@@ -331,7 +520,11 @@ async fn what_a_deployment_folded_becomes_a_scenario_that_passes() {
     .expect(0);
     let played = cli::run(&["test", &module("order-totals"), &recorded, "-o", "json"]).expect(0);
     assert_eq!(played.json()["scenarios"][0]["cost"]["events"], 30);
+    // What is there is kept.
+    cli::on(&host, &["record", "order-totals", "--to", &recorded]).expect(4);
     // Of one customer, whose orders are named otherwise.
+    let recorded = files.path("grace.yaml");
+    let recorded = recorded.to_string_lossy();
     cli::on(
         &host,
         &[
@@ -373,4 +566,124 @@ async fn what_a_deployment_folded_becomes_a_scenario_that_passes() {
     ] {
         cli::on(&host, arguments).expect(code);
     }
+}
+
+/// Records a deployment, and plays the record.
+fn plays(host: &Host, module: &str, name: &str) -> String {
+    let files = Files::new();
+    let recorded = files.path("recorded.yaml");
+    let recorded = recorded.to_string_lossy();
+    cli::on(
+        host,
+        &["record", name, "--limit", "1000", "--to", &recorded],
+    )
+    .expect(0);
+    let text = std::fs::read_to_string(&*recorded).expect("written");
+    let played = cli::run(&["test", &self::module(module), &recorded]);
+    assert_eq!(played.code, 0, "{text}\n{}{}", played.stdout, played.stderr);
+    text
+}
+
+#[tokio::test]
+async fn events_that_were_skipped_or_parked_are_recorded_as_such() {
+    let host = Host::start().await;
+    let client = host.client();
+    let told = |key: &str, verb: &str| -> foldstream::api::NewEvent {
+        serde_json::from_value(json!({ "subject": format!("mischief.{key}"), "data": verb }))
+            .expect("an event")
+    };
+    let other: foldstream::api::NewEvent =
+        serde_json::from_value(json!({ "subject": "elsewhere.a", "data": 1 })).expect("an event");
+    client
+        .append(&[
+            other.clone(),
+            told("a", "note one"),
+            told("a", "nonsense"),
+            other,
+            told("b", "note null"),
+            told("c", "note ${two}"),
+        ])
+        .await;
+    client
+        .deploy_with("mischief", &guests::module("mischief"), "")
+        .await;
+    client.failed("mischief").await;
+    cli::on(
+        &host,
+        &["resume", "mischief", "--skip", "3", "--reason", "a test"],
+    )
+    .expect(0);
+    client.reached("mischief", 6).await;
+    let text = plays(&host, "mischief", "mischief");
+    assert!(text.contains("others: 2"), "{text}");
+    assert!(!text.contains("nonsense"), "{text}");
+
+    client
+        .deploy_with("parks", &guests::module("mischief"), "&on-failure=park")
+        .await;
+    let last = client
+        .append(&[told("b", "nonsense"), told("b", "note no")])
+        .await;
+    client.reached("parks", last.last_sequence).await;
+    let text = plays(&host, "mischief", "parks");
+    assert!(text.contains("on_failure: park"), "{text}");
+    assert!(text.contains("parked:"), "{text}");
+}
+
+#[tokio::test]
+async fn timers_are_recorded_where_they_fired() {
+    let host = Host::start().await;
+    let client = host.client();
+    client
+        .deploy_with(
+            "alarm",
+            &guests::module("alarm"),
+            "&allow-publish=rang.%3E%40events",
+        )
+        .await;
+    let set = |name: &str, after_ms: u64| -> foldstream::api::NewEvent {
+        let data = json!({ "name": name, "after_ms": after_ms });
+        serde_json::from_value(json!({ "subject": "alarm.tea.set", "data": data }))
+            .expect("an event")
+    };
+    client
+        .append(&[set("cup", 1), set("pot", 30), set("later", 3_600_000)])
+        .await;
+    client
+        .show_when("alarm", "have rung", |shown| {
+            shown
+                .timers
+                .as_ref()
+                .is_some_and(|timers| timers.pending == 1)
+        })
+        .await;
+    let last = client.append(&[set("late", 3_600_000)]).await;
+    client.reached("alarm", last.last_sequence).await;
+    let text = plays(&host, "alarm", "alarm");
+    assert!(
+        text.contains("fire: tea/cup") && text.contains("fire: tea/pot"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn what_came_from_a_server_is_recorded_with_its_times() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    nats::create_stream(&context, "ORDERS", "orders.>").await;
+    let host = Host::start_with(&jetstream_source(&server.url(), "ORDERS")).await;
+    let orders = (1..=20).map(|number| {
+        let data = json!({ "order": number.to_string(), "total_cents": number });
+        (
+            format!("orders.c{}.placed", number % 3),
+            data.to_string().into_bytes().into(),
+        )
+    });
+    let last = nats::publish(&context, orders).await;
+    host.client()
+        .deploy("order-totals", &guests::module("order-totals"))
+        .await;
+    host.client().reached("order-totals", last).await;
+    let text = plays(&host, "order-totals", "order-totals");
+    assert_eq!(text.matches("subject:").count(), 20, "{text}");
 }

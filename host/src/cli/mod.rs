@@ -325,7 +325,7 @@ impl Cli {
             Command::New(args) => new::run(&args, &context),
             Command::Build(args) => asking(build::run(args, &context)),
             Command::Inspect(args) => inspect::run(&args, &context),
-            Command::Test(args) => test::run(&args, &context),
+            Command::Test(args) => hosting(test::run(args, &context)),
             Command::Record(args) => asking(record::run(args, &context)),
             Command::Replay(args) => replay::run(&args, &context),
             Command::Deploy(args) => asking(deploy::run(args, &context)),

@@ -2,20 +2,22 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::fs::statvfs;
 use tempfile::TempDir;
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use super::cost::Meter;
 use super::file::OnFailure;
+use super::play::Script;
 use crate::api::{Failure, Start};
 use crate::config::Config;
 use crate::effects::{Grant, GrantError, Grants, Lineage, Owner, Role};
 use crate::event::{Event, Payload};
-use crate::log::{self, Expectation, Log, NewEvent};
+use crate::log::{self, APPEND_BYTES_MAX, APPEND_EVENTS_MAX, Expectation, Log, NewEvent};
 use crate::memory::Memory;
 use crate::memory::memtables::Budget;
 use crate::metrics::{DeploymentMetrics, Metrics};
@@ -30,7 +32,7 @@ use crate::source::embedded::Embedded;
 use crate::source::{self, Request, Source};
 use crate::state::exceptions::Skips;
 use crate::state::inbox::Keep;
-use crate::state::{self, Ownership, Store, Writer};
+use crate::state::{self, Due, Ownership, Store, Writer};
 use crate::timers::{self, Firing, What};
 
 /// The name of the one target of messages.
@@ -52,6 +54,16 @@ const RESTARTS_MAX: usize = 200;
 const CACHE_BYTES: usize = 1 << 20;
 /// Memory for memtables and batches, in bytes.
 const BUDGET_BYTES: u64 = 1 << 30;
+/// Space that the files of a run take in any case, in bytes.
+const FILES_BYTES: u64 = 32 << 20;
+/// How often the events of a run may be on the disk: in the log, in the state, in copies of pages.
+const EVENT_COPIES: u64 = 8;
+/// A time that no scenario is at: 2500-01-01.
+const OTHER_CLOCK_NS: u64 = 16_725_225_600_000_000_000;
+/// Most bytes of subjects and data in one append: half of what a log takes, as headers count, too.
+const PART_BYTES_MAX: usize = APPEND_BYTES_MAX / 2;
+/// The subject of events that no module reads.
+const OTHERS_SUBJECT: &str = "_fs.scenario.others";
 
 /// Why a scenario could not be played to its end. It says nothing about the module.
 #[derive(Debug, thiserror::Error)]
@@ -80,34 +92,55 @@ pub enum Error {
     /// The pipeline ended without being asked.
     #[error("the pipeline ended unexpectedly")]
     Ended,
+    /// Somebody asked it to stop.
+    #[error("it was stopped")]
+    Stopped,
+}
+
+/// Where runs have their files.
+#[derive(Clone, Debug)]
+pub struct Folders {
+    /// On a disk.
+    pub disk: PathBuf,
+    /// In memory, where nothing waits for a disk; none if the system has no such folder.
+    pub memory: Option<PathBuf>,
+}
+
+impl Folders {
+    /// The folder for a run whose events have this many bytes.
+    fn of(&self, bytes: usize) -> &Path {
+        let needed = FILES_BYTES + EVENT_COPIES * bytes as u64;
+        let has_room = |folder: &&PathBuf| {
+            statvfs(folder.as_path()).is_ok_and(|space| space.f_bavail * space.f_frsize >= needed)
+        };
+        self.memory.as_ref().filter(has_room).unwrap_or(&self.disk)
+    }
 }
 
 /// What all runs share.
 pub(super) struct Stage {
-    runtime: Runtime,
+    runtime: Handle,
     pub(super) module: Arc<Module>,
     config: Config,
     budget: Arc<Budget>,
     metrics: DeploymentMetrics,
-    /// The folder for the files of runs.
-    folder: PathBuf,
+    folders: Folders,
+    stops: Arc<AtomicBool>,
 }
 
 impl Stage {
-    pub(super) fn new(module: Arc<Module>, folder: PathBuf) -> Result<Self, Error> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_time()
-            .build()?;
+    /// `stops` ends the work before the next run. Must be called within a runtime.
+    pub(super) fn new(module: Arc<Module>, folders: Folders, stops: Arc<AtomicBool>) -> Self {
         let metrics = Metrics::new().deployment(&module.manifest().name);
-        Ok(Self {
-            runtime,
+        Self {
+            runtime: Handle::current(),
             module,
             config: Config::default(),
             budget: Arc::new(Budget::new(BUDGET_BYTES)),
             metrics,
-            folder,
-        })
+            folders,
+            stops,
+        }
     }
 
     fn deployment(&self) -> &str {
@@ -188,6 +221,8 @@ pub(super) struct Conditions {
     pub(super) restarts: bool,
     /// Another seed of the module's randomness.
     pub(super) other_seed: bool,
+    /// The module's clock is years ahead of the events.
+    pub(super) other_clock: bool,
 }
 
 /// One run: an empty stream and an empty state.
@@ -222,10 +257,13 @@ impl<'a> Bed<'a> {
     pub(super) fn new(
         stage: &'a Stage,
         conditions: Conditions,
-        on_failure: OnFailure,
+        script: &Script,
         meter: Meter,
     ) -> Result<Self, Error> {
-        let folder = TempDir::new_in(&stage.folder)?;
+        if stage.stops.load(Ordering::Relaxed) {
+            return Err(Error::Stopped);
+        }
+        let folder = TempDir::new_in(stage.folders.of(script.bytes))?;
         let log = Log::open(
             &folder.path().join("log.redb"),
             log::Options {
@@ -241,7 +279,7 @@ impl<'a> Bed<'a> {
             log,
             conditions,
             restarts_left: if conditions.restarts { RESTARTS_MAX } else { 0 },
-            parks: Arc::new(AtomicBool::new(on_failure == OnFailure::Park)),
+            parks: Arc::new(AtomicBool::new(script.on_failure == OnFailure::Park)),
             meter: Arc::new(meter),
             life: None,
         };
@@ -295,20 +333,50 @@ impl<'a> Bed<'a> {
             };
             let (now, later) = rest.split_at(count);
             rest = later;
-            let appended = self.log.append(now, &Expectation::default())?;
-            self.settle(appended.last_sequence)?;
+            let last = self.append(now)?;
+            self.settle(last)?;
             if self.restarts_left > 0 {
                 self.restarts_left -= 1;
                 self.restart()?;
+                // An event that changed nothing, such as a duplicate, need not be durable: like a
+                // host, it meets the event again.
+                self.settle(last)?;
             }
         }
         Ok(())
     }
 
+    /// Appends events, in as many parts as the log takes at once; returns the last sequence. None is
+    /// folded before the pipeline may go further.
+    fn append(&self, events: &[NewEvent]) -> Result<u64, Error> {
+        let (mut last, mut rest) = (0, events);
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |event: &&NewEvent| {
+                bytes += event.subject.len() + event.data.len();
+                bytes <= PART_BYTES_MAX
+            };
+            let count = rest
+                .iter()
+                .take(APPEND_EVENTS_MAX)
+                .take_while(fits)
+                .count()
+                // One that is too large by itself is refused by the log, which says why.
+                .max(1);
+            let (part, later) = rest.split_at(count);
+            rest = later;
+            last = self
+                .log
+                .append(part, &Expectation::default())?
+                .last_sequence;
+        }
+        Ok(last)
+    }
+
     /// Waits until the module is through with the stream up to a sequence and everything is
     /// durable, or it has failed.
     fn settle(&mut self, through: u64) -> Result<(), Error> {
-        let runtime = self.stage.runtime.handle().clone();
+        let runtime = self.stage.runtime.clone();
         let life = self
             .life
             .as_mut()
@@ -323,28 +391,90 @@ impl<'a> Bed<'a> {
             if self.failure().is_some() {
                 return Ok(());
             }
-            let due = self.life().store.due_timers(until_ns, 1)?;
-            let key = self.life().store.keys_of_timers(&due)?.into_iter().next();
-            let (Some(due), Some(key)) = (due.into_iter().next(), key) else {
+            let Some(due) = self.next_due(until_ns)? else {
                 return Ok(());
             };
+            let keys = self
+                .life()
+                .store
+                .keys_of_timers(std::slice::from_ref(&due))?;
+            let key = keys.into_iter().next().flatten();
+            // One that is late fires now.
+            let time_ns = due.at_ns.max(now_ns);
             let firing = Firing {
                 name: due.name,
                 at_ns: due.at_ns,
                 key,
                 what: What::Due,
             };
-            self.happen(&[NewEvent {
-                subject: timers::subject(self.stage.deployment()),
-                kind: Some(Firing::KIND.to_owned()),
-                id: None,
-                // One that is late fires now.
-                time_ns: Some(due.at_ns.max(now_ns)),
-                headers: Vec::new(),
-                data: firing.data(),
-            }])?;
+            self.publish(&firing, time_ns)?;
         }
         Err(Error::Endless)
+    }
+
+    /// The first timer that is due. One whose firing is parked waits for its key.
+    fn next_due(&self, until_ns: u64) -> Result<Option<Due>, Error> {
+        let store = &self.life().store;
+        let subject = timers::subject(self.stage.deployment());
+        // Nearly always the first one is it.
+        for count in [1, usize::MAX] {
+            let due = store.due_timers(until_ns, count)?;
+            let is_all = due.len() < count;
+            let next = due
+                .into_iter()
+                .find(|due| !store.is_parked_firing(&subject, &due.name));
+            if next.is_some() || is_all {
+                return Ok(next);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Publishes the firing of a timer at a place that the scenario chose. If the timer is not set,
+    /// or not due, it does nothing.
+    pub(super) fn fire(&mut self, name: &str, now_ns: u64) -> Result<(), Error> {
+        let store = &self.life().store;
+        let timer = store.snapshot().timer(name)?;
+        let at_ns = timer.map_or(now_ns, |timer| timer.at_ns);
+        let due = Due {
+            at_ns,
+            name: name.to_owned(),
+            depth: 0,
+        };
+        let key = store.keys_of_timers(&[due])?.into_iter().next().flatten();
+        let firing = Firing {
+            name: name.to_owned(),
+            at_ns,
+            key,
+            what: What::Due,
+        };
+        self.publish(&firing, now_ns)
+    }
+
+    fn publish(&mut self, firing: &Firing, time_ns: u64) -> Result<(), Error> {
+        self.happen(&[NewEvent {
+            subject: timers::subject(self.stage.deployment()),
+            kind: Some(Firing::KIND.to_owned()),
+            id: None,
+            time_ns: Some(time_ns),
+            headers: Vec::new(),
+            data: firing.data(),
+        }])
+    }
+
+    /// Appends events that the module does not read.
+    pub(super) fn happen_elsewhere(&mut self, count: u32, now_ns: u64) -> Result<(), Error> {
+        let event = NewEvent {
+            subject: OTHERS_SUBJECT.to_owned(),
+            kind: None,
+            id: None,
+            time_ns: Some(now_ns),
+            headers: Vec::new(),
+            data: Payload::from(""),
+        };
+        let events = vec![event; count as usize];
+        let last = self.append(&events)?;
+        self.settle(last)
     }
 
     /// Asks a query.
@@ -388,13 +518,19 @@ impl<'a> Bed<'a> {
         let module = Arc::clone(&self.stage.module);
         let (identity, meter) = (self.identity(), Arc::clone(&self.meter));
         let is_fresh = self.conditions.is_fresh;
+        let clock_ns = if self.conditions.other_clock {
+            OTHER_CLOCK_NS
+        } else {
+            0
+        };
         Box::new(move || {
-            let instance = module.instantiate(&identity)?;
+            let instance = module.instantiate_at(&identity, clock_ns)?;
             Ok(Box::new(Watched {
                 module: Arc::clone(&module),
                 identity: identity.clone(),
                 instance: Some(instance),
                 is_fresh,
+                clock_ns,
                 meter: Arc::clone(&meter),
             }))
         })
@@ -471,7 +607,7 @@ impl Life {
             standing: standing.clone(),
             patches: Arc::default(),
             parked: Arc::default(),
-            runtime: stage.runtime.handle().clone(),
+            runtime: stage.runtime.clone(),
         };
         let (done, ended) = oneshot::channel();
         let thread = std::thread::Builder::new()
@@ -546,6 +682,8 @@ struct Watched {
     identity: Identity,
     instance: Option<Instance>,
     is_fresh: bool,
+    /// Where the clock of an instance begins.
+    clock_ns: u64,
     meter: Arc<Meter>,
 }
 
@@ -553,7 +691,7 @@ impl Fold for Watched {
     fn apply(&mut self, events: &[Event], writer: Writer) -> (Writer, Result<(), ApplyError>) {
         let instance = match self.instance.take() {
             Some(instance) => Ok(instance),
-            None => self.module.instantiate(&self.identity),
+            None => self.module.instantiate_at(&self.identity, self.clock_ns),
         };
         let mut instance = match instance {
             Ok(instance) => instance,

@@ -9,6 +9,7 @@ use super::expand::ANY;
 use super::file::{ExpectedFailure, ExpectedMessage, Then};
 use super::observe::{Message, Observation};
 use crate::api::Failure;
+use crate::event::Payload;
 use crate::timestamp;
 
 /// The member of an object that allows others which are not named.
@@ -21,6 +22,9 @@ const SHOWN_MAX: usize = 50;
 pub struct Difference {
     /// The step, from 1.
     pub step: usize,
+    /// The line of the file that claims it, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
     /// What differs: `entry customer/ada`, `message 2`.
     pub what: String,
     /// Where in it, as a JSON pointer; empty if as a whole.
@@ -31,6 +35,34 @@ pub struct Difference {
     /// What there is; absent if nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub found: Option<Value>,
+    /// The path below `then` of what claims it.
+    #[serde(skip)]
+    pub(super) claim: Vec<String>,
+}
+
+/// What values are compared for.
+pub(super) struct Subject {
+    /// In words.
+    what: String,
+    /// The path below `then` of what claims it; empty if no file does.
+    claim: Vec<String>,
+}
+
+impl Subject {
+    /// Something that no file claims.
+    pub(super) fn of(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            claim: Vec::new(),
+        }
+    }
+
+    fn claimed(what: impl Into<String>, claim: &[&str]) -> Self {
+        Self {
+            what: what.into(),
+            claim: claim.iter().map(|&part| part.to_owned()).collect(),
+        }
+    }
 }
 
 /// Collects differences of one step.
@@ -52,21 +84,40 @@ impl Differences {
         self.found
     }
 
-    fn add(&mut self, what: &str, path: &str, expected: Option<Value>, found: Option<Value>) {
+    fn add(
+        &mut self,
+        subject: &Subject,
+        path: &[String],
+        expected: Option<Value>,
+        found: Option<Value>,
+    ) {
+        let escaped = |part: &String| format!("/{}", part.replace('~', "~0").replace('/', "~1"));
         self.found.push(Difference {
             step: self.step,
-            what: what.to_owned(),
-            path: path.to_owned(),
+            line: None,
+            what: subject.what.clone(),
+            path: path.iter().map(escaped).collect(),
             expected,
             found,
+            claim: subject.claim.iter().chain(path).cloned().collect(),
         });
     }
 
-    /// Compares values, member by member, so that a difference shows where it is.
+    /// Compares values.
     pub(super) fn values(
         &mut self,
-        what: &str,
-        path: &str,
+        subject: &Subject,
+        expected: Option<&Value>,
+        found: Option<&Value>,
+    ) {
+        self.values_at(subject, &mut Vec::new(), expected, found);
+    }
+
+    /// Compares values member by member, so that a difference shows where it is.
+    fn values_at(
+        &mut self,
+        subject: &Subject,
+        path: &mut Vec<String>,
         expected: Option<&Value>,
         found: Option<&Value>,
     ) {
@@ -81,20 +132,31 @@ impl Differences {
                     if name == OTHERS || (is_open && !expected.contains_key(name)) {
                         continue;
                     }
-                    let path = format!("{path}/{}", name.replace('~', "~0").replace('/', "~1"));
-                    self.values(what, &path, expected.get(name), found.get(name));
+                    path.push(name.clone());
+                    self.values_at(subject, path, expected.get(name), found.get(name));
+                    path.pop();
                 }
             }
             (Some(Value::Array(expected)), Some(Value::Array(found))) => {
                 for index in 0..expected.len().max(found.len()) {
-                    let path = format!("{path}/{index}");
-                    self.values(what, &path, expected.get(index), found.get(index));
+                    path.push(index.to_string());
+                    self.values_at(subject, path, expected.get(index), found.get(index));
+                    path.pop();
                 }
             }
             (Some(expected), Some(found)) if is_same(expected, found) => {}
             (None, None) => {}
-            (expected, found) => self.add(what, path, expected.cloned(), found.cloned()),
+            (expected, found) => self.add(subject, path, expected.cloned(), found.cloned()),
         }
+    }
+
+    /// Compares a payload with a value: a text stands for the payload that is this text.
+    fn payload(&mut self, subject: &Subject, path: &str, expected: &Value, found: &Payload) {
+        if expected.as_str().is_some() && expected.as_str() == found.as_str() {
+            return;
+        }
+        let mut path: Vec<String> = path.split_terminator('/').map(str::to_owned).collect();
+        self.values_at(subject, &mut path, Some(expected), Some(&found.to_json()));
     }
 }
 
@@ -117,25 +179,25 @@ pub(super) fn compare(step: usize, then: &Then, seen: &Observation) -> Vec<Diffe
     if let Some(answers) = &then.answers {
         for index in 0..answers.len().max(seen.answers.len()) {
             let found = seen.answers.get(index);
-            answer(index + 1, answers.get(index), found, &mut all);
+            answer(index, answers.get(index), found, &mut all);
         }
     }
     if let Some(published) = &then.published {
         for index in 0..published.len().max(seen.published.len()) {
             let found = seen.published.get(index);
-            message(index + 1, published.get(index), found, &mut all);
+            message(index, published.get(index), found, &mut all);
         }
     }
     if let Some(timers) = &then.timers {
         compare_timers(timers, seen, &mut all);
     }
     parked(then.parked.as_deref(), seen, &mut all);
-    if let Some(position) = then.position.filter(|wanted| *wanted != seen.position) {
-        all.add(
-            "position",
-            "",
-            Some(json!(position)),
-            Some(json!(seen.position)),
+    if let Some(position) = then.position {
+        let subject = Subject::claimed("position", &["position"]);
+        all.values(
+            &subject,
+            Some(&json!(position)),
+            Some(&json!(seen.position)),
         );
     }
     all.all()
@@ -143,30 +205,27 @@ pub(super) fn compare(step: usize, then: &Then, seen: &Observation) -> Vec<Diffe
 
 fn failure(expected: Option<&ExpectedFailure>, found: Option<&Failure>, all: &mut Differences) {
     let shown = |failure: &Failure| json!({ "kind": failure.kind, "message": failure.message, "event": failure.sequence });
+    let subject = Subject::claimed("failure", &["failure"]);
     match (expected, found) {
         (None, None) => {}
-        (None, Some(found)) => all.add("failure", "", None, Some(shown(found))),
+        (None, Some(found)) => all.add(&subject, &[], None, Some(shown(found))),
         (Some(expected), None) => {
             let expected = serde_json::to_value(expected).expect("plain data");
-            all.add("failure", "", Some(expected), None);
+            all.add(&subject, &[], Some(expected), None);
         }
         (Some(expected), Some(found)) => {
+            let mut differs = |part: &str, expected: Value, found: Value| {
+                all.add(&subject, &[part.to_owned()], Some(expected), Some(found));
+            };
             if let Some(kind) = expected.kind.as_ref().filter(|kind| **kind != found.kind) {
-                all.add(
-                    "failure",
-                    "/kind",
-                    Some(json!(kind)),
-                    Some(json!(found.kind)),
-                );
+                differs("kind", json!(kind), json!(found.kind));
             }
             let lacks = |part: &&String| !found.message.contains(part.as_str());
             if let Some(message) = expected.message.as_ref().filter(lacks) {
-                let found = json!(found.message);
-                all.add("failure", "/message", Some(json!(message)), Some(found));
+                differs("message", json!(message), json!(found.message));
             }
             if expected.event.is_some() && expected.event != found.sequence {
-                let (expected, found) = (json!(expected.event), json!(found.sequence));
-                all.add("failure", "/event", Some(expected), Some(found));
+                differs("event", json!(expected.event), json!(found.sequence));
             }
         }
     }
@@ -174,9 +233,13 @@ fn failure(expected: Option<&ExpectedFailure>, found: Option<&Failure>, all: &mu
 
 fn entries(then: &Then, seen: &Observation, all: &mut Differences) {
     for (key, expected) in &then.entries {
-        let found = seen.entries.get(key).map(|value| value.to_json());
-        let expected = (!expected.is_null()).then_some(expected);
-        all.values(&format!("entry {key}"), "", expected, found.as_ref());
+        let subject = Subject::claimed(format!("entry {key}"), &["entries", key]);
+        match (expected, seen.entries.get(key)) {
+            (Value::Null, None) => {}
+            (Value::Null, Some(found)) => all.add(&subject, &[], None, Some(found.to_json())),
+            (expected, None) => all.add(&subject, &[], Some(expected.clone()), None),
+            (expected, Some(found)) => all.payload(&subject, "", expected, found),
+        }
     }
     if !then.no_other_entries {
         return;
@@ -186,78 +249,83 @@ fn entries(then: &Then, seen: &Observation, all: &mut Differences) {
         .iter()
         .filter(|(key, _)| !then.entries.contains_key(*key));
     for (key, value) in others {
-        all.add(&format!("entry {key}"), "", None, Some(value.to_json()));
+        let subject = Subject::claimed(format!("entry {key}"), &["no_other_entries"]);
+        all.add(&subject, &[], None, Some(value.to_json()));
     }
 }
 
 fn answer(
-    number: usize,
+    index: usize,
     expected: Option<&Value>,
-    found: Option<&Result<crate::event::Payload, String>>,
+    found: Option<&Result<Payload, String>>,
     all: &mut Differences,
 ) {
-    let what = format!("answer {number}");
+    let number = index.to_string();
+    let subject = Subject::claimed(format!("answer {}", index + 1), &["answers", &number]);
     let wanted_error = expected
         .and_then(Value::as_object)
         .filter(|members| members.len() == 1)
         .and_then(|members| members.get("$error"))
         .and_then(Value::as_str);
-    match (wanted_error, found) {
-        (Some(part), Some(Err(error))) if error.contains(part) => {}
-        (_, Some(Err(error))) => {
-            all.add(
-                &what,
-                "",
-                expected.cloned(),
-                Some(json!({ "$error": error })),
-            );
+    match (wanted_error, expected, found) {
+        (Some(part), _, Some(Err(error))) if error.contains(part) => {}
+        (_, expected, Some(Err(error))) => {
+            let found = json!({ "$error": error });
+            all.add(&subject, &[], expected.cloned(), Some(found));
         }
-        (_, found) => {
+        (_, Some(expected), Some(Ok(found))) => all.payload(&subject, "", expected, found),
+        (_, expected, found) => {
             let found = found.and_then(|found| found.as_ref().ok());
-            let found = found.map(|value| value.to_json());
-            all.values(&what, "", expected, found.as_ref());
+            all.add(
+                &subject,
+                &[],
+                expected.cloned(),
+                found.map(Payload::to_json),
+            );
         }
     }
 }
 
 fn message(
-    number: usize,
+    index: usize,
     expected: Option<&ExpectedMessage>,
     found: Option<&Message>,
     all: &mut Differences,
 ) {
-    let what = format!("message {number}");
+    let number = index.to_string();
+    let subject = Subject::claimed(format!("message {}", index + 1), &["published", &number]);
     let (expected, found) = match (expected, found) {
         (Some(expected), Some(found)) => (expected, found),
         (expected, found) => {
             let expected =
                 expected.map(|message| serde_json::to_value(message).expect("plain data"));
-            all.add(&what, "", expected, found.map(Message::to_json));
+            all.add(&subject, &[], expected, found.map(Message::to_json));
             return;
         }
     };
-    let mut text = |path: &str, expected: Option<&String>, found: Option<&String>| {
+    let mut text = |path: &[&str], expected: Option<&String>, found: Option<&String>| {
         if let Some(expected) = expected {
+            let mut path: Vec<String> = path.iter().map(|&part| part.to_owned()).collect();
             let (expected, found) = (json!(expected), found.map(|found| json!(found)));
-            all.values(&what, path, Some(&expected), found.as_ref());
+            all.values_at(&subject, &mut path, Some(&expected), found.as_ref());
         }
     };
-    text("/subject", Some(&expected.subject), Some(&found.subject));
-    text("/type", expected.kind.as_ref(), Some(&found.kind));
-    text("/key", expected.key.as_ref(), Some(&found.key));
+    text(&["subject"], Some(&expected.subject), Some(&found.subject));
+    text(&["type"], expected.kind.as_ref(), Some(&found.kind));
+    text(&["key"], expected.key.as_ref(), Some(&found.key));
     for (name, value) in &expected.headers {
         let found = found
             .headers
             .iter()
             .find(|(other, _)| other.eq_ignore_ascii_case(name));
         text(
-            &format!("/headers/{name}"),
+            &["headers", name],
             Some(value),
             found.map(|(_, value)| value),
         );
     }
     if let Some(data) = &expected.data {
-        all.values(&what, "/data", Some(data), Some(&found.data.to_json()));
+        all.payload(&subject, "data/", data, &found.data);
     }
 }
 
@@ -277,7 +345,8 @@ fn compare_timers(expected: &BTreeMap<String, String>, seen: &Observation, all: 
                 Some(due) => json!(timestamp::format_ns(due)),
                 None => json!(wanted),
             });
-            all.add(&format!("timer {name}"), "", wanted, found);
+            let subject = Subject::claimed(format!("timer {name}"), &["timers", name]);
+            all.add(&subject, &[], wanted, found);
         }
     }
 }
@@ -296,6 +365,7 @@ fn parked(expected: Option<&[String]>, seen: &Observation, all: &mut Differences
     expected.sort();
     let found: Vec<_> = seen.parked.keys().cloned().collect();
     if expected != found {
-        all.add("parked keys", "", Some(json!(expected)), Some(json!(found)));
+        let subject = Subject::claimed("parked keys", &["parked"]);
+        all.add(&subject, &[], Some(json!(expected)), Some(json!(found)));
     }
 }

@@ -17,6 +17,8 @@ pub struct Cost {
     pub events: u64,
     /// Time in the module per event, in microseconds.
     pub time_us: f64,
+    /// Instructions that the module executed per event.
+    pub fuel: f64,
     /// Calls of the host per event: reads, writes, scans, messages. None if they were not counted,
     /// as in a run without the properties.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,7 +32,7 @@ pub struct Cost {
 /// A cost that is larger than in the baseline.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Growth {
-    /// Which one: `host_calls`, `state_bytes` or `memory_bytes`.
+    /// Which one: `fuel`, `host_calls`, `state_bytes` or `memory_bytes`.
     pub figure: &'static str,
     /// In the baseline.
     pub before: f64,
@@ -39,11 +41,12 @@ pub struct Growth {
 }
 
 impl Cost {
-    /// What has grown since a baseline: calls and bytes, because they depend on the module alone.
-    /// Time depends on the machine and the moment, and is not compared.
+    /// What has grown since a baseline: instructions, calls and bytes, because they depend on the
+    /// module alone. Time depends on the machine and the moment, and is not compared.
     pub fn grown(&self, before: &Self) -> Vec<Growth> {
         let calls = |cost: &Self| cost.host_calls.unwrap_or(0.0);
         let figures = [
+            ("fuel", before.fuel, self.fuel),
             ("host_calls", calls(before), calls(self)),
             ("state_bytes", before.state_bytes, self.state_bytes),
             (
@@ -77,6 +80,7 @@ pub(super) struct Meter {
 pub(super) struct Figures {
     pub(super) events: u64,
     pub(super) time: Duration,
+    pub(super) fuel: u64,
     pub(super) calls: u64,
     pub(super) memory_bytes: u64,
 }
@@ -101,6 +105,7 @@ impl Meter {
         if trace.is_some() {
             writer.trace(trace.clone());
         }
+        let fuel = instance.fuel();
         let begun = Instant::now();
         let (mut writer, result) = instance.apply(events, writer);
         let took = begun.elapsed();
@@ -111,6 +116,8 @@ impl Meter {
             let mut figures = self.figures.lock();
             figures.events += events.len() as u64;
             figures.time += took;
+            let used = fuel.zip(instance.fuel());
+            figures.fuel += used.map_or(0, |(before, after)| before.saturating_sub(after));
             figures.calls += trace.map_or(0, |trace| trace.traced().calls.len() as u64);
             figures.memory_bytes = figures.memory_bytes.max(instance.memory_bytes());
         }
@@ -131,6 +138,7 @@ mod tests {
         let before = Cost {
             events: 3,
             time_us: 1_000.0,
+            fuel: 50_000.0,
             host_calls: Some(4.0),
             state_bytes: 100.0,
             memory_bytes: 1 << 20,
@@ -148,6 +156,13 @@ mod tests {
                 ..before
             }),
             [""; 0]
+        );
+        assert_eq!(
+            figures(Cost {
+                fuel: 50_100.0,
+                ..before
+            }),
+            ["fuel"]
         );
         assert_eq!(
             figures(Cost {

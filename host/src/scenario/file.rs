@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// Most scenarios in one file.
@@ -44,7 +44,11 @@ pub struct Template {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// Its data: JSON, a text, or `{"$bytes": "<base64>"}`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub data: Option<Value>,
 }
 
@@ -64,6 +68,9 @@ pub struct Scenario {
     /// What the deployment does with an event that has used up its attempts.
     #[serde(default, skip_serializing_if = "OnFailure::is_stop")]
     pub on_failure: OnFailure,
+    /// When timers fire.
+    #[serde(default, skip_serializing_if = "TimersFire::is_when_due")]
+    pub timers_fire: TimersFire,
     /// What happened before. `then` does not show the messages that it caused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub given: Vec<Action>,
@@ -107,8 +114,27 @@ impl OnFailure {
     }
 }
 
-/// One thing that happens: an event or command (`event` or `subject`), passing time (`pass`), or a
-/// query (`query`).
+/// When timers fire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimersFire {
+    /// As soon as time has passed until they are due.
+    #[default]
+    WhenDue,
+    /// Only by `fire`: in a stream, a firing comes a little later than it is due, and other events
+    /// may come between.
+    ByAction,
+}
+
+impl TimersFire {
+    fn is_when_due(&self) -> bool {
+        *self == Self::WhenDue
+    }
+}
+
+/// One thing that happens: an event or command (`event` or `subject`), passing time (`pass`), a
+/// query (`query`), a timer that fires (`fire`), or events that the module does not read
+/// (`others`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Action {
@@ -127,14 +153,18 @@ pub struct Action {
     /// Its message id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// When it is stored, in RFC 3339: time passes until then.
+    /// When the event is stored, or the timer fires, in RFC 3339: time passes until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
     /// Its headers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// Its data: JSON, a text, or `{"$bytes": "<base64>"}`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub data: Option<Value>,
     /// How often the event happens; `${i}` counts from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -143,11 +173,22 @@ pub struct Action {
     /// Let this much time pass, such as `15m` or `3s 500ms`. Timers that become due fire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pass: Option<String>,
+    /// Fire the timer of this name at this place, if it is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fire: Option<String>,
+    /// This many events happen that the module does not read: they only count as sequences.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub others: Option<u32>,
     /// Ask this query; `answers` has what is expected of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
     /// The arguments of the query, as JSON.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub args: Option<Value>,
 }
 
@@ -156,7 +197,8 @@ pub struct Action {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Then {
-    /// Entries by key; `null` says that there is none. `${any}` stands for any value. An object with
+    /// Entries by key; `null` says that there is none. A text stands for the value that is this
+    /// text, so `"null"` is an entry with the JSON value null. `${any}` stands for any value. An object with
     /// the member `"..."` may have members that are not named.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub entries: BTreeMap<String, Value>,
@@ -201,7 +243,11 @@ pub struct ExpectedMessage {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// Its data.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub data: Option<Value>,
 }
 
@@ -220,107 +266,16 @@ pub struct ExpectedFailure {
     pub event: Option<u64>,
 }
 
-/// What is wrong in a file of scenarios.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Mistake {
-    /// It is no file of scenarios.
-    #[error("{0}")]
-    Form(String),
-    /// Something in a scenario makes no sense.
-    #[error("scenario `{scenario}`: {message}")]
-    Scenario {
-        /// Its name.
-        scenario: String,
-        /// What is wrong, and what to do.
-        message: String,
-    },
-}
-
 impl File {
-    /// Reads a file of scenarios, in YAML or JSON.
-    pub fn parse(text: &str) -> Result<Self, Mistake> {
-        let file: Self =
-            serde_saphyr::from_str(text).map_err(|error| Mistake::Form(error.to_string()))?;
-        if file.scenarios.len() > SCENARIOS_MAX {
-            return Err(Mistake::Form(format!(
-                "{} scenarios; put at most {SCENARIOS_MAX} into one file",
-                file.scenarios.len()
-            )));
-        }
-        let mut names = std::collections::BTreeSet::new();
-        for scenario in &file.scenarios {
-            let wrong = |message: String| Mistake::Scenario {
-                scenario: scenario.name.clone(),
-                message,
-            };
-            if scenario.name.trim().is_empty() {
-                return Err(Mistake::Form(
-                    "a scenario has no name; give it one".to_owned(),
-                ));
-            }
-            // Reports and filters tell scenarios apart by name.
-            if !names.insert(&scenario.name) {
-                return Err(wrong("there are two of this name; rename one".to_owned()));
-            }
-            let steps = scenario.steps.iter().flat_map(|step| &step.when);
-            for action in scenario.given.iter().chain(&scenario.when).chain(steps) {
-                file.check(action).map_err(&wrong)?;
-            }
-            if scenario.given.iter().any(|action| action.query.is_some()) {
-                return Err(wrong("`given` has a query; ask it in `when`".to_owned()));
-            }
-        }
-        Ok(file)
-    }
-
-    /// Checks that an action is one thing, and complete.
-    fn check(&self, action: &Action) -> Result<(), String> {
-        let is_event = action.event.is_some() || action.subject.is_some();
-        let things = [is_event, action.pass.is_some(), action.query.is_some()];
-        if things.iter().filter(|is_it| **is_it).count() != 1 {
-            return Err(
-                "an action is one of: an event (`event` or `subject`), `pass`, `query`".to_owned(),
-            );
-        }
-        let of_event = action.kind.is_some()
-            || action.id.is_some()
-            || action.at.is_some()
-            || action.data.is_some()
-            || action.times.is_some()
-            || !action.headers.is_empty()
-            || !action.with.is_empty();
-        if of_event && !is_event {
-            return Err("`pass` and `query` have no fields of an event".to_owned());
-        }
-        if action.args.is_some() && action.query.is_none() {
-            return Err("`args` belongs to `query`; data of an event is `data`".to_owned());
-        }
-        if action
-            .times
-            .is_some_and(|times| !(1..=TIMES_MAX).contains(&times))
-        {
-            return Err(format!("`times` is 1 to {TIMES_MAX}"));
-        }
-        let Some(name) = &action.event else {
-            return Ok(());
-        };
-        let Some(template) = self.events.get(name) else {
-            let known: Vec<_> = self.events.keys().map(String::as_str).collect();
-            return Err(format!(
-                "no event `{name}` under `events`; there are: {}",
-                known.join(", ")
-            ));
-        };
-        if action.subject.is_none() && template.subject.is_none() {
-            return Err(format!("event `{name}` has no subject; give it one"));
-        }
-        Ok(())
-    }
-
     /// As YAML.
     pub fn to_yaml(&self) -> String {
         serde_saphyr::to_string(self).expect("a file of scenarios is plain data")
     }
+}
+
+/// A value that is given, also if it is `null`.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
 /// The JSON Schema of a file of scenarios, for editors.

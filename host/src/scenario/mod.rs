@@ -8,21 +8,29 @@
 mod bed;
 mod compare;
 mod cost;
+mod document;
 mod expand;
+mod explore;
 mod file;
+mod literal;
 mod observe;
+mod places;
 mod play;
 mod properties;
 mod suite;
 #[cfg(test)]
 mod tests;
 
-pub use bed::Error;
+pub use bed::{Error, Folders};
 pub use compare::Difference;
 pub use cost::{Cost, Growth};
+pub use document::{Document, Mistake};
+pub use explore::{Exploration, Explored, Fault};
 pub use file::{
-    Action, ExpectedFailure, ExpectedMessage, File, Mistake, OnFailure, SCENARIOS_MAX, Scenario,
-    Step, Template, Then, schema,
+    Action, ExpectedFailure, ExpectedMessage, File, OnFailure, SCENARIOS_MAX, Scenario, Step,
+    Template, Then, TimersFire, schema,
 };
+pub use literal::{literal, texts};
+pub use places::Place;
 pub use properties::{Finding, Property};
 pub use suite::{Failed, Outcome, Suite};

@@ -5,10 +5,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::bed::{Conditions, Error, Stage};
-use super::compare::{Difference, Differences};
+use super::compare::{Difference, Differences, Subject};
 use super::cost::Meter;
 use super::observe::{Message, Observation};
 use super::play::{Played, Script, play};
+use crate::event::Payload;
 
 /// What a module must not depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -16,6 +17,8 @@ use super::play::{Played, Script, play};
 pub enum Property {
     /// Random numbers.
     Chance,
+    /// The time at which the module runs.
+    Time,
     /// How many events come in one batch.
     Batches,
     /// What an instance remembers outside the state.
@@ -24,6 +27,8 @@ pub enum Property {
     Restarts,
     /// Events that are delivered twice, although it has an inbox.
     Duplicates,
+    /// Several of these at once, and none of them alone.
+    Together,
 }
 
 impl Property {
@@ -31,10 +36,12 @@ impl Property {
     pub fn name(self) -> &'static str {
         match self {
             Self::Chance => "chance",
+            Self::Time => "time",
             Self::Batches => "batches",
             Self::HiddenState => "hidden-state",
             Self::Restarts => "restarts",
             Self::Duplicates => "duplicates",
+            Self::Together => "together",
         }
     }
 
@@ -45,9 +52,13 @@ impl Property {
                 "the result depends on chance: another seed of random numbers changes it; take \
                  what varies from the event, and keep no order of a hash map"
             }
+            Self::Time => {
+                "the result depends on the time at which the module runs: another clock changes it; \
+                 take times from the event"
+            }
             Self::Batches => {
                 "the result depends on batches: events one by one give another result than all at \
-                 once; decide by the events alone, and not by their place in a batch or the clock"
+                 once; decide by the events alone, and not by their place in a batch"
             }
             Self::HiddenState => {
                 "the module has hidden state: a new instance for each batch gives another result; \
@@ -60,6 +71,10 @@ impl Property {
             Self::Duplicates => {
                 "events that were delivered twice change the result, although the module asks for \
                  an inbox; are they recognised by what identifies them?"
+            }
+            Self::Together => {
+                "the result depends on several things at once, and on none alone: chance, time, \
+                 batches, memory of an instance, restarts"
             }
         }
     }
@@ -76,13 +91,34 @@ pub struct Finding {
     pub differences: Vec<Difference>,
 }
 
-/// Plays a script again under all conditions. The first finding ends it: others would show the same
-/// cause again. Also returns a run that counted host calls.
+/// Plays a script again under all conditions. Also returns a run that counted host calls.
 pub(super) fn look(
     stage: &Stage,
     script: &Script,
     usual: &Played,
 ) -> Result<(Option<Finding>, Played), Error> {
+    let all = Conditions {
+        other_seed: true,
+        other_clock: true,
+        batch_events: Some(1),
+        is_fresh: true,
+        restarts: true,
+    };
+    // All at once, which nearly always shows that there is nothing to find.
+    let counted = play(stage, script, all, Meter::of_calls(), false)?;
+    let finding = match differences(usual, &counted) {
+        None => duplicates(stage, script, usual)?,
+        Some(differences) => {
+            let cause = cause(stage, script, usual)?;
+            Some(cause.unwrap_or_else(|| Finding::of(Property::Together, differences)))
+        }
+    };
+    Ok((finding, counted))
+}
+
+/// Plays a script under one condition after the other. The first difference ends it: others would
+/// show the same cause again.
+fn cause(stage: &Stage, script: &Script, usual: &Played) -> Result<Option<Finding>, Error> {
     let one_by_one = Conditions {
         batch_events: Some(1),
         ..Conditions::default()
@@ -91,21 +127,22 @@ pub(super) fn look(
         is_fresh: true,
         ..one_by_one
     };
-    let counted = play(
-        stage,
-        script,
-        Conditions {
-            other_seed: true,
-            ..Conditions::default()
-        },
-        Meter::of_calls(),
-        false,
-    )?;
-    if let Some(finding) = finding(Property::Chance, usual, &counted) {
-        return Ok((Some(finding), counted));
-    }
-    // Each differs from those before it in one thing, which so is the cause.
-    let further = [
+    // Each differs from one of those before it in one thing, which so is the cause.
+    let conditions = [
+        (
+            Property::Chance,
+            Conditions {
+                other_seed: true,
+                ..Conditions::default()
+            },
+        ),
+        (
+            Property::Time,
+            Conditions {
+                other_clock: true,
+                ..Conditions::default()
+            },
+        ),
         (Property::Batches, one_by_one),
         (Property::HiddenState, fresh),
         (
@@ -116,30 +153,28 @@ pub(super) fn look(
             },
         ),
     ];
-    for (property, conditions) in further {
+    for (property, conditions) in conditions {
         let played = play(stage, script, conditions, Meter::default(), false)?;
-        if let Some(finding) = finding(property, usual, &played) {
-            return Ok((Some(finding), counted));
+        if let Some(differences) = differences(usual, &played) {
+            return Ok(Some(Finding::of(property, differences)));
         }
     }
+    Ok(None)
+}
+
+/// Delivers events twice to a module that recognises them.
+fn duplicates(stage: &Stage, script: &Script, usual: &Played) -> Result<Option<Finding>, Error> {
     if stage.module.manifest().inbox.is_none() {
-        return Ok((None, counted));
+        return Ok(None);
     }
     let played = play(stage, script, Conditions::default(), Meter::default(), true)?;
     let repeated = usual.steps.last().zip(played.repeated.as_ref());
-    let differences = repeated.map(|(usual, repeated)| {
-        let mut all = Differences::of(usual_steps(&played));
+    let differences = repeated.map_or_else(Vec::new, |(usual, repeated)| {
+        let mut all = Differences::of(played.steps.len());
         observations(usual, repeated, &mut all);
         all.all()
     });
-    let finding = differences
-        .filter(|differences| !differences.is_empty())
-        .map(|differences| Finding::of(Property::Duplicates, differences));
-    Ok((finding, counted))
-}
-
-fn usual_steps(played: &Played) -> usize {
-    played.steps.len()
+    Ok((!differences.is_empty()).then(|| Finding::of(Property::Duplicates, differences)))
 }
 
 impl Finding {
@@ -152,18 +187,20 @@ impl Finding {
     }
 }
 
-fn finding(property: Property, usual: &Played, other: &Played) -> Option<Finding> {
+/// The differences of the first step in which two runs differ; later ones differ because of it.
+fn differences(usual: &Played, other: &Played) -> Option<Vec<Difference>> {
     for (index, (usual, other)) in usual.steps.iter().zip(&other.steps).enumerate() {
         let mut all = Differences::of(index + 1);
         observations(usual, other, &mut all);
-        if usual.position != other.position {
-            let (usual, other) = (json!(usual.position), json!(other.position));
-            all.values("position", "", Some(&usual), Some(&other));
-        }
+        let positions = [usual, other].map(|seen| json!(seen.position));
+        all.values(
+            &Subject::of("position"),
+            Some(&positions[0]),
+            Some(&positions[1]),
+        );
         let differences = all.all();
-        // Later steps differ because of this one.
         if !differences.is_empty() {
-            return Some(Finding::of(property, differences));
+            return Some(differences);
         }
     }
     None
@@ -174,17 +211,14 @@ fn observations(usual: &Observation, other: &Observation, all: &mut Differences)
     let keys: std::collections::BTreeSet<_> =
         usual.entries.keys().chain(other.entries.keys()).collect();
     for key in keys {
-        let (one, two) = (usual.entries.get(key), other.entries.get(key));
-        if one != two {
-            differ(&format!("entry {key}"), payload(one), payload(two), all);
-        }
+        let found = [usual, other].map(|seen| seen.entries.get(key));
+        differ(&format!("entry {key}"), found.map(payload), found, all);
     }
     for index in 0..usual.published.len().max(other.published.len()) {
-        let (one, two) = (usual.published.get(index), other.published.get(index));
-        if one != two {
-            let what = format!("message {}", index + 1);
-            differ(&what, one.map(whole), two.map(whole), all);
-        }
+        let found = [usual, other].map(|seen| seen.published.get(index));
+        let data = found.map(|message| message.map(|message| &message.data));
+        let what = format!("message {}", index + 1);
+        differ(&what, found.map(|message| message.map(whole)), data, all);
     }
     let failure = |seen: &Observation| {
         let failure = seen.failure.as_ref()?;
@@ -207,36 +241,37 @@ fn observations(usual: &Observation, other: &Observation, all: &mut Differences)
             // Duplicates are delivered after the last query.
             continue;
         }
-        all.values(what, "", one.as_ref(), two.as_ref());
+        all.values(&Subject::of(what), one.as_ref(), two.as_ref());
     }
 }
 
 fn answers(seen: &Observation) -> Option<Value> {
-    let text = |answer: &Result<crate::event::Payload, String>| match answer {
+    let text = |answer: &Result<Payload, String>| match answer {
         Ok(answer) => answer.to_json(),
         Err(error) => json!({ "$error": error }),
     };
     Some(seen.answers.iter().map(text).collect())
 }
 
-/// Values that are not the same, even if they look alike as JSON.
-fn differ(what: &str, usual: Option<Value>, other: Option<Value>, all: &mut Differences) {
-    if usual == other {
-        // The order of members, or white space: shown as text.
-        let text = |value: Option<Value>| value.map(|value| json!(value.to_string()));
-        all.values(
-            &format!("{what}, byte for byte"),
-            "",
-            text(usual).map(|text| json!([text])).as_ref(),
-            text(other).as_ref(),
-        );
-    } else {
-        all.values(what, "", usual.as_ref(), other.as_ref());
+/// Compares values, and the octets of what they show: these may differ in white space or in the
+/// order of members, where the values are the same.
+fn differ(
+    what: &str,
+    [one, two]: [Option<Value>; 2],
+    octets: [Option<&Payload>; 2],
+    all: &mut Differences,
+) {
+    if one != two {
+        all.values(&Subject::of(what), one.as_ref(), two.as_ref());
+    } else if octets[0] != octets[1] {
+        let [one, two] = octets.map(|octets| octets.and_then(Payload::as_str).map(Value::from));
+        let subject = Subject::of(format!("text of {what}"));
+        all.values(&subject, one.as_ref(), two.as_ref());
     }
 }
 
-fn payload(payload: Option<&crate::event::Payload>) -> Option<Value> {
-    payload.map(crate::event::Payload::to_json)
+fn payload(payload: Option<&Payload>) -> Option<Value> {
+    payload.map(Payload::to_json)
 }
 
 /// A message with everything that reaches its target.

@@ -1,20 +1,20 @@
 //! Runs the scenarios of files against one module.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use super::bed::{Conditions, Error, Stage};
+use super::bed::{Conditions, Error, Folders, Stage};
 use super::compare::{Difference, compare};
 use super::cost::{Cost, Meter};
-use super::file::{File, Mistake, Scenario};
+use super::document::{Document, Mistake};
 use super::play::{Played, Script, play};
 use super::properties::{Finding, look};
 use crate::module::Module;
 
 /// Runs scenarios against one module.
 pub struct Suite {
-    stage: Stage,
+    pub(super) stage: Stage,
     /// Whether each scenario is played again under other conditions.
     looks_at_properties: bool,
 }
@@ -60,33 +60,33 @@ impl std::fmt::Debug for Suite {
 }
 
 impl Suite {
-    /// Prepares runs of a module, with files in `folder`.
+    /// Prepares runs of a module. `stops` ends the work before the next run. Must be called on a
+    /// thread for blocking work of a runtime, as all other functions.
     pub fn new(
         module: Arc<Module>,
-        folder: &Path,
+        folders: Folders,
         looks_at_properties: bool,
-    ) -> Result<Self, Error> {
-        Ok(Self {
-            stage: Stage::new(module, PathBuf::from(folder))?,
+        stops: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            stage: Stage::new(module, folders, stops),
             looks_at_properties,
-        })
+        }
     }
 
-    /// Plays a scenario of a file. Blocking; needs a thread outside any runtime.
-    pub fn run(&self, file: &File, scenario: &Scenario) -> Result<Outcome, Failed> {
+    /// Plays the scenario at an index of a file. Blocking.
+    pub fn run(&self, document: &Document, index: usize) -> Result<Outcome, Failed> {
         let begun = Instant::now();
-        let script = Script::of(file, scenario)?;
-        let usual = play(
-            &self.stage,
-            &script,
-            Conditions::default(),
-            Meter::default(),
-            false,
-        )?;
+        let script = Script::of(document, index)?;
+        let usual = self.play(&script)?;
         let steps = script.steps.iter().zip(&usual.steps).enumerate();
-        let differences: Vec<_> = steps
-            .flat_map(|(index, ((_, then), seen))| compare(index + 1, then, seen))
+        let mut differences: Vec<_> = steps
+            .flat_map(|(index, (step, seen))| compare(index + 1, &step.then, seen))
             .collect();
+        for difference in &mut differences {
+            let place = script.place(document, difference.step, &difference.claim);
+            difference.line = place.map(|place| place.line);
+        }
         // A module that does something else is corrected first.
         let looks = self.looks_at_properties && differences.is_empty();
         let (finding, counted) = if looks {
@@ -102,6 +102,17 @@ impl Suite {
             took: begun.elapsed(),
         })
     }
+
+    /// Plays a script as a host would.
+    pub(super) fn play(&self, script: &Script) -> Result<Played, Error> {
+        play(
+            &self.stage,
+            script,
+            Conditions::default(),
+            Meter::default(),
+            false,
+        )
+    }
 }
 
 /// Times come from the usual run, calls from one that counts them.
@@ -116,6 +127,7 @@ fn cost(usual: &Played, counted: Option<&Played>) -> Cost {
     Cost {
         events: figures.events,
         time_us: per_event(figures.time.as_secs_f64() * 1e6),
+        fuel: per_event(figures.fuel as f64),
         host_calls: counted.map(|counted| per_event(counted.figures.calls as f64)),
         state_bytes: per_event(state_bytes as f64),
         memory_bytes: figures.memory_bytes,

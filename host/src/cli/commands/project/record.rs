@@ -1,28 +1,30 @@
 //! `foldstream record`: makes a scenario of what a deployment has folded.
 
+mod events;
 mod redact;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::api::{Deployment, EntryPage, EventPage, StoredEvent};
+use crate::api::{Deployment, EntryPage, OnFailure, ParkedList};
 use crate::cli::Context;
 use crate::cli::support::client::{Client, Error};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::counted;
-use crate::scenario::{Action, File, Scenario, Then};
-use crate::subject::{self, SubjectSet};
+use crate::scenario::{self, Document, File, Scenario, Then, TimersFire};
 
 use redact::Redaction;
 
-/// Events and entries per page.
+/// Entries per page.
 const PAGE: usize = 1_000;
-/// Most entries of a scenario.
+/// Most entries of a scenario, and most parked keys.
 const ENTRIES_MAX: usize = 10_000;
-/// The header that stores a message id.
-const MESSAGE_ID: &str = "nats-msg-id";
+/// Longest file of scenarios that `foldstream test` reads, in bytes.
+const FILE_BYTES_MAX: usize = 8 << 20;
 
 /// Make a scenario of the events that a deployment has folded, and of the entries that it has then.
 #[derive(Clone, Debug, clap::Args)]
@@ -32,10 +34,10 @@ Examples:
   foldstream record order-totals --subject 'orders.ada.*' --prefix customer/ada --to ada.yaml
   foldstream record order-totals --redact /customer/email --redact /address --to recorded.yaml
 
-The events are the first ones of the stream that the module reads. Texts at a redacted place of \
-the data become `redacted-1`, `redacted-2` and so on, the same text always the same, also in \
-subjects, keys and entries; numbers become 0. Look at the file before you share it: only what you \
-name is redacted.")]
+The events are the first ones of the stream that the module reads, with the firings of its timers; \
+events that were skipped are left out. Texts at a redacted place of the data become `redacted-1`, \
+`redacted-2` and so on, the same text always the same, also in subjects, keys and entries; numbers \
+become 0. Look at the file before you share it: only what you name is redacted.")]
 pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
@@ -54,7 +56,7 @@ pub(crate) struct Args {
     /// Name of the scenario; default: what it was made of.
     #[arg(long, value_name = "NAME")]
     scenario: Option<String>,
-    /// File to write; default: standard output.
+    /// File to create; default: standard output.
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
 }
@@ -64,28 +66,10 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut redaction = Redaction::of(&args.redact)?;
     let client = context.client()?;
     let deployment = client.deployment(&args.name).await?;
-    let events = events(&args, &deployment, &client).await?;
-    let Some(last) = events.last() else {
-        let message = format!(
-            "{} has folded no such events; look at `foldstream events read`",
-            args.name
-        );
-        return Err(Failure::new(Exit::NotFound, message).into());
-    };
-    if events[0].sequence > 1 && args.subject.is_none() {
-        context.output.warning(&format!(
-            "the first event is {}: if earlier ones are gone, the scenario gives other entries \
-             than the deployment",
-            events[0].sequence
-        ));
-    }
-    let entries = entries(&args, last.sequence, &client).await?;
-    let name = args
-        .scenario
-        .clone()
-        .unwrap_or_else(|| format!("{} up to event {}, as recorded", args.name, last.sequence));
-    let count = events.len() as u64;
-    let mut actions: Vec<Action> = events.into_iter().map(action).collect();
+    let recorded = events::record(&args, &deployment, &client, context).await?;
+    let entries = entries(&args, recorded.last, &client).await?;
+    let parked = parked(&args, &deployment, recorded.last, &client).await?;
+    let mut actions = recorded.actions;
     // All at first: what is redacted in a later event may also be in the subject of an earlier one.
     for action in &mut actions {
         redaction.collect(action);
@@ -93,74 +77,106 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     for action in &mut actions {
         redaction.apply(action);
     }
-    let start = actions.first_mut().and_then(|action| action.at.take());
-    let when = actions.split_off(actions.len() - 1);
+    // Other events before the first one happen at its time, too.
+    let start = actions.iter_mut().find_map(|action| action.at.take());
+    let when = actions.split_off(actions.len().saturating_sub(1));
+    let name = args
+        .scenario
+        .clone()
+        .unwrap_or_else(|| format!("{} up to event {}, as recorded", args.name, recorded.last));
     let file = File {
         scenarios: vec![Scenario {
             name,
             start,
+            on_failure: match deployment.on_failure {
+                OnFailure::Stop => scenario::OnFailure::Stop,
+                OnFailure::Park => scenario::OnFailure::Park,
+            },
+            timers_fire: match deployment.timers {
+                Some(_) => TimersFire::ByAction,
+                None => TimersFire::WhenDue,
+            },
             given: actions,
             when,
             then: Then {
                 no_other_entries: args.prefix.is_empty(),
                 entries: redaction.entries(entries),
+                parked: (!parked.is_empty()).then(|| redaction.keys(parked)),
                 ..Then::default()
             },
             ..Scenario::default()
         }],
         ..File::default()
     };
-    let text = file.to_yaml();
-    match &args.to {
-        Some(path) => std::fs::write(path, text)
-            .with_context(|| format!("cannot write {}", path.display()))?,
-        None => context.output.raw(text.as_bytes())?,
-    }
+    write(&args, &file, context)?;
     context.output.note(&format!(
         "recorded {}; `foldstream test` plays it",
-        counted(count, "event")
+        counted(recorded.events, "event")
     ));
     Ok(())
 }
 
-/// The first events that the deployment has folded.
-async fn events(
+/// Writes the file, if `foldstream test` can read it.
+fn write(args: &Args, file: &File, context: &Context) -> anyhow::Result<()> {
+    let text = file.to_yaml();
+    let refused = |message: String| Failure::new(Exit::Refused, message);
+    if text.len() > FILE_BYTES_MAX {
+        return Err(refused(format!(
+            "the scenario has {} bytes, and {FILE_BYTES_MAX} are allowed; record fewer events \
+             (--limit), or only some entries (--prefix)",
+            text.len()
+        ))
+        .into());
+    }
+    Document::read(&text)
+        .map_err(|mistake| refused(format!("a scenario cannot have these events: {mistake}")))?;
+    match &args.to {
+        Some(path) => create(path, &text),
+        None => Ok(context.output.raw(text.as_bytes())?),
+    }
+}
+
+/// Creates a file. One that exists is kept: its user may have changed it.
+fn create(path: &Path, text: &str) -> anyhow::Result<()> {
+    let shown = path.display();
+    let created = OpenOptions::new().write(true).create_new(true).open(path);
+    match created {
+        Ok(mut file) => file
+            .write_all(text.as_bytes())
+            .with_context(|| format!("cannot write {shown}")),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let message =
+                format!("{shown} exists already; choose another name, or remove it first");
+            Err(Failure::new(Exit::Refused, message).into())
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot write {shown}")),
+    }
+}
+
+/// The keys that were parked when an event had been folded.
+async fn parked(
     args: &Args,
     deployment: &Deployment,
+    sequence: u64,
     client: &Client,
-) -> anyhow::Result<Vec<StoredEvent>> {
-    let unsound = |error: subject::Error| Failure::new(Exit::Usage, format!("--subject: {error}"));
-    let subjects = SubjectSet::parse(&deployment.module.subjects)?;
-    let wanted = args
-        .subject
-        .as_ref()
-        .map(|pattern| SubjectSet::parse(&[pattern]))
-        .transpose()
-        .map_err(unsound)?;
-    let (mut events, mut after) = (Vec::new(), 0);
+) -> anyhow::Result<Vec<String>> {
+    if deployment.parked.keys > ENTRIES_MAX as u64 {
+        let message = format!("more than {ENTRIES_MAX} keys are parked; retry or drop them first");
+        return Err(Failure::new(Exit::Refused, message).into());
+    }
+    let (mut keys, mut after) = (Vec::new(), None);
     loop {
-        let parameters = [
-            ("source", deployment.source.clone()),
-            ("after", after.to_string()),
-            ("limit", PAGE.to_string()),
-        ];
-        let page: EventPage = client.get(&["v1", "events"], &parameters).await?;
-        for event in page.events {
-            let is_folded = event.sequence <= deployment.position;
-            let is_wanted = subjects.matches(&event.subject)
-                && wanted
-                    .as_ref()
-                    .is_none_or(|wanted| wanted.matches(&event.subject));
-            if !is_folded || events.len() as u64 == args.limit {
-                return Ok(events);
-            }
-            if is_wanted {
-                events.push(event);
-            }
-        }
-        match page.next {
-            Some(next) => after = next,
-            None => return Ok(events),
+        let parameters: Vec<_> = after.map(|after| ("after", after)).into_iter().collect();
+        let path = ["v1", "deployments", &args.name, "parked"];
+        let page: ParkedList = client.get(&path, &parameters).await?;
+        let then = page.keys.into_iter();
+        keys.extend(
+            then.filter(|key| key.first_sequence <= sequence)
+                .map(|key| key.key),
+        );
+        after = page.next;
+        if after.is_none() {
+            return Ok(keys);
         }
     }
 }
@@ -217,33 +233,4 @@ async fn page(
     client
         .get(&["v1", "deployments", &args.name, "entries"], &parameters)
         .await
-}
-
-/// An event as a scenario writes it. The host's own headers are left out.
-fn action(event: StoredEvent) -> Action {
-    let StoredEvent {
-        time,
-        subject,
-        kind,
-        mut headers,
-        data,
-        ..
-    } = event;
-    let id = headers.remove(MESSAGE_ID);
-    headers.retain(|name, _| !name.starts_with("nats-") && !name.starts_with("foldstream-"));
-    // The type of most events is the last token of their subject.
-    let kind = (subject.rsplit('.').next() != Some(&kind)).then_some(kind);
-    let literal = |text: String| text.replace("${", "$${");
-    Action {
-        subject: Some(literal(subject)),
-        kind: kind.map(literal),
-        id: id.map(literal),
-        at: Some(time),
-        headers: headers
-            .into_iter()
-            .map(|(name, value)| (name, literal(value)))
-            .collect(),
-        data: Some(redact::texts(data, &literal)),
-        ..Action::default()
-    }
 }

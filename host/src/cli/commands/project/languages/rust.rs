@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-use super::{Compiled, Files, Name, Row, SAMPLE_EVENTS, add_sources};
+use super::{Compiled, Files, Name, Row, add_sources, samples};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::Output;
 
@@ -29,7 +29,7 @@ const DEBIAN_SOURCES: &str = "/usr/lib/rustlib/src/rust/library/std/Cargo.toml";
 
 /// The starter example, which is built and tested in `examples/`.
 static STARTER_SOURCES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../examples/starter/src");
-const STARTER_FILES: [(&str, &str); 3] = [
+const STARTER_FILES: [(&str, &str); 2] = [
     (
         "Cargo.toml",
         include_str!("../../../../../../examples/starter/Cargo.toml"),
@@ -37,10 +37,6 @@ const STARTER_FILES: [(&str, &str); 3] = [
     (
         "README.md",
         include_str!("../../../../../../examples/starter/README.md"),
-    ),
-    (
-        "scenarios.yaml",
-        include_str!("../../../../../../examples/starter/scenarios.yaml"),
     ),
 ];
 /// The SDK is included so that the crate builds without a registry of ours. Only the files that a
@@ -92,10 +88,8 @@ pub(super) static ROW: Row = Row {
 };
 
 fn files(name: &Name) -> Files {
-    let mut files: Files = vec![
-        (".gitignore".into(), IGNORED.into()),
-        ("events.ndjson".into(), SAMPLE_EVENTS.into()),
-    ];
+    let mut files = samples();
+    files.push((".gitignore".into(), IGNORED.into()));
     for (path, text) in STARTER_FILES {
         let mut text = name.in_text(text);
         if path == ROW.manifest {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::cli::support::exit::{Exit, Failure};
-use crate::scenario::Action;
+use crate::scenario::{Action, literal, texts};
 
 /// Shorter texts are replaced only where they are a whole value, token or part of a key: within
 /// other texts they would be found by chance.
@@ -16,24 +16,6 @@ pub(super) struct Redaction {
     pointers: Vec<String>,
     /// What stands for a text.
     stand_ins: BTreeMap<String, String>,
-}
-
-/// All texts of a value, changed; also names of members.
-pub(super) fn texts(value: Value, change: &impl Fn(String) -> String) -> Value {
-    match value {
-        Value::String(text) => Value::String(change(text)),
-        Value::Array(values) => values
-            .into_iter()
-            .map(|value| texts(value, change))
-            .collect(),
-        Value::Object(members) => Value::Object(
-            members
-                .into_iter()
-                .map(|(name, value)| (change(name), texts(value, change)))
-                .collect(),
-        ),
-        other => other,
-    }
 }
 
 impl Redaction {
@@ -68,6 +50,8 @@ impl Redaction {
             .take()
             .map(|subject| self.parts(&subject, '.'));
         action.id = action.id.take().map(change);
+        // Names of timers often are keys.
+        action.fire = action.fire.take().map(|timer| self.parts(&timer, '/'));
         action.data = action.data.take().map(|data| texts(data, &change));
         for value in action.headers.values_mut() {
             *value = self.text(std::mem::take(value));
@@ -76,13 +60,24 @@ impl Redaction {
 
     /// Redacts it in entries.
     pub(super) fn entries(&self, entries: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
-        let change = |text: String| self.text(text).replace("${", "$${");
+        let change = |text: String| literal(self.text(text));
         entries
             .into_iter()
             .map(|(key, value)| {
-                let key = self.parts(&key, '/').replace("${", "$${");
-                (key, texts(value, &change))
+                let value = match value {
+                    // A scenario means no entry by `null`, and by a text the entry that is this.
+                    Value::Null => Value::from("null"),
+                    value => texts(value, &change),
+                };
+                (literal(self.parts(&key, '/')), value)
             })
+            .collect()
+    }
+
+    /// Redacts it in keys.
+    pub(super) fn keys(&self, keys: Vec<String>) -> Vec<String> {
+        keys.iter()
+            .map(|key| literal(self.parts(key, '/')))
             .collect()
     }
 

@@ -12,22 +12,25 @@ use crate::cli::support::output::pretty;
 use crate::scenario::Cost;
 use crate::small_file;
 
-/// The cost of an event of each scenario, by name.
+/// The cost of an event of each scenario, by the names of file and scenario. Not by the path of the
+/// file, which is another one on each machine.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Baseline {
-    scenarios: BTreeMap<String, Cost>,
+    files: BTreeMap<String, BTreeMap<String, Cost>>,
 }
 
 impl Baseline {
-    /// That of a run.
+    /// That of a run. A scenario that failed has no cost: it may have stopped early.
     pub(super) fn of(report: &Report) -> Self {
-        let costs = report.tested.iter();
-        Self {
-            scenarios: costs
-                .map(|tested| (tested.name.clone(), tested.cost))
-                .collect(),
+        let mut files: BTreeMap<String, BTreeMap<String, Cost>> = BTreeMap::new();
+        for tested in report.tested.iter().filter(|tested| tested.passed) {
+            files
+                .entry(name_of(&tested.file))
+                .or_default()
+                .insert(tested.name.clone(), tested.cost);
         }
+        Self { files }
     }
 
     /// Reads one.
@@ -50,8 +53,13 @@ impl Baseline {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// The cost of a scenario; none if it is new.
-    pub(super) fn cost(&self, scenario: &str) -> Option<&Cost> {
-        self.scenarios.get(scenario)
+    /// The cost of a scenario of a file; none if it is new.
+    pub(super) fn cost(&self, file: &str, scenario: &str) -> Option<&Cost> {
+        self.files.get(&name_of(file))?.get(scenario)
     }
+}
+
+fn name_of(file: &str) -> String {
+    let name = Path::new(file).file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }

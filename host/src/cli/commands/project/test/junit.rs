@@ -28,19 +28,31 @@ fn junit(report: &Report) -> quick_junit::Report {
     for (file, all) in files {
         let mut suite = TestSuite::new(file);
         suite.add_test_cases(all.into_iter().map(|tested| {
-            let mut status = TestCaseStatus::success();
-            if !tested.passed {
-                let reasons = tested.reasons();
-                status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-                status.set_message(reasons.first().cloned().unwrap_or_default());
-                status.set_description(reasons.join("\n"));
-            }
-            let mut case = TestCase::new(&tested.name, status);
-            case.set_classname(report.module());
+            let mut case = case(report, &tested.name, tested.passed, &tested.reasons());
             case.set_time(Duration::from_secs_f64(tested.seconds));
             case
+        }));
+        let explored = report
+            .explorations
+            .iter()
+            .filter(|explored| explored.file == file);
+        suite.add_test_cases(explored.map(|explored| {
+            let name = format!("up to {} scenarios that were drawn", explored.scenarios);
+            case(report, &name, explored.passed, &explored.reasons())
         }));
         junit.add_test_suite(suite);
     }
     junit
+}
+
+fn case(report: &Report, name: &str, passed: bool, reasons: &[String]) -> TestCase {
+    let mut status = TestCaseStatus::success();
+    if !passed {
+        status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+        status.set_message(reasons.first().cloned().unwrap_or_default());
+        status.set_description(reasons.join("\n"));
+    }
+    let mut case = TestCase::new(name, status);
+    case.set_classname(report.module());
+    case
 }

@@ -1,26 +1,31 @@
 //! `foldstream test`: scenarios against a compiled module, without a host.
 
 mod baseline;
+mod bench;
+mod found;
 mod junit;
 mod report;
-mod watching;
 
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context as _;
 
 use crate::cli::Context;
-use crate::cli::commands::deployments::deploy;
-use crate::cli::support::config_args;
-use crate::cli::support::exit::{Exit, Failure};
-use crate::config::Config;
-use crate::memory::Memory;
-use crate::module::{self, Engine};
-use crate::scenario::{self, File, Suite};
-use crate::small_file;
+use crate::cli::support::exit::{Failure, message_of};
+use crate::cli::support::local_host::Stops;
+use crate::cli::support::output::pretty;
+use crate::cli::support::watched::{RecursiveMode, Watched};
+use crate::scenario;
 
-use report::{Report, Tested};
+use bench::{Bench, Scratch};
+
+/// Longest wait for a run to end after Ctrl-C: a module may still be at work.
+const STOP_WAIT: Duration = Duration::from_secs(2);
 
 /// Test a module with scenarios: files that say which events are given, what happens, and what is
 /// so then.
@@ -30,11 +35,14 @@ Examples:
   foldstream test order-totals.wasm scenarios.yaml
   foldstream test order-totals.wasm scenarios/*.yaml --only cancelled
   foldstream test order-totals.wasm scenarios.yaml --junit junit.xml --baseline costs.json
+  foldstream test order-totals.wasm scenarios.yaml --explore 200
   foldstream test order-totals.wasm scenarios.yaml --watch
   foldstream test --schema > scenarios.schema.json
 
-Each scenario is played again with other batches, restarts and random numbers, and with events \
-delivered twice if the module has an inbox: the result must not change.
+Each scenario is played again with other batches, restarts, clocks and random numbers, and with \
+events delivered twice if the module has an inbox: the result must not change. --explore does the \
+same with events drawn from the examples in the files; what fails is reduced, and written next to \
+the file, as FILE.found-1.yaml.
 
 It ends with 1 if a scenario fails or a cost has grown, with 2 if a file of scenarios has a \
 mistake, with 3 if a file is missing, and with 4 if the module is refused.")]
@@ -51,6 +59,15 @@ pub(crate) struct Args {
     /// Play each scenario once, without other batches and restarts.
     #[arg(long)]
     once: bool,
+    /// Also play this many scenarios that are drawn from the examples in each file.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    explore: Option<u32>,
+    /// Draw other scenarios; the same seed draws the same ones.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "explore")]
+    seed: u64,
+    /// How many scenarios are played at once; default: as many as there are processors.
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
     /// Write a report in the format of JUnit.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
@@ -69,137 +86,65 @@ pub(crate) struct Args {
 }
 
 /// Runs the scenarios, and says whether all passed.
-pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     if args.schema {
-        let schema = crate::cli::support::output::pretty(&scenario::schema());
-        context.output.line(&schema)?;
+        context.output.line(&pretty(&scenario::schema()))?;
         return Ok(());
     }
-    let module = args.file.as_deref().context("a module is required")?;
-    let bench = Bench::new()?;
-    if !args.watch {
-        return bench.test(module, args, context);
-    }
-    let files = args.scenarios.iter().map(PathBuf::as_path);
-    let watching = watching::Watching::of(files.chain([module]))?;
+    let mut signals = Stops::catch()?;
+    let module = args.file.clone().context("a module is required")?;
+    // Kept here: it is removed at the end, also if a run is still at work.
+    let scratch = Scratch::new()?;
+    let bench = Arc::new(Bench::new(&scratch)?);
+    // Before the first run, so that a change during it is not missed.
+    let watched = args
+        .watch
+        .then(|| watch(args.scenarios.iter().chain([&module])))
+        .transpose()?;
+    let args = Arc::new(args);
     loop {
-        match bench.test(module, args, context) {
-            Ok(()) => {}
+        let stops = Arc::new(AtomicBool::new(false));
+        let mut work = tokio::task::spawn_blocking({
+            let (bench, args, context) = (Arc::clone(&bench), Arc::clone(&args), context.clone());
+            let (module, stops) = (module.clone(), Arc::clone(&stops));
+            move || bench.test(&module, &args, &stops, &context)
+        });
+        let Some(result) = signals.unless(&mut work).await else {
+            stops.store(true, Ordering::Relaxed);
+            // Whatever it says now is of no interest.
+            let _ = tokio::time::timeout(STOP_WAIT, work).await;
+            return Err(Failure::interrupted().into());
+        };
+        let result = result.context("a run ended unexpectedly")?;
+        let Some(watched) = &watched else {
+            return result;
+        };
+        if let Err(error) = result {
             // The next change may correct it.
-            Err(error) => {
-                let message = crate::cli::support::exit::message_of(&error);
-                context.output.error(&message);
-            }
+            context.output.error(&message_of(&error));
         }
         context.output.note("waiting for changes; Ctrl-C ends this");
-        watching.changed();
+        if signals.unless(watched.changed()).await.is_none() {
+            return Err(Failure::interrupted().into());
+        }
     }
 }
 
-/// What runs share: compiled code is kept, so that only a module that has changed is compiled.
-struct Bench {
-    folder: tempfile::TempDir,
-    engine: Engine,
-}
-
-impl Bench {
-    fn new() -> anyhow::Result<Self> {
-        let folder = config_args::temporary_folder()?;
-        let checker =
-            module::this_program().context("cannot find this program, which checks the module")?;
-        let options = Config::default().module_options(
-            folder.path().join("cache"),
-            checker,
-            &Memory::unlimited(),
-        );
-        Ok(Self {
-            engine: Engine::new(options)?,
-            folder,
+/// Watches files.
+fn watch<'a>(files: impl Iterator<Item = &'a PathBuf>) -> anyhow::Result<Watched> {
+    let files: BTreeSet<PathBuf> = files
+        .map(|file| {
+            std::path::absolute(file).with_context(|| format!("cannot find {}", file.display()))
         })
-    }
-
-    fn test(&self, module: &Path, args: &Args, context: &Context) -> anyhow::Result<()> {
-        let files = args
-            .scenarios
-            .iter()
-            .map(|path| Ok((path.as_path(), read(path)?)))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let baseline = args
-            .baseline
-            .as_deref()
-            .map(baseline::Baseline::read)
-            .transpose()?;
-        let accepted = self.engine.accept(deploy::read_module(module)?)?;
-        let loaded = self.engine.load(&accepted)?.module;
-        let name = loaded.manifest().name.clone();
-        let suite = Suite::new(loaded, self.folder.path(), !args.once)?;
-        let begun = Instant::now();
-        let mut report = Report::of(name);
-        for (path, file) in &files {
-            for scenario in wanted(file, args.only.as_deref()) {
-                let outcome = suite
-                    .run(file, scenario)
-                    .map_err(|failed| unplayed(path, &scenario.name, failed))?;
-                let tested = Tested::of(path, scenario, outcome, baseline.as_ref());
-                report.tested.push(tested);
-            }
-        }
-        report.seconds = begun.elapsed().as_secs_f64();
-        if report.tested.is_empty() {
-            let message = match &args.only {
-                Some(_) => "no scenario has that name; leave out --only to see all",
-                None => "the files have no scenarios; add one to the list `scenarios`",
-            };
-            return Err(Failure::new(Exit::NotFound, message).into());
-        }
-        if let Some(path) = &args.junit {
-            junit::write(&report, path)?;
-        }
-        if let Some(path) = &args.save_baseline {
-            baseline::Baseline::of(&report).write(path)?;
-        }
-        context
-            .output
-            .many(&report.tested, &report, |_| report.text())?;
-        report.verdict()
-    }
-}
-
-/// The scenarios of a file that were asked for.
-fn wanted<'a>(
-    file: &'a File,
-    only: Option<&'a str>,
-) -> impl Iterator<Item = &'a scenario::Scenario> {
-    file.scenarios
+        .collect::<anyhow::Result<_>>()?;
+    // Folders and not files: editors replace a file by another one.
+    let folders: BTreeSet<PathBuf> = files
         .iter()
-        .filter(move |scenario| only.is_none_or(|text| scenario.name.contains(text)))
-}
-
-/// Reads a file of scenarios.
-fn read(path: &Path) -> anyhow::Result<File> {
-    let shown = path.display();
-    let text = small_file::read_text(path).map_err(|error| {
-        let exit = if error.kind() == std::io::ErrorKind::NotFound {
-            Exit::NotFound
-        } else {
-            Exit::Usage
-        };
-        Failure::new(exit, format!("cannot read {shown}: {error}"))
-    })?;
-    let file = File::parse(&text)
-        .map_err(|mistake| Failure::new(Exit::Usage, format!("{shown}: {mistake}")))?;
-    Ok(file)
-}
-
-/// Why a scenario has no outcome, with its exit code.
-fn unplayed(path: &Path, name: &str, failed: scenario::Failed) -> anyhow::Error {
-    let shown = path.display();
-    match failed {
-        scenario::Failed::Mistake(mistake) => {
-            Failure::new(Exit::Usage, format!("{shown}: {mistake}")).into()
-        }
-        scenario::Failed::Error(error) => {
-            anyhow::Error::new(error).context(format!("{shown}: scenario `{name}`"))
-        }
+        .filter_map(|file| file.parent().map(Path::to_owned))
+        .collect();
+    let mut watched = Watched::new(move |path| files.contains(path))?;
+    for folder in folders {
+        watched.add(&folder, RecursiveMode::NonRecursive)?;
     }
+    Ok(watched)
 }
