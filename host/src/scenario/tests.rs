@@ -227,7 +227,10 @@ fn files_that_say_nothing_twice_or_too_much_are_refused() {
         ("scenarios", ""),
         ("[]", ""),
         ("events: {}", "scenarios"),
-        ("scenarios: [{ name: a }]\n---\nscenarios: []\n", "2:"),
+        (
+            "scenarios: [{ name: a }]\n---\nscenarios: []\n",
+            "3:1: only",
+        ),
         ("scenarios: [{ name: a, name: b }]", "1:"),
         (
             "scenarios: [{ name: a, then: { entries: { b: 1, b: 2 } } }]",
