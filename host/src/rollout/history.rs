@@ -409,7 +409,7 @@ pub(super) fn lacking(ours: &Snapshot, theirs: &Snapshot, decided: &Skips) -> Op
     let gone = ours
         .exceptions()
         .into_keys()
-        .filter(|sequence| decided.get(*sequence).is_some())
+        .filter(|sequence| decided.has(*sequence))
         .filter(|sequence| !skipped_there.contains_key(sequence))
         .count();
     Some(had.saturating_sub(has.saturating_add(gone as u64)))

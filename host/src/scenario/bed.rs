@@ -573,6 +573,7 @@ impl Life {
             request: Request {
                 resume: None,
                 start: Start::Beginning,
+                begins_after: None,
                 subjects: runner::subjects_of(module, stage.deployment()),
                 // Always: a scenario may park, whose keys may be headers.
                 wants_headers: true,
