@@ -296,6 +296,11 @@ fn a_dropped_event_is_recorded_as_left_out_and_later_ones_wait_for_a_retry() {
 #[test]
 fn many_events_that_are_dropped_together_are_left_out_with_the_first_and_again_in_another_fold() {
     let mut bed = Bed::with_events(3_000);
+    bed.stage.parking_limits = ParkingLimits {
+        keys: 3,
+        events: 1_000,
+        bytes: 10 << 20,
+    };
     bed.bad.lock().insert(10);
     bed.fold();
     let waiting = bed.durable().1["s.3"].len();
