@@ -394,17 +394,20 @@ impl Run {
             pace: &self.pacing.receiver,
         };
         let processed = match separated {
-            Separated::None => {
-                self.applier
-                    .process(&batch, &Aside::default(), &self.store, &interrupt)?
-            }
+            Separated::None => self.applier.process(
+                &batch,
+                &Aside::default(),
+                &self.store,
+                &interrupt,
+                &mut self.share,
+            )?,
             Separated::Some(events, aside) => {
                 let without = Batch {
                     events,
                     ..batch.clone()
                 };
                 self.applier
-                    .process(&without, &aside, &self.store, &interrupt)?
+                    .process(&without, &aside, &self.store, &interrupt, &mut self.share)?
             }
             Separated::Full => {
                 self.wait_for_room();
