@@ -185,7 +185,7 @@ async fn a_message_that_was_no_event_is_no_loss_when_it_is_gone() {
 #[tokio::test]
 async fn a_server_that_lets_little_wait_for_a_client_is_asked_for_less_and_named() {
     // Less than the host requests at once: the server cuts it off, and says nothing.
-    let server = NatsServer::start_with("max_pending: 1100000\n").await;
+    let server = NatsServer::start_with("max_pending: 300000\nmax_payload: 200000\n").await;
     let context = server.jetstream().await;
     nats::create_stream(&context, STREAM, "orders.>").await;
     let data = format!(
