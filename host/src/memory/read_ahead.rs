@@ -16,8 +16,10 @@ use super::freed::Freed;
 /// Unit in which memory is allocated, in bytes.
 pub(crate) const UNIT: u64 = 1 << 10;
 
-/// How long a reader waits for the memory of a large event.
+/// How long a reader waits for the memory of a large event once it is the first that waits, and with
+/// those before it.
 const LARGE_WAIT: Duration = Duration::from_secs(5);
+const LARGE_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// Memory for batches read ahead, of all pipelines of a host.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ struct Requests {
     /// Memory for large events, in units.
     large: Arc<Semaphore>,
     large_total: u32,
+    /// Whoever waits first for it.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl ReadAhead {
@@ -52,6 +56,7 @@ impl ReadAhead {
                 readers: AtomicU64::new(0),
                 large: semaphore(total),
                 large_total: total,
+                turn: tokio::sync::Mutex::default(),
             }),
             freed: Arc::default(),
         }
@@ -109,13 +114,18 @@ impl RequestShare {
 
     /// Waits for the memory of an event that may have this many bytes; all there is, if it may be
     /// larger. None if others hold it for too long: a deployment that rests with a large event must
-    /// not stop its neighbours. Cancel-safe.
+    /// not stop its neighbours. Only the first that waits goes without, and then the next, so that
+    /// not all of them do at once. Cancel-safe.
     pub(crate) async fn large(&self, bytes: u64) -> Option<Large> {
         let wanted = units(bytes).min(self.0.large_total);
-        let taken = Arc::clone(&self.0.large).acquire_many_owned(wanted);
+        let taking = async {
+            let _turn = self.0.turn.lock().await;
+            let taken = Arc::clone(&self.0.large).acquire_many_owned(wanted);
+            tokio::time::timeout(LARGE_WAIT, taken).await.ok()
+        };
+        let taken = tokio::time::timeout(LARGE_WAIT_MAX, taking).await;
         // A closed semaphore gives none; nobody closes it.
-        let permit = tokio::time::timeout(LARGE_WAIT, taken).await.ok()?.ok()?;
-        Some(Large(permit))
+        taken.ok().flatten()?.ok().map(Large)
     }
 }
 
