@@ -19,17 +19,19 @@ fn main() -> ExitCode {
         Err(error) => return refused(&error),
     };
     let output = cli.output();
-    let Err(error) = cli.run() else {
-        return exit::Exit::Done.into();
+    let exit = match cli.run() {
+        Ok(()) => exit::Exit::Done,
+        Err(error) if exit::is_broken_pipe(&error) => exit::Exit::Done,
+        Err(error) => {
+            let message = exit::message_of(&error);
+            if !message.is_empty() {
+                output.error(&message);
+            }
+            exit::exit_of(&error)
+        }
     };
-    if exit::is_broken_pipe(&error) {
-        return exit::Exit::Done.into();
-    }
-    let message = exit::message_of(&error);
-    if !message.is_empty() {
-        output.error(&message);
-    }
-    exit::exit_of(&error).into()
+    output.finish();
+    exit.into()
 }
 
 /// A host reloads its settings at SIGHUP, and one that is still reading them for the first time has

@@ -568,3 +568,85 @@ async fn a_backup_takes_a_token_that_may_read_and_operate() {
         "{names:?}"
     );
 }
+
+#[tokio::test]
+async fn what_a_running_host_reads_again_may_become_anything_and_nothing_waits_for_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let of = |name: &str| folder.path().join(name);
+    let tls = |name: &str| {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tls");
+        data.join(name)
+    };
+    let (cert, key, tokens) = (of("server.pem"), of("server.key"), of("tokens.toml"));
+    let restore = |file: &Path, name: &str| {
+        let _ = std::fs::remove_file(file);
+        std::fs::copy(tls(name), file).expect("our folder is writable");
+    };
+    restore(&cert, "server.pem");
+    restore(&key, "server.key");
+    let let_in = |name: &str| {
+        let (token, entry) = make_token(&["--name", name, "--scope", "read"]);
+        let _ = std::fs::remove_file(&tokens);
+        std::fs::write(&tokens, entry).expect("our folder is writable");
+        token
+    };
+    let mut token = let_in("a");
+    let config = format!(
+        "data_dir = {:?}\n[serve]\ntls_cert = {cert:?}\ntls_key = {key:?}\n\
+         tokens_file = {tokens:?}\n",
+        of("data")
+    );
+    std::fs::write(of("foldstream.toml"), config).expect("our folder is writable");
+    let process = Process::start("foldstream serve", &mut serve(&of("foldstream.toml")));
+    let url = wait::until("the host to listen", || {
+        let printed = process.printed("listening on ");
+        async move { printed }
+    })
+    .await;
+    let ca = tls("ca.pem").display().to_string();
+    let is_let_in = |token: &str| {
+        let list = ["--url", &url, "--ca", &ca, "--token", token, "list"];
+        cli::run(&list).code == 0
+    };
+    assert!(is_let_in(&token));
+    let told = |what: &str| process.output().matches(what).count();
+    let make_pipe = |path: &Path| {
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(made.expect("mkfifo runs").success());
+    };
+    for (file, name, becomes) in [
+        (&cert, "server.pem", None),
+        (&key, "server.key", Some("/dev/zero")),
+        (&cert, "server.pem", Some("/dev/zero")),
+        (&tokens, "", Some("/dev/zero")),
+        (&tokens, "", None),
+    ] {
+        let what = if name.is_empty() {
+            "the tokens"
+        } else {
+            "the certificate"
+        };
+        let what = format!("cannot reload {what}");
+        let before = told(&what);
+        std::fs::remove_file(file).expect("it is there");
+        match becomes {
+            Some(device) => std::os::unix::fs::symlink(device, file).expect("a link"),
+            None => make_pipe(file),
+        }
+        wait::until("the host to refuse it", || async {
+            (told(&what) > before).then_some(())
+        })
+        .await;
+        // SIGHUP reads all again, and does not wait either.
+        process.signal(Signal::HUP);
+        if !name.is_empty() {
+            restore(file, name);
+        }
+        let old = std::mem::replace(&mut token, let_in("b"));
+        wait::until("the new token to be let in", || async {
+            is_let_in(&token).then_some(())
+        })
+        .await;
+        assert!(!is_let_in(&old), "it was withdrawn");
+    }
+}

@@ -8,7 +8,7 @@ use foldstream_tests::host::{Host, jetstream_source};
 use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::orders::Orders;
 use foldstream_tests::stage::{Kind, LEDGER, STREAM, Stage};
-use foldstream_tests::{guests, wait};
+use foldstream_tests::{cli, guests, wait};
 
 async fn stream(stage: &Stage) -> Stream {
     stage
@@ -100,9 +100,19 @@ async fn a_state_that_has_events_which_are_gone_is_replaced_only_if_that_is_mean
         .becomes(LEDGER, 2, GenerationStatus::Active)
         .await;
     assert_eq!(stage.client().show(LEDGER).await.missing_events, 1);
-    // What the new state never had is not asked for again.
-    assert_eq!(verified(stage.client(), "").await.equal, Some(true));
-    stage.client().act(LEDGER, "rebuild").await.expect(200);
+    // What the new state never had is not asked for again, but said.
+    let verification = verified(stage.client(), "").await;
+    assert_eq!(
+        (verification.equal, verification.missing_events),
+        (Some(true), 1)
+    );
+    let told = "without 1 event that was gone from the stream";
+    assert!(verification.message.contains(told), "{verification:?}");
+    let path = format!("/v1/deployments/{LEDGER}/entries?as-of=50&timeout=30s");
+    let past = stage.client().get(&path).await.expect(200);
+    assert_eq!(past.header("foldstream-missing"), Some("1"));
+    let waited = cli::on(&stage.host, &["rebuild", LEDGER, "--wait"]).expect(0);
+    assert!(waited.stdout.contains(told), "{waited:?}");
     stage
         .client()
         .becomes(LEDGER, 3, GenerationStatus::Active)

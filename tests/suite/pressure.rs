@@ -342,3 +342,34 @@ async fn watches_that_are_not_read_have_a_bound_and_end_with_a_reason() {
     drop(unread);
     gives_back(&host, before).await;
 }
+
+#[tokio::test]
+async fn timers_that_small_events_set_take_no_more_than_their_part_of_the_memory() {
+    let host = Host::start_with("[limits]\nmemory_bytes = \"192MiB\"\n").await;
+    let client = host.client();
+    let grant = "&allow-publish=rang.%3E%40events";
+    client
+        .deploy_with("alarm", &guests::module("alarm"), grant)
+        .await;
+    let before = host.memory_bytes();
+    // Half a million timers from 5 KB of events, which come to the module in one batch.
+    let events: Vec<_> = (0..50)
+        .map(|key| {
+            let data =
+                serde_json::json!({ "name": "n", "after_ms": 1_000_000_000, "count": 9_999 });
+            let subject = format!("alarm.k{key}.set");
+            serde_json::from_value(serde_json::json!({ "subject": subject, "data": data }))
+                .expect("an event")
+        })
+        .collect();
+    client.append(&events).await;
+    // Commits on a busy disk take their time.
+    let patience = Duration::from_secs(240);
+    wait::until_within(patience, "the timers to be set", || async {
+        let shown = client.show("alarm").await;
+        (shown.position == 50).then_some(())
+    })
+    .await;
+    let taken = host.peak_memory_bytes() - before;
+    assert!(taken < 150 * MIB, "{} MiB", taken / MIB);
+}

@@ -181,3 +181,33 @@ async fn a_message_that_was_no_event_is_no_loss_when_it_is_gone() {
         "{refused}"
     );
 }
+
+#[tokio::test]
+async fn a_server_that_lets_little_wait_for_a_client_is_asked_for_less_and_named() {
+    // Less than the host requests at once: the server cuts it off, and says nothing.
+    let server = NatsServer::start_with("max_pending: 300000\nmax_payload: 200000\n").await;
+    let context = server.jetstream().await;
+    nats::create_stream(&context, STREAM, "orders.>").await;
+    let data = format!(
+        r#"{{"order":"x","amount":1,"note":"{}"}}"#,
+        "n".repeat(1_000)
+    );
+    let orders = (0..20_000).map(|number| {
+        let subject = format!("orders.{}.placed", number % 10);
+        (subject, Bytes::from(data.clone()))
+    });
+    let last = nats::publish(&context, orders).await;
+    let host = Host::start_on(&server, STREAM).await;
+    host.client()
+        .deploy(LEDGER, &guests::module("ledger"))
+        .await;
+    let shown = host.client().reached(LEDGER, last).await;
+    // One cut for each halving, and a few that have other reasons.
+    assert!(
+        shown.source_status.reconnects < 12,
+        "{:?}",
+        shown.source_status
+    );
+    let log = host.output();
+    assert!(log.contains("max_pending"), "{log}");
+}

@@ -2,29 +2,36 @@
 //! that are no text.
 
 use std::ffi::OsStr;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use foldstream_tests::client::Client;
 use foldstream_tests::host::Host;
+use foldstream_tests::nats::free_port;
 use foldstream_tests::process::Process;
 use foldstream_tests::stage::LEDGER;
 use foldstream_tests::{cli, guests, host, wait};
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 /// Descriptors of a host that has hardly any.
 const FEW: u64 = 48;
 
+fn make_pipe(path: &Path) {
+    let made = Command::new("mkfifo").arg(path).status();
+    assert!(made.expect("mkfifo runs").success());
+}
+
 #[test]
 fn a_host_that_is_still_starting_stops_in_order_if_it_is_asked_to() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let pipe = folder.path().join("foldstream.toml");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&pipe)
-            .status()
-            .expect("mkfifo runs")
-            .success()
-    );
+    make_pipe(&pipe);
     let mut process = Process::start("foldstream serve", &mut host::serve(&pipe));
     // Opening waits for the other side: from here on the host waits for what is written.
     let _end = std::fs::OpenOptions::new()
@@ -229,6 +236,88 @@ fn files_without_an_end_are_refused_and_not_read_for_ever() {
             output.stderr
         );
     }
+}
+
+#[tokio::test]
+async fn a_host_whose_log_nobody_reads_serves_and_stops_in_order() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (file, pipe) = (
+        folder.path().join("foldstream.toml"),
+        folder.path().join("log"),
+    );
+    let port = free_port();
+    let data = folder.path().join("data");
+    let config = format!("data_dir = {data:?}\n[serve]\nlisten = \"127.0.0.1:{port}\"\n");
+    std::fs::write(&file, config).expect("our folder is writable");
+    make_pipe(&pipe);
+    // Both ends are ours, so that the pipe is full before the host writes its first line.
+    let mut full = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(&pipe)
+        .expect("a pipe opens");
+    while full.write(&[b'x'; 4_096]).is_ok() {}
+    let plain = host::foldstream();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "exec \"$0\" serve --config \"$1\" 2>\"$2\""])
+        .arg(plain.get_program())
+        .args([&file, &pipe])
+        .env("XDG_RUNTIME_DIR", folder.path());
+    let mut process = Process::start("foldstream serve", &mut command);
+    let client = Client::new(&format!("http://127.0.0.1:{port}"));
+    wait::until("the host to answer", || async {
+        let asked = client.request(reqwest::Method::GET, "/livez");
+        client.try_send(asked).await.ok()
+    })
+    .await;
+    let status = process.terminate(Duration::from_secs(20));
+    assert_eq!(status.code(), Some(0), "{status}");
+}
+
+/// What answers every request with this head, and then repeats the body, or sends it once.
+fn answers(head: &'static str, body: &'static str, repeats: bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("its address"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            // The whole request is small, and comes at once.
+            let _ = stream.read(&mut [0; 4_096]);
+            let times = if repeats { 1_000 } else { 1 };
+            let body = body.repeat(times);
+            let mut sent = stream.write_all(head.as_bytes());
+            // Until the client hangs up.
+            while sent.is_ok() {
+                sent = stream.write_all(body.as_bytes());
+                if !repeats {
+                    break;
+                }
+            }
+        }
+    });
+    url
+}
+
+#[test]
+fn answers_without_an_end_are_not_read_for_ever_and_take_over_no_terminal() {
+    const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n";
+    const BROKEN: &str = "HTTP/1.1 500 X\r\ncontent-type: text/plain\r\n\r\n";
+    const BAD: &str = "HTTP/1.1 400 X\r\ncontent-type: application/problem+json\r\n\r\n";
+    for (head, body) in [(OK, "[1,"), (BROKEN, "text")] {
+        let url = answers(head, body, true);
+        let output = cli::run(&["--url", &url, "list"]).expect(1);
+        assert!(output.stderr.contains("more than"), "{}", output.stderr);
+    }
+    let problem =
+        r#"{"type":"invalid","title":"t","status":400,"detail":"a\u001b[2J\nerror: forged\u202e"}"#;
+    let url = answers(BAD, problem, false);
+    let told = cli::run(&["--url", &url, "list"]).expect(4).stderr;
+    assert!(
+        told.contains("\n  error: forged") && !told.contains(['\u{1b}', '\u{202e}']),
+        "{told:?}"
+    );
 }
 
 #[test]

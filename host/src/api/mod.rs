@@ -614,3 +614,13 @@ pub struct AuditLog {
     /// Newest first.
     pub entries: Vec<AuditEntry>,
 }
+
+/// Text to add to a message about a state that lacks this many events, which were gone from the
+/// stream before it could have them.
+pub fn missing_remark(count: u64) -> String {
+    match count {
+        0 => String::new(),
+        1 => "; without 1 event that was gone from the stream".to_owned(),
+        _ => format!("; without {count} events that were gone from the stream"),
+    }
+}

@@ -348,6 +348,10 @@ pub struct Verification {
     /// Sequences that were skipped, because the active state skipped them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<u64>,
+    /// Events that were gone from the stream before the active state could have them, and were
+    /// accepted as missing: both states lack them.
+    #[serde(default)]
+    pub missing_events: u64,
     /// What the active state has parked: both states lack the effects of these events.
     #[serde(default)]
     pub parked: ParkedCounts,
@@ -393,6 +397,10 @@ pub struct PartialRebuild {
     /// Events that were applied and are gone from the stream; absent if there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lacks: Option<String>,
+    /// Events that were gone from the stream before the active state could have them, and were
+    /// accepted as missing: of this key or of others.
+    #[serde(default)]
+    pub missing_events: u64,
 }
 
 /// A running or waiting rebuild.

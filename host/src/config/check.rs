@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Anonymous, Config, EmbeddedSource, JetStreamSource, Serve, Source, clear_text};
+use crate::small_file::open_regular;
 
 /// Shortest token that causes no warning, in bytes.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -85,9 +86,9 @@ impl Findings {
     fn file(&mut self, key: &str, path: Option<&Path>) {
         let Some(path) = path else { return };
         // Opened and not only looked at: permissions of the folders above count as well.
-        match std::fs::File::open(path).and_then(|file| file.metadata()) {
-            Ok(metadata) if metadata.is_file() => self.private(key, path, &metadata),
-            Ok(_) => self.error(
+        match open_regular(path).and_then(|file| file.metadata()) {
+            Ok(metadata) => self.private(key, path, &metadata),
+            Err(_) if path.exists() && !path.is_file() => self.error(
                 key,
                 format!(
                     "{} is not a regular file; give the file itself",

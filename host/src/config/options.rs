@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Anonymous, Config, EmbeddedSource, JetStreamSource, Secret, Serve};
 use crate::memory::{self, Memory, Shares};
+use crate::small_file::open_regular;
 use crate::{batch, log, module, source, state};
 
 /// Longest secret in a file, in bytes.
@@ -25,15 +26,19 @@ pub struct ReadError {
 }
 
 fn read_secret(key: &str, path: &Path) -> Result<String, ReadError> {
+    read_opened_secret(key, path, File::open(path))
+}
+
+fn read_opened_secret(key: &str, path: &Path, file: io::Result<File>) -> Result<String, ReadError> {
     let failed = |error| ReadError {
         key: key.to_owned(),
         path: path.to_owned(),
         error,
     };
     let mut text = String::new();
-    let file = File::open(path).map_err(failed)?;
     // The size in the metadata does not count, because pipes and devices have none.
     let read = file
+        .map_err(failed)?
         .take(SECRET_BYTES_MAX + 1)
         .read_to_string(&mut text)
         .map_err(failed)?;
@@ -54,7 +59,10 @@ impl Serve {
     pub fn bearer_token(&self) -> Result<Option<String>, ReadError> {
         match (&self.token, &self.token_file) {
             (Some(token), _) => Ok(Some(str::to_owned(token))),
-            (None, Some(path)) => read_secret("serve.token_file", path).map(Some),
+            // A running host reads it again, and must not wait for a pipe then.
+            (None, Some(path)) => {
+                read_opened_secret("serve.token_file", path, open_regular(path)).map(Some)
+            }
             (None, None) => Ok(None),
         }
     }

@@ -38,7 +38,12 @@ impl Budget {
 
     /// Whether much was freed, and nothing more is.
     pub fn has_calmed_down(&self) -> bool {
-        self.freed.has_calmed_down()
+        // Both are asked, whatever the first one says: each remembers what it has seen.
+        let (written, read) = (
+            self.freed.has_calmed_down(),
+            self.read_ahead.has_calmed_down(),
+        );
+        written || read
     }
 
     /// Bytes of memtables, and of batches read ahead.

@@ -26,8 +26,10 @@ impl ReadAhead {
                 sender,
             },
             Inbox {
+                ahead: self.clone(),
                 receiver,
                 held: Vec::new(),
+                bytes: 0,
             },
         )
     }
@@ -45,10 +47,7 @@ pub(super) struct Outbox {
 impl Outbox {
     /// Waits until there is room; returns whether the queue is still open.
     pub(super) async fn send(&self, input: Input) -> bool {
-        let bytes = match &input {
-            Input::Batch(batch) => batch.bytes() as u64,
-            Input::Failed(_) => 0,
-        };
+        let bytes = bytes_of(&input);
         // Units, because a semaphore counts to 2^32 only. A batch above the whole budget takes all
         // of it.
         let units = u32::try_from(bytes / UNIT)
@@ -77,30 +76,53 @@ impl Outbox {
 
 /// The end for the applying stage.
 pub(super) struct Inbox {
+    ahead: ReadAhead,
     receiver: mpsc::Receiver<Queued>,
     /// The memory of inputs that were taken and are not applied yet.
     held: Vec<OwnedSemaphorePermit>,
+    /// Their size, with or without a permit, in bytes.
+    bytes: u64,
 }
 
 impl Inbox {
     /// The next input, if one is waiting.
     pub(super) fn take(&mut self) -> Option<Input> {
-        let (input, memory) = self.receiver.try_recv().ok()?;
-        // The permit is kept until the batch is applied: it is in memory until then.
-        self.held.extend(memory);
-        Some(input)
+        let queued = self.receiver.try_recv().ok()?;
+        Some(self.taken(queued))
     }
 
     /// The next input, once there is one; none at the end. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Input> {
-        let (input, memory) = self.receiver.recv().await?;
+        let queued = self.receiver.recv().await?;
+        Some(self.taken(queued))
+    }
+
+    fn taken(&mut self, (input, memory): Queued) -> Input {
+        // The permit is kept until the batch is applied: it is in memory until then.
         self.held.extend(memory);
-        Some(input)
+        self.bytes += bytes_of(&input);
+        input
     }
 
     /// Releases the memory of inputs that are applied.
     pub(super) fn applied(&mut self) {
         self.held.clear();
+        self.ahead.freed(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        // What was queued goes as well.
+        while self.take().is_some() {}
+        self.applied();
+    }
+}
+
+fn bytes_of(input: &Input) -> u64 {
+    match input {
+        Input::Batch(batch) => batch.bytes() as u64,
+        Input::Failed(_) => 0,
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::commits::is_large;
 use super::duplicates::Duplicates;
 use super::ladder::{Attempt, Ladder, Step};
 use super::parking::{Aside, Outcomes, Parking};
@@ -13,6 +14,7 @@ use super::{Desired, Ended, Fold, MakeFold, Pace, Policy, Settings, firings};
 use crate::api::FailureClass;
 use crate::batch::Batch;
 use crate::event::Event;
+use crate::memory::memtables::Share;
 use crate::metrics::DeploymentMetrics;
 use crate::module::{self, ApplyError};
 use crate::progress::{Alive, Cause, NextAttempt, Progress};
@@ -182,12 +184,15 @@ impl Applier {
 
     /// Applies a batch, in parts if an event fails, so that the events before it are kept. Events
     /// that are not applied are no longer in the batch, but in `aside`; duplicates are in neither.
+    /// Ends early if what it has applied must be committed first: events are small, and what they
+    /// write or set may not be.
     pub(super) fn process(
         &mut self,
         batch: &Batch,
         aside: &Aside,
         store: &Store,
         interrupt: &Interrupt<'_>,
+        share: &mut Share,
     ) -> Result<Processed, Ended> {
         self.progress.received(batch);
         if self.ladder.attempts() == 0 && self.waiting.is_none() {
@@ -230,15 +235,12 @@ impl Applier {
                         None,
                         store,
                     );
-                    self.outcomes.applied(events.len());
-                    let counter = if self.progress.serves() {
-                        &self.metrics.events_applied
-                    } else {
-                        &self.metrics.events_rebuilt
-                    };
-                    counter.inc_by(events.len() as u64);
-                    self.progress.applied(events);
+                    self.count_applied(events);
                     done = end;
+                    let limit = self.settings.memtable_bytes;
+                    if done < batch.events.len() && is_large(share, store, limit) {
+                        return Ok(Processed::Through(store.position()));
+                    }
                 }
                 Err(fault) => match self.after_fault(fault, events, store)? {
                     Next::Try(count) => self.portion.failed(count),
@@ -277,6 +279,17 @@ impl Applier {
         }
         self.progress.finished(batch);
         Ok(Processed::All)
+    }
+
+    fn count_applied(&mut self, events: &[Event]) {
+        self.outcomes.applied(events.len());
+        let counter = if self.progress.serves() {
+            &self.metrics.events_applied
+        } else {
+            &self.metrics.events_rebuilt
+        };
+        counter.inc_by(events.len() as u64);
+        self.progress.applied(events);
     }
 
     /// Applies events; returns how long the call took.

@@ -4,9 +4,18 @@ use std::time::Instant;
 
 use super::{Ended, Obstacle, ROOM_LOOK, Run};
 use crate::batch::Batch;
+use crate::memory::memtables::Share;
 use crate::progress::Cause;
 use crate::room::Use;
-use crate::state;
+use crate::state::{self, Store};
+
+/// Whether a state has to commit before it applies more: because of its own limit in bytes, or of
+/// the budget of the host, which all states share.
+pub(super) fn is_large(share: &mut Share, store: &Store, limit: u64) -> bool {
+    share.set(store.memory_bytes());
+    let active = store.active_bytes();
+    active >= limit || share.must_yield(active)
+}
 
 impl Run {
     pub(super) fn join_commit(&mut self) -> Result<(), state::Error> {
@@ -50,10 +59,8 @@ impl Run {
     /// Commits early if memory requires it, and waits for a commit if there is no memory to
     /// continue.
     pub(super) fn commit_if_large(&mut self) -> Result<(), Ended> {
-        let active = self.store.active_bytes();
         let limit = self.applier.settings.memtable_bytes;
-        // Its own limit, or the host's budget, which all states share.
-        if active < limit && !self.share.must_yield(active) {
+        if !is_large(&mut self.share, &self.store, limit) {
             return Ok(());
         }
         // One commit at a time: the frozen memtable is still there.

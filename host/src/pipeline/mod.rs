@@ -395,13 +395,17 @@ impl Run {
             pace: &self.pacing.receiver,
         };
         let processed = match separated {
-            Separated::None => {
-                self.applier
-                    .process(&batch, &Aside::default(), &self.store, &interrupt)?
-            }
+            Separated::None => self.applier.process(
+                &batch,
+                &Aside::default(),
+                &self.store,
+                &interrupt,
+                &mut self.share,
+            )?,
             Separated::Some(events, aside) => {
+                let applied = batch.with_only(events);
                 self.applier
-                    .process(&batch.with_only(events), &aside, &self.store, &interrupt)?
+                    .process(&applied, &aside, &self.store, &interrupt, &mut self.share)?
             }
             Separated::Full => {
                 self.wait_for_room();

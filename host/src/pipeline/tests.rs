@@ -769,7 +769,9 @@ fn a_pipeline_stands_at_its_ceiling_durable_and_goes_on_when_it_is_lifted() {
     assert_eq!(stands(&stage, 3), 2_000);
     set_ceiling(&stage, Ceiling::None, 4);
     // What was read ahead ends before the later events, so it is live there for a moment.
-    while stage.progress.now().position < 5_100 {
+    let is_done =
+        |now: crate::progress::Now| now.state == DeploymentState::Live && now.head >= 5_100;
+    while !is_done(stage.progress.now()) {
         std::thread::yield_now();
     }
     assert_eq!(*stage.standing.borrow(), None);

@@ -101,6 +101,8 @@ impl Rollouts {
                 },
             )
             .await?;
+        let store = deployment.active().store();
+        let missing = store.map_or(0, |store| store.snapshot().missing_count());
         // Past states that were built before would show the old entries.
         self.inner.past_states.forget(name);
         let (folder, state_file) = (self.inner.folder.snapshots(name), generation.state_file);
@@ -109,6 +111,7 @@ impl Rollouts {
             events: folded.load(std::sync::atomic::Ordering::Relaxed),
             filtered_by_server,
             lacks: accepted.lacks,
+            missing_events: missing,
             ..done
         })
     }
@@ -183,6 +186,7 @@ impl Rollouts {
             filtered_by_server: false,
             skipped,
             lacks: None,
+            missing_events: 0,
         })
     }
 

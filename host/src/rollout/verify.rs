@@ -71,6 +71,7 @@ impl Rollouts {
             comparison: None,
             divergence: None,
             skipped: Vec::new(),
+            missing_events: 0,
             parked: api::ParkedCounts::default(),
             message: "waits for its turn among the rebuilds".to_owned(),
             obstacle: None,
@@ -185,6 +186,7 @@ impl Verifying {
         let (ours, theirs) = self.take_snapshots(&scratch, rests.as_ref()).await?;
         let position = ours.position();
         let skipped: Vec<u64> = ours.exceptions().into_keys().collect();
+        let missing = ours.missing_count();
         let parked = parked_counts(self.deployment.active().store().as_ref());
         let gate = self.gate.clone();
         let lacks = self.lacking(&ours, &theirs);
@@ -252,9 +254,11 @@ impl Verifying {
             ));
         }
         message.push_str(&skips::remark(&skipped));
+        message.push_str(&api::missing_remark(missing));
         message.push_str(&parked::remark(&parked));
         self.deployment.update_verification(|verification| {
             verification.skipped = skipped;
+            verification.missing_events = missing;
             verification.parked = parked;
             verification.position = position;
             verification.equal = Some(equal);

@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Error;
 use crate::config;
+use crate::small_file::read_regular_text;
 
 /// TLS settings, and the validity of their certificates.
 pub(super) struct Certificate {
@@ -35,7 +36,8 @@ pub(super) fn read(config: &config::Serve) -> Result<Option<Certificate>, Error>
     };
     let chain = chain(cert)?;
     let validity = validity(&chain).map_err(|error| unreadable("serve.tls_cert", cert, &error))?;
-    let key_der = PrivateKeyDer::from_pem_file(key)
+    let key_text = text("serve.tls_key", key)?;
+    let key_der = PrivateKeyDer::from_pem_slice(key_text.as_bytes())
         .map_err(|error| unreadable("serve.tls_key", key, &error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut settings = rustls::ServerConfig::builder_with_provider(provider)
@@ -60,8 +62,9 @@ pub fn certificate_validity(cert: &Path) -> Result<Validity, Error> {
 }
 
 fn chain(cert: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let chain = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let text = text("serve.tls_cert", cert)?;
+    let chain = CertificateDer::pem_slice_iter(text.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| unreadable("serve.tls_cert", cert, &error))?;
     if chain.is_empty() {
         return Err(unreadable(
@@ -71,6 +74,11 @@ fn chain(cert: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
         ));
     }
     Ok(chain)
+}
+
+/// The text of a PEM file, which a running host reads again: it may be anything by then.
+fn text(name: &str, file: &Path) -> Result<String, Error> {
+    read_regular_text(file).map_err(|error| unreadable(name, file, &error))
 }
 
 fn unreadable(name: &str, file: &Path, error: &dyn std::fmt::Display) -> Error {

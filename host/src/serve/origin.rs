@@ -6,7 +6,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::position::{GENERATION, PARKED, POSITION, SKIPPED};
+use super::position::{GENERATION, MISSING, PARKED, POSITION, SKIPPED};
 use super::problem::{Kind, Problem};
 use crate::config;
 
@@ -181,8 +181,16 @@ pub(super) fn cors(config: &config::Serve) -> Option<CorsLayer> {
     ]
     .map(HeaderName::from_static);
     // The headers that a page may read of an answer.
-    let exposed =
-        ["etag", "retry-after", GENERATION, PARKED, POSITION, SKIPPED].map(HeaderName::from_static);
+    let exposed = [
+        "etag",
+        "retry-after",
+        GENERATION,
+        MISSING,
+        PARKED,
+        POSITION,
+        SKIPPED,
+    ]
+    .map(HeaderName::from_static);
     let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])

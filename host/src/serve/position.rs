@@ -24,6 +24,10 @@ pub(super) const SKIPPED: &str = "foldstream-skipped";
 /// The header with the number of events that the state has parked; absent if there are none.
 pub(super) const PARKED: &str = "foldstream-parked";
 
+/// The header with the number of events that were gone from the stream before the state could have
+/// them, and were accepted as missing; absent if there are none.
+pub(super) const MISSING: &str = "foldstream-missing";
+
 /// Default wait of a read for `at-least`.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -64,11 +68,13 @@ pub(super) struct Answer {
     pub(super) lacks: Lacks,
 }
 
-/// How many events up to a position a state skipped, and how many it has parked.
+/// How many events up to a position a state skipped, how many it has parked, and how many it never
+/// had because they were gone.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Lacks {
     pub(super) skipped: u64,
     pub(super) parked: u64,
+    pub(super) missing: u64,
 }
 
 impl Lacks {
@@ -77,6 +83,7 @@ impl Lacks {
         Self {
             skipped: snapshot.exceptions_count(),
             parked: snapshot.parked_count(),
+            missing: snapshot.missing_count(),
         }
     }
 }
@@ -128,8 +135,12 @@ impl Answer {
             HeaderName::from_static(GENERATION),
             HeaderValue::from(self.generation),
         );
-        let Lacks { skipped, parked } = self.lacks;
-        for (name, count) in [(SKIPPED, skipped), (PARKED, parked)]
+        let Lacks {
+            skipped,
+            parked,
+            missing,
+        } = self.lacks;
+        for (name, count) in [(SKIPPED, skipped), (PARKED, parked), (MISSING, missing)]
             .into_iter()
             .filter(|(_, count)| *count > 0)
         {

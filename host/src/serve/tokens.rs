@@ -187,7 +187,7 @@ impl Tokens {
     }
 
     fn add_file(&mut self, path: &Path) -> Result<(), String> {
-        let text = crate::small_file::read_text(path)
+        let text = crate::small_file::read_regular_text(path)
             .map_err(|error| format!("cannot be read: {error}"))?;
         let file: File = toml::from_str(&text).map_err(|error| error.to_string())?;
         let Some(entries) = file.tokens else {

@@ -68,6 +68,11 @@ impl Snapshot {
         self.held.view.checkpoint.as_ref()
     }
 
+    /// How many events it never had because they were gone, which was accepted.
+    pub fn missing_count(&self) -> u64 {
+        self.checkpoint().map_or(0, |checkpoint| checkpoint.missing)
+    }
+
     /// Time of the last event that it reflects, in nanoseconds since the Unix epoch; 0 if none.
     pub fn time_ns(&self) -> u64 {
         let checkpoint = self.held.view.checkpoint.as_ref();

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
 use super::exit::Exit;
-use super::output::Output;
+use super::output::{Output, printable};
 use crate::api::{Deployment, Problem};
 
 /// Longest wait for a connection.
@@ -23,6 +23,11 @@ pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long, and how often, to retry while a host is not ready yet.
 const READY_MAX: Duration = Duration::from_secs(10);
 const READY_PAUSE: Duration = Duration::from_millis(100);
+/// Largest answer to read, in bytes: more than a page of events and more than any value. Streams and
+/// exports have no limit.
+const ANSWER_BYTES_MAX: usize = 128 << 20;
+/// Largest problem to read, in bytes.
+const PROBLEM_BYTES_MAX: usize = 1 << 20;
 /// Largest text to show of an error that does not come from a host, in bytes.
 const FOREIGN_ERROR_BYTES_MAX: usize = 300;
 
@@ -52,7 +57,7 @@ pub enum Error {
         seconds: u64,
     },
     /// The host answered with a problem.
-    #[error("{}{}", .0.detail, position(.0))]
+    #[error("{}{}", detail(.0), position(.0))]
     Problem(Problem),
     /// Something that is not a host answered.
     #[error("{url} is not a foldstream host ({message}); check --url")]
@@ -73,6 +78,13 @@ pub enum Error {
     /// The client cannot be set up with these options.
     #[error("{0}")]
     Setup(String),
+}
+
+/// What the host says. Its further lines are indented, and what could take over a terminal is
+/// escaped: it may quote a module, or come from anybody.
+fn detail(problem: &Problem) -> String {
+    let lines: Vec<String> = problem.detail.lines().map(printable).collect();
+    lines.join("\n  ")
 }
 
 fn position(problem: &Problem) -> String {
@@ -270,27 +282,25 @@ impl Client {
             begun.elapsed().as_millis()
         ));
         if status.is_success() {
-            self.warn_of_skips(&url, &response);
+            self.warn_of_lacks(&url, &response);
             return Ok(response);
         }
         Err(self.problem(status, response).await)
     }
 
-    /// Says once that an as-of read leaves out skipped events; for current state, `show` says so.
-    fn warn_of_skips(&self, url: &Url, response: &Response) {
+    /// Says once what an as-of read lacks; for current state, `show` says so.
+    fn warn_of_lacks(&self, url: &Url, response: &Response) {
         static HAS_WARNED: AtomicBool = AtomicBool::new(false);
         let is_past = url.query_pairs().any(|(name, _)| name == "as-of");
-        let skipped = response
-            .headers()
-            .get("foldstream-skipped")
-            .and_then(|count| count.to_str().ok());
+        let count = |name| response.headers().get(name)?.to_str().ok();
+        let skipped = count("foldstream-skipped")
+            .map(|count| format!("without {count} skipped events; `foldstream skips` lists them"));
+        let missing = count("foldstream-missing")
+            .map(|count| format!("without {count} events that were gone from the stream"));
+        let notes: Vec<String> = skipped.into_iter().chain(missing).collect();
         // Relaxed: it only decides which of several responses is the one that says so.
-        if let Some(count) =
-            skipped.filter(|_| is_past && !HAS_WARNED.swap(true, Ordering::Relaxed))
-        {
-            self.output.note(&format!(
-                "without {count} skipped events; `foldstream skips` lists them"
-            ));
+        if is_past && !notes.is_empty() && !HAS_WARNED.swap(true, Ordering::Relaxed) {
+            notes.iter().for_each(|note| self.output.note(note));
         }
     }
 
@@ -317,13 +327,18 @@ impl Client {
     }
 
     async fn problem(&self, status: StatusCode, response: Response) -> Error {
-        let body = response.bytes().await.unwrap_or_default();
+        let body = match self.read_within(response, PROBLEM_BYTES_MAX).await {
+            Ok(body) => body,
+            Err(endless @ Error::Foreign { .. }) => return endless,
+            // Its status says enough.
+            Err(_) => Bytes::new(),
+        };
         // Whatever is in between (a proxy, another program) may answer with a page of its own.
         if let Ok(problem) = serde_json::from_slice::<Problem>(&body) {
             return Error::Problem(problem);
         }
         let shown = &body[..body.len().min(FOREIGN_ERROR_BYTES_MAX)];
-        let text = super::output::printable(String::from_utf8_lossy(shown).trim());
+        let text = printable(String::from_utf8_lossy(shown).trim());
         Error::Foreign {
             url: self.url().to_owned(),
             message: format!("{status} {text}").trim_end().to_owned(),
@@ -332,10 +347,26 @@ impl Client {
 
     /// The body of an answer.
     pub async fn body(&self, response: Response) -> Result<Bytes, Error> {
-        response
-            .bytes()
-            .await
-            .map_err(|error| self.failed(&error, Some(ANSWER_TIMEOUT)))
+        self.read_within(response, ANSWER_BYTES_MAX).await
+    }
+
+    /// The same, of at most this many bytes: whatever is at the address may never end it.
+    async fn read_within(&self, mut response: Response, bytes_max: usize) -> Result<Bytes, Error> {
+        let mut body = BytesMut::new();
+        loop {
+            let chunk = response.chunk().await;
+            let chunk = chunk.map_err(|error| self.failed(&error, Some(ANSWER_TIMEOUT)))?;
+            let Some(chunk) = chunk else {
+                return Ok(body.freeze());
+            };
+            if body.len() + chunk.len() > bytes_max {
+                return Err(Error::Foreign {
+                    url: self.url().to_owned(),
+                    message: format!("its answer has more than {bytes_max} bytes"),
+                });
+            }
+            body.extend_from_slice(&chunk);
+        }
     }
 
     async fn json<T: DeserializeOwned>(&self, response: Response) -> Result<T, Error> {

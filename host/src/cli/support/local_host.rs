@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::client::{Client, Connection};
 use super::exit::{Exit, Failure};
-use super::log_writer::LogWriter;
+use super::log_writer::{self, LogWriter};
 use super::output::Output;
 use crate::access;
 use crate::cli::BLOCKING_THREADS_MAX;
@@ -293,9 +293,6 @@ pub(crate) fn free_address(wanted: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The handle of our own log.
-static LOG: OnceLock<LogWriter> = OnceLock::new();
-
 /// Replaces the filter of our own log.
 static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) -> bool + Send + Sync>> = OnceLock::new();
 
@@ -337,7 +334,7 @@ pub(crate) struct LogEnd;
 
 impl Drop for LogEnd {
     fn drop(&mut self) {
-        LOG.get().into_iter().for_each(LogWriter::flush);
+        log_writer::running().into_iter().for_each(LogWriter::flush);
     }
 }
 
@@ -349,9 +346,7 @@ pub(crate) fn start_log(config: &Config, output: Output) -> anyhow::Result<LogEn
         &config.log.level
     };
     let filter = EnvFilter::try_new(quieted(level)).context("log.level is not a valid filter")?;
-    let writer = LogWriter::start(std::io::stderr())
-        .context("cannot start the thread that writes the log")?;
-    let writer = LOG.get_or_init(|| writer);
+    let writer = log_writer::run().context("cannot start the thread that writes the log")?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer.clone());

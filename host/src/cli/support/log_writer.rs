@@ -5,8 +5,8 @@
 
 use std::convert::Infallible;
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -17,6 +17,20 @@ use tracing_subscriber::fmt::MakeWriter;
 const LINES_MAX: usize = 8_192;
 /// How long the end of the process waits until the lines are written.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
+
+/// The one of this process.
+static RUNNING: OnceLock<LogWriter> = OnceLock::new();
+
+/// The one that writes our own log, once it runs.
+pub(crate) fn running() -> Option<&'static LogWriter> {
+    RUNNING.get()
+}
+
+/// Starts the one that writes our own log to standard error, unless it runs.
+pub(crate) fn run() -> io::Result<&'static LogWriter> {
+    let writer = LogWriter::start(io::stderr())?;
+    Ok(RUNNING.get_or_init(|| writer))
+}
 
 /// Takes lines. Cloning shares it.
 #[derive(Clone, Debug)]

@@ -7,6 +7,9 @@ use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::json;
+use tracing_subscriber::fmt::MakeWriter as _;
+
+use super::log_writer::{self, LogWriter};
 
 /// Output formats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -127,11 +130,15 @@ impl Output {
             };
             return say_as(level, &format!("{mark}{text}"));
         }
-        let _ = writeln!(
-            io::stderr().lock(),
+        write_line(&format!(
             "\u{1b}[{color}m{mark}\u{1b}[0m {}",
             harmless(text)
-        );
+        ));
+    }
+
+    /// Waits until all messages are written, but not for long: the process is about to end.
+    pub fn finish(&self) {
+        log_writer::running().into_iter().for_each(LogWriter::flush);
     }
 
     /// Whether a progress bar can be drawn.
@@ -184,11 +191,20 @@ fn say_as(level: &str, text: &str) {
     if JSON_MESSAGES.load(Ordering::Relaxed) {
         let timestamp = jiff::Timestamp::now().to_string();
         let line = json!({ "timestamp": timestamp, "level": level, "message": text, "target": "foldstream" });
-        let _ = writeln!(io::stderr().lock(), "{line}");
+        write_line(&line.to_string());
         return;
     }
     // A message may quote what a module or another host said.
-    let _ = writeln!(io::stderr().lock(), "{}", harmless(text));
+    write_line(&harmless(text));
+}
+
+/// Through the log once it runs, like the lines around it: a reader that stopped would keep the
+/// host from stopping.
+fn write_line(line: &str) {
+    let _ = match log_writer::running() {
+        Some(log) => writeln!(log.make_writer(), "{line}"),
+        None => writeln!(io::stderr().lock(), "{line}"),
+    };
 }
 
 /// Text without control characters that could take over a terminal; line breaks are kept.

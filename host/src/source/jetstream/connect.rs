@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::context::{self, Context};
 use super::{Options, Unusable};
 use crate::cloudevents::Recognition;
-use crate::small_file::read_within;
+use crate::small_file::{read_regular_text, read_within};
 
 const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
 const SERVERS_MAX: usize = 64;
@@ -480,12 +480,15 @@ impl Tls {
         }
         if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
             certificates("tls_cert", cert)?;
-            PrivateKeyDer::from_pem_file(key).map_err(|error| {
+            let unusable = |error: String| {
                 format!(
                     "`tls_key` {} is not a key in PEM: {error}; correct it",
                     key.display()
                 )
-            })?;
+            };
+            let text = read_regular_text(key).map_err(|error| unusable(error.to_string()))?;
+            PrivateKeyDer::from_pem_slice(text.as_bytes())
+                .map_err(|error| unusable(error.to_string()))?;
             options = options.add_client_certificate(cert.clone(), key.clone());
         }
         if self.first {
@@ -505,9 +508,8 @@ fn certificates(setting: &str, path: &Path) -> Result<(), String> {
         )
     };
     let mut count = 0;
-    for certificate in
-        CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))?
-    {
+    let text = read_regular_text(path).map_err(|error| unusable(error.to_string()))?;
+    for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
         certificate.map_err(|error| unusable(error.to_string()))?;
         count += 1;
     }

@@ -9,6 +9,7 @@
 //! settings (`inspect`). A reader never publishes and never acknowledges; what
 //! handlers publish goes through `publish`.
 
+mod appetite;
 mod backlog;
 mod connect;
 mod context;

@@ -17,6 +17,7 @@ use async_nats::{Client, HeaderMap, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::Stream;
 
+use super::appetite::Appetite;
 use super::backlog::Backlog;
 use super::currency::Currency;
 use super::cursor::Cursor;
@@ -26,12 +27,12 @@ use super::open::Opened;
 use super::rescue::{self, Rescued};
 use super::wire::{Api, RequestLimits};
 use crate::cloudevents::message::Reading;
-use crate::memory::read_ahead::RequestShare;
+use crate::memory::read_ahead::{Large, RequestShare};
 use crate::subject::SubjectSet;
 
 /// Events and bytes in one request.
 const REQUEST_EVENTS: u64 = 5_000;
-const REQUEST_BYTES: u64 = 4 << 20;
+pub(super) const REQUEST_BYTES: u64 = 4 << 20;
 /// A request is not smaller than this, in bytes, however many readers there are. A larger event is
 /// requested alone.
 const REQUEST_BYTES_MIN: u64 = 256 << 10;
@@ -111,6 +112,10 @@ pub(super) struct Pull {
     consumer_sequence: u64,
     size: RequestSize,
     share: Option<Arc<RequestShare>>,
+    /// How much this server lets through at a time.
+    appetite: Appetite,
+    /// The memory for an event that is larger than a request may be, once it is requested.
+    large: Option<Large>,
     /// The bytes of the last requests, by which we recognise one of which the server used nothing.
     asked: VecDeque<u64>,
     /// What we requested and did not get yet.
@@ -155,6 +160,7 @@ impl Pull {
         subjects: SubjectSet,
         reading: Reading,
         share: Option<Arc<RequestShare>>,
+        appetite: Appetite,
     ) -> Self {
         let takes_everything = subjects
             .patterns()
@@ -177,6 +183,8 @@ impl Pull {
             consumer_sequence: 0,
             size: RequestSize::within(opened.limits),
             share,
+            appetite,
+            large: None,
             asked: VecDeque::new(),
             outstanding_events: 0,
             outstanding_bytes: 0,
@@ -271,6 +279,9 @@ impl Pull {
         let Some((events, bytes)) = self.due() else {
             return Ok(());
         };
+        if self.is_oversize {
+            self.wait_for_large().await;
+        }
         let expires = self.size.expires.as_nanos();
         let heartbeat = self.size.heartbeat.as_nanos();
         let limit = if bytes > 0 {
@@ -302,11 +313,30 @@ impl Pull {
         Ok(())
     }
 
+    /// Takes the memory for an event of unknown size: as much as the server takes for one message.
+    /// Cancel-safe.
+    async fn wait_for_large(&mut self) {
+        let (Some(share), None) = (&self.share, &self.large) else {
+            return;
+        };
+        let bytes = self.client.server_info().max_payload as u64;
+        self.large = share.large(bytes).await;
+        // The wait was ours, so it says nothing about the server.
+        self.heard_at = Instant::now();
+        self.listening_since = None;
+    }
+
+    /// Whether events for us may be on their way.
+    pub(super) fn expects_events(&self) -> bool {
+        self.outstanding_events > 0 && self.backlog.is_behind()
+    }
+
     /// The bytes of the next request.
     fn request_bytes(&self) -> u64 {
-        self.share.as_ref().map_or(self.size.bytes, |share| {
+        let bytes = self.share.as_ref().map_or(self.size.bytes, |share| {
             part_of(self.size.bytes, share.bytes())
-        })
+        });
+        self.appetite.of(bytes, Instant::now())
     }
 
     /// How many events and bytes to request now; no bytes means no limit.
@@ -407,9 +437,13 @@ impl Pull {
         let Message {
             subject,
             headers,
-            payload,
+            mut payload,
             ..
         } = message;
+        // The memory belongs to this event as long as anybody holds its data.
+        if let Some(large) = self.large.take() {
+            payload = large.hold(payload);
+        }
         if self.must_match && !self.subjects.matches(&subject) {
             cursor.pass(metadata.stream_sequence, metadata.time_ns, subject, payload);
         } else {

@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use tracing::{debug, warn};
 
+use super::appetite::Appetite;
 use super::connect::{Settings, delay};
 use super::cursor::{Cursor, Oddities};
 use super::link::{Link, Trouble};
 use super::open::{Failure, Opened, Standing, open};
 use super::permissions;
+use super::pull::REQUEST_BYTES;
 use super::session::Session;
 use super::wire::Api;
 use crate::api::SourceState;
@@ -68,6 +70,8 @@ pub struct Reader {
     failed: Option<Error>,
     /// The part of the memory that open requests may fill; none has no limit but its own.
     share: Option<Arc<RequestShare>>,
+    /// How much to request from this server.
+    appetite: Appetite,
 }
 
 /// Lost connections, perhaps because of a message that the client cannot parse.
@@ -123,6 +127,7 @@ impl Reader {
             suspicion: None,
             failed: None,
             share: None,
+            appetite: Appetite::default(),
         }
     }
 
@@ -298,6 +303,7 @@ impl Reader {
             self.request.subjects.clone(),
             reading,
             self.share.clone(),
+            self.appetite,
         ));
     }
 
@@ -317,7 +323,22 @@ impl Reader {
             self.doubt();
         }
         source::lost(&self.status);
-        self.note(failure);
+        let explained = session.is_cut_off().then(|| self.eat_less()).flatten();
+        self.note(match (failure, explained) {
+            (Failure::Trouble(_), Some(why)) => Trouble::lost(why).into(),
+            (failure, _) => failure,
+        });
+    }
+
+    /// The server has cut the reader off; returns why, once that has happened again and again.
+    fn eat_less(&mut self) -> Option<String> {
+        let now = Instant::now();
+        self.appetite.lost(now);
+        let why = self.appetite.explanation(REQUEST_BYTES, now)?;
+        if self.appetite.is_worth_a_warning() {
+            warn!(source = self.settings.name, "{why}");
+        }
+        Some(why)
     }
 
     /// Records that a connection was lost here.

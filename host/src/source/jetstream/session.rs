@@ -23,6 +23,7 @@ use futures_util::future::BoxFuture;
 use tokio::task::coop::unconstrained;
 use tracing::{debug, warn};
 
+use super::appetite::Appetite;
 use super::cursor::Cursor;
 use super::link::{Link, Trouble};
 use super::missing::{self, Holes, has_gaps_by_design, removes_at_once};
@@ -141,6 +142,7 @@ impl Session {
         subjects: SubjectSet,
         reading: Reading,
         share: Option<Arc<RequestShare>>,
+        appetite: Appetite,
     ) -> Self {
         Self {
             link: opened.link.clone(),
@@ -165,13 +167,18 @@ impl Session {
             accepts_through: opened.accepts_through,
             is_ending: false,
             has_heard: false,
-            pull: Pull::new(opened, subjects, reading, share),
+            pull: Pull::new(opened, subjects, reading, share, appetite),
         }
     }
 
     /// When anything arrived from the consumer, or from the server when it was created.
     pub(super) fn heard_at(&self) -> Instant {
         self.pull.heard_at()
+    }
+
+    /// Whether the connection was lost while events were on their way.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.is_ending && self.has_heard && self.pull.expects_events()
     }
 
     /// Whether nothing was requested yet.

@@ -3,11 +3,12 @@
 use std::io::{BufRead as _, IsTerminal as _};
 
 use reqwest::Method;
+use serde_json::json;
 
 use crate::cli::Context;
 use crate::cli::support::client::UPLOAD_TIMEOUT;
 use crate::cli::support::exit::{Exit, Failure};
-use crate::cli::support::output::bytes;
+use crate::cli::support::output::{Format, bytes};
 
 /// Remove a deployment and its state. The events are kept.
 #[derive(Clone, Debug, clap::Args)]
@@ -43,7 +44,14 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         request
     };
     client.send(request, UPLOAD_TIMEOUT).await?;
-    context.output.note(&format!("{}: deleted", args.name));
+    match context.output.format {
+        Format::Table => context.output.note(&format!("{}: deleted", args.name)),
+        // Scripts that read an object get one.
+        Format::Json | Format::Ndjson => {
+            let done = json!({ "name": args.name, "deleted": true });
+            context.output.one(&done, |_| String::new())?;
+        }
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::ValueEnum;
 
 use super::show::state_word;
-use crate::api::{DeployOutcome, Deployed, Deployment, EffectsFrom};
+use crate::api::{DeployOutcome, Deployed, Deployment, EffectsFrom, missing_remark};
 use crate::cli::Context;
 use crate::cli::support::candidate::CandidateArgs;
 use crate::cli::support::client::{Client, UPLOAD_TIMEOUT};
@@ -302,14 +302,16 @@ pub(crate) fn end_line(deployment: &Deployment, generation: u64) -> String {
     let name = &deployment.name;
     match &deployment.candidate {
         Some(candidate) if candidate.number == generation => format!(
-            "{name}: generation {generation} is ready at position {}; `foldstream promote {name}` \
+            "{name}: generation {generation} is ready at position {}{}; `foldstream promote {name}` \
              makes it active",
-            grouped(candidate.position)
+            grouped(candidate.position),
+            missing_remark(candidate.missing_events)
         ),
         _ => format!(
-            "{name}: {} at position {}",
+            "{name}: {} at position {}{}",
             state_word(deployment.state),
-            grouped(deployment.position)
+            grouped(deployment.position),
+            missing_remark(deployment.missing_events)
         ),
     }
 }

@@ -257,10 +257,15 @@ fn seconds_since(time: &str) -> Option<f64> {
 
 /// The events that its state left out.
 fn skipped_line(deployment: &Deployment) -> Option<String> {
-    let last = deployment
-        .skips
-        .last()
-        .map(|skip| format!("; the last is {}: {}", skip.sequence, skip.reason));
+    let last = deployment.skips.last().map(|skip| {
+        // Decided, and counted once the state is behind it.
+        let which = if skip.sequence > deployment.position {
+            "next"
+        } else {
+            "the last"
+        };
+        format!("; {which} is {}: {}", skip.sequence, skip.reason)
+    });
     let has_any = deployment.skipped > 0 || last.is_some();
     let count = counted(deployment.skipped, "event");
     has_any.then(|| format!("{count}{}", last.unwrap_or_default()))

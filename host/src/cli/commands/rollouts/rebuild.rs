@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::api::{Deployed, EffectsFrom, PartialRebuild};
+use crate::api::{Deployed, EffectsFrom, PartialRebuild, missing_remark};
 use crate::cli::Context;
 use crate::cli::commands::deployments::deploy::{self, Waiting};
 use crate::cli::support::candidate::CandidateArgs;
@@ -112,6 +112,7 @@ async fn rebuild_part(
             .lacks
             .as_ref()
             .map_or_else(String::new, |lacks| format!("; {lacks}"));
+        let missing = missing_remark(rebuilt.missing_events);
         let left = match &rebuilt.left[..] {
             [] => String::new(),
             left => format!(
@@ -122,7 +123,7 @@ async fn rebuild_part(
         };
         format!(
             "{name}: {} rebuilt at position {}: {} events, {} entries written, {} \
-             removed{lacks}{left}",
+             removed{lacks}{missing}{left}",
             rebuilt.selection,
             grouped(rebuilt.position),
             grouped(rebuilt.events),

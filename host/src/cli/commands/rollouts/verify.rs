@@ -155,6 +155,7 @@ mod tests {
             comparison: None,
             divergence: None,
             skipped: Vec::new(),
+            missing_events: 0,
             parked: Default::default(),
             message: "the second fold gives the same result".to_owned(),
             obstacle: None,

@@ -292,10 +292,11 @@ fn disconnected(deployment: &Deployment) -> String {
     let status = &deployment.source_status;
     let why = status.message.as_deref().unwrap_or("it does not answer");
     format!(
-        "reads nothing: source {} is {}: {why}; its lag is unknown; it continues on its own once \
+        "reads nothing: source {} is {}: {why}; its lag is {}; it continues on its own once \
          the source is back",
         deployment.source,
-        crate::cli::commands::deployments::show::source_word(status)
+        crate::cli::commands::deployments::show::source_word(status),
+        lag(deployment)
     )
 }
 
