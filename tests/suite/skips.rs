@@ -754,7 +754,8 @@ async fn a_skipped_event_that_is_removed_from_the_stream_is_no_loss() {
     let (_, context) = bed.stream.as_ref().expect("it has a server");
     let stream = context.get_stream(STREAM).await.expect("it is there");
     stream.delete_message(2).await.expect("is deleted");
-    assert_eq!(bed.verified().await.equal, Some(true));
+    let verified = bed.verified().await;
+    assert_eq!(verified.equal, Some(true), "{verified:?}");
     assert_eq!(bed.as_of(3).await, notes);
     let client = bed.host.client();
     client.act(NAME, "rebuild").await.expect(200);

@@ -133,6 +133,8 @@ pub(super) struct Opened {
     pub(super) holes: Holes,
     /// The sequence up to which messages may be missing.
     pub(super) accepts_through: u64,
+    /// Sequences that are skipped, and so are not missed.
+    pub(super) skips: Arc<[u64]>,
     /// Whether the stream leaves out sequences by design.
     pub(super) has_gaps_by_design: bool,
     /// Whether the position was read, and is not just the current beginning of the stream.
@@ -234,6 +236,7 @@ pub(super) async fn open(
         is_replicated: info.is_clustered() && info.config.num_replicas > 1,
         holes,
         accepts_through: standing.accepts_through,
+        skips: Arc::clone(&standing.skips),
         has_gaps_by_design: has_gaps_by_design(&info.config),
         is_anchored,
         api,
@@ -349,7 +352,9 @@ async fn missing(
     }
     let holes = missing::look_up_now(link, api, info, position).await?;
     let (stream, last) = (api.stream.clone(), info.state.last_seq);
-    let mut refused = missing::refused(holes.within(0, u64::MAX), standing.accepts_through);
+    // What is skipped is not missed if it is gone.
+    let gone = missing::undelivered(holes.within(0, u64::MAX), standing.skips.iter().copied());
+    let mut refused = missing::refused(gone.into_iter(), standing.accepts_through);
     // Too many to be listed: any of them may have been for us.
     if is_filtered && holes.is_unlisted && standing.accepts_through < last && position < last {
         refused = Some(Missing {

@@ -120,6 +120,8 @@ pub(super) struct Session {
     counted: u64,
     /// The sequence up to which messages may be missing.
     accepts_through: u64,
+    /// Sequences that are skipped, and so are not missed.
+    skips: Arc<[u64]>,
     /// Whether the connection is lost. What arrived before is still read: where it stops shows
     /// which message may have caused that.
     is_ending: bool,
@@ -165,6 +167,7 @@ impl Session {
             has_logged_unlisted: false,
             counted: opened.position,
             accepts_through: opened.accepts_through,
+            skips: Arc::clone(&opened.skips),
             is_ending: false,
             has_heard: false,
             pull: Pull::new(opened, subjects, reading, share, appetite),
@@ -532,6 +535,7 @@ impl Session {
         let gone = self.holes.within(self.counted + 1, through);
         // What was delivered before it was removed is not missing.
         let gone = missing::undelivered(gone, cursor.sequences());
+        let gone = missing::undelivered(gone.into_iter(), self.skips.iter().copied());
         if let Some(missing) = missing::refused(gone.iter().cloned(), self.accepts_through) {
             // Events after it must not be returned, even if they have arrived.
             cursor.roll_back(missing.from - 1);
@@ -589,11 +593,13 @@ impl Session {
         if from > to {
             return Ok(());
         }
+        let jump = std::iter::once(from..=to);
+        let gone = missing::undelivered(jump, self.skips.iter().copied());
         // All or nothing of one jump.
-        if let Some(missing) = missing::refused(std::iter::once(from..=to), self.accepts_through) {
+        if let Some(missing) = missing::refused(gone.iter().cloned(), self.accepts_through) {
             return Err(self.gap(missing));
         }
-        cursor.miss(from..=to);
+        gone.into_iter().for_each(|range| cursor.miss(range));
         Ok(())
     }
 
