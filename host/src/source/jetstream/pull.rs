@@ -27,7 +27,7 @@ use super::open::Opened;
 use super::rescue::{self, Rescued};
 use super::wire::{Api, RequestLimits};
 use crate::cloudevents::message::Reading;
-use crate::memory::read_ahead::{Large, RequestShare};
+use crate::memory::read_ahead::RequestShare;
 use crate::subject::SubjectSet;
 
 /// Events and bytes in one request.
@@ -114,8 +114,6 @@ pub(super) struct Pull {
     share: Option<Arc<RequestShare>>,
     /// How much this server lets through at a time.
     appetite: Appetite,
-    /// The memory for an event that is larger than a request may be, once it is requested.
-    large: Option<Large>,
     /// The bytes of the last requests, by which we recognise one of which the server used nothing.
     asked: VecDeque<u64>,
     /// What we requested and did not get yet.
@@ -184,7 +182,6 @@ impl Pull {
             size: RequestSize::within(opened.limits),
             share,
             appetite,
-            large: None,
             asked: VecDeque::new(),
             outstanding_events: 0,
             outstanding_bytes: 0,
@@ -279,9 +276,6 @@ impl Pull {
         let Some((events, bytes)) = self.due() else {
             return Ok(());
         };
-        if self.is_oversize {
-            self.wait_for_large().await;
-        }
         let expires = self.size.expires.as_nanos();
         let heartbeat = self.size.heartbeat.as_nanos();
         let limit = if bytes > 0 {
@@ -311,19 +305,6 @@ impl Pull {
             self.asked.pop_front();
         }
         Ok(())
-    }
-
-    /// Takes the memory for an event of unknown size: as much as the server takes for one message.
-    /// Cancel-safe.
-    async fn wait_for_large(&mut self) {
-        let (Some(share), None) = (&self.share, &self.large) else {
-            return;
-        };
-        let bytes = self.client.server_info().max_payload as u64;
-        self.large = share.large(bytes).await;
-        // The wait was ours, so it says nothing about the server.
-        self.heard_at = Instant::now();
-        self.listening_since = None;
     }
 
     /// Whether events for us may be on their way.
@@ -437,13 +418,9 @@ impl Pull {
         let Message {
             subject,
             headers,
-            mut payload,
+            payload,
             ..
         } = message;
-        // The memory belongs to this event as long as anybody holds its data.
-        if let Some(large) = self.large.take() {
-            payload = large.hold(payload);
-        }
         if self.must_match && !self.subjects.matches(&subject) {
             cursor.pass(metadata.stream_sequence, metadata.time_ns, subject, payload);
         } else {
