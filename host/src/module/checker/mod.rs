@@ -67,8 +67,6 @@ pub struct Order {
     pub bytes_max: u64,
     /// Whether to compile for memories without reserved address space.
     pub is_scarce: bool,
-    /// Whether the code counts the instructions that it executes.
-    pub counts_fuel: bool,
 }
 
 /// Does a job for the host: reads the upload from standard input, and writes the answer to standard
@@ -137,7 +135,7 @@ fn compiler(order: &Order) -> Result<wasmtime::Engine, String> {
     } else {
         AddressSpace::Plenty
     };
-    wasmtime::Engine::new(&config(space, order.counts_fuel))
+    wasmtime::Engine::new(&config(space))
         .map_err(|error| format!("cannot set up the compiler: {error:#}"))
 }
 

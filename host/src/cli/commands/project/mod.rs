@@ -6,6 +6,4 @@ pub(crate) mod dev;
 pub(crate) mod inspect;
 pub(crate) mod languages;
 pub(crate) mod new;
-pub(crate) mod record;
 pub(crate) mod replay;
-pub(crate) mod test;
