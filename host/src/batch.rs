@@ -184,7 +184,9 @@ impl Batch {
         if let Some(mark) = before_last.filter(|mark| is_earlier(mark.sequence)) {
             marks.add(mark.clone());
         }
-        let first = self.events.iter().find(|event| event.sequence > after);
+        // A batch may be applied in many parts.
+        let first = self.events.partition_point(|event| event.sequence <= after);
+        let first = self.events.get(first);
         if let Some(first) = first.filter(|first| {
             first.sequence <= through && is_earlier(first.sequence) && marks.is_due(first.sequence)
         }) {

@@ -576,18 +576,9 @@ fn order(key: &str, what: &str, data: &Value) -> api::NewEvent {
 #[tokio::test]
 async fn an_order_or_an_answer_that_cannot_be_decoded_parks_its_key_and_other_sagas_complete() {
     let saga = "saga-orchestrated";
-    let grants = [
-        "payment.*.charge",
-        "payment.*.refund",
-        "stock.*.reserve",
-        "stock.*.release",
-        "shipping.*.send",
-        "orders.*.fulfilled",
-        "orders.*.rejected",
-        "orders.*.stuck",
-    ]
-    .map(|subject| format!("{subject}%40events"))
-    .join("%2C");
+    let grants = crate::sagas::GRANTED
+        .map(|subject| format!("{subject}%40events"))
+        .join("%2C");
     let host = Host::start().await;
     let client = host.client();
     let placed = json!({ "cents": 1, "item": "lamp", "card": "valid", "address": "here" });

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const SAGA: &str = "saga-orchestrated";
 const PARTICIPANTS: &str = "saga-participants";
 /// What the saga may publish.
-const GRANTED: [&str; 8] = [
+pub(crate) const GRANTED: [&str; 8] = [
     "payment.*.charge",
     "payment.*.refund",
     "stock.*.reserve",

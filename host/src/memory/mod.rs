@@ -263,8 +263,9 @@ impl Inner {
     /// Takes bytes for a holder that has this many with them; returns whether there were enough.
     fn take(&self, purpose: Purpose, wanted: u64, bytes: u64) -> bool {
         let kind = self.kind(purpose);
-        // First its own limit, then that of all, which depends on its own use, with this. Between the two another holder may be refused
-        // although there is room: it tries again, or its client does.
+        // First its own limit, then that of all, which depends on its own use, with this. Between the
+        // two another holder may be refused although there is room: it tries again, or its client
+        // does.
         if !add(&kind.used, wanted, self.limit_of_kind(purpose, bytes)) {
             return false;
         }

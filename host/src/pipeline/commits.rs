@@ -38,11 +38,15 @@ impl Run {
     /// it: after a crash the stream is then recognised, or is another one. A state that answers no
     /// reads needs no such record.
     pub(super) fn note_beginning(&mut self, batch: &Batch) -> Result<(), Ended> {
+        if self.has_noted_beginning {
+            return Ok(());
+        }
         let published = self.store.published();
         // The first batches may have no messages, and say nothing about the stream.
         let has_seen = published
             .as_ref()
             .is_some_and(|checkpoint| checkpoint.marks().next().is_some());
+        self.has_noted_beginning = has_seen;
         if has_seen || !self.applier.progress.serves() {
             return Ok(());
         }

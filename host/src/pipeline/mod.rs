@@ -203,6 +203,7 @@ impl Pipeline {
             metrics: self.metrics,
             inbox,
             stashed: VecDeque::new(),
+            has_noted_beginning: false,
             commit: None,
             flush_at: None,
             lacks: None,
@@ -257,6 +258,8 @@ struct Run {
     /// Batches from the inbox that can't be applied yet, in order: they did not fit into the
     /// previous batch, or are beyond the ceiling.
     stashed: VecDeque<Input>,
+    /// Whether the state is known to show in which stream it begins.
+    has_noted_beginning: bool,
     commit: Option<JoinHandle<Result<(), state::Error>>>,
     /// When to commit at the latest.
     flush_at: Option<Instant>,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const HALVINGS_MAX: u32 = 8;
 /// How long it lasts, without a loss, until requests may be twice as large again.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
-/// Losses before somebody is told: a single one is normal.
+/// Losses before the operator hears of them: a single one is normal.
 const LOSSES_TOLD: u32 = 3;
 
 /// How much to request.
@@ -75,7 +75,7 @@ impl Appetite {
         })
     }
 
-    /// Whether this loss is the first of which somebody is told.
+    /// Whether this loss is the first of which the operator hears.
     pub(super) fn is_worth_a_warning(&self) -> bool {
         self.losses == LOSSES_TOLD
     }

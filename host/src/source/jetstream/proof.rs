@@ -1,9 +1,9 @@
 //! The proof that a stream is the one to which a position belongs.
 //!
 //! The proof is what was read from it: the last event that was applied, some before it, and the
-//! last message that was seen. Its name and its creation time are only hints. Servers change the creation time of a
-//! healthy stream (a restart after its settings were changed, an idempotent create), and a mirror
-//! or a restored stream may take the place of another.
+//! last message that was seen. Its name and its creation time are only hints. Servers change the
+//! creation time of a healthy stream (a restart after its settings were changed, an idempotent
+//! create), and a mirror or a restored stream may take the place of another.
 
 use tracing::warn;
 

@@ -7,8 +7,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::client::{Request, RequestErrorKind};
-use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use async_nats::client::{Request, RequestError, RequestErrorKind};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, Message};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -269,14 +269,7 @@ impl Publisher {
             .await
             .map_err(|error| PublishError::NotStored(error.0))?;
         let headers = self.headers(message).map_err(PublishError::NotStored)?;
-        let request = Request::new()
-            .headers(headers)
-            .payload(message.data.clone())
-            .timeout(Some(CONFIRMATION_MAX));
-        let (client, subject) = (link.client().clone(), message.subject.clone());
-        let call = async move { client.send_request(subject, request).await };
-        let answer = link
-            .permitted(call)
+        let answer = ask(&mut link, message, headers)
             .await
             // The message may have been on its way when the connection ended.
             .map_err(|trouble| PublishError::Unknown(trouble.message))?;
@@ -349,14 +342,8 @@ impl Publisher {
         let mut headers = self.headers(message).ok()?;
         headers.insert(BATCH_HEADER, format!("{:016x}", fastrand::u64(..)).as_str());
         headers.insert(BATCH_SEQUENCE_HEADER, "1");
-        let request = Request::new()
-            .headers(headers)
-            .payload(message.data.clone())
-            .timeout(Some(CONFIRMATION_MAX));
-        let (client, subject) = (link.client().clone(), message.subject.clone());
-        let call = async move { client.send_request(subject, request).await };
         let (stream, subject) = (&self.settings.stream, &message.subject);
-        match link.permitted(call).await.ok()? {
+        match ask(&mut link, message, headers).await.ok()? {
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {
                 Some(nobody_stores(stream, subject))
             }
@@ -496,6 +483,22 @@ impl Publisher {
         *slot = Some(link.clone());
         Ok(link)
     }
+}
+
+/// Sends a message with these headers; the answer of the stream that stores it, or why there is
+/// none.
+async fn ask(
+    link: &mut Link,
+    message: &Outgoing,
+    headers: HeaderMap,
+) -> Result<Result<Message, RequestError>, Trouble> {
+    let request = Request::new()
+        .headers(headers)
+        .payload(message.data.clone())
+        .timeout(Some(CONFIRMATION_MAX));
+    let (client, subject) = (link.client().clone(), message.subject.clone());
+    let call = async move { client.send_request(subject, request).await };
+    link.permitted(call).await
 }
 
 fn refused(stream: &str, subject: &str, description: &str, code: u64) -> String {
