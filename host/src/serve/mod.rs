@@ -223,7 +223,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Runs work that a disk may delay, where it is: the runtime gives the other tasks of this thread to
-/// another one meanwhile. A point read takes less time than two changes of threads.
+/// another one meanwhile. A point read or a short page takes less time than two changes of threads.
 async fn in_place<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {

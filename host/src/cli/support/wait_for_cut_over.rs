@@ -7,7 +7,7 @@ use super::client::{Client, Error};
 use super::exit::{Exit, Failure, exit_of};
 use super::output::{Output, grouped, known};
 use super::progress::{Progress, Step};
-use super::wait_until_live::{self, Patience};
+use super::wait_until_live::{self, Patience, Shown, Trouble};
 use crate::api::{
     Deployment, DeploymentState, Generation, GenerationList, GenerationStatus, Promotion, Strategy,
 };
@@ -34,7 +34,7 @@ pub(crate) async fn wait(
     patience.heard();
     let mut progress = Progress::new(&format!("{name} generation {number}"), output);
     // Each kind of trouble is said once, however often it is seen.
-    let mut shown = None;
+    let mut shown = Shown::default();
     loop {
         match look(client, name, number).await {
             Ok((deployment, generation)) => {
@@ -250,22 +250,13 @@ fn show_comparison(generation: &Generation, progress: &Progress) {
 }
 
 /// Reports each problem that delays the generation once.
-fn show_trouble(generation: &Generation, shown: &mut Option<String>, progress: &Progress) {
-    let number = generation.number;
-    let failure = generation.failure.as_ref();
-    let source = generation.source_status.as_ref();
-    let trouble = failure
-        .map(|failure| {
-            format!(
-                "generation {number}: {}, trying again: {}",
-                failure.kind, failure.message
-            )
-        })
-        .or_else(|| {
-            let trouble = source.and_then(wait_until_live::source_trouble)?;
-            Some(format!("generation {number}: {trouble}"))
-        });
-    wait_until_live::show_once(trouble, shown, progress);
+fn show_trouble(generation: &Generation, shown: &mut Shown, progress: &Progress) {
+    let trouble = Trouble::of(
+        &format!("generation {}", generation.number),
+        generation.failure.as_ref(),
+        generation.source_status.as_ref(),
+    );
+    shown.update(trouble, generation.position, progress);
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::client::{self, Client};
 use super::exit::{Exit, Failure};
 use super::output::{Output, grouped, known};
 use super::progress::{Progress, Step};
-use crate::api::{Deployment, DeploymentState, SourceState, SourceStatus};
+use crate::api::{self, Deployment, DeploymentState, SourceState, SourceStatus};
 
 /// Pause between two checks; short at first, because small streams are done at once.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
@@ -27,7 +27,7 @@ pub(crate) async fn wait(
     patience.heard();
     let mut progress = Progress::new(name, output);
     let mut target = 0;
-    let mut shown = None;
+    let mut shown = Shown::default();
     loop {
         match client.deployment(name).await {
             Ok(deployment) => {
@@ -215,28 +215,68 @@ fn step(deployment: &Deployment) -> Step {
 }
 
 /// Reports each problem that delays the deployment once.
-fn show_trouble(deployment: &Deployment, shown: &mut Option<String>, progress: &Progress) {
-    let name = &deployment.name;
-    let failure = deployment.failure.as_ref();
-    let trouble = failure
-        .map(|failure| {
-            format!(
-                "{name}: {}, trying again: {}",
-                failure.kind, failure.message
-            )
-        })
-        .or_else(|| {
-            source_trouble(&deployment.source_status).map(|trouble| format!("{name}: {trouble}"))
-        });
+fn show_trouble(deployment: &Deployment, shown: &mut Shown, progress: &Progress) {
+    let source = Some(&deployment.source_status);
+    let trouble = Trouble::of(&deployment.name, deployment.failure.as_ref(), source);
     // New code that has applied nothing yet may fail in the same way.
     if trouble.is_none() && !deployment.begun {
         return;
     }
-    show_once(trouble, shown, progress);
+    shown.update(trouble, deployment.position, progress);
+}
+
+/// What delays whoever is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    text: String,
+    /// The event that could not be applied, if that is the trouble.
+    sequence: Option<u64>,
+}
+
+impl Trouble {
+    /// The trouble of a deployment or generation, if it has any: a failure, else its source.
+    pub(crate) fn of(
+        name: &str,
+        failure: Option<&api::Failure>,
+        source: Option<&SourceStatus>,
+    ) -> Option<Self> {
+        if let Some(failure) = failure {
+            let (kind, message) = (&failure.kind, &failure.message);
+            return Some(Self {
+                text: format!("{name}: {kind}, trying again: {message}"),
+                sequence: failure.sequence,
+            });
+        }
+        let trouble = source_trouble(source?)?;
+        Some(Self {
+            text: format!("{name}: {trouble}"),
+            sequence: None,
+        })
+    }
+}
+
+/// The trouble that the user was shown last, if it is not over.
+#[derive(Debug, Default)]
+pub(crate) struct Shown(Option<Trouble>);
+
+impl Shown {
+    /// Reports a new problem, and the end of one. Trouble with an event is over once a position
+    /// has passed the event: between two attempts it only seems to be.
+    pub(crate) fn update(&mut self, trouble: Option<Trouble>, position: u64, progress: &Progress) {
+        if self.0 == trouble {
+            return;
+        }
+        match (&trouble, &self.0) {
+            (Some(trouble), _) => progress.note(&trouble.text),
+            (None, Some(shown)) if shown.sequence.is_some_and(|failed| position < failed) => return,
+            (None, _) => progress.note(&format!("{}: resolved, it continues", progress.subject())),
+        }
+        self.0 = trouble;
+    }
 }
 
 /// Why a source can't be read, if it can't.
-pub(crate) fn source_trouble(status: &SourceStatus) -> Option<String> {
+fn source_trouble(status: &SourceStatus) -> Option<String> {
     let message = status.message.as_ref()?;
     let is_trouble = status.state.is_trouble()
         // Two states that are no trouble to a host, but that a user who waits should know of.
@@ -244,22 +284,9 @@ pub(crate) fn source_trouble(status: &SourceStatus) -> Option<String> {
     is_trouble.then(|| format!("source {}: {message}", status.state.name()))
 }
 
-/// Reports a new problem, and the end of one.
-pub(crate) fn show_once(trouble: Option<String>, shown: &mut Option<String>, progress: &Progress) {
-    if *shown == trouble {
-        return;
-    }
-    match &trouble {
-        Some(trouble) => progress.note(trouble),
-        None => progress.note(&format!("{}: resolved, it continues", progress.subject())),
-    }
-    *shown = trouble;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api;
 
     fn deployment(state: DeploymentState) -> Deployment {
         Deployment {
@@ -299,6 +326,28 @@ mod tests {
         patience
             .bear(away(), &progress)
             .expect_err("the time is up");
+    }
+
+    #[test]
+    fn trouble_with_an_event_is_over_once_a_position_has_passed_it() {
+        let progress = Progress::new("totals", Output::default());
+        let failed = Trouble {
+            text: "totals: trap, trying again: unreachable".to_owned(),
+            sequence: Some(11),
+        };
+        let mut shown = Shown::default();
+        shown.update(Some(failed.clone()), 10, &progress);
+        shown.update(None, 10, &progress);
+        assert_eq!(shown.0, Some(failed), "between two attempts");
+        shown.update(None, 11, &progress);
+        assert_eq!(shown.0, None, "it was applied, skipped or parked");
+        let away = Trouble {
+            text: "totals: source away".to_owned(),
+            sequence: None,
+        };
+        shown.update(Some(away), 11, &progress);
+        shown.update(None, 11, &progress);
+        assert_eq!(shown.0, None, "the source is back");
     }
 
     #[test]

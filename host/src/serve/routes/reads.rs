@@ -268,7 +268,8 @@ pub(super) async fn scan(
     // Places first, then memory: who waits for a place must not hold memory.
     let place = acquire(&app.capacity.scans, "scans").await?;
     let room = app.capacity.page(SCAN_BYTES_MAX).await?;
-    crate::serve::blocking(move || {
+    let is_short = parameters.limit <= page();
+    let work = move || {
         let _place = place;
         let (position, generation) = (view.snapshot.position(), view.generation);
         let page = view.snapshot.scan(&scan)?;
@@ -285,8 +286,12 @@ pub(super) async fn scan(
         // Held until the response was sent.
         response.extensions_mut().insert(held);
         Ok(response)
-    })
-    .await?
+    };
+    if is_short {
+        crate::serve::in_place(work).await?
+    } else {
+        crate::serve::blocking(work).await?
+    }
 }
 
 fn page_of(page: &Page, position: u64, generation: u64) -> json::EntryPage<'_> {
