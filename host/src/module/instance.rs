@@ -28,7 +28,7 @@ use super::{
 };
 use crate::api::ModuleInfo;
 use crate::event::{Event, Payload};
-use crate::memory::{self, Reservation};
+use crate::memory::{self, Reservation, Shortage};
 use crate::state;
 use crate::subject::Pattern;
 use crate::timers::{self, Firing, Timer, What};
@@ -65,9 +65,9 @@ enum StartError {
     /// The maximum number of instances is in use.
     Busy,
     /// The host is short of memory.
-    Short(String),
+    Short(Shortage),
     /// The host could not create one, whatever the module.
-    Host(String),
+    Host(wasmtime::Error),
     /// The module failed to start.
     Failed(ApplyError),
 }
@@ -196,8 +196,7 @@ impl Module {
             .options
             .memory
             .reservation(memory::Purpose::Fold);
-        room.grow_to(bounds.transfer_bytes_max as u64)
-            .map_err(|shortage| Error::Short(shortage.to_string()))?;
+        room.grow_to(bounds.transfer_bytes_max as u64)?;
         store.set_hostcall_fuel(bounds.transfer_bytes_max);
         let migrate = function(&mut store, instance, migrate);
         Ok(Migration::new(
@@ -213,7 +212,7 @@ impl Module {
         match error {
             StartError::Busy => Error::Busy(self.engine.places.total()),
             StartError::Short(shortage) => Error::Short(shortage),
-            StartError::Host(error) => Error::Engine(error),
+            StartError::Host(error) => not_created(error),
             StartError::Failed(error) => Error::Refused(format!("it does not start: {error}")),
         }
     }
@@ -238,9 +237,8 @@ impl Module {
         let options = &self.engine.options;
         let mut room = options.memory.reservation(memory::Purpose::Query);
         if let Err(shortage) = room.grow_to(KEYS_BYTES as u64) {
-            // Wakes idle instances to give up their memory; the text that it makes is not needed.
-            instance.store.data().short(String::new());
-            return Err(QueryError::Short(shortage.to_string()));
+            instance.store.data().want_memory();
+            return Err(QueryError::Short(shortage));
         }
         // What passes from guest to host in one call: the answer at the end, or the keys of a
         // get-many.
@@ -410,19 +408,24 @@ fn start(
     match result {
         Ok(instance) => Ok((store, instance)),
         Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(StartError::Busy),
-        // A refused growth ends the start as a trap does; only the limiter knows the reason.
-        Err(_) if store.data().shortage().is_some() => {
-            let shortage = store.data().shortage().unwrap_or_default().to_owned();
-            store.data().short(String::new());
-            Err(StartError::Short(shortage))
+        Err(error) => {
+            let host = store.data();
+            Err(match host.shortage() {
+                // A refused growth ends the start as a trap does; only the limiter knows the
+                // reason.
+                Some(shortage) => {
+                    host.want_memory();
+                    StartError::Short(shortage.clone())
+                }
+                None if host.is_of_module(&error) => StartError::Failed(host.explain(error)),
+                None => StartError::Host(error),
+            })
         }
-        Err(error) if store.data().is_of_module(&error) => {
-            Err(StartError::Failed(store.data().explain(error)))
-        }
-        Err(error) => Err(StartError::Host(format!(
-            "cannot create an instance: {error:#}"
-        ))),
     }
+}
+
+fn not_created(error: wasmtime::Error) -> Error {
+    Error::engine(format!("cannot create an instance: {error:#}"), error)
 }
 
 /// Calls `manifest`, and `inbox` if there is one, and checks the types of all exports.
@@ -448,7 +451,7 @@ fn ask(
         Ok(started) => started,
         Err(StartError::Busy) => return Err(Error::Busy(engine.places.total())),
         Err(StartError::Short(shortage)) => return Err(Error::Short(shortage)),
-        Err(StartError::Host(error)) => return Err(Error::Engine(error)),
+        Err(StartError::Host(error)) => return Err(not_created(error)),
         Err(StartError::Failed(error)) => {
             return Err(Error::Refused(format!("it does not start: {error}")));
         }

@@ -20,6 +20,7 @@ use crate::module::{self, ApplyError};
 use crate::progress::{Alive, Cause, NextAttempt, Progress};
 use crate::state::exceptions::Skips;
 use crate::state::{self, ParkedFailure, Store, Writer};
+use crate::storage;
 
 /// Pause before the next request for a resource that the host lacked, such as an instance; it
 /// doubles up to the maximum.
@@ -508,7 +509,9 @@ impl Applier {
         match (index, error) {
             (None, ApplyError::State(error)) => Err(Ended::State(error)),
             // Cannot occur: only an error of the state has no index here.
-            (None, error) => Err(Ended::State(state::Error::Storage(error.to_string()))),
+            (None, error) => Err(Ended::State(state::Error::Storage(storage::Error::of(
+                error,
+            )))),
             // The events before it are applied again without it, and kept.
             (Some(index), _) if index > 0 => Ok(Next::Try(index)),
             (Some(_), error) => {

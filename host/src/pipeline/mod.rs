@@ -719,7 +719,7 @@ impl Run {
                 biased;
                 _ = control.wait_for(|desired| *desired != *wanted) => Some(Wake::Control),
                 Ok(()) = pacing.receiver.changed() => Some(Wake::Paced),
-                joined = committed => Some(Wake::Committed(joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string()))))),
+                joined = committed => Some(Wake::Committed(state::joined(joined))),
                 input = inbox.next(), if may_apply => input.map(Wake::Input),
                 () = flush => Some(Wake::FlushDue),
                 () = rested => Some(Wake::Rested),

@@ -20,6 +20,7 @@ use crate::effects;
 use crate::event::{Event, Payload};
 use crate::log::{Expectation, Log, NewEvent, Options};
 use crate::memory::memtables::Budget;
+use crate::memory::{self, Memory, Purpose};
 use crate::module::{self, ApplyError, KeyRule};
 use crate::source::embedded::Embedded;
 use crate::state::{Direction, Scan, Selection};
@@ -31,6 +32,12 @@ const LIMITS: ParkingLimits = ParkingLimits {
     events: 6,
     bytes: 100_000,
 };
+
+/// The host has no memory left.
+fn shortage() -> memory::Shortage {
+    let mut none = Memory::new(0).reservation(Purpose::Fold);
+    none.grow_to(1).expect_err("there is none")
+}
 
 /// What a test fold does when it meets an event.
 type Mischief = Arc<dyn Fn(&Event, usize) -> Option<ApplyError> + Send + Sync>;
@@ -500,9 +507,7 @@ fn what_was_applied_becomes_durable_while_the_host_is_busy() {
     let running = stage.start_over(
         store.clone(),
         writer,
-        Arc::new(|event, _| {
-            (event.sequence > 10).then(|| ApplyError::Busy("all are taken".to_owned()))
-        }),
+        Arc::new(|event, _| (event.sequence > 10).then(|| ApplyError::Busy(shortage()))),
     );
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut positions = store.positions();

@@ -11,17 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::exceptions::{Skip, Skips};
-use super::file::{FORMAT, check_format, guarded, open_database, storage};
+use super::file::{FORMAT, check_format, guarded, open_database, storage, unreadable};
 use super::reserve::Reserve;
 use super::tables::Frozen;
 use crate::api::{
     BuildSettings, Comparison, Failure, GenerationStatus, ModuleInfo, OnFailure, Start, Strategy,
 };
 use crate::atomic_file::{Displaced, Held};
-use crate::damage;
 use crate::effects::{Grants, Lineage};
 use crate::newest::Newest;
 use crate::room::{Room, Use};
+use crate::{damage, storage};
 
 const DEPLOYMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("deployments");
 const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
@@ -125,10 +125,10 @@ impl Record {
         {
             return Ok(());
         }
-        Err(Error::Open(format!(
+        Err(Error::Open(storage::Error::new(format!(
             "catalogue: the row of deployment {name} is inconsistent; restore catalog.redb from a \
              backup"
-        )))
+        ))))
     }
 
     /// A generation, by number.
@@ -448,9 +448,10 @@ impl Catalogue {
         let changes = guarded(|| Self::read_changes(&database))?;
         // Before anything is read by others: an older copy would have files removed as leftovers.
         newest.check("change", changes).map_err(|fell_back| {
-            Error::Open(format!(
+            let text = format!(
                 "{fell_back}; states and modules that this catalogue does not name are then removed"
-            ))
+            );
+            Error::Open(storage::Error::because(text, fell_back))
         })?;
         newest.note(changes);
         Ok(database)
@@ -576,7 +577,7 @@ impl Catalogue {
     fn check_room(&self) -> Result<(), Error> {
         Room::of(&self.path)
             .check(Use::Write, 0)
-            .map_err(|shortage| Error::Full(shortage.to_string()))
+            .map_err(Error::Full)
     }
 
     fn change(
@@ -667,9 +668,9 @@ fn count(bytes: &[u8]) -> u64 {
 
 fn parse<T: for<'a> Deserialize<'a>>(row: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(row).map_err(|error| {
-        Error::Open(format!(
-            "catalogue: a row is unreadable: {error}; restore catalog.redb from a backup"
-        ))
+        let text =
+            format!("catalogue: a row is unreadable: {error}; restore catalog.redb from a backup");
+        unreadable(text, error)
     })
 }
 

@@ -38,7 +38,7 @@ use super::{Error, Key, timers};
 use crate::event::Payload;
 use crate::memory::Reservation;
 use crate::position::Checkpoint;
-use crate::{advice, atomic_file, damage, descriptors};
+use crate::{advice, atomic_file, damage, descriptors, storage};
 
 /// The format of files without an owner of effects, timers and parked events.
 pub const FORMAT: u32 = 2;
@@ -156,25 +156,31 @@ fn replacement(path: &Path) -> &'static str {
 }
 /// What to do if the system refused something and no other advice helps.
 const MAY_BE_SOUND: &str = "the file itself may be sound: correct that, and it can be opened again";
-/// What redb says if the data that it reads is inconsistent.
-const CORRUPTED: &str = "corrupted";
 
 /// Runs work on the file. A panic of redb at damage is an error like any other damage.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     let damaged = |error: damage::Inconsistent| {
-        Error::Damaged(format!("{error}; check the disk, and rebuild"))
+        let text = format!("{error}; check the disk, and rebuild");
+        Error::Damaged(storage::Error::because(text, error))
     };
     damage::guarded(work).unwrap_or_else(|error| Err(damaged(error)))
 }
 
-pub(super) fn storage(error: impl std::fmt::Display) -> Error {
-    let text = error.to_string();
-    // Errors of several types come here; those about damage have this word in common.
-    if text.contains(CORRUPTED) {
-        Error::Damaged(text)
+/// The error of a state for one of the database below it.
+pub(super) fn storage(error: impl Into<redb::Error>) -> Error {
+    let error = error.into();
+    let is_damage = matches!(error, redb::Error::Corrupted(_));
+    let error = storage::Error::of(error);
+    if is_damage {
+        Error::Damaged(error)
     } else {
-        Error::Storage(text)
+        Error::Storage(error)
     }
+}
+
+/// The error of a file with a row that is not the JSON that it should be.
+pub(super) fn unreadable(text: String, error: serde_json::Error) -> Error {
+    Error::Open(storage::Error::because(text, error))
 }
 
 /// Whether the system refused to read or write, which says nothing against the file: no room, too
@@ -209,9 +215,13 @@ pub(super) fn open_database(
             _ => replacement(path),
         };
         let message = format!("{}: {error}; {advice}", path.display());
-        match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse(message),
-            _ => Error::Open(message),
+        let error = redb::Error::from(error);
+        let is_in_use = matches!(error, redb::Error::DatabaseAlreadyOpen);
+        let error = storage::Error::because(message, error);
+        if is_in_use {
+            Error::InUse(error)
+        } else {
+            Error::Open(error)
         }
     };
     let mut builder = Database::builder();
@@ -257,7 +267,7 @@ pub(super) fn check_format(path: &Path, found: Option<&[u8]>) -> Result<(), Erro
         path.display(),
         replacement(path)
     );
-    Err(Error::Open(message))
+    Err(Error::Open(storage::Error::new(message)))
 }
 
 impl File {
@@ -328,10 +338,11 @@ impl File {
             .map(|json| serde_json::from_slice(&json))
             .transpose()
             .map_err(|error| {
-                Error::Open(format!(
+                let text = format!(
                     "{}: checkpoint is unreadable: {error}; remove the file to rebuild the state",
                     self.path.display()
-                ))
+                );
+                unreadable(text, error)
             })?;
         let number = |bytes: Option<Vec<u8>>| {
             bytes
@@ -409,12 +420,13 @@ impl File {
         let rows = table.iter().map_err(storage)?.map(|row| {
             let (sequence, json) = row.map_err(storage)?;
             let exception = serde_json::from_slice(json.value()).map_err(|error| {
-                Error::Open(format!(
+                let text = format!(
                     "{}: the exception of event {} is unreadable: {error}; upgrade foldstream, or \
                      remove the file to rebuild the state",
                     self.path.display(),
                     sequence.value()
-                ))
+                );
+                unreadable(text, error)
             })?;
             Ok((sequence.value(), exception))
         });
@@ -634,8 +646,7 @@ pub(super) fn wrap(value: &Payload, envelope: &mut Vec<u8>) {
 }
 
 pub(super) fn unwrap(envelope: &[u8]) -> Result<Payload, Error> {
-    let damaged =
-        || Error::Damaged("a stored value is damaged; check the disk, and rebuild".to_owned());
+    let damaged = || Error::damaged("a stored value is damaged; check the disk, and rebuild");
     match envelope.split_first() {
         Some((&TEXT, text)) => ByteString::try_from(Bytes::copy_from_slice(text))
             .map(Payload::Text)
