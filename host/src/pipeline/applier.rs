@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::commits::is_large;
 use super::duplicates::Duplicates;
 use super::ladder::{Attempt, Ladder, Step};
-use super::parking::{Aside, Outcomes, Parking};
+use super::parking::{LeftOut, Outcomes, Parking};
 use super::portion::Portion;
 use super::{Desired, Ended, Fold, MakeFold, Pace, Policy, Settings, firings};
 use crate::api::FailureClass;
@@ -184,13 +184,13 @@ impl Applier {
     }
 
     /// Applies a batch, in parts if an event fails, so that the events before it are kept. Events
-    /// that are not applied are no longer in the batch, but in `aside`; duplicates are in neither.
+    /// that are not applied are no longer in the batch, but in `left_out`; duplicates are in neither.
     /// Ends early if what it has applied must be committed first: events are small, and what they
     /// write or set may not be.
     pub(super) fn process(
         &mut self,
         batch: &Batch,
-        aside: &Aside,
+        left_out: &LeftOut,
         store: &Store,
         interrupt: &Interrupt<'_>,
         share: &mut Share,
@@ -232,7 +232,7 @@ impl Applier {
                         batch,
                         events.last(),
                         through.max(store.position()),
-                        aside,
+                        left_out,
                         None,
                         store,
                     );
@@ -260,7 +260,7 @@ impl Applier {
                             event,
                             failure,
                             through.max(store.position()),
-                            aside,
+                            left_out,
                             store,
                         )?;
                         if !is_last {
@@ -272,11 +272,11 @@ impl Applier {
             }
         }
         if batch.events.is_empty() {
-            self.publish(batch, None, batch.through, aside, None, store);
+            self.publish(batch, None, batch.through, left_out, None, store);
         }
-        let left_out = aside.events();
-        if !left_out.is_empty() {
-            self.progress.left_out(&left_out, batch.through);
+        let events = left_out.events();
+        if !events.is_empty() {
+            self.progress.left_out(&events, batch.through);
         }
         self.progress.finished(batch);
         Ok(Processed::All)
@@ -370,7 +370,7 @@ impl Applier {
         batch: &Batch,
         last: Option<&Event>,
         through: u64,
-        aside: &Aside,
+        left_out: &LeftOut,
         parked: Option<&Event>,
         store: &Store,
     ) {
@@ -378,7 +378,7 @@ impl Applier {
         // before it is missing.
         let position = store.position();
         // Recorded with the step that passes them; the next step must not record them again.
-        let passed = self.skips.passed(position, through, &aside.skipped);
+        let passed = self.skips.passed(position, through, &left_out.skipped);
         let recognised = self
             .duplicates
             .as_mut()
@@ -387,12 +387,12 @@ impl Applier {
             .writer
             .as_mut()
             .expect("the writer comes back from every call");
-        firings::pass(writer, &aside.skipped, position, through);
-        aside
+        firings::pass(writer, &left_out.skipped, position, through);
+        left_out
             .queued_between(position, through)
             .for_each(|queued| writer.park(queued.clone()));
         // Parked events and duplicates prove the stream as well as one that was applied.
-        let queued = aside
+        let queued = left_out
             .queued_between(position, through)
             .map(|queued| &queued.event);
         let duplicate = recognised.as_ref().and_then(|passed| passed.last.as_ref());

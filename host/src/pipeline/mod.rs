@@ -57,7 +57,7 @@ pub use leash::{Leash, NO_LEASH};
 pub use pace::{Ceiling, Pace, Patches, Repair, RepairError, Standing, Throttle};
 use pacing::Pacing;
 pub use parked_work::{ParkedOutcome, ParkedRequests, ParkedWork, ParkedWorkError, decision};
-use parking::{Aside, Outcomes, Separated};
+use parking::{LeftOut, Outcomes, Separated};
 pub use parking::{Parking, ParkingLimits};
 use portion::Portion;
 pub use settings::{Desired, Ended, Settings, WhenFull};
@@ -400,15 +400,20 @@ impl Run {
         let processed = match separated {
             Separated::None => self.applier.process(
                 &batch,
-                &Aside::default(),
+                &LeftOut::default(),
                 &self.store,
                 &interrupt,
                 &mut self.share,
             )?,
-            Separated::Some(events, aside) => {
+            Separated::Some(events, left_out) => {
                 let applied = batch.with_only(events);
-                self.applier
-                    .process(&applied, &aside, &self.store, &interrupt, &mut self.share)?
+                self.applier.process(
+                    &applied,
+                    &left_out,
+                    &self.store,
+                    &interrupt,
+                    &mut self.share,
+                )?
             }
             Separated::Full => {
                 self.wait_for_room();
