@@ -12,7 +12,7 @@ use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::cache::Cache;
 use super::child;
-use super::instance::Module;
+use super::linked::Module;
 use super::output::Flow;
 use super::places::Places;
 use super::sandbox::{CORE_INSTANCES_MAX, Host, MEMORIES_MAX, TABLES_MAX};
