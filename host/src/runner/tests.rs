@@ -1,11 +1,14 @@
 //! Claims about when a state answers reads, over real state files. What a runner folds is shown by
 //! the pipeline's tests and the suite.
 
+use std::time::Instant;
+
 use tempfile::TempDir;
 
 use super::*;
 use crate::api::Start;
 use crate::batch::Limits;
+use crate::event::Payload;
 use crate::memory::caches::Caches;
 use crate::memory::memtables::Budget;
 use crate::metrics::Metrics;
