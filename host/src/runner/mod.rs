@@ -6,6 +6,7 @@
 
 mod lag;
 mod lead;
+mod loading;
 mod options;
 mod ownership;
 mod reads;

@@ -14,6 +14,7 @@ mod hand_over;
 pub mod inbox;
 mod known;
 mod memtable;
+mod opening;
 mod order;
 pub mod outbox;
 mod parked;
