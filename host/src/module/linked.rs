@@ -14,7 +14,7 @@ use super::instance::{ApplyResult, Handles, Instance, QueryResult, failed, messa
 use super::manifest::{self, Described};
 use super::migration;
 use super::places::Purpose;
-use super::sandbox::{Access, Bounds, Host, MEMORIES_MAX, System};
+use super::sandbox::{Access, Bounds, Host, MEMORIES_MAX, Made, System};
 use super::{
     Accepted, ApplyError, Error, HANDLES_MAX, Identity, Kind, Manifest, Migration, QueryError,
 };
@@ -331,16 +331,6 @@ fn function(
         .expect("it was a function when the module was linked")
 }
 
-/// Options for creating an instance.
-struct Made<'a> {
-    bounds: Bounds,
-    identity: &'a Identity,
-    system: System,
-    purpose: Purpose,
-    /// The start of its clock.
-    time_ns: u64,
-}
-
 /// How many places of the pool an instance of a component takes.
 fn places(linked: &InstancePre<Host>) -> u32 {
     let needed = linked.component().resources_required();
@@ -362,9 +352,9 @@ fn start(
     let Made {
         bounds,
         identity,
-        system,
         purpose,
         time_ns,
+        ..
     } = *made;
     let permit = engine
         .places
@@ -378,7 +368,7 @@ fn start(
         engine.flow(&identity.deployment),
         Arc::clone(&engine.ticker),
     );
-    let host = Host::new(bounds, identity, system, permit, memory, shared);
+    let host = Host::new(made, permit, memory, shared);
     // For a query the time of its snapshot's last event, never that of the machine: the answer is
     // the same wherever it is asked. Events and firings advance that of a fold.
     host.clock.advance(time_ns);

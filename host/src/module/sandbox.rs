@@ -12,7 +12,7 @@ use wasmtime_wasi::{I32Exit, WasiCtxView, WasiView};
 
 use super::outbox::Handling;
 use super::output::{Flow, Output, clipped};
-use super::places::Permit;
+use super::places::{Permit, Purpose};
 use super::ticker::{Running, Ticker};
 use super::wasi::{Clock, Wasi};
 use super::{ApplyError, Identity, MESSAGE_BYTES_MAX};
@@ -145,6 +145,16 @@ pub(super) struct Bounds {
     pub(super) value_bytes_max: usize,
 }
 
+/// Options for creating an instance.
+pub(super) struct Made<'a> {
+    pub(super) bounds: Bounds,
+    pub(super) identity: &'a Identity,
+    pub(super) system: System,
+    pub(super) purpose: Purpose,
+    /// The start of its clock.
+    pub(super) time_ns: u64,
+}
+
 /// The memory of what one host call collects: a list of the guest, values, a page. The next call
 /// releases it, because by then the guest has a copy.
 #[derive(Debug, Default)]
@@ -216,13 +226,17 @@ impl fmt::Debug for Host {
 
 impl Host {
     pub(super) fn new(
-        bounds: Bounds,
-        identity: &Identity,
-        system: System,
+        made: &Made<'_>,
         permit: Permit,
         memory: Reservation,
         (flow, ticker): (Arc<Flow>, Arc<Ticker>),
     ) -> Self {
+        let Made {
+            bounds,
+            identity,
+            system,
+            ..
+        } = *made;
         let output = Arc::new(Output::new(identity.clone(), bounds.log_bytes_max, flow));
         let clock = Arc::new(Clock::default());
         let wasi = match system {

@@ -52,6 +52,22 @@ impl Interrupt<'_> {
     }
 }
 
+/// One step: what a publish makes visible at once.
+pub(super) struct PublishedStep<'a> {
+    pub(super) batch: &'a Batch,
+    pub(super) left_out: &'a LeftOut,
+    /// The position that it reaches.
+    pub(super) through: u64,
+}
+
+/// The last event of a step that was not left out.
+#[derive(Clone, Copy)]
+pub(super) enum Latest<'a> {
+    Applied(&'a Event),
+    /// It was parked instead.
+    Parked(&'a Event),
+}
+
 /// How much of a batch was processed.
 pub(super) enum Processed {
     /// All of it.
@@ -228,14 +244,12 @@ impl Applier {
                         batch.events[end - 1].sequence
                     };
                     // The state may have been advanced over events of others meanwhile.
-                    self.publish(
+                    let step = PublishedStep {
                         batch,
-                        events.last(),
-                        through.max(store.position()),
                         left_out,
-                        None,
-                        store,
-                    );
+                        through: through.max(store.position()),
+                    };
+                    self.publish(&step, events.last().map(Latest::Applied), store);
                     self.count_applied(events);
                     done = end;
                     let limit = self.settings.memtable_bytes;
@@ -255,14 +269,12 @@ impl Applier {
                         } else {
                             event.sequence
                         };
-                        self.park(
+                        let step = PublishedStep {
                             batch,
-                            event,
-                            failure,
-                            through.max(store.position()),
                             left_out,
-                            store,
-                        )?;
+                            through: through.max(store.position()),
+                        };
+                        self.park(&step, event, failure, store)?;
                         if !is_last {
                             // Later events of its key now wait behind it.
                             return Ok(Processed::Through(store.position()));
@@ -272,7 +284,12 @@ impl Applier {
             }
         }
         if batch.events.is_empty() {
-            self.publish(batch, None, batch.through, left_out, None, store);
+            let step = PublishedStep {
+                batch,
+                left_out,
+                through: batch.through,
+            };
+            self.publish(&step, None, store);
         }
         let events = left_out.events();
         if !events.is_empty() {
@@ -363,17 +380,18 @@ impl Applier {
         }
     }
 
-    /// Publishes a step: `last` is the last event that was applied, `parked` one that was parked
-    /// instead.
+    /// Publishes a step, which ends with an event, or with none if all were left out.
     pub(super) fn publish(
         &mut self,
-        batch: &Batch,
-        last: Option<&Event>,
-        through: u64,
-        left_out: &LeftOut,
-        parked: Option<&Event>,
+        step: &PublishedStep<'_>,
+        latest: Option<Latest<'_>>,
         store: &Store,
     ) {
+        let PublishedStep {
+            batch,
+            left_out,
+            through,
+        } = *step;
         // In the same step, so that no crash separates the position from the reason why an event
         // before it is missing.
         let position = store.position();
@@ -396,19 +414,19 @@ impl Applier {
             .queued_between(position, through)
             .map(|queued| &queued.event);
         let duplicate = recognised.as_ref().and_then(|passed| passed.last.as_ref());
-        let latest = queued
-            .chain(last)
-            .chain(parked)
+        let met = latest.map(|(Latest::Applied(event) | Latest::Parked(event))| event);
+        let proof = queued
+            .chain(met)
             .chain(duplicate)
             .max_by_key(|event| event.sequence);
-        let mut checkpoint = batch.checkpoint(store.published().as_ref(), latest, through);
+        let mut checkpoint = batch.checkpoint(store.published().as_ref(), proof, through);
         if let Some(recognised) = recognised {
             checkpoint.duplicates += recognised.count;
             writer.see(recognised.ids, recognised.keep);
         }
         writer.publish_with(checkpoint, passed);
         // The failing event has been applied, so its attempts are over.
-        if last.is_some() && self.ladder.passed() {
+        if matches!(latest, Some(Latest::Applied(_))) && self.ladder.passed() {
             self.progress.recovered();
         }
     }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::applier::Applier;
+use super::applier::{Applier, Latest, PublishedStep};
 use super::{Ended, Run};
 use crate::api::FailureClass;
 use crate::batch::Batch;
@@ -240,14 +240,12 @@ impl Applier {
         ))
     }
 
-    /// Parks a failed event: one step, through `through`.
+    /// Parks a failed event, which is one step.
     pub(super) fn park(
         &mut self,
-        batch: &Batch,
+        step: &PublishedStep<'_>,
         event: &Event,
         failure: ParkedFailure,
-        through: u64,
-        left_out: &LeftOut,
         store: &Store,
     ) -> Result<(), Ended> {
         let key = self.parking_key(event).map_err(Ended::State)?;
@@ -268,10 +266,11 @@ impl Applier {
         });
         // Before the publish, which ends the step.
         self.outcomes.push(false);
-        self.publish(batch, None, through, left_out, Some(event), store);
+        self.publish(step, Some(Latest::Parked(event)), store);
         self.metrics.events_parked.inc();
         // It is no longer to come, like a skipped one.
-        self.progress.left_out(std::slice::from_ref(event), through);
+        self.progress
+            .left_out(std::slice::from_ref(event), step.through);
         if self.ladder.passed() {
             self.progress.recovered();
         }

@@ -416,15 +416,24 @@ impl Rollouts {
     }
 }
 
+/// What a generation is built from, and how.
+pub(super) struct Recipe<'a> {
+    pub(super) module: &'a Module,
+    pub(super) source: String,
+    pub(super) start: api::Start,
+    pub(super) strategy: Strategy,
+    pub(super) build: api::BuildSettings,
+}
+
 /// A new generation that is to be built.
-pub(super) fn new_generation(
-    number: u64,
-    module: &Module,
-    source: String,
-    start: api::Start,
-    strategy: Strategy,
-    build: api::BuildSettings,
-) -> Generation {
+pub(super) fn new_generation(number: u64, recipe: Recipe<'_>) -> Generation {
+    let Recipe {
+        module,
+        source,
+        start,
+        strategy,
+        build,
+    } = recipe;
     let now = jiff::Timestamp::now().to_string();
     Generation {
         number,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::build::{new_generation, set_beginning};
+use super::build::{Recipe, new_generation, set_beginning};
 use super::plan::{Plan, Requested};
 use super::{Error, GenerationChoice, Role, Rollouts, check_gate};
 use super::{crash_points, failure_events, failure_policy, history, owners, plan};
@@ -137,14 +137,14 @@ impl Rollouts {
         let accepts_missing_through = self
             .accepts_from(&source, request.build.accept_missing)
             .await?;
-        let mut generation = new_generation(
-            1,
-            &loaded.module,
+        let recipe = Recipe {
+            module: &loaded.module,
             source,
             start,
-            Strategy::Rebuild,
-            request.build,
-        );
+            strategy: Strategy::Rebuild,
+            build: request.build,
+        };
+        let mut generation = new_generation(1, recipe);
         generation.accepts_missing_through = accepts_missing_through;
         let reason = self
             .explain_new(&name, &generation, "the name is new".to_owned())
@@ -267,14 +267,14 @@ impl Rollouts {
                 reason,
             )
             .await?;
-        let mut generation = new_generation(
-            record.next,
-            &upload.loaded.module,
+        let recipe = Recipe {
+            module: &upload.loaded.module,
             source,
             start,
             strategy,
-            request.build,
-        );
+            build: request.build,
+        };
+        let mut generation = new_generation(record.next, recipe);
         generation.reason = reason;
         accepted.apply(&mut generation);
         set_beginning(&mut generation, &record, continued);

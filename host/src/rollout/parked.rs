@@ -26,6 +26,33 @@ const EVENTS_MAX: usize = 100;
 /// Most events that one request drops: all keys wait meanwhile.
 const DROP_EVENTS_MAX: usize = 10_000;
 
+/// How much of each key a drop takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// The first event, which has failed.
+    FirstEvent,
+    /// All its events.
+    WholeKey,
+}
+
+impl Extent {
+    fn of(selection: &api::ParkedSelection) -> Self {
+        if selection.whole_keys {
+            Self::WholeKey
+        } else {
+            Self::FirstEvent
+        }
+    }
+
+    /// Out of this many events.
+    fn events(self, all: u64) -> u64 {
+        match self {
+            Self::FirstEvent => 1,
+            Self::WholeKey => all,
+        }
+    }
+}
+
 /// What to do with parked events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParkedAction {
@@ -163,8 +190,9 @@ impl Rollouts {
         let changing = self.lock(&deployment).await?;
         let store = open_store(&deployment)?;
         let (mut keys, is_cut) = chosen(name, &store, &selection)?;
-        if action == ParkedAction::Drop && !selection.whole_keys {
-            keep_failed(name, &store, &mut keys, selection.all)?;
+        let extent = Extent::of(&selection);
+        if action == ParkedAction::Drop && extent == Extent::FirstEvent {
+            keep_failed(name, &store, &mut keys, &selection)?;
         }
         let dry_run = selection.dry_run;
         let work = match action {
@@ -173,7 +201,7 @@ impl Rollouts {
                 dry_run,
             },
             ParkedAction::Drop => ParkedWork::Drop {
-                parts: parts_of(&store, &keys, selection.whole_keys),
+                parts: parts_of(&store, &keys, extent),
                 reason: reason_of(&selection)?,
             },
         };
@@ -184,7 +212,7 @@ impl Rollouts {
         }
         let outcome = match action {
             _ if keys.is_empty() => ParkedOutcome::default(),
-            ParkedAction::Drop if dry_run => would_drop(&store, &keys, selection.whole_keys),
+            ParkedAction::Drop if dry_run => would_drop(&store, &keys, extent),
             // Nothing changes that anybody could have read.
             ParkedAction::Retry if dry_run => self.work_on_parked(&deployment, work).await?,
             ParkedAction::Retry | ParkedAction::Drop => {
@@ -201,7 +229,7 @@ impl Rollouts {
                     _ => Vec::new(),
                 };
                 let mut outcome = self.work_on_parked(&deployment, work).await?;
-                if outcome.unfinished.is_none() && selection.whole_keys {
+                if outcome.unfinished.is_none() && extent == Extent::WholeKey {
                     outcome.unfinished = left_of(&store, &keys);
                 }
                 let keeper = Keeper::new(self.inner.folder.clone(), name);
@@ -302,14 +330,19 @@ impl Rollouts {
 
 /// Keeps the keys whose first event has failed. Another one may be sound, and is not dropped by a
 /// command that was sent twice.
-fn keep_failed(name: &str, store: &Store, keys: &mut Vec<String>, all: bool) -> Result<(), Error> {
+fn keep_failed(
+    name: &str,
+    store: &Store,
+    keys: &mut Vec<String>,
+    selection: &api::ParkedSelection,
+) -> Result<(), Error> {
     let parked = store.parked_keys();
     let has_failed = |key: &String| {
         let found = parked.get(key);
         found.is_some_and(|found| found.failure.is_some())
     };
     match keys.iter().find(|key| !has_failed(key)) {
-        Some(key) if !all => Err(Error::Conflict(format!(
+        Some(key) if !selection.all => Err(Error::Conflict(format!(
             "the first parked event of `{key}` has not been tried since the one before it was \
              dropped; retry the key (`foldstream parked retry {name} KEY`), or drop all its events \
              with --whole-keys"
@@ -322,16 +355,12 @@ fn keep_failed(name: &str, store: &Store, keys: &mut Vec<String>, all: bool) -> 
 }
 
 /// How many events of each key one request drops: the first one, or all as far as it may.
-fn parts_of(store: &Store, keys: &[String], whole_keys: bool) -> Vec<(String, usize)> {
+fn parts_of(store: &Store, keys: &[String], extent: Extent) -> Vec<(String, usize)> {
     let mut room = DROP_EVENTS_MAX;
     let mut parts = Vec::new();
     for key in keys {
-        let events = if whole_keys {
-            usize::try_from(store.parked_events_of(key)).unwrap_or(usize::MAX)
-        } else {
-            1
-        };
-        let events = events.min(room);
+        let events = extent.events(store.parked_events_of(key));
+        let events = usize::try_from(events).unwrap_or(usize::MAX).min(room);
         room -= events;
         // What is left over is for another request.
         if events > 0 {
@@ -398,12 +427,11 @@ async fn decided(
 }
 
 /// What a drop would do.
-fn would_drop(store: &Store, keys: &[String], whole_keys: bool) -> ParkedOutcome {
+fn would_drop(store: &Store, keys: &[String], extent: Extent) -> ParkedOutcome {
     let parked = store.parked_keys();
     let mut outcome = ParkedOutcome::default();
-    // A drop without `whole_keys` takes the first event of each key only.
     for found in keys.iter().filter_map(|key| parked.get(key)) {
-        let events = if whole_keys { found.events() } else { 1 };
+        let events = extent.events(found.events());
         outcome.events += events;
         outcome.keys += u64::from(events == found.events());
     }

@@ -82,7 +82,6 @@ fn make(
     };
     file::make(
         path,
-        Options::default().cache_bytes,
         checkpoint,
         &snapshot.exceptions(),
         |writer| snapshot.for_each_page(page_entries, |page| write_page(&page, writer)),

@@ -34,7 +34,7 @@ use super::outbox::{self, Found, Pending, Waiting};
 use super::parked;
 use super::places::Sought;
 use super::tables::Frozen;
-use super::{Error, Key, timers};
+use super::{Error, Key, Options, timers};
 use crate::event::Payload;
 use crate::memory::Reservation;
 use crate::position::Checkpoint;
@@ -410,14 +410,13 @@ fn write_exceptions(
 /// of its events.
 pub(super) fn make(
     path: &Path,
-    cache_bytes: usize,
     checkpoint: &Checkpoint,
     exceptions: &BTreeMap<u64, Exception>,
     fill: impl FnOnce(&mut EntryWriter<'_>) -> Result<(), Error>,
     fill_others: impl FnOnce(&redb::WriteTransaction) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let database = Database::builder()
-        .set_cache_size(cache_bytes)
+        .set_cache_size(Options::default().cache_bytes)
         .create(path)
         .map_err(storage)?;
     let transaction = database.begin_write().map_err(storage)?;
