@@ -419,13 +419,13 @@ impl Run {
         } else {
             Instant::now() + wait
         };
-        // The earliest wish wins: a later batch must not delay what an earlier one is due.
+        // The earliest time wins: a later batch must not delay what an earlier one is due.
         self.flush_at = Some(self.flush_at.map_or(due, |earlier| earlier.min(due)));
         self.share.set(self.store.memory_bytes());
         match processed {
             Processed::All => {
                 self.pacing.pending = Some(batch.pending);
-                // Room is proven by a commit, not by the wish for one.
+                // Only a commit proves that there is room.
                 if self.lacks.is_none() && self.store.is_durable() {
                     self.applier.progress.has_room();
                 }

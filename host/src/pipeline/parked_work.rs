@@ -242,7 +242,7 @@ impl Run {
     /// Carries out a request to change what is parked. The pipeline is held, and everything is
     /// durable.
     pub(super) fn serve_parked(&mut self) -> Result<(), Ended> {
-        // Other code may be about to take over, and the request may be meant for it.
+        // Other code may be about to take over, and the request may be for that code.
         if *self.control.borrow() != self.wanted {
             return Ok(());
         }
@@ -468,7 +468,7 @@ impl Run {
         };
         let mut traced = tried.traced;
         if events.len() > 1 {
-            // For a replay with a corrected module, which goes on to the others.
+            // For a replay with a corrected module, which continues with the others.
             let others = self.applier.try_out(&events[1..])?;
             let calls = traced.calls.clone();
             traced.extend(others.traced);

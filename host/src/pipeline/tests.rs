@@ -726,7 +726,7 @@ fn whatever_fails_along_the_way_the_state_equals_the_fold() {
 }
 
 /// Waits until the pipeline says that it is held after a change of pace. Returns its position.
-fn stands(stage: &Stage, epoch: u64) -> u64 {
+fn held_at(stage: &Stage, epoch: u64) -> u64 {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         if let Some(standing) = *stage.standing.borrow()
@@ -754,7 +754,7 @@ fn a_pipeline_stands_at_its_ceiling_durable_and_goes_on_when_it_is_lifted() {
     let stage = Stage::with_events(5_000);
     set_ceiling(&stage, Ceiling::Position(1_234), 1);
     let running = stage.start(peaceful());
-    assert_eq!(stands(&stage, 1), 1_234);
+    assert_eq!(held_at(&stage, 1), 1_234);
     stage.append(5_001..=5_100);
     assert_eq!(
         *stage.standing.borrow(),
@@ -766,12 +766,12 @@ fn a_pipeline_stands_at_its_ceiling_durable_and_goes_on_when_it_is_lifted() {
     );
     set_ceiling(&stage, Ceiling::Position(0), 2);
     assert_eq!(
-        stands(&stage, 2),
+        held_at(&stage, 2),
         1_234,
         "a ceiling below it does not move it"
     );
     set_ceiling(&stage, Ceiling::Position(2_000), 3);
-    assert_eq!(stands(&stage, 3), 2_000);
+    assert_eq!(held_at(&stage, 3), 2_000);
     set_ceiling(&stage, Ceiling::None, 4);
     // What was read ahead ends before the later events, so it is live there for a moment.
     let is_done =
@@ -790,7 +790,7 @@ fn what_stands_is_durable_even_if_the_process_dies_then() {
     let stage = Stage::with_events(3_000);
     set_ceiling(&stage, Ceiling::Position(999), 1);
     let running = stage.start(peaceful());
-    assert_eq!(stands(&stage, 1), 999);
+    assert_eq!(held_at(&stage, 1), 999);
     // What a crash would leave: the file as it is now.
     let copy = stage.folder.path().join("copy.redb");
     std::fs::copy(stage.state(), &copy).expect("copied");
@@ -810,7 +810,7 @@ fn a_pipeline_goes_up_to_a_time_and_no_further() {
     stage.append(501..=900);
     set_ceiling(&stage, Ceiling::Time(time_ns), 1);
     let running = stage.start(peaceful());
-    assert_eq!(stands(&stage, 1), 500);
+    assert_eq!(held_at(&stage, 1), 500);
     stage.control.send_replace(Desired::Stop);
     running.join().expect("no panic");
     assert_eq!(durable(&stage.state()), (fold_of(500), 500));
@@ -844,7 +844,7 @@ fn an_event_that_fails_does_not_keep_the_pipeline_from_standing() {
     }
     set_ceiling(&stage, Ceiling::Position(0), 1);
     assert_eq!(
-        stands(&stage, 1),
+        held_at(&stage, 1),
         41,
         "before the event that fails, with all before it"
     );

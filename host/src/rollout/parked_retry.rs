@@ -52,7 +52,7 @@ impl Rollouts {
         Ok(keys)
     }
 
-    /// Retries everything that other code has parked, as a deploy wished.
+    /// Retries everything that other code has parked, as a deploy asked.
     pub(super) fn retry_what_is_parked(&self, deployment: &Arc<Deployment>) {
         let (host, deployment) = (self.clone(), Arc::clone(deployment));
         let name = deployment.name().to_owned();
@@ -95,7 +95,7 @@ impl Rollouts {
 
     async fn retry_some(&self, deployment: &Arc<Deployment>) -> Result<Retried, Error> {
         let record = deployment.record();
-        // The deploy that wished it was rolled back, or another came after it.
+        // The deploy that asked for it was rolled back, or another came after it.
         if record.parking.retry_by != Some(record.active) {
             return Ok(Retried::All);
         }

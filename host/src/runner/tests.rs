@@ -237,11 +237,11 @@ async fn one_that_waits_for_its_module_can_be_held_repaired_paused_and_resumed()
             })
         });
         let runner = Runner::start(parts);
-        let stands = async {
+        let held = async {
             let epoch = runner.set_ceiling(Ceiling::Position(0));
             runner.held_at(epoch).await
         };
-        let position = tokio::time::timeout(Duration::from_secs(20), stands).await;
+        let position = tokio::time::timeout(Duration::from_secs(20), held).await;
         assert_eq!(
             position.expect("it is held while it waits"),
             5,

@@ -291,7 +291,7 @@ impl Worker {
             // All three need a durable state: repairs and standings are promises about the file.
             if is_durable {
                 self.shared.patches.apply(writer, store)?;
-                // Another request may bring the code that a retry is meant for.
+                // Another request may bring the code that a retry waits for.
                 if !self.control.has_changed().unwrap_or(false) {
                     self.shared.parked.serve_resting(writer, store)?;
                 }
