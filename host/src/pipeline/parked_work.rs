@@ -78,9 +78,12 @@ pub enum ParkedWorkError {
          first"
     )]
     NotRunning,
-    /// The state failed.
-    #[error("{0}")]
-    State(String),
+    /// The state failed, and is reopened at its last checkpoint.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// The state was closed before anything was done.
+    #[error("the state was closed meanwhile; try again")]
+    Closed,
     /// The pipeline did not answer in time.
     #[error("the deployment was busy for too long; try again")]
     Late,
@@ -132,11 +135,7 @@ impl ParkedRequests {
             }
             ParkedWork::Drop { parts, reason } => {
                 let dropped = drop_parked(writer, store, &parts, &reason);
-                let result = dropped
-                    .as_ref()
-                    .map(Clone::clone)
-                    .map_err(|error| ParkedWorkError::State(error.to_string()));
-                let _ = answer.send(result);
+                let _ = answer.send(answer_of(&dropped));
                 dropped?;
             }
         }
@@ -145,10 +144,7 @@ impl ParkedRequests {
 }
 
 fn answer_of(done: &Result<ParkedOutcome, state::Error>) -> Answer {
-    match done {
-        Ok(outcome) => Ok(outcome.clone()),
-        Err(error) => Err(ParkedWorkError::State(error.to_string())),
-    }
+    Ok(done.clone()?)
 }
 
 /// The decision to leave out a parked event.

@@ -323,7 +323,7 @@ impl From<host::Error> for Problem {
             Error::Refused(_) | Error::Lacking(_) | Error::Gate(_) | Error::Plan(_) => {
                 Kind::Refused
             }
-            Error::NoRoom(_) => Kind::NoRoom,
+            Error::NoRoom { .. } => Kind::NoRoom,
             Error::Stopping => Kind::Stopping,
         };
         Self::new(kind, error.to_string())

@@ -68,7 +68,7 @@ pub const SCAN_BYTES_MAX: usize = 1 << 20;
 pub type Key = Arc<str>;
 
 /// Why state refused or failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// A limit was reached; its name comes first.
     #[error("{limit}: {message}")]
