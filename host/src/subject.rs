@@ -176,6 +176,11 @@ impl SubjectSet {
         &self.patterns
     }
 
+    /// Whether all subjects match, but for those of the host's own.
+    pub fn takes_everything(&self) -> bool {
+        self.patterns.iter().any(|pattern| pattern.as_str() == ">")
+    }
+
     /// Whether any pattern matches. A subject of the host's own is matched only by patterns that
     /// name its first token.
     pub fn matches(&self, subject: &str) -> bool {

@@ -333,6 +333,36 @@ async fn lag_in_seconds_is_the_age_of_the_oldest_event_that_waits() {
 }
 
 #[tokio::test]
+async fn events_for_others_are_no_lag_of_a_deployment_that_is_paused() {
+    let stage = Stage::start(Kind::Embedded).await;
+    stage
+        .client()
+        .deploy("mischief", &guests::module("mischief"))
+        .await;
+    let ago = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(600);
+    let last = stage
+        .client()
+        .append(&[told(Some(ago))])
+        .await
+        .last_sequence;
+    live_at(stage.client(), "mischief", last).await;
+    stage.client().act("mischief", "pause").await.expect(200);
+    let others = [NewEvent {
+        subject: "others.a".to_owned(),
+        ..told(None)
+    }];
+    stage.client().append(&others).await;
+    let head = stage.client().append(&others).await.last_sequence;
+    stage
+        .client()
+        .show_when("mischief", "lag behind nothing", |shown| {
+            shown.head == Some(head)
+                && (shown.lag_events, shown.lag_seconds) == (Some(0), Some(0.0))
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn progress_of_a_build_is_counted_from_where_the_stream_begins() {
     let mut stage = Stage::start(Kind::JetStream).await;
     stage

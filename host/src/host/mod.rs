@@ -198,9 +198,9 @@ impl Host {
                 // From the catalogue, because the module of an idle deployment may not be loaded.
                 if let Some(position) = runner.asks_for_age().filter(|_| info.reachable)
                     && let Some(subjects) = deployment.subjects_of(runner.program().generation)
-                    && let Some(time_ns) = source.time_behind(position, &subjects).await
                 {
-                    runner.next_event_is_of(time_ns);
+                    let waiting = source.time_behind(position, &subjects).await;
+                    runner.next_event_is(waiting, info.last_sequence.unwrap_or_default());
                 }
             }
         });

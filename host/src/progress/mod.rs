@@ -339,6 +339,16 @@ impl Progress {
         }
     }
 
+    /// Nothing waits in the stream up to this sequence: all that is there is for others.
+    pub fn nothing_waits_through(&self, head: u64) {
+        let inner = &mut *self.change();
+        if inner.read.is_empty() && inner.now.head <= head {
+            inner.beyond = 0;
+            inner.beyond_ns = None;
+            inner.count();
+        }
+    }
+
     /// Returns the number of the run that begins to read.
     pub fn begins_to_read(&self) -> u64 {
         let inner = &mut *self.inner.lock();

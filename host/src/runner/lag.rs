@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Runner;
 use crate::api::{self, DeploymentState, SourceState};
 use crate::progress::Now;
-use crate::source;
+use crate::source::{self, Waiting};
 
 /// How long information about a stream counts as current.
 const KNOWN_FOR: Duration = Duration::from_secs(6);
@@ -53,9 +53,13 @@ impl Runner {
         }
         // The age of the last event is an upper bound of the age of the next one.
         // Events on their way to us follow the last applied event.
-        let next_ns = now
-            .oldest_ns
-            .or_else(|| (reads && now.last_event_ns > 0).then_some(now.last_event_ns));
+        let is_running = matches!(
+            now.state,
+            DeploymentState::CatchingUp | DeploymentState::Live
+        );
+        let next_ns = now.oldest_ns.or_else(|| {
+            (reads && is_running && now.last_event_ns > 0).then_some(now.last_event_ns)
+        });
         let seconds = if now.pending == 0 {
             Some(0.0)
         } else {
@@ -118,9 +122,14 @@ impl Runner {
         }
     }
 
-    /// Records the time of the next event in the stream.
-    pub fn next_event_is_of(&self, time_ns: u64) {
-        self.shared.progress.oldest_is_of(time_ns);
+    /// Records what waits in the stream, which had this head before it was asked.
+    pub fn next_event_is(&self, waiting: Waiting, head: u64) {
+        let progress = &self.shared.progress;
+        match waiting {
+            Waiting::Since(time_ns) => progress.oldest_is_of(time_ns),
+            Waiting::Nothing => progress.nothing_waits_through(head),
+            Waiting::Unknown => {}
+        }
     }
 }
 

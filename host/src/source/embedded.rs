@@ -8,7 +8,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use super::{Error, Lost, Missing, OnMissing, Passed, Request, StatusSender, lost, report};
+use super::{
+    Error, Lost, Missing, OnMissing, Passed, Request, StatusSender, Waiting, lost, report,
+};
 use crate::api::{SourceInfo, SourceState, Start};
 use crate::batch::Batch;
 use crate::event::Event;
@@ -118,7 +120,7 @@ impl Embedded {
 
     /// Time of the next event after a position with a matching subject, in nanoseconds since the
     /// Unix epoch. Blocking.
-    pub fn time_behind(&self, position: u64, subjects: &SubjectSet) -> Option<u64> {
+    pub fn time_behind(&self, position: u64, subjects: &SubjectSet) -> Waiting {
         let wanted = Wanted {
             after: position,
             subjects: Some(subjects),
@@ -128,8 +130,19 @@ impl Embedded {
             bytes_max: usize::MAX,
             headers: Headers::Left,
         };
-        let run = self.log().ok()?.run(&wanted, &mut None).ok()?;
-        run.events.first().map(|event| event.time_ns)
+        let Ok(log) = self.log() else {
+            return Waiting::Unknown;
+        };
+        // Asked first: what is appended meanwhile may be for it.
+        let last = log.info().last_sequence;
+        match log.run(&wanted, &mut None) {
+            Ok(run) => match run.events.first() {
+                Some(event) => Waiting::Since(event.time_ns),
+                None if run.through >= last => Waiting::Nothing,
+                None => Waiting::Unknown,
+            },
+            Err(_) => Waiting::Unknown,
+        }
     }
 
     /// One event; if it does not exist, the last sequence of the log. Blocking.
@@ -445,6 +458,7 @@ impl Reading {
             return Err(self.stop(Error::Gap {
                 stream: self.stream.name.clone(),
                 missing,
+                may_be_of_others: !self.request.subjects.takes_everything(),
             }));
         }
         self.position = Some(to);
@@ -564,6 +578,7 @@ fn begin(
             Err(Error::Incomplete {
                 stream: stream.name.clone(),
                 missing,
+                may_be_of_others: !request.subjects.takes_everything(),
             })
         }
         Some(after) => Ok(after),

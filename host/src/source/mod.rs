@@ -134,6 +134,28 @@ pub struct Lost {
     pub is_counted: bool,
 }
 
+/// What waits in a stream after a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// It could not be asked just now.
+    Unknown,
+    /// Nothing that may match.
+    Nothing,
+    /// Events that may match, of which the first has this time, in nanoseconds since the Unix
+    /// epoch.
+    Since(u64),
+}
+
+/// What is said of missing events that may have had other subjects: what a stream has removed shows
+/// its subject no more.
+fn others(may_be_of_others: &bool) -> &'static str {
+    if *may_be_of_others {
+        ", perhaps some or all of them of subjects that the module does not read,"
+    } else {
+        ""
+    }
+}
+
 /// Why a reader stopped for good. Conditions that may pass are states of the source instead
 /// ([`Status`]).
 #[derive(Debug, thiserror::Error)]
@@ -156,27 +178,31 @@ pub enum Error {
     },
     /// Events after the position were removed before they were read.
     #[error(
-        "{missing} gone from stream {stream} without having been applied (removed by a limit, a \
-         purge, an expiry or a deletion); restore the stream, or continue without them with \
-         `foldstream resume --accept-missing`"
+        "{missing} gone from stream {stream} without having been applied{others} (removed by a \
+         limit, a purge, an expiry or a deletion); restore the stream, or continue without them \
+         with `foldstream resume --accept-missing`", others = others(.may_be_of_others)
     )]
     Gap {
         /// Name of the stream.
         stream: String,
         /// What is missing.
         missing: Missing,
+        /// Whether they may have had subjects that the state does not read.
+        may_be_of_others: bool,
     },
     /// A new state would lack events.
     #[error(
-        "{missing} gone from stream {stream}, so a state built from it would lack them; accept \
-         that with --accept-missing, or, if they are the first ones, begin after them with --start \
-         first-available"
+        "{missing} gone from stream {stream}{others}, so a state built from it would lack them; \
+         accept that with --accept-missing, or, if they are the first ones, begin after them with \
+         --start first-available", others = others(.may_be_of_others)
     )]
     Incomplete {
         /// Name of the stream.
         stream: String,
         /// What is missing.
         missing: Missing,
+        /// Whether they may have had subjects that the state does not read.
+        may_be_of_others: bool,
     },
     /// The kind of stream cannot be read without losing events.
     #[error(
@@ -379,9 +405,8 @@ impl Source {
         }
     }
 
-    /// Time of the next event after a position that may match, in nanoseconds since the Unix epoch,
-    /// if available.
-    pub async fn time_behind(&self, position: u64, subjects: &SubjectSet) -> Option<u64> {
+    /// Whether an event that may match waits after a position.
+    pub async fn time_behind(&self, position: u64, subjects: &SubjectSet) -> Waiting {
         match self {
             Self::JetStream(source) => {
                 source
@@ -392,8 +417,7 @@ impl Source {
                 let (source, subjects) = (source.clone(), subjects.clone());
                 tokio::task::spawn_blocking(move || source.time_behind(position, &subjects))
                     .await
-                    .ok()
-                    .flatten()
+                    .unwrap_or(Waiting::Unknown)
             }
         }
     }

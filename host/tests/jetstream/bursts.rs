@@ -1,8 +1,8 @@
 //! Streams that remove events of a burst before their consumers get them.
 
 use async_nats::jetstream::stream::Config;
-use foldstream::source::OnMissing;
 use foldstream::source::jetstream::Options;
+use foldstream::source::{Error, OnMissing};
 use futures_util::StreamExt;
 
 use crate::reading::{Reading, options, request};
@@ -10,6 +10,8 @@ use crate::server::{Server, Version, numbered, on_both_versions, orders, publish
 
 on_both_versions! {
     a_burst_that_removes_its_own_events_is_counted_however_few_subjects_are_read
+    a_limit_that_is_set_right_before_a_burst_loses_nothing_in_silence
+    what_is_replaced_within_a_burst_for_others_is_no_gap
 }
 
 const MINE: &[&str] = &["orders.>"];
@@ -120,4 +122,98 @@ async fn a_stream_that_is_edited_to_remove_at_once_is_read_whole_from_then_on() 
     let name = consumer.expect("there is one").expect("it is named");
     let consumer = info.consumer_info(name).await.expect("it is there");
     assert_eq!(consumer.config.filter_subject, "");
+}
+
+async fn burst(jetstream: &async_nats::jetstream::Context, subject: &str, count: u64) {
+    // All in one write, as a busy publisher sends them.
+    let client = jetstream.client();
+    for number in 0..count {
+        let data = format!(r#"{{"number":{number}}}"#);
+        client
+            .publish(subject.to_owned(), data.into())
+            .await
+            .expect("published");
+    }
+    client.flush().await.expect("the server is there");
+}
+
+async fn a_limit_that_is_set_right_before_a_burst_loses_nothing_in_silence(version: Version) {
+    let server = Server::start_of(version).await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(mixed()).await.expect("stream");
+    let mut reading = Reading::begin(options(&server), request(MINE));
+    reading.next().await.expect("it is live");
+    for number in 0..5 {
+        publish(&jetstream, numbered(number..number + 1)).await;
+        reading.events(1).await;
+        burst(&jetstream, "audit.noise", 1).await;
+    }
+    let config = Config {
+        max_messages_per_subject: 1,
+        ..mixed()
+    };
+    jetstream.update_stream(config).await.expect("edited");
+    burst(&jetstream, "orders.1.placed", 2_000).await;
+    let mut read = 5;
+    let outcome = within("it is noticed", async {
+        loop {
+            match reading.next().await {
+                Ok(batch) => read += batch.events.len(),
+                Err(error) => break Some(error),
+            }
+            if read == 2_005 {
+                break None;
+            }
+        }
+    })
+    .await;
+    if let Some(error) = outcome {
+        assert!(
+            matches!(
+                error,
+                Error::Gap {
+                    may_be_of_others: true,
+                    ..
+                }
+            ),
+            "{read} were read: {error}"
+        );
+        let text = error.to_string();
+        assert!(text.contains("perhaps some or all of them"), "{text}");
+    }
+}
+
+async fn what_is_replaced_within_a_burst_for_others_is_no_gap(version: Version) {
+    let server = Server::start_of(version).await;
+    let jetstream = server.jetstream().await;
+    let config = Config {
+        max_messages_per_subject: 1,
+        ..mixed()
+    };
+    jetstream.create_stream(config).await.expect("stream");
+    let mut reading = Reading::begin(options(&server), request(MINE));
+    reading.next().await.expect("it is live");
+    publish(&jetstream, numbered(0..1)).await;
+    reading.events(1).await;
+    burst(&jetstream, "audit.noise", 2_000).await;
+    let mut missing = 0;
+    let mut through = 1;
+    while through < 2_001 {
+        let batch = reading.next().await.expect("none of its own is gone");
+        missing += batch.missing_between(through, batch.through);
+        through = batch.through;
+    }
+    assert_eq!(missing, 0);
+    // What is its own is still missed.
+    burst(&jetstream, "orders.7.placed", 2_000).await;
+    let (mut read, mut gap) = (0, None);
+    while read < 2_000 && gap.is_none() {
+        match reading.next().await {
+            Ok(batch) => read += batch.events.len(),
+            Err(error) => gap = Some(error),
+        }
+    }
+    if let Some(error) = gap {
+        assert!(matches!(error, Error::Gap { .. }), "{error}");
+    }
 }

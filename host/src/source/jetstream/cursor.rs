@@ -293,6 +293,11 @@ impl Cursor {
         }
     }
 
+    /// Drops what was not returned yet of everything after a sequence.
+    pub(super) fn roll_back_unreturned(&mut self, through: u64) {
+        self.roll_back(through.max(self.handed));
+    }
+
     /// Drops everything after a sequence, which was not returned yet.
     pub(super) fn roll_back(&mut self, through: u64) {
         if self.through <= through {

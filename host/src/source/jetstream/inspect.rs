@@ -17,7 +17,7 @@ use super::wire::{self, Api, StreamConfig, StreamInfo};
 use crate::api::{SourceInfo, SourceState};
 use crate::cloudevents::message::{self, ReadAs};
 use crate::position::Checkpoint;
-use crate::source::{Error, Had, LookError, Lost};
+use crate::source::{Error, Had, LookError, Lost, Waiting};
 
 /// How long an examination may take.
 const EXAMINATION_MAX: Duration = Duration::from_secs(3);
@@ -195,21 +195,23 @@ impl Inspection {
         settings: &Settings,
         position: u64,
         subject: &str,
-    ) -> Option<u64> {
-        let client = self
-            .link
-            .lock()
-            .await
-            .as_ref()
-            .filter(|link| link.is_up())?
-            .client()
-            .clone();
+    ) -> Waiting {
+        let link = self.link.lock().await;
+        let Some(client) = link.as_ref().filter(|link| link.is_up()) else {
+            return Waiting::Unknown;
+        };
+        let client = client.client().clone();
+        drop(link);
         let api = Api {
             client,
             prefix: settings.api_prefix.clone(),
             stream: settings.stream.clone(),
         };
-        api.time_of_next(position + 1, subject).await.ok().flatten()
+        match api.time_of_next(position + 1, subject).await {
+            Ok(Some(time_ns)) => Waiting::Since(time_ns),
+            Ok(None) => Waiting::Nothing,
+            Err(_) => Waiting::Unknown,
+        }
     }
 
     /// How the first events are interpreted. They are fetched once, because they do not change.

@@ -234,7 +234,7 @@ impl JetStream {
 
     /// Time of the next event after a position with a matching subject, in nanoseconds since the
     /// Unix epoch, if available.
-    pub async fn time_behind(&self, position: u64, subject: &str) -> Option<u64> {
+    pub async fn time_behind(&self, position: u64, subject: &str) -> super::Waiting {
         self.inspection
             .time_behind(&self.settings, position, subject)
             .await

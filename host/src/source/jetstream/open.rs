@@ -128,6 +128,8 @@ pub(super) struct Opened {
     pub(super) is_replicated: bool,
     /// The subjects that the consumer delivers.
     pub(super) filter: String,
+    /// Whether the stream may have messages that the module does not read.
+    pub(super) reads_part: bool,
     /// What the stream lacks after the position, if the server filters events: all of it is
     /// accepted.
     pub(super) holes: Holes,
@@ -163,9 +165,16 @@ pub(super) async fn open(
     let stream = identity(&api, &info)?;
     prove(&mut link, &api, &info, &stream, standing).await?;
     let mut position = begin(&info, standing);
+    let filter = filter(covering, &info.config);
+    let reads_part = filter.is_some();
     // The host matches then.
-    let filter = filter(covering, &info.config).filter(|_| !removes_at_once(&info.config));
-    let mut holes = missing(&mut link, &api, &info, standing, position, filter.is_some()).await?;
+    let filter = filter.filter(|_| !removes_at_once(&info.config));
+    let reach = Reach {
+        position,
+        reads_part,
+        is_filtered: filter.is_some(),
+    };
+    let mut holes = missing(&mut link, &api, &info, standing, reach).await?;
 
     // Subscribed before the consumer exists, so that no message comes too early.
     let inbox = Subject::from(api.client.new_inbox());
@@ -212,7 +221,12 @@ pub(super) async fn open(
     if (made.is_filtered && holes.seen() != missing::Seen::of(&info))
         || info.first() > before.first()
     {
-        holes = missing(&mut link, &api, &info, standing, position, made.is_filtered).await?;
+        let reach = Reach {
+            position,
+            is_filtered: made.is_filtered,
+            ..reach
+        };
+        holes = missing(&mut link, &api, &info, standing, reach).await?;
     }
     Ok(Opened {
         link,
@@ -233,6 +247,7 @@ pub(super) async fn open(
             .unwrap_or(">")
             .to_owned(),
         is_filtered: made.is_filtered,
+        reads_part,
         is_replicated: info.is_clustered() && info.config.num_replicas > 1,
         holes,
         accepts_through: standing.accepts_through,
@@ -334,6 +349,16 @@ fn begin(info: &StreamInfo, standing: &Standing) -> u64 {
     }
 }
 
+/// From where a consumer reads, and which messages.
+#[derive(Clone, Copy)]
+struct Reach {
+    position: u64,
+    /// Whether the stream may have messages that the module does not read.
+    reads_part: bool,
+    /// Whether the server leaves those out.
+    is_filtered: bool,
+}
+
 /// What the stream lacks after a position, if that must be known; an error if it may not be passed
 /// over.
 async fn missing(
@@ -341,9 +366,13 @@ async fn missing(
     api: &Api,
     info: &StreamInfo,
     standing: &Standing,
-    position: u64,
-    is_filtered: bool,
+    reach: Reach,
 ) -> Result<Holes, Failure> {
+    let Reach {
+        position,
+        reads_part: may_be_of_others,
+        is_filtered,
+    } = reach;
     // If the server does not filter for a reader, the reader sees each gap itself, so they are only
     // looked up to refuse them at once.
     // All of it is accepted, so it need not be known; an unfiltered reader sees it anyway.
@@ -366,10 +395,16 @@ async fn missing(
     match refused {
         None => Ok(holes),
         // Without a position it is a new state that would lack them.
-        Some(missing) if standing.position.is_none() => {
-            Err(Failure::Stop(Error::Incomplete { stream, missing }))
-        }
-        Some(missing) => Err(Failure::Stop(Error::Gap { stream, missing })),
+        Some(missing) if standing.position.is_none() => Err(Failure::Stop(Error::Incomplete {
+            stream,
+            missing,
+            may_be_of_others,
+        })),
+        Some(missing) => Err(Failure::Stop(Error::Gap {
+            stream,
+            missing,
+            may_be_of_others,
+        })),
     }
 }
 

@@ -51,6 +51,10 @@ const SILENCE: Duration = Duration::from_secs(4);
 /// How long to listen before believing in silence: a busy caller may have kept the client from
 /// reading.
 const LISTEN: Duration = Duration::from_secs(1);
+/// How long ago a reader had everything if what has gone since was stored just now.
+const RECENT: Duration = Duration::from_secs(2);
+/// Most jumps to remember one by one.
+const TRUSTED_MAX: usize = 10_000;
 /// Events examined at once per event that a batch may have, if the host skips most of them.
 const SCAN_FACTOR: usize = 16;
 
@@ -62,6 +66,8 @@ pub(super) struct Jump {
     pub(super) from: u64,
     /// Last missing sequence.
     pub(super) to: u64,
+    /// Whether the reader had everything a moment ago, so that they were stored just now.
+    pub(super) is_recent: bool,
 }
 
 /// What an idle consumer claims to have examined without finding anything for us.
@@ -138,6 +144,11 @@ pub(super) struct Pull {
     has_gaps_by_design: bool,
     /// Whether events for us may be unsent in the stream.
     backlog: Backlog,
+    /// When the stream last had nothing more for the consumer.
+    had_everything_at: Option<Instant>,
+    /// The first and last sequences of jumps that counted as messages for others since the settings
+    /// of the stream were looked at, in rising order.
+    trusted: Vec<(u64, u64)>,
     /// Whether the server that holds the consumer has kept up with the stream.
     currency: Currency,
     /// Whether connections were lost here, perhaps by a message after the next one. Then nothing
@@ -160,10 +171,7 @@ impl Pull {
         share: Option<Arc<RequestShare>>,
         appetite: Appetite,
     ) -> Self {
-        let takes_everything = subjects
-            .patterns()
-            .iter()
-            .any(|pattern| pattern.as_str() == ">");
+        let takes_everything = subjects.takes_everything();
         // The server does not know which subjects are the host's own.
         let is_open = subjects.is_open();
         // With several patterns the server has one that covers them all, and more.
@@ -196,6 +204,8 @@ impl Pull {
             accepts_through: opened.accepts_through,
             has_gaps_by_design: opened.has_gaps_by_design,
             backlog: Backlog::new(opened.pending),
+            had_everything_at: (opened.pending == 0).then_some(opened.looked_at),
+            trusted: Vec::new(),
             currency,
             // One lost connection is normal; a second one at the same place makes it careful.
             is_careful: opened.doubts > 1,
@@ -240,6 +250,22 @@ impl Pull {
         self.is_careful = false;
     }
 
+    /// The jumps that counted as messages for others because of the settings of the stream, and were
+    /// not confirmed since.
+    pub(super) fn trusted(&self) -> &[(u64, u64)] {
+        &self.trusted
+    }
+
+    /// The settings were still the same when jumps through this sequence had been made.
+    pub(super) fn confirm(&mut self, through: u64) {
+        self.trusted.retain(|(_, to)| *to > through);
+    }
+
+    /// The subjects that are read.
+    pub(super) fn subjects(&self) -> &SubjectSet {
+        &self.subjects
+    }
+
     /// The last claim of the consumer.
     pub(super) fn take_claim(&mut self) -> Option<Claim> {
         self.claim.take()
@@ -248,6 +274,7 @@ impl Pull {
     /// A claim was confirmed: nothing for us is unsent.
     pub(super) fn caught_up(&mut self) {
         self.backlog.caught_up(self.outstanding_events);
+        self.had_everything_at = Some(Instant::now());
     }
 
     /// Whether the leader of the stream has to be asked again and again where the stream ends.
@@ -449,6 +476,9 @@ impl Pull {
         cursor.head = cursor.head.max(sequence.saturating_add(metadata.pending));
         self.backlog
             .arrived(metadata.pending, self.outstanding_events);
+        if metadata.pending == 0 {
+            self.had_everything_at = Some(Instant::now());
+        }
         self.currency.reached(sequence);
         true
     }
@@ -498,7 +528,23 @@ impl Pull {
         if is_accepted {
             cursor.miss(from..=to);
         } else if pending > 0 || !self.is_live() {
-            self.jump = Some(Jump { from, to });
+            let had_everything = self.had_everything_at;
+            self.jump = Some(Jump {
+                from,
+                to,
+                is_recent: had_everything.is_some_and(|at| at.elapsed() < RECENT),
+            });
+        } else {
+            self.trust(from, to);
+        }
+    }
+
+    /// Remembers a jump that counts as messages for others.
+    fn trust(&mut self, from: u64, to: u64) {
+        if self.trusted.len() < TRUSTED_MAX {
+            self.trusted.push((from, to));
+        } else if let Some(last) = self.trusted.last_mut() {
+            last.1 = to;
         }
     }
 

@@ -370,7 +370,9 @@ impl Reader {
     fn note(&mut self, failure: Failure) {
         match failure {
             Failure::Trouble(trouble) => self.note_trouble(trouble),
-            Failure::Stop(error) if self.suspect(error.kind()) < error.checks() => {
+            Failure::Stop(error)
+                if !self.has_passed(&error) && self.suspect(error.kind()) < error.checks() =>
+            {
                 let source = &self.settings.name;
                 warn!(
                     source,
@@ -395,6 +397,11 @@ impl Reader {
                 self.retry_at = Some(Instant::now() + PAUSE_STOPPED);
             }
         }
+    }
+
+    /// Whether an error is about messages before the position: nobody looks at those again.
+    fn has_passed(&self, error: &Error) -> bool {
+        matches!(error, Error::Gap { missing, .. } if missing.from <= self.cursor.through)
     }
 
     /// Records that a check showed a problem; returns how many in a row did.

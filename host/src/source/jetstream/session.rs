@@ -51,6 +51,9 @@ const DELIVERY_MAX: Duration = Duration::from_secs(2);
 /// jump waits for it.
 const JUMP_ASKED_MAX: u32 = 2;
 
+/// Most subjects to ask for after a jump.
+const PATTERNS_MAX: usize = 16;
+
 /// How many sequences to try in order to find the last existing message.
 const LAST_TRIED: u64 = 8;
 
@@ -77,12 +80,16 @@ struct View {
     last: Option<(EventMark, bool)>,
     /// The first message for us that was not delivered, if that was asked for.
     next: Option<u64>,
+    /// Whether what a jump passed over was for others.
+    is_for_others: bool,
 }
 
 /// A running check of the stream.
 struct Look {
     question: Question,
     asked: Instant,
+    /// The position at that time.
+    through: u64,
     answer: BoxFuture<'static, Result<Box<View>, wire::Error>>,
 }
 
@@ -109,9 +116,14 @@ pub(super) struct Session {
     waits_at: Option<u64>,
     has_warned: bool,
     is_filtered: bool,
+    /// Whether the stream may have messages that the module does not read.
+    reads_part: bool,
     /// The subjects that the consumer delivers.
     filter: String,
     is_anchored: bool,
+    /// Whether the stream may remove messages at once since its settings were changed: nothing more
+    /// is read until a look at all that was read shows what is gone of it.
+    is_edited: bool,
     /// What the stream lacks, as far as it was asked; only for a filtered reader.
     holes: Holes,
     /// Whether it was logged that too much is missing to be listed.
@@ -161,8 +173,10 @@ impl Session {
             waits_at: None,
             has_warned: false,
             is_filtered: opened.is_filtered,
+            reads_part: opened.reads_part,
             filter: opened.filter.clone(),
             is_anchored: opened.is_anchored,
+            is_edited: false,
             holes: opened.holes.clone(),
             has_logged_unlisted: false,
             counted: opened.position,
@@ -196,7 +210,7 @@ impl Session {
 
     /// Whether the contents of the cursor must not be returned yet.
     pub(super) fn in_question(&self) -> bool {
-        self.pull.jump().is_some()
+        self.pull.jump().is_some() || self.is_edited
     }
 
     /// Takes back the contents of the cursor after an open question.
@@ -235,7 +249,7 @@ impl Session {
                     Ok(view) => {
                         self.unanswered = 0;
                         let end = view.info.state.last_seq;
-                        self.judge(look.question, *view, cursor)?;
+                        self.judge(&look, *view, cursor)?;
                         // After the answer was judged, as it may have moved the cursor.
                         self.pull.stream_ends(look.asked, end, cursor.through);
                     }
@@ -274,7 +288,8 @@ impl Session {
             0
         };
         let may_continue = match question {
-            Question::Head | Question::Idle => true,
+            // Something is held back until it is answered.
+            Question::Head | Question::Idle => !self.is_edited || is_unanswered,
             // The API may be slow, and another consumer would not help. The next heartbeat makes
             // the claim again.
             Question::Claim(_) => is_unanswered,
@@ -354,6 +369,8 @@ impl Session {
             .filter(|claim| claim.through > cursor.through)
         {
             Question::Claim(claim)
+        } else if self.is_edited {
+            Question::Head
         } else if self.is_idle() {
             self.idle_asked = Instant::now();
             Question::Idle
@@ -368,7 +385,9 @@ impl Session {
         let api = Arc::clone(&self.api);
         let is_filtered = self.is_filtered;
         let (filter, through) = (self.filter.clone(), cursor.through);
-        let (known, after) = (self.holes.seen(), self.counted);
+        let (known, mut after) = (self.holes.seen(), self.counted);
+        let trusted_from = self.pull.trusted().first().map(|(from, _)| *from);
+        let own = self.own_patterns(question);
         // Polled by `wait` alongside reading, so that nothing waits for the answer.
         let answer = Box::pin(async move {
             let info = api.stream_info().await?;
@@ -379,7 +398,15 @@ impl Session {
                 Question::Head | Question::Idle => false,
             };
             // The list is large, and is the same as long as nothing was removed.
-            let must_list = is_filtered && may_lack && known != missing::Seen::of(&info);
+            let mut must_list = is_filtered && may_lack && known != missing::Seen::of(&info);
+            // Its settings were changed since the last look, and what was taken for messages of
+            // others may have been removed.
+            if let Some(from) =
+                trusted_from.filter(|_| is_filtered && removes_at_once(&info.config))
+            {
+                must_list = true;
+                after = after.min(from - 1);
+            }
             let holes = if must_list {
                 Some(missing::look_up(&api, &info, after).await?)
             } else {
@@ -398,17 +425,23 @@ impl Session {
                 }
                 _ => None,
             };
+            let is_for_others = match question {
+                Question::Jump(jump) => are_for_others(&api, &info, jump, &own).await?,
+                _ => false,
+            };
             Ok(Box::new(View {
                 info,
                 holes,
                 last,
                 next: next.map(|stored| stored.sequence),
+                is_for_others,
             }))
         });
         let asked = Instant::now();
         self.look = Some(Look {
             question,
             asked,
+            through: cursor.through,
             answer,
         });
         self.looked_at = asked;
@@ -449,17 +482,13 @@ impl Session {
     }
 
     /// Evaluates a check of the stream.
-    fn judge(
-        &mut self,
-        question: Question,
-        view: View,
-        cursor: &mut Cursor,
-    ) -> Result<(), Failure> {
+    fn judge(&mut self, look: &Look, view: View, cursor: &mut Cursor) -> Result<(), Failure> {
         let View {
             info,
             holes,
             last,
             next,
+            is_for_others,
         } = view;
         let created_ns = info
             .created_ns()
@@ -470,14 +499,21 @@ impl Session {
         // Its settings may have changed since it was opened.
         check_readable(&self.api.stream, &info.config).map_err(Failure::Stop)?;
         if self.is_filtered && removes_at_once(&info.config) {
+            self.is_edited = true;
+            // What was read since the look may have gone after it.
+            if look.through < cursor.through {
+                return Ok(());
+            }
+            self.doubt_trusted(&holes.unwrap_or_default(), cursor)?;
             let reason = "the stream may now remove messages at once, so all of it is read";
             return Err(Trouble::lost(reason).into());
         }
+        self.pull.confirm(look.through);
         cursor.head = cursor.head.max(info.state.last_seq);
         if let Some(holes) = holes {
             self.holes = holes;
         }
-        match question {
+        match look.question {
             Question::Head => Ok(()),
             Question::Idle => self.judge_idle(next, cursor.through),
             Question::Jump(jump) => {
@@ -485,7 +521,7 @@ impl Session {
                 if self.is_filtered {
                     self.must_list(cursor.through)?;
                     self.count(cursor.through, cursor)?;
-                } else {
+                } else if !is_for_others {
                     self.pass_gap(&info, jump.from, jump.to, cursor)?;
                 }
                 self.pull.clear_jump();
@@ -521,6 +557,54 @@ impl Session {
                 self.pull.caught_up();
                 Ok(())
             }
+        }
+    }
+
+    /// The stream may remove messages at once since its settings were changed: what the server did
+    /// not send since the last look may have been removed, and not for others. An error if that is
+    /// not accepted.
+    fn doubt_trusted(&self, holes: &Holes, cursor: &mut Cursor) -> Result<(), Failure> {
+        let trusted = self.pull.trusted();
+        let gone = trusted
+            .iter()
+            .flat_map(|(from, to)| holes.within(*from, *to));
+        let gone = missing::undelivered(gone, self.skips.iter().copied());
+        let mut lost = missing::refused(gone.into_iter(), 0);
+        if let (true, [(from, _), ..], [.., (_, to)]) = (holes.is_unlisted, trusted, trusted) {
+            lost = Some(Missing {
+                from: *from,
+                to: *to,
+                count: None,
+            });
+        }
+        let Some(missing) = lost else {
+            return Ok(());
+        };
+        if self.accepts_through < missing.to {
+            cursor.roll_back_unreturned(missing.from - 1);
+            return Err(self.gap(missing));
+        }
+        warn!(
+            stream = self.stream.name,
+            "{missing} gone from the stream, whose settings were changed a moment ago; those that \
+             were for this deployment are passed over uncounted, as accepted"
+        );
+        Ok(())
+    }
+
+    /// The subjects of which the stream is asked whether it has removed any, if a jump may have had
+    /// messages for others only.
+    fn own_patterns(&self, question: Question) -> Vec<Pattern> {
+        let subjects = self.pull.subjects();
+        let may_tell = matches!(question, Question::Jump(jump) if jump.is_recent)
+            && self.reads_part
+            && !self.is_filtered
+            && !subjects.is_open()
+            && subjects.patterns().len() <= PATTERNS_MAX;
+        if may_tell {
+            subjects.patterns().to_vec()
+        } else {
+            Vec::new()
         }
     }
 
@@ -611,6 +695,7 @@ impl Session {
         Failure::Stop(Error::Gap {
             stream: self.stream.name.clone(),
             missing,
+            may_be_of_others: self.reads_part,
         })
     }
 
@@ -625,6 +710,32 @@ impl Session {
             );
         }
     }
+}
+
+/// Whether what a jump passed over had none of these subjects. What was stored just now goes only
+/// for a newer message of its subject, unless it goes from the front or has a time of its own to
+/// live: if the stream has no such message, none of these subjects has lost any.
+async fn are_for_others(
+    api: &Api,
+    info: &StreamInfo,
+    jump: Jump,
+    own: &[Pattern],
+) -> Result<bool, wire::Error> {
+    let is_replaced_only =
+        removes_at_once(&info.config) && info.first() < jump.from && !info.config.allow_msg_ttl;
+    if own.is_empty() || !is_replaced_only {
+        return Ok(false);
+    }
+    for pattern in own {
+        if api
+            .next_message(jump.from, pattern.as_str())
+            .await?
+            .is_some()
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The mark of the last message up to a sequence, and whether the filter takes it: what was looked
