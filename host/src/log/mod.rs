@@ -105,7 +105,7 @@ impl Default for Options {
 }
 
 /// An event to append.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {
     /// Subject without wildcards.
     pub subject: String,

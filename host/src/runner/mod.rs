@@ -39,6 +39,7 @@ pub use crate::pipeline::RepairError;
 pub use options::{Load, LoadError, NotLoaded, Options, Part, Program};
 use ownership::Releasing;
 use worker::Worker;
+pub(crate) use worker::{overridden, subjects_of};
 
 /// How long information about a stream counts as current.
 const KNOWN_FOR: Duration = Duration::from_secs(6);

@@ -1,0 +1,280 @@
+//! How scenarios ended, for people and programs.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::baseline::Baseline;
+use super::found::Found;
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::output::{compact, counted, grouped, printable};
+use crate::scenario::{Cost, Difference, Document, Fault, Finding, Growth, Outcome};
+
+/// How a run ended.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// Name of the module.
+    module: String,
+    /// How long all scenarios took, in seconds.
+    pub(super) seconds: f64,
+    /// Each scenario.
+    #[serde(rename = "scenarios")]
+    pub(super) tested: Vec<Tested>,
+    /// What was explored.
+    #[serde(rename = "explored", skip_serializing_if = "Vec::is_empty")]
+    pub(super) explorations: Vec<Exploration>,
+}
+
+/// How the exploration from the examples of a file ended.
+#[derive(Debug, Serialize)]
+pub(super) struct Exploration {
+    pub(super) file: String,
+    /// How many scenarios were to be drawn.
+    pub(super) scenarios: u32,
+    pub(super) passed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<Fault>,
+    /// The file that shows the fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    written: Option<String>,
+}
+
+impl Exploration {
+    /// Why it failed, line by line.
+    pub(super) fn reasons(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        match &self.fault {
+            None => {}
+            Some(Fault::Property(finding)) => found(finding, false, &mut lines),
+            Some(Fault::Failure { kind, message }) => {
+                lines.push(printable(&format!("{kind}: {message}")));
+            }
+        }
+        lines.extend(
+            self.written
+                .iter()
+                .map(|file| printable(&format!("the smallest scenario that shows it: {file}"))),
+        );
+        lines
+    }
+}
+
+/// How a scenario ended.
+#[derive(Debug, Serialize)]
+pub(super) struct Tested {
+    pub(super) file: String,
+    /// Where it begins in the file, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
+    pub(super) name: String,
+    pub(super) passed: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) differences: Vec<Difference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) finding: Option<Finding>,
+    pub(super) cost: Cost,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) grown: Vec<Growth>,
+    pub(super) seconds: f64,
+    #[serde(skip)]
+    has_steps: bool,
+}
+
+impl Tested {
+    pub(super) fn of(path: &Path, document: &Document, index: usize, outcome: Outcome) -> Self {
+        let scenario = &document.scenarios()[index];
+        Self {
+            file: path.display().to_string(),
+            line: document.place_of(index).map(|place| place.line),
+            name: scenario.name.clone(),
+            passed: outcome.is_passed(),
+            differences: outcome.differences,
+            finding: outcome.finding,
+            cost: outcome.cost,
+            grown: Vec::new(),
+            seconds: outcome.took.as_secs_f64(),
+            has_steps: !scenario.steps.is_empty(),
+        }
+    }
+
+    /// The same, compared with a baseline. A scenario that fails is not compared: it may have
+    /// stopped early.
+    pub(super) fn compared(mut self, baseline: Option<&Baseline>) -> Self {
+        let before = baseline.and_then(|baseline| baseline.cost(&self.file, &self.name));
+        if let Some(before) = before.filter(|_| self.passed) {
+            self.grown = self.cost.grown(before);
+            self.passed = self.grown.is_empty();
+        }
+        self
+    }
+
+    /// Why it failed, line by line.
+    pub(super) fn reasons(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for difference in &self.differences {
+            shown(
+                difference,
+                self.has_steps,
+                ["expected", "found"],
+                &mut lines,
+            );
+        }
+        if let Some(finding) = &self.finding {
+            found(finding, self.has_steps, &mut lines);
+        }
+        for Growth {
+            figure,
+            before,
+            now,
+        } in &self.grown
+        {
+            lines.push(format!(
+                "{figure} of an event has grown from {before} to {now}"
+            ));
+        }
+        lines
+    }
+}
+
+/// The lines of a finding.
+fn found(finding: &Finding, has_steps: bool, lines: &mut Vec<String>) {
+    lines.push(format!("{}: {}", finding.property.name(), finding.advice));
+    for difference in &finding.differences {
+        shown(difference, has_steps, ["usually", "here"], lines);
+    }
+}
+
+/// The lines of a difference; `sides` are the names of what is expected and found.
+fn shown(difference: &Difference, has_steps: bool, sides: [&str; 2], lines: &mut Vec<String>) {
+    let Difference {
+        step,
+        line,
+        what,
+        path,
+        expected,
+        found,
+        ..
+    } = difference;
+    let mut title = String::new();
+    if let Some(line) = line {
+        title.push_str(&format!("line {line}: "));
+    }
+    if has_steps {
+        title.push_str(&format!("step {step}: "));
+    }
+    title.push_str(what);
+    if !path.is_empty() {
+        title.push_str(&format!(" at {path}"));
+    }
+    lines.push(printable(&title));
+    let width = sides.map(str::len).into_iter().max().unwrap_or(0);
+    for (side, value) in sides.into_iter().zip([expected, found]) {
+        let value = value.as_ref().map_or_else(|| "nothing".to_owned(), compact);
+        lines.push(printable(&format!("  {side:width$}  {value}")));
+    }
+}
+
+impl Report {
+    pub(super) fn of(module: String) -> Self {
+        Self {
+            module,
+            seconds: 0.0,
+            tested: Vec::new(),
+            explorations: Vec::new(),
+        }
+    }
+
+    /// Adds an exploration from the examples of a file.
+    pub(super) fn explored(&mut self, path: &Path, scenarios: u32, found: Option<Found>) {
+        let (fault, written) = found
+            .map(|found| (found.fault, found.file.display().to_string()))
+            .unzip();
+        self.explorations.push(Exploration {
+            file: path.display().to_string(),
+            scenarios,
+            passed: fault.is_none(),
+            fault,
+            written,
+        });
+    }
+
+    /// Whether all passed.
+    pub(super) fn is_passed(&self) -> bool {
+        self.failed() == 0 && self.explorations.iter().all(|explored| explored.passed)
+    }
+
+    pub(super) fn module(&self) -> &str {
+        &self.module
+    }
+
+    fn failed(&self) -> usize {
+        self.tested.iter().filter(|tested| !tested.passed).count()
+    }
+
+    /// One line per scenario, and why those failed that did.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        for tested in &self.tested {
+            let name = printable(&tested.name);
+            if tested.passed {
+                text.push_str(&format!("ok    {name}  ({})\n", costs(&tested.cost)));
+                continue;
+            }
+            let line = tested
+                .line
+                .map_or_else(String::new, |line| format!(":{line}"));
+            text.push_str(&format!("FAIL  {name}  ({}{line})\n", tested.file));
+            for line in tested.reasons() {
+                text.push_str(&format!("        {line}\n"));
+            }
+        }
+        for explored in &self.explorations {
+            let mark = if explored.passed { "ok  " } else { "FAIL" };
+            let (file, scenarios) = (printable(&explored.file), explored.scenarios);
+            text.push_str(&format!(
+                "{mark}  up to {scenarios} scenarios drawn from {file}\n"
+            ));
+            for line in explored.reasons() {
+                text.push_str(&format!("        {line}\n"));
+            }
+        }
+        text.push_str(&format!(
+            "{}: {} passed, {} failed, in {:.2} s",
+            counted(self.tested.len() as u64, "scenario"),
+            self.tested.len() - self.failed(),
+            self.failed(),
+            self.seconds
+        ));
+        text
+    }
+
+    /// An error if something failed.
+    pub(super) fn verdict(&self) -> anyhow::Result<()> {
+        if self.is_passed() {
+            return Ok(());
+        }
+        let message = match self.failed() as u64 {
+            0 => "the module does not have what every module must have".to_owned(),
+            failed => format!("{} failed", counted(failed, "scenario")),
+        };
+        Err(Failure::new(Exit::Failed, message).into())
+    }
+}
+
+/// What an event costs, in words.
+fn costs(cost: &Cost) -> String {
+    let Cost {
+        events,
+        time_us,
+        fuel,
+        host_calls,
+        state_bytes,
+        ..
+    } = cost;
+    let calls = host_calls.map_or_else(String::new, |calls| format!("{calls:.1} host calls, "));
+    format!(
+        "{}; each {time_us:.0} µs, {} instructions, {calls}{state_bytes:.0} bytes of state",
+        counted(*events, "event"),
+        grouped(fuel.round() as u64),
+    )
+}
