@@ -93,11 +93,11 @@ fn a_scenario_that_fails_shows_what_differs_and_where() {
     for wanted in [
         "ok    this is so",
         "FAIL  this is not",
-        "scenarios.yaml:6)",
-        "line 10: entry customer/ada at /total_cents",
+        "scenarios.yaml:6:5)",
+        "scenarios.yaml:10:36: entry customer/ada at /total_cents",
         "expected  101",
         "found     100",
-        "line 11: entry customer/eve",
+        "scenarios.yaml:11:9: entry customer/eve",
         "found     nothing",
         "2 scenarios: 1 passed, 1 failed",
     ] {
@@ -118,7 +118,7 @@ fn a_scenario_that_fails_shows_what_differs_and_where() {
     assert_eq!(
         lines[1]["differences"][0],
         json!({
-            "step": 1, "line": 10, "what": "entry customer/ada", "path": "/total_cents",
+            "step": 1, "line": 10, "column": 36, "what": "entry customer/ada", "path": "/total_cents",
             "expected": 101, "found": 100,
         })
     );
@@ -144,6 +144,7 @@ fn reports_for_ci_name_each_scenario_and_why_it_failed() {
         "failures=\"1\"",
         "name=\"this is not\" classname=\"order-totals\"",
         "a&lt;b&gt;.yaml",
+        "line=\"6\"",
         "entry customer/ada at /total_cents",
     ] {
         assert!(report.contains(wanted), "{wanted}: {report}");
@@ -301,7 +302,7 @@ async fn a_change_of_a_file_runs_the_scenarios_again() {
     says("1 passed, 1 failed").await;
     says("waiting for changes").await;
     files.write("s.yaml", "scenarios: [");
-    says("s.yaml: ").await;
+    says("s.yaml:1:12: ").await;
     files.write(
         "s.yaml",
         &WRONG

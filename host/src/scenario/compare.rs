@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::expand::ANY;
 use super::file::{ExpectedFailure, ExpectedMessage, Then};
 use super::observe::{Message, Observation};
+use super::places::Place;
 use crate::api::Failure;
 use crate::event::Payload;
 use crate::timestamp;
@@ -22,9 +23,9 @@ const SHOWN_MAX: usize = 50;
 pub struct Difference {
     /// The step, from 1.
     pub step: usize,
-    /// The line of the file that claims it, if that is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub line: Option<u64>,
+    /// Where the file claims it, if that is known.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
     /// What differs: `entry customer/ada`, `message 2`.
     pub what: String,
     /// Where in it, as a JSON pointer; empty if as a whole.
@@ -94,7 +95,7 @@ impl Differences {
         let escaped = |part: &String| format!("/{}", part.replace('~', "~0").replace('/', "~1"));
         self.found.push(Difference {
             step: self.step,
-            line: None,
+            place: None,
             what: subject.what.clone(),
             path: path.iter().map(escaped).collect(),
             expected,

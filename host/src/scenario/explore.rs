@@ -14,8 +14,9 @@ use proptest::{collection, option, prop_oneof};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::document::Document;
+use super::document::{Document, Mistake};
 use super::file::{Action, File, Scenario};
+use super::in_order::in_order;
 use super::literal::{literal, texts};
 use super::play::{Act, Script};
 use super::properties::{Finding, look};
@@ -31,6 +32,9 @@ const EXAMPLES_MAX: usize = 500;
 const SMALLER_MAX: u32 = 500;
 /// Failures that no event may cause.
 const FAULTS: [&str; 3] = ["trap", "deadline", "limit"];
+/// How many scenarios are drawn from one seed: further ones are drawn from others, so that several
+/// threads can play them.
+const PART: u32 = 20;
 /// Length of a text that is longer than expected, in bytes.
 const LONG_BYTES: usize = 1_000;
 
@@ -41,6 +45,8 @@ pub struct Exploration {
     pub scenarios: u32,
     /// The same seed draws the same scenarios.
     pub seed: u64,
+    /// How many are played at the same time. It changes nothing but how long that takes.
+    pub jobs: usize,
 }
 
 /// The smallest scenario that fails.
@@ -78,6 +84,11 @@ impl Fault {
 }
 
 impl Suite {
+    /// Whether a file has events to draw from.
+    pub fn has_examples(document: &Document) -> Result<bool, Mistake> {
+        Ok(!Examples::of(document)?.events.is_empty())
+    }
+
     /// Plays scenarios that are drawn from the examples in a file; returns the smallest one that
     /// fails. None if all pass, or if the file has no examples. Blocking.
     pub fn explore(
@@ -89,14 +100,33 @@ impl Suite {
         if examples.events.is_empty() {
             return Ok(None);
         }
+        let parts = exploration.scenarios.div_ceil(PART) as usize;
+        let explore = |part: usize| {
+            let part = u32::try_from(part).expect("it is a part of 32 bits");
+            let scenarios = PART.min(exploration.scenarios - part * PART);
+            self.explore_part(&examples, seed(exploration.seed, part), scenarios)
+        };
+        let is_sound = |explored: &Result<_, _>| matches!(explored, Ok(None));
+        let explored = in_order(parts, exploration.jobs, explore, |explored| {
+            !is_sound(explored)
+        });
+        let found = explored.into_iter().find(|explored| !is_sound(explored));
+        found.unwrap_or(Ok(None))
+    }
+
+    /// The same for a part of the scenarios.
+    fn explore_part(
+        &self,
+        examples: &Examples,
+        seed: [u8; 32],
+        scenarios: u32,
+    ) -> Result<Option<Explored>, Failed> {
         let config = Config {
-            cases: exploration.scenarios,
+            cases: scenarios,
             max_shrink_iters: SMALLER_MAX,
             failure_persistence: None,
             ..Config::default()
         };
-        let mut seed = [0; 32];
-        seed[..8].copy_from_slice(&exploration.seed.to_le_bytes());
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
         // The first fault: a smaller scenario must have the same. An error of ours ends it all.
         let (first, failed) = (RefCell::new(None), RefCell::new(None));
@@ -150,6 +180,14 @@ impl Suite {
     }
 }
 
+/// The seed of a part.
+fn seed(seed: u64, part: u32) -> [u8; 32] {
+    let mut whole = [0; 32];
+    whole[..8].copy_from_slice(&seed.to_le_bytes());
+    whole[8..12].copy_from_slice(&part.to_le_bytes());
+    whole
+}
+
 /// One thing that was drawn.
 #[derive(Clone, Debug)]
 enum Draw {
@@ -172,7 +210,7 @@ struct Examples {
 }
 
 impl Examples {
-    fn of(document: &Document) -> Result<Self, Failed> {
+    fn of(document: &Document) -> Result<Self, Mistake> {
         let mut examples = Self {
             scenario: Scenario::default(),
             events: Vec::new(),

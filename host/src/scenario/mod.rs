@@ -12,6 +12,7 @@ mod document;
 mod expand;
 mod explore;
 mod file;
+mod in_order;
 mod literal;
 mod observe;
 mod places;
@@ -30,6 +31,7 @@ pub use file::{
     Action, ExpectedFailure, ExpectedMessage, File, OnFailure, SCENARIOS_MAX, Scenario, Step,
     Template, Then, TimersFire, schema,
 };
+pub use in_order::in_order;
 pub use literal::{literal, texts};
 pub use places::Place;
 pub use properties::{Finding, Property};

@@ -84,8 +84,7 @@ impl Suite {
             .flat_map(|(index, (step, seen))| compare(index + 1, &step.then, seen))
             .collect();
         for difference in &mut differences {
-            let place = script.place(document, difference.step, &difference.claim);
-            difference.line = place.map(|place| place.line);
+            difference.place = script.place(document, difference.step, &difference.claim);
         }
         // A module that does something else is corrected first.
         let looks = self.looks_at_properties && differences.is_empty();

@@ -32,7 +32,7 @@ const FILE_BYTES_MAX: usize = 8 << 20;
 Examples:
   foldstream record order-totals --limit 20 > recorded.yaml
   foldstream record order-totals --subject 'orders.ada.*' --prefix customer/ada --to ada.yaml
-  foldstream record order-totals --redact /customer/email --redact /address --to recorded.yaml
+  foldstream record order-totals --redact /customer/email --redact '/lines/*/name' --to recorded.yaml
 
 The events are the first ones of the stream that the module reads, with the firings of its timers; \
 events that were skipped are left out. Texts at a redacted place of the data become `redacted-1`, \
@@ -50,7 +50,8 @@ pub(crate) struct Args {
     /// Maximum number of events.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     limit: u64,
-    /// A place in the data of events to redact, as a JSON pointer; may be repeated.
+    /// A place in the data of events to redact, as a JSON pointer; `*` in it is every item or
+    /// member. May be repeated.
     #[arg(long, value_name = "POINTER")]
     redact: Vec<String>,
     /// Name of the scenario; default: what it was made of.

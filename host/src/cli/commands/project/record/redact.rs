@@ -11,6 +11,9 @@ use crate::scenario::{Action, literal, texts};
 /// other texts they would be found by chance.
 const WITHIN_CHARS_MIN: usize = 4;
 
+/// The part of a pointer that stands for every item of a list and every member of an object.
+const ANY_PART: &str = "*";
+
 /// What is redacted, and what stands for it.
 pub(super) struct Redaction {
     pointers: Vec<String>,
@@ -36,9 +39,14 @@ impl Redaction {
     pub(super) fn collect(&mut self, action: &mut Action) {
         let Some(data) = &mut action.data else { return };
         for pointer in &self.pointers {
-            if let Some(found) = data.pointer_mut(pointer) {
+            let parts: Vec<_> = pointer
+                .split('/')
+                .skip(1)
+                .map(|part| part.replace("~1", "/").replace("~0", "~"))
+                .collect();
+            each_at(data, &parts, &mut |found| {
                 collect(found, &mut self.stand_ins);
-            }
+            });
         }
     }
 
@@ -95,12 +103,38 @@ impl Redaction {
             return stand_in.clone();
         }
         let mut text = text;
-        for (original, stand_in) in &self.stand_ins {
-            if original.chars().count() >= WITHIN_CHARS_MIN && text.contains(original) {
-                text = text.replace(original, stand_in);
-            }
+        // The longest first: one that is in another one would leave the rest of that.
+        let mut within: Vec<_> = self
+            .stand_ins
+            .iter()
+            .filter(|(original, _)| original.chars().count() >= WITHIN_CHARS_MIN)
+            .filter(|(original, _)| text.contains(original.as_str()))
+            .collect();
+        within.sort_by_key(|(original, _)| std::cmp::Reverse(original.len()));
+        for (original, stand_in) in within {
+            text = text.replace(original, stand_in);
         }
         text
+    }
+}
+
+/// Does something with each value at a pointer, of which a part `*` is every item or member.
+fn each_at(value: &mut Value, parts: &[String], act: &mut impl FnMut(&mut Value)) {
+    let Some((part, rest)) = parts.split_first() else {
+        return act(value);
+    };
+    let is_every = part == ANY_PART;
+    match value {
+        Value::Object(members) => members
+            .iter_mut()
+            .filter(|(name, _)| is_every || *name == part)
+            .for_each(|(_, value)| each_at(value, rest, act)),
+        Value::Array(items) => items
+            .iter_mut()
+            .enumerate()
+            .filter(|(index, _)| is_every || index.to_string() == *part)
+            .for_each(|(_, value)| each_at(value, rest, act)),
+        _ => {}
     }
 }
 
@@ -157,5 +191,29 @@ mod tests {
             Some("by-email/redacted-1")
         );
         assert!(Redaction::of(&["email".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn every_item_is_redacted_and_no_rest_of_a_longer_text_stays() {
+        let mut redaction =
+            Redaction::of(&["/people/*/name".to_owned(), "/a~1b/0".to_owned()]).expect("sound");
+        let people = json!([{ "name": "anna" }, { "name": "anna smith" }, { "other": "anna" }, 1]);
+        let mut action = Action {
+            data: Some(json!({
+                "people": people, "a/b": ["zoe"], "note": "for anna smith and anna",
+            })),
+            ..Action::default()
+        };
+        redaction.collect(&mut action);
+        redaction.apply(&mut action);
+        let people = json!([
+            { "name": "redacted-1" }, { "name": "redacted-2" }, { "other": "redacted-1" }, 1,
+        ]);
+        assert_eq!(
+            action.data,
+            Some(json!({
+                "people": people, "a/b": ["redacted-3"], "note": "for redacted-2 and redacted-1",
+            }))
+        );
     }
 }

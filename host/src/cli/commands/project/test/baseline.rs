@@ -1,7 +1,7 @@
 //! Baselines: what events cost before.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -53,10 +53,37 @@ impl Baseline {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// How many scenarios that passed it does not have.
+    pub(super) fn lacks(&self, report: &Report) -> usize {
+        let tested = report.tested.iter().filter(|tested| tested.passed);
+        tested
+            .filter(|tested| self.cost(&tested.file, &tested.name).is_none())
+            .count()
+    }
+
     /// The cost of a scenario of a file; none if it is new.
     pub(super) fn cost(&self, file: &str, scenario: &str) -> Option<&Cost> {
         self.files.get(&name_of(file))?.get(scenario)
     }
+}
+
+/// Refuses files of one name: a baseline could not tell them apart.
+pub(super) fn check_names(files: &[PathBuf]) -> Result<(), Failure> {
+    let mut known = BTreeMap::new();
+    for file in files {
+        let file = file.display().to_string();
+        match known.insert(name_of(&file), file.clone()) {
+            Some(other) if other != file => {
+                let message = format!(
+                    "{other} and {file} have one name, and a baseline tells files apart by name; \
+                     rename one"
+                );
+                return Err(Failure::new(Exit::Usage, message));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn name_of(file: &str) -> String {

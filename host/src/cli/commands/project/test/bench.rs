@@ -1,14 +1,14 @@
 //! The work of a test: loads the module, and plays the scenarios of all files.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use tempfile::TempDir;
 
-use super::report::{Report, Tested};
+use super::report::{Report, Tested, at};
 use super::{Args, baseline, found, junit};
 use crate::cli::Context;
 use crate::cli::commands::deployments::deploy;
@@ -17,7 +17,7 @@ use crate::cli::support::exit::{Exit, Failure};
 use crate::config::Config;
 use crate::memory::Memory;
 use crate::module::{self, Engine, Module};
-use crate::scenario::{Document, Exploration, Failed, Folders, Outcome, Suite};
+use crate::scenario::{Document, Exploration, Failed, Folders, Suite, in_order};
 use crate::small_file;
 
 /// Where Linux keeps files in memory.
@@ -88,6 +88,9 @@ impl Bench {
             .iter()
             .map(|path| read(path))
             .collect::<anyhow::Result<Vec<_>>>()?;
+        if args.baseline.is_some() || args.save_baseline.is_some() {
+            baseline::check_names(&args.scenarios)?;
+        }
         let baseline = args
             .baseline
             .as_deref()
@@ -98,9 +101,14 @@ impl Bench {
         let suite = Suite::new(loaded, self.folders.clone(), !args.once, Arc::clone(stops));
         let wanted = wanted(&files, args.only.as_deref())?;
         let begun = Instant::now();
-        let outcomes = play_all(&suite, &wanted, jobs(args));
+        let play = |place: usize| {
+            let (file, index): (&Read<'_>, usize) = wanted[place];
+            suite.run(&file.document, index)
+        };
+        let outcomes = in_order(wanted.len(), jobs(args), play, Result::is_err);
         for ((file, index), outcome) in wanted.iter().zip(outcomes) {
-            let outcome = outcome.map_err(|failed| unplayed(file, *index, failed))?;
+            let name = &file.document.scenarios()[*index].name;
+            let outcome = outcome.map_err(|failed| unplayed(file, name, failed))?;
             let tested = Tested::of(file.path, &file.document, *index, outcome);
             report.tested.push(tested.compared(baseline.as_ref()));
         }
@@ -108,10 +116,14 @@ impl Bench {
             let exploration = Exploration {
                 scenarios,
                 seed: args.seed,
+                jobs: jobs(args),
             };
-            explore(&suite, &files, exploration, &mut report)?;
+            explore(&suite, &files, exploration, (&mut report, context))?;
         }
         report.seconds = begun.elapsed().as_secs_f64();
+        if let Some((baseline, path)) = baseline.as_ref().zip(args.baseline.as_ref()) {
+            warn_of_new(baseline.lacks(&report), path, context);
+        }
         if let Some(path) = &args.junit {
             junit::write(&report, path)?;
         }
@@ -127,6 +139,21 @@ impl Bench {
     fn load(&self, module: &Path) -> anyhow::Result<Arc<Module>> {
         let accepted = self.engine.accept(deploy::read_module(module)?)?;
         Ok(self.engine.load(&accepted)?.module)
+    }
+}
+
+/// Says what a baseline does not guard.
+fn warn_of_new(scenarios: usize, baseline: &Path, context: &Context) {
+    if scenarios > 0 {
+        context.output.warning(&format!(
+            "{} not in the baseline, so nothing is compared; add what they cost with \
+             `--save-baseline {}`",
+            match scenarios {
+                1 => "1 scenario is".to_owned(),
+                more => format!("{more} scenarios are"),
+            },
+            baseline.display()
+        ));
     }
 }
 
@@ -158,56 +185,30 @@ fn wanted<'a>(
     Ok(wanted)
 }
 
-/// Plays scenarios on some threads. The outcomes are in the order of the scenarios; after an error
-/// nothing more begins, and what has not begun is left out.
-fn play_all(
-    suite: &Suite,
-    wanted: &[(&Read<'_>, usize)],
-    jobs: usize,
-) -> Vec<Result<Outcome, Failed>> {
-    let next = AtomicUsize::new(0);
-    let outcomes: Vec<OnceLock<Result<Outcome, Failed>>> =
-        wanted.iter().map(|_| OnceLock::new()).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.min(wanted.len()) {
-            scope.spawn(|| {
-                // In order, so that all that comes before an error has an outcome.
-                loop {
-                    let place = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((file, index)) = wanted.get(place) else {
-                        return;
-                    };
-                    let outcome = suite.run(&file.document, *index);
-                    if outcome.is_err() {
-                        next.store(wanted.len(), Ordering::Relaxed);
-                    }
-                    // Each place is taken once.
-                    let _ = outcomes[place].set(outcome);
-                }
-            });
-        }
-    });
-    outcomes
-        .into_iter()
-        .filter_map(OnceLock::into_inner)
-        .collect()
-}
-
 /// Explores the module from the examples of each file, and writes what fails.
 fn explore(
     suite: &Suite,
     files: &[Read<'_>],
     exploration: Exploration,
-    report: &mut Report,
+    (report, context): (&mut Report, &Context),
 ) -> anyhow::Result<()> {
     // A module that does not do what its scenarios say is corrected first.
     if !report.is_passed() {
         return Ok(());
     }
     for file in files {
+        let has_examples =
+            Suite::has_examples(&file.document).map_err(|mistake| mistaken(file.path, &mistake))?;
+        if !has_examples {
+            context.output.warning(&format!(
+                "{} has no events to draw from, so nothing is explored",
+                file.path.display()
+            ));
+            continue;
+        }
         let explored = suite
             .explore(&file.document, exploration)
-            .map_err(|failed| unplayed(file, 0, failed))?;
+            .map_err(|failed| unplayed(file, "found by --explore", failed))?;
         let found = explored
             .map(|explored| found::write(file.path, explored))
             .transpose()?;
@@ -231,23 +232,19 @@ fn read(path: &Path) -> anyhow::Result<Read<'_>> {
     Ok(Read { path, document })
 }
 
-/// A mistake, with its place as editors and terminals understand it.
+/// A mistake, with its place.
 fn mistaken(path: &Path, mistake: &crate::scenario::Mistake) -> Failure {
-    let shown = path.display();
-    let place = mistake.place.map_or_else(String::new, |place| {
-        format!("{}:{}:", place.line, place.column)
-    });
-    Failure::new(Exit::Usage, format!("{shown}:{place} {mistake}"))
+    let at = at(&path.display().to_string(), mistake.place);
+    Failure::new(Exit::Usage, format!("{at}: {mistake}"))
 }
 
 /// Why a scenario has no outcome, with its exit code.
-fn unplayed(file: &Read<'_>, index: usize, failed: Failed) -> anyhow::Error {
+fn unplayed(file: &Read<'_>, scenario: &str, failed: Failed) -> anyhow::Error {
     let shown = file.path.display();
     match failed {
         Failed::Mistake(mistake) => mistaken(file.path, &mistake).into(),
         Failed::Error(error) => {
-            let name = &file.document.scenarios()[index].name;
-            anyhow::Error::new(error).context(format!("{shown}: scenario `{name}`"))
+            anyhow::Error::new(error).context(format!("{shown}: scenario `{scenario}`"))
         }
     }
 }

@@ -30,6 +30,13 @@ fn junit(report: &Report) -> quick_junit::Report {
         suite.add_test_cases(all.into_iter().map(|tested| {
             let mut case = case(report, &tested.name, tested.passed, &tested.reasons());
             case.set_time(Duration::from_secs_f64(tested.seconds));
+            // CI systems link these to the source.
+            case.extra
+                .insert("file".into(), tested.file.as_str().into());
+            if let Some(place) = tested.place {
+                let line = place.line.to_string();
+                case.extra.insert("line".into(), line.into());
+            }
             case
         }));
         let explored = report

@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::baseline::Baseline;
 use super::found::Found;
 use crate::cli::support::exit::{Exit, Failure};
-use crate::cli::support::output::{compact, counted, grouped, printable};
-use crate::scenario::{Cost, Difference, Document, Fault, Finding, Growth, Outcome};
+use crate::cli::support::output::{bytes, compact, counted, grouped, printable};
+use crate::scenario::{Cost, Difference, Document, Fault, Finding, Growth, Outcome, Place};
 
 /// How a run ended.
 #[derive(Debug, Serialize)]
@@ -45,7 +45,7 @@ impl Exploration {
         let mut lines = Vec::new();
         match &self.fault {
             None => {}
-            Some(Fault::Property(finding)) => found(finding, false, &mut lines),
+            Some(Fault::Property(finding)) => found(finding, None, &mut lines),
             Some(Fault::Failure { kind, message }) => {
                 lines.push(printable(&format!("{kind}: {message}")));
             }
@@ -64,8 +64,8 @@ impl Exploration {
 pub(super) struct Tested {
     pub(super) file: String,
     /// Where it begins in the file, if that is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    line: Option<u64>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub(super) place: Option<Place>,
     pub(super) name: String,
     pub(super) passed: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -85,7 +85,7 @@ impl Tested {
         let scenario = &document.scenarios()[index];
         Self {
             file: path.display().to_string(),
-            line: document.place_of(index).map(|place| place.line),
+            place: document.place_of(index),
             name: scenario.name.clone(),
             passed: outcome.is_passed(),
             differences: outcome.differences,
@@ -112,15 +112,10 @@ impl Tested {
     pub(super) fn reasons(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for difference in &self.differences {
-            shown(
-                difference,
-                self.has_steps,
-                ["expected", "found"],
-                &mut lines,
-            );
+            shown(difference, Some(self), ["expected", "found"], &mut lines);
         }
         if let Some(finding) = &self.finding {
-            found(finding, self.has_steps, &mut lines);
+            found(finding, Some(self), &mut lines);
         }
         for Growth {
             figure,
@@ -136,19 +131,32 @@ impl Tested {
     }
 }
 
+/// A place in a file, as editors and terminals understand it.
+pub(super) fn at(file: &str, place: Option<Place>) -> String {
+    match place {
+        Some(Place { line, column }) => format!("{file}:{line}:{column}"),
+        None => file.to_owned(),
+    }
+}
+
 /// The lines of a finding.
-fn found(finding: &Finding, has_steps: bool, lines: &mut Vec<String>) {
+fn found(finding: &Finding, tested: Option<&Tested>, lines: &mut Vec<String>) {
     lines.push(format!("{}: {}", finding.property.name(), finding.advice));
     for difference in &finding.differences {
-        shown(difference, has_steps, ["usually", "here"], lines);
+        shown(difference, tested, ["usually", "here"], lines);
     }
 }
 
 /// The lines of a difference; `sides` are the names of what is expected and found.
-fn shown(difference: &Difference, has_steps: bool, sides: [&str; 2], lines: &mut Vec<String>) {
+fn shown(
+    difference: &Difference,
+    tested: Option<&Tested>,
+    sides: [&str; 2],
+    lines: &mut Vec<String>,
+) {
     let Difference {
         step,
-        line,
+        place,
         what,
         path,
         expected,
@@ -156,10 +164,10 @@ fn shown(difference: &Difference, has_steps: bool, sides: [&str; 2], lines: &mut
         ..
     } = difference;
     let mut title = String::new();
-    if let Some(line) = line {
-        title.push_str(&format!("line {line}: "));
+    if let Some((tested, place)) = tested.zip(*place) {
+        title.push_str(&format!("{}: ", at(&tested.file, Some(place))));
     }
-    if has_steps {
+    if tested.is_some_and(|tested| tested.has_steps) {
         title.push_str(&format!("step {step}: "));
     }
     title.push_str(what);
@@ -220,10 +228,8 @@ impl Report {
                 text.push_str(&format!("ok    {name}  ({})\n", costs(&tested.cost)));
                 continue;
             }
-            let line = tested
-                .line
-                .map_or_else(String::new, |line| format!(":{line}"));
-            text.push_str(&format!("FAIL  {name}  ({}{line})\n", tested.file));
+            let at = printable(&at(&tested.file, tested.place));
+            text.push_str(&format!("FAIL  {name}  ({at})\n"));
             for line in tested.reasons() {
                 text.push_str(&format!("        {line}\n"));
             }
@@ -269,12 +275,14 @@ fn costs(cost: &Cost) -> String {
         fuel,
         host_calls,
         state_bytes,
-        ..
+        memory_bytes,
     } = cost;
     let calls = host_calls.map_or_else(String::new, |calls| format!("{calls:.1} host calls, "));
     format!(
-        "{}; each {time_us:.0} µs, {} instructions, {calls}{state_bytes:.0} bytes of state",
+        "{}; each {time_us:.0} µs, {} instructions, {calls}{state_bytes:.0} bytes of state; {} of \
+         memory",
         counted(*events, "event"),
         grouped(fuel.round() as u64),
+        bytes(*memory_bytes),
     )
 }
