@@ -75,6 +75,11 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     for action in &mut actions {
         redaction.collect(action);
     }
+    for pointer in redaction.unused() {
+        context.output.warning(&format!(
+            "no recorded event has anything at {pointer}, so nothing is redacted there"
+        ));
+    }
     for action in &mut actions {
         redaction.apply(action);
     }

@@ -1,6 +1,6 @@
 //! Redacts what was named: each text gets another one, the same everywhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -17,6 +17,8 @@ const ANY_PART: &str = "*";
 /// What is redacted, and what stands for it.
 pub(super) struct Redaction {
     pointers: Vec<String>,
+    /// Those that have named something.
+    used: BTreeSet<String>,
     /// What stands for a text.
     stand_ins: BTreeMap<String, String>,
 }
@@ -31,6 +33,7 @@ impl Redaction {
         }
         Ok(Self {
             pointers: pointers.to_vec(),
+            used: BTreeSet::new(),
             stand_ins: BTreeMap::new(),
         })
     }
@@ -45,9 +48,17 @@ impl Redaction {
                 .map(|part| part.replace("~1", "/").replace("~0", "~"))
                 .collect();
             each_at(data, &parts, &mut |found| {
+                self.used.insert(pointer.clone());
                 collect(found, &mut self.stand_ins);
             });
         }
+    }
+
+    /// The pointers that name nothing in what was collected: they may be misspelt.
+    pub(super) fn unused(&self) -> impl Iterator<Item = &String> {
+        self.pointers
+            .iter()
+            .filter(|pointer| !self.used.contains(*pointer))
     }
 
     /// Redacts what was noted, wherever it is in an event.
@@ -190,13 +201,15 @@ mod tests {
             entries.keys().next().map(String::as_str),
             Some("by-email/redacted-1")
         );
+        assert_eq!(redaction.unused().count(), 0);
         assert!(Redaction::of(&["email".to_owned()]).is_err());
     }
 
     #[test]
     fn every_item_is_redacted_and_no_rest_of_a_longer_text_stays() {
         let mut redaction =
-            Redaction::of(&["/people/*/name".to_owned(), "/a~1b/0".to_owned()]).expect("sound");
+            Redaction::of(&["/people/*/name", "/a~1b/0", "/nmae"].map(str::to_owned))
+                .expect("sound");
         let people = json!([{ "name": "anna" }, { "name": "anna smith" }, { "other": "anna" }, 1]);
         let mut action = Action {
             data: Some(json!({
@@ -206,6 +219,7 @@ mod tests {
         };
         redaction.collect(&mut action);
         redaction.apply(&mut action);
+        assert_eq!(redaction.unused().collect::<Vec<_>>(), ["/nmae"]);
         let people = json!([
             { "name": "redacted-1" }, { "name": "redacted-2" }, { "other": "redacted-1" }, 1,
         ]);
