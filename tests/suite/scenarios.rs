@@ -177,6 +177,11 @@ fn mistakes_end_with_their_exit_code_and_nothing_is_played() {
         ("scenarios: [{ name: a, when: [{ pass: soon }] }]", 2, "15m"),
         ("scenarios: [{ name: a, start: today }]", 2, "RFC 3339"),
         (
+            "scenarios:\n  - name: a\n    then: { failure: { kind: trapp } }\n",
+            2,
+            "scenarios.yaml:3:30: unknown value `trapp`; did you mean `trap`?",
+        ),
+        (
             "scenarios: [{ name: a, when: [{ subject: _fs.timers.a }] }]",
             2,
             "belongs to the host",
@@ -199,6 +204,84 @@ fn mistakes_end_with_their_exit_code_and_nothing_is_played() {
         files.write("m.wasm", "no module"),
     );
     cli::run(&["test", &module, &scenarios]).expect(4);
+}
+
+#[test]
+fn hostile_files_are_refused_at_their_place() {
+    let files = Files::new();
+    let module = module("order-totals");
+    let bomb = (0..40).fold("vars:\n  a0: &a0 [x]\n".to_owned(), |text, number| {
+        let list = vec![format!("*a{number}"); 9].join(", ");
+        format!("{text}  a{next}: &a{next} [{list}]\n", next = number + 1)
+    });
+    let long = format!("scenarios: [] #{}", "x".repeat(9 << 20));
+    let variables = "
+vars: { a: '${b}${b}', b: '${c}${c}', c: '${a}' }
+scenarios: [{ name: round, when: [{ subject: orders.ada.placed, data: '${a}' }] }]
+";
+    for (text, wanted) in [
+        (&b" \n"[..], "s.yaml:1:1: the file is empty"),
+        (
+            b"scenarios:\n  - name: \xff\xfe\n",
+            "s.yaml: it is no UTF-8 text",
+        ),
+        (b"\x00\x01\x02", "s.yaml:1:"),
+        (bomb.as_bytes(), "s.yaml:"),
+        (long.as_bytes(), "has more than 8388608 bytes"),
+        (variables.as_bytes(), "s.yaml:3:"),
+        (b"scenarios:\n  - name: a\n    name: b\n", "s.yaml:3:5: "),
+        (
+            b"scenarios:\n  - name: a\n  - name: a\n",
+            "s.yaml:3:5: scenario `a`: there are two of this name",
+        ),
+        (
+            b"scenarios:\n  - name: a\n    when: [{ subject: a, times: 100000000 }]\n",
+            "s.yaml:3:12: scenario `a`: `times` and `others` are 1 to 100000",
+        ),
+        (
+            b"scenarios:\n  - name: a\n    when: [{ pass: 999999years }]\n",
+            "is longer than 100 years",
+        ),
+    ] {
+        let path = files.path("s.yaml");
+        std::fs::write(&path, text).expect("a file can be written");
+        let refused = cli::run(&["test", &module, &path.to_string_lossy()]).expect(2);
+        let message = &refused.stderr;
+        let text = String::from_utf8_lossy(&text[..text.len().min(80)]);
+        assert!(message.contains(wanted), "{text}: {message}");
+        assert!(message.len() < 1_000, "{text}: {message}");
+        assert_eq!(refused.stdout, "", "{text}");
+    }
+    let folder = files.0.path().to_string_lossy();
+    let refused = cli::run(&["test", &module, &folder]).expect(2);
+    assert!(refused.stderr.contains("is a directory") || refused.stderr.contains("Is a directory"));
+}
+
+#[test]
+fn modules_that_misbehave_fail_at_their_event_and_harm_nothing() {
+    let scenario = |verb: &str, kind: &str| {
+        format!(
+            "
+scenarios:
+  - name: {verb}
+    given: [{{ subject: mischief.a, data: note one }}]
+    when: [{{ subject: mischief.a, data: {verb} }}, {{ subject: mischief.b, data: note two }}]
+    then:
+      entries: {{ note/00000001: one }}
+      no_other_entries: true
+      failure: {{ kind: {kind}, event: 2 }}
+      position: 1
+"
+        )
+    };
+    for (verb, kind) in [("trap", "trap"), ("grow", "limit"), ("recurse", "limit")] {
+        test("mischief", &scenario(verb, kind), &[]).expect(0);
+    }
+    // Each attempt takes until the deadline, so once is enough.
+    test("mischief", &scenario("loop", "deadline"), &["--once"]).expect(0);
+    let unexpected = "scenarios: [{ name: a, when: [{ subject: mischief.a, data: trap }] }]";
+    let failed = test("mischief", unexpected, &[]).expect(1);
+    assert!(failed.stdout.contains("wasm trap"), "{}", failed.stdout);
 }
 
 /// What a run says about a module whose scenarios themselves pass.
@@ -286,6 +369,22 @@ fn costs_that_grow_fail_the_run() {
         grown.stdout
     );
     run(&["--baseline", "/nowhere.json"]).expect(3);
+    let other = files.write("other.yaml", "scenarios: [{ name: new }]");
+    let new = cli::run(&["test", &module, &other, "--baseline", &baseline]).expect(0);
+    assert!(
+        new.stderr.contains("1 scenario is not in the baseline"),
+        "{}",
+        new.stderr
+    );
+    let elsewhere = Files::new();
+    let namesake = elsewhere.write("s.yaml", WRONG);
+    let both = ["test", &module, &scenarios, &namesake];
+    let refused = cli::run(&[&both[..], &["--baseline", &baseline]].concat()).expect(2);
+    assert!(
+        refused.stderr.contains("have one name"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[tokio::test]
@@ -310,7 +409,10 @@ async fn a_change_of_a_file_runs_the_scenarios_again() {
             .replace("eve: { orders: 1 }", "eve: null"),
     );
     says("expected  2").await;
-    running.kill();
+    // Nothing runs now.
+    running.signal(Signal::INT);
+    let status = running.wait(wait::DEADLINE);
+    assert_eq!(status.code(), Some(130), "{}", running.output());
 }
 
 /// A scenario of many events.
@@ -359,6 +461,30 @@ fn exploring_a_sound_module_finds_nothing() {
         assert_eq!(output.code, 0, "{example}: {}", output.stdout);
         assert!(output.stdout.contains("ok    up to 40"), "{output:?}");
     }
+}
+
+#[test]
+fn exploring_needs_examples_and_draws_the_same_on_any_number_of_threads() {
+    let scenarios = "scenarios: [{ name: nothing }]";
+    let nothing = test("order-totals", scenarios, &["--explore", "5"]).expect(0);
+    assert!(
+        nothing.stderr.contains("no events to draw from"),
+        "{nothing:?}"
+    );
+    assert!(!nothing.stdout.contains("drawn"), "{nothing:?}");
+    let scenarios = "
+scenarios:
+  - name: items count per category
+    when: [{ subject: items.a.added, data: { category: tools } }]
+";
+    let found = ["1", "3"].map(|jobs| {
+        let files = Files::new();
+        let file = files.write("s.yaml", scenarios);
+        let explore = ["--explore", "100", "--jobs", jobs];
+        cli::run(&[&["test", &module("stumbling"), &file][..], &explore].concat()).expect(1);
+        std::fs::read_to_string(files.path("s.found-1.yaml")).expect("it is written")
+    });
+    assert_eq!(found[0], found[1]);
 }
 
 #[test]
@@ -441,6 +567,14 @@ scenarios:
 }
 
 #[test]
+fn events_that_the_module_does_not_read_are_named() {
+    let scenario = "scenarios: [{ name: a, when: [{ subject: order.ada.placed, times: 2 }] }]";
+    let output = test("order-totals", scenario, &[]).expect(0);
+    let note = "note: the module does not read order.ada.placed\n";
+    assert!(output.stdout.contains(note), "{}", output.stdout);
+}
+
+#[test]
 fn failures_that_nobody_expects_fail_the_scenario() {
     let scenario = "
 scenarios:
@@ -495,6 +629,32 @@ async fn an_interrupt_ends_a_run_and_leaves_nothing() {
     let status = running.wait(wait::DEADLINE);
     assert_eq!(status.code(), Some(130), "{}", running.output());
     assert!(is_empty());
+
+    // In the middle of a call that would take seconds.
+    let endless = "scenarios: [{ name: a, when: [{ subject: mischief.a, data: loop }] }]";
+    let (module, scenarios) = (self::module("mischief"), files.write("s.yaml", endless));
+    let mut running = Process::start(
+        "foldstream test",
+        foldstream()
+            .args(["test", &module, &scenarios])
+            .env("TMPDIR", &temporary),
+    );
+    let threads = PathBuf::from(format!("/proc/{}/task", running.id()));
+    let plays = || {
+        let threads = std::fs::read_dir(&threads).ok()?.flatten();
+        let names = threads.map(|thread| std::fs::read_to_string(thread.path().join("comm")));
+        names.flatten().find(|name| name.trim() == "scenario")
+    };
+    wait::until("the thread of a scenario", async || plays()).await;
+    running.signal(Signal::INT);
+    let status = running.wait(wait::DEADLINE);
+    assert_eq!(status.code(), Some(130), "{}", running.output());
+    assert!(
+        !running.output().contains("panicked"),
+        "{}",
+        running.output()
+    );
+    assert!(is_empty());
 }
 
 #[tokio::test]
@@ -526,7 +686,7 @@ async fn what_a_deployment_folded_becomes_a_scenario_that_passes() {
     // Of one customer, whose orders are named otherwise.
     let recorded = files.path("grace.yaml");
     let recorded = recorded.to_string_lossy();
-    cli::on(
+    let output = cli::on(
         &host,
         &[
             "record",
@@ -539,11 +699,15 @@ async fn what_a_deployment_folded_becomes_a_scenario_that_passes() {
             "/order",
             "--redact",
             "/currency",
+            "--redact",
+            "/emial",
             "--to",
             &recorded,
         ],
     )
     .expect(0);
+    let misspelt = "no recorded event has anything at /emial";
+    assert!(output.stderr.contains(misspelt), "{}", output.stderr);
     let text = std::fs::read_to_string(&*recorded).expect("written");
     assert!(
         text.contains("redacted-1") && !text.contains("EUR"),

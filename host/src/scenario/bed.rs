@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rustix::fs::statvfs;
@@ -21,7 +21,7 @@ use crate::log::{self, APPEND_BYTES_MAX, APPEND_EVENTS_MAX, Expectation, Log, Ne
 use crate::memory::Memory;
 use crate::memory::memtables::Budget;
 use crate::metrics::{DeploymentMetrics, Metrics};
-use crate::module::{self, ApplyError, Identity, Instance, Kind, Module, QueryError};
+use crate::module::{self, ApplyError, Identity, Instance, Kind, Manifest, Module, QueryError};
 use crate::pipeline::{
     Ceiling, Desired, Ended, Fold, Leash, MakeFold, Pace, Parking, ParkingLimits, Pipeline, Policy,
     Settings, Standing,
@@ -42,14 +42,17 @@ const OWNERSHIP: Ownership = Ownership {
     lineage: Lineage(0),
     epoch: 1,
 };
+/// Most attempts at an event. Nothing changes between them, so more would only take longer: each may
+/// take until the deadline.
+const ATTEMPTS_MAX: u32 = 3;
 /// The pause between attempts at an event: a scenario does not wait as a host does.
 const BACKOFF: Duration = Duration::from_millis(1);
-/// Longest wait until the pipeline is through with what was appended.
+/// Longest wait for a pipeline that applies nothing.
 const SETTLE_MAX: Duration = Duration::from_secs(120);
 /// Most timers that fire while time passes once.
 const FIRINGS_MAX: usize = 10_000;
 /// Most restarts of one run: each takes milliseconds, and a mistake shows soon.
-const RESTARTS_MAX: usize = 200;
+const RESTARTS_MAX: usize = 30;
 /// Cache of a file, in bytes: files of scenarios are small, and there are many.
 const CACHE_BYTES: usize = 1 << 20;
 /// Memory for memtables and batches, in bytes.
@@ -84,7 +87,7 @@ pub enum Error {
     #[error("cannot play a scenario: {0}")]
     System(#[from] std::io::Error),
     /// The pipeline did not come to an end.
-    #[error("the module was not through within {} s", SETTLE_MAX.as_secs())]
+    #[error("the module applied nothing for {} s", SETTLE_MAX.as_secs())]
     Stuck,
     /// Timers set each other without end.
     #[error("more than {FIRINGS_MAX} timers fire in one `pass`; do they set each other for ever?")]
@@ -107,6 +110,11 @@ pub struct Folders {
 }
 
 impl Folders {
+    /// A folder for small files.
+    fn any(&self) -> &Path {
+        self.memory.as_ref().unwrap_or(&self.disk)
+    }
+
     /// The folder for a run whose events have this many bytes.
     fn of(&self, bytes: usize) -> &Path {
         let needed = FILES_BYTES + EVENT_COPIES * bytes as u64;
@@ -117,75 +125,134 @@ impl Folders {
     }
 }
 
+/// Files as each run begins with them: copying one is faster than creating it.
+struct Blanks {
+    folder: TempDir,
+}
+
+impl Blanks {
+    fn new(folder: &Path, kind: Kind, state: state::Options) -> Result<Self, Error> {
+        let blanks = Self {
+            folder: TempDir::new_in(folder)?,
+        };
+        // Closed at once, so that the files are whole.
+        drop(Log::open(&blanks.log(), log_options())?);
+        if kind == Kind::Handler {
+            state::create_owned(&blanks.state(), OWNERSHIP)?;
+        }
+        drop(Store::open(&blanks.state(), state, |_| ())?);
+        Ok(blanks)
+    }
+
+    fn log(&self) -> PathBuf {
+        log_in(self.folder.path())
+    }
+
+    fn state(&self) -> PathBuf {
+        state_in(self.folder.path())
+    }
+
+    /// Copies them into a folder.
+    fn copy(&self, folder: &Path) -> std::io::Result<()> {
+        std::fs::copy(self.log(), log_in(folder))?;
+        std::fs::copy(self.state(), state_in(folder))?;
+        Ok(())
+    }
+}
+
+fn log_in(folder: &Path) -> PathBuf {
+    folder.join("log.redb")
+}
+
+fn state_in(folder: &Path) -> PathBuf {
+    folder.join("state.redb")
+}
+
+fn log_options() -> log::Options {
+    log::Options {
+        // An event that is delivered twice is in the stream twice.
+        duplicate_window: Duration::ZERO,
+        cache_bytes: CACHE_BYTES,
+        ..log::Options::default()
+    }
+}
+
 /// What all runs share.
 pub(super) struct Stage {
     runtime: Handle,
     pub(super) module: Arc<Module>,
-    config: Config,
-    budget: Arc<Budget>,
+    settings: Settings,
+    state: state::Options,
     metrics: DeploymentMetrics,
     folders: Folders,
-    stops: Arc<AtomicBool>,
+    blanks: Blanks,
+    stops: watch::Receiver<bool>,
 }
 
 impl Stage {
-    /// `stops` ends the work before the next run. Must be called within a runtime.
-    pub(super) fn new(module: Arc<Module>, folders: Folders, stops: Arc<AtomicBool>) -> Self {
-        let metrics = Metrics::new().deployment(&module.manifest().name);
-        Self {
+    /// `stops` ends the work. Must be called within a runtime. Blocking.
+    pub(super) fn new(
+        module: Arc<Module>,
+        folders: Folders,
+        stops: watch::Receiver<bool>,
+    ) -> Result<Self, Error> {
+        let config = Config::default();
+        let state = config.state_options(CACHE_BYTES as u64, &Memory::unlimited());
+        Ok(Self {
             runtime: Handle::current(),
+            settings: settings(&config, module.manifest()),
+            metrics: Metrics::new().deployment(&module.manifest().name),
+            blanks: Blanks::new(folders.any(), module.kind(), state.clone())?,
+            state,
             module,
-            config: Config::default(),
-            budget: Arc::new(Budget::new(BUDGET_BYTES)),
-            metrics,
             folders,
             stops,
-        }
+        })
+    }
+
+    fn is_stopped(&self) -> bool {
+        *self.stops.borrow()
     }
 
     fn deployment(&self) -> &str {
         &self.module.manifest().name
     }
 
-    /// The host's settings, with the module's own.
+    /// The settings of a run.
     fn settings(&self, batch_events: Option<usize>) -> Settings {
-        let Config {
-            pipeline, state, ..
-        } = &self.config;
-        let settings = Settings {
-            batch: self.config.batch_limits(),
-            policy: Policy {
-                attempts: pipeline.attempts,
-                initial_backoff: pipeline.initial_backoff,
-                max_backoff: pipeline.max_backoff,
-            },
-            build_attempts: u32::MAX,
-            build_backoff: BACKOFF,
-            // What failed calls take slows down nobody else.
-            retry_percent: 100,
-            keeper: None,
-            parking: self.parking_limits(),
-            flush_interval: state.flush_interval,
-            memtable_bytes: state.memtable_bytes,
-            budget: Arc::clone(&self.budget),
-            disk: None,
-            shuffle: None,
-        };
-        let mut settings = runner::overridden(&settings, self.module.manifest());
-        settings.policy.initial_backoff = BACKOFF;
-        settings.policy.max_backoff = BACKOFF;
+        let mut settings = self.settings.clone();
         if let Some(events) = batch_events {
             settings.batch.events = settings.batch.events.min(events);
         }
         settings
     }
 
-    fn parking_limits(&self) -> ParkingLimits {
-        let state = &self.config.state;
-        ParkingLimits {
-            keys: state.parked_keys_max,
-            events: state.parked_events_max,
-            bytes: state.parked_bytes_max,
+    /// All that the module reads.
+    fn request(&self, settings: &Settings) -> Request {
+        Request {
+            resume: None,
+            start: Start::Beginning,
+            begins_after: None,
+            subjects: runner::subjects_of(&self.module, self.deployment()),
+            // Always: a scenario may park, whose keys may be headers.
+            wants_headers: true,
+            limits: settings.batch,
+            accepts_missing_through: 0,
+            skips: Arc::default(),
+        }
+    }
+
+    fn parking(&self, settings: &Settings, parks: &Arc<AtomicBool>) -> Parking {
+        let manifest = self.module.manifest();
+        Parking {
+            deployment: self.deployment().to_owned(),
+            rule: manifest.key_rule.clone(),
+            firings: (manifest.sets_timers).then(|| timers::subject(self.deployment())),
+            generation: 1,
+            module: self.module.info().digest.clone(),
+            keeper: None,
+            parks: Arc::clone(parks),
+            limits: settings.parking,
         }
     }
 
@@ -208,6 +275,41 @@ impl Stage {
             grants: Grants::new(publishes.iter().map(grant).collect())?,
         })))
     }
+}
+
+/// The host's settings, with the module's own.
+fn settings(config: &Config, manifest: &Manifest) -> Settings {
+    let Config {
+        pipeline, state, ..
+    } = config;
+    let settings = Settings {
+        batch: config.batch_limits(),
+        policy: Policy {
+            attempts: pipeline.attempts,
+            initial_backoff: pipeline.initial_backoff,
+            max_backoff: pipeline.max_backoff,
+        },
+        build_attempts: u32::MAX,
+        build_backoff: BACKOFF,
+        // What failed calls take slows down nobody else.
+        retry_percent: 100,
+        keeper: None,
+        parking: ParkingLimits {
+            keys: state.parked_keys_max,
+            events: state.parked_events_max,
+            bytes: state.parked_bytes_max,
+        },
+        flush_interval: state.flush_interval,
+        memtable_bytes: state.memtable_bytes,
+        budget: Arc::new(Budget::new(BUDGET_BYTES)),
+        disk: None,
+        shuffle: None,
+    };
+    let mut settings = runner::overridden(&settings, manifest);
+    settings.policy.attempts = settings.policy.attempts.min(ATTEMPTS_MAX);
+    settings.policy.initial_backoff = BACKOFF;
+    settings.policy.max_backoff = BACKOFF;
+    settings
 }
 
 /// Under which conditions a run folds. Nothing of this may change its result.
@@ -260,19 +362,12 @@ impl<'a> Bed<'a> {
         script: &Script,
         meter: Meter,
     ) -> Result<Self, Error> {
-        if stage.stops.load(Ordering::Relaxed) {
+        if stage.is_stopped() {
             return Err(Error::Stopped);
         }
         let folder = TempDir::new_in(stage.folders.of(script.bytes))?;
-        let log = Log::open(
-            &folder.path().join("log.redb"),
-            log::Options {
-                // An event that is delivered twice is in the stream twice.
-                duplicate_window: Duration::ZERO,
-                cache_bytes: CACHE_BYTES,
-                ..log::Options::default()
-            },
-        )?;
+        stage.blanks.copy(folder.path())?;
+        let log = Log::open(&log_in(folder.path()), log_options())?;
         let mut bed = Self {
             stage,
             folder,
@@ -283,15 +378,8 @@ impl<'a> Bed<'a> {
             meter: Arc::new(meter),
             life: None,
         };
-        if stage.module.kind() == Kind::Handler {
-            state::create_owned(&bed.state_path(), OWNERSHIP)?;
-        }
         bed.start()?;
         Ok(bed)
-    }
-
-    fn state_path(&self) -> PathBuf {
-        self.folder.path().join("state.redb")
     }
 
     fn life(&self) -> &Life {
@@ -303,7 +391,7 @@ impl<'a> Bed<'a> {
     /// Opens the state and starts to fold.
     fn start(&mut self) -> Result<(), Error> {
         let stage = self.stage;
-        let life = Life::start(stage, self, &self.state_path())?;
+        let life = Life::start(stage, self, &state_in(self.folder.path()))?;
         self.life = Some(life);
         Ok(())
     }
@@ -338,9 +426,6 @@ impl<'a> Bed<'a> {
             if self.restarts_left > 0 {
                 self.restarts_left -= 1;
                 self.restart()?;
-                // An event that changed nothing, such as a duplicate, need not be durable: like a
-                // host, it meets the event again.
-                self.settle(last)?;
             }
         }
         Ok(())
@@ -376,12 +461,11 @@ impl<'a> Bed<'a> {
     /// Waits until the module is through with the stream up to a sequence and everything is
     /// durable, or it has failed.
     fn settle(&mut self, through: u64) -> Result<(), Error> {
-        let runtime = self.stage.runtime.clone();
         let life = self
             .life
             .as_mut()
             .expect("it lives except while it restarts");
-        life.settle(&runtime, through)
+        life.settle(self.stage, through)
     }
 
     /// Fires the timers that are due up to a time, in the order of their times. A timer that fires
@@ -539,7 +623,8 @@ impl<'a> Bed<'a> {
 
 impl Drop for Bed<'_> {
     fn drop(&mut self) {
-        if let Some(life) = self.life.take() {
+        // A module that is at work when all is stopped is not waited for: it ends with the process.
+        if let Some(life) = self.life.take().filter(|_| !self.stage.is_stopped()) {
             // Its files go with the folder, so nothing is left to report.
             let _ = life.stop();
         }
@@ -548,12 +633,8 @@ impl Drop for Bed<'_> {
 
 impl Life {
     fn start(stage: &Stage, bed: &Bed<'_>, path: &Path) -> Result<Self, Error> {
-        let module = &stage.module;
-        let manifest = module.manifest();
-        let options = stage
-            .config
-            .state_options(CACHE_BYTES as u64, &Memory::unlimited());
-        let (store, mut writer) = Store::open(path, options, |_| ())?;
+        let manifest = stage.module.manifest();
+        let (store, mut writer) = Store::open(path, stage.state.clone(), |_| ())?;
         writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
         let progress = Arc::new(Progress::new(Some(0), 0));
         progress.opened(store.checkpoint().as_ref(), true);
@@ -570,17 +651,7 @@ impl Life {
         let settings = stage.settings(bed.conditions.batch_events);
         let pipeline = Pipeline {
             source: Source::Embedded(Embedded::new(bed.log.clone())),
-            request: Request {
-                resume: None,
-                start: Start::Beginning,
-                begins_after: None,
-                subjects: runner::subjects_of(module, stage.deployment()),
-                // Always: a scenario may park, whose keys may be headers.
-                wants_headers: true,
-                limits: settings.batch,
-                accepts_missing_through: 0,
-                skips: Arc::default(),
-            },
+            request: stage.request(&settings),
             skips: Skips::default(),
             source_status: watch::Sender::new(source::initial_status()),
             make_fold: bed.make_fold(),
@@ -588,16 +659,7 @@ impl Life {
             writer,
             recognises: manifest.inbox.clone(),
             role: stage.role()?,
-            parking: Parking {
-                deployment: stage.deployment().to_owned(),
-                rule: manifest.key_rule.clone(),
-                firings: (manifest.sets_timers).then(|| timers::subject(stage.deployment())),
-                generation: 1,
-                module: module.info().digest.clone(),
-                keeper: None,
-                parks: Arc::clone(&bed.parks),
-                limits: settings.parking,
-            },
+            parking: stage.parking(&settings, &bed.parks),
             settings,
             progress: Arc::clone(&progress),
             metrics: stage.metrics.clone(),
@@ -631,7 +693,7 @@ impl Life {
         })
     }
 
-    fn settle(&mut self, runtime: &Handle, through: u64) -> Result<(), Error> {
+    fn settle(&mut self, stage: &Stage, through: u64) -> Result<(), Error> {
         if self.is_over {
             return Ok(());
         }
@@ -647,18 +709,25 @@ impl Life {
                 .as_ref()
                 .is_some_and(|standing| standing.epoch >= epoch)
         };
-        let ended = &mut self.ended;
-        self.is_over = runtime.block_on(async {
-            // Both only observe.
-            let either = async {
-                tokio::select! {
-                    _ = standing.wait_for(is_there) => false,
-                    _ = ended => true,
+        let (ended, store, mut stops) = (&mut self.ended, &self.store, stage.stops.clone());
+        self.is_over = stage.runtime.block_on(async {
+            let mut position = store.position();
+            loop {
+                // All of them only observe.
+                let any = async {
+                    tokio::select! {
+                        _ = standing.wait_for(is_there) => Ok(false),
+                        _ = &mut *ended => Ok(true),
+                        _ = stops.wait_for(|stops| *stops) => Err(Error::Stopped),
+                    }
+                };
+                match tokio::time::timeout(SETTLE_MAX, any).await {
+                    Ok(is_over) => return is_over,
+                    // It is slow, and not stuck.
+                    Err(_) if store.position() > position => position = store.position(),
+                    Err(_) => return Err(Error::Stuck),
                 }
-            };
-            tokio::time::timeout(SETTLE_MAX, either)
-                .await
-                .map_err(|_| Error::Stuck)
+            }
         })?;
         if self.is_over && self.progress.now().failure.is_none() {
             return Err(Error::Ended);

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::expand::ANY;
-use super::file::{ExpectedFailure, ExpectedMessage, Then};
+use super::file::{ExpectedFailure, ExpectedMessage, FailureKind, Then};
 use super::observe::{Message, Observation};
 use super::places::Place;
 use crate::api::Failure;
@@ -218,7 +218,8 @@ fn failure(expected: Option<&ExpectedFailure>, found: Option<&Failure>, all: &mu
             let mut differs = |part: &str, expected: Value, found: Value| {
                 all.add(&subject, &[part.to_owned()], Some(expected), Some(found));
             };
-            if let Some(kind) = expected.kind.as_ref().filter(|kind| **kind != found.kind) {
+            let kind = expected.kind.map(FailureKind::name);
+            if let Some(kind) = kind.filter(|kind| *kind != found.kind) {
                 differs("kind", json!(kind), json!(found.kind));
             }
             let lacks = |part: &&String| !found.message.contains(part.as_str());

@@ -37,6 +37,12 @@ pub struct Mistake {
 impl Document {
     /// Reads a file of scenarios, in YAML or JSON.
     pub fn read(text: &str) -> Result<Self, Mistake> {
+        if text.trim().is_empty() {
+            return Err(Mistake {
+                place: Some(Place { line: 1, column: 1 }),
+                message: "the file is empty; it needs a list `scenarios`".to_owned(),
+            });
+        }
         let file: File = parse(text)?;
         let document = Self {
             file,

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::document::{Document, Mistake};
-use super::file::{Action, File, Scenario};
+use super::file::{Action, FailureKind, File, Scenario};
 use super::in_order::in_order;
 use super::literal::{literal, texts};
 use super::play::{Act, Script};
@@ -31,7 +31,7 @@ const EXAMPLES_MAX: usize = 500;
 /// Most attempts to make a failing scenario smaller.
 const SMALLER_MAX: u32 = 500;
 /// Failures that no event may cause.
-const FAULTS: [&str; 3] = ["trap", "deadline", "limit"];
+const FAULTS: [FailureKind; 3] = [FailureKind::Trap, FailureKind::Deadline, FailureKind::Limit];
 /// How many scenarios are drawn from one seed: further ones are drawn from others, so that several
 /// threads can play them.
 const PART: u32 = 20;
@@ -168,7 +168,7 @@ impl Suite {
         let usual = self.play(&script)?;
         let failures = usual.steps.iter().filter_map(|step| step.failure.as_ref());
         for failure in failures {
-            if FAULTS.contains(&failure.kind.as_str()) {
+            if FAULTS.iter().any(|fault| fault.name() == failure.kind) {
                 return Ok(Some(Fault::Failure {
                     kind: failure.kind.clone(),
                     message: failure.message.clone(),

@@ -255,15 +255,44 @@ pub struct ExpectedMessage {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExpectedFailure {
-    /// Its kind: `rejected`, `retry`, `trap`, `deadline` or `limit`.
+    /// Its kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
+    pub kind: Option<FailureKind>,
     /// A part of its message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// The sequence of the event that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<u64>,
+}
+
+/// Why an event was not applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// The module rejects it.
+    Rejected,
+    /// The module wants to see it again.
+    Retry,
+    /// The module trapped.
+    Trap,
+    /// A call took too long.
+    Deadline,
+    /// A call needed more than it may have, such as memory.
+    Limit,
+}
+
+impl FailureKind {
+    /// As in [`crate::api::Failure`].
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Retry => "retry",
+            Self::Trap => "trap",
+            Self::Deadline => "deadline",
+            Self::Limit => "limit",
+        }
+    }
 }
 
 impl File {

@@ -28,8 +28,8 @@ pub use cost::{Cost, Growth};
 pub use document::{Document, Mistake};
 pub use explore::{Exploration, Explored, Fault};
 pub use file::{
-    Action, ExpectedFailure, ExpectedMessage, File, OnFailure, SCENARIOS_MAX, Scenario, Step,
-    Template, Then, TimersFire, schema,
+    Action, ExpectedFailure, ExpectedMessage, FailureKind, File, OnFailure, SCENARIOS_MAX,
+    Scenario, Step, Template, Then, TimersFire, schema,
 };
 pub use in_order::in_order;
 pub use literal::{literal, texts};

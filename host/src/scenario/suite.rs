@@ -1,14 +1,16 @@
 //! Runs the scenarios of files against one module.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
 
 use super::bed::{Conditions, Error, Folders, Stage};
 use super::compare::{Difference, compare};
 use super::cost::{Cost, Meter};
 use super::document::{Document, Mistake};
-use super::play::{Played, Script, play};
+use super::play::{Act, Played, Script, play};
 use super::properties::{Finding, look};
 use crate::module::Module;
 
@@ -37,6 +39,8 @@ pub struct Outcome {
     pub differences: Vec<Difference>,
     /// The property that the module lacks, if one was found.
     pub finding: Option<Finding>,
+    /// Subjects of its events that the module does not read.
+    pub unread: Vec<String>,
     /// What its events cost. Host calls are counted only when properties are looked at.
     pub cost: Cost,
     /// How long it took, with all its runs.
@@ -60,18 +64,18 @@ impl std::fmt::Debug for Suite {
 }
 
 impl Suite {
-    /// Prepares runs of a module. `stops` ends the work before the next run. Must be called on a
+    /// Prepares runs of a module. `stops` ends the work. Must be called on a
     /// thread for blocking work of a runtime, as all other functions.
     pub fn new(
         module: Arc<Module>,
         folders: Folders,
         looks_at_properties: bool,
-        stops: Arc<AtomicBool>,
-    ) -> Self {
-        Self {
-            stage: Stage::new(module, folders, stops),
+        stops: watch::Receiver<bool>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            stage: Stage::new(module, folders, stops)?,
             looks_at_properties,
-        }
+        })
     }
 
     /// Plays the scenario at an index of a file. Blocking.
@@ -97,9 +101,25 @@ impl Suite {
         Ok(Outcome {
             differences,
             finding,
+            unread: self.unread(&script),
             cost: cost(&usual, counted.as_ref()),
             took: begun.elapsed(),
         })
+    }
+
+    /// The subjects of a script that the module does not read, each once.
+    fn unread(&self, script: &Script) -> Vec<String> {
+        let read = &self.stage.module.manifest().subjects;
+        let steps = script.steps.iter().flat_map(|step| &step.acts);
+        let events = script.given.iter().chain(steps).flat_map(|act| match act {
+            Act::Events(events) => events.as_slice(),
+            _ => &[],
+        });
+        let unread: BTreeSet<_> = events
+            .map(|event| &event.subject)
+            .filter(|subject| !read.matches(subject))
+            .collect();
+        unread.into_iter().cloned().collect()
     }
 
     /// Plays a script as a host would.

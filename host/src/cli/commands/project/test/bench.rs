@@ -2,14 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::report::{Report, Tested, at};
 use super::{Args, baseline, found, junit};
+use crate::access::user_folder;
 use crate::cli::Context;
 use crate::cli::commands::deployments::deploy;
 use crate::cli::support::config_args::{temporary_folder, temporary_folder_in};
@@ -22,6 +23,9 @@ use crate::small_file;
 
 /// Where Linux keeps files in memory.
 const MEMORY_FOLDER: &str = "/dev/shm";
+
+/// The folder for compiled code among the caches of the user.
+const CACHE: &str = "foldstream/code";
 
 /// Temporary folders; dropping it removes them.
 #[derive(Debug)]
@@ -57,13 +61,19 @@ impl Bench {
     pub(super) fn new(scratch: &Scratch) -> anyhow::Result<Self> {
         let checker =
             module::this_program().context("cannot find this program, which checks the module")?;
-        let cache = scratch.disk.path().join("cache");
-        let options = module::Options {
+        let options = |cache| module::Options {
             counts_fuel: true,
-            ..Config::default().module_options(cache, checker, &Memory::unlimited())
+            ..Config::default().module_options(cache, checker.clone(), &Memory::unlimited())
+        };
+        // Kept from run to run: the code of a large module takes seconds to compile.
+        let kept = user_folder("XDG_CACHE_HOME", ".cache")
+            .and_then(|caches| Engine::new(options(caches.join(CACHE))).ok());
+        let engine = match kept {
+            Some(engine) => engine,
+            None => Engine::new(options(scratch.disk.path().join("cache")))?,
         };
         Ok(Self {
-            engine: Engine::new(options)?,
+            engine,
             folders: Folders {
                 disk: scratch.disk.path().to_owned(),
                 memory: scratch
@@ -80,7 +90,7 @@ impl Bench {
         &self,
         module: &Path,
         args: &Args,
-        stops: &Arc<AtomicBool>,
+        stops: &watch::Receiver<bool>,
         context: &Context,
     ) -> anyhow::Result<()> {
         let files = args
@@ -98,7 +108,7 @@ impl Bench {
             .transpose()?;
         let loaded = self.load(module)?;
         let mut report = Report::of(loaded.manifest().name.clone());
-        let suite = Suite::new(loaded, self.folders.clone(), !args.once, Arc::clone(stops));
+        let suite = Suite::new(loaded, self.folders.clone(), !args.once, stops.clone())?;
         let wanted = wanted(&files, args.only.as_deref())?;
         let begun = Instant::now();
         let play = |place: usize| {
@@ -158,7 +168,11 @@ fn warn_of_new(scenarios: usize, baseline: &Path, context: &Context) {
 }
 
 fn jobs(args: &Args) -> usize {
-    let usual = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let usual = || {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        // While one waits for its pipeline, another one works.
+        2 * processors
+    };
     args.jobs.map_or_else(usual, std::num::NonZero::get)
 }
 

@@ -10,10 +10,10 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::sync::watch;
 
 use crate::cli::Context;
 use crate::cli::support::exit::{Failure, message_of};
@@ -65,7 +65,7 @@ pub(crate) struct Args {
     /// Draw other scenarios; the same seed draws the same ones.
     #[arg(long, value_name = "N", default_value_t = 1, requires = "explore")]
     seed: u64,
-    /// How many scenarios are played at once; default: as many as there are processors.
+    /// How many scenarios are played at once; default: twice the number of processors.
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
     /// Write a report in the format of JUnit.
@@ -103,14 +103,14 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         .transpose()?;
     let args = Arc::new(args);
     loop {
-        let stops = Arc::new(AtomicBool::new(false));
+        let stops = watch::Sender::new(false);
         let mut work = tokio::task::spawn_blocking({
             let (bench, args, context) = (Arc::clone(&bench), Arc::clone(&args), context.clone());
-            let (module, stops) = (module.clone(), Arc::clone(&stops));
+            let (module, stops) = (module.clone(), stops.subscribe());
             move || bench.test(&module, &args, &stops, &context)
         });
         let Some(result) = signals.unless(&mut work).await else {
-            stops.store(true, Ordering::Relaxed);
+            stops.send_replace(true);
             // Whatever it says now is of no interest.
             let _ = tokio::time::timeout(STOP_WAIT, work).await;
             return Err(Failure::interrupted().into());

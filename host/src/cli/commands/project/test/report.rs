@@ -72,6 +72,9 @@ pub(super) struct Tested {
     pub(super) differences: Vec<Difference>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) finding: Option<Finding>,
+    /// Subjects of events that the module does not read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unread: Vec<String>,
     pub(super) cost: Cost,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) grown: Vec<Growth>,
@@ -90,6 +93,7 @@ impl Tested {
             passed: outcome.is_passed(),
             differences: outcome.differences,
             finding: outcome.finding,
+            unread: outcome.unread,
             cost: outcome.cost,
             grown: Vec::new(),
             seconds: outcome.took.as_secs_f64(),
@@ -106,6 +110,17 @@ impl Tested {
             self.passed = self.grown.is_empty();
         }
         self
+    }
+
+    /// What its author may not know: that the module does not read some of its events.
+    fn note(&self) -> Option<String> {
+        let (first, others) = self.unread.split_first()?;
+        let more = match others.len() {
+            0 => String::new(),
+            others => format!(" and {}", counted(others as u64, "other subject")),
+        };
+        let note = format!("note: the module does not read {first}{more}");
+        Some(printable(&note))
     }
 
     /// Why it failed, line by line.
@@ -127,6 +142,7 @@ impl Tested {
                 "{figure} of an event has grown from {before} to {now}"
             ));
         }
+        lines.extend(self.note());
         lines
     }
 }
@@ -226,6 +242,9 @@ impl Report {
             let name = printable(&tested.name);
             if tested.passed {
                 text.push_str(&format!("ok    {name}  ({})\n", costs(&tested.cost)));
+                if let Some(note) = tested.note() {
+                    text.push_str(&format!("        {note}\n"));
+                }
                 continue;
             }
             let at = printable(&at(&tested.file, tested.place));
