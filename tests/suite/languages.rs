@@ -6,7 +6,7 @@ use std::process::Command;
 
 use foldstream::api::{FailureClass, NewEvent};
 use foldstream_tests::host::{self, Host};
-use foldstream_tests::{cli, guests, root};
+use foldstream_tests::{cli, guests, root, wait};
 use serde_json::{Value, json};
 
 /// A language with the tools that a project of it needs.
@@ -491,7 +491,9 @@ async fn chance(module: &[u8], too_deep: FailureClass) -> Vec<foldstream::api::E
     host.client().reached("chance", last.last_sequence).await;
     let entries = host.client().entries("chance", "").await;
     assert_eq!(entries.len(), 3);
-    assert!(host.output().contains("printed 3"), "{}", host.output());
+    // The log is written by a thread of its own.
+    let printed = async || host.output().contains("printed 3").then_some(());
+    wait::until("what it printed", printed).await;
     for (how, class, told) in [
         ("assert", FailureClass::Rejected, "it does not hold"),
         ("recurse", too_deep, "recursion"),
