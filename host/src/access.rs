@@ -217,18 +217,24 @@ fn name_of(ip: IpAddr, port: u16) -> String {
 /// Where this user's notes may be: what ends with the session is better, but a session over SSH or
 /// of cron has none.
 fn folders() -> Vec<PathBuf> {
-    let variable = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    let state = variable("XDG_STATE_HOME")
-        .or_else(|| variable("HOME").map(|home| home.join(".local/state")));
-    [variable("XDG_RUNTIME_DIR"), state]
+    let state = user_folder("XDG_STATE_HOME", ".local/state");
+    [named("XDG_RUNTIME_DIR"), state]
         .into_iter()
         .flatten()
         .map(|folder| folder.join(NOTES))
         .collect()
+}
+
+/// A folder of this user: what the variable names, or that place in the home folder.
+pub(crate) fn user_folder(variable: &str, in_home: &str) -> Option<PathBuf> {
+    named(variable).or_else(|| Some(named("HOME")?.join(in_home)))
+}
+
+/// The folder that a variable names. Paths that are not absolute count for nothing.
+fn named(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
 }
 
 #[cfg(test)]

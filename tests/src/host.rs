@@ -279,6 +279,8 @@ pub fn foldstream() -> Command {
     }
     // Notes about running hosts stay out of the folders of the user who runs the tests.
     command.env("XDG_RUNTIME_DIR", crate::built().join("run"));
+    // And compiled code.
+    command.env("XDG_CACHE_HOME", crate::built().join("caches"));
     command
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use foldstream::api::{FailureClass, NewEvent};
 use foldstream_tests::host::{self, Host};
-use foldstream_tests::{cli, guests, root};
+use foldstream_tests::{cli, guests, root, wait};
 use serde_json::{Value, json};
 
 /// A language with the tools that a project of it needs.
@@ -127,6 +127,13 @@ async fn first_projection(language: &Language) {
         "{built:?}"
     );
 
+    // As after `foldstream test --schema`, so that editors complete the file.
+    let schema = std::fs::read_to_string(project.join("scenarios.schema.json")).expect("made");
+    assert_eq!(schema, cli::run(&["test", "--schema"]).stdout);
+    let test = ["foldstream", "test", "page-visits.wasm", "scenarios.yaml"];
+    let tested = run_in(&project, &test).expect(0);
+    assert!(tested.stdout.contains("2 passed, 0 failed"), "{tested:?}");
+
     let host = Host::start().await;
     let module = project.join("page-visits.wasm").display().to_string();
     cli::on(&host, &["deploy", &module, "--wait", "--timeout", "120s"]).expect(0);
@@ -175,6 +182,53 @@ async fn a_first_projection_in_python_works_as_its_readme_says() {
 #[tokio::test]
 async fn a_first_projection_in_typescript_works_as_its_readme_says() {
     first_projection(&TYPESCRIPT).await;
+}
+
+#[test]
+fn scenarios_find_chance_and_the_clock_in_a_module_of_any_language() {
+    for (language, count, others) in [
+        (
+            &PYTHON,
+            "self.pages.get(page, 0) + 1",
+            [
+                ("chance", "__import__('random').randrange(1 << 32)"),
+                ("time", "__import__('time').time_ns()"),
+            ],
+        ),
+        (
+            &TYPESCRIPT,
+            "(this.pages.get(page) ?? 0) + 1",
+            // Its random numbers begin in each new instance as they did when it was built.
+            [
+                ("hidden-state", "Math.floor(Math.random() * 2 ** 32)"),
+                ("time", "Date.now()"),
+            ],
+        ),
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let new = ["foldstream", "new", "--lang", language.name, "page-visits"];
+        run_in(folder.path(), &new).expect(0);
+        let project = folder.path().join("page-visits");
+        if !language.install.is_empty() {
+            run_in(&project, language.install).expect(0);
+        }
+        let visits =
+            "scenarios:\n  - name: visits\n    when: [{ subject: visits.home, times: 2 }]\n";
+        std::fs::write(project.join("visits.yaml"), visits).expect("written");
+        let source = project.join(language.source);
+        let text = std::fs::read_to_string(&source).expect("it is there");
+        assert!(text.contains(count), "{text}");
+        for (property, other) in others {
+            std::fs::write(&source, text.replace(count, other)).expect("written");
+            run_in(&project, &["foldstream", "build"]).expect(0);
+            let test = ["foldstream", "test", "page-visits.wasm", "visits.yaml"];
+            let tested = run_in(&project, &test).expect(1);
+            assert!(
+                tested.stdout.contains(&format!("{property}: the ")),
+                "{other}: {tested:?}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -437,7 +491,9 @@ async fn chance(module: &[u8], too_deep: FailureClass) -> Vec<foldstream::api::E
     host.client().reached("chance", last.last_sequence).await;
     let entries = host.client().entries("chance", "").await;
     assert_eq!(entries.len(), 3);
-    assert!(host.output().contains("printed 3"), "{}", host.output());
+    // The log is written by a thread of its own.
+    let printed = async || host.output().contains("printed 3").then_some(());
+    wait::until("what it printed", printed).await;
     for (how, class, told) in [
         ("assert", FailureClass::Rejected, "it does not hold"),
         ("recurse", too_deep, "recursion"),

@@ -59,6 +59,7 @@ mod retries; // parked events that are retried or dropped, by code that hangs, a
 mod rollout_commands; // generations from the command line: deployed, compared, promoted, rolled back
 mod sagas; // each order is done or undone once, and everybody sees what waits for what
 mod sandbox; // a bad module hurts neither its host nor its neighbours
+mod scenarios; // files that say what a module must do: played, compared, recorded
 mod shown; // what nobody knows is shown as unknown, and trouble wherever a deployment is
 mod skips; // the way past an event that can't be folded
 mod steps; // killed at every step of a rollout: one generation serves, and the state equals the fold

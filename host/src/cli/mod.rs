@@ -20,7 +20,7 @@ use commands::host::{
     audit, backup, check_module, compact, completions, config, doctor, man, serve, token,
 };
 use commands::outbox;
-use commands::project::{build, demo, dev, inspect, new, replay};
+use commands::project::{build, demo, dev, inspect, new, record, replay, test};
 use commands::reads::{get, query, scan, watch};
 use commands::rollouts::{
     abort, generations, promote, prune, rebuild, rebuilds, rollback, throttle, verify,
@@ -128,6 +128,8 @@ enum Command {
     New(new::Args),
     Build(build::Args),
     Inspect(inspect::Args),
+    Test(test::Args),
+    Record(record::Args),
     Replay(replay::Args),
     Deploy(deploy::Args),
     List(list::Args),
@@ -323,6 +325,8 @@ impl Cli {
             Command::New(args) => new::run(&args, &context),
             Command::Build(args) => asking(build::run(args, &context)),
             Command::Inspect(args) => inspect::run(&args, &context),
+            Command::Test(args) => hosting(test::run(args, &context)),
+            Command::Record(args) => asking(record::run(args, &context)),
             Command::Replay(args) => replay::run(&args, &context),
             Command::Deploy(args) => asking(deploy::run(args, &context)),
             Command::List(args) => asking(list::run(args, &context)),

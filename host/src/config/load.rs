@@ -14,6 +14,7 @@ use super::{
     State,
 };
 use crate::small_file::read_within;
+use crate::spelling::nearest;
 
 /// The file that is read if none is given and it exists.
 pub const FILE_DEFAULT: &str = "foldstream.toml";
@@ -22,8 +23,6 @@ pub const FILE_DEFAULT: &str = "foldstream.toml";
 const ENVIRONMENT_PREFIX: &str = "FOLDSTREAM_";
 /// Largest file, in bytes: far more than all keys with a thousand sources need.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Minimum similarity of a suggested key; less similar suggestions are noise.
-const SIMILARITY_MIN: f64 = 0.8;
 const KIND: &str = "kind";
 /// Longest duration. Much longer ones overflow the clocks of the system, and nobody needs them.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -590,12 +589,7 @@ fn listing(of: &str, keys: &[Key]) -> String {
 }
 
 fn suggestion<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let normal = name.replace('-', "_").to_lowercase();
-    candidates
-        .map(|candidate| (strsim::jaro_winkler(&normal, candidate), candidate))
-        .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)
-        .max_by(|(one, _), (other, _)| one.total_cmp(other))
-        .map(|(_, candidate)| candidate)
+    nearest(&name.replace('-', "_").to_lowercase(), candidates)
 }
 
 fn insert(table: &mut Table, path: &[String], value: Value) {

@@ -411,15 +411,15 @@ impl Writer {
         let mut duplicates = 0;
         let mut sequences = Vec::with_capacity(encoding.events.len());
         for event in &encoding.events {
-            let known = event
-                .id
-                .and_then(|id| self.ids.get(&id).or_else(|| within.get(&id).copied()));
+            // Without a window a repetition is an event of its own, also within one request.
+            let id = event.id.filter(|_| self.ids.has_window());
+            let known = id.and_then(|id| self.ids.get(&id).or_else(|| within.get(&id).copied()));
             if let Some(sequence) = known {
                 duplicates += 1;
                 sequences.push(sequence);
                 continue;
             }
-            if let Some(id) = event.id {
+            if let Some(id) = id {
                 within.insert(id, next);
             }
             sequences.push(next);

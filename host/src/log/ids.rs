@@ -36,6 +36,11 @@ impl Ids {
         }
     }
 
+    /// Whether ids are remembered at all.
+    pub(super) fn has_window(&self) -> bool {
+        self.window_ns > 0
+    }
+
     /// The sequence of the event with this id, if it was appended within the window.
     pub(super) fn get(&self, id: &IdKey) -> Option<u64> {
         self.sequences.get(id).copied()
@@ -48,7 +53,7 @@ impl Ids {
 
     /// Remembers an id. Appends arrive in the order of their times.
     pub(super) fn insert(&mut self, id: IdKey, sequence: u64, appended_ns: u64) {
-        if self.window_ns == 0 {
+        if !self.has_window() {
             return;
         }
         // The oldest makes room: a window that is too short is reported.

@@ -55,7 +55,8 @@ pub struct Options {
     pub max_age: Option<Duration>,
     /// The oldest events are removed while keys and values exceed this; none keeps all.
     pub max_bytes: Option<u64>,
-    /// How long message ids are remembered.
+    /// How long message ids are remembered; zero stores each event, also one that one append has
+    /// twice.
     pub duplicate_window: Duration,
     /// Largest event, in bytes.
     pub event_bytes_max: usize,
@@ -105,7 +106,7 @@ impl Default for Options {
 }
 
 /// An event to append.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {
     /// Subject without wildcards.
     pub subject: String,

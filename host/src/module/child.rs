@@ -243,6 +243,9 @@ impl Run<'_> {
         if self.address_space == AddressSpace::Scarce {
             command.arg("--scarce");
         }
+        if self.options.counts_fuel {
+            command.arg("--fuel");
+        }
         command.spawn().map_err(|error| {
             let (program, advice) = (self.options.compiler.display(), advice::of_program(&error));
             format!(

@@ -378,7 +378,7 @@ fn allocate(options: &Options) -> Result<(wasmtime::Engine, AddressSpace, u32), 
     let wanted = options.instances_max.max(1);
     let mut instances = wanted;
     loop {
-        let mut config = config(AddressSpace::Plenty);
+        let mut config = config(AddressSpace::Plenty, options.counts_fuel);
         stack(&mut config, options);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(
             options, instances,
@@ -406,18 +406,19 @@ fn allocate(options: &Options) -> Result<(wasmtime::Engine, AddressSpace, u32), 
             Err(_) => instances = (instances / 4).max(POOL_MIN),
         }
     }
-    let mut config = config(AddressSpace::Scarce);
+    let mut config = config(AddressSpace::Scarce, options.counts_fuel);
     stack(&mut config, options);
     let engine = wasmtime::Engine::new(&config).map_err(broken)?;
     Ok((engine, AddressSpace::Scarce, wanted))
 }
 
 /// Settings that affect compiled code: the same here and in the compiling process.
-pub(super) fn config(address_space: AddressSpace) -> Config {
+pub(super) fn config(address_space: AddressSpace, counts_fuel: bool) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
         .epoch_interruption(true)
+        .consume_fuel(counts_fuel)
         .wasm_backtrace_max_frames(Some(BACKTRACE_FRAMES))
         .native_unwind_info(false)
         // The result of a fold may not depend on the processor.

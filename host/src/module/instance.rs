@@ -56,6 +56,11 @@ impl fmt::Debug for Instance {
 }
 
 impl Instance {
+    /// How many instructions it may still execute; none if its engine does not count them.
+    pub fn fuel(&self) -> Option<u64> {
+        self.store.get_fuel().ok()
+    }
+
     /// Applies events to the state behind `writer`, and returns the writer. After an error the
     /// instance is not used again.
     pub fn apply(

@@ -154,7 +154,13 @@ impl Module {
 
     /// Creates an instance for applying.
     pub fn instantiate(&self, identity: &Identity) -> Result<Instance, Error> {
-        self.start(identity, Purpose::Fold, 0)
+        self.instantiate_at(identity, 0)
+    }
+
+    /// Creates an instance for applying whose clock begins at a time, in nanoseconds since the Unix
+    /// epoch: events that are older do not set it back.
+    pub fn instantiate_at(&self, identity: &Identity, time_ns: u64) -> Result<Instance, Error> {
+        self.start(identity, Purpose::Fold, time_ns)
             .map_err(|error| self.unavailable(error))
     }
 
@@ -374,6 +380,12 @@ fn start(
     host.clock.advance(time_ns);
     let mut store = Store::new(&engine.wasmtime, host);
     store.limiter(|host| &mut host.growth);
+    if engine.options.counts_fuel {
+        // It is counted, and never used up.
+        store
+            .set_fuel(u64::MAX)
+            .expect("the engine was created with it");
+    }
     // The most that one call passes to the host: the list of a put-many, or one value.
     store.set_hostcall_fuel(bounds.value_bytes_max + ENTRIES_BYTES);
     store.set_max_component_handles(HANDLES_MAX);

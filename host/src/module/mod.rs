@@ -127,6 +127,8 @@ pub struct Options {
     pub answer_bytes_max: usize,
     /// Largest value of a state, in bytes.
     pub value_bytes_max: usize,
+    /// Whether modules count the instructions that they execute, which makes them a little slower.
+    pub counts_fuel: bool,
     /// The memory budget for instances and native code.
     pub memory: Memory,
 }
@@ -159,6 +161,7 @@ impl Options {
             log_bytes_max: 64 << 10,
             answer_bytes_max: 8 << 20,
             value_bytes_max: 1 << 20,
+            counts_fuel: false,
             memory: Memory::unlimited(),
         }
     }

@@ -45,6 +45,7 @@ pub use options::{Load, LoadError, NotLoaded, Options, Part, Program};
 use ownership::Releasing;
 pub use reads::{Behind, ReadError};
 use worker::Worker;
+pub(crate) use worker::{overridden, subjects_of};
 
 /// Pause before the next attempt to start a thread; it doubles up to the maximum.
 const THREAD_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));

@@ -493,12 +493,7 @@ impl Worker {
             resume: None,
             start: program.start,
             begins_after: program.begins_after,
-            subjects: subjects.unwrap_or_else(|| match manifest.sets_timers {
-                true => manifest
-                    .subjects
-                    .with(&timers::subject(&self.shared.deployment)),
-                false => SubjectSet::clone(&manifest.subjects),
-            }),
+            subjects: subjects.unwrap_or_else(|| subjects_of(module, &self.shared.deployment)),
             // Effects continue the correlation of their causes.
             wants_headers: manifest.wants_headers
                 || needs_headers
@@ -547,8 +542,17 @@ impl Worker {
     }
 }
 
+/// The subjects that a deployment of a module reads.
+pub(crate) fn subjects_of(module: &Module, deployment: &str) -> SubjectSet {
+    let manifest = module.manifest();
+    match manifest.sets_timers {
+        true => manifest.subjects.with(&timers::subject(deployment)),
+        false => SubjectSet::clone(&manifest.subjects),
+    }
+}
+
 /// Settings, overridden by what a manifest asks for, within limits.
-pub(super) fn overridden(settings: &Settings, manifest: &Manifest) -> Settings {
+pub(crate) fn overridden(settings: &Settings, manifest: &Manifest) -> Settings {
     let mut settings = settings.clone();
     let policy = &mut settings.policy;
     let wanted = manifest

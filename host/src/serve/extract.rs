@@ -17,6 +17,7 @@ use utoipa::IntoParams;
 
 use super::capacity::BodyRoom;
 use super::problem::{Kind, Problem};
+use crate::spelling::nearest;
 
 /// Longest pause in a body. Before the first byte, the client may still wait for a go-ahead.
 const BODY_PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -89,14 +90,10 @@ fn explain<T: IntoParams>(uri: &Uri, rejection: &QueryRejection) -> Problem {
 
 /// The end of a message, with the name that was probably intended, or all known names.
 pub(super) fn suggestion(name: &str, known: &[String]) -> String {
-    let closest = known
-        .iter()
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .max_by(|one, other| one.0.total_cmp(&other.0));
-    match closest {
-        None => "; this route has none".to_owned(),
-        Some((similarity, candidate)) if similarity > 0.8 => format!("; did you mean {candidate}?"),
-        Some(_) => format!("; known: {}", known.join(", ")),
+    match nearest(name, known.iter().map(String::as_str)) {
+        None if known.is_empty() => "; this route has none".to_owned(),
+        Some(candidate) => format!("; did you mean {candidate}?"),
+        None => format!("; known: {}", known.join(", ")),
     }
 }
 

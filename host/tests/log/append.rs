@@ -191,6 +191,25 @@ fn message_ids_are_forgotten_behind_the_window() {
 }
 
 #[test]
+fn without_a_window_each_event_is_stored_also_twice_in_one_append() {
+    let place = Place::with(Options {
+        duplicate_window: Duration::ZERO,
+        ..Options::default()
+    });
+    let log = place.open();
+    let appended = append(&log, &[with_id("a"), with_id("a")]);
+    assert_eq!(
+        (
+            appended.sequences,
+            appended.duplicates,
+            appended.last_sequence
+        ),
+        (vec![1, 2], 0, 2)
+    );
+    assert_eq!(append(&log, &[with_id("a")]).last_sequence, 3);
+}
+
+#[test]
 fn events_from_the_past_are_known_by_their_append_not_by_their_time() {
     let place = Place::new();
     let log = place.open();

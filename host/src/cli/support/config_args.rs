@@ -129,10 +129,15 @@ pub(crate) fn flag(name: &str, key: &str, value: &impl ToString) -> Override {
 
 /// A temporary folder that is removed with its owner.
 pub(crate) fn temporary_folder() -> anyhow::Result<tempfile::TempDir> {
+    temporary_folder_in(&std::env::temp_dir())
+        .context("cannot create a temporary folder; is the disk full?")
+}
+
+/// The same, in a folder.
+pub(crate) fn temporary_folder_in(folder: &Path) -> std::io::Result<tempfile::TempDir> {
     tempfile::Builder::new()
         .prefix("foldstream-")
         // The data of a host is for its user only.
         .permissions(Permissions::from_mode(0o700))
-        .tempdir()
-        .context("cannot create a temporary folder; is the disk full?")
+        .tempdir_in(folder)
 }

@@ -67,6 +67,8 @@ pub struct Order {
     pub bytes_max: u64,
     /// Whether to compile for memories without reserved address space.
     pub is_scarce: bool,
+    /// Whether the code counts the instructions that it executes.
+    pub counts_fuel: bool,
 }
 
 /// Does a job for the host: reads the upload from standard input, and writes the answer to standard
@@ -135,7 +137,7 @@ fn compiler(order: &Order) -> Result<wasmtime::Engine, String> {
     } else {
         AddressSpace::Plenty
     };
-    wasmtime::Engine::new(&config(space))
+    wasmtime::Engine::new(&config(space, order.counts_fuel))
         .map_err(|error| format!("cannot set up the compiler: {error:#}"))
 }
 

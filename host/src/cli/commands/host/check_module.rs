@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Compile for memories without reserved address space.
     #[arg(long)]
     scarce: bool,
+    /// Compile code that counts its instructions.
+    #[arg(long)]
+    fuel: bool,
 }
 
 /// What to do.
@@ -55,6 +58,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         cpu_seconds: args.cpu_seconds,
         bytes_max: args.bytes_max,
         is_scarce: args.scarce,
+        counts_fuel: args.fuel,
     };
     if module::run_checker(order) == ExitCode::SUCCESS {
         return Ok(());

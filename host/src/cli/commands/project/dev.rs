@@ -1,13 +1,9 @@
 //! `foldstream dev`: a host that builds a project and rebuilds it whenever its sources change.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use notify_debouncer_full::notify::{RecommendedWatcher, RecursiveMode};
-use notify_debouncer_full::{DebounceEventResult, Debouncer, RecommendedCache, new_debouncer};
-use tokio::sync::Notify;
 
 use super::languages::{Language, Row};
 use crate::api::SourceList;
@@ -19,10 +15,9 @@ use crate::cli::support::config_args;
 use crate::cli::support::exit::message_of;
 use crate::cli::support::local_host::{Hangups, Server, free_address, start_log, stop_signal};
 use crate::cli::support::output::grouped;
+use crate::cli::support::watched::{RecursiveMode, Watched};
 use crate::config::{Config, LogFormat};
 
-/// Editors write a file in several steps: the build begins this long after the last one.
-const QUIET_TIME: Duration = Duration::from_millis(200);
 /// Longest wait for the read model after a deploy, before `dev` looks for the next change.
 const CATCH_UP_WAIT: Duration = Duration::from_secs(600);
 /// Events next to the project, imported into an empty log.
@@ -98,7 +93,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let known = config.clone();
     let same = move || Ok(known.clone());
     // Before the first build, so that a change during it is not missed.
-    let (changed, _watching) = watch(&args.dir, &config.data_dir, language.row())?;
+    let watched = watch(&args.dir, &config.data_dir, language.row())?;
     let mut server = Server::start(config).await?;
     server.reload_on(hangups, same);
     context.output.say(&format!("listening on {}", server.url));
@@ -119,7 +114,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         result = server.ended() => return result,
         signal = stop_signal() => signal?,
         // If it is dropped in the middle it stops cargo, and keeps no state of its own.
-        result = session.follow(&changed) => result?,
+        result = session.follow(&watched) => result?,
     }
     context.output.note("stopping");
     server.stop().await
@@ -142,7 +137,7 @@ struct Session<'a> {
 
 impl Session<'_> {
     /// Builds and deploys once now and then after every change.
-    async fn follow(&self, changed: &Notify) -> anyhow::Result<()> {
+    async fn follow(&self, watched: &Watched) -> anyhow::Result<()> {
         self.import_sample().await?;
         // Said once: the name is known after the first build.
         let mut is_shown = false;
@@ -160,7 +155,7 @@ impl Session<'_> {
                 self.args.dir.display()
             ));
             // A change during the build left a permit, so this returns at once.
-            changed.notified().await;
+            watched.changed().await;
             self.context.output.note("a file changed; building");
         }
     }
@@ -242,54 +237,27 @@ pub(crate) fn further(url: &str, name: &str) -> String {
     )
 }
 
-type Watching = Debouncer<RecommendedWatcher, RecommendedCache>;
-
 /// Watches the sources of a project, except build output: each build would trigger the next one.
-fn watch(dir: &Path, data: &Path, row: &'static Row) -> anyhow::Result<(Arc<Notify>, Watching)> {
-    // One permit is enough: it says that something changed, not how often.
-    let changed = Arc::new(Notify::new());
-    let notify = Arc::clone(&changed);
+fn watch(dir: &Path, data: &Path, row: &'static Row) -> anyhow::Result<Watched> {
     let root = dir
         .canonicalize()
         .with_context(|| format!("cannot find {}", dir.display()))?;
     let within = root.clone();
-    let handler = move |result: DebounceEventResult| {
-        // An error of the watcher says nothing about files; the next change comes through.
-        let Ok(events) = result else { return };
-        // Builds read the sources, so access alone would trigger the next build.
-        let relevant = events.iter().filter(|event| !event.kind.is_access());
-        if relevant
-            .flat_map(|event| &event.paths)
-            .any(|path| is_source(&within, path, row))
-        {
-            notify.notify_one();
-        }
-    };
-    let mut watcher = new_debouncer(QUIET_TIME, None, handler).context("cannot watch files")?;
-    let unwatchable = |path: &Path| {
-        format!(
-            "cannot watch {}; is fs.inotify.max_user_watches too low?",
-            path.display()
-        )
-    };
+    let mut watched = Watched::new(move |path| is_source(&within, path, row))?;
     // The root alone: below it `target` changes with each build.
-    watcher
-        .watch(&root, RecursiveMode::NonRecursive)
-        .with_context(|| unwatchable(&root))?;
+    watched.add(&root, RecursiveMode::NonRecursive)?;
     // A data folder within the project changes all the time.
     let data = data.canonicalize().unwrap_or_else(|_| root.join(data));
     for entry in std::fs::read_dir(&root)
-        .with_context(|| unwatchable(&root))?
+        .with_context(|| format!("cannot read {}", root.display()))?
         .flatten()
     {
         let path = entry.path();
         if path.is_dir() && path != data && is_source(&root, &path.join("any"), row) {
-            watcher
-                .watch(&path, RecursiveMode::Recursive)
-                .with_context(|| unwatchable(&path))?;
+            watched.add(&path, RecursiveMode::Recursive)?;
         }
     }
-    Ok((changed, watcher))
+    Ok(watched)
 }
 
 /// Whether a build reads a path: next to the manifest only folders count, because logs and modules
@@ -352,7 +320,7 @@ mod tests {
     fn change_of_a_source_is_noticed() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join("src")).expect("make src");
-        let (changed, _watching) =
+        let watched =
             watch(folder.path(), Path::new("data"), Language::Rust.row()).expect("watches");
         std::fs::write(folder.path().join("src/lib.rs"), "// new").expect("write");
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -361,7 +329,7 @@ mod tests {
             .expect("a runtime");
         let deadline = Duration::from_secs(20);
         runtime
-            .block_on(async { tokio::time::timeout(deadline, changed.notified()).await })
+            .block_on(async { tokio::time::timeout(deadline, watched.changed()).await })
             .expect("the change is noticed in time");
     }
 

@@ -6,4 +6,6 @@ pub(crate) mod dev;
 pub(crate) mod inspect;
 pub(crate) mod languages;
 pub(crate) mod new;
+pub(crate) mod record;
 pub(crate) mod replay;
+pub(crate) mod test;

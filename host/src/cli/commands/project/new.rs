@@ -45,7 +45,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
 
 fn next_steps(folder: &Path, name: &Name, row: &Row) -> String {
     let name = &name.kebab;
-    let last = format!("build {name}.wasm for `foldstream deploy`");
+    let built = format!("build {name}.wasm for `foldstream deploy`");
+    let test = format!("foldstream test {name}.wasm scenarios.yaml");
     let steps: Vec<_> = row
         .first_steps
         .iter()
@@ -55,7 +56,8 @@ fn next_steps(folder: &Path, name: &Name, row: &Row) -> String {
                 "foldstream dev",
                 "run it on a log of its own, and rebuild it after each change",
             ),
-            ("foldstream build", last.as_str()),
+            ("foldstream build", built.as_str()),
+            (test.as_str(), "play scenarios against it"),
         ])
         .collect();
     let width = steps

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use include_dir::Dir;
 
 use crate::cli::support::exit::{Exit, Failure};
-use crate::cli::support::output::Output;
+use crate::cli::support::output::{Output, pretty};
 
 mod name;
 mod python;
@@ -20,8 +20,21 @@ mod wit;
 
 pub(crate) use name::Name;
 
-/// Sample events of the starter, the same in every language.
-const SAMPLE_EVENTS: &str = include_str!("../../../../../../examples/starter/events.ndjson");
+/// What the starter has in every language: sample events and scenarios, and what editors need to
+/// complete the scenarios.
+fn samples() -> Files {
+    let schema = pretty(&crate::scenario::schema()) + "\n";
+    let scenarios = include_str!("../../../../../../examples/starter/scenarios.yaml")
+        .replace("../../docs/scenarios.schema.json", "scenarios.schema.json");
+    vec![
+        (
+            "events.ndjson".into(),
+            include_str!("../../../../../../examples/starter/events.ndjson").into(),
+        ),
+        ("scenarios.yaml".into(), scenarios.into_bytes()),
+        ("scenarios.schema.json".into(), schema.into_bytes()),
+    ]
+}
 
 /// A language of modules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -132,6 +145,8 @@ mod tests {
                 language.row().manifest,
                 "README.md",
                 "events.ndjson",
+                "scenarios.yaml",
+                "scenarios.schema.json",
                 ".gitignore",
             ] {
                 assert!(

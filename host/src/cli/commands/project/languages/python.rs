@@ -8,7 +8,7 @@ use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
 use super::tool::{self, Tool};
-use super::{Compiled, Files, Name, Row, SAMPLE_EVENTS, add_sources, wit};
+use super::{Compiled, Files, Name, Row, add_sources, samples, wit};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::Output;
 
@@ -92,13 +92,11 @@ pub(super) static ROW: Row = Row {
 };
 
 fn files(name: &Name) -> Files {
-    let mut files = vec![
-        (
-            ".gitignore".into(),
-            b"__pycache__/\n/.venv\n/.pytest_cache\n*.wasm\n".to_vec(),
-        ),
-        ("events.ndjson".into(), SAMPLE_EVENTS.into()),
-    ];
+    let mut files = samples();
+    files.push((
+        ".gitignore".into(),
+        b"__pycache__/\n/.venv\n/.pytest_cache\n*.wasm\n".to_vec(),
+    ));
     for (path, text) in TEMPLATE {
         let text = if path.ends_with(".py") {
             name.in_code(text)

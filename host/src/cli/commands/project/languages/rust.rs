@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-use super::{Compiled, Files, Name, Row, SAMPLE_EVENTS, add_sources};
+use super::{Compiled, Files, Name, Row, add_sources, samples};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::Output;
 
@@ -88,10 +88,8 @@ pub(super) static ROW: Row = Row {
 };
 
 fn files(name: &Name) -> Files {
-    let mut files: Files = vec![
-        (".gitignore".into(), IGNORED.into()),
-        ("events.ndjson".into(), SAMPLE_EVENTS.into()),
-    ];
+    let mut files = samples();
+    files.push((".gitignore".into(), IGNORED.into()));
     for (path, text) in STARTER_FILES {
         let mut text = name.in_text(text);
         if path == ROW.manifest {

@@ -1,0 +1,108 @@
+//! Events and texts as a scenario writes them so that they stand for themselves.
+
+use serde_json::Value;
+
+use super::file::Action;
+use crate::api::StoredEvent;
+use crate::event::Payload;
+use crate::log::NewEvent;
+use crate::timestamp;
+
+/// The header that stores a message id.
+const MESSAGE_ID: &str = "nats-msg-id";
+/// Headers of the stream and of the host: whoever stores the event again adds them.
+const ADDED: [&str; 2] = ["nats-", "foldstream-"];
+
+/// A text that stands for itself, whatever is in it.
+pub fn literal(text: String) -> String {
+    text.replace("${", "$${")
+}
+
+/// All texts of a value, changed; also names of members.
+pub fn texts(value: Value, change: &impl Fn(String) -> String) -> Value {
+    match value {
+        Value::String(text) => Value::String(change(text)),
+        Value::Array(values) => values
+            .into_iter()
+            .map(|value| texts(value, change))
+            .collect(),
+        Value::Object(members) => Value::Object(
+            members
+                .into_iter()
+                .map(|(name, value)| (change(name), texts(value, change)))
+                .collect(),
+        ),
+        other => other,
+    }
+}
+
+impl Action {
+    /// An event as it is.
+    pub fn literal(event: NewEvent) -> Self {
+        let NewEvent {
+            subject,
+            kind,
+            id,
+            time_ns,
+            headers,
+            data,
+        } = event;
+        Self {
+            // The type of most events is the last token of their subject.
+            kind: kind
+                .filter(|kind| subject.rsplit('.').next() != Some(kind))
+                .map(literal),
+            subject: Some(literal(subject)),
+            id: id.map(literal),
+            at: time_ns.map(timestamp::format_ns),
+            headers: headers
+                .into_iter()
+                .map(|(name, value)| (literal(name), literal(value)))
+                .collect(),
+            data: Some(texts(data.to_json(), &literal)),
+            ..Self::default()
+        }
+    }
+
+    /// An event of a stream.
+    pub fn recorded(event: StoredEvent) -> Self {
+        let StoredEvent {
+            time,
+            subject,
+            kind,
+            mut headers,
+            data,
+            ..
+        } = event;
+        let id = headers.remove(MESSAGE_ID);
+        headers.retain(|name, _| !ADDED.iter().any(|added| name.starts_with(added)));
+        Self {
+            at: Some(time),
+            data: Some(texts(data, &literal)),
+            ..Self::literal(NewEvent {
+                subject,
+                kind: Some(kind),
+                id,
+                time_ns: None,
+                headers: headers.into_iter().collect(),
+                data: Payload::from(""),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::expand::Scope;
+    use super::*;
+
+    #[test]
+    fn literal_texts_stand_for_themselves() {
+        for text in ["${n}", "$${n}", "$$${", "a ${", "}", ""] {
+            let filled: String = Scope::default()
+                .fill(&literal(text.to_owned()))
+                .expect("fills");
+            assert_eq!(filled, text);
+        }
+    }
+}

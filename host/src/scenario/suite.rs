@@ -1,0 +1,154 @@
+//! Runs the scenarios of files against one module.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::bed::{Conditions, Error, Folders, Stage};
+use super::compare::{Difference, compare};
+use super::cost::{Cost, Meter};
+use super::document::{Document, Mistake};
+use super::play::{Act, Played, Script, play};
+use super::properties::{Finding, look};
+use crate::module::Module;
+
+/// Runs scenarios against one module.
+pub struct Suite {
+    pub(super) stage: Stage,
+    /// Whether each scenario is played again under other conditions.
+    looks_at_properties: bool,
+}
+
+/// Why a scenario has no outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// The file has a mistake.
+    #[error(transparent)]
+    Mistake(#[from] Mistake),
+    /// It could not be played.
+    #[error(transparent)]
+    Error(#[from] Error),
+}
+
+/// How a scenario ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// What is not as expected.
+    pub differences: Vec<Difference>,
+    /// The property that the module lacks, if one was found.
+    pub finding: Option<Finding>,
+    /// Subjects of its events that the module does not read.
+    pub unread: Vec<String>,
+    /// What its events cost. Host calls are counted only when properties are looked at.
+    pub cost: Cost,
+    /// How long it took, with all its runs.
+    pub took: Duration,
+}
+
+impl Outcome {
+    /// Whether everything is as expected.
+    pub fn is_passed(&self) -> bool {
+        self.differences.is_empty() && self.finding.is_none()
+    }
+}
+
+impl std::fmt::Debug for Suite {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Suite")
+            .field("module", &self.stage.module.manifest().name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Suite {
+    /// Prepares runs of a module. `stops` ends the work. Must be called on a
+    /// thread for blocking work of a runtime, as all other functions.
+    pub fn new(
+        module: Arc<Module>,
+        folders: Folders,
+        looks_at_properties: bool,
+        stops: watch::Receiver<bool>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            stage: Stage::new(module, folders, stops)?,
+            looks_at_properties,
+        })
+    }
+
+    /// Plays the scenario at an index of a file. Blocking.
+    pub fn run(&self, document: &Document, index: usize) -> Result<Outcome, Failed> {
+        let begun = Instant::now();
+        let script = Script::of(document, index)?;
+        let usual = self.play(&script)?;
+        let steps = script.steps.iter().zip(&usual.steps).enumerate();
+        let mut differences: Vec<_> = steps
+            .flat_map(|(index, (step, seen))| compare(index + 1, &step.then, seen))
+            .collect();
+        for difference in &mut differences {
+            difference.place = script.place(document, difference.step, &difference.claim);
+        }
+        // A module that does something else is corrected first.
+        let looks = self.looks_at_properties && differences.is_empty();
+        let (finding, counted) = if looks {
+            let (finding, counted) = look(&self.stage, &script, &usual)?;
+            (finding, Some(counted))
+        } else {
+            (None, None)
+        };
+        Ok(Outcome {
+            differences,
+            finding,
+            unread: self.unread(&script),
+            cost: cost(&usual, counted.as_ref()),
+            took: begun.elapsed(),
+        })
+    }
+
+    /// The subjects of a script that the module does not read, each once.
+    fn unread(&self, script: &Script) -> Vec<String> {
+        let read = &self.stage.module.manifest().subjects;
+        let steps = script.steps.iter().flat_map(|step| &step.acts);
+        let events = script.given.iter().chain(steps).flat_map(|act| match act {
+            Act::Events(events) => events.as_slice(),
+            _ => &[],
+        });
+        let unread: BTreeSet<_> = events
+            .map(|event| &event.subject)
+            .filter(|subject| !read.matches(subject))
+            .collect();
+        unread.into_iter().cloned().collect()
+    }
+
+    /// Plays a script as a host would.
+    pub(super) fn play(&self, script: &Script) -> Result<Played, Error> {
+        play(
+            &self.stage,
+            script,
+            Conditions::default(),
+            Meter::default(),
+            false,
+        )
+    }
+}
+
+/// Times come from the usual run, calls from one that counts them.
+fn cost(usual: &Played, counted: Option<&Played>) -> Cost {
+    let figures = usual.figures;
+    let per_event = |sum: f64| match figures.events {
+        0 => 0.0,
+        // Two digits are enough, and do not change from run to run.
+        events => (sum / events as f64 * 100.0).round() / 100.0,
+    };
+    let state_bytes = usual.steps.last().map_or(0, |last| last.state_bytes);
+    Cost {
+        events: figures.events,
+        time_us: per_event(figures.time.as_secs_f64() * 1e6),
+        fuel: per_event(figures.fuel as f64),
+        host_calls: counted.map(|counted| per_event(counted.figures.calls as f64)),
+        state_bytes: per_event(state_bytes as f64),
+        memory_bytes: figures.memory_bytes,
+    }
+}
