@@ -1,10 +1,12 @@
 //! Rollouts: how generations are created, take over from each other, and are removed.
 //!
-//! A deploy is planned (`plan`). It then either inherits the existing state (`inherit`), or builds
-//! a candidate alongside it (`build`), from the stream or from migrated entries (`migrate`). A
-//! cut-over (`cut_over`) holds both at one position (`align`) and changes the active generation in
-//! one commit of the catalogue; a rollback is the same in the other direction. A handler's effects
-//! change hands in that commit (`hand_over`). A lock per deployment serialises changes; reads never
+//! A deploy (`deploy`) is planned (`plan`). It then either inherits the existing state (`inherit`),
+//! or builds a candidate alongside it (`build`), from the stream or from migrated entries
+//! (`migrate`). Once it is built it takes over (`take_over`), or when an operator promotes it
+//! (`promote`), if its gate lets it pass (`gate`). A cut-over (`cut_over`) holds both at one position
+//! (`align`) and changes the active generation in one commit of the catalogue; a rollback
+//! (`rollback`) is the same in the other direction. A handler's effects change hands in that commit
+//! (`hand_over`). A lock per deployment serialises changes; reads never
 //! take it. Scratch runners (`side_fold`) fold the same stream for an as-of read (`as_of`), a
 //! verification (`verify`) or a partial rebuild (`rebuild_part`).
 
