@@ -142,3 +142,4 @@ setup-test:
 	@sh $(setup)/schemathesis.sh
 	@sh $(setup)/guest-python.sh
 	@sh $(setup)/guest-typescript.sh
+	@sh $(setup)/guest-go.sh

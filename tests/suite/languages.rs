@@ -62,6 +62,18 @@ const TYPESCRIPT: Language = Language {
     throws: "    const page = (event as any).nothing(event.token(2));\n",
     told: ["(apply src/index.ts:17)", "at apply (src/index.ts:17)"],
 };
+const GO: Language = Language {
+    name: "go",
+    install: &[],
+    test: (&["go", "test", "."], "ok"),
+    source: "main.go",
+    line: "		page := event.Token(2)\n",
+    throws: "		page := []string{}[len(event.Subject)]\n",
+    told: [
+        "panic: runtime error: index out of range [11] with length 0 (main.go:19)",
+        "at main.PageVisits.func1 (page-visits/main.go:19)",
+    ],
+};
 
 /// A command with the tools of the set-up behind those of the user.
 fn with_tools(mut command: Command) -> Command {
@@ -72,7 +84,10 @@ fn with_tools(mut command: Command) -> Command {
     command
         .env("PATH", path)
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("npm_config_cache", cache.join("npm"));
+        .env("npm_config_cache", cache.join("npm"))
+        // Go compiles its library once for WebAssembly, and needs nothing from elsewhere.
+        .env("GOCACHE", cache.join("go-build"))
+        .envs([("GOPROXY", "off"), ("GOTOOLCHAIN", "local")]);
     command
 }
 
@@ -108,6 +123,16 @@ fn sdk_of_typescript_and_its_examples_pass_their_tests_and_have_sound_types() {
     let types = root().join(".cache/node/node_modules/@types");
     let types = types.display().to_string();
     run_in(&sdk, &["tsc", "--typeRoots", &types]).expect(0);
+}
+
+#[test]
+fn sdk_of_go_and_its_examples_pass_their_tests() {
+    let sdk = root().join("guest-sdk/go");
+    for folder in ["foldstream", "examples/order-totals"] {
+        run_in(&sdk.join(folder), &["go", "test", "./..."]).expect(0);
+    }
+    let formatted = run_in(&sdk, &["gofmt", "-l", "."]).expect(0);
+    assert_eq!(formatted.stdout, "", "gofmt -w formats these");
 }
 
 /// Makes a project, tests and builds it, deploys it and asks it: all that its README says.
@@ -177,11 +202,17 @@ async fn a_first_projection_in_typescript_works_as_its_readme_says() {
     first_projection(&TYPESCRIPT).await;
 }
 
+#[tokio::test]
+async fn a_first_projection_in_go_works_as_its_readme_says() {
+    first_projection(&GO).await;
+}
+
 #[test]
 fn a_missing_tool_is_named_with_the_command_that_installs_it() {
     for (language, install) in [
         ("python", "pip install -r requirements.txt"),
         ("typescript", "npm install"),
+        ("go", "https://go.dev/dl"),
     ] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         cli::run_in(folder.path(), &["new", "--lang", language, "mine"]).expect(0);
@@ -211,7 +242,7 @@ fn module(path: &str) -> Vec<u8> {
 }
 
 /// The names of the deployments of one module in each language.
-const NAMES: [&str; 3] = ["in-rust", "in-python", "in-typescript"];
+const NAMES: [&str; 4] = ["in-rust", "in-python", "in-typescript", "in-go"];
 
 /// Deploys `order-totals` in each language.
 async fn deploy_order_totals(host: &Host) {
@@ -219,6 +250,7 @@ async fn deploy_order_totals(host: &Host) {
         guests::module("order-totals"),
         module("python/examples/order-totals"),
         module("typescript/examples/order-totals"),
+        module("go/examples/order-totals"),
     ];
     for (name, module) in NAMES.iter().zip(modules) {
         host.client().deploy(name, &module).await;
@@ -486,4 +518,16 @@ async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_r
     assert_eq!(one, other, "in TypeScript");
     let seen = &one[0].value;
     assert_eq!(seen["system"], json!([]), "{seen}");
+
+    let go = module("go/tests/guests/chance");
+    let too_deep = FailureClass::Memory;
+    let (one, other) = (chance(&go, too_deep).await, chance(&go, too_deep).await);
+    assert_eq!(one, other, "in Go");
+    let seen = &one[0].value;
+    assert_eq!(seen["slept"], json!(true), "{seen}");
+    assert_eq!(seen["environment"], json!([]), "{seen}");
+    for closed in ["file", "folder", "socket", "process"] {
+        let found = seen[closed].as_str().expect("a text");
+        assert!(found.ends_with("Error"), "{closed}: {seen}");
+    }
 }

@@ -75,7 +75,7 @@ func recovered(reason any) *panicError {
 			place := frame.File + ":" + strconv.Itoa(frame.Line)
 			trace.WriteString("\n    at " + frame.Function + " (" + place + ")")
 			// The innermost line of the module itself helps more than one of a library.
-			if !placed && !strings.HasPrefix(frame.Function, "foldstream.") {
+			if !placed && !isLibrary(frame) {
 				message += " (" + place[strings.LastIndexByte(place, '/')+1:] + ")"
 				placed = true
 			}
@@ -85,4 +85,8 @@ func recovered(reason any) *panicError {
 			return &panicError{message, trace.String()}
 		}
 	}
+}
+
+func isLibrary(frame runtime.Frame) bool {
+	return strings.HasPrefix(frame.Function, "foldstream.") && !strings.HasSuffix(frame.File, "_test.go")
 }
