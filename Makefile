@@ -143,3 +143,4 @@ setup-test:
 	@sh $(setup)/guest-python.sh
 	@sh $(setup)/guest-typescript.sh
 	@sh $(setup)/guest-go.sh
+	@sh $(setup)/guest-c.sh

@@ -74,6 +74,18 @@ const GO: Language = Language {
         "at main.PageVisits.func1 (page-visits/main.go:19)",
     ],
 };
+const C: Language = Language {
+    name: "c",
+    install: &[],
+    test: (&["make", "test"], "2 passed, 0 failed"),
+    source: "src/page_visits.c",
+    line: "    uint64_t *count = fs_edit(&pages, FS_KEY(page));\n",
+    throws: "    uint64_t *count = NULL; return fs_reject(\"no page %d\", (int)page.length);\n",
+    told: [
+        "no page 4 (page_visits.c:10)",
+        "no page 4 (page_visits.c:10)",
+    ],
+};
 
 /// A command with the tools of the set-up behind those of the user.
 fn with_tools(mut command: Command) -> Command {
@@ -87,7 +99,8 @@ fn with_tools(mut command: Command) -> Command {
         .env("npm_config_cache", cache.join("npm"))
         // Go compiles its library once for WebAssembly, and needs nothing from elsewhere.
         .env("GOCACHE", cache.join("go-build"))
-        .envs([("GOPROXY", "off"), ("GOTOOLCHAIN", "local")]);
+        .envs([("GOPROXY", "off"), ("GOTOOLCHAIN", "local")])
+        .env("ZIG_GLOBAL_CACHE_DIR", cache.join("zig-cache"));
     command
 }
 
@@ -133,6 +146,14 @@ fn sdk_of_go_and_its_examples_pass_their_tests() {
     }
     let formatted = run_in(&sdk, &["gofmt", "-l", "."]).expect(0);
     assert_eq!(formatted.stdout, "", "gofmt -w formats these");
+}
+
+#[test]
+fn sdk_of_c_and_its_examples_pass_their_tests() {
+    let sdk = root().join("guest-sdk/c");
+    for folder in ["tests", "examples/order-totals"] {
+        run_in(&sdk.join(folder), C.test.0).expect(0);
+    }
 }
 
 /// Makes a project, tests and builds it, deploys it and asks it: all that its README says.
@@ -207,12 +228,18 @@ async fn a_first_projection_in_go_works_as_its_readme_says() {
     first_projection(&GO).await;
 }
 
+#[tokio::test]
+async fn a_first_projection_in_c_works_as_its_readme_says() {
+    first_projection(&C).await;
+}
+
 #[test]
 fn a_missing_tool_is_named_with_the_command_that_installs_it() {
     for (language, install) in [
         ("python", "pip install -r requirements.txt"),
         ("typescript", "npm install"),
         ("go", "https://go.dev/dl"),
+        ("c", "pip install ziglang"),
     ] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         cli::run_in(folder.path(), &["new", "--lang", language, "mine"]).expect(0);
@@ -242,7 +269,7 @@ fn module(path: &str) -> Vec<u8> {
 }
 
 /// The names of the deployments of one module in each language.
-const NAMES: [&str; 4] = ["in-rust", "in-python", "in-typescript", "in-go"];
+const NAMES: [&str; 5] = ["in-rust", "in-python", "in-typescript", "in-go", "in-c"];
 
 /// Deploys `order-totals` in each language.
 async fn deploy_order_totals(host: &Host) {
@@ -251,6 +278,7 @@ async fn deploy_order_totals(host: &Host) {
         module("python/examples/order-totals"),
         module("typescript/examples/order-totals"),
         module("go/examples/order-totals"),
+        module("c/examples/order-totals"),
     ];
     for (name, module) in NAMES.iter().zip(modules) {
         host.client().deploy(name, &module).await;

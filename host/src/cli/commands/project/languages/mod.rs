@@ -11,6 +11,7 @@ use include_dir::Dir;
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::Output;
 
+mod c;
 mod go;
 mod name;
 mod python;
@@ -37,6 +38,8 @@ pub(crate) enum Language {
     /// Built with the Go compiler alone.
     #[value(alias = "golang")]
     Go,
+    /// Built with the C compiler of Zig.
+    C,
 }
 
 /// What the command line knows of a language.
@@ -74,7 +77,13 @@ pub(crate) struct Compiled {
 
 impl Language {
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::Rust, Self::Python, Self::Typescript, Self::Go];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Rust,
+        Self::Python,
+        Self::Typescript,
+        Self::Go,
+        Self::C,
+    ];
 
     /// What the command line knows of it.
     pub(crate) fn row(self) -> &'static Row {
@@ -83,6 +92,7 @@ impl Language {
             Self::Python => &python::ROW,
             Self::Typescript => &typescript::ROW,
             Self::Go => &go::ROW,
+            Self::C => &c::ROW,
         }
     }
 
@@ -110,6 +120,7 @@ impl Language {
             Self::Python => python::compile(dir, output).await,
             Self::Typescript => typescript::compile(dir, output).await,
             Self::Go => go::compile(dir, output).await,
+            Self::C => c::compile(dir, output).await,
         }
     }
 }
