@@ -4,6 +4,14 @@ use std::io::{self, ErrorKind};
 
 use rustix::io::Errno;
 
+/// Whether a disk, a quota or a limit of the process has no room for a write.
+pub(crate) fn is_out_of_room(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+    )
+}
+
 /// What helps against an error while a file was used; nothing if that depends on the file.
 pub(crate) fn of_file(error: &io::Error) -> Option<&'static str> {
     match Errno::from_io_error(error) {
@@ -28,9 +36,7 @@ pub(crate) fn of_file(error: &io::Error) -> Option<&'static str> {
         _ => {}
     }
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            Some("free some space")
-        }
+        _ if is_out_of_room(error) => Some("free some space"),
         ErrorKind::PermissionDenied => Some("let the user of this process read and write it"),
         ErrorKind::ReadOnlyFilesystem => Some("mount its file system so that it can be written"),
         _ => None,

@@ -64,7 +64,7 @@ impl Batch {
         }
     }
 
-    /// The checkpoint of a state to which nothing was applied yet: where it stands, with the first
+    /// The checkpoint of a state to which nothing was applied yet: its position, with the first
     /// message of this batch, so that the stream can be recognised. None if it has no message.
     pub fn beginning(&self, before: Option<&Checkpoint>) -> Option<Checkpoint> {
         let first = self.events.first().map(EventMark::of);

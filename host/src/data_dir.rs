@@ -5,14 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::state::catalogue::Record;
 
 use crate::atomic_file::{self, unfinished};
-use crate::names;
+use crate::{advice, names};
 
 const CATALOGUE: &str = "catalog.redb";
 /// Prefix of the name of a module while it is written.
@@ -169,16 +169,13 @@ impl DataDir {
 
     fn refused(&self, error: &std::io::Error) -> Error {
         // The folder is fine: the disk, a quota or a limit of the process has no room.
-        if matches!(
-            error.kind(),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
-        ) {
+        if advice::is_out_of_room(error) {
             return Error::NoRoom {
                 folder: self.root.display().to_string(),
                 error: error.to_string(),
             };
         }
-        let advice = crate::advice::of_file(error).unwrap_or("make it writable");
+        let advice = advice::of_file(error).unwrap_or("make it writable");
         let message = format!("{error}; {advice}, or choose another with --data (data_dir)");
         Error::Unusable {
             folder: self.root.display().to_string(),

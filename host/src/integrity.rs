@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::usage::allocated;
-use crate::{damage, log, state};
+use crate::{damage, log, state, storage};
 
 /// Why a data folder can't be checked.
 #[derive(Debug, thiserror::Error)]
@@ -22,11 +22,12 @@ pub(crate) enum Error {
         folder: PathBuf,
     },
     /// A host uses it.
-    #[error("{} is in use; stop the host, and try again: {message}", folder.display())]
+    #[error("{} is in use; stop the host, and try again: {error}", folder.display())]
     InUse {
         folder: PathBuf,
         /// The error that showed it.
-        message: String,
+        #[source]
+        error: storage::Error,
     },
 }
 
@@ -73,10 +74,10 @@ pub(crate) fn check_folder(folder: &Path) -> Result<Vec<Checked>, Error> {
     // A running host always has its catalogue open, so this covers all files.
     let found = guarded(|| state::check(&catalogue));
     // Other errors are what this check is for: they are judged below.
-    if let Ok(Err(state::Error::InUse(message))) = found {
+    if let Ok(Err(state::Error::InUse(error))) = found {
         return Err(Error::InUse {
             folder: folder.to_owned(),
-            message,
+            error,
         });
     }
     let mut checked = vec![judge(folder, &catalogue, Kind::Catalogue, flat(found))];
@@ -140,10 +141,10 @@ pub(crate) fn compact_folder(
         // Disk space as allocated, because compacting makes holes that the length does not show.
         let before_bytes = allocated(&path, 0);
         let found = guarded(|| state::compact(&path));
-        if let Ok(Err(state::Error::InUse(message))) = found {
+        if let Ok(Err(state::Error::InUse(error))) = found {
             return Err(Error::InUse {
                 folder: folder.to_owned(),
-                message,
+                error,
             });
         }
         let done = Compacted {

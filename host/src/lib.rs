@@ -50,6 +50,7 @@ pub mod serve;
 mod small_file;
 pub mod source;
 pub mod state;
+pub mod storage;
 pub mod subject;
 pub mod timers;
 pub mod timestamp;

@@ -9,7 +9,7 @@ use crate::serve::{self, Validity};
 /// A certificate that expires sooner causes a warning.
 const CERTIFICATE_LEFT_MIN: jiff::SignedDuration = jiff::SignedDuration::from_hours(14 * 24);
 
-/// Everything that keeps a host with this configuration from starting, or that is hardly meant.
+/// Everything that keeps a host with this configuration from starting, or that is hardly intended.
 /// What has an error in its settings is not made, as it would only fail once more.
 pub fn problems(config: &Config) -> Vec<Problem> {
     let mut problems = config.problems();

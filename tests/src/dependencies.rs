@@ -84,18 +84,17 @@ fn is_of_package(section: &str) -> bool {
     section.ends_with("dependencies") && section != "workspace.dependencies"
 }
 
-/// The keys in the sections of a manifest that are meant, as cargo and people write them: one on a
-/// line.
-fn names(manifest: &str, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
-    let mut meant = false;
+/// The keys in some sections of a manifest, as cargo and people write them: one on a line.
+fn names(manifest: &str, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut wanted = false;
     let mut names = Vec::new();
     for line in manifest.lines() {
         if let Some(section) = line
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'))
         {
-            meant = is_meant(section);
-        } else if meant
+            wanted = is_wanted(section);
+        } else if wanted
             && let Some(name) = line.split(['.', '=', ' ']).next()
             && !name.is_empty()
             && !name.starts_with('#')

@@ -81,6 +81,15 @@ impl Stage {
             .await
     }
 
+    /// Deploys the next version of the ledger, whose state is another one, and waits until that
+    /// generation has a status.
+    pub async fn deploy_next(&self, number: u64, status: api::GenerationStatus) -> api::Generation {
+        self.client()
+            .deploy(LEDGER, &guests::module("ledger-next"))
+            .await;
+        self.client().becomes(LEDGER, number, status).await
+    }
+
     /// The client of the running host.
     pub fn client(&self) -> &Client {
         self.host.client()

@@ -19,6 +19,20 @@ async fn server() -> NatsServer {
     server
 }
 
+/// Appends events whose messages are stored while the host hears nothing of it. Returns the last
+/// sequence.
+async fn append_unanswered(host: &Host, proxy: &Proxy, server: &NatsServer) -> u64 {
+    let before = stored(server).await.len();
+    proxy.swallow(true);
+    let events = events(30, "three");
+    let last = host.client().append(&events).await.last_sequence;
+    wait::until("messages to be stored without an answer", || async {
+        (stored(server).await.len() > before).then_some(())
+    })
+    .await;
+    last
+}
+
 /// Each of `wanted` messages is there once, and those of one key are in order.
 fn assert_exactly_once(messages: &[Stored], wanted: usize) {
     let ids: BTreeSet<&str> = messages.iter().map(|message| message.id.as_str()).collect();
@@ -71,18 +85,7 @@ async fn message_whose_acknowledgement_is_lost_is_sent_again_and_stored_once() {
     let last = host.client().append(&events(20, "one")).await.last_sequence;
     published(host.client(), last).await;
     for _ in 0..3 {
-        let before = stored(&server).await.len();
-        proxy.swallow(true);
-        let last = host
-            .client()
-            .append(&events(30, "three"))
-            .await
-            .last_sequence;
-        // Stored, as the server shows, while the host hears nothing of it.
-        wait::until("messages to be stored without an answer", || async {
-            (stored(&server).await.len() > before).then_some(())
-        })
-        .await;
+        let last = append_unanswered(&host, &proxy, &server).await;
         proxy.break_all();
         proxy.swallow(false);
         published(host.client(), last).await;
@@ -153,18 +156,8 @@ async fn outlast_the_window(server: NatsServer, promise: Promise) {
     let last = host.client().append(&events(20, "one")).await.last_sequence;
     published(host.client(), last).await;
     for _ in 0..3 {
-        // Stored without an answer, then a crash that lasts longer than the window.
-        proxy.swallow(true);
-        let before = stored(&server).await.len();
-        let last = host
-            .client()
-            .append(&events(30, "three"))
-            .await
-            .last_sequence;
-        wait::until("messages to be stored without an answer", || async {
-            (stored(&server).await.len() > before).then_some(())
-        })
-        .await;
+        // Then a crash that lasts longer than the window.
+        let last = append_unanswered(&host, &proxy, &server).await;
         host.kill();
         proxy.break_all();
         proxy.swallow(false);

@@ -35,6 +35,21 @@ impl Stage {
         Self::start_with("").await
     }
 
+    /// Replaces the module by one with another state, which a rebuild or a migration makes.
+    async fn replace_with(&self, module: &[u8], outcome: api::DeployOutcome) {
+        let strategy = match outcome {
+            api::DeployOutcome::Migrating => "migrate",
+            _ => "rebuild",
+        };
+        let parameters = format!("&strategy={strategy}");
+        let client = self.client();
+        let deployed = client.deploy_with(REACTOR, module, &parameters).await;
+        assert_eq!(deployed.outcome, outcome, "{}", deployed.reason);
+        client
+            .becomes(REACTOR, deployed.generation, GenerationStatus::Active)
+            .await;
+    }
+
     /// The same with more settings of rollouts.
     async fn start_with(rollout: &str) -> Self {
         let server = NatsServer::start().await;
@@ -280,19 +295,8 @@ async fn candidate_waits_behind_an_owner_that_stopped_and_handles_the_rest_as_th
     assert_eq!((stopped.position, failure.sequence), (100, Some(101)));
     // The next version handles the event, but not as long as it is mute.
     let next = guests::module("reactor-next");
-    let deployed = stage
-        .client()
-        .deploy_with(REACTOR, &next, "&strategy=rebuild")
-        .await;
-    assert_eq!(
-        deployed.outcome,
-        api::DeployOutcome::Rebuilding,
-        "{}",
-        deployed.reason
-    );
     stage
-        .client()
-        .becomes(REACTOR, deployed.generation, GenerationStatus::Active)
+        .replace_with(&next, api::DeployOutcome::Rebuilding)
         .await;
     let shown = stage.assert_each_once().await;
     assert_eq!((outbox(&shown).owned_after, outbox(&shown).epoch), (100, 2));
@@ -352,19 +356,8 @@ async fn migrated_handler_continues_with_its_messages_and_counts() {
     stage.append(100, "three").await;
     stage.client().reached(REACTOR, stage.last).await;
     let next = guests::module("reactor-next");
-    let deployed = stage
-        .client()
-        .deploy_with(REACTOR, &next, "&strategy=migrate")
-        .await;
-    assert_eq!(
-        deployed.outcome,
-        api::DeployOutcome::Migrating,
-        "{}",
-        deployed.reason
-    );
     stage
-        .client()
-        .becomes(REACTOR, deployed.generation, GenerationStatus::Active)
+        .replace_with(&next, api::DeployOutcome::Migrating)
         .await;
     stage.append(10, "fail").await;
     stage.server.restart().await;

@@ -104,7 +104,7 @@ fn a_dependency_that_no_file_names_is_found() {
 fn an_outside_crate_away_from_its_home_is_found() {
     assert_eq!(
         rules("host/src/serve/mod.rs", "use redb::Database;\n"),
-        ["redb belongs to state/, log/"]
+        ["redb belongs to state/, log/, storage.rs"]
     );
     assert_eq!(
         rules(

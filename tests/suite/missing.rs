@@ -632,14 +632,7 @@ async fn a_rollback_that_rebuilds_without_lost_events_is_refused_unless_that_is_
     stage.deploy_ledger().await;
     stage.publish(300).await;
     stage.assert_ledger_equals_model().await;
-    stage
-        .client()
-        .deploy(LEDGER, &guests::module("ledger-next"))
-        .await;
-    stage
-        .client()
-        .becomes(LEDGER, 2, GenerationStatus::Active)
-        .await;
+    stage.deploy_next(2, GenerationStatus::Active).await;
     stage
         .client()
         .becomes(LEDGER, 1, GenerationStatus::Retired)

@@ -20,8 +20,9 @@ const KEYS: u64 = 5;
 const CALM: u64 = 9;
 /// Events after which new code is no longer on probation, if nothing else waits.
 const PROBATION: u64 = 100;
-/// Steps of a run, and most events of one.
+/// Steps of a run.
 const STEPS: usize = 40;
+/// Most events of one step.
 const EVENTS: u64 = 12;
 
 /// The code of the handler, by what it can't apply.
@@ -128,6 +129,29 @@ impl Model {
     }
 }
 
+/// A host, and a model in memory that does the same.
+pub(crate) trait Modelled {
+    /// Does something that is drawn, with both; returns what, in words.
+    async fn step(&mut self) -> String;
+
+    /// Fails if the host has not done what the model has done.
+    async fn check(&self);
+
+    /// Releases everything that is parked, and checks the end.
+    async fn finish(&mut self);
+}
+
+/// Draws steps, and checks after each.
+pub(crate) async fn follow(mut bed: impl Modelled) {
+    for number in 0..STEPS {
+        let done = bed.step().await;
+        // Shown only if the test fails.
+        println!("{number}: {done}");
+        bed.check().await;
+    }
+    bed.finish().await;
+}
+
 /// A host and the model of its handler.
 struct Bed {
     host: Host,
@@ -191,37 +215,6 @@ impl Bed {
         });
         // Some that are applied, between those that may fail.
         events.flat_map(|event| [event, (CALM, "quiet")]).collect()
-    }
-
-    async fn step(&mut self) -> String {
-        let parked = self.model.parked_keys();
-        let key = (!parked.is_empty()).then(|| parked[self.random.usize(..parked.len())]);
-        match (self.random.u8(..24), key) {
-            (0..8, _) => {
-                let events = self.draw();
-                let told = self.append(&events).await;
-                self.learn(told);
-                format!("append {events:?}")
-            }
-            (8..11, Some(key)) => self.retry(&[key], parked.len() == 1).await,
-            (11, Some(_)) => self.retry(&parked, true).await,
-            (12, Some(key)) => self.drop(key, false).await,
-            (13, Some(key)) => self.drop(key, true).await,
-            (14..17, _) => self.upgrade().await,
-            (17, _) => self.put_back().await,
-            (18, None) if self.model.can_fold_again() => self.rebuild().await,
-            (19, _) if self.model.can_fold_again() => self.verify().await,
-            (20, _) => {
-                let _ = self.host.stop();
-                self.host.restart().await;
-                "stop".to_owned()
-            }
-            _ => {
-                self.host.kill();
-                self.host.restart().await;
-                "kill".to_owned()
-            }
-        }
     }
 
     async fn retry(&mut self, keys: &[u64], all: bool) -> String {
@@ -325,6 +318,65 @@ impl Bed {
         "verify".to_owned()
     }
 
+    /// Each key's messages are stored in the order in which its events were applied, each once.
+    async fn check_messages(&self) {
+        self.client()
+            .show_when(REACTOR, "publish everything", |shown| {
+                shown
+                    .outbox
+                    .as_ref()
+                    .is_some_and(|outbox| outbox.entries == 0)
+            })
+            .await;
+        let mut found: BTreeMap<String, Vec<Place>> = BTreeMap::new();
+        for message in reactor::logged(self.client(), "events", "out.%3E").await {
+            let message = reactor::in_log(&message);
+            found.entry(message.key).or_default().push(message.place);
+        }
+        for (key, of) in &self.model.keys {
+            let wanted = of.applied.iter();
+            let wanted: Vec<Place> = wanted
+                .flat_map(|told| reactor::wanted(told.sequence, told.what))
+                .collect();
+            let found = found.remove(&key.to_string()).unwrap_or_default();
+            assert_eq!(found, wanted, "messages of key {key}");
+        }
+        assert!(found.is_empty(), "nobody asked for {found:?}");
+    }
+}
+
+impl Modelled for Bed {
+    async fn step(&mut self) -> String {
+        let parked = self.model.parked_keys();
+        let key = (!parked.is_empty()).then(|| parked[self.random.usize(..parked.len())]);
+        match (self.random.u8(..24), key) {
+            (0..8, _) => {
+                let events = self.draw();
+                let told = self.append(&events).await;
+                self.learn(told);
+                format!("append {events:?}")
+            }
+            (8..11, Some(key)) => self.retry(&[key], parked.len() == 1).await,
+            (11, Some(_)) => self.retry(&parked, true).await,
+            (12, Some(key)) => self.drop(key, false).await,
+            (13, Some(key)) => self.drop(key, true).await,
+            (14..17, _) => self.upgrade().await,
+            (17, _) => self.put_back().await,
+            (18, None) if self.model.can_fold_again() => self.rebuild().await,
+            (19, _) if self.model.can_fold_again() => self.verify().await,
+            (20, _) => {
+                let _ = self.host.stop();
+                self.host.restart().await;
+                "stop".to_owned()
+            }
+            _ => {
+                self.host.kill();
+                self.host.restart().await;
+                "kill".to_owned()
+            }
+        }
+    }
+
     /// The host has parked what the model has parked, and its state is the model's.
     async fn check(&self) {
         let shown = self.client().reached(REACTOR, self.model.last).await;
@@ -361,34 +413,9 @@ impl Bed {
         assert_eq!(found, wanted, "the state is not that of the model");
     }
 
-    /// Each key's messages are stored in the order in which its events were applied, each once.
-    async fn check_messages(&self) {
-        self.client()
-            .show_when(REACTOR, "publish everything", |shown| {
-                shown
-                    .outbox
-                    .as_ref()
-                    .is_some_and(|outbox| outbox.entries == 0)
-            })
-            .await;
-        let mut found: BTreeMap<String, Vec<Place>> = BTreeMap::new();
-        for message in reactor::logged(self.client(), "events", "out.%3E").await {
-            let message = reactor::in_log(&message);
-            found.entry(message.key).or_default().push(message.place);
-        }
-        for (key, of) in &self.model.keys {
-            let wanted = of.applied.iter();
-            let wanted: Vec<Place> = wanted
-                .flat_map(|told| reactor::wanted(told.sequence, told.what))
-                .collect();
-            let found = found.remove(&key.to_string()).unwrap_or_default();
-            assert_eq!(found, wanted, "messages of key {key}");
-        }
-        assert!(found.is_empty(), "nobody asked for {found:?}");
-    }
-
     /// Everything is released: the state is the fold of all events but those that were dropped.
     async fn finish(&mut self) {
+        self.check_messages().await;
         self.deploy(Code::Fixed, "&strategy=inherit").await;
         self.model.code = Code::Fixed;
         let parked = self.model.parked_keys();
@@ -480,22 +507,10 @@ pub(crate) async fn parked(client: &Client, name: &str) -> BTreeMap<String, Vec<
 
 #[tokio::test]
 async fn a_handler_that_parks_does_what_the_model_does_1() {
-    follow(foldstream_tests::seed()).await;
+    follow(Bed::start(foldstream_tests::seed()).await).await;
 }
 
 #[tokio::test]
 async fn a_handler_that_parks_does_what_the_model_does_2() {
-    follow(2).await;
-}
-
-async fn follow(seed: u64) {
-    let mut bed = Bed::start(seed).await;
-    for number in 0..STEPS {
-        let done = bed.step().await;
-        // Shown only if the test fails.
-        println!("{number}: {done}");
-        bed.check().await;
-    }
-    bed.check_messages().await;
-    bed.finish().await;
+    follow(Bed::start(2).await).await;
 }

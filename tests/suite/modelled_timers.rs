@@ -13,7 +13,7 @@ use foldstream_tests::reactor;
 use foldstream_tests::{guests, wait};
 use serde_json::json;
 
-use crate::modelled::{ask, parked, rebuild, verify};
+use crate::modelled::{Modelled, ask, follow, parked, rebuild, verify};
 
 const ALARM: &str = "alarm";
 const BELL: &str = "bell";
@@ -26,7 +26,6 @@ const NAMES: [&str; 3] = ["tea", "wine", "fails-once"];
 const LATER_MS: u64 = 3_600_000;
 /// Events after which new code is no longer on probation, if nothing else waits.
 const PROBATION: u64 = 100;
-const STEPS: usize = 40;
 /// Most events of one step.
 const EVENTS: u64 = 8;
 
@@ -236,55 +235,6 @@ impl Bed {
         parked.map(|(key, _)| *key).collect()
     }
 
-    async fn step(&mut self) -> String {
-        let parked = self.parked_keys();
-        let key = (!parked.is_empty()).then(|| parked[self.random.usize(..parked.len())]);
-        match (self.random.u8(..24), key) {
-            (0..9, _) => {
-                let events = self.draw();
-                self.append(&events).await;
-                format!("append {events:?}")
-            }
-            (9..12, Some(key)) => self.retry(&[key]).await,
-            (12, Some(_)) => self.retry(&parked).await,
-            (13, Some(key)) => self.drop(key, false).await,
-            (14, Some(key)) => self.drop(key, true).await,
-            (15..18, _) => self.upgrade().await,
-            (18, _) => self.put_back().await,
-            // What a fold of now could not apply was applied by other code.
-            (19, None) if self.is_fixed => {
-                rebuild(self.client(), ALARM).await;
-                "rebuild the handler".to_owned()
-            }
-            (20, _) => {
-                self.releases += 1;
-                let module = guests::release(BELL, self.releases);
-                let way = ["inherit", "rebuild"][self.random.usize(..2)];
-                let parameters = format!("&strategy={way}");
-                let client = self.client();
-                let deployed = client.deploy_with(BELL, &module, &parameters).await;
-                let number = deployed.generation;
-                client.becomes(BELL, number, GenerationStatus::Active).await;
-                format!("the projection: {way}")
-            }
-            (21, _) if self.is_fixed => {
-                verify(self.client(), ALARM).await;
-                verify(self.client(), BELL).await;
-                "verify".to_owned()
-            }
-            (22, _) => {
-                let _ = self.host.stop();
-                self.host.restart().await;
-                "stop".to_owned()
-            }
-            _ => {
-                self.host.kill();
-                self.host.restart().await;
-                "kill".to_owned()
-            }
-        }
-    }
-
     async fn retry(&mut self, keys: &[&'static str]) -> String {
         ask(self.client(), ALARM, "retry", &json!({ "keys": keys })).await;
         for key in keys {
@@ -349,43 +299,6 @@ impl Bed {
         "put back".to_owned()
     }
 
-    /// The host has done what the model has done.
-    async fn check(&self) {
-        self.client().reached(ALARM, self.last).await;
-        let wanted: BTreeMap<String, usize> = self
-            .keys
-            .iter()
-            .filter(|(_, of)| !of.parked.is_empty())
-            .map(|(key, of)| ((*key).to_owned(), of.parked.len()))
-            .collect();
-        wait::until(&format!("the host to park {wanted:?}"), || async {
-            let found = parked(self.client(), ALARM).await.into_iter();
-            let found: BTreeMap<_, _> = found.map(|(key, events)| (key, events.len())).collect();
-            (found == wanted).then_some(())
-        })
-        .await;
-        let pending: u64 = self.keys.values().map(|of| of.timers.len() as u64).sum();
-        self.client()
-            .show_when(ALARM, &format!("have {pending} timers"), |shown| {
-                let timers = shown.timers.as_ref();
-                let outbox = shown.outbox.as_ref();
-                shown.position >= self.last
-                    && timers.is_some_and(|timers| timers.pending == pending)
-                    && outbox.is_some_and(|outbox| outbox.entries == 0)
-            })
-            .await;
-        let shown = self.client().show(ALARM).await;
-        assert_eq!(shown.failure, None, "{shown:#?}");
-        let wanted = self.rang_in_the_model();
-        // What was shown may be of two moments, and something may still be on its way.
-        let last = wait::until(&format!("the timers to ring: {wanted:?}"), || async {
-            let (rang, last) = self.rang().await;
-            (rang == wanted).then_some(last)
-        })
-        .await;
-        self.check_states(last).await;
-    }
-
     fn rang_in_the_model(&self) -> BTreeMap<String, Vec<String>> {
         let keys = self.keys.iter().filter(|(_, of)| !of.rang.is_empty());
         keys.map(|(key, of)| {
@@ -441,6 +354,94 @@ impl Bed {
             .map(|entry| (entry.key, entry.value.to_string()))
             .collect()
     }
+}
+
+impl Modelled for Bed {
+    async fn step(&mut self) -> String {
+        let parked = self.parked_keys();
+        let key = (!parked.is_empty()).then(|| parked[self.random.usize(..parked.len())]);
+        match (self.random.u8(..24), key) {
+            (0..9, _) => {
+                let events = self.draw();
+                self.append(&events).await;
+                format!("append {events:?}")
+            }
+            (9..12, Some(key)) => self.retry(&[key]).await,
+            (12, Some(_)) => self.retry(&parked).await,
+            (13, Some(key)) => self.drop(key, false).await,
+            (14, Some(key)) => self.drop(key, true).await,
+            (15..18, _) => self.upgrade().await,
+            (18, _) => self.put_back().await,
+            // What a fold of now could not apply was applied by other code.
+            (19, None) if self.is_fixed => {
+                rebuild(self.client(), ALARM).await;
+                "rebuild the handler".to_owned()
+            }
+            (20, _) => {
+                self.releases += 1;
+                let module = guests::release(BELL, self.releases);
+                let way = ["inherit", "rebuild"][self.random.usize(..2)];
+                let parameters = format!("&strategy={way}");
+                let client = self.client();
+                let deployed = client.deploy_with(BELL, &module, &parameters).await;
+                let number = deployed.generation;
+                client.becomes(BELL, number, GenerationStatus::Active).await;
+                format!("the projection: {way}")
+            }
+            (21, _) if self.is_fixed => {
+                verify(self.client(), ALARM).await;
+                verify(self.client(), BELL).await;
+                "verify".to_owned()
+            }
+            (22, _) => {
+                let _ = self.host.stop();
+                self.host.restart().await;
+                "stop".to_owned()
+            }
+            _ => {
+                self.host.kill();
+                self.host.restart().await;
+                "kill".to_owned()
+            }
+        }
+    }
+
+    /// The host has done what the model has done.
+    async fn check(&self) {
+        self.client().reached(ALARM, self.last).await;
+        let wanted: BTreeMap<String, usize> = self
+            .keys
+            .iter()
+            .filter(|(_, of)| !of.parked.is_empty())
+            .map(|(key, of)| ((*key).to_owned(), of.parked.len()))
+            .collect();
+        wait::until(&format!("the host to park {wanted:?}"), || async {
+            let found = parked(self.client(), ALARM).await.into_iter();
+            let found: BTreeMap<_, _> = found.map(|(key, events)| (key, events.len())).collect();
+            (found == wanted).then_some(())
+        })
+        .await;
+        let pending: u64 = self.keys.values().map(|of| of.timers.len() as u64).sum();
+        self.client()
+            .show_when(ALARM, &format!("have {pending} timers"), |shown| {
+                let timers = shown.timers.as_ref();
+                let outbox = shown.outbox.as_ref();
+                shown.position >= self.last
+                    && timers.is_some_and(|timers| timers.pending == pending)
+                    && outbox.is_some_and(|outbox| outbox.entries == 0)
+            })
+            .await;
+        let shown = self.client().show(ALARM).await;
+        assert_eq!(shown.failure, None, "{shown:#?}");
+        let wanted = self.rang_in_the_model();
+        // What was shown may be of two moments, and something may still be on its way.
+        let last = wait::until(&format!("the timers to ring: {wanted:?}"), || async {
+            let (rang, last) = self.rang().await;
+            (rang == wanted).then_some(last)
+        })
+        .await;
+        self.check_states(last).await;
+    }
 
     /// Everything is released.
     async fn finish(&mut self) {
@@ -461,21 +462,10 @@ impl Bed {
 
 #[tokio::test]
 async fn a_handler_with_timers_and_a_projection_do_what_the_model_does_1() {
-    follow(foldstream_tests::seed()).await;
+    follow(Bed::start(foldstream_tests::seed()).await).await;
 }
 
 #[tokio::test]
 async fn a_handler_with_timers_and_a_projection_do_what_the_model_does_2() {
-    follow(2).await;
-}
-
-async fn follow(seed: u64) {
-    let mut bed = Bed::start(seed).await;
-    for number in 0..STEPS {
-        let done = bed.step().await;
-        // Shown only if the test fails.
-        println!("{number}: {done}");
-        bed.check().await;
-    }
-    bed.finish().await;
+    follow(Bed::start(2).await).await;
 }

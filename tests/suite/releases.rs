@@ -41,14 +41,7 @@ async fn of_several_bad_releases_each_is_put_back_to_the_good_code() {
         .await;
     stage.assert_ledger_equals_model().await;
     assert_eq!(stage.client().show(LEDGER).await.generation, 1);
-    stage
-        .client()
-        .deploy(LEDGER, &guests::module("ledger-next"))
-        .await;
-    stage
-        .client()
-        .becomes(LEDGER, 6, GenerationStatus::Active)
-        .await;
+    stage.deploy_next(6, GenerationStatus::Active).await;
     stage.client().act(LEDGER, "prune?keep=0").await.expect(200);
     let folder = stage.host.data_dir().join("state").join(LEDGER);
     let files: Vec<_> = std::fs::read_dir(folder)
@@ -307,14 +300,7 @@ async fn a_deployment_that_was_paused_when_another_took_over_can_be_rolled_back_
     stage.assert_ledger_equals_model().await;
     stage.client().act(LEDGER, "pause").await.expect(200);
     stage.publish(300).await;
-    stage
-        .client()
-        .deploy(LEDGER, &guests::module("ledger-next"))
-        .await;
-    stage
-        .client()
-        .becomes(LEDGER, 2, GenerationStatus::Ready)
-        .await;
+    stage.deploy_next(2, GenerationStatus::Ready).await;
     // A pause is an operator's wish: no candidate undoes it by itself.
     assert_eq!(stage.client().show(LEDGER).await.generation, 1);
     stage.client().act(LEDGER, "promote").await.expect(200);

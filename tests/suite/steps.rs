@@ -54,14 +54,7 @@ const STEPS: [(&str, Way); 19] = [
 /// Brings the deployment to where the way begins.
 async fn prepare(stage: &Stage, way: Way) {
     if matches!(way, Way::Rollback | Way::RebuildAgain | Way::Prune) {
-        stage
-            .client()
-            .deploy(LEDGER, &guests::module("ledger-next"))
-            .await;
-        stage
-            .client()
-            .becomes(LEDGER, 2, GenerationStatus::Active)
-            .await;
+        stage.deploy_next(2, GenerationStatus::Active).await;
     }
     if matches!(way, Way::HandBack) {
         stage

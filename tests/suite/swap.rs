@@ -141,14 +141,7 @@ async fn a_migration_gives_what_a_fold_would_give(kind: Kind) {
 async fn a_rollback_is_immediate_and_loses_nothing(kind: Kind) {
     let mut stage = Stage::with_ledger(kind).await;
     stage.publish(1_000).await;
-    stage
-        .client()
-        .deploy(LEDGER, &guests::module("ledger-next"))
-        .await;
-    stage
-        .client()
-        .becomes(LEDGER, 2, GenerationStatus::Active)
-        .await;
+    stage.deploy_next(2, GenerationStatus::Active).await;
     for number in [1, 2, 1] {
         stage.publish(200).await;
         let cut: api::CutOver = stage
@@ -515,14 +508,7 @@ async fn a_rollback_beyond_its_time_says_so_and_rebuilds_when_told() {
         .act(LEDGER, "rollback")
         .await
         .problem(409, "conflict");
-    stage
-        .client()
-        .deploy(LEDGER, &guests::module("ledger-next"))
-        .await;
-    stage
-        .client()
-        .becomes(LEDGER, 2, GenerationStatus::Active)
-        .await;
+    stage.deploy_next(2, GenerationStatus::Active).await;
     stage
         .client()
         .becomes(LEDGER, 1, GenerationStatus::Retired)

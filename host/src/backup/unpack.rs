@@ -272,9 +272,7 @@ fn summed(path: &Path, watcher: &mut Watcher<'_>) -> Result<Sum, Error> {
             }
         })
     }));
-    read.unwrap_or_else(|_| {
-        Err(state::Error::Damaged("its content contradicts itself".to_owned()).into())
-    })?;
+    read.unwrap_or_else(|_| Err(state::Error::damaged("its content contradicts itself").into()))?;
     Ok(sum)
 }
 

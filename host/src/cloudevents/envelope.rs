@@ -124,9 +124,9 @@ impl<'a> Envelope<'a> {
 
 static SPECVERSION: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"specversion\""));
 
-/// Parses a text that may be a CloudEvent or an event in another format, which has no
-/// `specversion`; none for the latter.
-pub fn meant(text: &[u8]) -> Option<Result<Envelope<'_>, Error>> {
+/// Parses a text as a CloudEvent if it has a `specversion`; none for an event in another format,
+/// which has none.
+pub fn parse_with_specversion(text: &[u8]) -> Option<Result<Envelope<'_>, Error>> {
     // A search first: most messages of a stream are no CloudEvents, and parsing costs more.
     SPECVERSION.find(text)?;
     match members(text) {

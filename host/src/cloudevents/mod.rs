@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use attribute::{check_name, check_required, check_text};
-pub use envelope::{Data, Envelope, Outlook, meant, recognise};
+pub use envelope::{Data, Envelope, Outlook, parse_with_specversion, recognise};
 pub use subject::{SubjectTemplate, TemplateError};
 pub use write::Written;
 

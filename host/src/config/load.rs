@@ -290,10 +290,10 @@ fn add_environment(
             continue;
         };
         if !rest.contains("__") && rest != "DATA_DIR" {
-            mistakes.extend(meant(rest).map(|meant| Mistake {
+            mistakes.extend(likely_key(rest).map(|key| Mistake {
                 origin: name.clone(),
                 message: format!(
-                    "would be ignored; write {ENVIRONMENT_PREFIX}{meant}, with two underscores \
+                    "would be ignored; write {ENVIRONMENT_PREFIX}{key}, with two underscores \
                      after each section"
                 ),
             }));
@@ -312,7 +312,7 @@ fn add_environment(
 }
 
 /// The correct name of a variable that lacks only the second underscore of one of our keys.
-fn meant(rest: &str) -> Option<String> {
+fn likely_key(rest: &str) -> Option<String> {
     let rest = rest.to_lowercase();
     let in_section = SECTIONS.iter().find_map(|(section, keys)| {
         let name = rest.strip_prefix(section)?.strip_prefix('_')?;

@@ -254,8 +254,8 @@ impl Work {
             // front of it.
             self.under_way.len() + self.parts.store.parked_firings() + FIRINGS_MAX + 1,
         );
-        let read = tokio::task::spawn_blocking(move || store.timers_after(None, max)).await;
-        read.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
+        let read = move || store.timers_after(None, max);
+        state::joined(tokio::task::spawn_blocking(read).await)
     }
 
     /// The time up to which timers fire. Events that a handler is behind with may cancel those that
@@ -338,8 +338,7 @@ impl Work {
                 .filter_map(|((due, attempt), key)| key.map(|key| Ready { due, attempt, key }))
                 .collect())
         };
-        let read = tokio::task::spawn_blocking(read).await;
-        read.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
+        state::joined(tokio::task::spawn_blocking(read).await)
     }
 
     /// Publishes firings, in order; an error says why some are not known to be stored.

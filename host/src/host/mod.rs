@@ -315,7 +315,7 @@ impl Host {
         let is_log = |name: &&String| matches!(sources[*name], Source::Embedded(_));
         let mut logs = sources.keys().filter(is_log);
         let chosen = match (name, logs.next(), logs.next()) {
-            // One embedded log among other sources is what is meant.
+            // One embedded log among other sources is what the operator intends.
             (None, Some(log), None) => log.clone(),
             _ => self.inner.choose_source(name)?,
         };

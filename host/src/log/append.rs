@@ -21,6 +21,7 @@ use super::ids::Ids;
 use super::subjects::{COVERED_MAX, Subjects};
 use super::{Appended, Error, Expectation, Log, NewEvent, View, now_ns};
 use crate::room::{Room, Use};
+use crate::storage;
 
 /// Most bytes that wait in the queue; further callers first help to commit.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
@@ -137,7 +138,7 @@ impl Log {
         if let Err(shortage) = room.check(Use::Write, bytes as u64) {
             drop(slot);
             for request in &group.requests {
-                request.give(NextStep::Return(Err(Error::Full(shortage.to_string()))));
+                request.give(NextStep::Return(Err(Error::Full(shortage.clone()))));
             }
             return;
         }
@@ -154,8 +155,9 @@ impl Log {
             }
             Err(failure) => {
                 drop(slot);
+                let failure = storage::Error::from(failure);
                 for request in &group.requests {
-                    request.give(NextStep::Return(Err(Error::Storage(failure.to_string()))));
+                    request.give(NextStep::Return(Err(Error::Storage(failure.clone()))));
                 }
             }
         }
@@ -239,7 +241,8 @@ impl Drop for Group<'_> {
         if std::thread::panicking() {
             // Those that have an answer already do not look at another one.
             for request in &self.requests {
-                let broken = "an append was interrupted; the next one reopens the log".to_owned();
+                let broken = "an append was interrupted; the next one reopens the log";
+                let broken = storage::Error::failed_before(broken);
                 request.give(NextStep::Return(Err(Error::Storage(broken))));
             }
         }

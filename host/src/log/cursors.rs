@@ -8,6 +8,7 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::file::Failure;
 use super::{Error, Log};
+use crate::storage;
 
 const CURSORS: TableDefinition<'static, &'static str, &'static [u8]> =
     TableDefinition::new("cursors");
@@ -64,9 +65,9 @@ impl Log {
     pub fn cursor(&self, name: &str) -> Result<Option<Cursor>, Error> {
         let file = self.shared.file.read();
         let Some(database) = file.as_ref() else {
-            return Err(Error::Storage(
-                "it failed and is not open; the next append reopens it".to_owned(),
-            ));
+            return Err(Error::Storage(storage::Error::failed_before(
+                "it failed and is not open; the next append reopens it",
+            )));
         };
         let look = || {
             let transaction = database.begin_read()?;

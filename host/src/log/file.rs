@@ -27,7 +27,7 @@ use super::ids::{IDS_MAX, Ids};
 use super::subjects::Subjects;
 use super::{Error, Options, View};
 use crate::position::StreamIdentity;
-use crate::{advice, atomic_file, damage};
+use crate::{advice, atomic_file, damage, storage};
 
 /// Runs of events by the sequence of their first.
 pub(super) const CHUNKS: TableDefinition<'static, u64, &'static [u8]> =
@@ -53,8 +53,8 @@ pub(super) enum Failure {
     #[error("the file is damaged: {0}; restore it from a backup")]
     Damaged(String),
     /// It failed before and is not open.
-    #[error("{0}")]
-    Closed(String),
+    #[error(transparent)]
+    Closed(#[from] storage::Error),
 }
 
 macro_rules! from_redb {
@@ -73,10 +73,43 @@ from_redb!(
     redb::CommitError
 );
 
+impl From<Failure> for storage::Error {
+    fn from(failure: Failure) -> Self {
+        let text = failure.to_string();
+        match failure {
+            Failure::Redb(error) => Self::because(text, *error),
+            Failure::Corrupt(error) => Self::because(text, error),
+            Failure::Damaged(_) => Self::new(text),
+            Failure::Closed(error) => error,
+        }
+    }
+}
+
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        Self::Storage(failure.to_string())
+        Self::Storage(failure.into())
     }
+}
+
+/// The error of a log that can't be opened; `text` says why.
+fn refused(
+    path: &Path,
+    text: impl std::fmt::Display,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> Error {
+    Error::Open(storage::Error::because(
+        format!("{}: {text}", path.display()),
+        source,
+    ))
+}
+
+fn refused_by_redb(path: &Path, error: redb::DatabaseError) -> Error {
+    refused(path, explain(&error), redb::Error::from(error))
+}
+
+fn refused_by(path: &Path, failure: Failure) -> Error {
+    let failure = storage::Error::from(failure);
+    refused(path, failure.to_string(), failure)
 }
 
 /// Largest sequence and largest number of bytes: no log ever reaches them, and sums of larger
@@ -159,25 +192,24 @@ pub(super) struct Opened {
 
 /// Opens or creates the file.
 pub(super) fn open(path: &Path, options: &Options, now_ns: u64) -> Result<Opened, Error> {
-    let refuse = |message: String| Error::Open(format!("{}: {message}", path.display()));
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder {
         // Its parents too: a first start begins with an empty data folder.
         fs::create_dir_all(folder)
-            .map_err(|error| refuse(format!("cannot create its folder: {error}")))?;
+            .map_err(|error| refused(path, format!("cannot create its folder: {error}"), error))?;
     }
-    let database = open_database(path, options).map_err(|error| refuse(explain(&error)))?;
+    let database = open_database(path, options).map_err(|error| refused_by_redb(path, error))?;
     guarded(|| initialise(&database, options, now_ns))
-        .map_err(|failure| refuse(failure.to_string()))?;
+        .map_err(|failure| refused_by(path, failure))?;
     if let Some(folder) = folder {
         // A new file is durable only once its folder is.
         fs::File::open(folder)
             .and_then(|folder| folder.sync_all())
-            .map_err(|error| refuse(format!("cannot sync its folder: {error}")))?;
+            .map_err(|error| refused(path, format!("cannot sync its folder: {error}"), error))?;
     }
-    guarded(|| load(database, options, now_ns)).map_err(|failure| refuse(failure.to_string()))
+    guarded(|| load(database, options, now_ns)).map_err(|failure| refused_by(path, failure))
 }
 
 /// Runs work on the file. A panic of redb at damage is a failure like any other damage.
@@ -273,10 +305,11 @@ fn initialise(database: &Database, options: &Options, now_ns: u64) -> Result<(),
     // Nothing was changed; a format that is not ours must stay as it is.
     transaction.abort()?;
     if format != FORMAT {
-        return Err(Failure::Closed(format!(
+        return Err(storage::Error::new(format!(
             "file was written by format {format}, this build reads {FORMAT}; upgrade foldstream, \
              or choose another data folder"
-        )));
+        ))
+        .into());
     }
     Ok(())
 }
@@ -378,13 +411,12 @@ pub(super) fn cursor(row: &Row<'_>) -> Result<Cursor, Corrupt> {
 /// Reads everything in a log that nobody has open: every page with its checksum, and every event.
 /// False if the file was damaged and went back to an intact older commit.
 pub(super) fn check(path: &Path) -> Result<bool, Error> {
-    let refuse = |message: String| Error::Open(format!("{}: {message}", path.display()));
     let mut database =
-        open_database(path, &Options::default()).map_err(|error| refuse(explain(&error)))?;
+        open_database(path, &Options::default()).map_err(|error| refused_by_redb(path, error))?;
     let is_sound = damage::guarded(|| database.check_integrity());
     let is_sound = is_sound
         .unwrap_or_else(|error| Err(redb::StorageError::Corrupted(error.to_string()).into()));
-    let is_sound = is_sound.map_err(|error| refuse(explain(&error)))?;
+    let is_sound = is_sound.map_err(|error| refused_by_redb(path, error))?;
     let read_all = || {
         let transaction = database.begin_read()?;
         for row in transaction.open_table(CHUNKS)?.iter()? {
@@ -393,7 +425,7 @@ pub(super) fn check(path: &Path) -> Result<bool, Error> {
         }
         Ok::<_, Failure>(())
     };
-    guarded(read_all).map_err(|failure| refuse(failure.to_string()))?;
+    guarded(read_all).map_err(|failure| refused_by(path, failure))?;
     Ok(is_sound)
 }
 

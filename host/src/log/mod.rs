@@ -42,9 +42,9 @@ use crate::atomic_file::{Displaced, Held};
 use crate::event::{Event, Payload};
 use crate::newest::Newest;
 use crate::position::StreamIdentity;
-use crate::room::Room;
+use crate::room::{self, Room};
 use crate::subject::{Pattern, SubjectSet};
-use crate::{damage, timestamp};
+use crate::{damage, storage, timestamp};
 
 /// Options of a log.
 #[derive(Clone, Debug)]
@@ -168,7 +168,7 @@ pub struct Info {
 pub enum Error {
     /// The file can't be opened.
     #[error("cannot open the embedded log: {0}")]
-    Open(String),
+    Open(#[source] storage::Error),
     /// The file is still being opened.
     #[error("{0}")]
     NotOpen(String),
@@ -212,13 +212,13 @@ pub enum Error {
     },
     /// The disk has too little room: nothing was appended, and the log can still be read.
     #[error("the embedded log accepts no events: {0}")]
-    Full(String),
+    Full(#[source] room::Shortage),
     /// The file is no longer in its place: nothing was appended, and the log can be read as before.
     #[error(transparent)]
     Displaced(#[from] Displaced),
     /// The disk or the file failed; the log must be reopened.
     #[error("embedded log failed: {0}")]
-    Storage(String),
+    Storage(#[source] storage::Error),
 }
 
 /// Checks the log in a file by reading all of it. A damaged file that has an intact older commit
@@ -259,7 +259,7 @@ struct Shared {
 /// The writer, unless the log has failed.
 struct Slot {
     writer: Option<append::Writer>,
-    failed: Option<(Instant, String)>,
+    failed: Option<(Instant, storage::Error)>,
 }
 
 /// The durable state of a log.
@@ -282,7 +282,7 @@ impl Log {
         let newest = Newest::of(path);
         newest
             .check("event", view.last_sequence)
-            .map_err(|fell_back| Error::Open(fell_back.to_string()))?;
+            .map_err(|fell_back| Error::Open(storage::Error::of(fell_back)))?;
         newest.note(view.last_sequence);
         let shared = Shared {
             path: path.to_owned(),
@@ -291,7 +291,7 @@ impl Log {
             options,
             identity: opened.identity,
             held: Held::of(path)
-                .map_err(|error| Error::Open(format!("{}: {error}", path.display())))?,
+                .map_err(|error| Error::Open(storage::Error::of_file(path, error)))?,
             file: RwLock::new(Some(opened.database)),
             opened: AtomicU64::new(1),
             writer: Mutex::new(Slot {
@@ -436,7 +436,8 @@ impl Log {
         let file = self.shared.file.read();
         let database = file
             .as_ref()
-            .ok_or_else(|| Error::Storage("it failed and is not open again yet".to_owned()))?;
+            .ok_or_else(|| storage::Error::failed_before("it failed and is not open again yet"))
+            .map_err(Error::Storage)?;
         database
             .begin_read()
             .map_err(|error| Error::from(file::Failure::from(error)))
@@ -499,8 +500,9 @@ impl Log {
                     %failure,
                     "embedded log failed; reopening it"
                 );
-                slot.failed = Some((Instant::now(), failure.to_string()));
-                Err(failure)
+                let failure = storage::Error::from(failure);
+                slot.failed = Some((Instant::now(), failure.clone()));
+                Err(failure.into())
             }
         }
     }
@@ -511,24 +513,18 @@ impl Log {
             return Ok(());
         }
         // Not more often: on a full disk each opening would repair the file.
-        if let Some((at, message)) = &slot.failed
+        if let Some((at, failure)) = &slot.failed
             && at.elapsed() < file::REOPEN_PAUSE
         {
-            return Err(file::Failure::Closed(format!(
-                "it failed a moment ago: {message}"
-            )));
+            let text = format!("it failed a moment ago: {failure}");
+            return Err(storage::Error::because(text, failure.clone()).into());
         }
         // If the file is gone, opening it would create it again.
-        self.shared
-            .held
-            .check()
-            .map_err(|displaced| file::Failure::Closed(displaced.to_string()))?;
+        self.shared.held.check().map_err(storage::Error::of)?;
         // Waits for all readers, as redb opens a file only once.
         let mut file = self.shared.file.write();
         *file = None;
-        match file::open(&self.shared.path, &self.shared.options, now_ns())
-            .map_err(|error| error.to_string())
-        {
+        match file::open(&self.shared.path, &self.shared.options, now_ns()) {
             Ok(opened)
                 if opened.identity == self.shared.identity && !self.view().is_ahead_of(&opened) =>
             {
@@ -549,13 +545,14 @@ impl Log {
             }
             // The file is closed and stays so until the next attempt.
             outcome => {
-                let message = outcome.err().unwrap_or_else(|| {
-                    "its file lost events that were durable, or is another one; restore it and \
-                     restart"
-                        .to_owned()
+                let failure = outcome.map_or_else(storage::Error::of, |_| {
+                    storage::Error::new(
+                        "its file lost events that were durable, or is another one; restore it \
+                         and restart",
+                    )
                 });
-                slot.failed = Some((Instant::now(), message.clone()));
-                Err(file::Failure::Closed(message))
+                slot.failed = Some((Instant::now(), failure.clone()));
+                Err(failure.into())
             }
         }
     }

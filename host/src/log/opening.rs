@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tracing::{error, info};
 
 use super::{Error, Log, Options};
+use crate::storage;
 
 /// Pause before the next attempt to open a log: the obstacle, such as another process or a full
 /// disk, may pass.
@@ -73,9 +74,8 @@ impl Opening {
             .name("open-log".to_owned())
             .spawn(open);
         thread.map_err(|error| {
-            Error::Open(format!(
-                "cannot start a thread: {error}; raise the limit of tasks"
-            ))
+            let text = format!("cannot start a thread: {error}; raise the limit of tasks");
+            Error::Open(storage::Error::because(text, error))
         })?;
         Ok(Self { shared })
     }
@@ -96,7 +96,7 @@ impl Opening {
         }
         match &*slot {
             // Only what an operator must correct ends a start; other obstacles may pass.
-            Slot::Failed(Error::Open(message)) => Err(Error::Open(message.clone())),
+            Slot::Failed(Error::Open(error)) => Err(Error::Open(error.clone())),
             _ => Ok(()),
         }
     }

@@ -6,6 +6,7 @@ use super::chunk::{Corrupt, Cursor, Headers, Memory, Record};
 use super::file::{self, CHUNKS, Failure};
 use super::{Error, Log};
 use crate::event::Event;
+use crate::storage;
 use crate::subject::SubjectSet;
 
 /// Most bytes that one run examines: the most that a call costs with a rare subject.
@@ -92,7 +93,7 @@ impl Log {
             let file = self.shared.file.read();
             let database = file
                 .as_ref()
-                .ok_or_else(|| Failure::Closed("the embedded log is not open".to_owned()))?;
+                .ok_or_else(|| storage::Error::failed_before("the embedded log is not open"))?;
             if let Some(first) = collector.collect(database, place)? {
                 return Ok(Run {
                     events: Vec::new(),

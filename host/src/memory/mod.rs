@@ -240,7 +240,7 @@ impl Inner {
             // Large is large, whatever it is for: a greedy module must leave something for small
             // batches.
             _ if self.is_large(bytes) => self.total / KEPT_FOR_SMALL,
-            // What is kept for them, whoever else has taken the rest.
+            // What is kept for them, whatever others have taken.
             Purpose::Request | Purpose::Connection if self.used_for(purpose) <= for_answers => 0,
             Purpose::Query | Purpose::Request | Purpose::Watch | Purpose::Connection => {
                 self.total / KEPT_FOR_FOLDS

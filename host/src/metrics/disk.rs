@@ -2,7 +2,7 @@
 
 use prometheus::{GaugeVec, IntGauge, IntGaugeVec, Registry};
 
-use super::{float, float_gauge, gauge, number};
+use super::register::{float, float_gauge, gauge, number};
 use crate::usage::Usage;
 
 /// Figures of the disk.

@@ -2,7 +2,8 @@
 
 use prometheus::{IntGaugeVec, Registry};
 
-use super::{DEPLOYMENT, gauge};
+use super::DEPLOYMENT;
+use super::register::gauge;
 use crate::api::Deployment;
 
 /// Gauges, set when the page is requested; only deployments with an inbox have series.

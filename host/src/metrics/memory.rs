@@ -2,7 +2,7 @@
 
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Registry};
 
-use super::{counter, float, float_gauge, gauge};
+use super::register::{counter, float, float_gauge, gauge};
 use crate::api::MemoryPart;
 
 /// Usage of each part of the budget.

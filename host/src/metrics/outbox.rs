@@ -4,7 +4,8 @@ use prometheus::{
     GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry,
 };
 
-use super::{DEPLOYMENT, counter, float_gauge, gauge, histogram};
+use super::DEPLOYMENT;
+use super::register::{counter, float_gauge, gauge, histogram};
 use crate::api::{Deployment, Promise};
 
 /// Upper bounds of the lateness of timers, in seconds.

@@ -69,3 +69,8 @@ pub(super) fn number(registry: &Registry, name: &str, help: &str) -> IntGauge {
         IntGauge::new(name, help).expect("constant and valid"),
     )
 }
+
+/// A number as a float; NaN if unknown.
+pub(super) fn float(value: Option<u64>) -> f64 {
+    value.map_or(f64::NAN, |value| value as f64)
+}

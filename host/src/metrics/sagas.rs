@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use prometheus::{GaugeVec, IntGaugeVec, Registry};
 
-use super::{float_gauge, gauge};
+use super::register::{float_gauge, gauge};
 use crate::api::{Deployment, Saga, SagaStatus};
 
 /// Most groups of instances of one deployment that have series.

@@ -61,10 +61,11 @@ impl Cache {
     /// Opens or creates a cache.
     pub(super) fn open(folder: &Path, engine: &wasmtime::Engine) -> Result<Self, Error> {
         let unusable = |error: io::Error| {
-            Error::Engine(format!(
+            let message = format!(
                 "cannot use the cache folder {}: {error}; check its permissions",
                 folder.display()
-            ))
+            );
+            Error::engine(message, error)
         };
         DirBuilder::new()
             .recursive(true)

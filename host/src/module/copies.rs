@@ -52,9 +52,7 @@ impl Room {
         }
         // One answer has several copies (its text, its bytes), which are charged together.
         let wanted = self.memory.bytes().saturating_add(bytes as u64);
-        self.memory
-            .grow_to(wanted)
-            .map_err(|shortage| Refusal::Short(shortage.to_string()))
+        Ok(self.memory.grow_to(wanted)?)
     }
 }
 

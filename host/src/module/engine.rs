@@ -12,14 +12,14 @@ use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::cache::Cache;
 use super::child;
-use super::instance::Module;
+use super::linked::Module;
 use super::output::Flow;
 use super::places::Places;
 use super::sandbox::{CORE_INSTANCES_MAX, Host, MEMORIES_MAX, TABLES_MAX};
 use super::ticker::Ticker;
 use super::upload::{self, Kind, digest};
 use super::{Accepted, Error, Loaded, Options, Wanted, description, imports, wasi};
-use crate::memory::{Purpose, Reservation, Shortage};
+use crate::memory::{Purpose, Reservation};
 
 /// Address space for each linear memory if there is plenty: bounds checks are then free.
 const RESERVATION: u64 = 4 << 30;
@@ -260,9 +260,7 @@ impl Engine {
         // Before it is read, so that what there is no memory for takes none.
         // The length of the file serves as that of the code.
         let mut memory = self.inner.options.memory.reservation(Purpose::Code);
-        memory
-            .grow_to(self.inner.cache.length(&accepted.digest))
-            .map_err(short)?;
+        memory.grow_to(self.inner.cache.length(&accepted.digest))?;
         let (component, compile_time) = match self.cached(&accepted.digest, &mut memory)? {
             Some(component) => (component, None),
             None => self
@@ -323,9 +321,10 @@ impl Engine {
         // The setting may name any program; what it wrote is looked at before it is deserialized.
         if wasmtime::Engine::detect_precompiled(&code).is_none() {
             let compiler = self.inner.options.compiler.display();
-            return Err(Error::Engine(format!(
-                "the compiler {compiler} wrote no code; is it this program?"
-            )));
+            return Err(Error::Engine {
+                message: format!("the compiler {compiler} wrote no code; is it this program?"),
+                source: None,
+            });
         }
         charge(memory, &code)?;
         // SAFETY: the code is what this host's own compiler process just wrote to a pipe that no
@@ -371,12 +370,7 @@ impl Engine {
 fn charge(memory: &mut Reservation, code: &[u8]) -> Result<(), Error> {
     let bytes = description::memory_bytes(code);
     memory.shrink_to(bytes);
-    memory.grow_to(bytes).map_err(short)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
-fn short(shortage: Shortage) -> Error {
-    Error::Short(shortage.to_string())
+    Ok(memory.grow_to(bytes)?)
 }
 
 /// The largest pool that fits the address space, or none; with the number of instances that fit.
@@ -463,7 +457,6 @@ fn pool(options: &Options, instances: u32) -> PoolingAllocationConfig {
     pool
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
 pub(super) fn broken(error: wasmtime::Error) -> Error {
-    Error::Engine(format!("{error:#}"))
+    Error::engine(format!("{error:#}"), error)
 }

@@ -1,574 +1,48 @@
-//! Linked modules, and the instances that run them.
+//! The instances that run a module: they apply batches, fire timers and answer queries.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::component::{ComponentExportIndex, Func, InstancePre, TypedFunc};
-use wasmtime::{PoolConcurrencyLimitError, Store};
+use wasmtime::Store;
+use wasmtime::component::Func;
 
-use super::bindings::{
-    Events, Failure, FailureKind, Fired, HandlerRecord, ManifestRecord, PayloadCopy, PayloadRef,
-    QueryFailure,
-};
+use super::bindings::{Events, Failure, FailureKind, Fired, PayloadCopy, PayloadRef, QueryFailure};
 use super::causes::Causes;
-use super::copies::Room;
-use super::engine::{Inner, TABLES_PER_PLACE, broken};
-use super::inbox::{INBOX, InboxRecord};
-use super::manifest::{self, Described};
-use super::migration;
 use super::outbox::Handling;
 use super::output::clipped;
-use super::places::Purpose;
-use super::sandbox::{Access, Bounds, Host, MEMORIES_MAX, System};
+use super::sandbox::{Access, Host};
 use super::ticker::TICK;
-use super::{
-    Accepted, ApplyError, Error, HANDLES_MAX, Identity, KeyRule, Kind, MESSAGE_BYTES_MAX, Manifest,
-    Migration, QueryError,
-};
-use crate::api::ModuleInfo;
+use super::{ApplyError, KeyRule, MESSAGE_BYTES_MAX, QueryError};
 use crate::event::{Event, Payload};
-use crate::memory::{self, Reservation};
 use crate::state;
 use crate::subject::Pattern;
-use crate::timers::{self, Firing, Timer, What};
+use crate::timers::{Firing, Timer, What};
 
-/// A compiled and linked module.
-pub struct Module {
-    engine: Arc<Inner>,
-    linked: InstancePre<Host>,
-    exports: Exports,
-    system: System,
-    manifest: Manifest,
-    info: ModuleInfo,
-    /// The memory of its native code.
-    code: Reservation,
-}
-
-/// The functions of the world.
-struct Exports {
-    kind: Kind,
-    manifest: ComponentExportIndex,
-    /// `apply`, or `handle` of a handler.
-    apply: ComponentExportIndex,
-    query: ComponentExportIndex,
-    /// `on-timer`, only of handlers.
-    on_timer: Option<ComponentExportIndex>,
-    /// Only of modules that can migrate.
-    migrate: Option<ComponentExportIndex>,
-    /// Only of modules that may have an inbox.
-    inbox: Option<ComponentExportIndex>,
-}
-
-/// Why there is no instance.
-enum StartError {
-    /// The maximum number of instances is in use.
-    Busy,
-    /// The host is short of memory.
-    Short(String),
-    /// The host could not create one, whatever the module.
-    Host(String),
-    /// The module failed to start.
-    Failed(ApplyError),
-}
-
-/// Size of the longest list of keys in a call of get-many, in bytes: it counts towards the same
-/// limit as an answer.
-const KEYS_BYTES: usize = 3 << 20;
-/// Size of the longest list in a call of put-many, in bytes, before its entries are read.
-const ENTRIES_BYTES: usize = 8 << 20;
-
-type ApplyResult = Result<(), Failure>;
-type QueryResult = Result<PayloadCopy, QueryFailure>;
-
-impl fmt::Debug for Module {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Module")
-            .field("info", &self.info)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Module {
-    /// Asks a linked component for its manifest, in a sandbox without state.
-    pub(super) fn new(
-        engine: Arc<Inner>,
-        linked: InstancePre<Host>,
-        accepted: &Accepted,
-        code: Reservation,
-    ) -> Result<Self, Error> {
-        let exports = Exports::of(&linked)?;
-        let wants_wasi = accepted
-            .imports
-            .iter()
-            .any(|name| name.starts_with("wasi:"));
-        let system = if wants_wasi {
-            System::Wasi
-        } else {
-            System::None
-        };
-        // What the module asks for is in its manifest: until that is read, the host's maximum
-        // applies.
-        let bounds = Bounds {
-            memory_bytes: engine.options.memory_bytes_max,
-            ..manifest::bounds(&engine.options, None)
-        };
-        let record = ask(&engine, &linked, &exports, bounds, system)?;
-        let (record, inbox) = record;
-        let manifest = Manifest {
-            inbox: inbox.map(InboxRecord::checked).transpose()?,
-            ..record.checked(&engine.options)?
-        };
-        let info = manifest::info(&manifest, accepted, exports.migrate.is_some());
-        let module = Self {
-            engine,
-            linked,
-            exports,
-            system,
-            manifest,
-            info,
-            code,
-        };
-        // It must also start within the limits that it asked for; otherwise every batch would fail.
-        let identity = Identity {
-            deployment: module.manifest.name.clone(),
-            generation: 0,
-        };
-        module.instantiate(&identity)?;
-        Ok(module)
-    }
-
-    /// Its manifest.
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
-    /// The same, for people and machines outside.
-    pub fn info(&self) -> &ModuleInfo {
-        &self.info
-    }
-
-    /// Its native code, in bytes: memory that it takes while it is in use.
-    pub fn code_bytes(&self) -> u64 {
-        self.code.bytes()
-    }
-
-    /// What it is.
-    pub fn kind(&self) -> Kind {
-        self.exports.kind
-    }
-
-    /// Whether it can migrate the state of an older version.
-    pub fn migrates(&self) -> bool {
-        self.exports.migrate.is_some()
-    }
-
-    /// Creates an instance for applying.
-    pub fn instantiate(&self, identity: &Identity) -> Result<Instance, Error> {
-        self.start(identity, Purpose::Fold, 0)
-            .map_err(|error| self.unavailable(error))
-    }
-
-    /// Creates an instance that migrates a state of version `from_version`, page by page.
-    ///
-    /// Fails if the module [does not migrate](Self::migrates).
-    pub fn migration(&self, identity: &Identity, from_version: u32) -> Result<Migration, Error> {
-        let Some(migrate) = self.exports.migrate else {
-            return Err(Error::Refused(
-                "it has no export `migrate`; export it, or rebuild the state from the stream"
-                    .to_owned(),
-            ));
-        };
-        let bounds = manifest::bounds(&self.engine.options, Some(&self.manifest));
-        let made = Made {
-            bounds,
-            identity,
-            system: self.system,
-            purpose: Purpose::Fold,
-            time_ns: 0,
-        };
-        let (mut store, instance) =
-            start(&self.engine, &self.linked, &made).map_err(|error| self.unavailable(error))?;
-        // The result of a page is copied at once, however large it is.
-        let mut room = self
-            .engine
-            .options
-            .memory
-            .reservation(memory::Purpose::Fold);
-        room.grow_to(bounds.transfer_bytes_max as u64)
-            .map_err(|shortage| Error::Short(shortage.to_string()))?;
-        store.set_hostcall_fuel(bounds.transfer_bytes_max);
-        let migrate = function(&mut store, instance, migrate);
-        Ok(Migration::new(
-            store,
-            migrate,
-            from_version,
-            ticks(bounds.deadline),
-            room,
-        ))
-    }
-
-    fn unavailable(&self, error: StartError) -> Error {
-        match error {
-            StartError::Busy => Error::Busy(self.engine.places.total()),
-            StartError::Short(shortage) => Error::Short(shortage),
-            StartError::Host(error) => Error::Engine(error),
-            StartError::Failed(error) => Error::Refused(format!("it does not start: {error}")),
-        }
-    }
-
-    /// Answers a query on a fresh instance over a snapshot.
-    ///
-    /// The instance's memory is charged as it grows, and the answer before it is copied, when its
-    /// length is known.
-    pub fn query(
-        &self,
-        identity: &Identity,
-        snapshot: state::Snapshot,
-        name: &str,
-        args: &Payload,
-    ) -> Result<Payload, QueryError> {
-        let mut instance = match self.start(identity, Purpose::Query, snapshot.time_ns()) {
-            Ok(instance) => instance,
-            Err(StartError::Busy | StartError::Host(_)) => return Err(QueryError::Busy),
-            Err(StartError::Short(shortage)) => return Err(QueryError::Short(shortage)),
-            Err(StartError::Failed(error)) => return Err(failed(error)),
-        };
-        let options = &self.engine.options;
-        let mut room = options.memory.reservation(memory::Purpose::Query);
-        if let Err(shortage) = room.grow_to(KEYS_BYTES as u64) {
-            // Wakes idle instances to give up their memory; the text that it makes is not needed.
-            instance.store.data().short(String::new());
-            return Err(QueryError::Short(shortage.to_string()));
-        }
-        // What passes from guest to host in one call: the answer at the end, or the keys of a
-        // get-many.
-        instance
-            .store
-            .set_hostcall_fuel(options.answer_bytes_max + KEYS_BYTES);
-        let room = Room::new(room, options.answer_bytes_max);
-        // The room is released when the caller has the answer, which charges it again until it is
-        // sent.
-        let (result, _room) = room.charge(|| instance.query(snapshot, name, args));
-        match result {
-            Ok(Ok(answer)) => Ok(Payload::from(answer)),
-            Ok(Err(QueryFailure::UnknownQuery)) => Err(QueryError::UnknownQuery),
-            Ok(Err(QueryFailure::InvalidArguments(text))) => {
-                Err(QueryError::InvalidArguments(message(&text.0)))
-            }
-            Ok(Err(QueryFailure::NotFound)) => Err(QueryError::NotFound),
-            Ok(Err(QueryFailure::Failed(text))) => Err(QueryError::Failed(message(&text.0))),
-            Err(error) => Err(failed(instance.store.data().explain(error))),
-        }
-    }
-
-    fn start(
-        &self,
-        identity: &Identity,
-        purpose: Purpose,
-        time_ns: u64,
-    ) -> Result<Instance, StartError> {
-        let bounds = manifest::bounds(&self.engine.options, Some(&self.manifest));
-        let made = Made {
-            bounds,
-            identity,
-            system: self.system,
-            purpose,
-            time_ns,
-        };
-        let (mut store, instance) = start(&self.engine, &self.linked, &made)?;
-        let apply = function(&mut store, instance, self.exports.apply);
-        let query = function(&mut store, instance, self.exports.query);
-        let on_timer = self
-            .exports
-            .on_timer
-            .map(|index| function(&mut store, instance, index));
-        Ok(Instance {
-            store,
-            apply,
-            query,
-            on_timer,
-            deadline_ticks: ticks(bounds.deadline),
-            with_headers: self.manifest.wants_headers,
-            handles: (self.exports.kind == Kind::Handler).then(|| Handles {
-                rule: self.manifest.key_rule.clone(),
-                publishes: self.manifest.publishes.clone().into(),
-                firings: self
-                    .manifest
-                    .sets_timers
-                    .then(|| timers::subject(&identity.deployment)),
-            }),
-            spent: false,
-        })
-    }
-}
-
-impl Exports {
-    fn of(linked: &InstancePre<Host>) -> Result<Self, Error> {
-        let found = |name: &str| linked.component().get_export_index(None, name);
-        let required = |name: &str| {
-            found(name).ok_or_else(|| {
-                Error::Refused(format!(
-                    "it exports no function `{name}`; build it with a matching SDK"
-                ))
-            })
-        };
-        let (kind, apply) = match found("handle") {
-            Some(handle) => (Kind::Handler, handle),
-            None => (Kind::Projection, required("apply")?),
-        };
-        let on_timer = match kind {
-            Kind::Handler => Some(required("on-timer")?),
-            Kind::Projection => None,
-        };
-        Ok(Self {
-            kind,
-            on_timer,
-            manifest: required("manifest")?,
-            apply,
-            query: required("query")?,
-            migrate: found("migrate"),
-            inbox: found(INBOX),
-        })
-    }
-}
-
-/// A function of an instance whose exports [`ask`] found to be functions.
-fn function(
-    store: &mut Store<Host>,
-    instance: wasmtime::component::Instance,
-    index: ComponentExportIndex,
-) -> Func {
-    instance
-        .get_func(store, index)
-        .expect("it was a function when the module was linked")
-}
-
-/// Options for creating an instance.
-struct Made<'a> {
-    bounds: Bounds,
-    identity: &'a Identity,
-    system: System,
-    purpose: Purpose,
-    /// The start of its clock.
-    time_ns: u64,
-}
-
-/// How many places of the pool an instance of a component takes.
-fn places(linked: &InstancePre<Host>) -> u32 {
-    let needed = linked.component().resources_required();
-    // Wasmtime cannot always say: then the most that the pool lets one component have.
-    needed.map_or(MEMORIES_MAX, |needed| {
-        needed
-            .num_memories
-            .max(needed.num_tables.div_ceil(TABLES_PER_PLACE))
-            .max(1)
-    })
-}
-
-/// Creates a store, and an instance in it.
-fn start(
-    engine: &Inner,
-    linked: &InstancePre<Host>,
-    made: &Made<'_>,
-) -> Result<(Store<Host>, wasmtime::component::Instance), StartError> {
-    let Made {
-        bounds,
-        identity,
-        system,
-        purpose,
-        time_ns,
-    } = *made;
-    let permit = engine
-        .places
-        .take(purpose, places(linked))
-        .ok_or(StartError::Busy)?;
-    let memory = engine.options.memory.reservation(match purpose {
-        Purpose::Fold => memory::Purpose::Fold,
-        Purpose::Query => memory::Purpose::Query,
-    });
-    let shared = (
-        engine.flow(&identity.deployment),
-        Arc::clone(&engine.ticker),
-    );
-    let host = Host::new(bounds, identity, system, permit, memory, shared);
-    // For a query the time of its snapshot's last event, never that of the machine: the answer is
-    // the same wherever it is asked. Events and firings advance that of a fold.
-    host.clock.advance(time_ns);
-    let mut store = Store::new(&engine.wasmtime, host);
-    store.limiter(|host| &mut host.growth);
-    // The most that one call passes to the host: the list of a put-many, or one value.
-    store.set_hostcall_fuel(bounds.value_bytes_max + ENTRIES_BYTES);
-    store.set_max_component_handles(HANDLES_MAX);
-    // Before the clock is woken by `begin_call`: the epoch only rises while a guest runs.
-    store.set_epoch_deadline(ticks(bounds.deadline));
-    // A start function runs guest code: it has a deadline and counters, but no state.
-    store.data_mut().begin_call(Access::None);
-    let result = linked.instantiate(&mut store);
-    store.data_mut().end_call();
-    match result {
-        Ok(instance) => Ok((store, instance)),
-        Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(StartError::Busy),
-        // A refused growth ends the start as a trap does; only the limiter knows the reason.
-        Err(_) if store.data().shortage().is_some() => {
-            let shortage = store.data().shortage().unwrap_or_default().to_owned();
-            store.data().short(String::new());
-            Err(StartError::Short(shortage))
-        }
-        Err(error) if store.data().is_of_module(&error) => {
-            Err(StartError::Failed(store.data().explain(error)))
-        }
-        Err(error) => Err(StartError::Host(format!(
-            "cannot create an instance: {error:#}"
-        ))),
-    }
-}
-
-/// Calls `manifest`, and `inbox` if there is one, and checks the types of all exports.
-fn ask(
-    engine: &Inner,
-    linked: &InstancePre<Host>,
-    exports: &Exports,
-    bounds: Bounds,
-    system: System,
-) -> Result<(Described, Option<InboxRecord>), Error> {
-    let identity = Identity {
-        deployment: "manifest".to_owned(),
-        generation: 0,
-    };
-    let made = Made {
-        bounds,
-        identity: &identity,
-        system,
-        purpose: Purpose::Fold,
-        time_ns: 0,
-    };
-    let (mut store, instance) = match start(engine, linked, &made) {
-        Ok(started) => started,
-        Err(StartError::Busy) => return Err(Error::Busy(engine.places.total())),
-        Err(StartError::Short(shortage)) => return Err(Error::Short(shortage)),
-        Err(StartError::Host(error)) => return Err(Error::Engine(error)),
-        Err(StartError::Failed(error)) => {
-            return Err(Error::Refused(format!("it does not start: {error}")));
-        }
-    };
-    // Types before the call: what has another type is refused as such, not as a failed call.
-    let (manifest, inbox) = check_types(&mut store, instance, exports)?;
-    store.set_epoch_deadline(ticks(bounds.deadline));
-    store.data_mut().begin_call(Access::None);
-    let result = match manifest {
-        Describe::Projection(manifest) => manifest
-            .call(&mut store, ())
-            .map(|(record,)| Described::Projection(record)),
-        Describe::Handler(manifest) => manifest
-            .call(&mut store, ())
-            .map(|(record,)| Described::Handler(record)),
-    };
-    store.data_mut().end_call();
-    let failed = |name: &str, store: &Store<Host>, error| match store.data().explain(error) {
-        ApplyError::Busy(shortage) => Error::Short(shortage),
-        error => Error::Manifest(format!("`{name}` failed: {error}")),
-    };
-    let record = result.map_err(|error| failed("manifest", &store, error))?;
-    let Some(inbox) = inbox else {
-        return Ok((record, None));
-    };
-    store.set_epoch_deadline(ticks(bounds.deadline));
-    store.data_mut().begin_call(Access::None);
-    let result = inbox.call(&mut store, ());
-    store.data_mut().end_call();
-    match result {
-        Ok((inbox,)) => Ok((record, inbox)),
-        Err(error) => Err(failed(INBOX, &store, error)),
-    }
-}
-
-/// `inbox`, ready to be called.
-type DescribeInbox = TypedFunc<(), (Option<InboxRecord>,)>;
-
-/// `manifest` of either kind.
-enum Describe {
-    Projection(TypedFunc<(), (ManifestRecord,)>),
-    Handler(TypedFunc<(), (HandlerRecord,)>),
-}
-
-/// Checks the types of all exports; returns `manifest` and `inbox`, ready to be called.
-fn check_types(
-    store: &mut Store<Host>,
-    instance: wasmtime::component::Instance,
-    exports: &Exports,
-) -> Result<(Describe, Option<DescribeInbox>), Error> {
-    let mismatch = |name: &'static str| {
-        move |error: wasmtime::Error| {
-            Error::Refused(format!(
-                "its export `{name}` has another type: {error:#}; build it with a matching SDK"
-            ))
-        }
-    };
-    let mut function = |index| {
-        let function = instance.get_func(&mut *store, index);
-        function
-            .ok_or_else(|| Error::Refused("an export of the world is not a function".to_owned()))
-    };
-    let (manifest, apply, query) = (
-        function(exports.manifest)?,
-        function(exports.apply)?,
-        function(exports.query)?,
-    );
-    let on_timer = exports.on_timer.map(&mut function).transpose()?;
-    let migrate = exports.migrate.map(&mut function).transpose()?;
-    let inbox = exports.inbox.map(function).transpose()?;
-    let applies = if exports.kind == Kind::Handler {
-        "handle"
-    } else {
-        "apply"
-    };
-    apply
-        .typed::<(Events<'_>,), (ApplyResult,)>(&*store)
-        .map_err(mismatch(applies))?;
-    query
-        .typed::<(&str, PayloadRef<'_>), (QueryResult,)>(&*store)
-        .map_err(mismatch("query"))?;
-    if let Some(on_timer) = on_timer {
-        on_timer
-            .typed::<(&[Fired<'_>],), (ApplyResult,)>(&*store)
-            .map_err(mismatch("on-timer"))?;
-    }
-    if let Some(migrate) = migrate {
-        migration::typed(&migrate, store).map_err(mismatch("migrate"))?;
-    }
-    let inbox = inbox
-        .map(|inbox| inbox.typed(&*store).map_err(mismatch(INBOX)))
-        .transpose()?;
-    let described = match exports.kind {
-        Kind::Projection => manifest.typed(&*store).map(Describe::Projection),
-        Kind::Handler => manifest.typed(&*store).map(Describe::Handler),
-    };
-    Ok((described.map_err(mismatch("manifest"))?, inbox))
-}
+pub(super) type ApplyResult = Result<(), Failure>;
+pub(super) type QueryResult = Result<PayloadCopy, QueryFailure>;
 
 /// One running instance.
 pub struct Instance {
-    store: Store<Host>,
-    apply: Func,
-    query: Func,
+    pub(super) store: Store<Host>,
+    pub(super) apply: Func,
+    pub(super) query: Func,
     /// Only of a handler.
-    on_timer: Option<Func>,
-    deadline_ticks: u64,
-    with_headers: bool,
+    pub(super) on_timer: Option<Func>,
+    pub(super) deadline_ticks: u64,
+    pub(super) with_headers: bool,
     /// Only of a handler.
-    handles: Option<Handles>,
+    pub(super) handles: Option<Handles>,
     /// A call failed: the guest's memory no longer matches the state.
-    spent: bool,
+    pub(super) spent: bool,
 }
 
 /// What the messages of a handler need of its manifest.
-struct Handles {
-    rule: KeyRule,
-    publishes: Arc<[Pattern]>,
+pub(super) struct Handles {
+    pub(super) rule: KeyRule,
+    pub(super) publishes: Arc<[Pattern]>,
     /// The subject of firings, if it sets timers.
-    firings: Option<String>,
+    pub(super) firings: Option<String>,
 }
 
 impl fmt::Debug for Instance {
@@ -782,7 +256,7 @@ impl Instance {
         Ok(result)
     }
 
-    fn query(
+    pub(super) fn query(
         &mut self,
         snapshot: state::Snapshot,
         name: &str,
@@ -820,7 +294,7 @@ impl Instance {
 }
 
 /// The epochs after which a call is interrupted: the current one does not count.
-fn ticks(deadline: Duration) -> u64 {
+pub(super) fn ticks(deadline: Duration) -> u64 {
     let ticks = deadline.as_nanos().div_ceil(TICK.as_nanos());
     // Half of the range, because the engine adds the current epoch to it.
     u64::try_from(ticks).unwrap_or(u64::MAX / 2) + 1
@@ -842,7 +316,7 @@ fn failed_event(failure: &Failure, count: usize) -> ApplyError {
     }
 }
 
-fn failed(error: ApplyError) -> QueryError {
+pub(super) fn failed(error: ApplyError) -> QueryError {
     match error {
         ApplyError::Deadline(deadline) => QueryError::Deadline(deadline),
         ApplyError::Busy(shortage) => QueryError::Short(shortage),
@@ -852,10 +326,4 @@ fn failed(error: ApplyError) -> QueryError {
 
 pub(super) fn message(text: &str) -> String {
     clipped(text, MESSAGE_BYTES_MAX).to_owned()
-}
-
-impl From<wasmtime::Error> for Error {
-    fn from(error: wasmtime::Error) -> Self {
-        broken(error)
-    }
 }

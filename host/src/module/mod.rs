@@ -17,6 +17,7 @@ mod imports;
 mod inbox;
 mod instance;
 mod key;
+mod linked;
 mod manifest;
 mod migration;
 mod outbox;
@@ -38,14 +39,15 @@ pub use checker::{Job, Order, run as run_checker};
 pub use child::{this_program, walls};
 pub use engine::Engine;
 pub use inbox::Inbox;
-pub use instance::{Instance, Module};
+pub use instance::Instance;
+pub use linked::Module;
 pub use manifest::DrawnManifest;
 pub use migration::Migration;
 pub use upload::digest;
 pub use wanted::{Waiting, Wanted};
 
 use crate::api::FailureClass;
-use crate::memory::Memory;
+use crate::memory::{Memory, Shortage};
 use crate::state;
 use crate::subject::{Pattern, SubjectSet};
 
@@ -253,8 +255,14 @@ pub enum Error {
     #[error("cannot compile the module: {0}")]
     Compile(String),
     /// The engine or its cache failed; not the module's fault.
-    #[error("engine failed: {0}")]
-    Engine(String),
+    #[error("engine failed: {message}")]
+    Engine {
+        /// What happened, and what to do.
+        message: String,
+        /// The error of the engine or of the system, which the message quotes.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
     /// The maximum number of instances is running; there is a place again when one of them ends.
     #[error(
         "no instance is free: all {0} places are taken; delete deployments that are no longer \
@@ -262,8 +270,8 @@ pub enum Error {
     )]
     Busy(u32),
     /// The host is short of memory; some is available again when others end.
-    #[error("{0}")]
-    Short(String),
+    #[error(transparent)]
+    Short(#[from] Shortage),
 }
 
 /// Why a batch could not be applied. Drop its writes; unless noted otherwise the instance can't be
@@ -307,20 +315,35 @@ pub enum ApplyError {
     #[error(transparent)]
     State(state::Error),
     /// The host's budget has no memory left for the guest. No event is to blame.
-    #[error("{0}")]
-    Busy(String),
+    #[error(transparent)]
+    Busy(Shortage),
     /// The machine could not provide what the guest may use, such as memory.
     #[error("the host lacks resources: {0}")]
     Host(String),
 }
 
 impl Error {
+    /// A failure of the engine.
+    fn engine(
+        message: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Engine {
+            message: message.into(),
+            source: Some(source.into()),
+        }
+    }
+
     /// Whether a retry may succeed without a change of the module. Only for a module that was
     /// accepted once.
     pub fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Busy(_) | Self::Short(_) | Self::Engine(_) | Self::Check(_) | Self::Compile(_)
+            Self::Busy(_)
+                | Self::Short(_)
+                | Self::Engine { .. }
+                | Self::Check(_)
+                | Self::Compile(_)
         )
     }
 }
@@ -420,7 +443,7 @@ pub enum QueryError {
     Busy,
     /// The host is short of memory.
     #[error("{0}; try again in a moment")]
-    Short(String),
+    Short(#[source] Shortage),
 }
 
 /// Why a page of old entries was not migrated. The migration is over; the old state is unchanged.

@@ -12,12 +12,12 @@ use wasmtime_wasi::{I32Exit, WasiCtxView, WasiView};
 
 use super::outbox::Handling;
 use super::output::{Flow, Output, clipped};
-use super::places::Permit;
+use super::places::{Permit, Purpose};
 use super::ticker::{Running, Ticker};
 use super::wasi::{Clock, Wasi};
 use super::{ApplyError, Identity, MESSAGE_BYTES_MAX};
 use crate::event::Payload;
-use crate::memory::Reservation;
+use crate::memory::{Reservation, Shortage};
 use crate::state;
 
 /// Longest name of a function in a backtrace, in bytes.
@@ -94,8 +94,8 @@ pub(super) enum Refusal {
     #[error(transparent)]
     State(state::Error),
     /// The host is short of memory.
-    #[error("{0}")]
-    Short(String),
+    #[error(transparent)]
+    Short(#[from] Shortage),
     #[error("the call passed its deadline")]
     Late,
     #[error("{0}")]
@@ -123,7 +123,7 @@ impl From<state::Error> for Refusal {
     fn from(error: state::Error) -> Self {
         match error {
             state::Error::Limit { limit, message } => Self::Limit { limit, message },
-            state::Error::Busy(message) => Self::Short(message),
+            state::Error::Busy(shortage) => Self::Short(shortage),
             state::Error::Late => Self::Late,
             other => Self::State(other),
         }
@@ -143,6 +143,16 @@ pub(super) struct Bounds {
     pub(super) transfer_bytes_max: usize,
     /// Largest value, in bytes.
     pub(super) value_bytes_max: usize,
+}
+
+/// Options for creating an instance.
+pub(super) struct Made<'a> {
+    pub(super) bounds: Bounds,
+    pub(super) identity: &'a Identity,
+    pub(super) system: System,
+    pub(super) purpose: Purpose,
+    /// The start of its clock.
+    pub(super) time_ns: u64,
 }
 
 /// The memory of what one host call collects: a list of the guest, values, a page. The next call
@@ -166,9 +176,9 @@ impl Buffer {
         let bytes = bytes as u64;
         match &mut self.memory {
             // A call that grows again keeps its larger piece, until `begin` returns it.
-            Some(memory) if bytes > INSTANCE_BYTES && bytes > memory.bytes() => memory
-                .grow_to(bytes.next_multiple_of(BUFFER_PIECE))
-                .map_err(|shortage| Refusal::Short(shortage.to_string())),
+            Some(memory) if bytes > INSTANCE_BYTES && bytes > memory.bytes() => {
+                Ok(memory.grow_to(bytes.next_multiple_of(BUFFER_PIECE))?)
+            }
             _ => Ok(()),
         }
     }
@@ -216,13 +226,17 @@ impl fmt::Debug for Host {
 
 impl Host {
     pub(super) fn new(
-        bounds: Bounds,
-        identity: &Identity,
-        system: System,
+        made: &Made<'_>,
         permit: Permit,
         memory: Reservation,
         (flow, ticker): (Arc<Flow>, Arc<Ticker>),
     ) -> Self {
+        let Made {
+            bounds,
+            identity,
+            system,
+            ..
+        } = *made;
         let output = Arc::new(Output::new(identity.clone(), bounds.log_bytes_max, flow));
         let clock = Arc::new(Clock::default());
         let wasi = match system {
@@ -324,7 +338,7 @@ impl Host {
         let error = match error.downcast::<Refusal>() {
             Ok(Refusal::Limit { limit, message }) => return ApplyError::Limit { limit, message },
             Ok(Refusal::State(error)) => return ApplyError::State(error),
-            Ok(Refusal::Short(message)) => return self.short(message),
+            Ok(Refusal::Short(shortage)) => return self.short(shortage),
             Ok(Refusal::Late) => return ApplyError::Deadline(self.bounds.deadline),
             Ok(Refusal::Denied(reason)) => return ApplyError::Trap(reason.to_owned()),
             Err(error) => error,
@@ -360,7 +374,7 @@ impl Host {
                     message: message.clone(),
                 };
             }
-            Some(Refused::Short(message)) => return self.short(message.clone()),
+            Some(Refused::Short(shortage)) => return self.short(shortage.clone()),
             Some(Refused::Host(message)) => return ApplyError::Host(message.clone()),
             None => {}
         }
@@ -391,9 +405,13 @@ fn is_out_of_fuel(error: &wasmtime::Error) -> bool {
 
 impl Host {
     /// The host is short of memory: idle instances release theirs.
-    pub(super) fn short(&self, message: String) -> ApplyError {
+    pub(super) fn want_memory(&self) {
         self.permit.want();
-        ApplyError::Busy(message)
+    }
+
+    fn short(&self, shortage: Shortage) -> ApplyError {
+        self.want_memory();
+        ApplyError::Busy(shortage)
     }
 
     /// Requests that to make of the module's word that an event failed, if its instance has as much
@@ -412,9 +430,9 @@ impl Host {
     }
 
     /// Requests that the host's shortage of memory refused since the call began.
-    pub(super) fn shortage(&self) -> Option<&str> {
+    pub(super) fn shortage(&self) -> Option<&Shortage> {
         match &self.growth.refused {
-            Some(Refused::Short(message)) => Some(message),
+            Some(Refused::Short(shortage)) => Some(shortage),
             _ => None,
         }
     }
@@ -476,7 +494,7 @@ enum Refused {
     /// Name of the limit, and what to do.
     Limit(&'static str, String),
     /// The host's budget has no memory left.
-    Short(String),
+    Short(Shortage),
     /// The machine has no memory left.
     Host(String),
 }
@@ -503,9 +521,11 @@ impl Growth {
     /// Ends the call. A guest that learns of the failure could behave differently than with more
     /// memory, and its result would depend on what its instance happens to hold.
     fn refuse(&mut self, refused: Refused) -> wasmtime::Result<bool> {
-        let (Refused::Limit(_, message) | Refused::Short(message) | Refused::Host(message)) =
-            &refused;
-        let error = wasmtime::Error::msg(message.clone());
+        let message = match &refused {
+            Refused::Limit(_, message) | Refused::Host(message) => message.clone(),
+            Refused::Short(shortage) => shortage.to_string(),
+        };
+        let error = wasmtime::Error::msg(message);
         self.refused = Some(refused);
         Err(error)
     }
@@ -544,7 +564,7 @@ impl ResourceLimiter for Growth {
             .memory
             .grow_to(total as u64 + self.table_bytes() + INSTANCE_BYTES)
         {
-            return self.refuse(Refused::Short(shortage.to_string()));
+            return self.refuse(Refused::Short(shortage));
         }
         self.memory_bytes = total;
         Ok(true)
@@ -586,7 +606,7 @@ impl ResourceLimiter for Growth {
             .memory
             .grow_to(self.memory_bytes as u64 + self.table_bytes() + INSTANCE_BYTES)
         {
-            return self.refuse(Refused::Short(shortage.to_string()));
+            return self.refuse(Refused::Short(shortage));
         }
         Ok(true)
     }

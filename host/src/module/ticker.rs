@@ -47,9 +47,10 @@ impl Ticker {
             .spawn(move || shared.run(tick));
         match thread {
             Ok(_) => Ok(Self { inner }),
-            Err(error) => Err(Error::Engine(format!(
-                "cannot start the thread that watches deadlines: {error}"
-            ))),
+            Err(error) => {
+                let message = format!("cannot start the thread that watches deadlines: {error}");
+                Err(Error::engine(message, error))
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 //! The cursor is a message of the same stream that names the place of the last effect that is
 //! stored. It is stored together with the effects before it or not at all, and only behind the
 //! cursor that this owner has read. So effects up to the cursor are stored and those after it are
-//! not, whatever the window of the stream has forgotten, and whoever else publishes for the same
-//! deployment.
+//! not, whatever the window of the stream has forgotten, and even if another host publishes for the
+//! same deployment.
 //!
 //! A stream takes cursors if it allows atomic batches and has their subject among its own.
 

@@ -237,9 +237,8 @@ impl Task {
 
     async fn rows(&self) -> Result<Vec<Row>, state::Error> {
         let (store, name) = (self.parts.store.clone(), self.name.clone());
-        let read =
-            tokio::task::spawn_blocking(move || store.effects(&name, ROWS_MAX, BYTES_MAX)).await;
-        read.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
+        let read = move || store.effects(&name, ROWS_MAX, BYTES_MAX);
+        state::joined(tokio::task::spawn_blocking(read).await)
     }
 
     /// Sends rows, and confirms what is stored.

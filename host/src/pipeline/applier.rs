@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::commits::is_large;
 use super::duplicates::Duplicates;
 use super::ladder::{Attempt, Ladder, Step};
-use super::parking::{Aside, Outcomes, Parking};
+use super::parking::{LeftOut, Outcomes, Parking};
 use super::portion::Portion;
 use super::{Desired, Ended, Fold, MakeFold, Pace, Policy, Settings, firings};
 use crate::api::FailureClass;
@@ -20,6 +20,7 @@ use crate::module::{self, ApplyError};
 use crate::progress::{Alive, Cause, NextAttempt, Progress};
 use crate::state::exceptions::Skips;
 use crate::state::{self, ParkedFailure, Store, Writer};
+use crate::storage;
 
 /// Pause before the next request for a resource that the host lacked, such as an instance; it
 /// doubles up to the maximum.
@@ -49,6 +50,22 @@ impl Interrupt<'_> {
             .unwrap_or(false)
             .then_some(Woken::Pace)
     }
+}
+
+/// One step: what a publish makes visible at once.
+pub(super) struct PublishedStep<'a> {
+    pub(super) batch: &'a Batch,
+    pub(super) left_out: &'a LeftOut,
+    /// The position that it reaches.
+    pub(super) through: u64,
+}
+
+/// The last event of a step that was not left out.
+#[derive(Clone, Copy)]
+pub(super) enum Latest<'a> {
+    Applied(&'a Event),
+    /// It was parked instead.
+    Parked(&'a Event),
 }
 
 /// How much of a batch was processed.
@@ -183,13 +200,13 @@ impl Applier {
     }
 
     /// Applies a batch, in parts if an event fails, so that the events before it are kept. Events
-    /// that are not applied are no longer in the batch, but in `aside`; duplicates are in neither.
+    /// that are not applied are no longer in the batch, but in `left_out`; duplicates are in neither.
     /// Ends early if what it has applied must be committed first: events are small, and what they
     /// write or set may not be.
     pub(super) fn process(
         &mut self,
         batch: &Batch,
-        aside: &Aside,
+        left_out: &LeftOut,
         store: &Store,
         interrupt: &Interrupt<'_>,
         share: &mut Share,
@@ -227,14 +244,12 @@ impl Applier {
                         batch.events[end - 1].sequence
                     };
                     // The state may have been advanced over events of others meanwhile.
-                    self.publish(
+                    let step = PublishedStep {
                         batch,
-                        events.last(),
-                        through.max(store.position()),
-                        aside,
-                        None,
-                        store,
-                    );
+                        left_out,
+                        through: through.max(store.position()),
+                    };
+                    self.publish(&step, events.last().map(Latest::Applied), store);
                     self.count_applied(events);
                     done = end;
                     let limit = self.settings.memtable_bytes;
@@ -254,14 +269,12 @@ impl Applier {
                         } else {
                             event.sequence
                         };
-                        self.park(
+                        let step = PublishedStep {
                             batch,
-                            event,
-                            failure,
-                            through.max(store.position()),
-                            aside,
-                            store,
-                        )?;
+                            left_out,
+                            through: through.max(store.position()),
+                        };
+                        self.park(&step, event, failure, store)?;
                         if !is_last {
                             // Later events of its key now wait behind it.
                             return Ok(Processed::Through(store.position()));
@@ -271,11 +284,16 @@ impl Applier {
             }
         }
         if batch.events.is_empty() {
-            self.publish(batch, None, batch.through, aside, None, store);
+            let step = PublishedStep {
+                batch,
+                left_out,
+                through: batch.through,
+            };
+            self.publish(&step, None, store);
         }
-        let left_out = aside.events();
-        if !left_out.is_empty() {
-            self.progress.left_out(&left_out, batch.through);
+        let events = left_out.events();
+        if !events.is_empty() {
+            self.progress.left_out(&events, batch.through);
         }
         self.progress.finished(batch);
         Ok(Processed::All)
@@ -362,22 +380,23 @@ impl Applier {
         }
     }
 
-    /// Publishes a step: `last` is the last event that was applied, `parked` one that was parked
-    /// instead.
+    /// Publishes a step, which ends with an event, or with none if all were left out.
     pub(super) fn publish(
         &mut self,
-        batch: &Batch,
-        last: Option<&Event>,
-        through: u64,
-        aside: &Aside,
-        parked: Option<&Event>,
+        step: &PublishedStep<'_>,
+        latest: Option<Latest<'_>>,
         store: &Store,
     ) {
+        let PublishedStep {
+            batch,
+            left_out,
+            through,
+        } = *step;
         // In the same step, so that no crash separates the position from the reason why an event
         // before it is missing.
         let position = store.position();
         // Recorded with the step that passes them; the next step must not record them again.
-        let passed = self.skips.passed(position, through, &aside.skipped);
+        let passed = self.skips.passed(position, through, &left_out.skipped);
         let recognised = self
             .duplicates
             .as_mut()
@@ -386,28 +405,28 @@ impl Applier {
             .writer
             .as_mut()
             .expect("the writer comes back from every call");
-        firings::pass(writer, &aside.skipped, position, through);
-        aside
+        firings::pass(writer, &left_out.skipped, position, through);
+        left_out
             .queued_between(position, through)
             .for_each(|queued| writer.park(queued.clone()));
         // Parked events and duplicates prove the stream as well as one that was applied.
-        let queued = aside
+        let queued = left_out
             .queued_between(position, through)
             .map(|queued| &queued.event);
         let duplicate = recognised.as_ref().and_then(|passed| passed.last.as_ref());
-        let latest = queued
-            .chain(last)
-            .chain(parked)
+        let met = latest.map(|(Latest::Applied(event) | Latest::Parked(event))| event);
+        let proof = queued
+            .chain(met)
             .chain(duplicate)
             .max_by_key(|event| event.sequence);
-        let mut checkpoint = batch.checkpoint(store.published().as_ref(), latest, through);
+        let mut checkpoint = batch.checkpoint(store.published().as_ref(), proof, through);
         if let Some(recognised) = recognised {
             checkpoint.duplicates += recognised.count;
             writer.see(recognised.ids, recognised.keep);
         }
         writer.publish_with(checkpoint, passed);
         // The failing event has been applied, so its attempts are over.
-        if last.is_some() && self.ladder.passed() {
+        if matches!(latest, Some(Latest::Applied(_))) && self.ladder.passed() {
             self.progress.recovered();
         }
     }
@@ -508,7 +527,9 @@ impl Applier {
         match (index, error) {
             (None, ApplyError::State(error)) => Err(Ended::State(error)),
             // Cannot occur: only an error of the state has no index here.
-            (None, error) => Err(Ended::State(state::Error::Storage(error.to_string()))),
+            (None, error) => Err(Ended::State(state::Error::Storage(storage::Error::of(
+                error,
+            )))),
             // The events before it are applied again without it, and kept.
             (Some(index), _) if index > 0 => Ok(Next::Try(index)),
             (Some(_), error) => {

@@ -26,8 +26,7 @@ impl Run {
         let joined = self.runtime.block_on(commit);
         // What is committed is no longer in memory, which the host's budget has to know.
         self.share.set(self.store.memory_bytes());
-        let committed =
-            joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())));
+        let committed = state::joined(joined);
         if committed.is_ok() {
             self.applier.progress.made_durable();
         }
@@ -102,10 +101,10 @@ impl Run {
         };
         // On a thread of the runtime: a thread started here would inherit the low priority, and
         // later serve reads with it.
-        self.commit = Some(self.runtime.spawn(async move {
-            let committed = tokio::task::spawn_blocking(commit).await;
-            committed.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
-        }));
+        self.commit = Some(
+            self.runtime
+                .spawn(async move { state::joined(tokio::task::spawn_blocking(commit).await) }),
+        );
     }
 
     /// Makes everything applied durable, whatever ended the run, and only then reports that it

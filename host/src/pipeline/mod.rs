@@ -27,6 +27,7 @@ mod settings;
 mod shuffle;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -47,7 +48,7 @@ use crate::state::exceptions::Skips;
 use crate::state::{self, Store, Writer};
 
 use ahead::Inbox;
-use applier::{Applier, Interrupt, Living, Obstacle, Processed};
+use applier::{Applier, Interrupt, Obstacle, Processed};
 use duplicates::Duplicates;
 pub use fold::{Fold, MakeFold};
 use growth::Growth;
@@ -57,22 +58,16 @@ pub use leash::{Leash, NO_LEASH};
 pub use pace::{Ceiling, Pace, Patches, Repair, RepairError, Standing, Throttle};
 use pacing::Pacing;
 pub use parked_work::{ParkedOutcome, ParkedRequests, ParkedWork, ParkedWorkError, decision};
-use parking::{Aside, Outcomes, Separated};
+use parking::{LeftOut, Outcomes, Separated};
 pub use parking::{Parking, ParkingLimits};
 use portion::Portion;
 pub use settings::{Desired, Ended, Settings, WhenFull};
 pub use shuffle::SINGLES;
 use shuffle::Shuffle;
+use waits::Wake;
 
 /// How often a pipeline checks for room on a full disk.
 const ROOM_LOOK: Duration = Duration::from_secs(1);
-
-/// How many times less often a state is committed that answers no reads, or is far behind its stream:
-/// a commit writes every page it touches once, and a crash costs only a little more folding.
-const UNREAD_FLUSH_FACTOR: u32 = 10;
-
-/// How many times less often a checkpoint is committed that only moved over events of others.
-const IDLE_FLUSH_FACTOR: u32 = 30;
 
 /// Everything that a run needs.
 pub struct Pipeline {
@@ -125,19 +120,6 @@ pub struct Pipeline {
 enum Input {
     Batch(Batch),
     Failed(source::Error),
-}
-
-/// Why the applying thread woke up.
-enum Wake {
-    Control,
-    Paced,
-    /// A pause of the throttle is over.
-    Rested,
-    /// Another fold needs an instance.
-    Wanted,
-    Input(Input),
-    FlushDue,
-    Committed(Result<(), state::Error>),
 }
 
 impl Pipeline {
@@ -400,15 +382,20 @@ impl Run {
         let processed = match separated {
             Separated::None => self.applier.process(
                 &batch,
-                &Aside::default(),
+                &LeftOut::default(),
                 &self.store,
                 &interrupt,
                 &mut self.share,
             )?,
-            Separated::Some(events, aside) => {
+            Separated::Some(events, left_out) => {
                 let applied = batch.with_only(events);
-                self.applier
-                    .process(&applied, &aside, &self.store, &interrupt, &mut self.share)?
+                self.applier.process(
+                    &applied,
+                    &left_out,
+                    &self.store,
+                    &interrupt,
+                    &mut self.share,
+                )?
             }
             Separated::Full => {
                 self.wait_for_room();
@@ -432,13 +419,13 @@ impl Run {
         } else {
             Instant::now() + wait
         };
-        // The earliest wish wins: a later batch must not delay what an earlier one is due.
+        // The earliest time wins: a later batch must not delay what an earlier one is due.
         self.flush_at = Some(self.flush_at.map_or(due, |earlier| earlier.min(due)));
         self.share.set(self.store.memory_bytes());
         match processed {
             Processed::All => {
                 self.pacing.pending = Some(batch.pending);
-                // Room is proven by a commit, not by the wish for one.
+                // Only a commit proves that there is room.
                 if self.lacks.is_none() && self.store.is_durable() {
                     self.applier.progress.has_room();
                 }
@@ -502,81 +489,6 @@ impl Run {
         }
     }
 
-    /// Whether the disk has room; reports when the room ends and when it returns.
-    fn has_room(&mut self, purpose: Use) -> bool {
-        let Some((room, _)) = &self.applier.settings.disk else {
-            return true;
-        };
-        // A large commit must not take what smaller ones need.
-        let bytes = if purpose == Use::Write {
-            self.store.uncommitted_bytes()
-        } else {
-            0
-        };
-        match room.check(purpose, bytes) {
-            Ok(()) => {
-                if self.lacks == Some(purpose) {
-                    self.lacks = None;
-                    self.applier.progress.has_room();
-                }
-                true
-            }
-            Err(shortage) => {
-                self.applier
-                    .progress
-                    .waiting("state", &format!("disk: {shortage}"));
-                // The first lack stays: it ends when that very kind of room is back.
-                self.lacks.get_or_insert(purpose);
-                false
-            }
-        }
-    }
-
-    /// Whether timers were set that may be due before a commit that comes after this time: they
-    /// fire when they are durable.
-    fn has_timers_before(&self, wait: Duration) -> bool {
-        let until = jiff::Timestamp::now().as_nanosecond() + wait.as_nanos() as i128;
-        self.applier.progress.serves()
-            && self
-                .store
-                .takes_new_timers(u64::try_from(until).unwrap_or(u64::MAX))
-    }
-
-    fn flush_factor(&self, events: usize) -> u32 {
-        // A checkpoint without events costs a little reading after a crash, and nothing else.
-        match events {
-            0 => IDLE_FLUSH_FACTOR,
-            _ if self.applier.progress.serves() && !self.applier.progress.is_far_behind() => 1,
-            _ => UNREAD_FLUSH_FACTOR,
-        }
-    }
-
-    /// Applies nothing more, and checks again later.
-    fn wait_for_room(&mut self) {
-        self.is_full = true;
-        self.flush_at = Some(Instant::now() + ROOM_LOOK);
-    }
-
-    /// Whether the next batch may be applied.
-    fn may_apply(&mut self) -> bool {
-        let is_resting = self
-            .rests_until()
-            .is_some_and(|until| until > Instant::now());
-        // Asked before the outbox, which reports when it is full.
-        let is_at_leash = self.leash.is_at_end(self.store.position());
-        !self.is_full
-            && !is_resting
-            && !is_at_leash
-            && !self.pacing.is_standing
-            && !self.is_clogged()
-    }
-
-    /// Until when nothing is applied: the throttle and a pause after a failure both have to be
-    /// over.
-    fn rests_until(&self) -> Option<Instant> {
-        self.pacing.rests_until.max(self.applier.rests_until())
-    }
-
     /// Adds other ready events to a batch, up to the limits.
     fn merge(&mut self, mut batch: Batch) -> Batch {
         let limits = self.applier.settings.batch;
@@ -623,121 +535,5 @@ impl Run {
                 .push_front(Input::Batch(batch.split_off(count)));
         }
         Some(batch)
-    }
-
-    fn wait(&mut self) -> Wake {
-        // Everything taken is applied, so its memory goes back to the budget.
-        if self.stashed.is_empty() {
-            self.inbox.applied();
-        }
-        // Looked at here and not only in `wait_long`, so that a long replay is interrupted as well.
-        if *self.control.borrow() != self.wanted {
-            return Wake::Control;
-        }
-        if self.pacing.receiver.has_changed().unwrap_or(false) {
-            return Wake::Paced;
-        }
-        if self.commit.as_ref().is_some_and(JoinHandle::is_finished) {
-            return Wake::Committed(self.join_commit());
-        }
-        // Before taking more work: a replay that always has more would delay it without end.
-        if self.flush_is_due() {
-            return Wake::FlushDue;
-        }
-        let may_apply = self.may_apply();
-        // Stashed ones are older than those in the inbox.
-        if may_apply && let Some(input) = self.stashed.pop_front() {
-            return Wake::Input(input);
-        }
-        if may_apply && let Some(input) = self.inbox.take() {
-            return Wake::Input(input);
-        }
-        self.wait_long()
-    }
-
-    fn flush_is_due(&self) -> bool {
-        self.commit.is_none() && self.flush_at.is_some_and(|at| at <= Instant::now())
-    }
-
-    /// Every arm is cancel-safe: an interrupted receive takes nothing, and a commit continues on
-    /// its own.
-    fn wait_long(&mut self) -> Wake {
-        let may_apply = self.may_apply();
-        // Offered only while idle: an instance at work is not taken away.
-        let wanted_elsewhere = self.applier.fold.as_ref().and_then(Living::wanted);
-        let is_at_leash = self.leash.is_at_end(self.store.position());
-        let (is_full, is_clogged, rests_until) =
-            (self.is_full, self.is_clogged, self.rests_until());
-        let Self {
-            control,
-            inbox,
-            commit,
-            flush_at,
-            wanted,
-            runtime,
-            pacing,
-            leash,
-            outbox,
-            ..
-        } = self;
-        let committing = commit.is_some();
-        let is_kept = pacing.is_standing || is_full || is_clogged || is_at_leash;
-        // If something else keeps it from applying, the end of the pause changes nothing.
-        let rests_until = rests_until.filter(|_| !may_apply && !is_kept);
-        let woken = runtime.block_on(async {
-            let flush = async {
-                match *flush_at {
-                    Some(at) if !committing => tokio::time::sleep_until(at.into()).await,
-                    _ => std::future::pending().await,
-                }
-            };
-            let committed = async {
-                match commit {
-                    Some(commit) => commit.await,
-                    None => std::future::pending().await,
-                }
-            };
-            let rested = async {
-                match rests_until {
-                    Some(until) => tokio::time::sleep_until(until.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let needed = async {
-                match wanted_elsewhere {
-                    Some(mut wanted) => drop(wanted.changed().await),
-                    None => std::future::pending().await,
-                }
-            };
-            let freed = async {
-                // Only a full outbox is waited for.
-                if !is_clogged || outbox.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            };
-            tokio::select! {
-                biased;
-                _ = control.wait_for(|desired| *desired != *wanted) => Some(Wake::Control),
-                Ok(()) = pacing.receiver.changed() => Some(Wake::Paced),
-                joined = committed => Some(Wake::Committed(joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string()))))),
-                input = inbox.next(), if may_apply => input.map(Wake::Input),
-                () = flush => Some(Wake::FlushDue),
-                () = rested => Some(Wake::Rested),
-                () = freed => Some(Wake::Rested),
-                () = leash.moved(), if !may_apply => Some(Wake::Rested),
-                () = needed => Some(Wake::Wanted),
-            }
-        });
-        // Polled to its end here, so it must not be joined again.
-        if let Some(Wake::Committed(result)) = &woken {
-            self.commit = None;
-            if result.is_ok() {
-                self.applier.progress.made_durable();
-            }
-            self.share.set(self.store.memory_bytes());
-        }
-        // The reading task sends its error before it ends, so an empty, closed inbox means that the
-        // runtime is shutting down.
-        woken.unwrap_or(Wake::Control)
     }
 }

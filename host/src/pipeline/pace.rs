@@ -124,8 +124,8 @@ pub enum RepairError {
     #[error(transparent)]
     Limit(state::Error),
     /// The state failed, and is reopened at its last checkpoint.
-    #[error("{0}")]
-    State(String),
+    #[error(transparent)]
+    State(state::Error),
     /// The owner of the state was busy for too long; nothing was changed.
     #[error("the state could not be changed within {} s; try again", .0.as_secs())]
     Late(Duration),
@@ -231,7 +231,7 @@ impl Patches {
             Ok(()) => (Ok(()), Ok(())),
             // Refused before anything changed, so the state is sound.
             Err(error @ state::Error::Limit { .. }) => (Err(RepairError::Limit(error)), Ok(())),
-            Err(error) => (Err(RepairError::State(error.to_string())), Err(error)),
+            Err(error) => (Err(RepairError::State(error.clone())), Err(error)),
         };
         // The requester may have stopped waiting.
         let _ = done.send(answer);

@@ -78,9 +78,12 @@ pub enum ParkedWorkError {
          first"
     )]
     NotRunning,
-    /// The state failed.
-    #[error("{0}")]
-    State(String),
+    /// The state failed, and is reopened at its last checkpoint.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// The state was closed before anything was done.
+    #[error("the state was closed meanwhile; try again")]
+    Closed,
     /// The pipeline did not answer in time.
     #[error("the deployment was busy for too long; try again")]
     Late,
@@ -132,11 +135,7 @@ impl ParkedRequests {
             }
             ParkedWork::Drop { parts, reason } => {
                 let dropped = drop_parked(writer, store, &parts, &reason);
-                let result = dropped
-                    .as_ref()
-                    .map(Clone::clone)
-                    .map_err(|error| ParkedWorkError::State(error.to_string()));
-                let _ = answer.send(result);
+                let _ = answer.send(answer_of(&dropped));
                 dropped?;
             }
         }
@@ -145,10 +144,7 @@ impl ParkedRequests {
 }
 
 fn answer_of(done: &Result<ParkedOutcome, state::Error>) -> Answer {
-    match done {
-        Ok(outcome) => Ok(outcome.clone()),
-        Err(error) => Err(ParkedWorkError::State(error.to_string())),
-    }
+    Ok(done.clone()?)
 }
 
 /// The decision to leave out a parked event.
@@ -242,7 +238,7 @@ impl Run {
     /// Carries out a request to change what is parked. The pipeline is held, and everything is
     /// durable.
     pub(super) fn serve_parked(&mut self) -> Result<(), Ended> {
-        // Other code may be about to take over, and the request may be meant for it.
+        // Other code may be about to take over, and the request may be for that code.
         if *self.control.borrow() != self.wanted {
             return Ok(());
         }
@@ -468,7 +464,7 @@ impl Run {
         };
         let mut traced = tried.traced;
         if events.len() > 1 {
-            // For a replay with a corrected module, which goes on to the others.
+            // For a replay with a corrected module, which continues with the others.
             let others = self.applier.try_out(&events[1..])?;
             let calls = traced.calls.clone();
             traced.extend(others.traced);

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::applier::Applier;
+use super::applier::{Applier, Latest, PublishedStep};
 use super::{Ended, Run};
 use crate::api::FailureClass;
 use crate::batch::Batch;
@@ -112,14 +112,14 @@ impl Outcomes {
 
 /// Events of a batch that are not applied.
 #[derive(Debug, Default)]
-pub(super) struct Aside {
+pub(super) struct LeftOut {
     /// They are skipped, as an operator decided.
     pub(super) skipped: Vec<Event>,
     /// They wait behind a parked event of their key.
     pub(super) queued: Vec<Parked>,
 }
 
-impl Aside {
+impl LeftOut {
     /// Those that wait, of a step from `after` (exclusive) through `through`.
     pub(super) fn queued_between(&self, after: u64, through: u64) -> impl Iterator<Item = &Parked> {
         self.queued
@@ -142,7 +142,7 @@ pub(super) enum Separated {
     /// All its events are applied.
     None,
     /// These events are applied, and others are not.
-    Some(Vec<Event>, Aside),
+    Some(Vec<Event>, LeftOut),
     /// Nothing is applied now: events would have to be parked, and a limit allows no more.
     Full,
 }
@@ -240,14 +240,12 @@ impl Applier {
         ))
     }
 
-    /// Parks a failed event: one step, through `through`.
+    /// Parks a failed event, which is one step.
     pub(super) fn park(
         &mut self,
-        batch: &Batch,
+        step: &PublishedStep<'_>,
         event: &Event,
         failure: ParkedFailure,
-        through: u64,
-        aside: &Aside,
         store: &Store,
     ) -> Result<(), Ended> {
         let key = self.parking_key(event).map_err(Ended::State)?;
@@ -268,10 +266,11 @@ impl Applier {
         });
         // Before the publish, which ends the step.
         self.outcomes.push(false);
-        self.publish(batch, None, through, aside, Some(event), store);
+        self.publish(step, Some(Latest::Parked(event)), store);
         self.metrics.events_parked.inc();
         // It is no longer to come, like a skipped one.
-        self.progress.left_out(std::slice::from_ref(event), through);
+        self.progress
+            .left_out(std::slice::from_ref(event), step.through);
         if self.ladder.passed() {
             self.progress.recovered();
         }
@@ -306,7 +305,7 @@ impl Run {
             return Ok(match kept {
                 Some(kept) => Separated::Some(
                     kept,
-                    Aside {
+                    LeftOut {
                         skipped,
                         queued: Vec::new(),
                     },
@@ -356,7 +355,7 @@ impl Run {
             return Ok(Separated::Full);
         }
         self.parking_has_room();
-        Ok(Separated::Some(applied, Aside { skipped, queued }))
+        Ok(Separated::Some(applied, LeftOut { skipped, queued }))
     }
 
     /// Reports that no limit keeps it from parking any more, if one did.

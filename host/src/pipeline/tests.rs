@@ -20,6 +20,7 @@ use crate::effects;
 use crate::event::{Event, Payload};
 use crate::log::{Expectation, Log, NewEvent, Options};
 use crate::memory::memtables::Budget;
+use crate::memory::{self, Memory, Purpose};
 use crate::module::{self, ApplyError, KeyRule};
 use crate::source::embedded::Embedded;
 use crate::state::{Direction, Scan, Selection};
@@ -31,6 +32,12 @@ const LIMITS: ParkingLimits = ParkingLimits {
     events: 6,
     bytes: 100_000,
 };
+
+/// The host has no memory left.
+fn shortage() -> memory::Shortage {
+    let mut none = Memory::new(0).reservation(Purpose::Fold);
+    none.grow_to(1).expect_err("there is none")
+}
 
 /// What a test fold does when it meets an event.
 type Mischief = Arc<dyn Fn(&Event, usize) -> Option<ApplyError> + Send + Sync>;
@@ -500,9 +507,7 @@ fn what_was_applied_becomes_durable_while_the_host_is_busy() {
     let running = stage.start_over(
         store.clone(),
         writer,
-        Arc::new(|event, _| {
-            (event.sequence > 10).then(|| ApplyError::Busy("all are taken".to_owned()))
-        }),
+        Arc::new(|event, _| (event.sequence > 10).then(|| ApplyError::Busy(shortage()))),
     );
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut positions = store.positions();
@@ -721,7 +726,7 @@ fn whatever_fails_along_the_way_the_state_equals_the_fold() {
 }
 
 /// Waits until the pipeline says that it is held after a change of pace. Returns its position.
-fn stands(stage: &Stage, epoch: u64) -> u64 {
+fn held_at(stage: &Stage, epoch: u64) -> u64 {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         if let Some(standing) = *stage.standing.borrow()
@@ -749,7 +754,7 @@ fn a_pipeline_stands_at_its_ceiling_durable_and_goes_on_when_it_is_lifted() {
     let stage = Stage::with_events(5_000);
     set_ceiling(&stage, Ceiling::Position(1_234), 1);
     let running = stage.start(peaceful());
-    assert_eq!(stands(&stage, 1), 1_234);
+    assert_eq!(held_at(&stage, 1), 1_234);
     stage.append(5_001..=5_100);
     assert_eq!(
         *stage.standing.borrow(),
@@ -761,12 +766,12 @@ fn a_pipeline_stands_at_its_ceiling_durable_and_goes_on_when_it_is_lifted() {
     );
     set_ceiling(&stage, Ceiling::Position(0), 2);
     assert_eq!(
-        stands(&stage, 2),
+        held_at(&stage, 2),
         1_234,
         "a ceiling below it does not move it"
     );
     set_ceiling(&stage, Ceiling::Position(2_000), 3);
-    assert_eq!(stands(&stage, 3), 2_000);
+    assert_eq!(held_at(&stage, 3), 2_000);
     set_ceiling(&stage, Ceiling::None, 4);
     // What was read ahead ends before the later events, so it is live there for a moment.
     let is_done =
@@ -785,7 +790,7 @@ fn what_stands_is_durable_even_if_the_process_dies_then() {
     let stage = Stage::with_events(3_000);
     set_ceiling(&stage, Ceiling::Position(999), 1);
     let running = stage.start(peaceful());
-    assert_eq!(stands(&stage, 1), 999);
+    assert_eq!(held_at(&stage, 1), 999);
     // What a crash would leave: the file as it is now.
     let copy = stage.folder.path().join("copy.redb");
     std::fs::copy(stage.state(), &copy).expect("copied");
@@ -805,7 +810,7 @@ fn a_pipeline_goes_up_to_a_time_and_no_further() {
     stage.append(501..=900);
     set_ceiling(&stage, Ceiling::Time(time_ns), 1);
     let running = stage.start(peaceful());
-    assert_eq!(stands(&stage, 1), 500);
+    assert_eq!(held_at(&stage, 1), 500);
     stage.control.send_replace(Desired::Stop);
     running.join().expect("no panic");
     assert_eq!(durable(&stage.state()), (fold_of(500), 500));
@@ -839,7 +844,7 @@ fn an_event_that_fails_does_not_keep_the_pipeline_from_standing() {
     }
     set_ceiling(&stage, Ceiling::Position(0), 1);
     assert_eq!(
-        stands(&stage, 1),
+        held_at(&stage, 1),
         41,
         "before the event that fails, with all before it"
     );

@@ -191,9 +191,7 @@ impl Rollouts {
         let shortage = self.inner.room.check(Use::Grow, 0);
         // Nothing is reserved: how large the past state will be is unknown, so this only keeps the
         // floor.
-        shortage.map_err(|shortage| {
-            Error::NoRoom(format!("a past state can't be built: {shortage}"))
-        })?;
+        shortage.map_err(Error::no_room("a past state can't be built"))?;
         let module = self.module_of(generation).await?;
         let folder = self.inner.folder.snapshots(deployment.name());
         let skips = deployment.skips_as_folded()?;

@@ -1,4 +1,4 @@
-//! Builds a candidate alongside the active generation, until it can take over.
+//! Builds a candidate alongside the active generation, until it can take over (`take_over.rs`).
 //!
 //! One task drives a candidate: it waits for its turn, starts the runner, and checks its progress.
 //! It records each step in the catalogue, so that a restarted host continues from there.
@@ -6,8 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::candidate::{Built, Pace, Stopped, check_ahead, waits_for_operator};
-use super::cut_over::Switch;
+use super::candidate::{Built, Pace, Stopped};
 use super::{Error, Role, Rollouts, crash_points, owners};
 use crate::actor::blocking;
 use crate::api::{self, DeploymentState, GenerationStatus, Promotion, Strategy};
@@ -18,15 +17,11 @@ use crate::state::catalogue::{Generation, Record};
 
 /// How often a candidate checks for room on a full disk, which nobody announces.
 const ROOM_LOOK: Duration = Duration::from_secs(2);
-/// Pause after a missed cut-over; it doubles up to the maximum.
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Pause before another check of a stream that seems to be another one.
 const RECHECK_PAUSE: Duration = Duration::from_secs(3);
 /// How long an owner may be unreadable before a candidate that waits behind it is given up: a full
 /// disk, or too few open files, may pass.
 const LOST_MAX: Duration = Duration::from_secs(15);
-/// How long a promotion that lifts the throttle waits until the candidate is ready.
-const LIFTED_WAIT_MAX: Duration = Duration::from_secs(10);
 
 impl Rollouts {
     /// Records a candidate with its module, and starts to build it. The caller holds the
@@ -147,7 +142,7 @@ impl Rollouts {
     }
 
     /// The candidate with this number, as long as it is a candidate.
-    fn candidate(&self, deployment: &Deployment, number: u64) -> Option<Generation> {
+    pub(super) fn candidate(&self, deployment: &Deployment, number: u64) -> Option<Generation> {
         if deployment.is_gone() {
             return None;
         }
@@ -162,7 +157,7 @@ impl Rollouts {
 
     /// Waits until a candidate is as wanted, or no longer a candidate. Cancel-safe: it only
     /// observes.
-    async fn candidate_until(
+    pub(super) async fn candidate_until(
         &self,
         deployment: &Deployment,
         number: u64,
@@ -306,7 +301,12 @@ impl Rollouts {
     }
 
     /// Whether a candidate has applied everything that it may as long as it owns no effects.
-    fn is_with_lead(&self, deployment: &Deployment, number: u64, runner: &Runner) -> bool {
+    pub(super) fn is_with_lead(
+        &self,
+        deployment: &Deployment,
+        number: u64,
+        runner: &Runner,
+    ) -> bool {
         if !runner.is_on_leash() || !runner.now().has_started() {
             return false;
         }
@@ -414,426 +414,26 @@ impl Rollouts {
         deployment.add_runner(generation.state_file, Arc::clone(&runner));
         Ok(runner)
     }
+}
 
-    /// Records that a candidate is ready, and lets it take over as soon as it can, if it should.
-    async fn bring_in(&self, deployment: &Arc<Deployment>, number: u64) {
-        let mut pause = RETRY_PAUSE.0;
-        // Nothing but a retry is possible: the build is done, and only its record is missing.
-        while let Err(error) = self.note_ready(deployment, number).await {
-            let name = deployment.name();
-            tracing::error!(
-                deployment = name,
-                generation = number,
-                %error,
-                "could not record that a candidate is ready"
-            );
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_PAUSE.1);
-        }
-        crash_points::reached("build-ready");
-        // The second pause is for the cut-over, and starts short again.
-        pause = RETRY_PAUSE.0;
-        loop {
-            let Some(generation) = self.candidate(deployment, number) else {
-                return;
-            };
-            // Looked at before each attempt: it may have failed at an event since it was ready.
-            let runner = deployment.runner(generation.state_file);
-            if let Some(stopped) = runner
-                .as_ref()
-                .and_then(|runner| Stopped::of(&runner.now(), deployment.name()))
-            {
-                return self.give_up(deployment, number, &stopped).await;
-            }
-            let stops = async {
-                match &runner {
-                    Some(runner) => runner.stopped().await,
-                    None => std::future::pending().await,
-                }
-            };
-            // Nothing to do but to watch it, for as long as the operator takes.
-            if waits_for_operator(&generation) {
-                // It may fail, or get another gate, before anybody promotes it.
-                tokio::select! {
-                    () = stops => {}
-                    () = self.candidate_until(deployment, number, |candidate| !waits_for_operator(candidate)) => {}
-                }
-                pause = RETRY_PAUSE.0;
-                continue;
-            }
-            let done = match generation.build.promote {
-                // With promotion by hand only the comparison is left to do.
-                Promotion::Manual => self.pass_gate(deployment, number).await,
-                Promotion::Auto => self.try_to_take_over(deployment, number).await,
-            };
-            match done {
-                // It passed its gate, and is watched until somebody promotes it.
-                Ok(()) if generation.build.promote == Promotion::Manual => continue,
-                Ok(()) => return,
-                // Another attempt would find the same.
-                Err(error @ Error::Lacking(_)) => {
-                    let stopped = Stopped::because(&error);
-                    return self.give_up(deployment, number, &stopped).await;
-                }
-                Err(error) => {
-                    tracing::info!(
-                        deployment = deployment.name(),
-                        generation = number,
-                        %error,
-                        "not taken over yet"
-                    );
-                }
-            }
-            // It only observes: a failed candidate is given up at once.
-            let _ = tokio::time::timeout(pause, stops).await;
-            pause = (pause * 2).min(RETRY_PAUSE.1);
-        }
-    }
-
-    async fn note_ready(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
-        // The host stops, or the deployment is gone: there is nothing left to record.
-        let Ok(_changing) = self.lock(deployment).await else {
-            return Ok(());
-        };
-        let Some(candidate) = self.candidate(deployment, number) else {
-            return Ok(());
-        };
-        if candidate.status == GenerationStatus::Ready {
-            // It was ready before the host restarted, and the reason why it waits still applies.
-            return Ok(());
-        }
-        let mut record = deployment.record();
-        let generation = record
-            .generation_mut(number)
-            .expect("it was just looked at");
-        let has_caught_up = deployment
-            .runner(generation.state_file)
-            .is_some_and(|runner| {
-                runner.now().state == DeploymentState::Live
-                    || self.is_with_lead(deployment, number, &runner)
-            });
-        // A cut-over folds the rest during its hold, so "close enough" is ready too.
-        let mut reason = if has_caught_up {
-            "caught up"
-        } else {
-            "close enough to the head to take over"
-        }
-        .to_owned();
-        if generation.build.promote == Promotion::Manual {
-            reason.push_str("; waits to be promoted");
-        }
-        generation.enter(GenerationStatus::Ready, reason);
-        self.commit(deployment, record, "ready", format!("generation {number}"))
-            .await
-    }
-
-    /// One attempt to take over.
-    async fn try_to_take_over(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-    ) -> Result<(), Error> {
-        let Some(candidate) = self.candidate(deployment, number) else {
-            return Ok(());
-        };
-        // A comparison counts only against the generation that is active now.
-        let must_pass = |candidate: &Generation, active: u64| {
-            let passed = candidate.comparison.as_ref();
-            candidate.build.gate.is_some()
-                && !passed.is_some_and(|comparison| {
-                    comparison.refused == 0 && comparison.against == active
-                })
-        };
-        self.check_moving(deployment, &candidate)?;
-        if must_pass(&candidate, deployment.record().active) {
-            // Without the lock, which `pass_gate` takes itself, and only for its beginning and end.
-            self.pass_gate(deployment, number).await?;
-        }
-        // Everything is checked again: during the comparison others could change the deployment.
-        let _changing = self.lock(deployment).await?;
-        let Some(candidate) = self.candidate(deployment, number) else {
-            return Ok(());
-        };
-        self.check_moving(deployment, &candidate)?;
-        if must_pass(&candidate, deployment.record().active) {
-            return Err(Error::Conflict(
-                "another generation became active since the comparison".to_owned(),
-            ));
-        }
-        self.switch(deployment, number, Switch::CutOver)
-            .await
-            .map(drop)
-    }
-
-    /// A candidate does not take over if it or the deployment is paused.
-    fn check_moving(&self, deployment: &Deployment, candidate: &Generation) -> Result<(), Error> {
-        if deployment.record().active().paused {
-            return Err(Error::Conflict(
-                "the deployment is paused; resume or promote it".to_owned(),
-            ));
-        }
-        match deployment.runner(candidate.state_file) {
-            Some(runner) if runner.is_running() => check_ahead(&deployment.active(), &runner),
-            _ => Err(Error::Conflict(
-                "the candidate is paused or failed; resume or abort it".to_owned(),
-            )),
-        }
-    }
-
-    async fn give_up(&self, deployment: &Arc<Deployment>, number: u64, stopped: &Stopped) {
-        let reason = stopped.reason.as_str();
-        tracing::warn!(
-            deployment = deployment.name(),
-            generation = number,
-            reason,
-            "a candidate failed; the active generation keeps serving"
-        );
-        let mut pause = RETRY_PAUSE.0;
-        // Until it is recorded, the candidate would be driven again after a restart, so retry.
-        while let Err(error) = self.note_failed(deployment, number, stopped).await {
-            tracing::error!(
-                deployment = deployment.name(),
-                %error,
-                "could not record the failure of a candidate yet"
-            );
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_PAUSE.1);
-        }
-    }
-
-    async fn note_failed(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-        stopped: &Stopped,
-    ) -> Result<(), Error> {
-        let reason = stopped.reason.as_str();
-        // The host stops, or the deployment is gone. A host that starts again drives it again.
-        let Ok(_changing) = self.lock(deployment).await else {
-            return Ok(());
-        };
-        if self.candidate(deployment, number).is_none() {
-            return Ok(());
-        }
-        let mut record = deployment.record();
-        let generation = record
-            .generation_mut(number)
-            .expect("it was just looked at");
-        generation.enter(GenerationStatus::Failed, reason);
-        // Its file is removed if no event stopped it: nothing will continue it, and it may fill the
-        // disk.
-        generation.failed_at = stopped.sequence;
-        generation.failure = deployment
-            .runner(generation.state_file)
-            .and_then(|runner| runner.now().failure);
-        let (is_stopped, state_file) = (generation.is_stopped_candidate(), generation.state_file);
-        self.commit(
-            deployment,
-            record,
-            "candidate-failed",
-            format!("generation {number}: {reason}"),
-        )
-        .await?;
-        // The commit comes first: if it fails, the runner still shows why it stopped.
-        if is_stopped && let Some(runner) = deployment.take_runner(state_file) {
-            self.end(runner).await;
-        }
-        self.end_unused(deployment).await;
-        Ok(())
-    }
-
-    /// Continues a candidate that an event stopped, from its state. The caller holds the
-    /// deployment's lock.
-    pub(super) async fn revive(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-    ) -> Result<api::Deployment, Error> {
-        let mut record = deployment.record();
-        let generation = record
-            .generation_mut(number)
-            .expect("the caller took it from the record");
-        // Both are shown again only if the event fails again.
-        (generation.failure, generation.failed_at) = (None, None);
-        generation.paused = false;
-        generation.enter(
-            GenerationStatus::Building,
-            "continues at the event that stopped it",
-        );
-        self.commit(deployment, record, "resume", format!("generation {number}"))
-            .await?;
-        self.drive(deployment, number);
-        Ok(deployment.info())
-    }
-
-    /// If the same module is deployed again with another gate, gives the candidate that gate and
-    /// compares it again; otherwise returns why nothing changes.
-    pub(super) async fn ask_candidate_again(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-        build: api::BuildSettings,
-        mut reason: String,
-    ) -> Result<String, Error> {
-        let mut record = deployment.record();
-        let candidate = record
-            .generation_mut(number)
-            .filter(|generation| generation.status.is_candidate());
-        let Some(candidate) = candidate.filter(|_| build.gate.is_some()) else {
-            return Ok(reason);
-        };
-        candidate.build.gate = build.gate;
-        candidate.build.promote = build.promote;
-        // The old comparison was made for the old gate, and would let it pass or hold it back.
-        candidate.comparison = None;
-        reason.push_str("; it will be compared again with the new gate");
-        self.commit(
-            deployment,
-            record,
-            "compare-again",
-            format!("generation {number}"),
-        )
-        .await?;
-        Ok(reason)
-    }
-
-    /// Discards a candidate.
-    pub async fn abort(&self, name: &str) -> Result<api::Deployment, Error> {
-        let deployment = self.deployment(name)?;
-        let _changing = self.lock(&deployment).await?;
-        let mut record = deployment.record();
-        let number = self.candidate_of(&record)?.number;
-        let generation = record.generation_mut(number).expect("it was just found");
-        generation.enter(GenerationStatus::Retired, "aborted by an operator");
-        self.commit(&deployment, record, "abort", format!("generation {number}"))
-            .await?;
-        self.end_unused(&deployment).await;
-        Ok(deployment.info())
-    }
-
-    /// Rebuilds the state of the active module alongside the active generation. If the owner of its
-    /// effects is gone, the new state continues them from an event on, as an operator accepts.
-    pub async fn rebuild(
-        &self,
-        name: &str,
-        build: api::BuildSettings,
-        lost_effects_from: Option<api::EffectsFrom>,
-    ) -> Result<api::Deployed, Error> {
-        let deployment = self.deployment(name)?;
-        // Before the lock: a gate that is not valid needs nothing of the deployment.
-        if let Some(gate) = &build.gate {
-            super::check_gate(gate)?;
-        }
-        let _changing = self.lock(&deployment).await?;
-        // The record does not change any more while the lock is held.
-        let record = deployment.record();
-        let advice = "accept the loss with --accept-missing, or keep the existing state";
-        let accepted = self
-            .may_refold(
-                &deployment,
-                &record.active().source,
-                build.accept_missing,
-                advice,
-            )
-            .await?;
-        let number = record.next;
-        let mut reason = accepted.explain("a rebuild was requested".to_owned());
-        let mut lost_effects_after = None;
-        if let Some(from) = lost_effects_from {
-            let (after, given_up) = self.give_up_effects(&deployment, from).await?;
-            lost_effects_after = Some(after);
-            reason.push_str(&format!("; {given_up}"));
-        }
-        let mut generation = record.active().to_rebuild(number, build, reason.clone());
-        generation.lost_effects_after = lost_effects_after;
-        accepted.apply(&mut generation);
-        self.add_candidate(&deployment, generation, "rebuild")
-            .await?;
-        Ok(self
-            .deployed(
-                &deployment,
-                api::DeployOutcome::Rebuilding,
-                number,
-                reason,
-                0,
-            )
-            .await)
-    }
-
-    /// Changes the limits on the speed of a candidate.
-    pub async fn throttle(
-        &self,
-        name: &str,
-        max_rate: Option<u64>,
-        cpu_percent: Option<u8>,
-    ) -> Result<api::Deployment, Error> {
-        let deployment = self.deployment(name)?;
-        let _changing = self.lock(&deployment).await?;
-        let mut record = deployment.record();
-        let number = self.candidate_of(&record)?.number;
-        let generation = record.generation_mut(number).expect("it was just found");
-        generation.build.max_rate = max_rate;
-        generation.build.cpu_percent = cpu_percent;
-        let (throttle, state_file) = (
-            super::rollouts::throttle(&generation.build),
-            generation.state_file,
-        );
-        self.commit(
-            &deployment,
-            record,
-            "throttle",
-            format!("generation {number}"),
-        )
-        .await?;
-        // After the commit, so that a restart and the runner agree on the limits.
-        if let Some(runner) = deployment.runner(state_file) {
-            runner.set_throttle(throttle);
-        }
-        Ok(deployment.info())
-    }
-
-    /// Lifts the limits of the candidate, and waits for a while until it is ready.
-    pub(super) async fn lift_throttle(&self, name: &str) -> Result<(), Error> {
-        self.throttle(name, None, None).await?;
-        let deployment = self.deployment(name)?;
-        // It is over as soon as the candidate is ready, failed, or gone.
-        let built = deployment.until(|record| {
-            let is_building =
-                |candidate: &Generation| candidate.status == GenerationStatus::Building;
-            (!record.candidate().is_some_and(is_building)).then_some(())
-        });
-        // It only observes.
-        let _ = tokio::time::timeout(LIFTED_WAIT_MAX, built).await;
-        Ok(())
-    }
-
-    /// All rebuilds: running ones first, then waiting ones in order.
-    pub fn rebuilds(&self) -> api::RebuildList {
-        let mut rebuilds: Vec<_> = self
-            .deployments()
-            .iter()
-            .filter_map(|deployment| rebuild_of(deployment))
-            .collect();
-        // Place 0 means that it runs; those that wait follow in their order.
-        rebuilds.sort_by(|one, other| {
-            (one.place, &one.deployment).cmp(&(other.place, &other.deployment))
-        });
-        api::RebuildList {
-            rebuilds,
-            at_once: self.inner.rebuilds.at_once() as u64,
-        }
-    }
+/// What a generation is built from, and how.
+pub(super) struct Recipe<'a> {
+    pub(super) module: &'a Module,
+    pub(super) source: String,
+    pub(super) start: api::Start,
+    pub(super) strategy: Strategy,
+    pub(super) build: api::BuildSettings,
 }
 
 /// A new generation that is to be built.
-pub(super) fn new_generation(
-    number: u64,
-    module: &Module,
-    source: String,
-    start: api::Start,
-    strategy: Strategy,
-    build: api::BuildSettings,
-) -> Generation {
+pub(super) fn new_generation(number: u64, recipe: Recipe<'_>) -> Generation {
+    let Recipe {
+        module,
+        source,
+        start,
+        strategy,
+        build,
+    } = recipe;
     let now = jiff::Timestamp::now().to_string();
     Generation {
         number,
@@ -884,29 +484,4 @@ pub(super) fn set_beginning(
             u64::MAX
         };
     }
-}
-
-fn rebuild_of(deployment: &Deployment) -> Option<api::Rebuild> {
-    let info = deployment.info();
-    let generation = *info.candidate?;
-    let place = generation.queued_behind.unwrap_or(0);
-    let waits_for = match (generation.status, generation.build.promote) {
-        _ if place == 1 => "1 rebuild ahead of it".to_owned(),
-        _ if place > 0 => format!("{place} rebuilds ahead of it"),
-        (GenerationStatus::Ready, Promotion::Manual) => generation.reason.clone(),
-        (GenerationStatus::Ready, Promotion::Auto) => "its turn to take over".to_owned(),
-        _ if generation.state == Some(DeploymentState::Paused) => {
-            "`foldstream resume --candidate`".to_owned()
-        }
-        _ if info.outbox.is_some() => {
-            "the end of what the active generation has handled".to_owned()
-        }
-        _ => "the end of the stream".to_owned(),
-    };
-    Some(api::Rebuild {
-        deployment: info.name,
-        place,
-        generation,
-        waits_for,
-    })
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Error;
-use crate::api::Promotion;
+use crate::api::{BuildSettings, Promotion};
 use crate::progress::Now;
 use crate::runner::Runner;
 use crate::state::catalogue::Generation;
@@ -109,4 +109,26 @@ pub(super) fn check_ahead(serving: &Runner, runner: &Runner) -> Result<(), Error
         serving.position(),
         runner.position()
     )))
+}
+
+/// Says that a candidate is throttled, and how to lift that; empty if it is not.
+pub(super) fn throttled(name: &str, candidate: &Generation) -> String {
+    let BuildSettings {
+        max_rate,
+        cpu_percent,
+        ..
+    } = &candidate.build;
+    let limits: Vec<String> = max_rate
+        .map(|rate| format!("{rate} events per second"))
+        .into_iter()
+        .chain(cpu_percent.map(|percent| format!("{percent} % of a core")))
+        .collect();
+    if limits.is_empty() || !candidate.status.is_candidate() {
+        return String::new();
+    }
+    format!(
+        "; it is throttled to {}: `foldstream throttle {name} --off` lifts that, and `foldstream \
+         promote {name} --lift-throttle` lifts it and promotes",
+        limits.join(" and ")
+    )
 }

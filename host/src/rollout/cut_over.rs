@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::align::{Aligned, align};
+use super::candidate::throttled;
 use super::hand_over::HandOver;
-use super::inherit::{Held, releases_of};
-use super::{Error, Role, Rollouts};
-use super::{compare, crash_points, history, owners, parked};
+use super::inherit::Held;
+use super::{Error, Rollouts};
+use super::{crash_points, history, owners, parked_rules};
 use crate::actor::blocking;
-use crate::api::{self, BuildSettings, GenerationStatus, Promotion};
-use crate::deployment::{Deployment, parked_counts};
+use crate::api::{self, GenerationStatus};
+use crate::deployment::Deployment;
 use crate::runner::Runner;
-use crate::state::Snapshot;
 use crate::state::catalogue::{Generation, Record};
 
 /// How long a cut-over waits for a newly started host to learn which position it has shown.
@@ -35,39 +35,12 @@ pub(super) enum Switch {
 }
 
 impl Switch {
-    fn action(self) -> &'static str {
+    pub(super) fn action(self) -> &'static str {
         match self {
             Self::CutOver => "cut-over",
             Self::Rollback => "rollback",
         }
     }
-}
-
-/// What a promotion requires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Demand {
-    /// The gate, if there is one.
-    Gate,
-    /// Nothing: the operator has looked at the differences.
-    Nothing,
-}
-
-/// How fast a candidate is built that an operator promotes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BuildSpeed {
-    /// As it was requested.
-    Unchanged,
-    /// As fast as it can be, from now on.
-    Unthrottled,
-}
-
-/// What a rollback may do if the state of the previous generation is gone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RollbackOptions {
-    /// Rebuild it.
-    pub may_rebuild: bool,
-    /// Rebuild it even from a stream that has lost events.
-    pub accept_missing: bool,
 }
 
 /// Two runners that are held, of which the first becomes active in place of the other.
@@ -81,248 +54,6 @@ struct Flip<'a> {
 }
 
 impl Rollouts {
-    /// Makes the candidate active now.
-    pub async fn promote(
-        &self,
-        name: &str,
-        demand: Demand,
-        speed: BuildSpeed,
-    ) -> Result<api::CutOver, Error> {
-        let deployment = self.deployment(name)?;
-        // Before the wait below, which would be in vain.
-        check_unpaused(name, self.candidate_of(&deployment.record())?)?;
-        // Without the lock: it waits until the candidate is ready.
-        if speed == BuildSpeed::Unthrottled {
-            self.lift_throttle(name).await?;
-        }
-        let changing = self.lock(&deployment).await?;
-        let candidate = self.candidate_of(&deployment.record())?.clone();
-        check_unpaused(name, &candidate)?;
-        let info = deployment.generation_info(&candidate);
-        if candidate.status != GenerationStatus::Ready {
-            return Err(Error::Conflict(format!(
-                "generation {} is still being built: {}, {}{}; it {}",
-                candidate.number,
-                info.progress
-                    .map_or("progress unknown".to_owned(), |part| format!(
-                        "{:.0} % done",
-                        part * 100.0
-                    )),
-                info.lag_events.map_or(
-                    "because its source can't be reached".to_owned(),
-                    |lag| format!("{lag} events to go")
-                ),
-                throttled(name, &candidate),
-                if candidate.build.promote == Promotion::Auto {
-                    "takes over on its own when it has caught up"
-                } else {
-                    "can be promoted when it is ready"
-                }
-            )));
-        }
-        // `pass_gate` takes the lock itself, and compares without it.
-        drop(changing);
-        if demand == Demand::Gate && candidate.build.gate.is_some() {
-            self.pass_gate(&deployment, candidate.number).await?;
-        }
-        // Looked up again: during the comparison, another deploy may have replaced the candidate.
-        let _changing = self.lock(&deployment).await?;
-        match deployment.record().candidate() {
-            Some(still) if still.number == candidate.number => {}
-            _ => {
-                return Err(Error::Conflict(format!(
-                    "generation {} was replaced meanwhile",
-                    candidate.number
-                )));
-            }
-        }
-        self.switch(&deployment, candidate.number, Switch::CutOver)
-            .await
-    }
-
-    /// Makes the previous generation active again.
-    pub async fn rollback(
-        &self,
-        name: &str,
-        options: RollbackOptions,
-    ) -> Result<api::CutOver, Error> {
-        let deployment = self.deployment(name)?;
-        let _changing = self.lock(&deployment).await?;
-        let record = deployment.record();
-        // Whether the previous code has a state of its own decides how it comes back.
-        match record.previous().cloned() {
-            Some(previous) if previous.state_file == record.active().state_file => {
-                self.hand_back(&deployment, previous).await
-            }
-            Some(previous) => {
-                self.switch(&deployment, previous.number, Switch::Rollback)
-                    .await
-            }
-            None => self.rebuild_previous(&deployment, options).await,
-        }
-    }
-
-    /// The same, and waits briefly until the active generation has shown that it works.
-    pub async fn rollback_and_look(
-        &self,
-        name: &str,
-        options: RollbackOptions,
-    ) -> Result<api::CutOver, Error> {
-        let mut cut_over = self.rollback(name, options).await?;
-        let deployment = self.deployment(name)?;
-        if cut_over.position.is_some() {
-            deployment.active().begins(super::BEGIN_MAX).await;
-        }
-        cut_over.deployment = deployment.info();
-        Ok(cut_over)
-    }
-
-    /// A rollback of code that inherited its state: the previous code continues with the current
-    /// state.
-    async fn hand_back(
-        &self,
-        deployment: &Arc<Deployment>,
-        previous: Generation,
-    ) -> Result<api::CutOver, Error> {
-        let (inner, digest) = (Arc::clone(&self.inner), previous.module.digest.clone());
-        // Loaded before anything is changed: code that cannot be loaded is nothing to go back to.
-        let module = blocking(move || inner.load(&digest)).await?;
-        let runner = deployment.active();
-        let mut record = deployment.record();
-        parked::check_same_rule(deployment, &previous)?;
-        if let Some(handler) = &record.handler {
-            self.check_grants_of(&handler.grants, &previous)?;
-        }
-        let differs = record.active().module.subjects != previous.module.subjects;
-        // The previous code did not see events of its own subjects meanwhile.
-        let held = if differs {
-            Some(Held::at(&runner).await?)
-        } else {
-            None
-        };
-        let position = runner.position();
-        let from = record.active;
-        let has_released = releases_of(&runner) > record.active().releases_before;
-        record.active_mut().on_probation = false;
-        record.active_mut().enter(
-            GenerationStatus::Previous,
-            format!("rolled back to generation {}", previous.number),
-        );
-        record.active = previous.number;
-        let mut reason = format!("rolled back from generation {from}, whose state it inherited");
-        if let Some(failed_at) = previous
-            .failed_at
-            .filter(|failed_at| *failed_at <= position)
-        {
-            reason.push_str(&format!(
-                "; its code stopped at event {failed_at}, which the state now contains, so it \
-                 can't rebuild that state"
-            ));
-        }
-        if has_released {
-            reason.push_str(
-                "; the state now contains events that its code had parked, so it may not be able \
-                 to rebuild that state",
-            );
-        }
-        let serving = record.active_mut();
-        if let Some(held) = &held {
-            serving.subjects_from = held.position;
-        }
-        serving.enter(GenerationStatus::Active, reason.clone());
-        let program = self
-            .inner
-            .program(&record, record.active(), Ok(module), Role::TAKES_OVER);
-        self.commit(
-            deployment,
-            record,
-            Switch::Rollback.action(),
-            reason.clone(),
-        )
-        .await?;
-        crash_points::reached("hand-back-recorded");
-        // After the commit, and while it still is held, so that not one event is applied in
-        // between.
-        runner.take_over(program);
-        drop(held);
-        Ok(api::CutOver {
-            deployment: deployment.info(),
-            from,
-            to: previous.number,
-            position: Some(position),
-            hold_ms: 0.0,
-            message: reason,
-        })
-    }
-
-    /// A rollback to a generation whose state is gone: rebuilds it, if requested.
-    async fn rebuild_previous(
-        &self,
-        deployment: &Arc<Deployment>,
-        RollbackOptions {
-            may_rebuild,
-            accept_missing,
-        }: RollbackOptions,
-    ) -> Result<api::CutOver, Error> {
-        let record = deployment.record();
-        let served = |generation: &&Generation| {
-            // A generation that never served, for example a failed candidate, is no target of a
-            // rollback.
-            generation.status == GenerationStatus::Retired && generation.has_served
-        };
-        let Some(last) = record
-            .generations
-            .iter()
-            .filter(served)
-            .max_by(|one, other| one.status_since.cmp(&other.status_since))
-        else {
-            return Err(Error::Conflict(format!(
-                "{} has no previous generation",
-                deployment.name()
-            )));
-        };
-        if !may_rebuild {
-            let head = deployment.info().head;
-            let up_to = head
-                .map(|head| format!(" (up to {head} events)"))
-                .unwrap_or_default();
-            return Err(Error::Conflict(format!(
-                "the state of generation {} was removed at {} ({}); `foldstream rollback {} \
-                 --rebuild` rebuilds it from the stream{up_to} and then lets it serve",
-                last.number,
-                last.status_since,
-                last.reason,
-                deployment.name()
-            )));
-        }
-        let advice =
-            "accept the loss with --accept-missing, or deploy with --strategy inherit or migrate";
-        let accepted = self
-            .may_refold(deployment, &last.source, accept_missing, advice)
-            .await?;
-        let number = record.next;
-        let reason = accepted.explain(format!(
-            "rolling back: generation {} is rebuilt",
-            last.number
-        ));
-        let build = api::BuildSettings {
-            accept_missing,
-            ..api::BuildSettings::default()
-        };
-        let mut generation = last.to_rebuild(number, build, reason.clone());
-        accepted.apply(&mut generation);
-        self.add_candidate(deployment, generation, "rollback")
-            .await?;
-        Ok(api::CutOver {
-            deployment: deployment.info(),
-            from: record.active,
-            to: number,
-            position: None,
-            hold_ms: 0.0,
-            message: reason,
-        })
-    }
-
     /// Makes another generation active whose runner follows the stream. The caller holds the
     /// deployment's lock.
     pub(super) async fn switch(
@@ -359,7 +90,7 @@ impl Rollouts {
                 .await?;
         }
         let state_file = next.state_file;
-        parked::check_switch(deployment, &serving, &runner)?;
+        parked_rules::check_switch(deployment, &serving, &runner)?;
         let mut hand_over = self
             .begin_hand_over(deployment, &serving, &runner, (state_file, continues_after))
             .await?;
@@ -376,7 +107,7 @@ impl Rollouts {
             None
         };
         // Asked again: events may have been parked before the hold.
-        parked::check_switch(deployment, &serving, &runner)?;
+        parked_rules::check_switch(deployment, &serving, &runner)?;
         if aligned.is_some() && switch == Switch::CutOver {
             self.check_lacking(&record, next, &serving, &runner).await?;
         }
@@ -417,7 +148,7 @@ impl Rollouts {
             hand_over.complete().await;
         }
         self.after_flip(deployment, &runner, &serving).await;
-        let parked = parked::remark_of_both(&runner, &serving);
+        let parked = parked_rules::remark_of_both(&runner, &serving);
         Ok(done(deployment, (from, to), (position, held), &parked))
     }
 
@@ -572,7 +303,7 @@ impl Rollouts {
 
     /// Waits until a runner is close to the active one, so that the hold is short; returns whether
     /// it is.
-    async fn come_near(&self, serving: &Arc<Runner>, runner: &Arc<Runner>) -> bool {
+    pub(super) async fn come_near(&self, serving: &Arc<Runner>, runner: &Arc<Runner>) -> bool {
         // The rest of one batch can be applied within a hold.
         let batch = self.inner.config.pipeline.batch_events as u64;
         let at_most = self.inner.config.rollout.hold_max.max(NEAR_MAX);
@@ -669,100 +400,6 @@ impl Rollouts {
         }
         self.end_unused(deployment).await;
     }
-
-    /// Compares a candidate with the active generation, and records the result; an error if its
-    /// gate does not allow the differences. The deployment's lock is held only at the beginning and
-    /// at the end, because comparing a large state takes long.
-    pub(super) async fn pass_gate(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-    ) -> Result<(), Error> {
-        let (ours, theirs, gate, against) = self.take_snapshots(deployment, number).await?;
-        // Snapshots stay as they are, so applying and other changes continue meanwhile.
-        let comparison = blocking(move || compare::compare(&ours, &theirs, &gate)).await?;
-        let comparison = api::Comparison {
-            against,
-            ..comparison
-        };
-        let _changing = self.lock(deployment).await?;
-        let mut record = deployment.record();
-        let active = record.active;
-        let candidate = record
-            .generation_mut(number)
-            .filter(|candidate| candidate.status.is_candidate());
-        // A comparison with a generation that is no longer active proves nothing.
-        let Some(generation) = candidate.filter(|_| active == against) else {
-            return Err(Error::Conflict(format!(
-                "{} changed while it was compared; try again",
-                deployment.name()
-            )));
-        };
-        let passed = comparison.refused == 0;
-        let verdict = if passed {
-            "passed the gate"
-        } else {
-            "held back by its gate"
-        };
-        let parked = parked_counts(deployment.active().store().as_ref());
-        let parked = parked::remark(&parked);
-        let reason = format!("{verdict}: {}{parked}", comparison.conclusion);
-        // It would try again at each new event, and fail again; an operator decides instead.
-        if !passed {
-            generation.build.promote = Promotion::Manual;
-        }
-        generation.comparison = Some(comparison);
-        generation.enter(GenerationStatus::Ready, reason.clone());
-        self.commit(
-            deployment,
-            record,
-            "compare",
-            format!("generation {number} {reason}"),
-        )
-        .await?;
-        if passed {
-            return Ok(());
-        }
-        Err(Error::Conflict(format!(
-            "generation {number} is {reason}; inspect it with `foldstream generations {name}` and \
-             `foldstream scan {name} --generation {number}`, promote it with `foldstream promote \
-             {name} --force`, or `foldstream abort {name}`",
-            name = deployment.name()
-        )))
-    }
-
-    /// Both states at one position, with the gate and the number of the active generation. Applying
-    /// is held only until the snapshots are taken.
-    async fn take_snapshots(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-    ) -> Result<(Snapshot, Snapshot, api::Gate, u64), Error> {
-        let _changing = self.lock(deployment).await?;
-        let record = deployment.record();
-        let gone = || Error::Conflict(format!("generation {number} does not run"));
-        let generation = record.generation(number).ok_or_else(gone)?;
-        let gate = generation.build.gate.clone().unwrap_or_default();
-        let (serving, runner) = (
-            deployment.active(),
-            deployment.runner(generation.state_file).ok_or_else(gone)?,
-        );
-        if !runner.is_of_same_stream(&serving) {
-            return Err(Error::Conflict(
-                "cannot compare: the stream was deleted and created again since the active \
-                 generation was built; promote with --force"
-                    .to_owned(),
-            ));
-        }
-        // The result does not matter: aligning reports what keeps the two apart.
-        self.come_near(&serving, &runner).await;
-        let aligned = align(&serving, &runner, self.inner.config.rollout.hold_max)
-            .await
-            .map_err(|missed| Error::Conflict(format!("cannot compare: {missed}; try again")))?;
-        // `aligned` is dropped on return, and both continue while the snapshots are compared.
-        let (ours, theirs) = snapshots(&aligned, &serving, &runner)?;
-        Ok((ours, theirs, gate, record.active))
-    }
 }
 
 /// Logs a cut-over that is done, and returns the answer to the request.
@@ -793,40 +430,6 @@ fn done(
         hold_ms,
         message,
     }
-}
-
-/// Refuses a candidate that is paused before it is ready: it does not get there on its own.
-fn check_unpaused(name: &str, candidate: &Generation) -> Result<(), Error> {
-    if !candidate.paused || candidate.status == GenerationStatus::Ready {
-        return Ok(());
-    }
-    Err(Error::Conflict(format!(
-        "generation {} is still being built, and is paused; continue with `foldstream resume \
-         {name} --candidate`, and promote it when it is ready",
-        candidate.number
-    )))
-}
-
-/// Says that a candidate is throttled, and how to lift that; empty if it is not.
-fn throttled(name: &str, candidate: &Generation) -> String {
-    let BuildSettings {
-        max_rate,
-        cpu_percent,
-        ..
-    } = &candidate.build;
-    let limits: Vec<String> = max_rate
-        .map(|rate| format!("{rate} events per second"))
-        .into_iter()
-        .chain(cpu_percent.map(|percent| format!("{percent} % of a core")))
-        .collect();
-    if limits.is_empty() || !candidate.status.is_candidate() {
-        return String::new();
-    }
-    format!(
-        "; it is throttled to {}: `foldstream throttle {name} --off` lifts that, and `foldstream \
-         promote {name} --lift-throttle` lifts it and promotes",
-        limits.join(" and ")
-    )
 }
 
 /// Whether a candidate was built from another history than the active generation, which its own
@@ -871,28 +474,6 @@ fn check_caught_up(
         deployment.name(),
         runner.position()
     )))
-}
-
-/// Both states at one position.
-pub(super) fn snapshots(
-    aligned: &Aligned,
-    serving: &Runner,
-    runner: &Runner,
-) -> Result<(Snapshot, Snapshot), Error> {
-    // They differ only if the active runner cannot move; then there is nothing equal to compare.
-    if aligned.serving != aligned.position {
-        return Err(Error::Conflict(format!(
-            "cannot compare: the active generation does not progress at {}, the candidate is at \
-             {}; resume the deployment first",
-            aligned.serving, aligned.position
-        )));
-    }
-    match (serving.store(), runner.store()) {
-        (Some(ours), Some(theirs)) => Ok((ours.snapshot(), theirs.snapshot())),
-        _ => Err(Error::Conflict(
-            "cannot compare: a state is still opening; try again".to_owned(),
-        )),
-    }
 }
 
 /// The record after another generation has become active.

@@ -29,12 +29,11 @@ impl Rollouts {
         let needed = with_headroom(file_bytes) + others;
         let room = self.inner.room.clone();
         blocking(move || {
-            room.check(Use::Grow, needed).map_err(|shortage| {
-                Error::NoRoom(format!(
-                    "a rebuild of {file_bytes} bytes of state, together with the running ones, \
-                     would need about {needed} bytes: {shortage}"
-                ))
-            })
+            let what = format!(
+                "a rebuild of {file_bytes} bytes of state, together with the running ones, would \
+                 need about {needed} bytes"
+            );
+            room.check(Use::Grow, needed).map_err(Error::no_room(what))
         })
         .await
     }
@@ -49,9 +48,9 @@ impl Shared {
         // One that is there already takes no more.
         if !self.folder.module(digest).exists() {
             let bytes = component.len() as u64;
-            self.room.check(Use::Grow, bytes).map_err(|shortage| {
-                Error::NoRoom(format!("the module can't be stored: {shortage}"))
-            })?;
+            self.room
+                .check(Use::Grow, bytes)
+                .map_err(Error::no_room("the module can't be stored"))?;
         }
         Ok(self.folder.store_module(digest, component)?)
     }

@@ -2,6 +2,7 @@
 
 use super::compare::InvalidGate;
 use super::plan::Impossible;
+use crate::room::Shortage;
 use crate::runner::{LoadError, RepairError};
 use crate::{data_dir, log, module, names, source, state};
 
@@ -60,14 +61,26 @@ pub enum Error {
     #[error("{0}")]
     Lacking(String),
     /// There is no room on disk.
-    #[error("{0}")]
-    NoRoom(String),
+    #[error("{what}: {shortage}")]
+    NoRoom {
+        /// What can't be done.
+        what: String,
+        /// What is short.
+        #[source]
+        shortage: Shortage,
+    },
     /// The host is stopping.
     #[error("the host is stopping")]
     Stopping,
 }
 
 impl Error {
+    /// There is no room on disk for something; `what` says for what.
+    pub(super) fn no_room(what: impl Into<String>) -> impl FnOnce(Shortage) -> Self {
+        let what = what.into();
+        move |shortage| Self::NoRoom { what, shortage }
+    }
+
     /// Whether another host uses the data folder.
     pub fn is_in_use(&self) -> bool {
         matches!(self, Self::State(state::Error::InUse(_)))

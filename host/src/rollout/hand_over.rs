@@ -122,13 +122,10 @@ impl Rollouts {
         let (room, waiting) = (self.inner.room.clone(), ours.waiting_effects());
         let (source, target) = (ours.clone(), theirs.clone());
         blocking(move || {
-            room.check(Use::Write, with_headroom(waiting.bytes))
-                .map_err(|shortage| {
-                    let state::Waiting { entries, bytes } = waiting;
-                    Error::NoRoom(format!(
-                        "{entries} messages of {bytes} bytes wait and must be copied: {shortage}"
-                    ))
-                })?;
+            let state::Waiting { entries, bytes } = waiting;
+            let what = format!("{entries} messages of {bytes} bytes wait and must be copied");
+            room.check(Use::Write, with_headroom(bytes))
+                .map_err(Error::no_room(what))?;
             // Most of the copying happens here, while the old owner still sends.
             Ok::<_, Error>(copy_ahead(&source, &target, owner)?)
         })

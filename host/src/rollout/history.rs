@@ -109,7 +109,7 @@ impl Rollouts {
                 lacks,
                 "building a state from another stream"
             );
-            let through = self.accepts_from(source, true).await?;
+            let through = self.end_of(source).await?;
             return Ok(Accepted {
                 lacks: Some(lacks),
                 ..Accepted::nothing_lost(through)
@@ -296,9 +296,15 @@ impl Rollouts {
 
     /// The current last sequence of a source, if missing events up to there are accepted; 0 if not.
     pub(super) async fn accepts_from(&self, source: &str, accept: bool) -> Result<u64, Error> {
-        if !accept {
-            return Ok(0);
+        if accept {
+            self.end_of(source).await
+        } else {
+            Ok(0)
         }
+    }
+
+    /// The current last sequence of a source: missing events up to there are accepted.
+    pub(super) async fn end_of(&self, source: &str) -> Result<u64, Error> {
         let Some(known) = self.inner.sources.get(source) else {
             return Err(self.inner.no_source(source).into());
         };

@@ -40,13 +40,13 @@ impl Held {
             position: 0,
         };
         let epoch = runner.set_ceiling(Ceiling::Position(0));
-        let stands = tokio::time::timeout(HOLD_MAX, runner.held_at(epoch)).await;
+        let position = tokio::time::timeout(HOLD_MAX, runner.held_at(epoch)).await;
         let busy = |_| {
             Error::Conflict(
                 "the active generation did not finish its batch in time; try again".to_owned(),
             )
         };
-        held.position = stands.map_err(busy)?;
+        held.position = position.map_err(busy)?;
         Ok(held)
     }
 }

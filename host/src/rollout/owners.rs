@@ -16,6 +16,7 @@ use crate::runner::Runner;
 use crate::source::Source;
 use crate::state::catalogue::{Generation, HandlerRecord, Record};
 use crate::state::{self, Ownership};
+use crate::storage;
 use crate::subject::{Pattern, SubjectSet};
 
 const FIRST_EPOCH: u64 = 1;
@@ -82,7 +83,7 @@ pub(super) fn create_file(folder: &DataDir, record: &Record) -> Result<(), Error
     if let Err(error) = std::fs::remove_file(&path)
         && error.kind() != std::io::ErrorKind::NotFound
     {
-        return Err(state::Error::Storage(format!("{}: {error}", path.display())).into());
+        return Err(state::Error::Storage(storage::Error::of_file(&path, error)).into());
     }
     Ok(state::create_owned(&path, ownership(handler))?)
 }

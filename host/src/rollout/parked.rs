@@ -1,4 +1,4 @@
-//! Parked events of a deployment: listing, retrying and dropping them, and what they rule out.
+//! Parked events of a deployment: listing, retrying and dropping them.
 //!
 //! Retrying and dropping change entries at an unchanged position, like a partial rebuild: both are
 //! noted in the catalogue before and after, so that earlier reads no longer match their position.
@@ -6,40 +6,51 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::key_part::Keys;
-use super::plan::Plan;
-use super::{DeployRequest, Error, Rollouts, failure_events, skips};
+use super::{Error, Rollouts, failure_events, skips};
 use crate::actor::blocking;
-use crate::api::{self, DeploymentState, FailureClass, OnFailure, Strategy};
+use crate::api::{self, DeploymentState, FailureClass};
 use crate::bundle::Keeper;
 use crate::deployment::{Deployment, parked_counts as counts};
 use crate::event::Payload;
-use crate::module::{KeyRule, Module};
 use crate::pipeline::{ParkedOutcome, ParkedWork, ParkedWorkError, decision};
-use crate::runner::Runner;
-use crate::state::catalogue::{Generation, ParkingRecord};
 use crate::state::exceptions::{Behind, REASON_BYTES_MAX, Skip};
 use crate::state::{self, Parked, ParkedFailure, ParkedKey, ReadEntry, Replaced, Store};
 
 /// Most keys in one response, and in one request.
-const KEYS_MAX: usize = 1_000;
+pub(super) const KEYS_MAX: usize = 1_000;
 /// Most events of a key in one response.
 const EVENTS_MAX: usize = 100;
 /// Most events that one request drops: all keys wait meanwhile.
 const DROP_EVENTS_MAX: usize = 10_000;
-/// Most requests of one retry after a deploy: each is limited in time and keys.
-const RETRIES_MAX: u32 = 10_000;
-/// Pause after a request of it that could not be carried out.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Whether a retry after a deploy is complete.
-enum Retried {
-    More,
-    All,
+/// How much of each key a drop takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// The first event, which has failed.
+    FirstEvent,
+    /// All its events.
+    WholeKey,
+}
+
+impl Extent {
+    fn of(selection: &api::ParkedSelection) -> Self {
+        if selection.whole_keys {
+            Self::WholeKey
+        } else {
+            Self::FirstEvent
+        }
+    }
+
+    /// Out of this many events.
+    fn events(self, all: u64) -> u64 {
+        match self {
+            Self::FirstEvent => 1,
+            Self::WholeKey => all,
+        }
+    }
 }
 
 /// What to do with parked events.
@@ -119,205 +130,7 @@ fn has_class(parked: &ParkedKey, class: Option<FailureClass>) -> bool {
     })
 }
 
-/// Refuses a policy that a module can't have.
-fn check_policy(on_failure: OnFailure, module: &Module) -> Result<(), Error> {
-    let manifest = module.manifest();
-    // Without keys no order could be kept: every later event would have to wait.
-    if on_failure == OnFailure::Park && manifest.key_rule == KeyRule::None {
-        return Err(Error::Refused(format!(
-            "{} declares no key rule, so nobody knows which later events have to wait behind a \
-             parked one; declare one in its manifest, or deploy it with --on-failure stop",
-            manifest.name
-        )));
-    }
-    Ok(())
-}
-
-/// Refuses a plan that would lose what is parked, or the order of its keys.
-fn check_plan(
-    deployment: &Deployment,
-    plan: &Plan,
-    module: &Module,
-    wanted: Option<OnFailure>,
-) -> Result<(), Error> {
-    let record = deployment.record();
-    check_policy(wanted.unwrap_or(record.parking.on_failure), module)?;
-    // An unchanged module and a rebuild keep nothing that could be lost.
-    let Plan::New { strategy, .. } = plan else {
-        return Ok(());
-    };
-    let parked = counts(deployment.active().store().as_ref());
-    let name = deployment.name();
-    if *strategy == Strategy::Migrate && parked.events > 0 {
-        return Err(Error::Refused(format!(
-            "{name} has {} parked events, which a migration would leave behind; retry or drop \
-             them first (`foldstream parked list {name}`), or rebuild",
-            parked.events
-        )));
-    }
-    let rule = &record.active().module.key_rule;
-    let is_of_other_keys = *rule != module.info().key_rule;
-    // Also if nothing is parked yet: an event may be parked until the module takes over.
-    let may_park = parked.events > 0 || record.parking.on_failure == OnFailure::Park;
-    if *strategy == Strategy::Inherit && is_of_other_keys && may_park {
-        return Err(Error::Refused(format!(
-            "cannot inherit: the module has key rule {} instead of {rule}, by which {name} \
-             parks events; retry or drop what is parked (`foldstream parked list {name}`) and \
-             deploy the current module with --on-failure stop, or rebuild",
-            module.info().key_rule
-        )));
-    }
-    Ok(())
-}
-
-/// Refuses code that would find the keys of parked events in another way.
-pub(super) fn check_same_rule(deployment: &Deployment, next: &Generation) -> Result<(), Error> {
-    let record = deployment.record();
-    let (rule, other) = (&record.active().module.key_rule, &next.module.key_rule);
-    let parked = counts(deployment.active().store().as_ref());
-    if rule == other || parked.events == 0 {
-        return Ok(());
-    }
-    Err(Error::Refused(format!(
-        "generation {} has key rule {other} instead of {rule}, by which events of {name} are \
-         parked; retry or drop them first (`foldstream parked list {name}`)",
-        next.number,
-        name = deployment.name()
-    )))
-}
-
-/// Refuses to make another state of a handler active while events are parked in either: one of the
-/// two has applied them, and the other would publish their messages again or not at all. Asked
-/// before a hold, and again while nothing can be parked any more.
-pub(super) fn check_switch(
-    deployment: &Deployment,
-    from: &Runner,
-    to: &Runner,
-) -> Result<(), Error> {
-    // A projection publishes nothing, so nothing can be sent twice.
-    if deployment.record().handler.is_none() {
-        return Ok(());
-    }
-    let events = |runner: &Runner| counts(runner.store().as_ref()).events;
-    let (ours, theirs) = (events(from), events(to));
-    if (ours, theirs) == (0, 0) {
-        return Ok(());
-    }
-    let name = deployment.name();
-    Err(Error::Conflict(format!(
-        "{name} has {} parked events, whose messages are not published yet; the other state has \
-         applied these events without publishing, so retry or drop them first (`foldstream parked list {name}`)",
-        ours.max(theirs)
-    )))
-}
-
-/// Refuses to fold keys from scratch of which events are parked.
-pub(super) fn refuse_part(deployment: &Deployment, keys: &Keys) -> Result<(), Error> {
-    let store = deployment.active().store();
-    // A state that is not open is asked again under the hold.
-    let parked = store.map(|store| store.parked_keys()).unwrap_or_default();
-    match parked.keys().find(|key| keys.has(key)) {
-        None => Ok(()),
-        Some(key) => Err(Error::Refused(format!(
-            "cannot rebuild `{key}`: events of it are parked; `foldstream parked retry {0}` \
-             applies them, `foldstream \
-             parked drop {0}` leaves them out, and a rebuild of all of {0} gives a state without \
-             parked events",
-            deployment.name()
-        ))),
-    }
-}
-
-/// Text to add to a message about a state with parked events.
-pub(super) fn remark(parked: &api::ParkedCounts) -> String {
-    match parked.events {
-        0 => String::new(),
-        1 => "; without 1 event that is parked".to_owned(),
-        events => format!("; without {events} events that are parked"),
-    }
-}
-
-/// The same about a state that became active, and the one before.
-pub(super) fn remark_of_both(now: &Runner, before: &Runner) -> String {
-    let (now, before) = (
-        counts(now.store().as_ref()),
-        counts(before.store().as_ref()),
-    );
-    let mut text = remark(&now);
-    // The state before continues as a follower, with its own parked events.
-    if now.events != before.events {
-        let events = if before.events == 1 {
-            "event"
-        } else {
-            "events"
-        };
-        text.push_str(&format!(
-            "; the state before had {} parked {events}",
-            before.events
-        ));
-    }
-    text
-}
-
 impl Rollouts {
-    /// Sets what a deploy says about events that fail; returns what that changed, in words. The
-    /// caller holds the deployment's lock.
-    pub(super) async fn set_failure_policy(
-        &self,
-        deployment: &Arc<Deployment>,
-        plan: &Plan,
-        module: &Module,
-        request: &DeployRequest,
-    ) -> Result<Option<String>, Error> {
-        let before = deployment.record().parking;
-        let events = request.failure_events.as_deref();
-        if let Some(events) = events {
-            // Before anything changes: a deploy that is refused leaves everything as it was.
-            self.failure_target(events, module, &deployment.record().active().source)?;
-        }
-        self.set_on_failure(deployment, plan, module, request.on_failure)
-            .await?;
-        self.set_failure_events(deployment, module, events).await?;
-        let parking = deployment.record().parking;
-        let mut changed = Vec::new();
-        if parking.on_failure != before.on_failure {
-            changed.push(format!("on-failure is {}", parking.on_failure.name()));
-        }
-        if failure_events::shown(&parking) != failure_events::shown(&before) {
-            let place = failure_events::shown(&parking).unwrap_or_else(|| "nowhere".to_owned());
-            changed.push(format!("failure events go to {place}"));
-        }
-        Ok((!changed.is_empty()).then(|| changed.join(", ")))
-    }
-
-    /// Sets what happens to events that have used up their attempts, if a deploy says so, and
-    /// refuses a plan that contradicts what is parked.
-    async fn set_on_failure(
-        &self,
-        deployment: &Arc<Deployment>,
-        plan: &Plan,
-        module: &Module,
-        wanted: Option<OnFailure>,
-    ) -> Result<(), Error> {
-        // Before anything is written: a refused plan must leave the policy as it was.
-        check_plan(deployment, plan, module, wanted)?;
-        let mut record = deployment.record();
-        let before = record.parking.on_failure;
-        let Some(wanted) = wanted.filter(|wanted| *wanted != before) else {
-            return Ok(());
-        };
-        let detail = format!("{} instead of {}", wanted.name(), before.name());
-        record.parking.on_failure = wanted;
-        self.commit(deployment, record, "on-failure", detail)
-            .await?;
-        // Followers park as well, so that a rollback finds the same policy.
-        deployment
-            .runners()
-            .iter()
-            .for_each(|runner| runner.set_parks(wanted == OnFailure::Park));
-        Ok(())
-    }
-
     /// Some parked keys of a deployment, behind one of them.
     pub fn parked(
         &self,
@@ -377,8 +190,9 @@ impl Rollouts {
         let changing = self.lock(&deployment).await?;
         let store = open_store(&deployment)?;
         let (mut keys, is_cut) = chosen(name, &store, &selection)?;
-        if action == ParkedAction::Drop && !selection.whole_keys {
-            keep_failed(name, &store, &mut keys, selection.all)?;
+        let extent = Extent::of(&selection);
+        if action == ParkedAction::Drop && extent == Extent::FirstEvent {
+            keep_failed(name, &store, &mut keys, &selection)?;
         }
         let dry_run = selection.dry_run;
         let work = match action {
@@ -387,7 +201,7 @@ impl Rollouts {
                 dry_run,
             },
             ParkedAction::Drop => ParkedWork::Drop {
-                parts: parts_of(&store, &keys, selection.whole_keys),
+                parts: parts_of(&store, &keys, extent),
                 reason: reason_of(&selection)?,
             },
         };
@@ -398,7 +212,7 @@ impl Rollouts {
         }
         let outcome = match action {
             _ if keys.is_empty() => ParkedOutcome::default(),
-            ParkedAction::Drop if dry_run => would_drop(&store, &keys, selection.whole_keys),
+            ParkedAction::Drop if dry_run => would_drop(&store, &keys, extent),
             // Nothing changes that anybody could have read.
             ParkedAction::Retry if dry_run => self.work_on_parked(&deployment, work).await?,
             ParkedAction::Retry | ParkedAction::Drop => {
@@ -415,7 +229,7 @@ impl Rollouts {
                     _ => Vec::new(),
                 };
                 let mut outcome = self.work_on_parked(&deployment, work).await?;
-                if outcome.unfinished.is_none() && selection.whole_keys {
+                if outcome.unfinished.is_none() && extent == Extent::WholeKey {
                     outcome.unfinished = left_of(&store, &keys);
                 }
                 let keeper = Keeper::new(self.inner.folder.clone(), name);
@@ -512,136 +326,23 @@ impl Rollouts {
         self.commit(deployment, record, "parked-export", detail)
             .await
     }
-
-    /// Has a generation retry what earlier ones have parked, now or after a restart; returns how
-    /// many keys. The caller holds the deployment's lock.
-    pub(super) async fn want_retry(
-        &self,
-        deployment: &Arc<Deployment>,
-        generation: u64,
-    ) -> Result<u64, Error> {
-        let mut record = deployment.record();
-        let module = record
-            .generation(generation)
-            .map_or_else(String::new, |generation| generation.module.digest.clone());
-        let store = deployment.active().store();
-        let parked = store.map(|store| store.parked_keys()).unwrap_or_default();
-        let untried = parked.values().filter(|key| is_untried(key, &module));
-        let keys = untried.count() as u64;
-        if keys == 0 {
-            return Ok(0);
-        }
-        record.parking.retry_by = Some(generation);
-        self.commit(
-            deployment,
-            record,
-            "parked-retry-wanted",
-            format!("by generation {generation}"),
-        )
-        .await?;
-        self.retry_what_is_parked(deployment);
-        Ok(keys)
-    }
-
-    /// Retries everything that other code has parked, as a deploy wished.
-    pub(super) fn retry_what_is_parked(&self, deployment: &Arc<Deployment>) {
-        let (host, deployment) = (self.clone(), Arc::clone(deployment));
-        let name = deployment.name().to_owned();
-        self.chore("parked-retry", &name, async move {
-            for _ in 0..RETRIES_MAX {
-                // A paused deployment retries when it is resumed.
-                let is_paused = |runner: &Runner| runner.now().state == DeploymentState::Paused;
-                deployment
-                    .active()
-                    .until(|runner| (!is_paused(runner)).then_some(()))
-                    .await;
-                let begun = Instant::now();
-                match host.retry_some(&deployment).await {
-                    // The deployment was held meanwhile: other keys get as much time.
-                    Ok(Retried::More) => tokio::time::sleep(begun.elapsed()).await,
-                    Ok(Retried::All) => break,
-                    Err(error) => {
-                        tracing::warn!(
-                            deployment = deployment.name(),
-                            %error,
-                            "parked events could not be retried yet"
-                        );
-                        // A paused deployment, or a state that is still opening.
-                        tokio::time::sleep(RETRY_PAUSE).await;
-                    }
-                }
-                if deployment.is_gone() {
-                    return;
-                }
-            }
-            if let Err(error) = host.retried_all(&deployment).await {
-                tracing::warn!(
-                    deployment = deployment.name(),
-                    %error,
-                    "the end of a retry could not be recorded"
-                );
-            }
-        });
-    }
-
-    async fn retry_some(&self, deployment: &Arc<Deployment>) -> Result<Retried, Error> {
-        let record = deployment.record();
-        // The deploy that wished it was rolled back, or another came after it.
-        if record.parking.retry_by != Some(record.active) {
-            return Ok(Retried::All);
-        }
-        let digest = record.active().module.digest.clone();
-        let store = open_store(deployment)?;
-        let keys: Vec<String> = store
-            .parked_keys()
-            .into_iter()
-            .filter(|(_, parked)| is_untried(parked, &digest))
-            .map(|(key, _)| key)
-            .take(KEYS_MAX)
-            .collect();
-        if keys.is_empty() {
-            return Ok(Retried::All);
-        }
-        let selection = api::ParkedSelection {
-            keys,
-            ..api::ParkedSelection::default()
-        };
-        let outcome = self
-            .change_parked(deployment.name(), ParkedAction::Retry, selection)
-            .await?;
-        tracing::info!(
-            deployment = deployment.name(),
-            events = outcome.events,
-            failed = outcome.failed.len(),
-            "parked events were retried by newer code"
-        );
-        Ok(Retried::More)
-    }
-
-    async fn retried_all(&self, deployment: &Arc<Deployment>) -> Result<(), Error> {
-        let _changing = self.lock(deployment).await?;
-        let mut record = deployment.record();
-        // Nothing to record: an earlier run of this did.
-        if record.parking.retry_by.take().is_none() {
-            return Ok(());
-        }
-        let left = counts(deployment.active().store().as_ref()).events;
-        let detail = format!("{left} parked events left");
-        self.commit(deployment, record, "parked-retry-done", detail)
-            .await
-    }
 }
 
 /// Keeps the keys whose first event has failed. Another one may be sound, and is not dropped by a
 /// command that was sent twice.
-fn keep_failed(name: &str, store: &Store, keys: &mut Vec<String>, all: bool) -> Result<(), Error> {
+fn keep_failed(
+    name: &str,
+    store: &Store,
+    keys: &mut Vec<String>,
+    selection: &api::ParkedSelection,
+) -> Result<(), Error> {
     let parked = store.parked_keys();
     let has_failed = |key: &String| {
         let found = parked.get(key);
         found.is_some_and(|found| found.failure.is_some())
     };
     match keys.iter().find(|key| !has_failed(key)) {
-        Some(key) if !all => Err(Error::Conflict(format!(
+        Some(key) if !selection.all => Err(Error::Conflict(format!(
             "the first parked event of `{key}` has not been tried since the one before it was \
              dropped; retry the key (`foldstream parked retry {name} KEY`), or drop all its events \
              with --whole-keys"
@@ -654,16 +355,12 @@ fn keep_failed(name: &str, store: &Store, keys: &mut Vec<String>, all: bool) -> 
 }
 
 /// How many events of each key one request drops: the first one, or all as far as it may.
-fn parts_of(store: &Store, keys: &[String], whole_keys: bool) -> Vec<(String, usize)> {
+fn parts_of(store: &Store, keys: &[String], extent: Extent) -> Vec<(String, usize)> {
     let mut room = DROP_EVENTS_MAX;
     let mut parts = Vec::new();
     for key in keys {
-        let events = if whole_keys {
-            usize::try_from(store.parked_events_of(key)).unwrap_or(usize::MAX)
-        } else {
-            1
-        };
-        let events = events.min(room);
+        let events = extent.events(store.parked_events_of(key));
+        let events = usize::try_from(events).unwrap_or(usize::MAX).min(room);
         room -= events;
         // What is left over is for another request.
         if events > 0 {
@@ -729,19 +426,12 @@ async fn decided(
     Ok(blocking(read).await?)
 }
 
-/// Whether a module has not tried the first event of a parked key.
-fn is_untried(parked: &ParkedKey, module: &str) -> bool {
-    let failure = parked.failure.as_ref();
-    failure.is_none_or(|failure| failure.module != module)
-}
-
 /// What a drop would do.
-fn would_drop(store: &Store, keys: &[String], whole_keys: bool) -> ParkedOutcome {
+fn would_drop(store: &Store, keys: &[String], extent: Extent) -> ParkedOutcome {
     let parked = store.parked_keys();
     let mut outcome = ParkedOutcome::default();
-    // A drop without `whole_keys` takes the first event of each key only.
     for found in keys.iter().filter_map(|key| parked.get(key)) {
-        let events = if whole_keys { found.events() } else { 1 };
+        let events = extent.events(found.events());
         outcome.events += events;
         outcome.keys += u64::from(events == found.events());
     }
@@ -808,7 +498,7 @@ fn of_keys(keys: &[String]) -> String {
     format!("keys {}{more}", named.join(", "))
 }
 
-fn open_store(deployment: &Deployment) -> Result<Store, Error> {
+pub(super) fn open_store(deployment: &Deployment) -> Result<Store, Error> {
     let opening = || {
         Error::Conflict(format!(
             "the state of {} is not open; try again",
@@ -882,17 +572,4 @@ fn chosen(
             Ok((keys, is_cut))
         }
     }
-}
-
-/// The policy of a new record.
-pub(super) fn first_policy(
-    wanted: Option<OnFailure>,
-    module: &Module,
-) -> Result<ParkingRecord, Error> {
-    let on_failure = wanted.unwrap_or_default();
-    check_policy(on_failure, module)?;
-    Ok(ParkingRecord {
-        on_failure,
-        ..ParkingRecord::default()
-    })
 }

@@ -81,7 +81,7 @@ impl Rollouts {
         let generation = record.generation_mut(number).expect("it was just found");
         // The head of now: what goes missing later stops it again.
         let through = self
-            .accepts_from(&generation.source, true)
+            .end_of(&generation.source)
             .await?
             .max(generation.accepts_missing_through);
         generation.accepts_missing_through = through;

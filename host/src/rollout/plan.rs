@@ -134,7 +134,7 @@ fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
             && generation.source == requested.source
             && generation.start == requested.start
     };
-    // The candidate is asked first: it is the latest wish, and may have the module of the active
+    // The candidate is asked first: it was asked for last, and may have the module of the active
     // one.
     if let Some(candidate) = record.candidate().filter(has) {
         let reason = format!(

@@ -14,7 +14,7 @@ use super::history::{self, Accepted};
 use super::key_part::{KeyPart, Keys, NoPart, Ownership};
 use super::side_fold::{Scratch, ScratchOptions};
 use super::{Error, Rollouts};
-use super::{crash_points, cut_over, parked};
+use super::{crash_points, gate, parked_rules};
 use crate::actor::blocking;
 use crate::api;
 use crate::deployment::Deployment;
@@ -44,7 +44,7 @@ impl Rollouts {
         let deployment = self.deployment(name)?;
         // Before the fold, which may take hours; parked events are looked for again under the hold.
         self.check_history(&deployment).await?;
-        parked::refuse_part(&deployment, &keys)?;
+        parked_rules::refuse_part(&deployment, &keys)?;
         let mut generation = deployment.record().active().clone();
         let advice = "accept the loss with --accept-missing, or keep the existing state";
         let accepted = self
@@ -144,8 +144,8 @@ impl Rollouts {
         let aligned = align(&serving, &scratch.runner, at_most).await;
         let aligned = aligned.map_err(|missed| Error::Conflict(format!("{missed}; try again")))?;
         // Again, now that nothing moves.
-        parked::refuse_part(deployment, &chosen.keys)?;
-        let (ours, theirs) = cut_over::snapshots(&aligned, &serving, &scratch.runner)?;
+        parked_rules::refuse_part(deployment, &chosen.keys)?;
+        let (ours, theirs) = gate::snapshots(&aligned, &serving, &scratch.runner)?;
         let missing = self.lacking_in_part(generation, (&ours, &theirs), &chosen)?;
         let skipped = theirs.exceptions().into_keys().collect();
         let changed = match ours.position() {

@@ -124,7 +124,7 @@ impl Rollouts {
 fn copy(from: &Path, to: &Path, room: &Room) -> Result<(), Error> {
     let bytes = std::fs::metadata(from).map_or(0, |metadata| metadata.len());
     room.check(Use::Grow, bytes)
-        .map_err(|shortage| Error::NoRoom(format!("cannot copy a snapshot: {shortage}")))?;
+        .map_err(Error::no_room("cannot copy a snapshot"))?;
     std::fs::copy(from, to).map(drop).map_err(|error| {
         // Half a copy would be opened as a damaged state.
         let _ = std::fs::remove_file(to);

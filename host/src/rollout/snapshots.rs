@@ -17,7 +17,7 @@ use crate::actor::blocking;
 use crate::data_dir::create_private;
 use crate::deployment::Deployment;
 use crate::room::Use;
-use crate::state;
+use crate::{state, storage};
 
 /// Snapshots made at once.
 const AT_ONCE: usize = 2;
@@ -197,7 +197,7 @@ impl Rollouts {
         // The copy is about as large as the state.
         let needed = with_headroom(store.sizes().file_bytes);
         let shortage = self.inner.room.check(Use::Grow, needed);
-        shortage.map_err(|shortage| state::Error::Full(shortage.to_string()))?;
+        shortage.map_err(state::Error::Full)?;
         let snapshot = store.snapshot();
         // With 0 each copy would be removed as soon as it is made.
         let keep = rollout.snapshots_keep.max(1);
@@ -206,7 +206,7 @@ impl Rollouts {
         let position = snapshot.position();
         blocking(move || {
             create_private(&folder)
-                .map_err(|error| state::Error::Storage(format!("{}: {error}", folder.display())))?;
+                .map_err(|error| state::Error::Storage(storage::Error::of_file(&folder, error)))?;
             let name = format!("{state_file}-{position}-{}.redb", snapshot.time_ns());
             state::copy(&snapshot, &folder.join(name))?;
             remove_surplus(&folder, keep, |state_file| record.uses_file(state_file));

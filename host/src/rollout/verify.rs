@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::align::align;
 use super::side_fold::{Scratch, ScratchOptions};
 use super::{Error, Rollouts};
-use super::{compare, cut_over, history, parked, skips};
+use super::{compare, gate, history, parked_rules, skips};
 use crate::actor::blocking;
 use crate::api::{self, Gate, WorkState};
 use crate::deployment::{Deployment, parked_counts};
@@ -255,7 +255,7 @@ impl Verifying {
         }
         message.push_str(&skips::remark(&skipped));
         message.push_str(&api::missing_remark(missing));
-        message.push_str(&parked::remark(&parked));
+        message.push_str(&parked_rules::remark(&parked));
         self.deployment.update_verification(|verification| {
             verification.skipped = skipped;
             verification.missing_events = missing;
@@ -316,7 +316,7 @@ impl Verifying {
                     .unwrap_or_default();
                 Error::Conflict(format!("{missed}{now}; verify again"))
             })?;
-            return cut_over::snapshots(&aligned, &serving, &scratch.runner);
+            return gate::snapshots(&aligned, &serving, &scratch.runner);
         };
         // Neither moves: the active one rests, and the other one is at its ceiling.
         let closed = || Error::Conflict("a state is still opening; verify again".to_owned());

@@ -4,9 +4,12 @@
 //! continue. A runner knows nothing of its neighbours: `deployment.rs` decides which runner answers
 //! reads.
 
+mod lag;
 mod lead;
+mod loading;
 mod options;
 mod ownership;
+mod reads;
 mod repairs;
 #[cfg(test)]
 mod tests;
@@ -17,61 +20,31 @@ mod worker;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::api::{self, DeploymentState, SourceState};
-use crate::event::{Event, Payload};
+use crate::api::DeploymentState;
+use crate::event::Event;
 use crate::firing;
 use crate::metrics::DeploymentMetrics;
-use crate::module::{Identity, Module, QueryError};
+use crate::module::Module;
 use crate::outbox;
 use crate::pipeline::{Ceiling, Desired, Pace, ParkedRequests, Patches, Standing, Throttle};
 use crate::progress::{Now, Progress};
 use crate::source::{self, Status};
+use crate::state::Store;
 use crate::state::exceptions::Skips;
-use crate::state::{Snapshot, Store};
 
 pub use crate::pipeline::RepairError;
+pub use lag::Lag;
+pub(crate) use lag::age_seconds;
 pub use options::{Load, LoadError, NotLoaded, Options, Part, Program};
 use ownership::Releasing;
+pub use reads::{Behind, ReadError};
 use worker::Worker;
-
-/// How long information about a stream counts as current.
-const KNOWN_FOR: Duration = Duration::from_secs(6);
-/// After how long without news of a stream it is checked outside the reader.
-const HEARD_FOR: Duration = Duration::from_secs(2);
-
-/// How far a state is behind the end of its stream. Unknown values are none.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Lag {
-    /// The last sequence in the stream.
-    pub head: Option<u64>,
-    /// Events that may match and are not applied yet.
-    pub events: Option<u64>,
-    /// Age of the oldest of them, in seconds; 0 if there is none.
-    pub seconds: Option<f64>,
-}
-
-/// How long ago a time was, in seconds.
-pub(crate) fn age_seconds(time_ns: u64) -> f64 {
-    // Signed, because a time of the future is possible, and has the age 0.
-    let age_ns = jiff::Timestamp::now().as_nanosecond() - i128::from(time_ns);
-    (age_ns as f64 / 1e9).max(0.0)
-}
-
-/// The requested position was not reached in time.
-#[derive(Debug, thiserror::Error)]
-#[error("position {wanted} was not reached in time: the deployment is at {position}")]
-pub struct Behind {
-    /// The requested position.
-    pub wanted: u64,
-    /// The position reached.
-    pub position: u64,
-}
 
 /// Pause before the next attempt to start a thread; it doubles up to the maximum.
 const THREAD_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -87,17 +60,6 @@ async fn start_later(runner: Weak<Runner>) {
             _ => return,
         }
     }
-}
-
-/// Why a state can't be read at the moment.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// Its file is still being opened.
-    #[error("{0}")]
-    NotReady(String),
-    /// It has not yet reached the position that it must reach.
-    #[error(transparent)]
-    Behind(#[from] Behind),
 }
 
 /// Shared between the thread and all handles of a runner.
@@ -277,51 +239,6 @@ impl Runner {
         self.shared.source_status.borrow().clone()
     }
 
-    /// Its state at a progress that was read before, including what is known about its source. A
-    /// progress that is read again may be another one, of which the rest of an answer knows nothing.
-    pub fn state(&self, now: &Now) -> DeploymentState {
-        let state = now.state;
-        let would_read = matches!(state, DeploymentState::CatchingUp | DeploymentState::Live);
-        if would_read && self.source_status().is_trouble() {
-            DeploymentState::Disconnected
-        } else {
-            state
-        }
-    }
-
-    /// How far it is behind the end of its stream at a progress that was read before, as far as
-    /// known.
-    pub fn lag(&self, now: &Now) -> Lag {
-        // While it reads, its own reader says where the stream ends; otherwise the look of the host
-        // does.
-        let status = self.source_status();
-        let reads = now.has_read && status.is_known_within(KNOWN_FOR);
-        // A look from before the source was lost says nothing about now.
-        let is_current = |at: &Instant| {
-            at.elapsed() <= KNOWN_FOR && status.troubled_at.is_none_or(|since| since < *at)
-        };
-        let was_looked_at = now.looked_at.as_ref().is_some_and(is_current);
-        if (!reads && !was_looked_at) || now.is_of_another_history() {
-            return Lag::default();
-        }
-        // The age of the last event is an upper bound of the age of the next one.
-        // Events on their way to us follow the last applied event.
-        let next_ns = now
-            .oldest_ns
-            .or_else(|| (reads && now.last_event_ns > 0).then_some(now.last_event_ns));
-        let seconds = if now.pending == 0 {
-            Some(0.0)
-        } else {
-            next_ns.map(age_seconds)
-        };
-        Lag {
-            // The head was reported earlier, and may lie behind the position by now.
-            head: Some(now.head.max(self.last_position())),
-            events: Some(now.pending),
-            seconds,
-        }
-    }
-
     /// Its state, once it is open.
     pub fn store(&self) -> Option<Store> {
         self.shared.store.borrow().clone()
@@ -416,143 +333,6 @@ impl Runner {
         self.shared.program.read().clone()
     }
 
-    /// A view that reflects at least a sequence, if available now, otherwise the reason. Does not
-    /// wait.
-    pub fn try_snapshot(&self, at_least: Option<u64>) -> Result<Snapshot, ReadError> {
-        let Some(store) = self.store() else {
-            return Err(ReadError::NotReady(self.why_not_ready()));
-        };
-        // None: nobody knows yet what readers saw before the host started.
-        let Some(gate) = self.shared.progress.answers_from() else {
-            return Err(ReadError::NotReady(self.why_not_ready()));
-        };
-        // Both bounds apply: what readers saw before, and what this one asks for.
-        let wanted = gate.max(at_least.unwrap_or(0));
-        let snapshot = store.snapshot();
-        let position = snapshot.position();
-        if position >= wanted {
-            Ok(snapshot)
-        } else {
-            Err(Behind { wanted, position }.into())
-        }
-    }
-
-    /// It answers reads from now on.
-    pub fn start_serving(&self) {
-        self.shared.progress.set_serves(true);
-        self.shared.progress.set_follows(false);
-    }
-
-    /// It answers no reads from now on.
-    pub fn stop_serving(&self) {
-        self.shared.progress.set_serves(false);
-    }
-
-    /// It answers no reads from now on, and follows the stream, so that it can answer them again.
-    pub fn follow(&self) {
-        self.stop_serving();
-        self.shared.progress.set_follows(true);
-    }
-
-    /// Whether it has just started and does not know yet from which position it may answer.
-    pub fn is_uncertain(&self) -> bool {
-        self.now().catches_up_to.is_none() && self.is_running()
-    }
-
-    /// Replaces another runner: rejects reads until this runner reaches the highest position that
-    /// the other has (or may have) served.
-    pub fn succeeds(&self, other: &Self, position: u64) {
-        self.shared.progress.succeeds(&other.now(), position);
-    }
-
-    fn why_not_ready(&self) -> String {
-        let (name, now) = (&self.shared.deployment, self.now());
-        match (now.failure, now.repair_percent) {
-            (Some(failure), _) => format!("{name} can't be read: {}", failure.message),
-            (None, Some(percent)) => {
-                format!(
-                    "the state of {name} is being repaired after an unclean stop: {percent:.0} %; \
-                     try again later"
-                )
-            }
-            (None, None) => {
-                let source = self
-                    .source_status()
-                    .message
-                    .map(|message| format!(" ({message})"))
-                    .unwrap_or_default();
-                format!(
-                    "{name} was not stopped cleanly, and only the end of its stream shows which \
-                     positions it may have answered from; its source is not connected yet{source}; \
-                     try again"
-                )
-            }
-        }
-    }
-
-    /// Answers a query over a snapshot, on a blocking thread.
-    pub async fn query(
-        &self,
-        snapshot: Snapshot,
-        name: String,
-        args: Payload,
-    ) -> Result<Payload, QueryError> {
-        let program = self.program();
-        // A module that loads now, or that the runner will load, is worth another request.
-        let may_come = self.is_running() || matches!(program.module, Err(NotLoaded::Yet));
-        let not_loaded = |why: NotLoaded| {
-            let why = why.to_string();
-            if may_come {
-                QueryError::NotReady(why)
-            } else {
-                QueryError::Failed(why)
-            }
-        };
-        let module = program.module.map_err(not_loaded)?;
-        let identity = Identity {
-            deployment: self.shared.deployment.clone(),
-            generation: program.generation,
-        };
-        let seconds = self.shared.metrics.query_seconds.clone();
-        let progress = Arc::clone(&self.shared.progress);
-        let answered = tokio::task::spawn_blocking(move || {
-            // Counted while it runs, so that the host knows how many instances there are.
-            let _alive = progress.instance();
-            let started = Instant::now();
-            let answer = module.query(&identity, snapshot, &name, &args);
-            seconds.observe(started.elapsed().as_secs_f64());
-            answer
-        });
-        answered.await.unwrap_or_else(|error| {
-            Err(QueryError::Failed(format!(
-                "the query ended unexpectedly: {error}"
-            )))
-        })
-    }
-
-    /// The position up to which nothing under a prefix changed since another position; none if
-    /// something changed, or if that is unknown or can't be read.
-    pub fn untouched_through(&self, after: u64, prefix: &str) -> Option<u64> {
-        // A gate that is not open yet admits no read, and so no answer from memory either.
-        let gate = self.shared.progress.answers_from()?;
-        // All from one store, because a reopened store counts its changes from its last checkpoint.
-        let store = self.store()?;
-        let through = store.position();
-        if through < gate {
-            return None;
-        }
-        store
-            .changed_between(after, through, prefix)
-            .is_some_and(|keys| keys.is_empty())
-            .then_some(through)
-    }
-
-    /// Whether a part of the state was replaced at a position, as far as known.
-    pub fn was_patched_at(&self, position: u64) -> bool {
-        self.store()
-            .is_none_or(|store| store.changed_between(position, position, "").is_none())
-    }
-
     /// Stops applying. Reads continue.
     pub fn pause(&self) {
         self.shared.control.send_replace(Desired::Pause);
@@ -584,60 +364,6 @@ impl Runner {
             self.now().state,
             DeploymentState::Paused | DeploymentState::Failed | DeploymentState::Stopping
         )
-    }
-
-    /// Whether the end of the stream is out of date, because the stream is not read at the moment
-    /// or read events are waiting.
-    pub fn asks_for_head(&self) -> bool {
-        !self.source_status().is_heard_within(HEARD_FOR)
-    }
-
-    /// The position after which somebody must look up the next event: it is not read, so its age is
-    /// unknown.
-    pub fn asks_for_age(&self) -> Option<u64> {
-        let position = self.store()?.position();
-        self.shared.progress.asks_for_age().then_some(position)
-    }
-
-    /// Records what its source reported outside the reader, which a runner that does not read would
-    /// not learn.
-    pub fn source_says(&self, info: &api::SourceInfo) {
-        // Only an operator ends this state; a look from outside proves nothing about its cause.
-        let is_stopped = self.source_status().state == SourceState::Stopped;
-        let rests = !matches!(
-            self.now().state,
-            DeploymentState::CatchingUp | DeploymentState::Live
-        );
-        let status = &self.shared.source_status;
-        match (info.first_sequence, info.last_sequence) {
-            (Some(first), Some(last)) if info.reachable => {
-                source::heard(status, Instant::now());
-                if rests && !is_stopped {
-                    source::report(status, SourceState::Idle, None);
-                }
-                self.stream_reaches(first.max(1), last);
-            }
-            _ if rests && !is_stopped => {
-                source::report(
-                    status,
-                    info.state.unwrap_or(SourceState::Reconnecting),
-                    info.message.clone(),
-                );
-            }
-            _ => {}
-        }
-    }
-
-    /// Records where the stream begins and ends, which a runner that does not read would not learn.
-    pub fn stream_reaches(&self, first: u64, head: u64) {
-        if let Some(store) = self.store() {
-            self.shared.progress.seen(first, head, store.position());
-        }
-    }
-
-    /// Records the time of the next event in the stream.
-    pub fn next_event_is_of(&self, time_ns: u64) {
-        self.shared.progress.oldest_is_of(time_ns);
     }
 
     /// Passes it a module that could not be loaded before, if that is why it does not fold; returns

@@ -56,11 +56,7 @@ impl Runner {
 
     /// Retries or drops parked events. The caller holds it at a ceiling.
     pub async fn change_parked(&self, work: ParkedWork) -> Result<ParkedOutcome, ParkedWorkError> {
-        let closed = |_| {
-            Err(ParkedWorkError::State(
-                "the state was closed meanwhile; try again".to_owned(),
-            ))
-        };
+        let closed = |_| Err(ParkedWorkError::Closed);
         let mut answer = self.shared.parked.hand_over(work);
         self.change_pace(|_| ());
         // Cancel-safe: a received value is not lost.

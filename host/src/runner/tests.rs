@@ -1,11 +1,14 @@
 //! Claims about when a state answers reads, over real state files. What a runner folds is shown by
 //! the pipeline's tests and the suite.
 
+use std::time::Instant;
+
 use tempfile::TempDir;
 
 use super::*;
 use crate::api::Start;
 use crate::batch::Limits;
+use crate::event::Payload;
 use crate::memory::caches::Caches;
 use crate::memory::memtables::Budget;
 use crate::metrics::Metrics;
@@ -234,11 +237,11 @@ async fn one_that_waits_for_its_module_can_be_held_repaired_paused_and_resumed()
             })
         });
         let runner = Runner::start(parts);
-        let stands = async {
+        let held = async {
             let epoch = runner.set_ceiling(Ceiling::Position(0));
             runner.held_at(epoch).await
         };
-        let position = tokio::time::timeout(Duration::from_secs(20), stands).await;
+        let position = tokio::time::timeout(Duration::from_secs(20), held).await;
         assert_eq!(
             position.expect("it is held while it waits"),
             5,

@@ -205,7 +205,7 @@ fn read_lines(body: &[u8], options: &AppendOptions) -> Result<Vec<NewEvent>, Pro
                 "there are more than {EVENTS_MAX} lines; send them in several requests"
             )));
         }
-        let event = match cloudevents::meant(line) {
+        let event = match cloudevents::parse_with_specversion(line) {
             Some(envelope) => envelope
                 .and_then(|envelope| append_cloudevents::of_envelope(&envelope, line, options))
                 .map_err(|error| error.to_string()),
@@ -459,7 +459,7 @@ mod tests {
 
     #[test]
     fn times_are_kept_raised_or_ignored_as_wished() {
-        let wish = |times| {
+        let outcome = |times| {
             let options = AppendOptions {
                 template: None,
                 times,
@@ -469,8 +469,8 @@ mod tests {
                 .expect("sound");
             (events[0].time_ns.is_some(), expectation.times_rise)
         };
-        assert_eq!(wish(Times::Raise), (true, false));
-        assert_eq!(wish(Times::Refuse), (true, true));
-        assert_eq!(wish(Times::Ignore), (false, false));
+        assert_eq!(outcome(Times::Raise), (true, false));
+        assert_eq!(outcome(Times::Refuse), (true, true));
+        assert_eq!(outcome(Times::Ignore), (false, false));
     }
 }

@@ -334,20 +334,20 @@ impl Connections {
         among: Among,
         is_enough: impl Fn(&Table) -> bool,
     ) -> bool {
-        let is_meant = |line: &&Arc<Line>| match among {
+        let is_among = |line: &&Arc<Line>| match among {
             Among::All => true,
             Among::Peer(peer) => line.peer == peer,
             Among::Grown => line.memory.lock().bytes() > CONNECTION_BYTES as u64,
         };
         // At least two, so that their number falls although new ones come.
         let count = (self.0.max / CLOSED_SHARE).max(CLOSED_MIN);
-        let meant = || table.open.values().filter(is_meant);
-        let mut found: Vec<((bool, u64), u64)> = meant()
+        let lines = || table.open.values().filter(is_among);
+        let mut found: Vec<((bool, u64), u64)> = lines()
             .filter_map(|line| Some((line.idle()?, line.number)))
             .collect();
         // Nobody is idle: then those whose clients take nothing.
         if found.is_empty() {
-            found = meant()
+            found = lines()
                 .filter_map(|line| Some(((true, line.stalled()?), line.number)))
                 .collect();
         }

@@ -87,7 +87,7 @@ fn explain<T: IntoParams>(uri: &Uri, rejection: &QueryRejection) -> Problem {
     )
 }
 
-/// The end of a message, with the name that was probably meant, or all known names.
+/// The end of a message, with the name that was probably intended, or all known names.
 pub(super) fn suggestion(name: &str, known: &[String]) -> String {
     let closest = known
         .iter()

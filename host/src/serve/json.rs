@@ -35,7 +35,7 @@ pub(super) fn octets(payload: Payload) -> Bytes {
 }
 
 /// Strings by name. Each name may occur only once, because with two values nobody could tell which
-/// one was meant.
+/// one was intended.
 #[derive(Debug, Default)]
 pub(super) struct Texts(pub(super) BTreeMap<String, String>);
 

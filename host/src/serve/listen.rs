@@ -56,15 +56,27 @@ const KEEPALIVE_PAUSE: Duration = Duration::from_secs(15);
 /// How long running requests may continue after the shutdown, unless the whole stop has less time.
 pub(super) const GRACE_MAX: Duration = Duration::from_secs(5);
 
-/// Serves a router until `shutdown`, and then gives running requests `grace` to end.
+/// What is served, and how.
+pub(super) struct Served {
+    pub(super) router: Router,
+    pub(super) tls: Option<RustlsConfig>,
+    pub(super) connections: Connections,
+    /// How long running requests may take to end after the shutdown.
+    pub(super) grace: Duration,
+}
+
+/// Serves until the shutdown.
 pub(super) async fn serve(
     listener: TcpListener,
-    router: Router,
-    tls: Option<RustlsConfig>,
-    connections: Connections,
-    grace: Duration,
+    served: Served,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let Served {
+        router,
+        tls,
+        connections,
+        grace,
+    } = served;
     let handle = Handle::<SocketAddr>::new();
     let stop = {
         let handle = handle.clone();

@@ -11,7 +11,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::position::POSITION;
-use crate::{api, data_dir, host, log, module, rollout, runner, state, subject};
+use crate::{api, data_dir, host, log, module, rollout, runner, state, storage, subject};
 
 /// Seconds after which a client may retry if the host was busy or not ready.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -216,6 +216,21 @@ impl Problem {
         }
     }
 
+    /// A file that can't be read or written: which, for the client, and why, for the log.
+    fn of_storage(what: &str, cause: &storage::Error, why: &dyn Display) -> Self {
+        match cause.kind() {
+            storage::ErrorKind::OutOfRoom => Self::no_room(what, why),
+            // The first failure was reported as what it was, such as a full disk.
+            storage::ErrorKind::FailedBefore => Self::new(
+                Kind::NotReady,
+                format!("{what} failed a moment ago and is being reopened; try again"),
+            ),
+            storage::ErrorKind::Other => {
+                Self::failed(&format!("{what} can't be read or written"), why)
+            }
+        }
+    }
+
     /// The position of the deployment.
     pub(super) fn at(mut self, position: u64) -> Self {
         self.position = Some(position);
@@ -308,7 +323,7 @@ impl From<host::Error> for Problem {
             Error::Refused(_) | Error::Lacking(_) | Error::Gate(_) | Error::Plan(_) => {
                 Kind::Refused
             }
-            Error::NoRoom(_) => Kind::NoRoom,
+            Error::NoRoom { .. } => Kind::NoRoom,
             Error::Stopping => Kind::Stopping,
         };
         Self::new(kind, error.to_string())
@@ -322,24 +337,13 @@ impl From<module::Error> for Problem {
             Error::Refused(_) | Error::Manifest(_) | Error::Check(_) | Error::Compile(_) => {
                 Kind::Refused
             }
-            Error::Engine(_) => return Self::failed("the engine that runs modules failed", &error),
+            Error::Engine { .. } => {
+                return Self::failed("the engine that runs modules failed", &error);
+            }
             Error::Busy(_) | Error::Short(_) => Kind::Busy,
         };
         Self::new(kind, error.to_string())
     }
-}
-
-/// Whether a write failed because of a disk, a quota or a limit of the process, by the system's
-/// error codes: EFBIG, ENOSPC and EDQUOT.
-fn is_out_of_room(text: &str) -> bool {
-    ["(os error 27)", "(os error 28)", "(os error 122)"]
-        .iter()
-        .any(|error| text.contains(error))
-}
-
-/// Whether a file failed before this request, and is reopened soon: redb's `PreviousIo`.
-fn failed_before(text: &str) -> bool {
-    text.contains("Previous I/O error occurred")
 }
 
 impl From<state::Error> for Problem {
@@ -352,25 +356,14 @@ impl From<state::Error> for Problem {
             state::Error::Full(_) => Kind::NoRoom,
             // Its file may come back, so it is no failure of this request.
             state::Error::Displaced(_) => Kind::NotReady,
-            state::Error::Storage(ref text) if is_out_of_room(text) => {
-                return Self::no_room("a file of the host", &error);
-            }
-            // The first failure was reported as what it was, such as a full disk.
-            state::Error::Storage(ref text) if failed_before(text) => {
-                return Self::new(
-                    Kind::NotReady,
-                    "a file of the host failed a moment ago and is being reopened; try again"
-                        .to_owned(),
-                );
-            }
             state::Error::Open(_) | state::Error::InUse(_) => {
                 return Self::failed("a file of the host can't be opened", &error);
             }
             state::Error::Damaged(_) => {
                 return Self::failed("a file of the host is damaged", &error);
             }
-            state::Error::Storage(_) => {
-                return Self::failed("a file of the host can't be read or written", &error);
+            state::Error::Storage(ref cause) => {
+                return Self::of_storage("a file of the host", cause, &error);
             }
         };
         Self::new(kind, error.to_string())
@@ -385,13 +378,10 @@ impl From<log::Error> for Problem {
             }
             log::Error::Invalid { .. } => Kind::Invalid,
             log::Error::Full(_) => Kind::NoRoom,
-            log::Error::Storage(ref text) if is_out_of_room(text) => {
-                return Self::no_room("the embedded log", &error);
-            }
             log::Error::NotOpen(_) | log::Error::Displaced(_) => Kind::NotReady,
             log::Error::Open(_) => return Self::failed("the embedded log can't be opened", &error),
-            log::Error::Storage(_) => {
-                return Self::failed("the embedded log can't be read or written", &error);
+            log::Error::Storage(ref cause) => {
+                return Self::of_storage("the embedded log", cause, &error);
             }
         };
         Self::new(kind, error.to_string())
@@ -462,9 +452,12 @@ pub(super) fn from_query(error: &module::QueryError, name: &str, known: &[String
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use axum::Router;
     use axum::body::to_bytes;
     use axum::routing::get;
+    use rustix::io::Errno;
     use tower_http::catch_panic::CatchPanicLayer;
 
     use super::*;
@@ -529,11 +522,18 @@ mod tests {
         server.abort();
     }
 
+    fn engine(message: &str) -> module::Error {
+        module::Error::Engine {
+            message: message.to_owned(),
+            source: None,
+        }
+    }
+
     #[tokio::test]
     async fn failure_of_a_file_tells_the_client_what_failed_and_no_path() {
         let path = "/srv/data/state/totals/1.redb";
-        let failed = || format!("{path}: Input/output error (os error 5)");
-        let full = || format!("{path}: No space left on device (os error 28)");
+        let of_file = |error: Errno| storage::Error::of_file(path.as_ref(), io::Error::from(error));
+        let (failed, full) = (|| of_file(Errno::IO), || of_file(Errno::NOSPC));
         let folder = || "/srv/data".to_owned();
         let unusable = data_dir::Error::Unusable {
             folder: folder(),
@@ -545,7 +545,7 @@ mod tests {
                 507,
                 Problem::from(host::Error::from(data_dir::Error::NoRoom {
                     folder: folder(),
-                    error: full(),
+                    error: full().to_string(),
                 })),
             ),
             (
@@ -562,12 +562,15 @@ mod tests {
             (500, Problem::from(log::Error::Open(failed()))),
             (500, Problem::from(log::Error::Storage(failed()))),
             (507, Problem::from(log::Error::Storage(full()))),
-            (500, Problem::from(module::Error::Engine(failed()))),
+            (500, Problem::from(engine(&failed().to_string()))),
         ];
-        let again =
-            "Previous I/O error occurred. Please close and re-open the database.".to_owned();
-        let problem = Problem::from(state::Error::Storage(again));
-        assert_eq!(problem.into_response().status(), 503, "it is reopened soon");
+        let again = || storage::Error::failed_before("an earlier commit failed");
+        for problem in [
+            Problem::from(state::Error::Storage(again())),
+            Problem::from(log::Error::Storage(again())),
+        ] {
+            assert_eq!(problem.into_response().status(), 503, "it is reopened soon");
+        }
         for (status, problem) in problems {
             let internal = problem.internal.clone().expect("the log has the details");
             assert!(internal.contains("/srv/data"), "{internal}");
@@ -613,10 +616,7 @@ mod tests {
             kind(module::Error::Refused("no".to_owned()).into()),
             Kind::Refused
         );
-        assert_eq!(
-            kind(module::Error::Engine("no".to_owned()).into()),
-            Kind::Internal
-        );
+        assert_eq!(kind(engine("no").into()), Kind::Internal);
         assert_eq!(
             kind(
                 log::Error::Conflict {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::connections::Connections;
+use super::listen::Served;
 use super::problem::{Kind, Problem};
 use super::routes::health;
 use super::secrets::Secrets;
@@ -100,16 +101,13 @@ impl Entrance {
         // Within the time that the whole stop may take.
         let grace = listen::GRACE_MAX.min(self.config.pipeline.stop_budget);
         tokio::spawn(self.secrets.clone().follow(self.shutdown.clone()));
-        let connections = connections(&self.config, self.memory);
-        listen::serve(
-            listener,
+        let served = Served {
             router,
-            self.secrets.tls(),
-            connections,
+            tls: self.secrets.tls(),
+            connections: connections(&self.config, self.memory),
             grace,
-            self.shutdown,
-        )
-        .await
+        };
+        listen::serve(listener, served, self.shutdown).await
     }
 }
 

@@ -14,6 +14,7 @@ use crate::batch::Batch;
 use crate::event::Event;
 use crate::log::{self, Cursor, Headers, Log, Opening, Run, Wanted};
 use crate::position::{Checkpoint, EventMark, StreamIdentity};
+use crate::storage;
 use crate::subject::SubjectSet;
 
 /// How many events to scan per event that a batch can hold. If matches are rare, the reader stops
@@ -320,9 +321,9 @@ impl Reading {
                 Ok(fetched) => fetched,
                 // A panic, or the end of the runtime.
                 Err(error) => {
-                    return Err(
-                        log::Error::Storage(format!("reading was interrupted: {error}")).into(),
-                    );
+                    let text = format!("reading was interrupted: {error}");
+                    let error = storage::Error::because(text, error);
+                    return Err(log::Error::Storage(error).into());
                 }
             };
             self.place = fetched.place;

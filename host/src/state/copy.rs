@@ -7,8 +7,8 @@ use super::file::{self, EntryWriter};
 use super::inbox;
 use super::writer::{check_key, check_state, check_value};
 use super::{Error, Key, Options, SCAN_ENTRIES_MAX, Snapshot, timers};
-use crate::atomic_file;
 use crate::event::Payload;
+use crate::{atomic_file, storage};
 
 /// Converts a page of old entries to new ones; later entries of one key win.
 pub(super) type Map<'a> =
@@ -64,7 +64,7 @@ fn write(
     match (made, failure) {
         (Ok(()), _) => Ok(()),
         (Err(_), Some(error)) => Err(error),
-        (Err(error), None) => Err(Error::Storage(format!("{}: {error}", path.display()))),
+        (Err(error), None) => Err(Error::Storage(storage::Error::of_file(path, error))),
     }
 }
 
@@ -76,13 +76,12 @@ fn make(
 ) -> Result<(), Error> {
     let Some(checkpoint) = snapshot.checkpoint() else {
         // Without a checkpoint a fold of the copy would not know where to continue.
-        return Err(Error::Storage(
-            "the state is still empty, so there is nothing to copy".to_owned(),
-        ));
+        return Err(Error::Storage(storage::Error::new(
+            "the state is still empty, so there is nothing to copy",
+        )));
     };
     file::make(
         path,
-        Options::default().cache_bytes,
         checkpoint,
         &snapshot.exceptions(),
         |writer| snapshot.for_each_page(page_entries, |page| write_page(&page, writer)),

@@ -14,7 +14,6 @@
 //! only files with one of them have it.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
@@ -30,15 +29,16 @@ use super::exceptions::Exception;
 use super::inbox;
 use super::known::Known;
 use super::memtable::Memtable;
+use super::opening::{check_format, open_database};
 use super::outbox::{self, Found, Pending, Waiting};
 use super::parked;
 use super::places::Sought;
 use super::tables::Frozen;
-use super::{Error, Key, timers};
+use super::{Error, Key, Options, timers};
 use crate::event::Payload;
 use crate::memory::Reservation;
 use crate::position::Checkpoint;
-use crate::{advice, atomic_file, damage, descriptors};
+use crate::{damage, storage};
 
 /// The format of files without an owner of effects, timers and parked events.
 pub const FORMAT: u32 = 2;
@@ -135,129 +135,30 @@ struct Noted {
     is_new: bool,
 }
 
-/// The name of the file of the catalogue, and of the folder of embedded logs.
-const CATALOGUE: &str = "catalog.redb";
-const LOGS: &str = "log";
-
-/// What to do with a file if no other advice helps. Only a state can be built again.
-fn replacement(path: &Path) -> &'static str {
-    let is_log = || {
-        path.parent()
-            .is_some_and(|folder| folder.file_name() == Some(LOGS.as_ref()))
-    };
-    if path.file_name() == Some(CATALOGUE.as_ref()) {
-        "restore its newest copy, or a whole backup: nothing else names the deployments, and their states are removed \
-         without it"
-    } else if is_log() {
-        "restore it from a backup: its events are nowhere else"
-    } else {
-        "restore the file from a backup, or remove it to build the state again from the stream"
-    }
-}
-/// What to do if the system refused something and no other advice helps.
-const MAY_BE_SOUND: &str = "the file itself may be sound: correct that, and it can be opened again";
-/// What redb says if the data that it reads is inconsistent.
-const CORRUPTED: &str = "corrupted";
-
 /// Runs work on the file. A panic of redb at damage is an error like any other damage.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     let damaged = |error: damage::Inconsistent| {
-        Error::Damaged(format!("{error}; check the disk, and rebuild"))
+        let text = format!("{error}; check the disk, and rebuild");
+        Error::Damaged(storage::Error::because(text, error))
     };
     damage::guarded(work).unwrap_or_else(|error| Err(damaged(error)))
 }
 
-pub(super) fn storage(error: impl std::fmt::Display) -> Error {
-    let text = error.to_string();
-    // Errors of several types come here; those about damage have this word in common.
-    if text.contains(CORRUPTED) {
-        Error::Damaged(text)
+/// The error of a state for one of the database below it.
+pub(super) fn storage(error: impl Into<redb::Error>) -> Error {
+    let error = error.into();
+    let is_damage = matches!(error, redb::Error::Corrupted(_));
+    let error = storage::Error::of(error);
+    if is_damage {
+        Error::Damaged(error)
     } else {
-        Error::Storage(text)
+        Error::Storage(error)
     }
 }
 
-/// Whether the system refused to read or write, which says nothing against the file: no room, too
-/// many open files, no permission.
-fn is_refused_by_system(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidData, UnexpectedEof};
-    !matches!(error.kind(), InvalidData | UnexpectedEof)
-}
-
-/// Opens or creates a redb file, and reports the progress of a repair in percent.
-pub(super) fn open_database(
-    path: &Path,
-    cache_bytes: usize,
-    progress: impl Fn(f64) + 'static,
-) -> Result<damage::Open<Database>, Error> {
-    let refused = |error: redb::DatabaseError| {
-        let advice = match &error {
-            redb::DatabaseError::Storage(redb::StorageError::Io(error)) => {
-                let otherwise = if is_refused_by_system(error) {
-                    MAY_BE_SOUND
-                } else {
-                    replacement(path)
-                };
-                advice::of_file(error).unwrap_or(otherwise)
-            }
-            redb::DatabaseError::DatabaseAlreadyOpen => {
-                "another foldstream uses it; stop that one, or choose another data folder"
-            }
-            redb::DatabaseError::UpgradeRequired(_) => {
-                "it was written by another version of redb; use the foldstream that wrote it"
-            }
-            _ => replacement(path),
-        };
-        let message = format!("{}: {error}; {advice}", path.display());
-        match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse(message),
-            _ => Error::Open(message),
-        }
-    };
-    let mut builder = Database::builder();
-    builder
-        .set_cache_size(cache_bytes)
-        .set_repair_callback(move |session| progress(session.progress() * 100.0));
-    // An empty database first, under a temporary name: a crash leaves no half of one.
-    let make = |path: &Path| builder.create(path).map(drop).map_err(not_made);
-    let refused_by_system = |error: io::Error| refused(redb::StorageError::Io(error).into());
-    // Before the file is opened: a descriptor that is missing later stops more than this one.
-    descriptors::check_spare().map_err(refused_by_system)?;
-    atomic_file::create(path, make).map_err(refused_by_system)?;
-    let opened =
-        damage::guarded(|| builder.create(path)).unwrap_or_else(|error| Err(inconsistent(error)));
-    let database = damage::Open::new(opened.map_err(refused)?);
-    // Many are opened at once at a start, and all of them may have found some left.
-    descriptors::check_spare().map_err(refused_by_system)?;
-    Ok(database)
-}
-
-fn inconsistent(error: damage::Inconsistent) -> redb::DatabaseError {
-    redb::StorageError::Corrupted(error.to_string()).into()
-}
-
-/// The system's error if a database file could not be created; otherwise the database's own.
-fn not_made(error: redb::DatabaseError) -> io::Error {
-    match error {
-        redb::DatabaseError::Storage(redb::StorageError::Io(error)) => error,
-        error => io::Error::other(error),
-    }
-}
-
-/// Checks the format in a table of bytes, and writes it into a new file.
-pub(super) fn check_format(path: &Path, found: Option<&[u8]>) -> Result<(), Error> {
-    let Some(found) = found else { return Ok(()) };
-    let format = found.try_into().map(u32::from_be_bytes).unwrap_or(u32::MAX);
-    if (1..=FORMAT_OWNED).contains(&format) {
-        return Ok(());
-    }
-    let message = format!(
-        "{}: file was written by format {format}, this build reads 1 to {FORMAT_OWNED}; upgrade \
-         foldstream, or {}",
-        path.display(),
-        replacement(path)
-    );
-    Err(Error::Open(message))
+/// The error of a file with a row that is not the JSON that it should be.
+pub(super) fn unreadable(text: String, error: serde_json::Error) -> Error {
+    Error::Open(storage::Error::because(text, error))
 }
 
 impl File {
@@ -328,10 +229,11 @@ impl File {
             .map(|json| serde_json::from_slice(&json))
             .transpose()
             .map_err(|error| {
-                Error::Open(format!(
+                let text = format!(
                     "{}: checkpoint is unreadable: {error}; remove the file to rebuild the state",
                     self.path.display()
-                ))
+                );
+                unreadable(text, error)
             })?;
         let number = |bytes: Option<Vec<u8>>| {
             bytes
@@ -409,12 +311,13 @@ impl File {
         let rows = table.iter().map_err(storage)?.map(|row| {
             let (sequence, json) = row.map_err(storage)?;
             let exception = serde_json::from_slice(json.value()).map_err(|error| {
-                Error::Open(format!(
+                let text = format!(
                     "{}: the exception of event {} is unreadable: {error}; upgrade foldstream, or \
                      remove the file to rebuild the state",
                     self.path.display(),
                     sequence.value()
-                ))
+                );
+                unreadable(text, error)
             })?;
             Ok((sequence.value(), exception))
         });
@@ -507,14 +410,13 @@ fn write_exceptions(
 /// of its events.
 pub(super) fn make(
     path: &Path,
-    cache_bytes: usize,
     checkpoint: &Checkpoint,
     exceptions: &BTreeMap<u64, Exception>,
     fill: impl FnOnce(&mut EntryWriter<'_>) -> Result<(), Error>,
     fill_others: impl FnOnce(&redb::WriteTransaction) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let database = Database::builder()
-        .set_cache_size(cache_bytes)
+        .set_cache_size(Options::default().cache_bytes)
         .create(path)
         .map_err(storage)?;
     let transaction = database.begin_write().map_err(storage)?;
@@ -634,8 +536,7 @@ pub(super) fn wrap(value: &Payload, envelope: &mut Vec<u8>) {
 }
 
 pub(super) fn unwrap(envelope: &[u8]) -> Result<Payload, Error> {
-    let damaged =
-        || Error::Damaged("a stored value is damaged; check the disk, and rebuild".to_owned());
+    let damaged = || Error::damaged("a stored value is damaged; check the disk, and rebuild");
     match envelope.split_first() {
         Some((&TEXT, text)) => ByteString::try_from(Bytes::copy_from_slice(text))
             .map(Payload::Text)

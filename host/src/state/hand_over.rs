@@ -15,6 +15,7 @@ use super::file::{FORMAT, FORMAT_OWNED, File, META, guarded, has_timers, storage
 use super::outbox::{Found, MARKS, Marks, OUTBOX, OWNER, Owned, Ownership, Waiting, size};
 use super::{Error, Store};
 use crate::effects::RowKey;
+use crate::storage;
 
 /// How much is copied in one commit, in bytes.
 const COPY_BYTES: u64 = 4 << 20;
@@ -165,9 +166,9 @@ impl Store {
         after: Option<&RowKey>,
     ) -> Result<Copied, Error> {
         if self.has_failed() {
-            return Err(Error::Storage(
-                "an earlier commit failed; the state must be reopened".to_owned(),
-            ));
+            return Err(Error::Storage(storage::Error::failed_before(
+                "an earlier commit failed; the state must be reopened",
+            )));
         }
         // Rows and marks of one moment.
         let pending = from.inner.outbox.pending();

@@ -139,7 +139,7 @@ fn words<const COUNT: usize>(bytes: &[u8]) -> Result<[u64; COUNT], Error> {
 }
 
 fn damaged() -> Error {
-    Error::Damaged("an id of the inbox is damaged; check the disk, and rebuild".to_owned())
+    Error::damaged("an id of the inbox is damaged; check the disk, and rebuild")
 }
 
 /// Ids of one memtable, in order.

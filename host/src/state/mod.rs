@@ -14,6 +14,7 @@ mod hand_over;
 pub mod inbox;
 mod known;
 mod memtable;
+mod opening;
 mod order;
 pub mod outbox;
 mod parked;
@@ -36,9 +37,12 @@ mod tests;
 
 use std::sync::Arc;
 
+use tokio::task::JoinError;
+
 use crate::atomic_file::Displaced;
 use crate::event::Payload;
-use crate::memory::Memory;
+use crate::memory::{self, Memory};
+use crate::{room, storage};
 
 pub use copy::{copy, map};
 pub use file::{FORMAT, FORMAT_OWNED, SETTLED, check, compact};
@@ -64,7 +68,7 @@ pub const SCAN_BYTES_MAX: usize = 1 << 20;
 pub type Key = Arc<str>;
 
 /// Why state refused or failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// A limit was reached; its name comes first.
     #[error("{limit}: {message}")]
@@ -79,28 +83,41 @@ pub enum Error {
     Refused(String),
     /// The file can't be used.
     #[error("cannot open state: {0}")]
-    Open(String),
+    Open(#[source] storage::Error),
     /// Another process has the file open.
     #[error("cannot open state: {0}")]
-    InUse(String),
+    InUse(#[source] storage::Error),
     /// The deadline has passed.
     #[error("the scan took too long")]
     Late,
     /// The host has too little memory; nothing failed.
-    #[error("{0}")]
-    Busy(String),
+    #[error(transparent)]
+    Busy(#[from] memory::Shortage),
     /// The disk has too little room; nothing was begun, and nothing failed.
-    #[error("{0}")]
-    Full(String),
+    #[error(transparent)]
+    Full(#[from] room::Shortage),
     /// The file is no longer in its place; nothing was begun.
     #[error(transparent)]
     Displaced(#[from] Displaced),
     /// The data in the file is inconsistent: reopening it will not help.
     #[error("state is damaged: {0}")]
-    Damaged(String),
+    Damaged(#[source] storage::Error),
     /// The disk or the file failed; the store must be reopened.
     #[error("state failed: {0}")]
-    Storage(String),
+    Storage(#[source] storage::Error),
+}
+
+impl Error {
+    /// Content that does not make sense; the text says what, and what to do.
+    pub(crate) fn damaged(text: impl Into<String>) -> Self {
+        Self::Damaged(storage::Error::new(text))
+    }
+}
+
+/// The result of a task that works on a state. One that ended without a result, by a panic or with
+/// its runtime, has failed.
+pub(crate) fn joined<T>(outcome: Result<Result<T, Error>, JoinError>) -> Result<T, Error> {
+    outcome.unwrap_or_else(|error| Err(Error::Storage(storage::Error::of(error))))
 }
 
 /// Options of a store.

@@ -19,10 +19,10 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::file::{ENTRIES, EXCEPTIONS, FORMAT_OWNED, File, META, storage};
+use super::file::{ENTRIES, EXCEPTIONS, FORMAT_OWNED, File, META, storage, unreadable};
 use super::{Error, Options, Store};
-use crate::atomic_file;
 use crate::effects::{Lineage, Row, RowKey, first_key, last_key};
+use crate::{atomic_file, storage};
 
 pub(super) const OUTBOX: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("outbox");
 /// The key of the owner among the metadata: the JSON of [`Owned`].
@@ -245,9 +245,8 @@ pub(super) fn found(database: &Database) -> Result<Found, Error> {
         .map(|json| serde_json::from_slice(json.value()))
         .transpose();
     let owner = owner.map_err(|error| {
-        Error::Open(format!(
-            "its owner is unreadable: {error}; restore a backup"
-        ))
+        let text = format!("its owner is unreadable: {error}; restore a backup");
+        unreadable(text, error)
     })?;
     let marks = meta
         .get(MARKS)
@@ -255,9 +254,8 @@ pub(super) fn found(database: &Database) -> Result<Found, Error> {
         .map(|json| serde_json::from_slice(json.value()))
         .transpose();
     let marks = marks.map_err(|error| {
-        Error::Open(format!(
-            "its marks are unreadable: {error}; restore a backup"
-        ))
+        let text = format!("its marks are unreadable: {error}; restore a backup");
+        unreadable(text, error)
     })?;
     let marks: Marks = marks.unwrap_or_default();
     let mut waiting = Waiting::default();
@@ -302,10 +300,10 @@ pub fn create_owned(path: &Path, owner: Ownership) -> Result<(), Error> {
             }
             transaction.commit().map_err(storage)
         };
-        made().map_err(|error: Error| std::io::Error::other(error.to_string()))
+        made().map_err(|error: Error| std::io::Error::other(error))
     };
     atomic_file::create(path, make)
-        .map_err(|error| Error::Storage(format!("{}: {error}", path.display())))
+        .map_err(|error| Error::Storage(storage::Error::of_file(path, error)))
 }
 
 impl File {
@@ -358,8 +356,8 @@ impl File {
             };
             let (key, value) = row.map_err(storage)?;
             let Some(row) = Row::read(key.value(), Bytes::copy_from_slice(value.value())) else {
-                return Err(Error::Damaged(
-                    "a waiting effect is damaged; check the disk, restore a backup".to_owned(),
+                return Err(Error::damaged(
+                    "a waiting effect is damaged; check the disk, restore a backup",
                 ));
             };
             targets.push(row.target);
@@ -462,9 +460,9 @@ impl Store {
     /// still be there. Blocking. After an error the store must be reopened.
     pub fn drop_effects(&self, keys: Vec<RowKey>) -> Result<(), Error> {
         if self.has_failed() {
-            return Err(Error::Storage(
-                "an earlier commit failed; try again when the file is open again".to_owned(),
-            ));
+            return Err(Error::Storage(storage::Error::failed_before(
+                "an earlier commit failed; try again when the file is open again",
+            )));
         }
         // Confirmed first, so that a commit which runs meanwhile may remove them as well.
         self.confirm_effects(keys);

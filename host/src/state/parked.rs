@@ -601,7 +601,7 @@ pub(super) fn opened<T>(table: Result<T, redb::TableError>) -> Result<Option<T>,
 }
 
 pub(super) fn damaged() -> Error {
-    Error::Damaged("a parked event is damaged; check the disk, restore a backup".to_owned())
+    Error::damaged("a parked event is damaged; check the disk, restore a backup")
 }
 
 impl Store {

@@ -28,6 +28,7 @@ use super::{Error, Key, Options, Sizes, Snapshot, Writer, timers};
 use crate::effects::RowKey;
 use crate::memory::Purpose;
 use crate::position::Checkpoint;
+use crate::storage;
 
 /// The published state.
 #[derive(Clone, Debug)]
@@ -484,9 +485,9 @@ impl Store {
     /// but not committed: it must be reopened, which goes back to the last durable checkpoint.
     pub fn commit(&self) -> Result<(), Error> {
         if self.inner.failed.load(Ordering::Acquire) {
-            return Err(Error::Storage(
-                "an earlier commit failed; the state must be reopened".to_owned(),
-            ));
+            return Err(Error::Storage(storage::Error::failed_before(
+                "an earlier commit failed; the state must be reopened",
+            )));
         }
         // A clone: the commit takes long, and the view must stay readable.
         let Some((table, checkpoint)) = self.inner.view.read().frozen.clone() else {

@@ -13,6 +13,7 @@ use redb::{
 
 use super::Error;
 use super::file::storage;
+use crate::storage;
 
 /// Cache while a copy is made or read, in bytes.
 const CACHE_BYTES: usize = 16 << 20;
@@ -53,10 +54,10 @@ fn shape(table: &str) -> Result<Shape, Error> {
     let found = TABLES.iter().find(|(name, _)| *name == table);
     found.map(|(_, shape)| *shape).ok_or_else(|| {
         // A copy without that table would look complete, and is not.
-        Error::Open(format!(
+        Error::Open(storage::Error::new(format!(
             "the file has a table `{table}` that this build does not know; use the foldstream that \
              wrote it"
-        ))
+        )))
     })
 }
 
@@ -99,8 +100,7 @@ impl Frozen {
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .open_read_only(path);
-        let database =
-            database.map_err(|error| Error::Open(format!("{}: {error}", path.display())))?;
+        let database = database.map_err(|error| Error::Open(of_file(path, error)))?;
         let transaction = database.begin_read().map_err(storage)?;
         Ok(Self {
             transaction,
@@ -181,8 +181,7 @@ impl Copy {
     pub fn begin(path: &Path) -> Result<Self, Error> {
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
         Ok(Self {
-            database: database
-                .map_err(|error| Error::Storage(format!("{}: {error}", path.display())))?,
+            database: database.map_err(|error| Error::Storage(of_file(path, error)))?,
         })
     }
 
@@ -269,14 +268,17 @@ fn part<E: From<Error>>(
 }
 
 fn text(octets: &[u8]) -> Result<&str, Error> {
-    std::str::from_utf8(octets)
-        .map_err(|_| Error::Damaged("a key that has to be text is none".to_owned()))
+    std::str::from_utf8(octets).map_err(|_| Error::damaged("a key that has to be text is none"))
+}
+
+fn of_file(path: &Path, error: redb::DatabaseError) -> storage::Error {
+    storage::Error::of_file(path, redb::Error::from(error))
 }
 
 fn number(octets: &[u8]) -> Result<u64, Error> {
     let octets = octets
         .try_into()
-        .map_err(|_| Error::Damaged("a number has other than 8 bytes".to_owned()))?;
+        .map_err(|_| Error::damaged("a number has other than 8 bytes"))?;
     Ok(u64::from_be_bytes(octets))
 }
 

@@ -90,9 +90,7 @@ fn due_key(at_ns: u64, name: &str) -> Vec<u8> {
 }
 
 fn damaged() -> Error {
-    Error::Damaged(
-        "a stored timer is damaged; check the disk, restore a backup, or rebuild".to_owned(),
-    )
+    Error::damaged("a stored timer is damaged; check the disk, restore a backup, or rebuild")
 }
 
 fn read(value: &Payload) -> Result<Timer, Error> {

@@ -33,11 +33,8 @@ impl File {
             }
             bytes += key.value().len() + value.value().len();
             let read = Row::read(key.value(), Bytes::copy_from_slice(value.value()));
-            let damaged = || {
-                Error::Damaged(
-                    "a waiting effect is damaged; check the disk, restore a backup".to_owned(),
-                )
-            };
+            let damaged =
+                || Error::damaged("a waiting effect is damaged; check the disk, restore a backup");
             rows.push(read.ok_or_else(damaged)?);
             // After the row: at least one is returned, whatever its size.
             if rows.len() >= entries_max || bytes >= bytes_max {

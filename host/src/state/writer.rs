@@ -197,9 +197,7 @@ impl Writer {
             });
         }
         let wanted = bytes.next_multiple_of(PIECE).min(most);
-        self.memory
-            .grow_to(wanted)
-            .map_err(|shortage| Error::Busy(shortage.to_string()))
+        self.memory.grow_to(wanted).map_err(Error::Busy)
     }
 
     /// Whether the state stays within its limit after the batch is published.

@@ -390,12 +390,12 @@ fn memory_that_the_host_lacks_is_no_fault_of_a_module_and_comes_back() {
         .apply(&[event(1, "grow", "")])
         .expect_err("there is no memory");
     assert!(
-        matches!(&error, ApplyError::Busy(text) if text.starts_with("host-memory: ")),
+        matches!(&error, ApplyError::Busy(shortage) if shortage.to_string().starts_with("host-memory: ")),
         "{error:?}"
     );
     let error = bed.query("grow", "").expect_err("nor for a query");
     assert!(
-        matches!(&error, QueryError::Short(text) if text.starts_with("host-memory: ")),
+        matches!(&error, QueryError::Short(shortage) if shortage.to_string().starts_with("host-memory: ")),
         "{error:?}"
     );
     drop(others);

@@ -70,7 +70,7 @@ impl Settings {
     }
 }
 
-/// The environment, as far as it is text; what is meant for us has to be.
+/// The environment, as far as it is text; our own variables have to be.
 fn environment() -> anyhow::Result<Vec<(String, String)>> {
     let mut texts = Vec::new();
     for (name, value) in std::env::vars_os() {

@@ -95,7 +95,7 @@ fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         | module::Error::Manifest(_)
         | module::Error::Check(_)
         | module::Error::Compile(_) => Some(Exit::Refused),
-        module::Error::Engine(_) | module::Error::Busy(_) | module::Error::Short(_) => {
+        module::Error::Engine { .. } | module::Error::Busy(_) | module::Error::Short(_) => {
             Some(Exit::Failed)
         }
     }

@@ -108,7 +108,7 @@ fn now_and_then(seed: u64) -> Mischief {
                 message: "not yet".to_owned(),
             },
             1 => ApplyError::Trap(random.u64(..).to_string()),
-            _ => ApplyError::Busy("all are taken".to_owned()),
+            _ => ApplyError::Busy(shortage()),
         })
     })
 }

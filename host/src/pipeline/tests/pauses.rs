@@ -74,7 +74,7 @@ fn a_pause_lasts_also_if_the_pace_changes_meanwhile() {
         match ceiling {
             Ceiling::None => std::thread::sleep(Duration::from_millis(1)),
             _ => assert_eq!(
-                stands(&stage, epoch),
+                held_at(&stage, epoch),
                 41,
                 "a pause does not keep it from standing"
             ),

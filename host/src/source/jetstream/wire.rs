@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use async_nats::client::{Request, RequestErrorKind};
+use async_nats::client::{Request, RequestError, RequestErrorKind};
 use async_nats::{Client, Message};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -41,8 +41,12 @@ pub(super) enum Error {
     )]
     NoJetStream(String),
     /// The call failed on its way.
-    #[error("{0}")]
-    Failed(String),
+    #[error("{subject}: {error}")]
+    Failed {
+        subject: String,
+        #[source]
+        error: RequestError,
+    },
     /// No answer in time: the API may be slow, or the request or its answer was lost.
     #[error("{subject} was not answered within {} s", within.as_secs())]
     Unanswered { subject: String, within: Duration },
@@ -473,7 +477,10 @@ impl Api {
                     subject: subject.to_owned(),
                     within,
                 },
-                _ => Error::Failed(format!("{subject}: {error}")),
+                _ => Error::Failed {
+                    subject: subject.to_owned(),
+                    error,
+                },
             })
     }
 }

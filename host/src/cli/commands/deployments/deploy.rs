@@ -68,7 +68,7 @@ pub(crate) struct Args {
     /// Retry what an earlier module has parked, once this one continues its state.
     #[arg(long)]
     retry_parked: bool,
-    /// Publish an event for each event that is parked, such as to `ops.failures@orders`; '' ends
+    /// Publish an event for each event that is parked, such as to `ops.failures@orders`; '' stops
     /// that.
     #[arg(long, value_name = "SUBJECT@SOURCE")]
     failure_events: Option<String>,

@@ -88,25 +88,34 @@ fn target_line(target: &OutboxTarget) -> String {
     line
 }
 
-/// Whether the promise of a target holds, for `doctor`; an error says why it may not.
-pub(crate) fn judge(deployment: &str, target: &OutboxTarget) -> Result<String, String> {
+/// What `doctor` says of the promise of a target.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Promised {
+    /// It holds; how.
+    Holds(String),
+    /// It may not hold; why.
+    MayFail(String),
+}
+
+/// Whether the promise of a target holds, for `doctor`.
+pub(crate) fn judge(deployment: &str, target: &OutboxTarget) -> Promised {
     let source = &target.source;
     if let Some(trouble) = &target.trouble {
-        return Err(format!(
+        return Promised::MayFail(format!(
             "nothing is published: {trouble}; the host tries again on its own"
         ));
     }
     match (target.promise, target.window_seconds) {
-        (Some(Promise::Exact), _) => Ok(format!(
+        (Some(Promise::Exact), _) => Promised::Holds(format!(
             "exact: {source} stores each message of {deployment} exactly once"
         )),
-        (Some(Promise::ReadBack), _) => Ok(format!(
+        (Some(Promise::ReadBack), _) => Promised::Holds(format!(
             "read-back: {source} stores each message of {deployment} once; a second host with a \
              copy of this data folder would send them again, unless the stream takes cursors \
              (subject _fs.cursors.> and atomic batches)"
         )),
         (Some(Promise::Window), Some(window)) if target.longest_wait_seconds >= window => {
-            Err(format!(
+            Promised::MayFail(format!(
                 "window: {source} forgets ids after {}, and a message of {deployment} waited {} \
              for its confirmation; a message that waits longer than the window may be stored \
              twice: raise the stream's duplicate window",
@@ -114,12 +123,12 @@ pub(crate) fn judge(deployment: &str, target: &OutboxTarget) -> Result<String, S
                 span(target.longest_wait_seconds)
             ))
         }
-        (Some(Promise::Window), window) => Ok(format!(
+        (Some(Promise::Window), window) => Promised::Holds(format!(
             "window: {source} stores each message of {deployment} once if no outage or crash lasts \
              longer than {}",
             window.map_or_else(|| "its duplicate window".to_owned(), span)
         )),
-        (None, _) => Ok(format!(
+        (None, _) => Promised::Holds(format!(
             "nothing was published to {source} since the host started"
         )),
     }
@@ -173,12 +182,18 @@ mod tests {
 
     #[test]
     fn thin_promise_is_named() {
-        assert!(judge("ship", &target(Promise::Exact)).is_ok());
-        assert!(judge("ship", &target(Promise::Window)).is_ok());
+        for promise in [Promise::Exact, Promise::Window] {
+            let judged = judge("ship", &target(promise));
+            assert!(matches!(judged, Promised::Holds(_)), "{judged:?}");
+        }
         let slow = OutboxTarget {
             longest_wait_seconds: 900.0,
             ..target(Promise::Window)
         };
-        assert!(judge("ship", &slow).is_err_and(|words| words.contains("may be stored twice")));
+        let judged = judge("ship", &slow);
+        assert!(
+            matches!(&judged, Promised::MayFail(words) if words.contains("may be stored twice")),
+            "{judged:?}"
+        );
     }
 }

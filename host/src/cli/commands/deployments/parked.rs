@@ -23,7 +23,7 @@ use crate::cli::support::output::{bytes, compact, counted, printable, table};
 /// to end first.
 const TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Events that failed and were parked, and later events of their keys, which wait behind them.
+/// List, retry, drop or export events that failed and were parked, with later events of their keys.
 #[derive(Clone, Debug, clap::Subcommand)]
 #[command(before_help = "\
 Examples:

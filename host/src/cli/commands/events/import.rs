@@ -382,7 +382,7 @@ impl<R: BufRead> Batches<R> {
 
 fn check(text: &[u8], template: Option<&SubjectTemplate>) -> Result<(), String> {
     // Told apart by `specversion`, event by event: a file may have both.
-    if let Some(envelope) = cloudevents::meant(text) {
+    if let Some(envelope) = cloudevents::parse_with_specversion(text) {
         let subject = envelope.and_then(|envelope| SubjectTemplate::subject(template, &envelope));
         return subject.map(drop).map_err(|error| error.to_string());
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::api::{Deployment, DeploymentList, DeploymentState, HostInfo, SourceInfo, SourceList};
 use crate::cli::Context;
-use crate::cli::commands::deployments::outbox;
+use crate::cli::commands::deployments::outbox::{self, Promised};
 use crate::cli::commands::project::languages::rust;
 use crate::cli::support::client::{self, Client};
 use crate::cli::support::config_args;
@@ -265,8 +265,8 @@ fn check_outbox(deployment: &Deployment) -> Vec<Check> {
     let check = |target: &crate::api::OutboxTarget| {
         let name = format!("outbox of {}", deployment.name);
         match outbox::judge(&deployment.name, target) {
-            Ok(finding) => Check::ok(name, finding),
-            Err(finding) => Check::warn(name, finding),
+            Promised::Holds(finding) => Check::ok(name, finding),
+            Promised::MayFail(finding) => Check::warn(name, finding),
         }
     };
     targets.map(check).collect()

@@ -25,21 +25,21 @@
 //! visits.assert_same_for_any_batching();
 //! ```
 
-use std::cell::RefCell;
+mod handler;
+mod memory;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
-use std::rc::Rc;
-use std::time::Duration;
 
 use serde::Deserialize;
 pub use serde_json::{Value, json};
 
-use crate::backend::{Backend, ScanRequest, Selection, Writes};
-use crate::effects::{Data, Message, TimerChange};
+pub use handler::{HandlerHarness, PendingTimer, PublishedMessage};
+use memory::Memory;
+
 use crate::event::{Event, Header, Payload};
 use crate::failure::{Failure, MigrateError, QueryError};
-use crate::handler::{Handler, Handling};
 use crate::manifest::Manifest;
 use crate::migrate::{Migrate, NewValue, OldEntry, migrate_all};
 use crate::projection::{Instance, Projection};
@@ -170,10 +170,7 @@ impl<P: Projection> Harness<P> {
 
     fn over(entries: BTreeMap<String, String>) -> Self {
         Self {
-            memory: Memory {
-                entries: Rc::new(RefCell::new(entries.clone())),
-                ..Memory::default()
-            },
+            memory: Memory::over(entries.clone()),
             instance: None,
             manifest: P::manifest(),
             migrated: entries,
@@ -427,181 +424,6 @@ impl<P: Projection + Migrate> Harness<P> {
     }
 }
 
-/// A handler over a state in memory, for tests.
-///
-/// ```
-/// use foldstream_sdk::prelude::*;
-/// use foldstream_sdk::testing::{HandlerHarness, event, json};
-///
-/// # struct Shipping;
-/// # impl Handler for Shipping {
-/// #     fn manifest() -> Manifest<Self> {
-/// #         Manifest::new("shipping").subjects(["orders.*.placed"]).publishes(["shipping.*.cmd"])
-/// #     }
-/// #     fn open(_: &State) -> Self { Self }
-/// #     fn handle(&mut self, event: &Event<'_>, effects: &mut Effects) -> Result<(), Failure> {
-/// #         effects.publish(Message::to(format!("shipping.{}.cmd", event.token(2)?)).json(&json!({"ship": true}))?);
-/// #         Ok(())
-/// #     }
-/// # }
-/// let mut shipping = HandlerHarness::<Shipping>::new();
-/// shipping.given([event("orders.7.placed", json!({}))]);
-///
-/// let [command] = &shipping.published()[..] else { panic!("one command") };
-/// assert_eq!((command.subject.as_str(), &command.data), ("shipping.7.cmd", &json!({"ship": true})));
-/// ```
-pub type HandlerHarness<H> = Harness<Handling<H>>;
-
-/// Most timers that fire while a test lets time pass.
-const FIRINGS_MAX: usize = 100_000;
-
-/// A timer that is pending in a test.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PendingTimer {
-    /// When it fires.
-    pub at: Timestamp,
-    /// Its name.
-    pub name: String,
-    /// The key that the handler gave it.
-    pub key: Option<String>,
-}
-
-/// A message that a handler published in a test.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PublishedMessage {
-    /// Its subject.
-    pub subject: String,
-    /// Its type: the given one, or the last token of the subject.
-    pub kind: String,
-    /// The headers that the handler gave it.
-    pub headers: BTreeMap<String, String>,
-    /// Its data as JSON; other text as a string, octets as their text with replacements.
-    pub data: Value,
-    /// The key that the handler gave it.
-    pub key: Option<String>,
-}
-
-impl<H: Handler> Harness<Handling<H>> {
-    /// What the handler has published so far, in order.
-    ///
-    /// # Panics
-    /// If a subject is not among those that the manifest declares with [`Manifest::publishes`]: the
-    /// host would refuse it.
-    pub fn published(&self) -> Vec<PublishedMessage> {
-        let published = self.memory.published.borrow();
-        published
-            .messages
-            .iter()
-            .map(|(_, message)| self.shown(message))
-            .collect()
-    }
-
-    /// The pending timers, in the order in which they fire.
-    ///
-    /// # Panics
-    /// If there are any and the manifest does not say so with [`Manifest::timers`]: the host would
-    /// refuse them.
-    pub fn timers(&self) -> Vec<PendingTimer> {
-        let timers = self.memory.timers.borrow();
-        assert!(
-            self.manifest.timers || timers.pending.is_empty(),
-            "it sets timers, which its manifest does not declare; add `timers()`"
-        );
-        let mut shown: Vec<_> = timers
-            .pending
-            .values()
-            .map(|timer| PendingTimer {
-                at: timer.at,
-                name: timer.name.clone(),
-                key: timer.key.clone(),
-            })
-            .collect();
-        shown.sort();
-        shown
-    }
-
-    /// Lets time pass after the last event, and fires the timers that are due meanwhile, in order.
-    ///
-    /// # Panics
-    /// If a timer cannot be handled; see [`Harness::let_pass`].
-    pub fn after(&mut self, span: Duration) -> &mut Self {
-        if let Err(refused) = self.let_pass(span) {
-            panic!("{refused}");
-        }
-        self
-    }
-
-    /// Lets time pass after the last event, and fires the timers that are due meanwhile, in order,
-    /// each at its time. If one fails it stays pending, like those after it, and everything that it
-    /// did is dropped.
-    ///
-    /// # Panics
-    /// If timers set each other without end.
-    pub fn let_pass(&mut self, span: Duration) -> Result<(), Refused> {
-        let until = self.next_time + span;
-        for _ in 0..FIRINGS_MAX {
-            let first = self.timers().into_iter().next();
-            let Some(timer) = first.filter(|timer| timer.at <= until) else {
-                self.next_time = until;
-                return Ok(());
-            };
-            // Never before an event that came already: time does not go back in a stream.
-            let time = timer.at.max(self.next_time);
-            let firing = Stored {
-                sequence: self.next_sequence,
-                time,
-                kind: "timer".to_owned(),
-                headers: BTreeMap::new(),
-                subject: format!("timer {}", timer.name),
-                data: String::new(),
-                timer: Some(timer.name),
-            };
-            // Firings are stored in the stream, so they have sequences like events.
-            self.next_sequence += 1;
-            self.next_time = time;
-            self.apply_batch(std::slice::from_ref(&firing))
-                .map_err(|(_, failure)| refused(&firing, failure))?;
-            self.applied.push(firing);
-        }
-        panic!(
-            "more than {FIRINGS_MAX} timers fired within {span:?}: timers set each other without end"
-        );
-    }
-
-    fn shown(&self, message: &Message) -> PublishedMessage {
-        let Message {
-            subject,
-            kind,
-            headers,
-            data,
-            key,
-        } = message.clone();
-        let is_declared = self
-            .manifest
-            .publishes
-            .iter()
-            .any(|pattern| matches(pattern, &subject));
-        assert!(
-            is_declared,
-            "it publishes to {subject}, which its manifest does not declare; add it to `publishes`"
-        );
-        let text = match data {
-            Data::Text(text) => text,
-            Data::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        };
-        let kind =
-            kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
-        let data = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        PublishedMessage {
-            subject,
-            kind,
-            headers: headers.into_iter().collect(),
-            data,
-            key,
-        }
-    }
-}
-
 impl<P: Projection> Default for Harness<P> {
     fn default() -> Self {
         Self::new()
@@ -683,152 +505,6 @@ fn matches(pattern: &str, subject: &str) -> bool {
             (Some(">"), Some(_)) | (None, None) => return true,
             (Some(wanted), Some(token)) if wanted == "*" || wanted == token => {}
             _ => return false,
-        }
-    }
-}
-
-/// A key with the value that it had, if any.
-type Overwritten = (String, Option<String>);
-
-/// A state in memory. Cloning shares it.
-#[derive(Clone, Default)]
-struct Memory {
-    entries: Rc<RefCell<BTreeMap<String, String>>>,
-    /// What the batch overwrote, oldest first.
-    undo: Rc<RefCell<Vec<Overwritten>>>,
-    /// What a handler published, with the index of its cause in the batch; and how much before the
-    /// batch.
-    published: Rc<RefCell<Published>>,
-    timers: Rc<RefCell<Timers>>,
-}
-
-/// The pending timers by name, and what they were before the batch.
-#[derive(Clone, Default)]
-struct Timers {
-    pending: BTreeMap<String, Timer>,
-    before: BTreeMap<String, Timer>,
-}
-
-#[derive(Default)]
-struct Published {
-    messages: Vec<(u32, Message)>,
-    before: usize,
-}
-
-impl Memory {
-    /// Takes the timer of a name, if it is due.
-    fn take_timer(&self, name: &str, time: Timestamp) -> Option<Timer> {
-        let mut timers = self.timers.borrow_mut();
-        let is_due = timers
-            .pending
-            .get(name)
-            .is_some_and(|timer| timer.at <= time);
-        is_due.then(|| timers.pending.remove(name)).flatten()
-    }
-
-    fn begin(&self) {
-        self.undo.borrow_mut().clear();
-        let mut published = self.published.borrow_mut();
-        published.before = published.messages.len();
-        let mut timers = self.timers.borrow_mut();
-        // Copied whole, as tests have few.
-        timers.before = timers.pending.clone();
-    }
-
-    fn roll_back(&self) {
-        let mut published = self.published.borrow_mut();
-        let before = published.before;
-        published.messages.truncate(before);
-        let mut timers = self.timers.borrow_mut();
-        timers.pending = timers.before.clone();
-        drop(timers);
-        let mut entries = self.entries.borrow_mut();
-        // Backwards, so that the first value of a key that was written twice comes back.
-        for (key, value) in self.undo.borrow_mut().drain(..).rev() {
-            match value {
-                Some(value) => entries.insert(key, value),
-                None => entries.remove(&key),
-            };
-        }
-    }
-}
-
-impl Backend for Memory {
-    fn publish(&self, cause: u32, messages: Vec<Message>) {
-        self.published
-            .borrow_mut()
-            .messages
-            .extend(messages.into_iter().map(|message| (cause, message)));
-    }
-
-    fn change_timers(&self, changes: Vec<TimerChange>) {
-        let mut timers = self.timers.borrow_mut();
-        for change in changes {
-            match change {
-                TimerChange::Set(timer) => timers.pending.insert(timer.name.clone(), timer),
-                TimerChange::Cancel(name) => timers.pending.remove(&name),
-            };
-        }
-    }
-
-    fn get(&self, key: &str, show: &mut dyn FnMut(Option<Payload<'_>>)) {
-        show(
-            self.entries
-                .borrow()
-                .get(key)
-                .map(|value| Payload::Text(value)),
-        );
-    }
-
-    fn get_many(&self, keys: &[String], show: &mut dyn FnMut(usize, Option<Payload<'_>>)) {
-        for (index, key) in keys.iter().enumerate() {
-            self.get(key, &mut |value| show(index, value));
-        }
-    }
-
-    fn put_many(&self, writes: &Writes) {
-        let mut entries = self.entries.borrow_mut();
-        for (key, value) in writes.iter() {
-            let before = match value {
-                Some(value) => entries.insert(key.to_owned(), value.to_owned()),
-                None => entries.remove(key),
-            };
-            self.undo.borrow_mut().push((key.to_owned(), before));
-        }
-    }
-
-    fn scan(&self, request: &ScanRequest<'_>, show: &mut dyn FnMut(&str, Payload<'_>)) -> bool {
-        let entries = self.entries.borrow();
-        let behind = |key: &str| {
-            request.after.is_none_or(|after| {
-                if request.backwards {
-                    key < after
-                } else {
-                    key > after
-                }
-            })
-        };
-        let covered = |key: &str| match request.selection {
-            Selection::Prefix(prefix) => key.starts_with(prefix),
-            Selection::Range(start, end) => start <= key && key < end,
-        };
-        let mut left = request.limit;
-        let mut page = |(key, value): (&String, &String)| {
-            if left == 0 {
-                // One more than the limit exists, and ends the search: it is not shown.
-                return true;
-            }
-            left -= 1;
-            show(key, Payload::Text(value));
-            false
-        };
-        let mut selected = entries
-            .iter()
-            .filter(|(key, _)| covered(key) && behind(key));
-        if request.backwards {
-            selected.rev().any(&mut page)
-        } else {
-            selected.any(&mut page)
         }
     }
 }

@@ -1,0 +1,134 @@
+//! What a deploy says about events that fail: whether they are parked, and who is told.
+
+use std::sync::Arc;
+
+use super::plan::Plan;
+use super::{DeployRequest, Error, Rollouts, failure_events};
+use crate::api::{OnFailure, Strategy};
+use crate::deployment::{Deployment, parked_counts as counts};
+use crate::module::{KeyRule, Module};
+use crate::state::catalogue::ParkingRecord;
+
+impl Rollouts {
+    /// Sets what a deploy says about events that fail; returns what that changed, in words. The
+    /// caller holds the deployment's lock.
+    pub(super) async fn set_failure_policy(
+        &self,
+        deployment: &Arc<Deployment>,
+        plan: &Plan,
+        module: &Module,
+        request: &DeployRequest,
+    ) -> Result<Option<String>, Error> {
+        let before = deployment.record().parking;
+        let events = request.failure_events.as_deref();
+        if let Some(events) = events {
+            // Before anything changes: a deploy that is refused leaves everything as it was.
+            self.failure_target(events, module, &deployment.record().active().source)?;
+        }
+        self.set_on_failure(deployment, plan, module, request.on_failure)
+            .await?;
+        self.set_failure_events(deployment, module, events).await?;
+        let parking = deployment.record().parking;
+        let mut changed = Vec::new();
+        if parking.on_failure != before.on_failure {
+            changed.push(format!("on-failure is {}", parking.on_failure.name()));
+        }
+        if failure_events::shown(&parking) != failure_events::shown(&before) {
+            let place = failure_events::shown(&parking).unwrap_or_else(|| "nowhere".to_owned());
+            changed.push(format!("failure events go to {place}"));
+        }
+        Ok((!changed.is_empty()).then(|| changed.join(", ")))
+    }
+
+    /// Sets what happens to events that have used up their attempts, if a deploy says so, and
+    /// refuses a plan that contradicts what is parked.
+    async fn set_on_failure(
+        &self,
+        deployment: &Arc<Deployment>,
+        plan: &Plan,
+        module: &Module,
+        wanted: Option<OnFailure>,
+    ) -> Result<(), Error> {
+        // Before anything is written: a refused plan must leave the policy as it was.
+        check_plan(deployment, plan, module, wanted)?;
+        let mut record = deployment.record();
+        let before = record.parking.on_failure;
+        let Some(wanted) = wanted.filter(|wanted| *wanted != before) else {
+            return Ok(());
+        };
+        let detail = format!("{} instead of {}", wanted.name(), before.name());
+        record.parking.on_failure = wanted;
+        self.commit(deployment, record, "on-failure", detail)
+            .await?;
+        // Followers park as well, so that a rollback finds the same policy.
+        deployment
+            .runners()
+            .iter()
+            .for_each(|runner| runner.set_parks(wanted == OnFailure::Park));
+        Ok(())
+    }
+}
+
+/// Refuses a policy that a module can't have.
+fn check_policy(on_failure: OnFailure, module: &Module) -> Result<(), Error> {
+    let manifest = module.manifest();
+    // Without keys no order could be kept: every later event would have to wait.
+    if on_failure == OnFailure::Park && manifest.key_rule == KeyRule::None {
+        return Err(Error::Refused(format!(
+            "{} declares no key rule, so nobody knows which later events have to wait behind a \
+             parked one; declare one in its manifest, or deploy it with --on-failure stop",
+            manifest.name
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses a plan that would lose what is parked, or the order of its keys.
+fn check_plan(
+    deployment: &Deployment,
+    plan: &Plan,
+    module: &Module,
+    wanted: Option<OnFailure>,
+) -> Result<(), Error> {
+    let record = deployment.record();
+    check_policy(wanted.unwrap_or(record.parking.on_failure), module)?;
+    // An unchanged module and a rebuild keep nothing that could be lost.
+    let Plan::New { strategy, .. } = plan else {
+        return Ok(());
+    };
+    let parked = counts(deployment.active().store().as_ref());
+    let name = deployment.name();
+    if *strategy == Strategy::Migrate && parked.events > 0 {
+        return Err(Error::Refused(format!(
+            "{name} has {} parked events, which a migration would leave behind; retry or drop \
+             them first (`foldstream parked list {name}`), or rebuild",
+            parked.events
+        )));
+    }
+    let rule = &record.active().module.key_rule;
+    let is_of_other_keys = *rule != module.info().key_rule;
+    // Also if nothing is parked yet: an event may be parked until the module takes over.
+    let may_park = parked.events > 0 || record.parking.on_failure == OnFailure::Park;
+    if *strategy == Strategy::Inherit && is_of_other_keys && may_park {
+        return Err(Error::Refused(format!(
+            "cannot inherit: the module has key rule {} instead of {rule}, by which {name} \
+             parks events; retry or drop what is parked (`foldstream parked list {name}`) and \
+             deploy the current module with --on-failure stop, or rebuild",
+            module.info().key_rule
+        )));
+    }
+    Ok(())
+}
+
+/// The policy of a new record.
+pub(super) fn first_policy(
+    wanted: Option<OnFailure>,
+    module: &Module,
+) -> Result<ParkingRecord, Error> {
+    let on_failure = wanted.unwrap_or_default();
+    check_policy(on_failure, module)?;
+    Ok(ParkingRecord {
+        on_failure,
+        ..ParkingRecord::default()
+    })
+}

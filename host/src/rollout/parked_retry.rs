@@ -1,0 +1,148 @@
+//! Retries what earlier code has parked, after a deploy that asks for it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::parked::{KEYS_MAX, ParkedAction, open_store};
+use super::{Error, Rollouts};
+use crate::api::{self, DeploymentState};
+use crate::deployment::{Deployment, parked_counts as counts};
+use crate::runner::Runner;
+use crate::state::ParkedKey;
+
+/// Most requests of one retry after a deploy: each is limited in time and keys.
+const RETRIES_MAX: u32 = 10_000;
+/// Pause after a request of it that could not be carried out.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether a retry after a deploy is complete.
+enum Retried {
+    More,
+    All,
+}
+
+impl Rollouts {
+    /// Has a generation retry what earlier ones have parked, now or after a restart; returns how
+    /// many keys. The caller holds the deployment's lock.
+    pub(super) async fn want_retry(
+        &self,
+        deployment: &Arc<Deployment>,
+        generation: u64,
+    ) -> Result<u64, Error> {
+        let mut record = deployment.record();
+        let module = record
+            .generation(generation)
+            .map_or_else(String::new, |generation| generation.module.digest.clone());
+        let store = deployment.active().store();
+        let parked = store.map(|store| store.parked_keys()).unwrap_or_default();
+        let untried = parked.values().filter(|key| is_untried(key, &module));
+        let keys = untried.count() as u64;
+        if keys == 0 {
+            return Ok(0);
+        }
+        record.parking.retry_by = Some(generation);
+        self.commit(
+            deployment,
+            record,
+            "parked-retry-wanted",
+            format!("by generation {generation}"),
+        )
+        .await?;
+        self.retry_what_is_parked(deployment);
+        Ok(keys)
+    }
+
+    /// Retries everything that other code has parked, as a deploy asked.
+    pub(super) fn retry_what_is_parked(&self, deployment: &Arc<Deployment>) {
+        let (host, deployment) = (self.clone(), Arc::clone(deployment));
+        let name = deployment.name().to_owned();
+        self.chore("parked-retry", &name, async move {
+            for _ in 0..RETRIES_MAX {
+                // A paused deployment retries when it is resumed.
+                let is_paused = |runner: &Runner| runner.now().state == DeploymentState::Paused;
+                deployment
+                    .active()
+                    .until(|runner| (!is_paused(runner)).then_some(()))
+                    .await;
+                let begun = Instant::now();
+                match host.retry_some(&deployment).await {
+                    // The deployment was held meanwhile: other keys get as much time.
+                    Ok(Retried::More) => tokio::time::sleep(begun.elapsed()).await,
+                    Ok(Retried::All) => break,
+                    Err(error) => {
+                        tracing::warn!(
+                            deployment = deployment.name(),
+                            %error,
+                            "parked events could not be retried yet"
+                        );
+                        // A paused deployment, or a state that is still opening.
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                    }
+                }
+                if deployment.is_gone() {
+                    return;
+                }
+            }
+            if let Err(error) = host.retried_all(&deployment).await {
+                tracing::warn!(
+                    deployment = deployment.name(),
+                    %error,
+                    "the end of a retry could not be recorded"
+                );
+            }
+        });
+    }
+
+    async fn retry_some(&self, deployment: &Arc<Deployment>) -> Result<Retried, Error> {
+        let record = deployment.record();
+        // The deploy that asked for it was rolled back, or another came after it.
+        if record.parking.retry_by != Some(record.active) {
+            return Ok(Retried::All);
+        }
+        let digest = record.active().module.digest.clone();
+        let store = open_store(deployment)?;
+        let keys: Vec<String> = store
+            .parked_keys()
+            .into_iter()
+            .filter(|(_, parked)| is_untried(parked, &digest))
+            .map(|(key, _)| key)
+            .take(KEYS_MAX)
+            .collect();
+        if keys.is_empty() {
+            return Ok(Retried::All);
+        }
+        let selection = api::ParkedSelection {
+            keys,
+            ..api::ParkedSelection::default()
+        };
+        let outcome = self
+            .change_parked(deployment.name(), ParkedAction::Retry, selection)
+            .await?;
+        tracing::info!(
+            deployment = deployment.name(),
+            events = outcome.events,
+            failed = outcome.failed.len(),
+            "parked events were retried by newer code"
+        );
+        Ok(Retried::More)
+    }
+
+    async fn retried_all(&self, deployment: &Arc<Deployment>) -> Result<(), Error> {
+        let _changing = self.lock(deployment).await?;
+        let mut record = deployment.record();
+        // Nothing to record: an earlier run of this did.
+        if record.parking.retry_by.take().is_none() {
+            return Ok(());
+        }
+        let left = counts(deployment.active().store().as_ref()).events;
+        let detail = format!("{left} parked events left");
+        self.commit(deployment, record, "parked-retry-done", detail)
+            .await
+    }
+}
+
+/// Whether a module has not tried the first event of a parked key.
+fn is_untried(parked: &ParkedKey, module: &str) -> bool {
+    let failure = parked.failure.as_ref();
+    failure.is_none_or(|failure| failure.module != module)
+}
