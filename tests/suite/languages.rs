@@ -486,7 +486,7 @@ async fn order_totals_stores_the_same_bytes_and_fails_alike_in_every_language() 
 }
 
 /// What a module that depends on chance stored on a host of its own.
-async fn chance(module: &[u8], too_deep: FailureClass) -> Vec<foldstream::api::Entry> {
+async fn chance(module: &[u8], too_deep: Option<FailureClass>) -> Vec<foldstream::api::Entry> {
     let host = Host::start().await;
     let event = |number: u32| NewEvent {
         subject: format!("chance.{number}"),
@@ -498,11 +498,14 @@ async fn chance(module: &[u8], too_deep: FailureClass) -> Vec<foldstream::api::E
     let entries = host.client().entries("chance", "").await;
     assert_eq!(entries.len(), 3);
     assert!(host.output().contains("printed 3"), "{}", host.output());
+    let recurses = too_deep.map(|class| ("recurse", class, "recursion"));
     for (how, class, told) in [
         ("assert", FailureClass::Rejected, "it does not hold"),
-        ("recurse", too_deep, "recursion"),
         ("allocate", FailureClass::Memory, "memory"),
-    ] {
+    ]
+    .into_iter()
+    .chain(recurses)
+    {
         let failing = NewEvent {
             subject: "chance.fail".to_owned(),
             ..order("", "", json!(how))
@@ -523,7 +526,7 @@ async fn chance(module: &[u8], too_deep: FailureClass) -> Vec<foldstream::api::E
 async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_reach() {
     let python = module("python/tests/guests/chance");
     // Python counts its own frames; QuickJS fills the stack that the host limits.
-    let too_deep = FailureClass::Rejected;
+    let too_deep = Some(FailureClass::Rejected);
     let (one, other) = (
         chance(&python, too_deep).await,
         chance(&python, too_deep).await,
@@ -538,7 +541,7 @@ async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_r
     }
 
     let typescript = module("typescript/test/guests/chance");
-    let too_deep = FailureClass::Memory;
+    let too_deep = Some(FailureClass::Memory);
     let (one, other) = (
         chance(&typescript, too_deep).await,
         chance(&typescript, too_deep).await,
@@ -548,7 +551,7 @@ async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_r
     assert_eq!(seen["system"], json!([]), "{seen}");
 
     let go = module("go/tests/guests/chance");
-    let too_deep = FailureClass::Memory;
+    let too_deep = Some(FailureClass::Memory);
     let (one, other) = (chance(&go, too_deep).await, chance(&go, too_deep).await);
     assert_eq!(one, other, "in Go");
     let seen = &one[0].value;
@@ -557,5 +560,14 @@ async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_r
     for closed in ["file", "folder", "socket", "process"] {
         let found = seen[closed].as_str().expect("a text");
         assert!(found.ends_with("Error"), "{closed}: {seen}");
+    }
+
+    let c = module("c/tests/guests/chance");
+    let (one, other) = (chance(&c, None).await, chance(&c, None).await);
+    assert_eq!(one, other, "in C");
+    let seen = &one[0].value;
+    assert_eq!(seen["slept"], json!(true), "{seen}");
+    for closed in ["file", "folder", "environment"] {
+        assert_eq!(seen[closed], json!(false), "{closed}: {seen}");
     }
 }
