@@ -142,3 +142,5 @@ setup-test:
 	@sh $(setup)/schemathesis.sh
 	@sh $(setup)/guest-python.sh
 	@sh $(setup)/guest-typescript.sh
+	@sh $(setup)/guest-go.sh
+	@sh $(setup)/guest-c.sh

@@ -62,6 +62,30 @@ const TYPESCRIPT: Language = Language {
     throws: "    const page = (event as any).nothing(event.token(2));\n",
     told: ["(apply src/index.ts:17)", "at apply (src/index.ts:17)"],
 };
+const GO: Language = Language {
+    name: "go",
+    install: &[],
+    test: (&["go", "test", "."], "ok"),
+    source: "main.go",
+    line: "		page := event.Token(2)\n",
+    throws: "		page := []string{}[len(event.Subject)]\n",
+    told: [
+        "panic: runtime error: index out of range [11] with length 0 (main.go:19)",
+        "at main.PageVisits.func1 (page-visits/main.go:19)",
+    ],
+};
+const C: Language = Language {
+    name: "c",
+    install: &[],
+    test: (&["make", "test"], "2 passed, 0 failed"),
+    source: "src/page_visits.c",
+    line: "    uint64_t *count = fs_edit(&pages, FS_KEY(page));\n",
+    throws: "    uint64_t *count = NULL; return fs_reject(\"no page %d\", (int)page.length);\n",
+    told: [
+        "no page 4 (page_visits.c:10)",
+        "no page 4 (page_visits.c:10)",
+    ],
+};
 
 /// A command with the tools of the set-up behind those of the user.
 fn with_tools(mut command: Command) -> Command {
@@ -72,7 +96,11 @@ fn with_tools(mut command: Command) -> Command {
     command
         .env("PATH", path)
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("npm_config_cache", cache.join("npm"));
+        .env("npm_config_cache", cache.join("npm"))
+        // Go compiles its library once for WebAssembly, and needs nothing from elsewhere.
+        .env("GOCACHE", cache.join("go-build"))
+        .envs([("GOPROXY", "off"), ("GOTOOLCHAIN", "local")])
+        .env("ZIG_GLOBAL_CACHE_DIR", cache.join("zig-cache"));
     command
 }
 
@@ -108,6 +136,24 @@ fn sdk_of_typescript_and_its_examples_pass_their_tests_and_have_sound_types() {
     let types = root().join(".cache/node/node_modules/@types");
     let types = types.display().to_string();
     run_in(&sdk, &["tsc", "--typeRoots", &types]).expect(0);
+}
+
+#[test]
+fn sdk_of_go_and_its_examples_pass_their_tests() {
+    let sdk = root().join("guest-sdk/go");
+    for folder in ["foldstream", "examples/order-totals"] {
+        run_in(&sdk.join(folder), &["go", "test", "./..."]).expect(0);
+    }
+    let formatted = run_in(&sdk, &["gofmt", "-l", "."]).expect(0);
+    assert_eq!(formatted.stdout, "", "gofmt -w formats these");
+}
+
+#[test]
+fn sdk_of_c_and_its_examples_pass_their_tests() {
+    let sdk = root().join("guest-sdk/c");
+    for folder in ["tests", "examples/order-totals"] {
+        run_in(&sdk.join(folder), C.test.0).expect(0);
+    }
 }
 
 /// Makes a project, tests and builds it, deploys it and asks it: all that its README says.
@@ -184,6 +230,16 @@ async fn a_first_projection_in_typescript_works_as_its_readme_says() {
     first_projection(&TYPESCRIPT).await;
 }
 
+#[tokio::test]
+async fn a_first_projection_in_go_works_as_its_readme_says() {
+    first_projection(&GO).await;
+}
+
+#[tokio::test]
+async fn a_first_projection_in_c_works_as_its_readme_says() {
+    first_projection(&C).await;
+}
+
 #[test]
 fn scenarios_find_chance_and_the_clock_in_a_module_of_any_language() {
     for (language, count, others) in [
@@ -236,6 +292,8 @@ fn a_missing_tool_is_named_with_the_command_that_installs_it() {
     for (language, install) in [
         ("python", "pip install -r requirements.txt"),
         ("typescript", "npm install"),
+        ("go", "https://go.dev/dl"),
+        ("c", "pip install ziglang"),
     ] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         cli::run_in(folder.path(), &["new", "--lang", language, "mine"]).expect(0);
@@ -265,7 +323,7 @@ fn module(path: &str) -> Vec<u8> {
 }
 
 /// The names of the deployments of one module in each language.
-const NAMES: [&str; 3] = ["in-rust", "in-python", "in-typescript"];
+const NAMES: [&str; 5] = ["in-rust", "in-python", "in-typescript", "in-go", "in-c"];
 
 /// Deploys `order-totals` in each language.
 async fn deploy_order_totals(host: &Host) {
@@ -273,6 +331,8 @@ async fn deploy_order_totals(host: &Host) {
         guests::module("order-totals"),
         module("python/examples/order-totals"),
         module("typescript/examples/order-totals"),
+        module("go/examples/order-totals"),
+        module("c/examples/order-totals"),
     ];
     for (name, module) in NAMES.iter().zip(modules) {
         host.client().deploy(name, &module).await;
@@ -480,7 +540,7 @@ async fn order_totals_stores_the_same_bytes_and_fails_alike_in_every_language() 
 }
 
 /// What a module that depends on chance stored on a host of its own.
-async fn chance(module: &[u8], too_deep: FailureClass) -> Vec<foldstream::api::Entry> {
+async fn chance(module: &[u8], too_deep: Option<FailureClass>) -> Vec<foldstream::api::Entry> {
     let host = Host::start().await;
     let event = |number: u32| NewEvent {
         subject: format!("chance.{number}"),
@@ -494,11 +554,14 @@ async fn chance(module: &[u8], too_deep: FailureClass) -> Vec<foldstream::api::E
     // The log is written by a thread of its own.
     let printed = async || host.output().contains("printed 3").then_some(());
     wait::until("what it printed", printed).await;
+    let recurses = too_deep.map(|class| ("recurse", class, "recursion"));
     for (how, class, told) in [
         ("assert", FailureClass::Rejected, "it does not hold"),
-        ("recurse", too_deep, "recursion"),
         ("allocate", FailureClass::Memory, "memory"),
-    ] {
+    ]
+    .into_iter()
+    .chain(recurses)
+    {
         let failing = NewEvent {
             subject: "chance.fail".to_owned(),
             ..order("", "", json!(how))
@@ -519,7 +582,7 @@ async fn chance(module: &[u8], too_deep: FailureClass) -> Vec<foldstream::api::E
 async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_reach() {
     let python = module("python/tests/guests/chance");
     // Python counts its own frames; QuickJS fills the stack that the host limits.
-    let too_deep = FailureClass::Rejected;
+    let too_deep = Some(FailureClass::Rejected);
     let (one, other) = (
         chance(&python, too_deep).await,
         chance(&python, too_deep).await,
@@ -534,7 +597,7 @@ async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_r
     }
 
     let typescript = module("typescript/test/guests/chance");
-    let too_deep = FailureClass::Memory;
+    let too_deep = Some(FailureClass::Memory);
     let (one, other) = (
         chance(&typescript, too_deep).await,
         chance(&typescript, too_deep).await,
@@ -542,4 +605,25 @@ async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_r
     assert_eq!(one, other, "in TypeScript");
     let seen = &one[0].value;
     assert_eq!(seen["system"], json!([]), "{seen}");
+
+    let go = module("go/tests/guests/chance");
+    let too_deep = Some(FailureClass::Memory);
+    let (one, other) = (chance(&go, too_deep).await, chance(&go, too_deep).await);
+    assert_eq!(one, other, "in Go");
+    let seen = &one[0].value;
+    assert_eq!(seen["slept"], json!(true), "{seen}");
+    assert_eq!(seen["environment"], json!([]), "{seen}");
+    for closed in ["file", "folder", "socket", "process"] {
+        let found = seen[closed].as_str().expect("a text");
+        assert!(found.ends_with("Error"), "{closed}: {seen}");
+    }
+
+    let c = module("c/tests/guests/chance");
+    let (one, other) = (chance(&c, None).await, chance(&c, None).await);
+    assert_eq!(one, other, "in C");
+    let seen = &one[0].value;
+    assert_eq!(seen["slept"], json!(true), "{seen}");
+    for closed in ["file", "folder", "environment"] {
+        assert_eq!(seen[closed], json!(false), "{closed}: {seen}");
+    }
 }

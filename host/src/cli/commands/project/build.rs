@@ -20,7 +20,8 @@ Examples:
 
 The language is that of the project: Cargo.toml is Rust, which needs cargo and the target \
 wasm32-unknown-unknown; pyproject.toml is Python, which needs componentize-py; package.json is \
-TypeScript or JavaScript, which needs esbuild and componentize-qjs. If a tool is missing, \
+TypeScript or JavaScript, which needs esbuild and componentize-qjs; go.mod is Go, which needs Go \
+1.24; module.toml is C, which needs zig. If a tool is missing, \
 the command says how to install it.")]
 pub(crate) struct Args {
     /// Folder of the project.

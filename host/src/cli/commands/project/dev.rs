@@ -270,7 +270,7 @@ fn is_source(root: &Path, path: &Path, row: &Row) -> bool {
     let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
     match &parts[..] {
         [] => false,
-        [file] => row.sources.contains(&&**file),
+        [file] => row.is_source(file),
         [folder, .., file] => {
             !row.other_folders.contains(&&**folder)
                 // Python writes it next to the sources that it reads.

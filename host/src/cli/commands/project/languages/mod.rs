@@ -11,6 +11,8 @@ use include_dir::Dir;
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{Output, pretty};
 
+mod c;
+mod go;
 mod name;
 mod python;
 pub(crate) mod rust;
@@ -46,6 +48,11 @@ pub(crate) enum Language {
     /// TypeScript or JavaScript, built with esbuild and componentize-qjs.
     #[value(alias = "ts", alias = "javascript", alias = "js")]
     Typescript,
+    /// Built with the Go compiler alone.
+    #[value(alias = "golang")]
+    Go,
+    /// Built with the C compiler of Zig.
+    C,
 }
 
 /// What the command line knows of a language.
@@ -54,12 +61,15 @@ pub(crate) struct Row {
     pub name: &'static str,
     /// The file by which a project of the language is known.
     pub manifest: &'static str,
-    /// Files at the top of a project that a build reads, apart from those in folders.
+    /// Files at the top of a project that a build reads, apart from those in folders: names, or an
+    /// ending such as `*.go`.
     pub sources: &'static [&'static str],
     /// Folders at the top of a project that a build does not read, or writes itself.
     pub other_folders: &'static [&'static str],
     /// Names that a project cannot have, separated by spaces.
     pub reserved: &'static str,
+    /// The folder of a new project with the SDK in it.
+    pub sdk: &'static str,
     /// The files of a new project, by their paths.
     pub files: fn(&Name) -> Files,
     /// Commands to try in a new project before `foldstream dev`, each with what it does.
@@ -80,7 +90,13 @@ pub(crate) struct Compiled {
 
 impl Language {
     /// All of them.
-    pub(crate) const ALL: [Self; 3] = [Self::Rust, Self::Python, Self::Typescript];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Rust,
+        Self::Python,
+        Self::Typescript,
+        Self::Go,
+        Self::C,
+    ];
 
     /// What the command line knows of it.
     pub(crate) fn row(self) -> &'static Row {
@@ -88,6 +104,8 @@ impl Language {
             Self::Rust => &rust::ROW,
             Self::Python => &python::ROW,
             Self::Typescript => &typescript::ROW,
+            Self::Go => &go::ROW,
+            Self::C => &c::ROW,
         }
     }
 
@@ -114,7 +132,21 @@ impl Language {
             Self::Rust => rust::compile(dir, output).await,
             Self::Python => python::compile(dir, output).await,
             Self::Typescript => typescript::compile(dir, output).await,
+            Self::Go => go::compile(dir, output).await,
+            Self::C => c::compile(dir, output).await,
         }
+    }
+}
+
+impl Row {
+    /// Whether a build reads this file at the top of a project.
+    pub(crate) fn is_source(&self, file: &str) -> bool {
+        self.sources
+            .iter()
+            .any(|source| match source.strip_prefix('*') {
+                Some(ending) => file.ends_with(ending),
+                None => file == *source,
+            })
     }
 }
 
@@ -155,16 +187,26 @@ mod tests {
                 );
             }
             assert!(
-                files.iter().any(|(path, _)| path.starts_with("vendor")),
+                files
+                    .iter()
+                    .any(|(path, _)| path.starts_with(language.row().sdk)),
                 "the SDK is in the project, so that it builds without a registry of ours"
             );
-            for (path, contents) in files.iter().filter(|(path, _)| !path.starts_with("vendor")) {
+            let sdk = language.row().sdk;
+            for (path, contents) in files.iter().filter(|(path, _)| !path.starts_with(sdk)) {
                 let text = String::from_utf8(contents.clone()).expect("is text");
                 let lower = text.to_lowercase() + &path.to_string_lossy();
                 assert!(!lower.contains("starter"), "{}: {text}", path.display());
                 assert!(!text.contains("../.."), "{}: {text}", path.display());
             }
         }
+    }
+
+    #[test]
+    fn sources_are_names_or_endings() {
+        let row = Language::Go.row();
+        assert!(row.is_source("go.mod") && row.is_source("main.go"));
+        assert!(!row.is_source("main.wasm") && !row.is_source("go.mod.bak"));
     }
 
     #[test]

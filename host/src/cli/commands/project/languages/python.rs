@@ -15,7 +15,7 @@ use crate::cli::support::output::Output;
 /// The tool that makes a component of Python. Version 0.25 was tried.
 const COMPONENTIZE: Tool = Tool {
     program: "componentize-py",
-    folder: ".venv/bin",
+    folder: Some(".venv/bin"),
     environment: Some("VIRTUAL_ENV"),
     install: "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt, or pip install \
               componentize-py==0.25.1",
@@ -80,6 +80,7 @@ pub(super) static ROW: Row = Row {
     sources: &["pyproject.toml"],
     other_folders: &["tests", "build", "dist", "__pycache__"],
     reserved: RESERVED,
+    sdk: "vendor",
     files,
     first_steps: &[
         ("python3 -m venv .venv", "make an environment"),
@@ -204,12 +205,12 @@ pub(super) async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compil
     let environment = program
         .ancestors()
         .nth(2)
-        .filter(|folder| folder.join("pyvenv.cfg").is_file());
-    let run = tool::run(&program, arguments, scratch.path(), environment).await?;
+        .filter(|folder| folder.join("pyvenv.cfg").is_file())
+        .map(|folder| ("VIRTUAL_ENV", folder.as_os_str()));
+    let run = tool::run(&program, arguments, scratch.path(), environment.as_slice()).await?;
     if !run.status.success() {
         let told = told(&String::from_utf8_lossy(&run.stderr), &folders);
-        let message = format!("{} cannot be built:\n{told}", project.name);
-        return Err(Failure::new(Exit::Failed, message).into());
+        return Err(tool::refused(&project.name, &told).into());
     }
     let module = tokio::fs::read(&component)
         .await

@@ -83,6 +83,7 @@ pub(super) static ROW: Row = Row {
     ],
     other_folders: &["target"],
     reserved: RESERVED,
+    sdk: "vendor",
     files,
     first_steps: &[("cargo test", "test it without WebAssembly")],
 };

@@ -1,6 +1,6 @@
 //! Tools that build modules: where they are, and what to install if they are missing.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
@@ -13,8 +13,8 @@ use crate::cli::support::exit::{Exit, Failure};
 pub(super) struct Tool {
     /// Its name as a command.
     pub program: &'static str,
-    /// The folder of a project in which its package manager installs it.
-    pub folder: &'static str,
+    /// The folder of a project in which its package manager installs it; none if it does not.
+    pub folder: Option<&'static str>,
     /// The variable that names the project's environment, if there is one.
     pub environment: Option<&'static str>,
     /// How to install it, in the folder of a project.
@@ -29,7 +29,9 @@ impl Tool {
             .and_then(std::env::var_os)
             .map(|folder| PathBuf::from(folder).join("bin"));
         let path = std::env::var_os("PATH").unwrap_or_default();
-        std::iter::once(project.join(self.folder))
+        let own = self.folder.map(|folder| project.join(folder));
+        own.iter()
+            .cloned()
             .chain(environment)
             .chain(std::env::split_paths(&path))
             .map(|folder| folder.join(self.program))
@@ -38,11 +40,13 @@ impl Tool {
             // their packages by their own place.
             .map(|program| std::path::absolute(&program).unwrap_or(program))
             .ok_or_else(|| {
+                let own = own
+                    .as_ref()
+                    .map(|folder| format!("in {} or ", folder.display()))
+                    .unwrap_or_default();
                 let message = format!(
-                    "cannot find {} in {} or on PATH; install it: {}",
-                    self.program,
-                    project.join(self.folder).display(),
-                    self.install
+                    "cannot find {} {own}on PATH; install it: {}",
+                    self.program, self.install
                 );
                 Failure::new(Exit::Failed, message)
             })
@@ -50,16 +54,16 @@ impl Tool {
 }
 
 /// Runs a program to its end, without input, and returns what it printed. Cancelling ends it.
-/// `environment` is the virtual environment of Python that it is to use, if there is one.
+/// `variables` are set in its environment.
 pub(super) async fn run(
     program: &Path,
     arguments: Vec<OsString>,
     folder: &Path,
-    environment: Option<&Path>,
+    variables: &[(&str, &OsStr)],
 ) -> anyhow::Result<Output> {
     Command::new(program)
         .args(arguments)
-        .envs(environment.map(|environment| ("VIRTUAL_ENV", environment)))
+        .envs(variables.iter().copied())
         .current_dir(folder)
         // Its own stack traces say nothing about the project.
         .env("RUST_BACKTRACE", "0")
@@ -68,4 +72,10 @@ pub(super) async fn run(
         .output()
         .await
         .with_context(|| format!("cannot run {}", program.display()))
+}
+
+/// Why a project cannot be built: what its tool said.
+pub(super) fn refused(project: &str, told: &str) -> Failure {
+    let message = format!("{project} cannot be built:\n{}", told.trim_end());
+    Failure::new(Exit::Failed, message)
 }

@@ -18,7 +18,7 @@ const INSTALL: &str =
 /// The tool that makes one file of a module and what it imports. Version 0.28 was tried.
 const BUNDLE: Tool = Tool {
     program: "esbuild",
-    folder: "node_modules/.bin",
+    folder: Some("node_modules/.bin"),
     environment: None,
     install: INSTALL,
 };
@@ -74,6 +74,7 @@ pub(super) static ROW: Row = Row {
     sources: &["package.json", "tsconfig.json"],
     other_folders: &["test", "dist", "build", "node_modules"],
     reserved: RESERVED,
+    sdk: "vendor",
     files,
     first_steps: &[
         ("npm install", "install the tools"),
@@ -172,7 +173,7 @@ pub(super) async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compil
         .to_vec();
     arguments.extend([wit.into(), "-j".into(), bundle.into()]);
     arguments.extend(["-o".into(), component.clone().into_os_string()]);
-    let run = tool::run(&componentizer, arguments, scratch.path(), None).await?;
+    let run = tool::run(&componentizer, arguments, scratch.path(), &[]).await?;
     succeeded(&project, &run)?;
     let module = tokio::fs::read(&component)
         .await
@@ -220,7 +221,7 @@ async fn bundle_project(
         arguments.push(flag("--tsconfig=", &settings));
     }
     arguments.push(flag("--outfile=", bundle));
-    let run = tool::run(bundler, arguments, &dir, None).await?;
+    let run = tool::run(bundler, arguments, &dir, &[]).await?;
     succeeded(project, &run)?;
     add_map(bundle, &dir).with_context(|| format!("cannot read what {} wrote", bundler.display()))
 }
@@ -268,8 +269,7 @@ fn succeeded(project: &Project, run: &std::process::Output) -> Result<(), Failur
     let printed = String::from_utf8_lossy(&run.stderr);
     // What the tool itself says; Node adds where the tool ended.
     let told = printed.split("\nnode:").next().unwrap_or_default();
-    let message = format!("{} cannot be built:\n{}", project.name, told.trim_end());
-    Err(Failure::new(Exit::Failed, message))
+    Err(tool::refused(&project.name, told))
 }
 
 #[cfg(test)]

@@ -1,0 +1,92 @@
+package foldstream
+
+import (
+	"errors"
+	"runtime"
+	"strconv"
+	"strings"
+)
+
+// ErrNotFound is what a query returns if the state has nothing for its arguments.
+var ErrNotFound = errors.New("not found")
+
+// retryError marks an error that may pass.
+type retryError struct{ error }
+
+func (e retryError) Unwrap() error { return e.error }
+
+// Retry marks an error that may pass: the host tries the event again, as often as the manifest says.
+func Retry(err error) error { return retryError{err} }
+
+func isRetry(err error) bool {
+	var retry retryError
+	return errors.As(err, &retry)
+}
+
+// argumentsError marks arguments that do not fit a query.
+type argumentsError struct{ message string }
+
+func (e argumentsError) Error() string { return e.message }
+
+// InvalidArguments is what a query returns if its arguments do not fit it; the message says how.
+func InvalidArguments(message string) error { return argumentsError{message} }
+
+// MismatchError says that JSON or a key does not match its type, where and how.
+type MismatchError struct{ message string }
+
+func (e *MismatchError) Error() string { return e.message }
+
+func mismatch(parts ...string) error { return &MismatchError{strings.Join(parts, "")} }
+
+// within is the same error, inside of a field or an element.
+func within(place string, err error) error { return mismatch(place, ": ", err.Error()) }
+
+// panicError is a panic of the module.
+type panicError struct {
+	message string
+	// trace has a line for each function, the innermost first.
+	trace string
+}
+
+func (e *panicError) Error() string { return e.message }
+
+// recovered describes a panic, with the place in the module; call it from a deferred function.
+func recovered(reason any) *panicError {
+	var message string
+	switch reason := reason.(type) {
+	case error:
+		message = reason.Error()
+	case string:
+		message = reason
+	case interface{ String() string }:
+		message = reason.String()
+	default:
+		message = "a value of another type"
+	}
+	message = "panic: " + message
+	pcs := make([]uintptr, 64)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
+	var trace strings.Builder
+	trace.WriteString(message)
+	panicked, placed := false, false
+	for {
+		frame, more := frames.Next()
+		if panicked && !strings.HasPrefix(frame.Function, "runtime.") {
+			place := frame.File + ":" + strconv.Itoa(frame.Line)
+			trace.WriteString("\n    at " + frame.Function + " (" + place + ")")
+			// The innermost line of the module itself helps more than one of a library.
+			if !placed && !isLibrary(frame) {
+				message += " (" + place[strings.LastIndexByte(place, '/')+1:] + ")"
+				placed = true
+			}
+		}
+		panicked = panicked || frame.Function == "runtime.gopanic"
+		if !more {
+			return &panicError{message, trace.String()}
+		}
+	}
+}
+
+func isLibrary(frame runtime.Frame) bool {
+	return strings.HasPrefix(frame.Function, "foldstream.") && !strings.HasSuffix(frame.File, "_test.go")
+}

@@ -1,0 +1,3 @@
+module foldstream
+
+go 1.24

@@ -1,0 +1,80 @@
+package foldstream
+
+import "time"
+
+// Manifest is what a projection is and needs. Only name and subjects are required; a zero value
+// takes the host's setting.
+type Manifest struct {
+	// Name, and the default name of its deployment: 1 to 63 lower-case letters, digits and hyphens,
+	// a letter first.
+	Name string
+	// Description is for people: its purpose.
+	Description string
+	// Subjects that it reads, with the wildcards * (one token) and > (the rest).
+	Subjects []string
+	// Key is how the host finds the key of an event.
+	Key KeyRule
+	// Headers says whether events carry their headers, which cost about as much as the rest of an
+	// event.
+	Headers bool
+	// StateVersion is the version of the stored entries. Raise it if the code changes the meaning of
+	// old keys or values: the host then rebuilds the state.
+	StateVersion uint32
+	// Inbox says how to recognise events that a producer published twice.
+	Inbox *Inbox
+	// Attempts is how often the host tries a failing batch, including the first attempt.
+	Attempts uint32
+	// InitialBackoff is the pause before the second attempt, which doubles each time up to MaxBackoff.
+	InitialBackoff, MaxBackoff time.Duration
+	// MemoryLimit is the linear memory that one instance needs, in bytes; Go takes about 10 MiB.
+	MemoryLimit uint64
+	// Deadline is the longest time that one call may need.
+	Deadline time.Duration
+	// BatchLimit is the most events that one batch may have.
+	BatchLimit uint32
+	// StateLimit is the largest total size of all keys and values, in bytes.
+	StateLimit uint64
+}
+
+// KeyRule says how the host finds the key of an event. Events with one key are applied in order, and
+// can be rebuilt without the others. Without a rule only the whole state can be rebuilt.
+type KeyRule struct {
+	kind   uint8
+	number uint32
+	text   string
+}
+
+// SubjectKey is the whole subject.
+func SubjectKey() KeyRule { return KeyRule{kind: 1} }
+
+// SubjectTokenKey is one token of the subject, counted from 1.
+func SubjectTokenKey(number uint32) KeyRule { return KeyRule{kind: 2, number: number} }
+
+// HeaderKey is the value of a header, by lower-case name.
+func HeaderKey(name string) KeyRule { return KeyRule{kind: 3, text: name} }
+
+// DataPointerKey is a value inside JSON data, as a JSON pointer (RFC 6901).
+func DataPointerKey(pointer string) KeyRule { return KeyRule{kind: 4, text: pointer} }
+
+// EventID is what two events with one subject have in common if they are the same. The zero value is
+// the id of the message: ce-id with ce-source of a CloudEvent, otherwise Nats-Msg-Id.
+type EventID struct {
+	kind uint8
+	text string
+}
+
+// HeaderID is the value of a header, by lower-case name.
+func HeaderID(name string) EventID { return EventID{1, name} }
+
+// DataPointerID is a value inside JSON data, as a JSON pointer (RFC 6901).
+func DataPointerID(pointer string) EventID { return EventID{2, pointer} }
+
+// Inbox leaves out events that their producer published again within a window.
+type Inbox struct {
+	// ID is what identifies an event.
+	ID EventID
+	// Window is how much later than the first one an event is recognised.
+	Window time.Duration
+	// IDsMax is how many ids the host keeps; the oldest are forgotten first. Zero is a million.
+	IDsMax uint32
+}
