@@ -24,11 +24,13 @@ if reachable; then
     "$cache/bin/cargo-deny" --log-level error --locked --config "$cache/deny.toml" check --hide-inclusion-graph advisories ||
         fail "a dependency has an advisory, or they cannot be read" \
         "see above; update the dependency, or say in deny.toml why the advisory does not concern us"
+    note_unchecked
     say "bans, licences, sources and advisories are fine"
 elif [ "${FOLDSTREAM_ADVISORIES:-}" = required ]; then
     fail "advisories were NOT checked: $database cannot be reached" \
         "make it reachable, or set FOLDSTREAM_ADVISORY_DB to the URL of a copy"
 else
-    say "bans, licences and sources are fine; advisories were NOT checked: $database cannot be reached"
-    say "to check them, set FOLDSTREAM_ADVISORY_DB to the URL of a copy"
+    say "bans, licences and sources are fine"
+    note_unchecked "advisories were NOT checked: $database cannot be reached;" \
+        "to check them, set FOLDSTREAM_ADVISORY_DB to the URL of a copy"
 fi
