@@ -20,9 +20,10 @@ ONLY ?=
 CHAOS_SEED ?=
 CHAOS_KILLS ?=
 CHAOS_MINUTES ?= $(if $(CHAOS_KILLS),,120)
-# Options of a long fuzz run: make fuzz FUZZ_TARGET=config FUZZ_MINUTES=60 FUZZ_SEED=1000000. The targets are the files
-# of tests/fuzz; without one, each runs for as long.
+# Options of a long fuzz run: make fuzz FUZZ_TARGET=config FUZZ_MINUTES=60 FUZZ_SEED=1000000, or FUZZ_INPUTS=100000. The
+# targets are the files of tests/fuzz; without one, each runs for as long.
 FUZZ_TARGET ?=
+FUZZ_INPUTS ?=
 FUZZ_MINUTES ?= 60
 FUZZ_SEED ?= 1
 # Options of the bench: make bench BENCH="--events 100000"
@@ -62,9 +63,9 @@ chaos: setup-demo
 	CHAOS_SEED=$(CHAOS_SEED) CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_MINUTES=$(CHAOS_MINUTES) \
 	    cargo test --locked --workspace --test chaos -- --nocapture
 
-## fuzz: draw from a seed what clients send and disks return, and check that all survives (FUZZ_TARGET=, FUZZ_MINUTES=60, FUZZ_SEED=1)
+## fuzz: draw from a seed what clients send and disks return, and check that all survives (FUZZ_TARGET=, FUZZ_MINUTES=60, FUZZ_INPUTS=, FUZZ_SEED=1)
 fuzz: setup-demo build
-	FUZZ_SEED=$(FUZZ_SEED) FUZZ_MINUTES=$(FUZZ_MINUTES) \
+	FUZZ_SEED=$(FUZZ_SEED) FUZZ_MINUTES=$(FUZZ_MINUTES) FUZZ_INPUTS=$(FUZZ_INPUTS) \
 	    cargo test --locked --workspace --test fuzz -- --nocapture --test-threads 1 $(addsuffix ::,$(FUZZ_TARGET))
 
 ## bench: replay, latency, deployment and memory side by side; a table, and JSON in the target folder
