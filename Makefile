@@ -20,9 +20,10 @@ ONLY ?=
 CHAOS_SEED ?=
 CHAOS_KILLS ?=
 CHAOS_MINUTES ?= $(if $(CHAOS_KILLS),,120)
-# Options of a long fuzz run: make fuzz FUZZ_TARGET=config FUZZ_MINUTES=60 FUZZ_SEED=1000000. The targets are the files
-# of tests/fuzz; without one, each runs for as long.
+# Options of a long fuzz run: make fuzz FUZZ_TARGET=config FUZZ_MINUTES=60 FUZZ_SEED=1000000, or FUZZ_INPUTS=100000. The
+# targets are the files of tests/fuzz; without one, each runs for as long.
 FUZZ_TARGET ?=
+FUZZ_INPUTS ?=
 FUZZ_MINUTES ?= 60
 FUZZ_SEED ?= 1
 # Options of the bench: make bench BENCH="--events 100000"
@@ -51,8 +52,9 @@ demo-totals: setup-demo build
 demo-saga: setup-demo build
 	sh examples/saga-orchestrated/demo.sh $(target)/debug/foldstream $(target)/guests
 
-## test: everything that CI checks, cheapest checks first
+## test: everything that CI checks, cheapest checks first; it ends with what could not be checked
 test: setup-test fmt-check lint doc deny msrv units doctests suite
+	@cat .cache/not-checked/* 2>/dev/null || true
 
 ## chaos: kill and break everything for hours, and check every answer (CHAOS_MINUTES=120, CHAOS_KILLS=, CHAOS_SEED=)
 chaos: setup-demo
@@ -61,9 +63,9 @@ chaos: setup-demo
 	CHAOS_SEED=$(CHAOS_SEED) CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_MINUTES=$(CHAOS_MINUTES) \
 	    cargo test --locked --workspace --test chaos -- --nocapture
 
-## fuzz: draw from a seed what clients send and disks return, and check that all survives (FUZZ_TARGET=, FUZZ_MINUTES=60, FUZZ_SEED=1)
+## fuzz: draw from a seed what clients send and disks return, and check that all survives (FUZZ_TARGET=, FUZZ_MINUTES=60, FUZZ_INPUTS=, FUZZ_SEED=1)
 fuzz: setup-demo build
-	FUZZ_SEED=$(FUZZ_SEED) FUZZ_MINUTES=$(FUZZ_MINUTES) \
+	FUZZ_SEED=$(FUZZ_SEED) FUZZ_MINUTES=$(FUZZ_MINUTES) FUZZ_INPUTS=$(FUZZ_INPUTS) \
 	    cargo test --locked --workspace --test fuzz -- --nocapture --test-threads 1 $(addsuffix ::,$(FUZZ_TARGET))
 
 ## bench: replay, latency, deployment and memory side by side; a table, and JSON in the target folder

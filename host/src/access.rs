@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::data_dir::{self, DataDir, TOKEN_UNFINISHED};
-use crate::small_file::read_text;
+use crate::small_file::read_regular_text;
 
 /// Prefix of every token, so that scanners for leaked secrets find it.
 const PREFIX: &str = "foldstream_";
@@ -64,7 +64,7 @@ pub(crate) fn complete(config: &mut Config) -> Result<Option<PathBuf>, data_dir:
 
 /// Makes the file of a token, unless there is one.
 fn ensure(file: &Path) -> io::Result<()> {
-    match read_text(file) {
+    match read_regular_text(file) {
         Ok(text) if !text.trim().is_empty() => {
             // Somebody may have changed the mode since.
             return fs::set_permissions(file, Permissions::from_mode(0o600));
@@ -100,7 +100,7 @@ pub(crate) fn token_of(config: &Config) -> Option<String> {
 }
 
 fn token_in(file: &Path) -> Option<String> {
-    let text = read_text(file).ok()?;
+    let text = read_regular_text(file).ok()?;
     Some(text.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
@@ -191,7 +191,7 @@ fn read_note(path: &Path) -> Option<Content> {
     if !is_own || !metadata.is_file() || !is_held {
         return None;
     }
-    let content: Content = serde_json::from_str(&read_text(path).ok()?).ok()?;
+    let content: Content = serde_json::from_str(&read_regular_text(path).ok()?).ok()?;
     (content.boot == boot()).then_some(content)
 }
 

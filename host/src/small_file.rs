@@ -17,7 +17,12 @@ pub(crate) fn read_text(path: &Path) -> io::Result<String> {
 /// The same, of a regular file only. It never waits for a writer, so that a running host can read
 /// a file again that has become a pipe.
 pub(crate) fn read_regular_text(path: &Path) -> io::Result<String> {
-    text(read_from(open_regular(path)?, TEXT_BYTES_MAX)?)
+    text(read_regular(path, TEXT_BYTES_MAX)?)
+}
+
+/// Reads a regular file of limited size, without waiting for anybody.
+pub(crate) fn read_regular(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    read_from(open_regular(path)?, bytes_max)
 }
 
 /// Reads a file of limited size: not by the size that it says to have, as a pipe or a device says

@@ -25,6 +25,17 @@ quietly() {
     return 1
 }
 
+# Notes what could not be checked, for `make test` to say once more at its end; without words, it was checked.
+note_unchecked() {
+    if [ $# -eq 0 ]; then
+        rm -f "$cache/not-checked/$name"
+        return 0
+    fi
+    mkdir -p "$cache/not-checked"
+    say "$*"
+    say "$*" >"$cache/not-checked/$name"
+}
+
 # Makes the one virtual environment for tools from the Python registry, and sets $python to its interpreter.
 python_environment() {
     python=$cache/python/bin/python

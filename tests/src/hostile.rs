@@ -35,7 +35,28 @@ fn nest(tag: u8, levels: usize) -> Vec<u8> {
     content
 }
 
-/// A component, and behind it components of which each instantiates the one inside it twice.
+/// How many sections with this number a component has. Its parts are numbered in their order, so that
+/// is the number of the next core module (1) or component (4).
+pub fn sections_of(component: &[u8], id: u8) -> usize {
+    let (mut count, mut rest) = (0, &component[COMPONENT.len()..]);
+    while let Some((found, behind)) = rest.split_first() {
+        let (mut length, mut digits) = (0, 0);
+        loop {
+            let digit = behind[digits];
+            length |= usize::from(digit & 0x7f) << (7 * digits);
+            digits += 1;
+            if digit < 0x80 {
+                break;
+            }
+        }
+        count += usize::from(*found == id);
+        rest = &behind[digits + length..];
+    }
+    count
+}
+
+/// A component, and an instance behind it of components of which each instantiates the one inside it
+/// twice.
 pub fn doubling_instances(component: &[u8], levels: usize) -> Vec<u8> {
     // Two instances of what came first, with no arguments.
     let twice = [2, 0, 0, 0, 0, 0, 0];
@@ -43,7 +64,8 @@ pub fn doubling_instances(component: &[u8], levels: usize) -> Vec<u8> {
     for _ in 0..levels {
         inner = [COMPONENT, &section(4, &inner), &section(5, &twice)].concat();
     }
-    [component, &section(4, &inner)].concat()
+    let outermost = [&[1, 0][..], &leb(sections_of(component, 4)), &[0]].concat();
+    [component, &section(4, &inner), &section(5, &outermost)].concat()
 }
 
 /// A component, and behind it core modules that nobody instantiates, each with this many globals.

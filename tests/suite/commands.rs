@@ -384,6 +384,19 @@ async fn query_prints_the_answer() {
     );
     let output = cli::on(&host, &["query", "ledger", "pair", "{broken"]).expect(2);
     assert!(output.stderr.contains("JSON"), "{output:?}");
+
+    // Arguments that a query cannot use: what it says of itself, and how to quote.
+    host.client()
+        .deploy("mischief", &guests::module("mischief"))
+        .await;
+    let wrong = on(&host, "query mischief invalid ada").expect(4).stderr;
+    for words in [
+        "told to refuse",
+        "`invalid` is described as: Does invalid",
+        "sent as text: for a JSON string quote them twice, as in '\"ada\"'",
+    ] {
+        assert!(wrong.contains(words), "{wrong}");
+    }
 }
 
 #[tokio::test]

@@ -649,4 +649,19 @@ async fn what_a_running_host_reads_again_may_become_anything_and_nothing_waits_f
         .await;
         assert!(!is_let_in(&old), "it was withdrawn");
     }
+    // Nor does the configuration itself keep the host from anything.
+    let what = "cannot reload the configuration";
+    let before = told(what);
+    std::fs::remove_file(of("foldstream.toml")).expect("it is there");
+    make_pipe(&of("foldstream.toml"));
+    process.signal(Signal::HUP);
+    wait::until("the host to refuse it", || async {
+        (told(what) > before).then_some(())
+    })
+    .await;
+    let last = let_in("c");
+    wait::until("the new token to be let in", || async {
+        is_let_in(&last).then_some(())
+    })
+    .await;
 }

@@ -64,6 +64,7 @@ mod shown; // what nobody knows is shown as unknown, and trouble wherever a depl
 mod skips; // the way past an event that can't be folded
 mod steps; // killed at every step of a rollout: one generation serves, and the state equals the fold
 mod strange; // messages that are no sound events, and streams that are no event streams
+mod supply; // what the set-up installs is pinned, and what it could not check is said
 mod surroundings; // signals at any moment, few descriptors, endless files, names that are no text
 mod swap; // generations: built, swapped, rolled back, with nobody noticing
 mod timers; // each fires once, whatever happens to the host

@@ -1,6 +1,10 @@
 //! Looking back and folding again: as-of reads, snapshots, verification, partial rebuilds.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use foldstream::api::{self, WorkState};
 use foldstream_tests::client::{Answer, Client};
@@ -8,6 +12,8 @@ use foldstream_tests::guests;
 use foldstream_tests::model::Ledger;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use foldstream_tests::wait;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 
 /// What a path answers as of a moment, once it is prepared.
 async fn as_of(client: &Client, path: &str, moment: &str) -> Answer {
@@ -151,6 +157,91 @@ async fn snapshots_shorten_the_way_back_and_are_bounded() {
         1000
     );
     stage.assert_ledger_equals_model().await;
+}
+
+/// Lets a process run for a tenth of the time, so that what is short lasts.
+struct Slowed {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Slowed {
+    fn new(process: u32) -> Self {
+        let process = Pid::from_raw(process.cast_signed()).expect("not 0");
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&is_over);
+        let thread = std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                for (signal, time) in [(Signal::STOP, 45), (Signal::CONT, 5)] {
+                    // It may have ended.
+                    let _ = kill_process(process, signal);
+                    std::thread::sleep(Duration::from_millis(time));
+                }
+            }
+        });
+        Self {
+            is_over,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Slowed {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_long_copy_of_a_state_keeps_no_log_from_its_retention() {
+    let config = "[rollout]\nsnapshot_events = 1\nsnapshots_keep = 1\n\
+                  [sources.events]\nkind = \"embedded\"\nmax_bytes = \"100KiB\"\n";
+    let mut stage = Stage::start_with(Kind::Embedded, config).await;
+    stage
+        .client()
+        .deploy("large", &guests::module("mischief-fixed"))
+        .await;
+    let event = |data: String| api::NewEvent {
+        data: json!(data),
+        ..serde_json::from_value(json!({ "subject": "mischief.x" })).expect("an event")
+    };
+    let fill: Vec<_> = (0..4).map(|_| event("fill 16000000".to_owned())).collect();
+    let last = stage.client().append(&fill).await.last_sequence;
+    stage.client().reached("large", last).await;
+    let folder = stage.host.data_dir().join("snapshots").join("large");
+    let process = stage.host.process().id();
+    let copying = || {
+        let names = files(&folder);
+        names.into_iter().find(|name| name.ends_with(".new"))
+    };
+    let first_sequence = async || {
+        let sources: serde_json::Value = stage.client().get("/v1/sources").await.expect(200).json();
+        sources["sources"][0]["first_sequence"]
+            .as_u64()
+            .expect("a number")
+    };
+    let large: Vec<_> = (0..4)
+        .map(|_| event(format!("note {}", "x".repeat(50_000))))
+        .collect();
+    let slowed = Slowed::new(process);
+    let patience = 3 * wait::DEADLINE;
+    wait::until_within(patience, "retention during a copy", || async {
+        let copy = copying();
+        let first = first_sequence().await;
+        // More than may stay, and a reason for the next copy.
+        stage.client().append(&large).await;
+        while copy.is_some() && copying() == copy {
+            if first_sequence().await > first && copying() == copy {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
+    drop(slowed);
 }
 
 async fn verified(client: &Client, name: &str, parameters: &str) -> api::Verification {

@@ -27,17 +27,41 @@ fn make_pipe(path: &Path) {
     assert!(made.expect("mkfifo runs").success());
 }
 
+/// Waits until something is there, without a runtime.
+fn wait_for<T>(process: &Process, mut look: impl FnMut() -> Option<T>) -> T {
+    let begin = std::time::Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begin.elapsed() < wait::DEADLINE, "{}", process.output());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn a_host_that_is_still_starting_stops_in_order_if_it_is_asked_to() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let pipe = folder.path().join("foldstream.toml");
+    let config = folder.path().join("foldstream.toml");
+    let data = folder.path().join("data");
+    std::fs::write(&config, format!("data_dir = {data:?}\n")).expect("our folder is writable");
+    let start = || Process::start("foldstream serve", &mut host::serve(&config));
+    let mut process = start();
+    wait_for(&process, || process.printed("listening on "));
+    process.terminate(wait::DEADLINE);
+    // A note that a host reads while it opens its files. Nobody writes it, as if the disk hung.
+    let pipe = data.join("catalog.newest");
+    std::fs::remove_file(&pipe).expect("it was written");
     make_pipe(&pipe);
-    let mut process = Process::start("foldstream serve", &mut host::serve(&pipe));
-    // Opening waits for the other side: from here on the host waits for what is written.
-    let _end = std::fs::OpenOptions::new()
-        .write(true)
-        .open(&pipe)
-        .expect("the host opens it, too");
+    let mut process = start();
+    // Without a reader it cannot be opened: from here on the host waits for what is written.
+    let _end = wait_for(&process, || {
+        let mut options = std::fs::OpenOptions::new();
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        let end = options.write(true).custom_flags(nonblocking).open(&pipe);
+        end.ok()
+    });
+    assert_eq!(process.ended(), None, "{}", process.output());
     // By its default the signal ends a process, unless that is the first of a container, which then
     // never stops.
     let status = process.terminate(wait::DEADLINE);
@@ -234,6 +258,27 @@ fn files_without_an_end_are_refused_and_not_read_for_ever() {
             output.stderr.contains("/dev/zero"),
             "{arguments:?}: {}",
             output.stderr
+        );
+    }
+}
+
+#[test]
+fn a_configuration_that_is_a_pipe_is_refused_and_not_waited_for() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let pipe = folder.path().join("foldstream.toml");
+    make_pipe(&pipe);
+    let name = pipe.display().to_string();
+    for arguments in [&["serve"][..], &["config", "check"]] {
+        let mut command = host::foldstream();
+        command.args(arguments).args(["--config", &name]);
+        let mut process = Process::start("foldstream", &mut command);
+        let status = process.wait(wait::DEADLINE);
+        let words =
+            format!("{name}: cannot be read: it is not a regular file; give the file itself");
+        assert!(
+            status.code() == Some(2) && process.output().contains(&words),
+            "{status}: {}",
+            process.output()
         );
     }
 }

@@ -13,7 +13,7 @@ use super::{
     Config, Key, Limits, LogOutput, Modules, Pipeline, REDACTED, Rollout, SOURCE_KINDS, Serve,
     State,
 };
-use crate::small_file::read_within;
+use crate::small_file::read_regular;
 use crate::spelling::nearest;
 
 /// The file that is read if none is given and it exists.
@@ -193,7 +193,8 @@ fn read_file(file: &Path) -> Result<Vec<Assignment>, Mistake> {
             "cannot be read: {error}; `foldstream config template` prints a template"
         ))
     };
-    let content = read_within(file, FILE_BYTES_MAX).map_err(|error| match error.kind() {
+    // A running host reads it again, and must not wait for the writer of a pipe.
+    let content = read_regular(file, FILE_BYTES_MAX).map_err(|error| match error.kind() {
         std::io::ErrorKind::FileTooLarge => mistake(format!(
             "has more than {FILE_BYTES_MAX} bytes; is this the right file?"
         )),

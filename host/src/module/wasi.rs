@@ -24,7 +24,7 @@ use wasmtime::component::{Linker, Resource, ResourceTable};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily};
 use wasmtime_wasi::p2::{
-    DynPollable, OutputStream, Pollable, StreamResult, TcpSocket, UdpSocket, subscribe,
+    DynPollable, OutputStream, Pollable, StreamError, StreamResult, TcpSocket, UdpSocket, subscribe,
 };
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, async_trait};
 
@@ -40,7 +40,8 @@ const LOOK: u64 = 1_000;
 const RESOURCES_MAX: usize = 1_024;
 /// Most random bytes in one call.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
-/// Most bytes that a guest may write to a stream at once.
+/// Most bytes that a guest may write to a stream at once. The deadline of a call is only seen between
+/// two writes.
 const WRITE_BYTES_MAX: usize = 64 << 10;
 
 /// The closed WASI of one instance.
@@ -277,6 +278,12 @@ impl StdoutStream for LogStream {
 
 impl OutputStream for LogStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        if bytes.len() > WRITE_BYTES_MAX {
+            return Err(StreamError::trap(&format!(
+                "{} bytes were written to a stream at once, {WRITE_BYTES_MAX} are allowed",
+                bytes.len()
+            )));
+        }
         self.output.write_stream(self.stream, &bytes);
         Ok(())
     }

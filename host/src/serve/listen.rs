@@ -335,3 +335,55 @@ impl AsyncWrite for Seated {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::memory::Memory;
+
+    /// A connection as the server has it, and its client.
+    async fn connected() -> (Seated, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let memory = Memory::new(64 << 20);
+        let connections = Connections::new(64, move || memory.clone());
+        let (stream, _) = accepted.expect("the client connects");
+        let seated = admit(&connections, stream).await.expect("there is room");
+        (seated, client.expect("the listener listens"))
+    }
+
+    /// Writes until that fails, for at most this long; what failed.
+    async fn write_for(seated: &mut Seated, time: Duration) -> Option<io::ErrorKind> {
+        let writes = async {
+            loop {
+                if let Err(error) = seated.write_all(&[0; 64 << 10]).await {
+                    return error.kind();
+                }
+            }
+        };
+        timeout(time, writes).await.ok()
+    }
+
+    // The clock of the runtime jumps to its next timer as soon as everybody waits.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_of_an_answer_is_given_up_after_its_time() {
+        let (mut seated, mut client) = connected().await;
+        let almost = WRITE_TIME_MAX - Duration::from_secs(1);
+        assert_eq!(write_for(&mut seated, almost).await, None, "too early");
+        // One that reads again has all of its time again.
+        let mut taken = vec![0; 64 << 10];
+        while timeout(Duration::from_millis(1), client.read(&mut taken))
+            .await
+            .is_ok()
+        {}
+        assert_eq!(write_for(&mut seated, almost).await, None, "too early");
+        let given_up = write_for(&mut seated, WRITE_TIME_MAX).await;
+        assert_eq!(given_up, Some(io::ErrorKind::TimedOut));
+    }
+}

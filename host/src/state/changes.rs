@@ -240,6 +240,36 @@ mod tests {
         assert!(first.is_some() && (0..1_000).all(|_| order() == first));
     }
 
+    /// The shortest of some times that this takes: others may run in between.
+    fn shortest(mut work: impl FnMut()) -> std::time::Duration {
+        let times = (0..5).map(|_| {
+            let begun = std::time::Instant::now();
+            work();
+            begun.elapsed()
+        });
+        times.min().expect("some")
+    }
+
+    #[test]
+    fn a_thousand_watches_search_a_large_batch_in_less_time_than_some_walks_through_it() {
+        let mut changes = Changes::new(0, Memory::unlimited().reservation(Purpose::Watch));
+        assert!(changes.between(0, 5).is_some(), "somebody watches");
+        changes.push(5, many(65_536));
+        let batches = changes.between(0, 5).expect("it is remembered");
+        // The first one sorts it.
+        assert!(under(&batches, "nobody").is_empty());
+        let walk = shortest(|| {
+            let keys = batches[0].keys.iter();
+            assert_eq!(keys.filter(|key| key.starts_with("nobody")).count(), 0);
+        });
+        let searches = shortest(|| {
+            for watch in 0..1_000 {
+                assert!(under(&batches, &format!("{watch:04}/")).is_empty());
+            }
+        });
+        assert!(searches < 100 * walk, "{searches:?} and {walk:?}");
+    }
+
     #[test]
     fn what_was_forgotten_must_be_read_again() {
         let mut changes = history(0);

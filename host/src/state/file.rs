@@ -295,6 +295,11 @@ impl File {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn hang(&self) -> std::sync::mpsc::Sender<()> {
+        self.known.hang()
+    }
+
     /// Everything as of the last commit.
     pub(super) fn frozen(&self) -> Result<Frozen, Error> {
         Ok(Frozen::of(self.database.begin_read().map_err(storage)?))
@@ -546,12 +551,20 @@ pub(super) fn unwrap(envelope: &[u8]) -> Result<Payload, Error> {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has looked up a key in a file.
+    pub(super) static LOOKS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// The value of a key in the file.
 pub(super) fn get(base: &Base, sought: Sought<'_>) -> Result<Option<Payload>, Error> {
     let may_have = |known: &Arc<Known>| known.may_have(sought.hash);
     if !base.known.as_ref().is_none_or(may_have) {
         return Ok(None);
     }
+    #[cfg(test)]
+    LOOKS.set(LOOKS.get() + 1);
     guarded(|| {
         base.get(sought.key)
             .map_err(storage)?
@@ -565,6 +578,8 @@ pub(super) fn size_of(base: &Base, key: &str) -> Result<u64, Error> {
     let stored = |value: redb::AccessGuard<'_, &[u8]>| {
         (key.len() + value.value().len()).saturating_sub(1) as u64
     };
+    #[cfg(test)]
+    LOOKS.set(LOOKS.get() + 1);
     guarded(|| Ok(base.get(key).map_err(storage)?.map_or(0, stored)))
 }
 

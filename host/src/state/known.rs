@@ -66,6 +66,23 @@ impl Known {
     }
 }
 
+#[cfg(test)]
+impl Known {
+    /// Lets everybody wait who asks, until the result is dropped, and at most for ten seconds.
+    pub(super) fn hang(self: &std::sync::Arc<Self>) -> std::sync::mpsc::Sender<()> {
+        let (locked, is_locked) = std::sync::mpsc::channel();
+        let (resume, resumed) = std::sync::mpsc::channel();
+        let known = std::sync::Arc::clone(self);
+        std::thread::spawn(move || {
+            let _held = known.0.write();
+            locked.send(()).expect("somebody waits for it");
+            let _ = resumed.recv_timeout(std::time::Duration::from_secs(10));
+        });
+        is_locked.recv().expect("the thread runs");
+        resume
+    }
+}
+
 impl Filter {
     fn has(&self, hash: u32) -> bool {
         // Most keys are in the largest layers.

@@ -323,6 +323,13 @@ impl Store {
         ))
     }
 
+    /// Lets everybody wait who looks up a key in the file, as on a disk that hangs, until the result
+    /// is dropped.
+    #[cfg(test)]
+    pub(crate) fn hang(&self) -> std::sync::mpsc::Sender<()> {
+        self.inner.file.hang()
+    }
+
     /// The last durable checkpoint.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         self.inner.durable.borrow().clone()

@@ -549,6 +549,77 @@ fn state_near_its_limit_is_refused_exactly_when_it_would_exceed_it() {
 }
 
 #[test]
+fn a_state_near_its_limit_looks_up_keys_in_memory_once_and_not_with_each_batch() {
+    const KEYS: usize = 5_000;
+    const BATCH: usize = 50;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = Options {
+        // A tenth more than the keys and values below.
+        state_bytes_max: 110 * KEYS as u64,
+        ..Options::default()
+    };
+    let (store, mut writer) =
+        Store::open(&folder.path().join("state.redb"), options, |_| ()).expect("opens");
+    let mut position = 0;
+    let mut write = |keys: std::ops::Range<usize>| {
+        writer.begin();
+        for key in keys {
+            let value = Payload::from("x".repeat(95));
+            writer
+                .put(&format!("{key:05}"), Some(value))
+                .expect("within limits");
+        }
+        writer.check_size().expect("nothing is too large");
+        position += 1;
+        writer.publish(checkpoint(position));
+    };
+    write(0..KEYS);
+    store.flush().expect("commits");
+    let before = file::LOOKS.get();
+    // Each key once more: the file has all of them, and memory has more and more.
+    for first in (0..KEYS).step_by(BATCH) {
+        write(first..first + BATCH);
+    }
+    let looks = file::LOOKS.get() - before;
+    // One to see what a write replaces, one when memory is first counted, and some in between.
+    assert!(looks < 4 * KEYS as u64, "{looks} looks for {KEYS} writes");
+}
+
+#[test]
+fn changes_are_searched_while_others_are_noted() {
+    const KEYS: usize = 50_000;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, mut writer) = open(&folder.path().join("state.redb"));
+    let search = || store.snapshot().changed_since(0, "");
+    assert!(search().is_some(), "from now on more is remembered");
+    writer.begin();
+    for key in 0..KEYS {
+        writer
+            .put(&format!("{key:05}"), None)
+            .expect("within limits");
+    }
+    writer.publish(checkpoint(1));
+    let (mut looks, mut locked) = (0_u64, 0_u64);
+    std::thread::scope(|scope| {
+        let searches = scope.spawn(|| {
+            for _ in 0..10 {
+                assert_eq!(search().map(|keys| keys.len()), Some(KEYS));
+            }
+        });
+        while !searches.is_finished() {
+            looks += 1;
+            locked += u64::from(store.inner.changes.is_locked());
+            std::thread::sleep(std::time::Duration::from_micros(50));
+        }
+    });
+    // A search takes milliseconds, and what it needs is taken out within microseconds.
+    assert!(
+        locked * 5 < looks,
+        "{locked} of {looks} looks found it locked"
+    );
+}
+
+#[test]
 fn a_snapshot_can_be_taken_while_a_batch_is_written_and_shows_nothing_of_it() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (store, mut writer) = open(&folder.path().join("state.redb"));

@@ -15,11 +15,12 @@ mod uploads;
 
 use std::io::Write as _;
 use std::process::Command;
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use foldstream::event::Payload;
+use foldstream::event::{Event, Payload};
 use foldstream::memory::{self, Memory};
 use foldstream::module::{ApplyError, Error, Identity, QueryError};
 use foldstream::state::{self, Store};
@@ -627,6 +628,48 @@ fn resources_of_the_system_have_a_limit() {
     assert!(error.to_string().contains("resource"), "{error:?}");
     assert_eq!(bed.value("count"), None);
     bed.works_again();
+}
+
+#[test]
+fn a_write_to_a_stream_has_a_limit() {
+    let mut bed = Bed::new(load(shared(), "wasi"));
+    bed.apply(&[event(64 << 10, "flood", "")])
+        .expect("as much as allowed");
+    let error = bed
+        .apply(&[event(64 << 10, "count", ""), event(65_537, "flood", "")])
+        .expect_err("too much");
+    assert!(
+        matches!(&error, ApplyError::Trap(text) if text.contains("65536 are allowed")),
+        "{error:?}"
+    );
+    assert_eq!(bed.value("count"), None);
+    bed.works_again();
+}
+
+#[test]
+fn a_call_has_the_time_of_its_last_event_and_never_that_of_the_machine() {
+    let later = |sequence| {
+        let mut event = event(sequence, "clock", "");
+        event.time_ns += 60_000_000_000 * sequence;
+        event
+    };
+    let seen = |batches: &[&[Event]]| {
+        let mut bed = Bed::new(load(shared(), "wasi"));
+        for batch in batches {
+            bed.apply(batch).expect("applies");
+        }
+        ["clock/1", "clock/2"].map(|key| {
+            let value = bed.value(key).expect("there");
+            value.parse::<u64>().expect("a number")
+        })
+    };
+    let (first, second) = (later(1), later(2));
+    let is_at =
+        |seen: u64, event: &Event| (event.time_ns..event.time_ns + 1_000_000).contains(&seen);
+    let [one, two] = seen(&[&[first.clone(), second.clone()]]);
+    assert!(is_at(one, &second) && is_at(two, &second), "{one} {two}");
+    let [one, two] = seen(&[from_ref(&first), from_ref(&second)]);
+    assert!(is_at(one, &first) && is_at(two, &second), "{one} {two}");
 }
 
 #[test]

@@ -18,11 +18,14 @@ const FAILURES_MAX: usize = 20;
 /// How many characters of the message distinguish a failure from others.
 const SAME: usize = 60;
 
-/// Which seeds a run takes: `FUZZ_SEED` is the first, `FUZZ_MINUTES` how long.
+/// Which seeds a run takes: `FUZZ_SEED` is the first; `FUZZ_INPUTS` says how many, or else
+/// `FUZZ_MINUTES` how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// The first seed.
     pub first: u64,
+    /// How many; none if the time decides, or the target.
+    pub inputs: Option<u64>,
     /// How long; none runs a fixed number of inputs.
     pub time: Option<Duration>,
 }
@@ -38,22 +41,23 @@ impl Plan {
         let time = number("FUZZ_MINUTES").map(|minutes| Duration::from_secs(minutes * 60));
         Self {
             first: number("FUZZ_SEED").unwrap_or(1),
+            inputs: number("FUZZ_INPUTS"),
             time,
         }
     }
 
-    /// The seeds of a run that takes this many unless it is said for how long.
+    /// The seeds of a run that takes this many unless the plan says otherwise.
     pub fn seeds(self, count: u64) -> impl Iterator<Item = u64> {
         let begin = Instant::now();
-        (self.first..).take_while(move |seed| match self.time {
-            Some(time) => begin.elapsed() < time,
-            None => seed - self.first < count,
+        (self.first..).take_while(move |seed| match (self.inputs, self.time) {
+            (None, Some(time)) => begin.elapsed() < time,
+            (inputs, _) => seed - self.first < inputs.unwrap_or(count),
         })
     }
 }
 
-/// Gives each seed of the plan to a target: `count` of them unless the environment says for how
-/// long. A target returns what became of its input, in a word or two, and panics if that is wrong.
+/// Gives each seed of the plan to a target: `count` of them unless the environment says how many or
+/// for how long. A target returns what became of its input, in a word or two, and panics if that is wrong.
 ///
 /// # Panics
 ///

@@ -8,5 +8,7 @@
 pub mod change;
 pub mod drive;
 pub mod plain_http;
+pub mod smith;
+pub mod strange;
 pub mod text;
 pub mod uploads;

@@ -3,6 +3,8 @@
 
 use fastrand::Rng;
 
+use super::smith::{Drawn, Smith};
+use super::strange;
 use crate::hostile;
 
 /// Random bytes from which one module is made.
@@ -13,10 +15,10 @@ const CHANGES_MAX: usize = 16;
 /// in a minute.
 const SHAPE_MAX: usize = 200_000;
 
-/// One upload, and what kind of upload it is.
-pub fn upload(seed: u64, sound: &[Vec<u8>]) -> (&'static str, Vec<u8>) {
+/// One upload made of sound components, and what kind of upload it is.
+pub fn upload(seed: u64, sound: &[Vec<u8>], smith: &mut Smith) -> (&'static str, Vec<u8>) {
     let mut rng = Rng::with_seed(seed);
-    match rng.u8(0..8) {
+    match rng.u8(0..12) {
         0 | 1 => (
             "random sections of a component",
             sections(&mut rng, hostile::COMPONENT, 12),
@@ -31,7 +33,12 @@ pub fn upload(seed: u64, sound: &[Vec<u8>]) -> (&'static str, Vec<u8>) {
             "a random core module that names its world",
             described(&mut rng, sound),
         ),
-        _ => ("a hostile shape", shape(&mut rng)),
+        7 => ("a hostile shape", shape(&mut rng)),
+        8 | 9 => drawn(&mut rng, sound, smith),
+        _ => (
+            "a sound module with strange sections behind it",
+            with_sections(&mut rng, sound),
+        ),
     }
 }
 
@@ -104,6 +111,29 @@ fn changed(rng: &mut Rng, sound: &[Vec<u8>]) -> Vec<u8> {
         }
     }
     bytes
+}
+
+fn with_sections(rng: &mut Rng, sound: &[Vec<u8>]) -> Vec<u8> {
+    let component = &sound[rng.usize(..sound.len())];
+    strange::behind(rng, component)
+}
+
+/// WebAssembly that is valid, alone or behind a sound module.
+fn drawn(rng: &mut Rng, sound: &[Vec<u8>], smith: &mut Smith) -> (&'static str, Vec<u8>) {
+    let drawn = smith.draw(rng.u64(..));
+    let (id, bytes) = match drawn {
+        Some(Drawn::Module(bytes)) => (1, bytes),
+        Some(Drawn::Component(bytes)) => (4, bytes),
+        None => return ("random bytes", noise(rng, sound)),
+    };
+    if rng.bool() {
+        return ("drawn WebAssembly", bytes);
+    }
+    let component = &sound[rng.usize(..sound.len())];
+    (
+        "a sound module with drawn WebAssembly behind it",
+        [&component[..], &hostile::section(id, &bytes)].concat(),
+    )
 }
 
 fn noise(rng: &mut Rng, sound: &[Vec<u8>]) -> Vec<u8> {

@@ -19,7 +19,7 @@ use crate::serve::json;
 use crate::serve::position::{self, Answer, Lacks};
 use crate::serve::problem::{self, Problem};
 use crate::state::{
-    Direction, KEY_BYTES_MAX, Page, SCAN_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Selection,
+    Direction, KEY_BYTES_MAX, Page, SCAN_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot,
 };
 
 /// Most bytes of a value to hash and parse on a thread of the runtime, which takes some tens of
@@ -207,12 +207,6 @@ pub(super) async fn entry(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let view = view(&app, &name, &parameters.read()).await?;
-    // Such a key cannot exist, and must not be looked up.
-    let found = if key.len() > KEY_BYTES_MAX {
-        Some(None)
-    } else {
-        view.snapshot.get_recent(&key)
-    };
     let (snapshot, wanted) = (view.snapshot.clone(), key.clone());
     let answer = move |found: Option<Payload>| {
         let position = view.snapshot.position();
@@ -223,6 +217,22 @@ pub(super) async fn entry(
         let (generation, lacks) = (view.generation, Lacks::of(&view.snapshot));
         Ok(Answer::of(value, position, generation, lacks).respond(&method, &headers))
     };
+    look_up(snapshot, wanted, answer).await
+}
+
+/// Looks up a key, and makes an answer of what was found. The threads of the runtime do not wait for
+/// a disk, nor process megabytes.
+async fn look_up<T: Send + 'static>(
+    snapshot: Snapshot,
+    key: String,
+    answer: impl FnOnce(Option<Payload>) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    // Such a key cannot exist, and must not be looked up.
+    let found = if key.len() > KEY_BYTES_MAX {
+        Some(None)
+    } else {
+        snapshot.get_recent(&key)
+    };
     match found {
         Some(found)
             if found
@@ -231,9 +241,8 @@ pub(super) async fn entry(
         {
             answer(found)
         }
-        // The threads of the runtime must not wait for a disk, nor process megabytes.
         Some(found) => crate::serve::blocking(move || answer(found)).await?,
-        None => crate::serve::in_place(move || answer(snapshot.get(&wanted)?)).await?,
+        None => crate::serve::in_place(move || answer(snapshot.get(&key)?)).await?,
     }
 }
 
@@ -515,6 +524,8 @@ async fn to_its_end<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::position::{Checkpoint, StreamIdentity};
+    use crate::state;
 
     fn some(text: &str) -> Option<String> {
         Some(text.to_owned())
@@ -587,6 +598,52 @@ mod tests {
         );
         end.send(()).expect("the work waits for it");
         drop(acquire(&places, "queries").await.expect("the work ended"));
+    }
+
+    /// A state with one entry, which is only in its file.
+    fn stored(folder: &std::path::Path) -> state::Store {
+        let opened = state::Store::open(
+            &folder.join("state.redb"),
+            state::Options::default(),
+            |_| (),
+        );
+        let (store, mut writer) = opened.expect("the state opens");
+        writer.begin();
+        writer
+            .put("key", Some(Payload::from("value")))
+            .expect("within limits");
+        let stream = StreamIdentity {
+            name: "events".to_owned(),
+            created_ns: 1,
+        };
+        writer.publish(Checkpoint::at(1, stream));
+        store.flush().expect("commits");
+        store
+    }
+
+    #[test]
+    fn a_read_that_waits_for_the_disk_keeps_no_other_request_waiting() {
+        use tokio::runtime::Builder;
+
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = stored(folder.path());
+        let mut one_worker = Builder::new_multi_thread();
+        for runtime in [
+            Builder::new_current_thread().build(),
+            one_worker.worker_threads(1).build(),
+        ] {
+            let runtime = runtime.expect("a runtime");
+            let disk = store.hang();
+            let read = look_up(store.snapshot(), "key".to_owned(), Ok);
+            let reading = runtime.spawn(read);
+            // The only thread takes one after the other.
+            let other = runtime.spawn(async {});
+            runtime.block_on(other).expect("no panic");
+            assert!(!reading.is_finished(), "the disk still hangs");
+            drop(disk);
+            let found = runtime.block_on(reading).expect("no panic");
+            assert_eq!(found.expect("readable"), Some(Payload::from("value")));
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::context::{self, Context};
 use super::{Options, Unusable};
 use crate::cloudevents::Recognition;
-use crate::small_file::{read_regular_text, read_within};
+use crate::small_file::{read_regular, read_regular_text};
 
 const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
 const SERVERS_MAX: usize = 64;
@@ -434,7 +434,8 @@ fn read(setting: &str, path: &Path) -> Result<String, String> {
             path.display()
         )
     };
-    let content = read_within(path, FILE_BYTES_MAX).map_err(|error| unusable(error.to_string()))?;
+    let content =
+        read_regular(path, FILE_BYTES_MAX).map_err(|error| unusable(error.to_string()))?;
     String::from_utf8(content).map_err(|_| unusable("it is no UTF-8 text".to_owned()))
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::Unusable;
-use crate::small_file::read_text;
+use crate::small_file::read_regular_text;
 
 /// Selects the context that `nats context select` chose.
 const SELECTED: &str = "selected";
@@ -85,7 +85,7 @@ fn find(folder: &Path, name: &str) -> Result<PathBuf, String> {
 
 fn selected(folder: &Path) -> Result<String, String> {
     let path = folder.join("context.txt");
-    let text = read_text(&path).map_err(|error| {
+    let text = read_regular_text(&path).map_err(|error| {
         format!(
             "no context is selected ({}: {error}); run `nats context select`, or give a name",
             path.display()
@@ -95,7 +95,7 @@ fn selected(folder: &Path) -> Result<String, String> {
 }
 
 fn read(path: &Path) -> Result<Context, String> {
-    let text = read_text(path).map_err(|error| {
+    let text = read_regular_text(path).map_err(|error| {
         format!(
             "cannot read context {}: {error}; see `nats context ls`",
             path.display()

@@ -165,6 +165,13 @@ fn deed(index: u32, event: &Event) -> Result<(), Failure> {
         "system" => state::put("system", &Payload::Text(system::report())),
         #[cfg(feature = "wasi")]
         "hold" => system::hold(event.sequence),
+        #[cfg(feature = "wasi")]
+        "flood" => system::flood(event.sequence as usize),
+        #[cfg(feature = "wasi")]
+        "clock" => state::put(
+            &format!("clock/{}", event.sequence),
+            &Payload::Text(system::wall().to_string()),
+        ),
         other => {
             return Err(failure(index, FailureKind::Reject, event))
                 .inspect_err(|_| log::write(Level::Error, other));
@@ -312,6 +319,12 @@ mod system {
     pub(super) fn wall() -> u64 {
         let now = wall_clock::now();
         now.seconds * 1_000_000_000 + u64::from(now.nanoseconds)
+    }
+
+    /// Writes this many line breaks at once, without asking how many it may.
+    pub(super) fn flood(count: usize) {
+        let written = get_stdout().write(&vec![b'\n'; count]);
+        written.expect("the stream is open");
     }
 
     /// Takes this many resources and never gives one back.

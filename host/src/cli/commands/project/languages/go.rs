@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use include_dir::{Dir, include_dir};
 
 use super::tool::{self, Tool};
-use super::{Compiled, Files, Name, Row, SAMPLE_EVENTS, add_sources};
+use super::{Compiled, Files, Name, Row, add_sources, samples};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::Output;
 
@@ -72,10 +72,8 @@ pub(super) static ROW: Row = Row {
 };
 
 fn files(name: &Name) -> Files {
-    let mut files: Files = vec![
-        (".gitignore".into(), "*.wasm\n".into()),
-        ("events.ndjson".into(), SAMPLE_EVENTS.into()),
-    ];
+    let mut files = samples();
+    files.push((".gitignore".into(), "*.wasm\n".into()));
     for (path, text) in TEMPLATE {
         let text = if path.ends_with(".go") {
             name.in_code(text)
