@@ -412,15 +412,7 @@ impl Run {
             self.applier.fold = None;
             self.applier.progress.shuffled();
         }
-        let wait = self.applier.settings.flush_interval * self.flush_factor(count);
-        // Effects leave when they are durable, so they wait for no more than the commit that runs.
-        let due = if self.store.has_new_effects() || self.has_timers_before(wait) {
-            begun
-        } else {
-            Instant::now() + wait
-        };
-        // The earliest time wins: a later batch must not delay what an earlier one is due.
-        self.flush_at = Some(self.flush_at.map_or(due, |earlier| earlier.min(due)));
+        self.plan_flush(begun, count);
         self.share.set(self.store.memory_bytes());
         match processed {
             Processed::All => {

@@ -61,7 +61,7 @@ impl Run {
 
     /// Whether timers were set that may be due before a commit that comes after this time: they
     /// fire when they are durable.
-    pub(super) fn has_timers_before(&self, wait: Duration) -> bool {
+    fn has_timers_before(&self, wait: Duration) -> bool {
         let until = jiff::Timestamp::now().as_nanosecond() + wait.as_nanos() as i128;
         self.applier.progress.serves()
             && self
@@ -69,7 +69,20 @@ impl Run {
                 .takes_new_timers(u64::try_from(until).unwrap_or(u64::MAX))
     }
 
-    pub(super) fn flush_factor(&self, events: usize) -> u32 {
+    /// Sets when the state is committed, after a batch of this many events that began at a time.
+    pub(super) fn plan_flush(&mut self, begun: Instant, events: usize) {
+        let wait = self.applier.settings.flush_interval * self.flush_factor(events);
+        // Effects leave when they are durable, so they wait for no more than the commit that runs.
+        let due = if self.store.has_new_effects() || self.has_timers_before(wait) {
+            begun
+        } else {
+            Instant::now() + wait
+        };
+        // The earliest time wins: a later batch must not delay what an earlier one is due.
+        self.flush_at = Some(self.flush_at.map_or(due, |earlier| earlier.min(due)));
+    }
+
+    fn flush_factor(&self, events: usize) -> u32 {
         // A checkpoint without events costs a little reading after a crash, and nothing else.
         match events {
             0 => IDLE_FLUSH_FACTOR,
