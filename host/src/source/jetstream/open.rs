@@ -183,18 +183,7 @@ pub(super) async fn open(
         .subscribe(inbox.clone())
         .await
         .map_err(|error| Trouble::lost(format!("cannot subscribe to {inbox}: {error}")))?;
-    // Without a lost connection every message can be parsed, as far as is known.
-    let rescued = if standing.doubts == 0 {
-        VecDeque::new()
-    } else {
-        let search = Search {
-            position,
-            filter: filter.unwrap_or(">"),
-            doubts: standing.doubts,
-            skips: &standing.skips,
-        };
-        rescue(&mut link, &api, &search).await?
-    };
+    let rescued = fetched_alone(&mut link, &api, standing, position, filter).await?;
     // The consumer starts behind what was fetched alone.
     let behind = rescued.back().map_or(position, Rescued::sequence);
     let made = create_consumer(&mut link, &api, &info, filter, behind).await?;
@@ -221,12 +210,8 @@ pub(super) async fn open(
     if (made.is_filtered && holes.seen() != missing::Seen::of(&info))
         || info.first() > before.first()
     {
-        let reach = Reach {
-            position,
-            is_filtered: made.is_filtered,
-            ..reach
-        };
-        holes = missing(&mut link, &api, &info, standing, reach).await?;
+        let now = reach.at(position, made.is_filtered);
+        holes = missing(&mut link, &api, &info, standing, now).await?;
     }
     Ok(Opened {
         link,
@@ -256,6 +241,28 @@ pub(super) async fn open(
         is_anchored,
         api,
     })
+}
+
+/// The messages after a position that have to be fetched one by one, because the client may not be
+/// able to read one of them.
+async fn fetched_alone(
+    link: &mut Link,
+    api: &Api,
+    standing: &Standing,
+    position: u64,
+    filter: Option<&str>,
+) -> Result<VecDeque<Rescued>, Failure> {
+    // Without a lost connection every message can be parsed, as far as is known.
+    if standing.doubts == 0 {
+        return Ok(VecDeque::new());
+    }
+    let search = Search {
+        position,
+        filter: filter.unwrap_or(">"),
+        doubts: standing.doubts,
+        skips: &standing.skips,
+    };
+    rescue(link, api, &search).await
 }
 
 /// Whether the kind of stream can be read at all: only if it keeps its events no matter who else
@@ -357,6 +364,17 @@ struct Reach {
     reads_part: bool,
     /// Whether the server leaves those out.
     is_filtered: bool,
+}
+
+impl Reach {
+    /// The same messages from another position.
+    fn at(self, position: u64, is_filtered: bool) -> Self {
+        Self {
+            position,
+            is_filtered,
+            ..self
+        }
+    }
 }
 
 /// What the stream lacks after a position, if that must be known; an error if it may not be passed
