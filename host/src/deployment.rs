@@ -485,9 +485,9 @@ impl Figures {
             checkpoint: store
                 .and_then(Store::checkpoint)
                 .map_or(0, |checkpoint| checkpoint.position),
-            missing_events: store.and_then(Store::published).map_or(0, |checkpoint| {
-                checkpoint.missing + checkpoint.missing_in_parts
-            }),
+            missing_events: store
+                .and_then(Store::published)
+                .map_or(0, |checkpoint| checkpoint.missing_in_all()),
             lag,
             rate,
             remaining_seconds: pending.map(|pending| pending as f64 / rate),

@@ -412,8 +412,12 @@ async fn a_key_that_was_rebuilt_without_lost_events_is_counted_and_the_verdict_s
     let part = format!("rebuild-part?key={customer}&accept-missing=true");
     let done: api::PartialRebuild = stage.client().act(TALLY, &part).await.expect(200).json();
     assert!(done.written + done.removed > 0, "{done:?}");
+    assert_eq!(done.missing_events, 1, "{done:?}");
     let shown = stage.client().show(TALLY).await;
     assert_eq!(shown.missing_events, 1);
+    let path = format!("/v1/deployments/{TALLY}/entries");
+    let read = stage.client().get(&path).await.expect(200);
+    assert_eq!(read.header("foldstream-missing"), Some("1"));
     let metrics = stage.client().get("/metrics").await.expect(200).text();
     assert!(metrics.contains("foldstream_missing_events{deployment=\"tally\"} 1"));
     let why = stage
