@@ -404,6 +404,7 @@ impl Deployment {
                 .as_ref()
                 .map(|runner| api::SourceStatus::from(&runner.source_status())),
             missing_events: figures.missing_events,
+            lacks_events: generation.lacks_events,
             file_bytes: figures.sizes.file_bytes,
             state_bytes: figures.sizes.state_bytes,
             failure: self.failure_of(generation, now.as_ref()),

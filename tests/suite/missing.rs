@@ -698,3 +698,77 @@ async fn a_stream_is_recognised_after_a_kill_before_the_first_commit_in_whatever
     stage.client().reached(TALLY, last).await;
     assert_eq!(stage.client().entries(TALLY, "").await, before);
 }
+
+#[tokio::test]
+async fn a_candidate_whose_losses_are_accepted_while_it_is_built_takes_over() {
+    let mut stage = Stage::with_ledger(Kind::JetStream).await;
+    stage.publish(300).await;
+    stage.assert_ledger_equals_model().await;
+    stage
+        .client()
+        .act(LEDGER, "rebuild?max-rate=20")
+        .await
+        .expect(200);
+    stage
+        .client()
+        .becomes(LEDGER, 2, GenerationStatus::Building)
+        .await;
+    stage
+        .client()
+        .act(LEDGER, "pause?candidate=true")
+        .await
+        .expect(200);
+    stream(&stage)
+        .await
+        .delete_message(290)
+        .await
+        .expect("is deleted");
+    stage
+        .client()
+        .act(LEDGER, "resume?candidate=true&accept-missing=true")
+        .await
+        .expect(200);
+    cli::on(&stage.host, &["throttle", LEDGER, "--off"]).expect(0);
+    stage
+        .client()
+        .becomes(LEDGER, 2, GenerationStatus::Active)
+        .await;
+    assert_eq!(stage.client().show(LEDGER).await.missing_events, 1);
+}
+
+#[tokio::test]
+async fn what_was_accepted_for_a_candidate_stays_accepted_when_corrected_code_continues_it() {
+    const NAME: &str = "notes";
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    nats::create_stream(&context, STREAM, "mischief.>").await;
+    let told = |text: &str| ("mischief.a".to_owned(), text.to_owned().into());
+    let mut events: Vec<_> = (0..10).map(|_| told("note fine")).collect();
+    events.extend([told("ill x"), told("note last")]);
+    let last = nats::publish(&context, events).await;
+    let host = Host::start_on(&server, STREAM).await;
+    host.client()
+        .deploy(NAME, &guests::module("mischief-fixed"))
+        .await;
+    host.client().reached(NAME, last).await;
+    let notes = context.get_stream(STREAM).await.expect("it is there");
+    notes.delete_message(3).await.expect("is deleted");
+
+    let by_hand = "&strategy=rebuild&promote=manual";
+    let accepting = format!("{by_hand}&accept-missing=true");
+    host.client()
+        .deploy_with(NAME, &guests::module("mischief"), &accepting)
+        .await;
+    host.client()
+        .becomes(NAME, 2, GenerationStatus::Failed)
+        .await;
+    host.client()
+        .deploy_with(NAME, &guests::release("mischief-fixed", 2), by_hand)
+        .await;
+    host.client()
+        .becomes(NAME, 3, GenerationStatus::Ready)
+        .await;
+    host.client().act(NAME, "promote").await.expect(200);
+    let shown = host.client().show(NAME).await;
+    assert_eq!((shown.generation, shown.missing_events), (3, 1));
+}

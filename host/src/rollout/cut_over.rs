@@ -178,12 +178,17 @@ impl Rollouts {
             return Ok(());
         };
         let lacks = history::lacking_in_words(lacking, &source.stream());
-        if !next.build.accept_missing && !source.on_missing().is_count() {
-            return Err(Error::Lacking(format!(
-                "{lacks}, and generation {} lacks them; accept that with `foldstream rebuild {} \
-                 --accept-missing`, or keep the existing state",
-                next.number, record.name
-            )));
+        if !next.may_lack() && !source.on_missing().is_count() {
+            return Err(Error::Lacking {
+                events: lacking,
+                message: format!(
+                    "{lacks}, and generation {} lacks them; accept that with `foldstream resume \
+                     {name} --candidate --accept-missing`, or keep the existing state with \
+                     `foldstream abort {name}`",
+                    next.number,
+                    name = record.name
+                ),
+            });
         }
         tracing::warn!(
             deployment = record.name,
@@ -491,6 +496,7 @@ fn after_switch(mut record: Record, to: u64, switch: Switch, position: u64) -> R
     let serving = record.active_mut();
     serving.serves_from = position.max(1);
     serving.enter(
+    serving.lacks_events = 0;
         GenerationStatus::Active,
         match switch {
             Switch::CutOver => format!("took over from generation {from} at position {position}"),
