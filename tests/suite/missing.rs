@@ -700,6 +700,61 @@ async fn a_stream_is_recognised_after_a_kill_before_the_first_commit_in_whatever
 }
 
 #[tokio::test]
+async fn a_lost_state_of_the_first_available_event_is_not_built_again_without_lost_events_in_silence()
+ {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    let config = async_nats::jetstream::stream::Config {
+        max_messages: 100,
+        discard: async_nats::jetstream::stream::DiscardPolicy::Old,
+        ..nats::stream_config(STREAM, "orders.>")
+    };
+    nats::create_stream_with(&context, config).await;
+    let mut orders = Orders::new(1, 10);
+    let mut publish = async |count: usize| {
+        let orders: Vec<_> = orders.by_ref().take(count).collect();
+        nats::publish(&context, orders.iter().map(|order| order.message())).await
+    };
+    publish(150).await;
+    let mut host = Host::start_on(&server, STREAM).await;
+    host.client()
+        .deploy_with(LEDGER, &guests::module("ledger"), "&start=first-available")
+        .await;
+    for _ in 0..4 {
+        let last = publish(50).await;
+        host.client().reached(LEDGER, last).await;
+    }
+    assert_eq!(host.stop().code(), Some(0));
+    let file = host.data_dir().join(format!("state/{LEDGER}/1.redb"));
+    std::fs::remove_file(file).expect("it has a state");
+    host.restart().await;
+    let (_, failure) = host.client().failed(LEDGER).await;
+    assert_eq!(failure.kind, "source-incomplete", "{failure:?}");
+    assert!(
+        failure.message.contains("200 events (51 to 250)"),
+        "{failure:?}"
+    );
+    let warned = "the state has no file and is built again from the stream";
+    assert!(host.output().contains(warned), "{}", host.output());
+
+    // A rebuild would lack the same.
+    host.client().act(LEDGER, "rebuild").await.expect(200);
+    let failed = host
+        .client()
+        .becomes(LEDGER, 2, GenerationStatus::Failed)
+        .await;
+    assert!(
+        failed.reason.contains("200 events (51 to 250)"),
+        "{failed:?}"
+    );
+    host.client()
+        .act(LEDGER, "resume?accept-missing=true")
+        .await
+        .expect(200);
+    assert_eq!(host.client().reached(LEDGER, 350).await.missing_events, 200);
+}
+
+#[tokio::test]
 async fn a_candidate_whose_losses_are_accepted_while_it_is_built_takes_over() {
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
     stage.publish(300).await;

@@ -13,7 +13,7 @@ use super::candidate::throttled;
 use super::hand_over::HandOver;
 use super::inherit::Held;
 use super::{Error, Rollouts};
-use super::{crash_points, history, owners, parked_rules};
+use super::{beginning, crash_points, history, owners, parked_rules};
 use crate::actor::blocking;
 use crate::api::{self, GenerationStatus};
 use crate::deployment::Deployment;
@@ -118,6 +118,7 @@ impl Rollouts {
         // In memory until `flip` commits it.
         let from = record.active;
         let mut changed = after_switch(record, to, switch, position);
+        beginning::copy(&runner, state_file, &mut changed);
         if is_lost && let Some(before) = changed.generation_mut(from) {
             let why = "its state could not be opened, or did not own its effects";
             before.enter(GenerationStatus::Retired, why);

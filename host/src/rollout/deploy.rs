@@ -180,6 +180,7 @@ impl Rollouts {
             .write()
             .insert(deployment.name().to_owned(), Arc::clone(&deployment));
         self.publish_failures(&deployment);
+        self.note_beginning(&deployment);
         tracing::info!(deployment = deployment.name(), generation = 1, "deployed");
         Ok(self
             .deployed(&deployment, DeployOutcome::Created, 1, reason, compile_ms)

@@ -434,10 +434,11 @@ pub(super) fn lacking_in_words(count: u64, stream: &str) -> String {
 /// The sequence after which a fold begins that should equal the active state, if that state did not
 /// begin at the first event of its stream: what the stream has lost since is then missed.
 fn begins_after(deployment: &Deployment, active: &Generation) -> Option<u64> {
-    let store = deployment.active().store()?;
-    let checkpoint = store.published()?;
-    checkpoint
-        .begins_after
+    let store = deployment.active().store();
+    let begun = store.and_then(|store| store.published()?.begins_after);
+    // A state whose file was lost has not begun yet; the record knows where it did before.
+    begun
+        .or(active.begins_after)
         .filter(|_| active.start == Start::FirstAvailable)
 }
 
