@@ -496,8 +496,8 @@ fn after_switch(mut record: Record, to: u64, switch: Switch, position: u64) -> R
     record.active = to;
     let serving = record.active_mut();
     serving.serves_from = position.max(1);
-    serving.enter(
     serving.lacks_events = 0;
+    serving.enter(
         GenerationStatus::Active,
         match switch {
             Switch::CutOver => format!("took over from generation {from} at position {position}"),

@@ -382,12 +382,12 @@ impl Rollouts {
             .await?;
         // `resume` takes the lock itself.
         drop(changing);
-        // Missing events stop a deployment; accepting them has to start it again.
         if accept_for_candidate {
             self.accept_missing(deployment.name(), GenerationChoice::Candidate)
                 .await?;
             reason.push_str("; events missing from its stream are accepted");
         }
+        // Missing events stop a deployment; accepting them has to start it again.
         if accept && deployment.active().now().state == api::DeploymentState::Failed {
             self.accept_missing(deployment.name(), GenerationChoice::Active)
                 .await?;
