@@ -404,6 +404,7 @@ impl Deployment {
                 .as_ref()
                 .map(|runner| api::SourceStatus::from(&runner.source_status())),
             missing_events: figures.missing_events,
+            lacks_events: generation.lacks_events,
             file_bytes: figures.sizes.file_bytes,
             state_bytes: figures.sizes.state_bytes,
             failure: self.failure_of(generation, now.as_ref()),
@@ -485,9 +486,9 @@ impl Figures {
             checkpoint: store
                 .and_then(Store::checkpoint)
                 .map_or(0, |checkpoint| checkpoint.position),
-            missing_events: store.and_then(Store::published).map_or(0, |checkpoint| {
-                checkpoint.missing + checkpoint.missing_in_parts
-            }),
+            missing_events: store
+                .and_then(Store::published)
+                .map_or(0, |checkpoint| checkpoint.missing_in_all()),
             lag,
             rate,
             remaining_seconds: pending.map(|pending| pending as f64 / rate),

@@ -180,6 +180,11 @@ impl Checkpoint {
         }
     }
 
+    /// How many events the state lacks, at most, in all of it or in parts of it.
+    pub fn missing_in_all(&self) -> u64 {
+        self.missing.saturating_add(self.missing_in_parts)
+    }
+
     /// What was seen of the stream, latest first: the last message seen, and the last event
     /// applied.
     pub fn marks(&self) -> impl Iterator<Item = &EventMark> {

@@ -412,8 +412,12 @@ async fn a_key_that_was_rebuilt_without_lost_events_is_counted_and_the_verdict_s
     let part = format!("rebuild-part?key={customer}&accept-missing=true");
     let done: api::PartialRebuild = stage.client().act(TALLY, &part).await.expect(200).json();
     assert!(done.written + done.removed > 0, "{done:?}");
+    assert_eq!(done.missing_events, 1, "{done:?}");
     let shown = stage.client().show(TALLY).await;
     assert_eq!(shown.missing_events, 1);
+    let path = format!("/v1/deployments/{TALLY}/entries");
+    let read = stage.client().get(&path).await.expect(200);
+    assert_eq!(read.header("foldstream-missing"), Some("1"));
     let metrics = stage.client().get("/metrics").await.expect(200).text();
     assert!(metrics.contains("foldstream_missing_events{deployment=\"tally\"} 1"));
     let why = stage
@@ -693,4 +697,133 @@ async fn a_stream_is_recognised_after_a_kill_before_the_first_commit_in_whatever
     stage.host.restart().await;
     stage.client().reached(TALLY, last).await;
     assert_eq!(stage.client().entries(TALLY, "").await, before);
+}
+
+#[tokio::test]
+async fn a_lost_state_of_the_first_available_event_is_not_built_again_without_lost_events_in_silence()
+ {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    let config = async_nats::jetstream::stream::Config {
+        max_messages: 100,
+        discard: async_nats::jetstream::stream::DiscardPolicy::Old,
+        ..nats::stream_config(STREAM, "orders.>")
+    };
+    nats::create_stream_with(&context, config).await;
+    let mut orders = Orders::new(1, 10);
+    let mut publish = async |count: usize| {
+        let orders: Vec<_> = orders.by_ref().take(count).collect();
+        nats::publish(&context, orders.iter().map(|order| order.message())).await
+    };
+    publish(150).await;
+    let mut host = Host::start_on(&server, STREAM).await;
+    host.client()
+        .deploy_with(LEDGER, &guests::module("ledger"), "&start=first-available")
+        .await;
+    for _ in 0..4 {
+        let last = publish(50).await;
+        host.client().reached(LEDGER, last).await;
+    }
+    assert_eq!(host.stop().code(), Some(0));
+    let file = host.data_dir().join(format!("state/{LEDGER}/1.redb"));
+    std::fs::remove_file(file).expect("it has a state");
+    host.restart().await;
+    let (_, failure) = host.client().failed(LEDGER).await;
+    assert_eq!(failure.kind, "source-incomplete", "{failure:?}");
+    assert!(
+        failure.message.contains("200 events (51 to 250)"),
+        "{failure:?}"
+    );
+    let warned = "the state has no file and is built again from the stream";
+    assert!(host.output().contains(warned), "{}", host.output());
+
+    // A rebuild would lack the same.
+    host.client().act(LEDGER, "rebuild").await.expect(200);
+    let failed = host
+        .client()
+        .becomes(LEDGER, 2, GenerationStatus::Failed)
+        .await;
+    assert!(
+        failed.reason.contains("200 events (51 to 250)"),
+        "{failed:?}"
+    );
+    host.client()
+        .act(LEDGER, "resume?accept-missing=true")
+        .await
+        .expect(200);
+    assert_eq!(host.client().reached(LEDGER, 350).await.missing_events, 200);
+}
+
+#[tokio::test]
+async fn a_candidate_whose_losses_are_accepted_while_it_is_built_takes_over() {
+    let mut stage = Stage::with_ledger(Kind::JetStream).await;
+    stage.publish(300).await;
+    stage.assert_ledger_equals_model().await;
+    stage
+        .client()
+        .act(LEDGER, "rebuild?max-rate=20")
+        .await
+        .expect(200);
+    stage
+        .client()
+        .becomes(LEDGER, 2, GenerationStatus::Building)
+        .await;
+    stage
+        .client()
+        .act(LEDGER, "pause?candidate=true")
+        .await
+        .expect(200);
+    stream(&stage)
+        .await
+        .delete_message(290)
+        .await
+        .expect("is deleted");
+    stage
+        .client()
+        .act(LEDGER, "resume?candidate=true&accept-missing=true")
+        .await
+        .expect(200);
+    cli::on(&stage.host, &["throttle", LEDGER, "--off"]).expect(0);
+    stage
+        .client()
+        .becomes(LEDGER, 2, GenerationStatus::Active)
+        .await;
+    assert_eq!(stage.client().show(LEDGER).await.missing_events, 1);
+}
+
+#[tokio::test]
+async fn what_was_accepted_for_a_candidate_stays_accepted_when_corrected_code_continues_it() {
+    const NAME: &str = "notes";
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    nats::create_stream(&context, STREAM, "mischief.>").await;
+    let told = |text: &str| ("mischief.a".to_owned(), text.to_owned().into());
+    let mut events: Vec<_> = (0..10).map(|_| told("note fine")).collect();
+    events.extend([told("ill x"), told("note last")]);
+    let last = nats::publish(&context, events).await;
+    let host = Host::start_on(&server, STREAM).await;
+    host.client()
+        .deploy(NAME, &guests::module("mischief-fixed"))
+        .await;
+    host.client().reached(NAME, last).await;
+    let notes = context.get_stream(STREAM).await.expect("it is there");
+    notes.delete_message(3).await.expect("is deleted");
+
+    let by_hand = "&strategy=rebuild&promote=manual";
+    let accepting = format!("{by_hand}&accept-missing=true");
+    host.client()
+        .deploy_with(NAME, &guests::module("mischief"), &accepting)
+        .await;
+    host.client()
+        .becomes(NAME, 2, GenerationStatus::Failed)
+        .await;
+    host.client()
+        .deploy_with(NAME, &guests::release("mischief-fixed", 2), by_hand)
+        .await;
+    host.client()
+        .becomes(NAME, 3, GenerationStatus::Ready)
+        .await;
+    host.client().act(NAME, "promote").await.expect(200);
+    let shown = host.client().show(NAME).await;
+    assert_eq!((shown.generation, shown.missing_events), (3, 1));
 }

@@ -596,6 +596,40 @@ async fn prune_removes_what_is_not_kept_and_says_first_what_that_is() {
 }
 
 #[tokio::test]
+async fn prune_counts_a_file_once_that_generations_share() {
+    let keeps = "[rollout]\nkeep_previous_generations = 5\n";
+    let mut stage = Stage::start_with(Kind::Embedded, keeps).await;
+    stage.deploy_ledger().await;
+    stage.publish(500).await;
+    let active = GenerationStatus::Active;
+    // The third generation inherits the file of the first, and the second has one of its own.
+    stage.client().act(LEDGER, "rebuild").await.expect(200);
+    stage.client().becomes(LEDGER, 2, active).await;
+    stage.client().act(LEDGER, "rollback").await.expect(200);
+    let next = guests::release("ledger", 3);
+    stage.client().deploy(LEDGER, &next).await;
+    stage.publish(500).await;
+    stage.client().passed_probation(3).await;
+    stage.client().act(LEDGER, "rebuild").await.expect(200);
+    stage.client().becomes(LEDGER, 4, active).await;
+
+    let folder = stage.host.data_dir().join("state").join(LEDGER);
+    // The files of followers may still grow.
+    wait::until("each file to count once", || async {
+        let path = "prune?keep=0&dry-run=true";
+        let look: api::Pruned = stage.client().act(LEDGER, path).await.expect(200).json();
+        assert_eq!(look.generations, [1, 2, 3]);
+        let size = |file: &str| {
+            std::fs::metadata(folder.join(file))
+                .expect("is there")
+                .len()
+        };
+        (look.bytes == size("1.redb") + size("2.redb")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_rebuild_that_can_not_fit_is_refused_before_it_starts() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;
     stage.publish(2_000).await;

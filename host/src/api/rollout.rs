@@ -241,6 +241,10 @@ pub struct Generation {
     /// as missing.
     #[serde(default)]
     pub missing_events: u64,
+    /// How many events of the active generation it lacks because they are gone from the stream, if
+    /// that keeps it from taking over until an operator accepts it; otherwise 0.
+    #[serde(default)]
+    pub lacks_events: u64,
     /// Disk space of the state file, in bytes; 0 if it has none.
     pub file_bytes: u64,
     /// Events that its state skipped, as an operator decided.

@@ -454,6 +454,8 @@ pub(super) fn new_generation(number: u64, recipe: Recipe<'_>) -> Generation {
         failed_at: None,
         subjects_from: 0,
         releases_before: 0,
+        accepts_lost: false,
+        lacks_events: 0,
         build,
         comparison: None,
         accepts_missing_through: 0,
@@ -475,6 +477,8 @@ pub(super) fn set_beginning(
     if let Some(stopped) = continued {
         (generation.state_file, generation.subjects_from) =
             (stopped.state_file, stopped.subjects_from);
+        // What was accepted for its state stays accepted.
+        generation.accepts_lost = stopped.may_lack();
     } else if generation.strategy == Strategy::Migrate {
         // Until the entries are migrated, the position from which it has other events is unknown.
         let is_same = generation.module.subjects == active.module.subjects;

@@ -13,7 +13,7 @@ use super::candidate::throttled;
 use super::hand_over::HandOver;
 use super::inherit::Held;
 use super::{Error, Rollouts};
-use super::{crash_points, history, owners, parked_rules};
+use super::{beginning, crash_points, history, owners, parked_rules};
 use crate::actor::blocking;
 use crate::api::{self, GenerationStatus};
 use crate::deployment::Deployment;
@@ -118,6 +118,7 @@ impl Rollouts {
         // In memory until `flip` commits it.
         let from = record.active;
         let mut changed = after_switch(record, to, switch, position);
+        beginning::copy(&runner, state_file, &mut changed);
         if is_lost && let Some(before) = changed.generation_mut(from) {
             let why = "its state could not be opened, or did not own its effects";
             before.enter(GenerationStatus::Retired, why);
@@ -178,12 +179,17 @@ impl Rollouts {
             return Ok(());
         };
         let lacks = history::lacking_in_words(lacking, &source.stream());
-        if !next.build.accept_missing && !source.on_missing().is_count() {
-            return Err(Error::Lacking(format!(
-                "{lacks}, and generation {} lacks them; accept that with `foldstream rebuild {} \
-                 --accept-missing`, or keep the existing state",
-                next.number, record.name
-            )));
+        if !next.may_lack() && !source.on_missing().is_count() {
+            return Err(Error::Lacking {
+                events: lacking,
+                message: format!(
+                    "{lacks}, and generation {} lacks them; accept that with `foldstream resume \
+                     {name} --candidate --accept-missing`, or keep the existing state with \
+                     `foldstream abort {name}`",
+                    next.number,
+                    name = record.name
+                ),
+            });
         }
         tracing::warn!(
             deployment = record.name,
@@ -490,6 +496,7 @@ fn after_switch(mut record: Record, to: u64, switch: Switch, position: u64) -> R
     record.active = to;
     let serving = record.active_mut();
     serving.serves_from = position.max(1);
+    serving.lacks_events = 0;
     serving.enter(
         GenerationStatus::Active,
         match switch {

@@ -180,6 +180,7 @@ impl Rollouts {
             .write()
             .insert(deployment.name().to_owned(), Arc::clone(&deployment));
         self.publish_failures(&deployment);
+        self.note_beginning(&deployment);
         tracing::info!(deployment = deployment.name(), generation = 1, "deployed");
         Ok(self
             .deployed(&deployment, DeployOutcome::Created, 1, reason, compile_ms)
@@ -370,12 +371,22 @@ impl Rollouts {
         build: BuildSettings,
         reason: String,
     ) -> Result<String, Error> {
-        let accept = build.accept_missing && generation == deployment.record().active;
+        let record = deployment.record();
+        let is_candidate =
+            |known: &Generation| known.number == generation && known.status.is_candidate();
+        let accepts = build.accept_missing;
+        let accept = accepts && generation == record.active;
+        let accept_for_candidate = accepts && record.candidate().is_some_and(is_candidate);
         let mut reason = self
             .ask_candidate_again(deployment, generation, build, reason)
             .await?;
         // `resume` takes the lock itself.
         drop(changing);
+        if accept_for_candidate {
+            self.accept_missing(deployment.name(), GenerationChoice::Candidate)
+                .await?;
+            reason.push_str("; events missing from its stream are accepted");
+        }
         // Missing events stop a deployment; accepting them has to start it again.
         if accept && deployment.active().now().state == api::DeploymentState::Failed {
             self.accept_missing(deployment.name(), GenerationChoice::Active)

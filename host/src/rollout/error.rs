@@ -58,8 +58,13 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// A candidate lacks events that the active generation has.
-    #[error("{0}")]
-    Lacking(String),
+    #[error("{message}")]
+    Lacking {
+        /// How many.
+        events: u64,
+        /// What it lacks, and what to do.
+        message: String,
+    },
     /// There is no room on disk.
     #[error("{what}: {shortage}")]
     NoRoom {

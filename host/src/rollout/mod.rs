@@ -12,6 +12,7 @@
 
 mod align;
 mod as_of;
+mod beginning;
 mod belongings;
 mod build;
 mod candidate;
@@ -123,6 +124,7 @@ impl Rollouts {
 
     fn resume_deployment(&self, record: Record) {
         let active = record.active().clone();
+        self.warn_of_lost_file(&record, &active);
         // What readers saw before the restart is unknown here; the state or the stream will say.
         let serve = self.start_runner(
             &record,
@@ -161,6 +163,7 @@ impl Rollouts {
             self.drive(&deployment, candidate.number);
         }
         self.publish_failures(&deployment);
+        self.note_beginning(&deployment);
         if record.parking.retry_by.is_some() {
             self.retry_what_is_parked(&deployment);
         }

@@ -72,12 +72,17 @@ impl Rollouts {
         Ok(deployment.info())
     }
 
-    /// Records that events missing from the stream up to its current head may be passed over.
+    /// Records that events missing from the stream up to its current head may be passed over. A
+    /// candidate may also take over without events of the active generation that are gone.
     pub async fn accept_missing(&self, name: &str, choice: GenerationChoice) -> Result<(), Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
         let mut record = deployment.record();
-        let number = self.chosen(&record, choice)?.number;
+        let number = match (choice, record.stopped_candidate()) {
+            // `resume` continues it from its file.
+            (GenerationChoice::Candidate, Some(stopped)) => stopped.number,
+            _ => self.chosen(&record, choice)?.number,
+        };
         let generation = record.generation_mut(number).expect("it was just found");
         // The head of now: what goes missing later stops it again.
         let through = self
@@ -85,6 +90,9 @@ impl Rollouts {
             .await?
             .max(generation.accepts_missing_through);
         generation.accepts_missing_through = through;
+        if choice == GenerationChoice::Candidate {
+            (generation.accepts_lost, generation.lacks_events) = (true, 0);
+        }
         let state_file = generation.state_file;
         let detail = format!("generation {number}: events up to {through} may be missing");
         self.commit(&deployment, record, "accept-missing", detail)

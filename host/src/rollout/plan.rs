@@ -340,6 +340,8 @@ mod tests {
             failed_at: None,
             subjects_from: 0,
             releases_before: 0,
+            accepts_lost: false,
+            lacks_events: 0,
             build: BuildSettings::default(),
             comparison: None,
             accepts_missing_through: 0,

@@ -147,6 +147,7 @@ fn rebuild_of(deployment: &Deployment) -> Option<api::Rebuild> {
         _ if place == 1 => "1 rebuild ahead of it".to_owned(),
         _ if place > 0 => format!("{place} rebuilds ahead of it"),
         (GenerationStatus::Ready, Promotion::Manual) => generation.reason.clone(),
+        (GenerationStatus::Ready, _) if generation.lacks_events > 0 => generation.reason.clone(),
         (GenerationStatus::Ready, Promotion::Auto) => "its turn to take over".to_owned(),
         _ if generation.state == Some(DeploymentState::Paused) => {
             "`foldstream resume --candidate`".to_owned()

@@ -72,10 +72,17 @@ impl Rollouts {
                 // It passed its gate, and is watched until somebody promotes it.
                 Ok(()) if generation.build.promote == Promotion::Manual => continue,
                 Ok(()) => return,
-                // Another attempt would find the same.
-                Err(error @ Error::Lacking(_)) => {
-                    let stopped = Stopped::because(&error);
-                    return self.give_up(deployment, number, &stopped).await;
+                // Another attempt would find the same; an operator accepts it, or aborts.
+                Err(Error::Lacking { events, message }) => {
+                    if self.hold_back(deployment, number, events, &message).await {
+                        let is_free = |candidate: &Generation| candidate.lacks_events == 0;
+                        tokio::select! {
+                            () = stops => {}
+                            () = self.candidate_until(deployment, number, is_free) => {}
+                        }
+                        pause = RETRY_PAUSE.0;
+                        continue;
+                    }
                 }
                 Err(error) => {
                     tracing::info!(
@@ -127,6 +134,49 @@ impl Rollouts {
         generation.enter(GenerationStatus::Ready, reason);
         self.commit(deployment, record, "ready", format!("generation {number}"))
             .await
+    }
+
+    /// Records that a candidate is ready, and which events keep it from taking over; returns whether
+    /// it could.
+    async fn hold_back(
+        &self,
+        deployment: &Arc<Deployment>,
+        number: u64,
+        events: u64,
+        message: &str,
+    ) -> bool {
+        tracing::warn!(
+            deployment = deployment.name(),
+            generation = number,
+            reason = message,
+            "a candidate does not take over; the active generation keeps serving"
+        );
+        let noted = async {
+            let _changing = self.lock(deployment).await?;
+            let mut record = deployment.record();
+            let candidate = record
+                .generation_mut(number)
+                .filter(|candidate| candidate.status.is_candidate());
+            // Accepted, or gone, since the attempt.
+            let Some(candidate) = candidate.filter(|candidate| !candidate.may_lack()) else {
+                return Ok(());
+            };
+            candidate.lacks_events = events;
+            candidate.enter(GenerationStatus::Ready, message);
+            let detail = format!("generation {number}: {message}");
+            self.commit(deployment, record, "held-back", detail).await
+        };
+        let noted: Result<(), Error> = noted.await;
+        if let Err(error) = noted.as_ref()
+            && !self.is_stopping()
+        {
+            tracing::error!(
+                deployment = deployment.name(),
+                %error,
+                "could not record why a candidate does not take over yet"
+            );
+        }
+        noted.is_ok()
     }
 
     /// One attempt to take over.
@@ -293,6 +343,8 @@ impl Rollouts {
         candidate.build.promote = build.promote;
         // The old comparison was made for the old gate, and would let it pass or hold it back.
         candidate.comparison = None;
+        // It is tried again, whatever kept it from taking over.
+        candidate.lacks_events = 0;
         reason.push_str("; it will be compared again with the new gate");
         self.commit(
             deployment,

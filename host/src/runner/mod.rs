@@ -329,6 +329,11 @@ impl Runner {
         self.shared.program.write().accepts_missing_through = through;
     }
 
+    /// Sets where its state begins again if its file is lost.
+    pub fn set_begins_after(&self, after: u64) {
+        self.shared.program.write().begins_after = Some(after);
+    }
+
     /// Its current module.
     pub fn program(&self) -> Program {
         self.shared.program.read().clone()

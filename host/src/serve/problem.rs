@@ -320,7 +320,7 @@ impl From<host::Error> for Problem {
             }
             Error::TooMany(_) => Kind::Limit,
             Error::Conflict(_) | Error::Load(_) | Error::Repair(_) => Kind::Conflict,
-            Error::Refused(_) | Error::Lacking(_) | Error::Gate(_) | Error::Plan(_) => {
+            Error::Refused(_) | Error::Lacking { .. } | Error::Gate(_) | Error::Plan(_) => {
                 Kind::Refused
             }
             Error::NoRoom { .. } => Kind::NoRoom,

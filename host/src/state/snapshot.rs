@@ -68,9 +68,9 @@ impl Snapshot {
         self.held.view.checkpoint.as_ref()
     }
 
-    /// How many events it never had because they were gone, which was accepted.
+    /// How many events it lacks, at most, because they were gone, which was accepted.
     pub fn missing_count(&self) -> u64 {
-        self.checkpoint().map_or(0, |checkpoint| checkpoint.missing)
+        self.checkpoint().map_or(0, Checkpoint::missing_in_all)
     }
 
     /// Time of the last event that it reflects, in nanoseconds since the Unix epoch; 0 if none.

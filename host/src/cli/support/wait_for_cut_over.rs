@@ -156,6 +156,13 @@ fn is_settled(deployment: &Deployment, generation: &Generation) -> Result<bool, 
         // Its gate is looked at only once it is built.
         GenerationStatus::Building => Ok(false),
         GenerationStatus::Ready if is_kept(generation) => Err(kept(name, generation)),
+        GenerationStatus::Ready if generation.lacks_events > 0 => {
+            let message = format!(
+                "generation {number} of {name} does not take over: {}",
+                generation.reason
+            );
+            Err(Failure::new(Exit::Failed, message))
+        }
         GenerationStatus::Ready if generation.build.promote == Promotion::Manual => Ok(true),
         GenerationStatus::Ready if deployment.state == DeploymentState::Paused => {
             let message = format!(

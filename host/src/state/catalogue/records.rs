@@ -285,6 +285,13 @@ pub struct Generation {
     // Format 1 has no such field.
     #[serde(default)]
     pub accepts_missing_through: u64,
+    /// Whether an operator accepted since it was begun that it lacks events of the active generation
+    /// which are gone from the stream; see [`Self::may_lack`].
+    #[serde(default)]
+    pub accepts_lost: bool,
+    /// How many such events it lacks, if that keeps it from taking over; otherwise 0.
+    #[serde(default)]
+    pub lacks_events: u64,
     /// The sequence after which its state begins, if it repeats a state that began at the first
     /// event that its stream had then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -328,6 +335,8 @@ impl Generation {
             failed_at: None,
             subjects_from: 0,
             releases_before: 0,
+            accepts_lost: false,
+            lacks_events: 0,
             build,
             comparison: None,
             // What was accepted for one fold of this stream is accepted for the next.
@@ -338,6 +347,11 @@ impl Generation {
         };
         rebuilt.enter(GenerationStatus::Building, reason);
         rebuilt
+    }
+
+    /// Whether it may take over although it lacks events of the active generation.
+    pub fn may_lack(&self) -> bool {
+        self.accepts_lost || self.build.accept_missing
     }
 
     /// Whether an event stopped it while it was built: without that event it can continue from its

@@ -218,6 +218,7 @@ pub(in crate::cli) mod tests {
             lag_events: Some(600_000),
             progress: Some(0.4),
             missing_events: 0,
+            lacks_events: 0,
             rate: 212_345.6,
             remaining_seconds: Some(2.8),
             source_status: None,
