@@ -46,8 +46,6 @@ struct PastState {
     moment: Moment,
     /// Whether events that were applied may be missing from it.
     accept_missing: bool,
-    /// How many events it lacks, at most, without having noticed it.
-    unseen: u64,
     scratch: Arc<Scratch>,
     used_at: Instant,
 }
@@ -137,7 +135,7 @@ impl Rollouts {
             )
             .into());
         }
-        let (scratch, unseen) = self
+        let scratch = self
             .past(deployment, generation, moment, accept_missing)
             .await?;
         // `arrives(0)` waits for the ceiling of the scratch, which is the moment itself.
@@ -162,26 +160,18 @@ impl Rollouts {
             }
         };
         let gone = || Error::Conflict("the past state was closed; try again".to_owned());
-        let mut snapshot = scratch.runner.store().ok_or_else(gone)?.snapshot();
-        if snapshot.missing_count() < unseen {
-            // One at a time: of two requests that note it at once, one would be told that it can't.
-            let _noting = self.inner.past_states.beginning.lock().await;
-            let noted = scratch.runner.note_missing(unseen).await;
-            noted.map_err(Error::from)?;
-            snapshot = scratch.runner.store().ok_or_else(gone)?.snapshot();
-        }
+        let snapshot = scratch.runner.store().ok_or_else(gone)?.snapshot();
         Ok(View::of(Arc::clone(&scratch.runner), snapshot))
     }
 
-    /// The state as of a moment, found or started, and how many events it lacks without having
-    /// noticed it.
+    /// The state as of a moment; found, or started.
     async fn past(
         &self,
         deployment: &Arc<Deployment>,
         generation: &Generation,
         moment: Moment,
         accept_missing: bool,
-    ) -> Result<(Arc<Scratch>, u64), AsOfError> {
+    ) -> Result<Arc<Scratch>, AsOfError> {
         // Held until the state is in the list: a second request for the same moment then finds it,
         // and two requests together cannot exceed `as_of_max`.
         let _beginning = self.inner.past_states.beginning.lock().await;
@@ -210,10 +200,9 @@ impl Rollouts {
         let from = snapshots::nearest(&folder, generation.state_file, moment, below);
         let mut generation = generation.clone();
         // With a snapshot, only what is gone after it matters.
-        let accepted = self
-            .may_look_back(deployment, moment, from.is_some(), accept_missing)
-            .await?;
-        accepted.apply(&mut generation);
+        self.may_look_back(deployment, moment, from.is_some(), accept_missing)
+            .await?
+            .apply(&mut generation);
         let options = ScratchOptions {
             ceiling: moment.ceiling(),
             from,
@@ -229,7 +218,6 @@ impl Rollouts {
             generation: generation.number,
             moment,
             accept_missing,
-            unseen: accepted.unseen,
             scratch,
             used_at: Instant::now(),
         };
@@ -238,7 +226,7 @@ impl Rollouts {
 }
 
 impl PastStates {
-    fn find(&self, wanted: (&str, u64, Moment, bool)) -> Option<(Arc<Scratch>, u64)> {
+    fn find(&self, wanted: (&str, u64, Moment, bool)) -> Option<Arc<Scratch>> {
         let mut kept = self.kept.lock();
         // A failed one is started from scratch.
         kept.retain(|past| past.scratch.runner.now().state != DeploymentState::Failed);
@@ -252,7 +240,7 @@ impl PastStates {
         };
         let past = kept.iter_mut().find(is_wanted)?;
         past.used_at = Instant::now();
-        Some((Arc::clone(&past.scratch), past.unseen))
+        Some(Arc::clone(&past.scratch))
     }
 
     /// Removes the least recently used states until there is room for one more; returns whether
@@ -277,10 +265,10 @@ impl PastStates {
         true
     }
 
-    fn add(&self, past: PastState) -> (Arc<Scratch>, u64) {
-        let added = (Arc::clone(&past.scratch), past.unseen);
+    fn add(&self, past: PastState) -> Arc<Scratch> {
+        let scratch = Arc::clone(&past.scratch);
         self.kept.lock().push(past);
-        added
+        scratch
     }
 
     /// Removes all past states of a deployment.
