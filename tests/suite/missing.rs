@@ -715,11 +715,12 @@ async fn a_lost_state_of_the_first_available_event_is_not_built_again_without_lo
         let orders: Vec<_> = orders.by_ref().take(count).collect();
         nats::publish(&context, orders.iter().map(|order| order.message())).await
     };
-    publish(150).await;
+    let last = publish(150).await;
     let mut host = Host::start_on(&server, STREAM).await;
     host.client()
         .deploy_with(LEDGER, &guests::module("ledger"), "&start=first-available")
         .await;
+    host.client().reached(LEDGER, last).await;
     for _ in 0..4 {
         let last = publish(50).await;
         host.client().reached(LEDGER, last).await;
@@ -809,8 +810,8 @@ async fn what_was_accepted_for_a_candidate_stays_accepted_when_corrected_code_co
     let notes = context.get_stream(STREAM).await.expect("it is there");
     notes.delete_message(3).await.expect("is deleted");
 
-    let by_hand = "&strategy=rebuild&promote=manual";
-    let accepting = format!("{by_hand}&accept-missing=true");
+    let by_hand = "&promote=manual";
+    let accepting = format!("{by_hand}&strategy=rebuild&accept-missing=true");
     host.client()
         .deploy_with(NAME, &guests::module("mischief"), &accepting)
         .await;
