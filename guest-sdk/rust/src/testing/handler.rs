@@ -68,7 +68,7 @@ impl<H: Handler> Harness<Handling<H>> {
     /// What the handler has published so far, in order.
     ///
     /// # Panics
-    /// If a subject is not among those that the manifest declares with [`Manifest::publishes`]: the
+    /// If a subject is not among those that the manifest declares with [`Manifest::publishes`](crate::Manifest::publishes): the
     /// host would refuse it.
     pub fn published(&self) -> Vec<PublishedMessage> {
         let published = self.memory.published.borrow();
@@ -82,7 +82,7 @@ impl<H: Handler> Harness<Handling<H>> {
     /// The pending timers, in the order in which they fire.
     ///
     /// # Panics
-    /// If there are any and the manifest does not say so with [`Manifest::timers`]: the host would
+    /// If there are any and the manifest does not say so with [`Manifest::timers`](crate::Manifest::timers): the host would
     /// refuse them.
     pub fn timers(&self) -> Vec<PendingTimer> {
         let timers = self.memory.timers.borrow();
