@@ -198,6 +198,12 @@ async fn first_projection(language: &Language) {
     run_in(&project, &["foldstream", "build"]).expect(0);
     let deployed = cli::on(&host, &["deploy", &module, "--strategy", "inherit"]);
     deployed.expect(0);
+    // Until then the code before it takes the event.
+    host.client()
+        .show_when("page-visits", "switch to the new code", |shown| {
+            shown.generation == 2
+        })
+        .await;
     cli::on(&host, &["events", "append", "visits.home"]).expect(0);
     let (_, failure) = host.client().failed("page-visits").await;
     assert_eq!(failure.class, Some(FailureClass::Rejected), "{failure:?}");
