@@ -239,9 +239,14 @@ async fn what_a_mirror_loses_while_a_candidate_is_built_does_not_go_unnoticed() 
             // Its fold is not lost, not even to a restart.
             bed.host.restart().await;
             bed.client().reached(LEDGER, last).await;
-            let promoted = bed.client().act(LEDGER, "promote").await;
-            let why = promoted.problem(422, "refused").detail;
-            assert!(why.contains(lacks), "{why}");
+            // Until it is loaded again, it is refused for that.
+            wait::until("promotion to be refused for what it lacks", || async {
+                let promoted = bed.client().act(LEDGER, "promote").await;
+                (promoted.status == 422)
+                    .then(|| promoted.problem(422, "refused").detail)
+                    .filter(|why| why.contains(lacks))
+            })
+            .await;
             let words = ["resume", LEDGER, "--candidate", "--accept-missing"];
             cli::on(&bed.host, &words).expect(0);
         }
