@@ -125,7 +125,10 @@ async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) 
         let advanced =
             has_nothing_between(candidate, serving) && candidate.advance(position).await.is_ok();
         if advanced && candidate.position() >= position {
-            return position;
+            // One that repeats another state may have to release or drop parked events at exactly
+            // this position: it does so before it is held again.
+            let epoch = candidate.set_ceiling(Ceiling::Position(0));
+            return candidate.held_at(epoch).await;
         }
     }
     // The ordinary way: fold up to the active runner's position.
