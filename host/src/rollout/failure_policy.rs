@@ -1,4 +1,4 @@
-//! What a deploy says about events that fail: whether they are parked, and who is told.
+//! What a deploy says about events that fail: whether they are parked, and where they are reported.
 
 use std::sync::Arc;
 

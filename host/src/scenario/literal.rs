@@ -10,7 +10,7 @@ use crate::timestamp;
 
 /// The header that stores a message id.
 const MESSAGE_ID: &str = "nats-msg-id";
-/// Headers of the stream and of the host: whoever stores the event again adds them.
+/// Headers of the stream and of the host: they are added when the event is stored again.
 const ADDED: [&str; 2] = ["nats-", "foldstream-"];
 
 /// A text that stands for itself, whatever is in it.

@@ -154,20 +154,7 @@ async fn a_limit_that_is_set_right_before_a_burst_loses_nothing_in_silence(versi
     };
     jetstream.update_stream(config).await.expect("edited");
     burst(&jetstream, "orders.1.placed", 2_000).await;
-    let mut read = 5;
-    let outcome = within("it is noticed", async {
-        loop {
-            match reading.next().await {
-                Ok(batch) => read += batch.events.len(),
-                Err(error) => break Some(error),
-            }
-            if read == 2_005 {
-                break None;
-            }
-        }
-    })
-    .await;
-    if let Some(error) = outcome {
+    if let Some(error) = all_or_gap(&mut reading, 2_000).await {
         assert!(
             matches!(
                 error,
@@ -176,7 +163,7 @@ async fn a_limit_that_is_set_right_before_a_burst_loses_nothing_in_silence(versi
                     ..
                 }
             ),
-            "{read} were read: {error}"
+            "{error}"
         );
         let text = error.to_string();
         assert!(text.contains("perhaps some or all of them"), "{text}");
@@ -206,14 +193,22 @@ async fn what_is_replaced_within_a_burst_for_others_is_no_gap(version: Version) 
     assert_eq!(missing, 0);
     // What is its own is still missed.
     burst(&jetstream, "orders.7.placed", 2_000).await;
-    let (mut read, mut gap) = (0, None);
-    while read < 2_000 && gap.is_none() {
-        match reading.next().await {
-            Ok(batch) => read += batch.events.len(),
-            Err(error) => gap = Some(error),
-        }
-    }
-    if let Some(error) = gap {
+    if let Some(error) = all_or_gap(&mut reading, 2_000).await {
         assert!(matches!(error, Error::Gap { .. }), "{error}");
     }
+}
+
+/// Reads this many events; the error if that ends it before. Nothing else may happen.
+async fn all_or_gap(reading: &mut Reading, wanted: usize) -> Option<Error> {
+    within("all events, or an error", async {
+        let mut read = 0;
+        while read < wanted {
+            match reading.next().await {
+                Ok(batch) => read += batch.events.len(),
+                Err(error) => return Some(error),
+            }
+        }
+        None
+    })
+    .await
 }

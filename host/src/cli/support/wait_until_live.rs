@@ -225,7 +225,7 @@ fn show_trouble(deployment: &Deployment, shown: &mut Shown, progress: &Progress)
     shown.update(trouble, deployment.position, progress);
 }
 
-/// What delays whoever is waited for.
+/// What delays a deployment or generation for which a command waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trouble {
     text: String,

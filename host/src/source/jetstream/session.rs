@@ -735,7 +735,8 @@ async fn are_for_others(
             return Ok(false);
         }
     }
-    Ok(true)
+    // Asked after them: until then, nothing of what was passed over had gone from the front.
+    Ok(api.stream_info().await?.first() < jump.from)
 }
 
 /// The mark of the last message up to a sequence, and whether the filter takes it: what was looked
