@@ -140,6 +140,14 @@ impl Host {
         );
     }
 
+    /// Waits until the process printed this. Its log is written by a thread of its own, so a line
+    /// may come after the answer to a request that tells of the same.
+    pub async fn prints(&self, text: &str) {
+        let what = format!("the host to print {text:?}");
+        let printed = async || self.output().contains(text).then_some(());
+        wait::until(&what, printed).await;
+    }
+
     /// What the running or last process printed.
     pub fn output(&self) -> String {
         self.process
@@ -164,6 +172,10 @@ impl Host {
             async move { if ended { Some(None) } else { url.map(Some) } }
         })
         .await;
+        if url.is_none() {
+            // Until all is there that it printed.
+            process.wait(wait::DEADLINE);
+        }
         self.process = Some(process);
         let Some(url) = url else { return false };
         self.client = Client::new(&url);

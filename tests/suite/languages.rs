@@ -201,8 +201,7 @@ async fn first_projection(language: &Language) {
     let (_, failure) = host.client().failed("thrower").await;
     assert_eq!(failure.class, Some(FailureClass::Rejected), "{failure:?}");
     assert!(failure.message.contains(language.told[0]), "{failure:?}");
-    let log = host.output();
-    assert!(log.contains(language.told[1]), "{log}");
+    host.prints(language.told[1]).await;
 
     broken_source_is_told(language, &project, &source);
 }
@@ -550,9 +549,7 @@ async fn chance(module: &[u8], too_deep: Option<FailureClass>) -> Vec<foldstream
     host.client().reached("chance", last.last_sequence).await;
     let entries = host.client().entries("chance", "").await;
     assert_eq!(entries.len(), 3);
-    // The log is written by a thread of its own.
-    let printed = async || host.output().contains("printed 3").then_some(());
-    wait::until("what it printed", printed).await;
+    host.prints("printed 3").await;
     let recurses = too_deep.map(|class| ("recurse", class, "recursion"));
     for (how, class, told) in [
         ("assert", FailureClass::Rejected, "it does not hold"),

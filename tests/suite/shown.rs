@@ -67,14 +67,6 @@ fn has(page: &str, line: &str) -> bool {
 const LOST: &str = "the source can't be read";
 const FOUND: &str = "the source can be read again";
 
-async fn logged(stage: &mut Stage, text: &str) {
-    wait::until("the log to say it", || {
-        let said = stage.host.process().output().contains(text);
-        async move { said.then_some(()) }
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn a_server_that_is_away_makes_lag_unknown_wherever_it_is_shown() {
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
@@ -89,7 +81,7 @@ async fn a_server_that_is_away_makes_lag_unknown_wherever_it_is_shown() {
     assert_eq!(head.value(), stage.model.head());
     lag_is_unknown_to_probes_and_metrics(stage.client()).await;
     lag_is_unknown_to_commands(&stage.host);
-    logged(&mut stage, LOST).await;
+    stage.host.prints(LOST).await;
 
     // A pause ends the reading, which does not mean that the source answers again.
     stage.client().act(LEDGER, "pause").await.expect(200);
@@ -105,7 +97,7 @@ async fn a_server_that_is_away_makes_lag_unknown_wherever_it_is_shown() {
     stage.server().restart().await;
     let last = stage.publish(5).await;
     live_at(stage.client(), LEDGER, last).await;
-    logged(&mut stage, FOUND).await;
+    stage.host.prints(FOUND).await;
     the_loss_is_logged_once(&stage.host.process().output());
 }
 

@@ -225,21 +225,17 @@ async fn idle_connections_leave_a_host_the_open_files_that_it_needs_itself() {
     // Those that found no place are closed, so a later one is let in as soon as one of the others
     // leaves.
     drop(idle.split_off(8));
-    wait::until("the host to let somebody in", || async {
+    let (subject, data) = ("orders.ada.placed", r#"{"order":"1","amount":1}"#);
+    wait::until("the host to let a command in", || async {
+        let appended = cli::on(&host, &["events", "append", subject, data]);
+        (appended.code == 0).then_some(())
+    })
+    .await;
+    wait::until("the host to let a client in", || async {
         let asked = host.client().request(reqwest::Method::GET, "/livez");
         host.client().try_send(asked).await.ok()
     })
     .await;
-    cli::on(
-        &host,
-        &[
-            "events",
-            "append",
-            "orders.ada.placed",
-            r#"{"order":"1","amount":1}"#,
-        ],
-    )
-    .expect(0);
     assert_eq!(host.client().reached(LEDGER, 1).await.events_applied, 1);
 }
 
