@@ -171,7 +171,7 @@ key::settings! {
         pub domain: Option<String>,
         /// Prefix of the JetStream API, instead of a domain. For example `"$JS.edge.API"`.
         pub api_prefix: Option<String>,
-        /// Prefix of the host's inboxes, if permissions need one. For example `"_INBOX_foldstream"`.
+        /// Prefix of inboxes, if permissions require one. For example `"_INBOX_foldstream"`.
         pub inbox_prefix: Option<String>,
         /// Which messages are CloudEvents: `auto` recognises them by headers, and JSON by its
         /// attributes; `headers` only by headers; `off` recognises none. For example `"headers"`.
