@@ -43,7 +43,7 @@ pub enum Error {
         message: String,
     },
     /// Its disk, a quota or a limit of the process is exhausted.
-    #[error("the data folder {folder} takes no more: {error}; free some space and try again")]
+    #[error("the data folder {folder} has no more room: {error}; free some space and try again")]
     NoRoom {
         folder: String,
         /// What the system said.

@@ -236,7 +236,7 @@ fn compare(folder: &Path, manifest: &Manifest, watcher: &mut Watcher<'_>) -> Res
         });
         if found != *wanted {
             return Err(differs(format!(
-                "it has {} bytes of content instead of {}, or others",
+                "its content is not the same: {} bytes, and {} were expected",
                 found.bytes, wanted.bytes
             )));
         }

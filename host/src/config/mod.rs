@@ -56,7 +56,7 @@ key::settings! {
         pub rollout: Rollout,
         /// Limits of the whole host.
         pub limits: Limits,
-        /// Our own log.
+        /// The host's own log.
         pub log: LogOutput,
     }
 
@@ -78,10 +78,10 @@ key::settings! {
         pub tls_cert: Option<PathBuf>,
         /// Key of the certificate (PEM). For example `"/etc/foldstream/tls.key"`.
         pub tls_key: Option<PathBuf>,
-        /// What a request without a token may do: `nothing`, `read` or `everything`. Left out,
-        /// `nothing` if a token is configured. If none is, `read`: the host then makes a token for
-        /// everything else, in the file `token` of the data folder, which commands of the same user
-        /// find by themselves. For example `"nothing"`.
+        /// What a request without a token may do: `nothing`, `read` or `everything`. The default is
+        /// `nothing` if a token is configured, and `read` if not: the host then makes a token for
+        /// everything else, in the file `token` of the data folder, and commands of the same user
+        /// find it on their own. For example `"nothing"`.
         pub anonymous: Option<Anonymous>,
         /// Listen on other addresses than loopback without TLS or token.
         pub insecure: bool,
@@ -171,7 +171,7 @@ key::settings! {
         pub domain: Option<String>,
         /// Prefix of the JetStream API, instead of a domain. For example `"$JS.edge.API"`.
         pub api_prefix: Option<String>,
-        /// Prefix of our inboxes, if permissions require one. For example `"_INBOX_foldstream"`.
+        /// Prefix of inboxes, if permissions require one. For example `"_INBOX_foldstream"`.
         pub inbox_prefix: Option<String>,
         /// Which messages are CloudEvents: `auto` recognises them by headers, and JSON by its
         /// attributes; `headers` only by headers; `off` recognises none. For example `"headers"`.
@@ -263,8 +263,8 @@ key::settings! {
         /// Maximum number of keys with parked events; beyond it a deployment stops at the next event
         /// that fails.
         pub parked_keys_max: u64,
-        /// Maximum number of parked events; beyond it a deployment waits before the next event that
-        /// would be parked.
+        /// Maximum number of parked events; beyond it a deployment stops at the next event that
+        /// fails, and waits before an event that would have to wait behind its key.
         pub parked_events_max: u64,
         /// Maximum total size of these events, in bytes.
         #[serde(with = "size")]
@@ -319,7 +319,7 @@ key::settings! {
         /// such as a candidate, whatever its manifest asks for. Then the candidate fails, and the
         /// active generation keeps serving.
         pub attempts: u32,
-        /// Longest pause between them.
+        /// Longest pause between these attempts.
         #[serde(with = "humantime_serde")]
         pub max_backoff: Duration,
         /// Size at which a memtable is committed while its generation is built, in bytes.
@@ -360,7 +360,7 @@ key::settings! {
         pub disk_bytes: u64,
     }
 
-    /// Our own log.
+    /// The host's own log.
     #[derive(Clone, Debug, Serialize, Deserialize)]
     #[serde(default)]
     pub struct LogOutput {

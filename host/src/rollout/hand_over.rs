@@ -79,7 +79,7 @@ impl Rollouts {
             return Err(Error::Conflict(format!(
                 "the state file of the active generation of {name} does not own its effects, so \
                  nobody knows what is published; restore catalogue and states from one backup, or \
-                 give up what waits with `foldstream rebuild {name} --accept-lost-effects`"
+                 accept the loss with `foldstream rebuild {name} --accept-lost-effects`"
             )));
         }
         let is_same_history = to.is_of_same_stream(from);

@@ -100,9 +100,9 @@ pub(super) fn refuse_lost(record: &Record, candidate: &Generation) -> Result<(),
 /// Why nobody can take over from an owner whose state cannot be opened.
 pub(super) fn lost(name: &str) -> Error {
     Error::Conflict(format!(
-        "the state of {name}, which owns its effects, cannot be opened, so nobody knows what waits \
-         in it; restore it from a backup, or give up what waits in it with `foldstream rebuild \
-         {name} --accept-lost-effects`"
+        "the state of {name}, which owns its effects, cannot be opened, so nobody knows which \
+         messages wait in it; restore it from a backup, or accept their loss with `foldstream \
+         rebuild {name} --accept-lost-effects`"
     ))
 }
 
@@ -216,7 +216,7 @@ impl Rollouts {
         if !is_owner_gone(&record, &deployment.active()) {
             return Err(Error::Conflict(format!(
                 "the state of {name} owns its effects, or it is not known yet that it does not, so \
-                 nothing need be given up; rebuild it without --accept-lost-effects"
+                 there is no loss to accept; rebuild it without --accept-lost-effects"
             )));
         }
         let after = match from {

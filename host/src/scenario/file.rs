@@ -52,7 +52,7 @@ pub struct Template {
     pub data: Option<Value>,
 }
 
-/// What happens, and what is so afterwards.
+/// What happens, and what is expected then.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
@@ -77,10 +77,10 @@ pub struct Scenario {
     /// What happens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub when: Vec<Action>,
-    /// What is so after it.
+    /// What is expected after it.
     #[serde(default)]
     pub then: Then,
-    /// What happens next, and what is so after that.
+    /// What happens next, and what is expected then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
 }
@@ -92,7 +92,7 @@ pub struct Step {
     /// What happens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub when: Vec<Action>,
-    /// What is so after it.
+    /// What is expected after it.
     #[serde(default)]
     pub then: Then,
 }
@@ -176,7 +176,7 @@ pub struct Action {
     /// Fire the timer of this name at this place, if it is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fire: Option<String>,
-    /// This many events happen that the module does not read: they only count as sequences.
+    /// This many events happen that the module does not read; they only take up sequences.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub others: Option<u32>,
@@ -192,7 +192,7 @@ pub struct Action {
     pub args: Option<Value>,
 }
 
-/// What is so. A part that is left out is not looked at, except failures and parked keys: without
+/// What is expected. What is left out is not compared, except failures and parked keys: without
 /// `failure` nothing may fail, and without `parked` nothing may be parked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -227,7 +227,7 @@ pub struct Then {
     pub position: Option<u64>,
 }
 
-/// A message that is published. What is left out is not looked at.
+/// A message that is published. What is left out is not compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExpectedMessage {
@@ -251,7 +251,7 @@ pub struct ExpectedMessage {
     pub data: Option<Value>,
 }
 
-/// A failure at which a deployment stops. What is left out is not looked at.
+/// A failure at which a deployment stops. What is left out is not compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExpectedFailure {

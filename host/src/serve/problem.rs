@@ -203,12 +203,12 @@ impl Problem {
         }
     }
 
-    /// A disk, quota or limit that is exhausted: what takes no more, for the client, and why, for
-    /// the log.
+    /// A disk, quota or limit that is exhausted: what has no more room, for the client, and why,
+    /// for the log.
     fn no_room(what: &str, why: &dyn Display) -> Self {
         let detail = format!(
-            "{what} takes no more: the disk is full, or a limit of the system is reached; free \
-             some space on the host and try again"
+            "{what} has no more room: the disk is full, or a limit of the system is reached; \
+             free some space on the host and try again"
         );
         Self {
             internal: Some(why.to_string()),

@@ -58,7 +58,7 @@ pub(super) struct DeployParameters {
     #[param(required = false)]
     accept_missing: bool,
     /// What a handler may publish, as `SUBJECTS@SOURCE`, separated by commas; it replaces earlier
-    /// grants, and an empty value withdraws them. Default: what it may already, at first nothing.
+    /// grants, and an empty value withdraws them. Default: as before, or nothing for a new one.
     #[serde(rename = "allow-publish")]
     #[param(rename = "allow-publish", example = "shipping.*.cmd@orders")]
     allow_publish: Option<String>,
@@ -67,8 +67,8 @@ pub(super) struct DeployParameters {
     #[serde(rename = "effects-from")]
     #[param(rename = "effects-from", pattern = "^(now|beginning|[0-9]{1,19})$")]
     effects_from: Option<String>,
-    /// What happens to an event that has used up its attempts; default: as before, at first `stop`.
-    /// To park needs a key rule in the manifest.
+    /// What happens to an event that has used up its attempts; default: as before, or `stop` for a
+    /// new deployment. Parking needs a key rule in the manifest.
     #[serde(rename = "on-failure")]
     #[param(rename = "on-failure", inline)]
     on_failure: Option<api::OnFailure>,
@@ -78,7 +78,7 @@ pub(super) struct DeployParameters {
     #[param(rename = "retry-parked")]
     retry_parked: bool,
     /// Where the host publishes an event for each event that it parks, as `SUBJECT@SOURCE`; an
-    /// empty value ends that. Default: as before, at first nowhere.
+    /// empty value ends that. Default: as before, or nowhere for a new deployment.
     #[serde(rename = "failure-events")]
     #[param(rename = "failure-events", example = "ops.failures@orders")]
     failure_events: Option<String>,

@@ -61,7 +61,8 @@ pub(crate) struct Args {
     /// counts them.
     #[arg(long)]
     accept_missing: bool,
-    /// What happens to an event that has used up its attempts; default: as before, at first `stop`.
+    /// What happens to an event that has used up its attempts; default: as before, or `stop` for a
+    /// new deployment.
     /// `park` sets it aside with later events of its key, and continues with other keys.
     #[arg(long, value_name = "WHAT")]
     on_failure: Option<OnFailure>,

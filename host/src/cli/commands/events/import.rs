@@ -262,9 +262,9 @@ fn at_least(imported: &Imported) -> String {
         events => format!("the first {} events were imported", grouped(events)),
     };
     format!(
-        "{before}, and whether these were is not known: import the file again, as an event with an \
-         id (and each CloudEvent) is stored once, and look for the others with `foldstream events \
-         read`"
+        "{before}, and it is not known whether these were; import the file again, because an event \
+         with an id (and each CloudEvent) is stored once, and look for the others with `foldstream \
+         events read`"
     )
 }
 
@@ -544,7 +544,7 @@ mod tests {
         assert!(told.contains("a.ndjson, lines 1001 to 2000: "), "{told}");
         assert!(
             told.contains(
-                "the first 1,000 events were imported, and whether these were is not known"
+                "the first 1,000 events were imported, and it is not known whether these were"
             ),
             "{told}"
         );

@@ -36,7 +36,7 @@ Examples:
 
 The host keeps running. The copy is a data folder as a crash at one moment would have left it, \
 so a host that starts on it continues at its checkpoints. The command reads the copy again and \
-compares it before it gives it its name; if it is interrupted, it leaves nothing behind. The \
+compares it before it gives the copy its name; if it is interrupted, it leaves nothing behind. The \
 token needs the scopes operate and read.")]
 pub(crate) struct Args {
     /// A new folder for it.

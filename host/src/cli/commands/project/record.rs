@@ -26,7 +26,7 @@ const ENTRIES_MAX: usize = 10_000;
 /// Longest file of scenarios that `foldstream test` reads, in bytes.
 const FILE_BYTES_MAX: usize = 8 << 20;
 
-/// Make a scenario of the events that a deployment has folded, and of the entries that it has then.
+/// Make a scenario from the first events that a deployment has folded, and its entries after them.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -36,12 +36,12 @@ Examples:
 
 The events are the first ones of the stream that the module reads, with the firings of its timers; \
 events that were skipped are left out. Texts at a redacted place of the data become `redacted-1`, \
-`redacted-2` and so on, the same text always the same, also in subjects, keys and entries; numbers \
-become 0. Look at the file before you share it: only what you name is redacted.")]
+`redacted-2` and so on. The same text always becomes the same, also in subjects, keys and entries. \
+Numbers become 0. Look at the file before you share it: only what you name is redacted.")]
 pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
-    /// Only events whose subject matches; needs --prefix, because other entries come of others.
+    /// Only events whose subject matches; needs --prefix, because others create other entries.
     #[arg(long, value_name = "PATTERN", requires = "prefix")]
     subject: Option<String>,
     /// Only entries with this prefix; may be repeated.

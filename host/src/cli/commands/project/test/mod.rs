@@ -27,8 +27,8 @@ use bench::{Bench, Scratch};
 /// Longest wait for a run to end after Ctrl-C: a module may still be at work.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
-/// Test a module with scenarios: files that say which events are given, what happens, and what is
-/// so then.
+/// Test a module with scenarios: files that give events, say what happens, and state the expected
+/// results.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -41,8 +41,8 @@ Examples:
 
 Each scenario is played again with other batches, restarts, clocks and random numbers, and with \
 events delivered twice if the module has an inbox: the result must not change. --explore does the \
-same with events drawn from the examples in the files; what fails is reduced, and written next to \
-the file, as FILE.found-1.yaml.
+same with events drawn from the examples in the files. It reduces a scenario that fails, and \
+writes it next to the file, as FILE.found-1.yaml.
 
 It ends with 1 if a scenario fails or a cost has grown, with 2 if a file of scenarios has a \
 mistake, with 3 if a file is missing, and with 4 if the module is refused.")]
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     /// Files of scenarios.
     #[arg(required_unless_present = "schema", value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
-    /// Only scenarios whose name has this text.
+    /// Only scenarios whose name contains this text.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Play each scenario once, without other batches and restarts.
