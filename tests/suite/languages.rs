@@ -6,7 +6,7 @@ use std::process::Command;
 
 use foldstream::api::{FailureClass, NewEvent};
 use foldstream_tests::host::{self, Host};
-use foldstream_tests::{cli, guests, root, wait};
+use foldstream_tests::{cli, guests, root};
 use serde_json::{Value, json};
 
 /// A language with the tools that a project of it needs.

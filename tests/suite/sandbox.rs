@@ -417,7 +417,7 @@ async fn a_log_storm_is_cut_off_and_the_module_goes_on() {
 
 #[tokio::test]
 async fn a_log_storm_of_many_calls_is_cut_off_as_one_of_a_single_call_is() {
-    let mut stage = stage_with("[pipeline]\nbatch_events = 1\n").await;
+    let stage = stage_with("[pipeline]\nbatch_events = 1\n").await;
     let storm = vec![event("log-storm 100"); 100];
     let last = stage.client().append(&storm).await.last_sequence;
     stage.client().reached(MISCHIEF, last).await;
@@ -538,7 +538,7 @@ async fn many_stuck_queries_do_not_stop_applying_nor_the_neighbour() {
 
 #[tokio::test]
 async fn a_query_whose_client_left_keeps_its_place_until_it_ends() {
-    let mut stage = stage_with("[serve]\nqueries_max = 1\n").await;
+    let stage = stage_with("[serve]\nqueries_max = 1\n").await;
     let client = stage.client().clone();
     client
         .show_when(MISCHIEF, "be ready", |shown| {

@@ -8,7 +8,7 @@ use foldstream_tests::client::Client;
 use foldstream_tests::host::{Host, jetstream_source};
 use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::stage::{Kind, LEDGER, STREAM, Stage};
-use foldstream_tests::{cli, guests, wait};
+use foldstream_tests::{cli, guests};
 use rustix::process::Signal;
 use serde_json::json;
 
