@@ -609,6 +609,8 @@ fn outbox_shown(record: &Record, runner: &Runner, store: Option<&Store>) -> Opti
     Some(api::Outbox {
         entries: waiting.entries,
         bytes: waiting.bytes,
+        delayed: waiting.delayed,
+        conflicts: waiting.conflicts,
         oldest_seconds: oldest.map_or(0.0, age_seconds),
         full: store.is_some_and(|store| store.is_outbox_full(false)),
         lineage: handler.lineage.to_string(),

@@ -15,6 +15,7 @@ mod backup;
 pub mod batch;
 pub mod bundle;
 pub mod cli;
+mod clock;
 pub mod cloudevents;
 pub mod config;
 pub mod damage;

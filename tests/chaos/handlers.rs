@@ -54,10 +54,16 @@ const KEYS: u32 = 20;
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Creates both streams. Either messages in doubt are read back from the output, and its window is
-/// shorter than most outages, or it may remove messages, and its window decides.
+/// shorter than most outages; or it takes cursors, if its server knows them; or it may remove
+/// messages, and its window decides.
 pub async fn create_streams(context: &jetstream::Context, seed: u64) {
     nats::create_stream(context, INPUT, "in.>").await;
     let config = nats::stream_config(OUTPUT, "out.>");
+    let has_cursors = seed % 3 == 1;
+    let mut subjects = config.subjects.clone();
+    if has_cursors {
+        subjects.push("_fs.cursors.>".to_owned());
+    }
     let (duplicate_window, max_messages_per_subject) = if seed.is_multiple_of(3) {
         // Each message has a subject of its own, so nothing is ever removed.
         (Duration::from_secs(120), 1_000)
@@ -65,6 +71,8 @@ pub async fn create_streams(context: &jetstream::Context, seed: u64) {
         (Duration::from_secs(1), -1)
     };
     let config = jetstream::stream::Config {
+        subjects,
+        allow_atomic_publish: has_cursors,
         duplicate_window,
         max_messages_per_subject,
         ..config
@@ -81,7 +89,7 @@ pub async fn feed(world: &World) {
     while world.is_until(Phase::Calm) {
         let turn = world.publishing.lock().await;
         for _ in 0..part {
-            let what = ["one", "three", "quiet"][random.usize(..3)];
+            let what = ["one", "three", "quiet", "later"][random.usize(..4)];
             let subject = format!("in.{}.{what}", random.u32(..KEYS));
             number += 1;
             // Again and again with the same id: once in the stream.
@@ -132,6 +140,7 @@ pub async fn check(world: &World) {
     let stored: Vec<Stored> = reactor::messages(&context, OUTPUT)
         .await
         .iter()
+        .filter(|message| !reactor::is_cursor(&message.subject))
         .map(reactor::in_stream)
         .collect();
     reactor::assert_each_once(&stored, &wanted, &outbox(&shown).lineage);

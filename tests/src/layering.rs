@@ -42,6 +42,7 @@ const LAYERS: &[&[&str]] = &[
         "advice",
         "api",
         "atomic_file",
+        "clock",
         "damage",
         "descriptors",
         "event",

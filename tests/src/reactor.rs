@@ -34,6 +34,8 @@ pub struct Stored {
     pub key: String,
     /// Its place.
     pub place: Place,
+    /// It was not to leave before a time, so it has no place in the order of its key.
+    pub is_delayed: bool,
 }
 
 /// An event that asks for something, such as `one` message.
@@ -70,7 +72,7 @@ pub async fn published(client: &Client, sequence: u64) -> api::Deployment {
 /// The place of each message that an event asks for; `what` is the last token of its subject.
 pub fn wanted(sequence: u64, what: &str) -> impl Iterator<Item = Place> {
     let messages = match what {
-        "one" | "fail" => 1,
+        "one" | "fail" | "later" => 1,
         "three" => 3,
         _ => 0,
     };
@@ -80,12 +82,16 @@ pub fn wanted(sequence: u64, what: &str) -> impl Iterator<Item = Place> {
 /// Everything in the stream `OUT`, by sequence.
 pub async fn stored(server: &NatsServer) -> Vec<Stored> {
     let messages = messages(&server.jetstream().await, "OUT").await;
-    let is_cursor = |subject: &str| subject.starts_with("_fs.");
     let messages = messages.iter();
     messages
         .filter(|message| !is_cursor(&message.subject))
         .map(in_stream)
         .collect()
+}
+
+/// Whether a message is of the host, and says what is stored.
+pub fn is_cursor(subject: &str) -> bool {
+    subject.starts_with("_fs.")
 }
 
 /// A message as a stream has it.
@@ -96,6 +102,7 @@ pub fn in_stream(message: &jetstream::message::StreamMessage) -> Stored {
         id: id.expect("each message has an id").to_string(),
         key: key_of(&message.subject),
         place: place_in(&data),
+        is_delayed: data["later"] == true,
     }
 }
 
@@ -139,6 +146,7 @@ pub fn in_log(message: &Value) -> Stored {
         id: id.expect("each message has an id").to_owned(),
         key: key_of(message["subject"].as_str().expect("a subject")),
         place: place_in(&message["data"]),
+        is_delayed: message["data"]["later"] == true,
     }
 }
 
@@ -171,6 +179,7 @@ pub fn assert_each_once(stored: &[Stored], wanted: &BTreeSet<Place>, lineage: &s
     assert_eq!(stored.len(), wanted.len(), "nothing else is stored");
     let places = stored
         .iter()
+        .filter(|message| !message.is_delayed)
         .map(|message| (message.key.clone(), message.place));
     assert_in_order(places);
 }

@@ -13,6 +13,19 @@ macro_rules! on_both_sources {
     };
 }
 
+/// Tests claims on the oldest nats-server that we support, and on the newest: functions that take a
+/// `Version`.
+macro_rules! on_both_versions {
+    ($($claim:ident)*) => {
+        mod oldest {
+            $(#[tokio::test] async fn $claim() { super::$claim(super::Version::Oldest).await; })*
+        }
+        mod newest {
+            $(#[tokio::test] async fn $claim() { super::$claim(super::Version::Newest).await; })*
+        }
+    };
+}
+
 mod admission; // a host without configured tokens makes one; what is open without
 mod backup; // a copy of a running host: whole, compared, and a data folder
 mod cloudevents; // in each form, in and out; times that never go back
@@ -20,6 +33,7 @@ mod commands; // every command: what it prints, and how it ends
 mod configuration; // mistakes one by one, exposure, and how servers let us in
 mod consistency; // queries, scans and watches under load: whole batches, positions that never go back
 mod crash; // killed at any moment: the state equals the fold
+mod deliveries; // what messages ask of their delivery: a time, a time to live, a condition
 mod delivery; // every event once and in order, on JetStream and the embedded log
 mod deployment; // the files under deploy/ work
 mod disk; // a disk without room: reads are served, and everything continues when there is room
@@ -54,6 +68,7 @@ mod parking; // events that failed wait with their keys, and other keys continue
 mod past; // as-of reads, snapshots, verification, partial rebuilds
 mod pressure; // clients that read nothing, send nothing, or only sit there: bounded memory, and places for others
 mod reads; // entries, pages, queries, ETags, problems, tokens
+mod refusals; // streams and servers that refuse messages of handlers, or lose what they had
 mod replies; // handlers that answer a request
 mod retries; // parked events that are retried or dropped, by code that hangs, and before a rebuild
 mod rollout_commands; // generations from the command line: deployed, compared, promoted, rolled back

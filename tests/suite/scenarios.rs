@@ -501,6 +501,41 @@ scenarios:
 }
 
 #[test]
+fn what_messages_ask_of_their_delivery_is_compared() {
+    let scenario = "
+scenarios:
+  - name: when, for how long and on what condition messages are stored
+    when:
+      - { subject: in.1.later }
+      - { subject: in.1.brief }
+      - { subject: in.1.first }
+      - { subject: in.1.alone }
+    then:
+      published:
+        - { subject: out.1.1, not_before: 4s }
+        - { subject: out.1.2, time_to_live_seconds: 1 }
+        - { subject: out.1.first, expected_last: { sequence: 0 } }
+        - { subject: out.1.alone, expected_last: { subject: 'out.1.>', sequence: 0 } }
+";
+    test("reactor", scenario, &[]).expect(0);
+    for (from, to) in [
+        ("not_before: 4s", "not_before: 5s"),
+        ("time_to_live_seconds: 1", "time_to_live_seconds: 2"),
+        ("{ sequence: 0 }", "{ sequence: 1 }"),
+        ("'out.1.>'", "out.1.alone"),
+    ] {
+        let failed = test("reactor", &scenario.replace(from, to), &[]).expect(1);
+        let name = from.split(':').next().expect("it has a name");
+        let name = if name.contains("not") || name.contains("time") {
+            name
+        } else {
+            "expected_last"
+        };
+        assert!(failed.stdout.contains(name), "{failed:?}");
+    }
+}
+
+#[test]
 fn a_firing_of_a_parked_key_waits_with_it() {
     let scenario = "
 scenarios:

@@ -9,17 +9,6 @@ use foldstream_tests::nats::{self, NatsServer, Version};
 use foldstream_tests::orders::Orders;
 use foldstream_tests::stage::{LEDGER, STREAM};
 
-macro_rules! on_both_versions {
-    ($($claim:ident)*) => {
-        mod oldest {
-            $(#[tokio::test] async fn $claim() { super::$claim(super::Version::Oldest).await; })*
-        }
-        mod newest {
-            $(#[tokio::test] async fn $claim() { super::$claim(super::Version::Newest).await; })*
-        }
-    };
-}
-
 on_both_versions! {
     a_restart_of_server_and_host_loses_and_repeats_nothing
     a_stream_that_was_edited_is_the_same_stream_after_a_restart

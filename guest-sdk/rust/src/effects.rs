@@ -1,9 +1,12 @@
 //! What a handler publishes, and the timers that it sets.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::event::Event;
 use crate::failure::Failure;
+use crate::time::Timestamp;
 use crate::timer::Timer;
 
 /// A message to publish. [`Message::to`] creates one.
@@ -24,6 +27,24 @@ pub struct Message {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) data: Data,
     pub(crate) key: Option<String>,
+    pub(crate) delivery: Delivery,
+}
+
+/// What a message asks of its delivery.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    pub(crate) not_before: Option<Timestamp>,
+    /// In seconds.
+    pub(crate) time_to_live: Option<u32>,
+    pub(crate) expected_last: Option<ExpectedLast>,
+}
+
+/// The last sequence that a subject or pattern must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExpectedLast {
+    /// None means the subject of the message.
+    pub(crate) subject: Option<String>,
+    pub(crate) sequence: u64,
 }
 
 /// The data of a message.
@@ -42,6 +63,7 @@ impl Message {
             headers: Vec::new(),
             data: Data::Text(String::new()),
             key: None,
+            delivery: Delivery::default(),
         }
     }
 
@@ -61,6 +83,55 @@ impl Message {
     /// of its event.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
+        self
+    }
+
+    /// The message is not sent before this time. Until then it waits in the outbox, through restarts
+    /// and new code, and holds back no other message of its key. A [timer](Effects::set_timer)
+    /// decides when its time has come; this decides now.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use foldstream_sdk::prelude::*;
+    ///
+    /// # fn example(event: &Event<'_>) -> Message {
+    /// Message::to("mails.7.remind").not_before(event.time() + Duration::from_secs(3_600))
+    /// # }
+    /// ```
+    pub fn not_before(mut self, time: Timestamp) -> Self {
+        self.delivery.not_before = Some(time);
+        self
+    }
+
+    /// The stream keeps the message for this long, in whole seconds, at least 1. The stream must
+    /// allow that; an embedded log can't, and the host refuses the message.
+    pub fn time_to_live(mut self, span: Duration) -> Self {
+        // 0 is refused by the host, which names the limit.
+        self.delivery.time_to_live = Some(u32::try_from(span.as_secs()).unwrap_or(u32::MAX));
+        self
+    }
+
+    /// The message is stored only if the last message of its subject has this sequence in the stream
+    /// that it goes to; 0 if there must not be any.
+    ///
+    /// The state is committed by then, and is not undone: a message whose condition does not hold is
+    /// set aside as a conflict, for an operator to send or drop, and later messages continue.
+    pub fn expected_last(mut self, sequence: u64) -> Self {
+        self.delivery.expected_last = Some(ExpectedLast {
+            subject: None,
+            sequence,
+        });
+        self
+    }
+
+    /// The same for all subjects of a pattern, which must match that of the message. A JetStream
+    /// stream needs nats-server 2.12 for it.
+    pub fn expected_last_of(mut self, pattern: impl Into<String>, sequence: u64) -> Self {
+        self.delivery.expected_last = Some(ExpectedLast {
+            subject: Some(pattern.into()),
+            sequence,
+        });
         self
     }
 

@@ -9,7 +9,7 @@
 
 use crate::arena::Arena;
 use crate::backend::{Backend, ScanRequest, Selection, Writes};
-use crate::effects::{Data, Message, TimerChange};
+use crate::effects::{Data, Delivery, Message, TimerChange};
 use crate::event::{Header, List, Payload, Text};
 use crate::log::Level;
 use crate::time::Timestamp;
@@ -65,6 +65,8 @@ unsafe extern "C" {
 unsafe extern "C" {
     #[link_name = "publish"]
     fn outbox_publish(messages: *const WireMessage<'_>, count: usize);
+    #[link_name = "publish-with"]
+    fn outbox_publish_with(messages: *const WireSent<'_>, count: usize);
 }
 
 #[link(wasm_import_module = "foldstream:module/timers@0.1.0")]
@@ -114,6 +116,73 @@ struct WireMessage<'a> {
     headers: List<'a, Header<'a>>,
     data: WirePayload<'a>,
     key: OptionalText<'a>,
+}
+
+/// `option<u64>`.
+#[repr(C)]
+struct OptionalNumber {
+    is_some: u8,
+    number: u64,
+}
+
+/// `option<u32>`.
+#[repr(C)]
+struct OptionalCount {
+    is_some: u8,
+    count: u32,
+}
+
+/// `expected-last`.
+#[repr(C)]
+struct WireExpectedLast<'a> {
+    subject: OptionalText<'a>,
+    sequence: u64,
+}
+
+/// `option<expected-last>`.
+#[repr(C)]
+struct OptionalExpectedLast<'a> {
+    is_some: u8,
+    expected_last: WireExpectedLast<'a>,
+}
+
+/// `delivery`.
+#[repr(C)]
+struct WireDelivery<'a> {
+    not_before_ns: OptionalNumber,
+    time_to_live_s: OptionalCount,
+    expected_last: OptionalExpectedLast<'a>,
+}
+
+/// `tuple<message, delivery>`.
+#[repr(C)]
+struct WireSent<'a> {
+    message: WireMessage<'a>,
+    delivery: WireDelivery<'a>,
+}
+
+impl<'a> WireDelivery<'a> {
+    fn new(delivery: &'a Delivery) -> Self {
+        let not_before = delivery.not_before;
+        let expected = delivery.expected_last.as_ref();
+        Self {
+            not_before_ns: OptionalNumber {
+                is_some: u8::from(not_before.is_some()),
+                number: not_before.map_or(0, Timestamp::nanoseconds),
+            },
+            time_to_live_s: OptionalCount {
+                is_some: u8::from(delivery.time_to_live.is_some()),
+                count: delivery.time_to_live.unwrap_or(0),
+            },
+            expected_last: OptionalExpectedLast {
+                is_some: u8::from(expected.is_some()),
+                expected_last: WireExpectedLast {
+                    subject: OptionalText::new(expected.and_then(|last| last.subject.as_ref())),
+                    sequence: expected.map_or(0, |last| last.sequence),
+                },
+            },
+        }
+    }
 }
 
 /// `option<string>`.
@@ -319,7 +388,7 @@ pub(crate) fn publish(cause: u32, messages: &[Message]) {
                 .collect()
         })
         .collect();
-    let messages: Vec<WireMessage<'_>> = messages
+    let wire = messages
         .iter()
         .zip(&headers)
         .map(|(message, headers)| WireMessage {
@@ -335,8 +404,25 @@ pub(crate) fn publish(cause: u32, messages: &[Message]) {
                 },
             },
             key: OptionalText::new(message.key.as_ref()),
-        })
-        .collect();
+        });
+    // All in one call, because their order matters.
+    if messages
+        .iter()
+        .any(|message| message.delivery != Delivery::default())
+    {
+        let deliveries = messages
+            .iter()
+            .map(|message| WireDelivery::new(&message.delivery));
+        let sent: Vec<WireSent<'_>> = wire
+            .zip(deliveries)
+            .map(|(message, delivery)| WireSent { message, delivery })
+            .collect();
+        // SAFETY: `WireSent` has the layout of the list's elements, and what they borrow lives until
+        // the end of the call.
+        unsafe { outbox_publish_with(sent.as_ptr(), sent.len()) };
+        return;
+    }
+    let messages: Vec<WireMessage<'_>> = wire.collect();
     // SAFETY: `WireMessage` has the layout of the list's elements, and what they borrow lives until
     // the end of the call.
     unsafe { outbox_publish(messages.as_ptr(), messages.len()) };

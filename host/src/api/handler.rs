@@ -10,7 +10,15 @@ pub struct Outbox {
     pub entries: u64,
     /// Their size, in bytes.
     pub bytes: u64,
-    /// Age of the oldest of them that is durable here, in seconds; 0 if there is none.
+    /// Those of them that are not to be sent before a time.
+    #[serde(default)]
+    pub delayed: u64,
+    /// Those of them that are set aside, because their condition does not hold: an operator sends or
+    /// drops them.
+    #[serde(default)]
+    pub conflicts: u64,
+    /// Age of the oldest of them that is durable here and could be sent, in seconds; 0 if there is
+    /// none.
     pub oldest_seconds: f64,
     /// Whether the outbox is full, so that the handler handles no further events until some are
     /// confirmed.
@@ -117,6 +125,27 @@ pub struct WaitingMessage {
     pub made_at: String,
     /// Size of its data, in bytes.
     pub bytes: u64,
+    /// It is not sent before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<String>,
+    /// How long its stream keeps it, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_live_seconds: Option<u32>,
+    /// On what condition it is stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_last: Option<ExpectedLast>,
+    /// Why its condition does not hold; it is set aside until an operator sends or drops it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<String>,
+}
+
+/// The condition on which a message is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExpectedLast {
+    /// A subject or a pattern.
+    pub subject: String,
+    /// The sequence that its last message must have; 0 if there must not be any.
+    pub sequence: u64,
 }
 
 /// Messages that wait, in the order in which they leave, source by source.
@@ -137,6 +166,26 @@ pub struct DropMessages {
     pub ids: Vec<String>,
     /// The reason, for the audit log: 1 to 500 bytes.
     pub reason: String,
+}
+
+/// Messages to send now, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SendMessages {
+    /// Their ids: 1 to 100.
+    pub ids: Vec<String>,
+    /// The reason, for the audit log: 1 to 500 bytes.
+    pub reason: String,
+    /// Whether their conditions no longer count.
+    #[serde(default)]
+    pub without_condition: bool,
+}
+
+/// Messages that are sent now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SentMessages {
+    /// The messages, as they wait now: until they are confirmed, or set aside again.
+    pub messages: Vec<WaitingMessage>,
 }
 
 /// Messages that were dropped.

@@ -186,6 +186,7 @@ mod tests {
             position: 0,
             module,
             grants: None,
+            logs: std::collections::BTreeSet::new(),
         };
         let failure = Failed {
             sequence,

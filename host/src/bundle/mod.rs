@@ -7,7 +7,7 @@
 mod keeper;
 mod replay;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -65,6 +65,9 @@ pub struct Bundle {
     /// What the deployment may publish; only of a handler that owns its effects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grants: Option<Vec<String>>,
+    /// Targets that are embedded logs.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub logs: BTreeSet<String>,
     /// For people: what to know about this bundle.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -221,6 +224,8 @@ pub struct Origin<'a> {
     pub module: &'a str,
     /// What the deployment may publish, if it is a handler that owns its effects.
     pub grants: Option<Vec<String>>,
+    /// Targets that are embedded logs.
+    pub logs: BTreeSet<String>,
 }
 
 impl Bundle {
@@ -264,6 +269,7 @@ impl Bundle {
             calls: traced.calls.clone(),
             is_cut,
             grants: origin.grants,
+            logs: origin.logs,
             notes: Vec::new(),
             module: origin.module.to_owned(),
             component: None,
@@ -345,6 +351,7 @@ mod tests {
             position: 6,
             module: "ab",
             grants: None,
+            logs: BTreeSet::new(),
         };
         let failure = Failed {
             sequence: 7,

@@ -300,6 +300,7 @@ fn state_of(
             timers_after: 0,
             // With the grants of then, so that a refused subject is refused again.
             grants,
+            logs: Arc::new(bundle.logs.clone()),
         })));
     }
     Ok((store, writer))

@@ -32,7 +32,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn of(limit: &'static str, message: String) -> Self {
+    pub(super) fn of(limit: &'static str, message: String) -> Self {
         Self { limit, message }
     }
 }

@@ -6,11 +6,13 @@
 
 mod chain;
 mod check;
+mod delivery;
 mod grants;
 mod headers;
 mod reply;
 mod row;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,10 +22,11 @@ use crate::event::Payload;
 
 pub use chain::{CHAIN_MAX, Loop, PATH, extended};
 pub use check::{EFFECTS_PER_EVENT_MAX, MESSAGE_BYTES_MAX, Refused, check};
+pub use delivery::{Condition, Delivery, Queue, check_delivery};
 pub use grants::{GRANTS_MAX, Grant, GrantError, Grants, overlap};
 pub use headers::{continued, outgoing, reserved};
 pub use reply::{REPLY_AGE_MAX, answers, is_reply};
-pub use row::{Row, RowKey, first_key, key_of_row, last_key};
+pub use row::{Row, RowKey, due_keys, keys_of, last_key_of, queue_of_key, row_key};
 
 /// 64 random bits given to a deployment when it is created. Ids of effects begin with it, so that
 /// another deployment of the same name, here or elsewhere, never has the same ids.
@@ -134,6 +137,21 @@ pub struct Effect {
     pub data: Payload,
     /// Effects with one key are stored in order; without a key, in order among themselves.
     pub key: String,
+    /// When, for how long and on what condition it is stored.
+    pub delivery: Delivery,
+}
+
+impl Effect {
+    /// Whether it is stored on a condition.
+    pub fn has_condition(&self) -> bool {
+        self.delivery.condition.is_some()
+    }
+
+    /// Whether its condition is about other subjects than its own.
+    pub fn expects_of_others(&self) -> bool {
+        let condition = self.delivery.condition.as_ref();
+        condition.is_some_and(|condition| condition.subjects != self.subject)
+    }
 }
 
 /// The one fold of a deployment whose effects are sent.
@@ -153,6 +171,8 @@ pub struct Owner {
     pub timers_after: u64,
     /// What it may publish.
     pub grants: Grants,
+    /// Targets that are embedded logs, which know no time to live.
+    pub logs: Arc<BTreeSet<String>>,
 }
 
 /// Catalogue and state file do not agree on who owns the effects of a deployment. Nothing is sent

@@ -1,22 +1,32 @@
 //! Effects as rows of a state file.
 //!
-//! A key is the name of the target, a zero byte, and the place as 16 bytes, so that the rows of one
-//! target are together and in the order of their places. A value is a version byte (1), the length
-//! of a JSON head as four bytes big endian, the head, and the data.
+//! A key is the name of the target, an octet for the queue, and the place as 16 bytes, so that the
+//! rows of one target and queue are together and in the order of their places. In front of the place
+//! a delayed one has its time as 8 bytes, big endian. A value is a version byte, the length of a JSON
+//! head as four bytes big endian, the head, and the data. Version 2 has a delivery in its head, which
+//! releases that know none must not ignore.
+
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Effect, PLACE_BYTES, Place};
+use super::{Delivery, Effect, PLACE_BYTES, Place, Queue};
 use crate::event::Payload;
 
 /// The key of a row.
 pub type RowKey = Box<[u8]>;
 
-/// Version of the encoding.
-const VERSION: u8 = 1;
-/// Separates the name of the target from the place; names have none.
-const SEPARATOR: u8 = 0;
+/// Version of rows without a delivery.
+const PLAIN: u8 = 1;
+/// Version of rows with one.
+const WITH_DELIVERY: u8 = 2;
+/// Octets behind the name of the target, by queue; names have none of them.
+const ORDERED: u8 = 0;
+const DELAYED: u8 = 1;
+const CONFLICT: u8 = 2;
+/// Length of a time in a key.
+const TIME_BYTES: usize = 8;
 
 /// An effect that waits to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,45 +50,91 @@ struct Head {
     key: String,
     text: bool,
     made_ns: u64,
+    #[serde(default, skip_serializing_if = "Delivery::is_plain")]
+    delivery: Delivery,
 }
 
-/// The key of an effect's row.
-pub fn key_of_row(target: &str, place: Place) -> RowKey {
-    let mut key = Vec::with_capacity(target.len() + 1 + PLACE_BYTES);
+/// The place before and behind all others.
+const ENDS: (Place, Place) = (
+    Place {
+        sequence: 0,
+        sub: 0,
+        index: 0,
+    },
+    Place {
+        sequence: u64::MAX,
+        sub: u32::MAX,
+        index: u32::MAX,
+    },
+);
+
+/// The key of a row. `time_ns` counts for a delayed one only.
+pub fn row_key(target: &str, queue: Queue, time_ns: u64, place: Place) -> RowKey {
+    let mut key = Vec::with_capacity(target.len() + 1 + TIME_BYTES + PLACE_BYTES);
     key.extend_from_slice(target.as_bytes());
-    key.push(SEPARATOR);
+    key.push(match queue {
+        Queue::Ordered => ORDERED,
+        Queue::Delayed => DELAYED,
+        Queue::Conflict => CONFLICT,
+    });
+    if queue == Queue::Delayed {
+        key.extend_from_slice(&time_ns.to_be_bytes());
+    }
     key.extend_from_slice(&place.to_bytes());
     key.into()
 }
 
-/// The first key that a row of a target can have.
-pub fn first_key(target: &str) -> RowKey {
-    key_of_row(
-        target,
-        Place {
-            sequence: 0,
-            sub: 0,
-            index: 0,
-        },
-    )
+/// The keys that rows of a target can have in a queue.
+pub fn keys_of(target: &str, queue: Queue) -> RangeInclusive<RowKey> {
+    let (first, last) = ENDS;
+    row_key(target, queue, 0, first)..=row_key(target, queue, u64::MAX, last)
 }
 
-/// The last key that a row of a target can have.
-pub fn last_key(target: &str) -> RowKey {
-    key_of_row(
-        target,
-        Place {
-            sequence: u64::MAX,
-            sub: u32::MAX,
-            index: u32::MAX,
-        },
-    )
+/// The keys that rows of a target can have whose time is not after this one.
+pub fn due_keys(target: &str, until_ns: u64) -> RangeInclusive<RowKey> {
+    let (first, last) = ENDS;
+    row_key(target, Queue::Delayed, 0, first)..=row_key(target, Queue::Delayed, until_ns, last)
+}
+
+/// The last key that a row of a target can have, whatever its queue.
+pub fn last_key_of(target: &str) -> RowKey {
+    row_key(target, Queue::Conflict, 0, ENDS.1)
+}
+
+/// The target, queue, time and place of a key; none if it is damaged.
+fn parts(key: &[u8]) -> Option<(&[u8], Queue, u64, Place)> {
+    // The first one ends the name, because names have no such octet.
+    let end = key.iter().position(|octet| *octet <= CONFLICT)?;
+    let (target, rest) = (&key[..end], &key[end + 1..]);
+    let place = |rest: &[u8]| rest.try_into().ok().map(Place::from_bytes);
+    match key[end] {
+        ORDERED => Some((target, Queue::Ordered, 0, place(rest)?)),
+        DELAYED => {
+            let (time, rest) = rest.split_at_checked(TIME_BYTES)?;
+            let time = u64::from_be_bytes(time.try_into().ok()?);
+            Some((target, Queue::Delayed, time, place(rest)?))
+        }
+        _ => Some((target, Queue::Conflict, 0, place(rest)?)),
+    }
+}
+
+/// The queue of a row, and its time if it is delayed; none if its key is damaged.
+pub fn queue_of_key(key: &[u8]) -> Option<(Queue, u64, Place)> {
+    parts(key).map(|(_, queue, time, place)| (queue, time, place))
 }
 
 impl Row {
     /// Its key.
     pub fn key(&self) -> RowKey {
-        key_of_row(&self.target, self.place)
+        let delivery = &self.effect.delivery;
+        let time_ns = delivery.not_before_ns.unwrap_or(0);
+        row_key(&self.target, delivery.queue(), time_ns, self.place)
+    }
+
+    /// Since when it could have been sent, in nanoseconds since the Unix epoch.
+    pub fn ready_ns(&self) -> u64 {
+        self.made_ns
+            .max(self.effect.delivery.not_before_ns.unwrap_or(0))
     }
 
     /// Its value.
@@ -89,6 +145,7 @@ impl Row {
             headers,
             data,
             key,
+            delivery,
         } = &self.effect;
         let head = Head {
             subject: subject.clone(),
@@ -97,11 +154,17 @@ impl Row {
             key: key.clone(),
             text: data.as_str().is_some(),
             made_ns: self.made_ns,
+            delivery: delivery.clone(),
+        };
+        let version = if delivery.is_plain() {
+            PLAIN
+        } else {
+            WITH_DELIVERY
         };
         let head = serde_json::to_vec(&head).expect("a head is plain data");
         let length = u32::try_from(head.len()).expect("messages are far smaller");
         let mut value = Vec::with_capacity(5 + head.len() + data.len());
-        value.push(VERSION);
+        value.push(version);
         value.extend_from_slice(&length.to_be_bytes());
         value.extend_from_slice(&head);
         value.extend_from_slice(data.as_bytes());
@@ -110,11 +173,9 @@ impl Row {
 
     /// The row of a key and a value; none if it is damaged or written by a newer release.
     pub fn read(key: &[u8], value: Bytes) -> Option<Self> {
-        // From the end, because the place has a fixed length and the name has none.
-        let (target, place) = key.split_at_checked(key.len().checked_sub(PLACE_BYTES)?)?;
-        let target = std::str::from_utf8(target.strip_suffix(&[SEPARATOR])?).ok()?;
-        let place = Place::from_bytes(place.try_into().ok()?);
-        if *value.first()? != VERSION {
+        let (target, queue, time_ns, place) = parts(key)?;
+        let target = std::str::from_utf8(target).ok()?;
+        if ![PLAIN, WITH_DELIVERY].contains(value.first()?) {
             return None;
         }
         let length = u32::from_be_bytes(value.get(1..5)?.try_into().ok()?) as usize;
@@ -132,14 +193,22 @@ impl Row {
             headers,
             key,
             made_ns,
+            delivery,
             ..
         } = head;
+        // Key and value agree, or one of them is damaged.
+        let is_sound = delivery.queue() == queue
+            && (queue != Queue::Delayed || delivery.not_before_ns == Some(time_ns));
+        if !is_sound {
+            return None;
+        }
         let effect = Effect {
             subject,
             kind,
             headers,
             data,
             key,
+            delivery,
         };
         Some(Self {
             target: target.to_owned(),
@@ -153,40 +222,86 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::effects::Condition;
+
+    fn row(data: Payload, delivery: Delivery) -> Row {
+        let effect = Effect {
+            subject: "a.b".to_owned(),
+            kind: "b".to_owned(),
+            headers: vec![("ce-id".to_owned(), "1".to_owned())],
+            data,
+            key: "k".to_owned(),
+            delivery,
+        };
+        let place = Place {
+            sequence: 9,
+            sub: 0,
+            index: 2,
+        };
+        Row {
+            target: "orders".to_owned(),
+            place,
+            made_ns: 5,
+            effect,
+        }
+    }
+
+    fn deliveries() -> [Delivery; 3] {
+        let delayed = Delivery {
+            not_before_ns: Some(7),
+            time_to_live_s: Some(60),
+            ..Delivery::default()
+        };
+        let conflict = Delivery {
+            condition: Some(Condition {
+                subjects: "a.*".to_owned(),
+                sequence: 3,
+            }),
+            conflict: Some("it has 4".to_owned()),
+            ..delayed.clone()
+        };
+        [Delivery::default(), delayed, conflict]
+    }
 
     #[test]
     fn rows_come_back_and_damaged_ones_are_not_guessed() {
-        for data in [
+        for (data, delivery) in [
             Payload::from("{\"a\":1}"),
             Payload::Bytes(Bytes::from_static(b"\xff\0")),
             Payload::from(""),
-        ] {
-            let effect = Effect {
-                subject: "a.b".to_owned(),
-                kind: "b".to_owned(),
-                headers: vec![("ce-id".to_owned(), "1".to_owned())],
-                data,
-                key: "k".to_owned(),
-            };
-            let place = Place {
-                sequence: 9,
-                sub: 0,
-                index: 2,
-            };
-            let row = Row {
-                target: "orders".to_owned(),
-                place,
-                made_ns: 5,
-                effect,
-            };
+        ]
+        .into_iter()
+        .zip(deliveries())
+        {
+            let version = if delivery.is_plain() { 1 } else { 2 };
+            let row = row(data, delivery);
             let (key, value) = (row.key(), row.value());
-            assert_eq!(Row::read(&key, value.clone()), Some(row));
-            assert!(
-                first_key("orders") < key && key < last_key("orders") && last_key("order") < key
-            );
+            assert_eq!(value[0], version);
+            assert_eq!(Row::read(&key, value.clone()), Some(row.clone()));
+            let queue = row.effect.delivery.queue();
+            assert!(keys_of("orders", queue).contains(&key));
+            assert!(key <= last_key_of("orders") && last_key_of("order") < key);
+            assert!(last_key_of("orders") < row_key("orders2", Queue::Ordered, 0, row.place));
             assert_eq!(Row::read(&key, value.slice(..4)), None);
-            let newer = Bytes::from([&[2], &value[1..]].concat());
+            let newer = Bytes::from([&[3], &value[1..]].concat());
             assert_eq!(Row::read(&key, newer), None);
+            for other in [Queue::Ordered, Queue::Delayed, Queue::Conflict] {
+                let elsewhere = row_key("orders", other, 99, row.place);
+                let is_same = elsewhere == key;
+                assert_eq!(Row::read(&elsewhere, value.clone()).is_some(), is_same);
+            }
         }
+    }
+
+    #[test]
+    fn delayed_rows_are_in_the_order_of_their_times() {
+        let place = |sequence| Place { sequence, ..ENDS.0 };
+        let key = |time_ns, sequence| row_key("a", Queue::Delayed, time_ns, place(sequence));
+        assert!(key(1, 9) < key(1, 10) && key(1, 10) < key(2, 1) && key(255, 1) < key(256, 0));
+        assert!(due_keys("a", 2).contains(&key(2, 7)) && !due_keys("a", 2).contains(&key(3, 1)));
+        assert_eq!(
+            queue_of_key(&key(2, 7)),
+            Some((Queue::Delayed, 2, place(7)))
+        );
     }
 }

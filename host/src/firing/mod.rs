@@ -6,7 +6,6 @@
 //! is stored twice, or by two hosts, or of which the answer is lost, fires a timer once. While a
 //! firing is parked, its timer stays pending, and no other one is published for it.
 
-mod clock;
 mod status;
 
 use std::collections::BTreeMap;
@@ -25,7 +24,7 @@ use crate::source::jetstream::{Outgoing, Publisher};
 use crate::state::{self, Due, Store};
 use crate::timers::{self, Firing, What};
 
-use clock::{Clock, Look};
+use crate::clock::{Clock, Look, wall_ns};
 pub(crate) use status::Status;
 
 /// Most firings published at once.
@@ -380,6 +379,7 @@ impl Work {
                 subject: event.subject,
                 headers: Vec::new(),
                 data: bytes::Bytes::copy_from_slice(event.data.as_bytes()),
+                ..Outgoing::default()
             };
             // One at a time: their order is that of their times.
             let confirmed = publisher.publish(&message).await;
@@ -464,9 +464,4 @@ fn pause_after(attempt: u32) -> Duration {
         .0
         .saturating_mul(2_u32.saturating_pow(attempt))
         .min(PAUSE.1)
-}
-
-/// This machine's clock.
-fn wall_ns() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0)
 }

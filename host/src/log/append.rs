@@ -330,10 +330,10 @@ impl Writer {
         {
             return Ok(Err(error));
         }
-        if let Some(cursor) = &request.expectation.cursor
-            && let Err(error) = cursors::check(transaction, cursor)?
-        {
-            return Ok(Err(error));
+        for cursor in &request.expectation.cursors {
+            if let Err(error) = cursors::check(transaction, cursor)? {
+                return Ok(Err(error));
+            }
         }
         let mut times_raised = 0;
         let mut next = self.last_sequence + 1;
@@ -369,7 +369,7 @@ impl Writer {
                 .insert(subject.expect("a subject is encoded from text"), *sequence);
         }
         self.last_sequence = next - 1;
-        if let Some(cursor) = &request.expectation.cursor {
+        for cursor in &request.expectation.cursors {
             cursors::store(transaction, cursor)?;
         }
         Ok(Ok(Appended {

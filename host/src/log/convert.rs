@@ -50,7 +50,7 @@ pub fn request(append: api::Append) -> Result<(Vec<NewEvent>, Expectation), Erro
             last_sequence: append.expected_last_sequence,
             last_subject_sequence,
             times_rise: false,
-            cursor: None,
+            cursors: Vec::new(),
         },
     ))
 }

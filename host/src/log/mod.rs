@@ -132,8 +132,8 @@ pub struct Expectation {
     pub last_subject_sequence: Option<(Pattern, u64)>,
     /// That no event has a time earlier than that of the previous event.
     pub times_rise: bool,
-    /// Where a cursor is, and where it moves to in the same commit.
-    pub cursor: Option<CursorMove>,
+    /// Where cursors are, and where they move to in the same commit.
+    pub cursors: Vec<CursorMove>,
 }
 
 /// The result of an append.

@@ -81,6 +81,8 @@ impl Outboxes {
 struct Gauges {
     entries: IntGaugeVec,
     bytes: IntGaugeVec,
+    delayed: IntGaugeVec,
+    conflicts: IntGaugeVec,
     oldest: GaugeVec,
     promise: IntGaugeVec,
     troubled: IntGaugeVec,
@@ -105,10 +107,22 @@ impl Gauges {
                 "Size of messages that wait to be published.",
                 DEPLOYMENT,
             ),
+            delayed: gauge(
+                registry,
+                "foldstream_outbox_delayed",
+                "Messages that wait for a time of their own before they are published.",
+                DEPLOYMENT,
+            ),
+            conflicts: gauge(
+                registry,
+                "foldstream_outbox_conflicts",
+                "Messages that are set aside because their condition does not hold.",
+                DEPLOYMENT,
+            ),
             oldest: float_gauge(
                 registry,
                 "foldstream_outbox_oldest_seconds",
-                "Age of the oldest message that waits to be published, 0 if there is none.",
+                "Age of the oldest message that could be published, 0 if there is none.",
                 DEPLOYMENT,
             ),
             promise: gauge(
@@ -149,6 +163,8 @@ impl Gauges {
         for vector in [
             &self.entries,
             &self.bytes,
+            &self.delayed,
+            &self.conflicts,
             &self.promise,
             &self.troubled,
             &self.timers,
@@ -183,6 +199,12 @@ impl Gauges {
         self.bytes
             .with_label_values(&[name])
             .set(number(outbox.bytes));
+        self.delayed
+            .with_label_values(&[name])
+            .set(number(outbox.delayed));
+        self.conflicts
+            .with_label_values(&[name])
+            .set(number(outbox.conflicts));
         self.oldest
             .with_label_values(&[name])
             .set(outbox.oldest_seconds);

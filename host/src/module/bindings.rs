@@ -613,3 +613,23 @@ pub(super) struct Message {
     pub(super) data: PayloadCopy,
     pub(super) key: Option<String>,
 }
+
+/// `expected-last`
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct ExpectedLast {
+    pub(super) subject: Option<String>,
+    pub(super) sequence: u64,
+}
+
+/// `delivery`
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct DeliveryRecord {
+    #[component(name = "not-before-ns")]
+    pub(super) not_before_ns: Option<u64>,
+    #[component(name = "time-to-live-s")]
+    pub(super) time_to_live_s: Option<u32>,
+    #[component(name = "expected-last")]
+    pub(super) expected_last: Option<ExpectedLast>,
+}

@@ -42,9 +42,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     state.func_wrap("delete", delete)?;
     state.func_wrap("scan", scan)?;
     linker.instance(LOG)?.func_wrap("write", write)?;
-    linker
-        .instance(OUTBOX)?
-        .func_wrap("publish", super::outbox::publish)?;
+    super::outbox::add_to(&mut linker.instance(OUTBOX)?)?;
     super::timers::add_to(&mut linker.instance(TIMERS)?)
 }
 

@@ -4,11 +4,12 @@
 //! with the writes of the batch if the fold owns its effects.
 
 use wasmtime::StoreContextMut;
+use wasmtime::component::LinkerInstance;
 
-use super::bindings::Message;
+use super::bindings::{DeliveryRecord, ExpectedLast, Message};
 use super::causes::{Causes, NoPlace};
 use super::sandbox::{Access, Host, Refusal};
-use crate::effects::{self, Effect, Owner, Row};
+use crate::effects::{self, Condition, Delivery, Effect, Owner, Row};
 use crate::event::Payload;
 use crate::state::Writer;
 use crate::subject::Pattern;
@@ -16,17 +17,73 @@ use crate::subject::Pattern;
 /// Most messages in one host call.
 const MESSAGES_PER_CALL_MAX: usize = 65_536;
 
-pub(super) fn publish(
-    mut caller: StoreContextMut<'_, Host>,
-    (messages,): (Vec<Message>,),
+type Caller<'a> = StoreContextMut<'a, Host>;
+
+/// Defines the interface.
+pub(super) fn add_to(interface: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()> {
+    interface.func_wrap("publish", publish)?;
+    interface.func_wrap("publish-with", publish_with)
+}
+
+/// `publish`.
+fn publish(caller: Caller<'_>, (messages,): (Vec<Message>,)) -> wasmtime::Result<()> {
+    let count = messages.len();
+    let messages = messages.into_iter();
+    emit(
+        caller,
+        count,
+        messages.map(|message| (message, Delivery::default())),
+    )
+}
+
+/// `publish-with`.
+fn publish_with(
+    caller: Caller<'_>,
+    (messages,): (Vec<(Message, DeliveryRecord)>,),
+) -> wasmtime::Result<()> {
+    let count = messages.len();
+    let messages = messages.into_iter().map(|(message, record)| {
+        let delivery = delivery(record, &message.subject);
+        (message, delivery)
+    });
+    emit(caller, count, messages)
+}
+
+/// What a message asks of its delivery; `subject` is its own.
+fn delivery(record: DeliveryRecord, subject: &str) -> Delivery {
+    let DeliveryRecord {
+        not_before_ns,
+        time_to_live_s,
+        expected_last,
+    } = record;
+    let condition = expected_last.map(
+        |ExpectedLast {
+             subject: of,
+             sequence,
+         }| Condition {
+            subjects: of.unwrap_or_else(|| subject.to_owned()),
+            sequence,
+        },
+    );
+    Delivery {
+        not_before_ns,
+        time_to_live_s,
+        condition,
+        conflict: None,
+    }
+}
+
+fn emit(
+    mut caller: Caller<'_>,
+    count: usize,
+    messages: impl Iterator<Item = (Message, Delivery)>,
 ) -> wasmtime::Result<()> {
     // Counted once for all its messages; how many each event may cause is limited below.
     let host = caller.data_mut();
     host.count_call()?;
-    if messages.len() > MESSAGES_PER_CALL_MAX {
+    if count > MESSAGES_PER_CALL_MAX {
         let message = format!(
-            "{} messages in one call; publish at most {MESSAGES_PER_CALL_MAX} at once",
-            messages.len()
+            "{count} messages in one call; publish at most {MESSAGES_PER_CALL_MAX} at once"
         );
         return Err(Refusal::Limit {
             limit: "messages-per-call",
@@ -62,7 +119,7 @@ fn refused(limit: &'static str, message: String) -> Refusal {
 
 /// The row of a message; none if the fold does not own its effects, or had none of the event yet.
 fn row(
-    message: Message,
+    (message, delivery): (Message, Delivery),
     causes: &mut Causes,
     publishes: &[Pattern],
     writer: &Writer,
@@ -78,6 +135,8 @@ fn row(
     let data = Payload::from(data);
     // Checked before the role: a candidate, whose effects nobody publishes, must fail on the same.
     effects::check(&subject, kind.as_deref(), key.as_deref(), &headers, &data)
+        .map_err(|refusal| refused(refusal.limit, refusal.message))?;
+    effects::check_delivery(&delivery, &subject)
         .map_err(|refusal| refused(refusal.limit, refusal.message))?;
     if !publishes.iter().any(|pattern| pattern.matches(&subject)) {
         let message = format!(
@@ -120,7 +179,7 @@ fn row(
     }) else {
         return Ok(None);
     };
-    let Some(target) = target(owner, &subject)? else {
+    let Some(target) = target(owner, &subject, &delivery)? else {
         return Ok(None);
     };
     let path = effects::extended(&owner.deployment, &event).map_err(|turn| {
@@ -149,6 +208,7 @@ fn row(
         headers,
         data,
         key,
+        delivery,
     };
     Ok(Some(Row {
         target: target.to_owned(),
@@ -159,8 +219,20 @@ fn row(
 }
 
 /// The source to which a message goes; none if it is a reply that nobody granted.
-fn target<'a>(owner: &'a Owner, subject: &str) -> Result<Option<&'a str>, Refusal> {
+fn target<'a>(
+    owner: &'a Owner,
+    subject: &str,
+    delivery: &Delivery,
+) -> Result<Option<&'a str>, Refusal> {
     match owner.grants.source_of(subject) {
+        Some(target) if delivery.time_to_live_s.is_some() && owner.logs.contains(target) => {
+            let message = format!(
+                "a message to {subject} has a time to live, and {target} is an embedded log, which \
+                 keeps its events by age and size alone; leave it out, or grant the subject for a \
+                 source of kind `jetstream`"
+            );
+            Err(refused("time-to-live", message))
+        }
         Some(target) => Ok(Some(target)),
         // The publisher of the event chooses to ask for a reply, and must not stop the handler.
         None if effects::is_reply(subject) => Ok(None),

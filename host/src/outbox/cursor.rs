@@ -6,6 +6,10 @@
 //! not, whatever the window of the stream has forgotten, and even if another host publishes for the
 //! same deployment.
 //!
+//! A cursor may pass an effect that is not stored: a delayed one, whose place says nothing about when
+//! it leaves, or one whose condition does not hold. So these have a *note*, a message under a subject
+//! of their own, which is stored together with them or not at all.
+//!
 //! A stream takes cursors if it allows atomic batches and has their subject among its own.
 
 use std::sync::Arc;
@@ -13,8 +17,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::Sent;
 use super::jetstream::{Conditions, outgoing};
+use super::{PASSED, Sent};
 use crate::effects::{Lineage, Place, Row};
 use crate::source::jetstream::{BatchError, Outgoing, Publisher, Unavailable};
 
@@ -32,12 +36,45 @@ pub(super) struct Cursor {
     subject: Arc<str>,
 }
 
-/// The data of a cursor.
+impl Cursor {
+    /// The subject and the sequence of the message that says so.
+    fn at(&self) -> (&str, u64) {
+        (&self.subject, self.sequence)
+    }
+
+    /// The subject of the note of an effect.
+    fn note_subject(&self, place: Place) -> Arc<str> {
+        let Place {
+            sequence,
+            sub,
+            index,
+        } = place;
+        format!("{}.{sequence}.{sub}.{index}", self.subject).into()
+    }
+}
+
+/// The data of a cursor or note.
 #[derive(Serialize, Deserialize)]
 struct Data {
     sequence: u64,
     sub: u32,
     index: u32,
+}
+
+impl Data {
+    fn of(place: Place) -> Bytes {
+        let Place {
+            sequence,
+            sub,
+            index,
+        } = place;
+        let data = serde_json::to_vec(&Self {
+            sequence,
+            sub,
+            index,
+        });
+        Bytes::from(data.expect("plain data"))
+    }
 }
 
 /// Why the cursor is not known.
@@ -102,8 +139,51 @@ pub(super) async fn find(
     }
 }
 
-/// Sends effects in the order of their places, and moves the cursor with them. Those that it has
-/// passed are stored.
+/// The number of effects from the first one on that may be stored together. One with a condition is
+/// stored alone, because a batch is refused as a whole.
+fn portion(rows: &[Row], most: usize) -> usize {
+    let plain = rows.iter().take_while(|row| !row.effect.has_condition());
+    plain.count().max(1).min(most)
+}
+
+/// Sorts effects that the cursor has passed by whether they are stored.
+async fn confirm_passed(
+    publisher: &Publisher,
+    cursor: &Cursor,
+    passed: Vec<Row>,
+    sent: &mut Sent,
+) -> Result<(), Unavailable> {
+    for row in passed {
+        let has_note = row.effect.has_condition();
+        if has_note && !is_noted(publisher, &cursor.note_subject(row.place)).await? {
+            sent.conflicts.push((row, PASSED.to_owned()));
+            continue;
+        }
+        sent.again += 1;
+        sent.confirmed.push(row);
+    }
+    Ok(())
+}
+
+async fn is_noted(publisher: &Publisher, subject: &str) -> Result<bool, Unavailable> {
+    Ok(publisher.last_of(subject).await?.is_some())
+}
+
+/// The notes of effects that have a condition.
+fn notes(cursor: &Cursor, rows: &[Row]) -> Vec<Outgoing> {
+    let with_condition = rows.iter().filter(|row| row.effect.has_condition());
+    let note = |row: &Row| {
+        let subject = cursor.note_subject(row.place);
+        Outgoing {
+            subject: subject.to_string(),
+            data: Data::of(row.place),
+            ..Outgoing::default()
+        }
+    };
+    with_condition.map(note).collect()
+}
+
+/// Sends effects in the order of their places, and moves the cursor with them.
 pub(super) async fn send(
     publisher: &Publisher,
     lineage: Lineage,
@@ -112,13 +192,14 @@ pub(super) async fn send(
     conditions: &Conditions<'_>,
 ) -> Sent {
     let through = cursor.through;
-    let is_stored = |row: &Row| through.is_some_and(|through| row.place <= through);
-    let (confirmed, mut rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_stored);
-    let mut sent = Sent {
-        again: confirmed.len() as u64,
-        confirmed,
-        ..Sent::default()
-    };
+    let is_passed = |row: &Row| through.is_some_and(|through| row.place <= through);
+    let (passed, mut rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_passed);
+    let mut sent = Sent::default();
+    if let Err(away) = confirm_passed(publisher, cursor, passed, &mut sent).await {
+        sent.is_in_doubt = true;
+        sent.trouble = Some(away.to_string());
+        return sent;
+    }
     let mut count = BATCH_MAX;
     while !rows.is_empty() && !*conditions.stopped.borrow() {
         // A grant may be withdrawn meanwhile; later ones wait, as their order is that of places.
@@ -126,13 +207,12 @@ pub(super) async fn send(
             sent.trouble = Some(denied);
             break;
         }
-        let portion = &rows[..count.min(rows.len())];
-        let granted = portion
+        let most = portion(&rows, count).min(rows.len());
+        let granted = rows[..most]
             .iter()
             .take_while(|row| (conditions.denied)(row).is_none());
-        let portion = &portion[..granted.count()];
-        let length = portion.len();
-        let Err(error) = store(publisher, lineage, cursor, portion).await else {
+        let length = granted.count();
+        let Err(error) = store(publisher, lineage, cursor, &rows[..length]).await else {
             sent.sequence = cursor.sequence;
             sent.confirmed.extend(rows.drain(..length));
             count = BATCH_MAX;
@@ -144,24 +224,147 @@ pub(super) async fn send(
             count = length / 2;
             continue;
         }
-        // It is there from before the first cursor, which passes it.
-        if matches!(error, BatchError::Known(_))
-            && advance(publisher, cursor, &[], rows[0].place).await.is_ok()
-        {
-            sent.again += 1;
-            sent.confirmed.push(rows.remove(0));
+        let message = outgoing(&rows[0], lineage);
+        let note_subject = cursor.note_subject(rows[0].place);
+        let found = judge(publisher, &message, &error, (cursor.at(), &note_subject)).await;
+        let notes = notes(cursor, &rows[..1]);
+        match found {
+            // It is there from before the first cursor, which passes it.
+            Found::Stored
+                if advance(publisher, cursor, &notes, rows[0].place)
+                    .await
+                    .is_ok() =>
+            {
+                sent.again += 1;
+                sent.confirmed.push(rows.remove(0));
+                continue;
+            }
+            // Set aside before the cursor passes it, so not in this round.
+            Found::Conflict(why) => sent.conflicts.push((rows.remove(0), why)),
+            // Refused for sure is no doubt: the stream does not have it, and the cursor is where it
+            // was.
+            Found::Refused(why) => sent.trouble = Some(why),
+            Found::Stored | Found::Unknown => {
+                sent.is_in_doubt = true;
+                sent.trouble = Some(words(&error));
+            }
+        }
+        break;
+    }
+    sent
+}
+
+/// Why nobody knows what is stored.
+fn words(error: &BatchError) -> String {
+    match error {
+        BatchError::Moved(text) => format!("{text}; another host publishes for this deployment"),
+        other => other.to_string(),
+    }
+}
+
+/// What became of an effect that was not stored together with its cursor.
+enum Found {
+    /// The stream has it all the same.
+    Stored,
+    /// Its condition does not hold.
+    Conflict(String),
+    /// The stream does not take it.
+    Refused(String),
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Finds out what became of a message that was refused, alone or as the first of several; `cursor` is
+/// where the cursor should be, and `note` the subject of the message's note.
+async fn judge(
+    publisher: &Publisher,
+    message: &Outgoing,
+    error: &BatchError,
+    ((cursor, sequence), note): ((&str, u64), &str),
+) -> Found {
+    match error {
+        BatchError::Known(_) => Found::Stored,
+        // About a batch the stream says only that it is incomplete.
+        BatchError::NotStored(words) => {
+            let why = publisher.refusal(message).await;
+            Found::Refused(why.unwrap_or_else(|| words.clone()))
+        }
+        BatchError::Moved(why) if message.condition.is_some() => {
+            let Ok(last) = publisher.last_of(cursor).await else {
+                return Found::Unknown;
+            };
+            // Somebody has moved the cursor; its condition may hold or not.
+            if last.map_or(0, |(found, _)| found) != sequence {
+                return Found::Unknown;
+            }
+            // An operator had it sent, and the state is from before that.
+            match is_noted(publisher, note).await {
+                Ok(true) => return Found::Stored,
+                Ok(false) => {}
+                Err(_) => return Found::Unknown,
+            }
+            match publisher.own_sequence(message).await {
+                Ok(Some(_)) => Found::Stored,
+                Ok(None) => Found::Conflict(why.clone()),
+                Err(_) => Found::Unknown,
+            }
+        }
+        BatchError::Moved(_) | BatchError::Unknown(_) => Found::Unknown,
+    }
+}
+
+/// Sends delayed effects, one by one, each together with its note.
+pub(super) async fn send_delayed(
+    publisher: &Publisher,
+    lineage: Lineage,
+    cursor: &Cursor,
+    rows: Vec<Row>,
+    conditions: &Conditions<'_>,
+) -> Sent {
+    let mut sent = Sent::default();
+    for row in rows {
+        if *conditions.stopped.borrow() {
+            break;
+        }
+        if let Some(denied) = (conditions.denied)(&row) {
+            // They have no order, so it holds nothing back.
+            sent.trouble = Some(denied);
             continue;
         }
-        // Refused for sure is no doubt: the stream does not have it, and the cursor is where it was.
-        sent.is_in_doubt = !is_refused;
-        // About a batch the stream says only that it is incomplete.
-        let why = if is_refused {
-            publisher.refusal(&outgoing(&rows[0], lineage)).await
-        } else {
-            None
+        let mut note = Cursor {
+            through: None,
+            sequence: 0,
+            subject: cursor.note_subject(row.place),
         };
-        sent.trouble = Some(why.unwrap_or_else(|| error.to_string()));
-        break;
+        let message = outgoing(&row, lineage);
+        let messages = std::slice::from_ref(&message);
+        let Err(error) = advance(publisher, &mut note, messages, row.place).await else {
+            sent.sequence = sent.sequence.max(note.sequence);
+            sent.confirmed.push(row);
+            continue;
+        };
+        // Its note is there, and so is it.
+        let is_stored = matches!(error, BatchError::Moved(_))
+            && matches!(is_noted(publisher, &note.subject).await, Ok(true));
+        if is_stored {
+            sent.again += 1;
+            sent.confirmed.push(row);
+            continue;
+        }
+        match judge(publisher, &message, &error, (note.at(), &note.subject)).await {
+            // From before the stream took cursors.
+            Found::Stored if advance(publisher, &mut note, &[], row.place).await.is_ok() => {
+                sent.again += 1;
+                sent.confirmed.push(row);
+            }
+            Found::Conflict(why) => sent.conflicts.push((row, why)),
+            Found::Refused(why) => sent.trouble = Some(why),
+            Found::Stored | Found::Unknown => {
+                sent.is_in_doubt = true;
+                sent.trouble = Some(error.to_string());
+                break;
+            }
+        }
     }
     sent
 }
@@ -176,7 +379,8 @@ async fn store(
     let Some(last) = rows.last() else {
         return Ok(());
     };
-    let messages: Vec<_> = rows.iter().map(|row| outgoing(row, lineage)).collect();
+    let mut messages: Vec<_> = rows.iter().map(|row| outgoing(row, lineage)).collect();
+    messages.extend(notes(cursor, rows));
     advance(publisher, cursor, &messages, last.place).await
 }
 
@@ -187,17 +391,7 @@ async fn advance(
     messages: &[Outgoing],
     place: Place,
 ) -> Result<(), BatchError> {
-    let Place {
-        sequence,
-        sub,
-        index,
-    } = place;
-    let data = serde_json::to_vec(&Data {
-        sequence,
-        sub,
-        index,
-    });
-    let data = Bytes::from(data.expect("plain data"));
+    let data = Data::of(place);
     cursor.sequence = publisher
         .publish_batch(messages, (&cursor.subject, data), cursor.sequence)
         .await?;

@@ -2,70 +2,189 @@
 //!
 //! The log keeps a cursor for each lineage: the place of the last effect that it stored. It moves
 //! in the commit of the append. Whatever happened before (a crash, an answer that was lost, a state
-//! file from a backup), effects up to the cursor are stored and those after it are not.
+//! file from a backup), effects up to the cursor are stored and those after it are not. An effect that
+//! a cursor may pass without its being stored (a delayed one, or one with a condition) has a note: a
+//! cursor of its own, which exists or not.
 
-use super::Sent;
-use crate::effects::{Lineage, PLACE_BYTES, Row};
+use super::{PASSED, Sent};
+use crate::effects::{Lineage, PLACE_BYTES, Place, Row};
 use crate::log::{self, CursorMove, Expectation, Log, NewEvent};
+use crate::subject::Pattern;
 
-/// Sends effects of one lineage, in the order of their places. Blocking.
-pub(super) fn send(log: &Log, lineage: Lineage, rows: Vec<Row>) -> Sent {
+/// Sends effects of one lineage, in the order of their places, and delayed ones, in the order of
+/// their times. Blocking.
+pub(super) fn send(log: &Log, lineage: Lineage, rows: Vec<Row>, delayed: Vec<Row>) -> Sent {
     let name = lineage.to_string();
     let cursor = match log.cursor(&name) {
         Ok(cursor) => cursor,
         Err(error) => return Sent::nothing(error.to_string()),
     };
     // Places rise, so one comparison shows what the log has.
-    let is_stored = |row: &Row| cursor.is_some_and(|cursor| row.place.to_bytes() <= cursor);
-    let (mut confirmed, mut new): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_stored);
-    let again = confirmed.len() as u64;
+    let is_passed = |row: &Row| cursor.is_some_and(|cursor| row.place.to_bytes() <= cursor);
+    let (passed, new): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_passed);
+    let mut sent = Sent::default();
+    if let Err(error) = confirm_passed(log, &name, passed, &mut sent) {
+        sent.trouble = Some(error.to_string());
+        return sent;
+    }
     // The cursor as it was read: if another owner has moved it since, nothing is appended.
-    let trouble = append(log, &name, cursor, &mut new);
-    confirmed.append(&mut new);
-    Sent {
-        confirmed,
-        again,
-        trouble,
-        ..Sent::default()
+    append(log, &name, cursor, new, &mut sent);
+    append_delayed(log, &name, delayed, &mut sent);
+    sent
+}
+
+/// Sorts effects that the cursor has passed by whether they are stored.
+fn confirm_passed(
+    log: &Log,
+    name: &str,
+    passed: Vec<Row>,
+    sent: &mut Sent,
+) -> Result<(), log::Error> {
+    for row in passed {
+        if row.effect.has_condition() && log.cursor(&note_name(name, row.place))?.is_none() {
+            sent.conflicts.push((row, PASSED.to_owned()));
+            continue;
+        }
+        sent.again += 1;
+        sent.confirmed.push(row);
+    }
+    Ok(())
+}
+
+/// The name of the note of an effect.
+fn note_name(name: &str, place: Place) -> String {
+    let Place {
+        sequence,
+        sub,
+        index,
+    } = place;
+    format!("{name}.{sequence}.{sub}.{index}")
+}
+
+/// The note of an effect, which does not exist before the effect does.
+fn note(name: &str, place: Place) -> CursorMove {
+    CursorMove {
+        name: note_name(name, place),
+        from: None,
+        to: place.to_bytes(),
     }
 }
 
-/// Appends effects in one commit, and leaves those in `rows` that are stored.
+/// The number of effects from the first one on that may be stored in one commit. One with a
+/// condition is stored alone.
+fn portion(rows: &[Row]) -> usize {
+    let plain = rows.iter().take_while(|row| !row.effect.has_condition());
+    let plain = plain.count();
+    plain.max(1).min(rows.len())
+}
+
+/// Stores effects in one commit, if cursors are where they are expected; they move with it.
+fn store(log: &Log, rows: &[Row], cursors: Vec<CursorMove>) -> Result<(), log::Error> {
+    // A source that was a stream when the effect was made.
+    let expires = |row: &Row| row.effect.delivery.time_to_live_s.is_some();
+    if let Some(index) = rows.iter().position(expires) {
+        let message = "it has a time to live, which an embedded log can't give it".to_owned();
+        return Err(log::Error::Invalid { index, message });
+    }
+    let condition = rows
+        .first()
+        .and_then(|row| row.effect.delivery.condition.as_ref());
+    let last_subject_sequence = match condition {
+        None => None,
+        // Checked when it was made, so this is damage.
+        Some(condition) => match Pattern::parse(&condition.subjects) {
+            Ok(pattern) => Some((pattern, condition.sequence)),
+            Err(error) => {
+                let message = error.to_string();
+                return Err(log::Error::Invalid { index: 0, message });
+            }
+        },
+    };
+    let events: Vec<NewEvent> = rows.iter().map(event).collect();
+    let expectation = Expectation {
+        cursors,
+        last_subject_sequence,
+        ..Expectation::default()
+    };
+    log.append(&events, &expectation).map(drop)
+}
+
+/// Appends effects, in few commits.
 fn append(
     log: &Log,
     name: &str,
-    from: Option<[u8; PLACE_BYTES]>,
-    rows: &mut Vec<Row>,
-) -> Option<String> {
-    let mut refused = None;
-    loop {
-        let Some(last) = rows.last() else {
-            return refused;
-        };
-        let cursor = CursorMove {
+    mut from: Option<[u8; PLACE_BYTES]>,
+    mut rows: Vec<Row>,
+    sent: &mut Sent,
+) {
+    while !rows.is_empty() {
+        let count = portion(&rows);
+        let to = rows[count - 1].place.to_bytes();
+        let mut cursors = vec![CursorMove {
             name: name.to_owned(),
             from,
-            to: last.place.to_bytes(),
-        };
-        // Written again in each round, as the last one may have been cut off.
-        let events: Vec<NewEvent> = rows.iter().map(event).collect();
-        match log.append(
-            &events,
-            &Expectation {
-                cursor: Some(cursor),
-                ..Expectation::default()
-            },
-        ) {
-            Ok(_) => return refused,
+            to,
+        }];
+        let has_note = rows[0].effect.has_condition();
+        cursors.extend(has_note.then(|| note(name, rows[0].place)));
+        match store(log, &rows[..count], cursors) {
+            Ok(()) => {
+                from = Some(to);
+                sent.confirmed.extend(rows.drain(..count));
+            }
             Err(log::Error::Invalid { index, message }) => {
                 // The effects before it are sound, and those after it wait for it.
                 rows.truncate(index);
-                refused = Some(format!("the log refuses an effect: {message}"));
+                sent.trouble = Some(format!("the log refuses an effect: {message}"));
+            }
+            // An operator had it sent, and the state is from before that.
+            Err(log::Error::CursorMoved(moved)) if moved == note_name(name, rows[0].place) => {
+                sent.again += 1;
+                sent.confirmed.push(rows.remove(0));
+            }
+            Err(error @ log::Error::Conflict { .. }) => {
+                // Set aside before the cursor passes it, so not in this round.
+                sent.conflicts.push((rows.remove(0), error.to_string()));
+                return;
             }
             Err(error) => {
                 // Whether it was stored is unknown; the cursor says so at the next attempt.
-                rows.clear();
-                return Some(error.to_string());
+                sent.trouble = Some(error.to_string());
+                return;
+            }
+        }
+    }
+}
+
+/// Appends delayed effects, each with a cursor of its own, because their places are not in the order
+/// in which they leave.
+fn append_delayed(log: &Log, name: &str, mut rows: Vec<Row>, sent: &mut Sent) {
+    while !rows.is_empty() {
+        let count = portion(&rows);
+        let cursors = rows[..count].iter().map(|row| note(name, row.place));
+        match store(log, &rows[..count], cursors.collect()) {
+            Ok(()) => sent.confirmed.extend(rows.drain(..count)),
+            // One of them is stored; the others are tried again without it.
+            Err(log::Error::CursorMoved(moved)) => {
+                let is_it = |row: &Row| note_name(name, row.place) == moved;
+                let Some(index) = rows.iter().position(is_it) else {
+                    sent.trouble = Some(log::Error::CursorMoved(moved).to_string());
+                    return;
+                };
+                sent.again += 1;
+                sent.confirmed.push(rows.remove(index));
+            }
+            // They have no order, so it holds nothing back.
+            Err(log::Error::Invalid { index, message }) => {
+                rows.remove(index);
+                sent.trouble = Some(format!("the log refuses an effect: {message}"));
+            }
+            Err(error @ log::Error::Conflict { .. }) => {
+                sent.conflicts.push((rows.remove(0), error.to_string()));
+            }
+            Err(error) => {
+                sent.trouble = Some(error.to_string());
+                return;
             }
         }
     }
@@ -88,7 +207,7 @@ fn event(row: &Row) -> NewEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::effects::{Effect, Place};
+    use crate::effects::{Condition, Delivery, Effect};
     use crate::event::Payload;
 
     fn row(sequence: u64) -> Row {
@@ -98,6 +217,7 @@ mod tests {
             headers: Vec::new(),
             data: Payload::from("{}"),
             key: String::new(),
+            delivery: Delivery::default(),
         };
         Row {
             target: "events".to_owned(),
@@ -124,7 +244,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("log.redb");
         let log = Log::open(&path, log::Options::default()).expect("opens");
-        let sent = send(&log, Lineage(1), vec![row(1), row(2)]);
+        let sent = send(&log, Lineage(1), vec![row(1), row(2)], vec![]);
         assert_eq!(
             (sent.confirmed.len(), sent.again, sent.trouble),
             (2, 0, None)
@@ -132,11 +252,11 @@ mod tests {
         drop(log);
         // The answer was lost, and the process was started again.
         let log = Log::open(&path, log::Options::default()).expect("opens");
-        let sent = send(&log, Lineage(1), vec![row(1), row(2), row(5)]);
+        let sent = send(&log, Lineage(1), vec![row(1), row(2), row(5)], vec![]);
         assert_eq!((sent.confirmed.len(), sent.again), (3, 2));
         assert_eq!(subjects(&log), ["out.1", "out.2", "out.5"]);
         // Another deployment has its own cursor.
-        assert_eq!(send(&log, Lineage(2), vec![row(1)]).again, 0);
+        assert_eq!(send(&log, Lineage(2), vec![row(1)], vec![]).again, 0);
         assert_eq!(subjects(&log).len(), 4);
     }
 
@@ -150,12 +270,68 @@ mod tests {
         let log = Log::open(&folder.path().join("log.redb"), options).expect("opens");
         let mut large = row(2);
         large.effect.data = Payload::from("x".repeat(200));
-        let sent = send(&log, Lineage(1), vec![row(1), large, row(3)]);
+        let sent = send(&log, Lineage(1), vec![row(1), large, row(3)], vec![]);
         assert_eq!(sent.confirmed, [row(1)]);
         assert!(
             sent.trouble
                 .is_some_and(|trouble| trouble.contains("refuses"))
         );
         assert_eq!(subjects(&log), ["out.1"]);
+    }
+
+    #[test]
+    fn delayed_effects_are_stored_once_in_the_order_in_which_they_are_due() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("log.redb");
+        let log = Log::open(&path, log::Options::default()).expect("opens");
+        // A later place has left before.
+        send(&log, Lineage(1), vec![row(9)], vec![row(7), row(3)]);
+        drop(log);
+        let log = Log::open(&path, log::Options::default()).expect("opens");
+        let sent = send(&log, Lineage(1), vec![], vec![row(7), row(5), row(3)]);
+        assert_eq!(
+            (sent.confirmed.len(), sent.again, sent.trouble),
+            (3, 2, None)
+        );
+        assert_eq!(subjects(&log), ["out.9", "out.7", "out.3", "out.5"]);
+    }
+
+    #[test]
+    fn effect_whose_condition_does_not_hold_is_a_conflict_and_is_not_passed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let log = Log::open(&folder.path().join("log.redb"), log::Options::default());
+        let log = log.expect("opens");
+        let on = |number: u64, sequence: u64| {
+            let mut row = row(number);
+            row.effect.delivery.condition = Some(Condition {
+                subjects: "out.*".to_owned(),
+                sequence,
+            });
+            row
+        };
+        let rows = vec![on(1, 0), row(2), on(3, 1), row(4)];
+        let sent = send(&log, Lineage(1), rows, vec![on(8, 1), row(6)]);
+        let places =
+            |rows: Vec<&Row>| -> Vec<u64> { rows.iter().map(|row| row.place.sequence).collect() };
+        assert_eq!(places(sent.confirmed.iter().collect()), [1, 2, 6]);
+        let aside = sent.conflicts.iter().map(|(row, _)| row).collect();
+        assert_eq!(
+            places(aside),
+            [3, 8],
+            "the one behind waits until it is aside"
+        );
+        assert_eq!(sent.trouble, None);
+        assert!(
+            sent.conflicts[0].1.contains("expected last sequence 1"),
+            "{:?}",
+            sent.conflicts
+        );
+        // Its answer was lost: it is stored, and its condition no longer holds.
+        assert_eq!(send(&log, Lineage(1), vec![on(1, 0)], vec![]).again, 1);
+        let mut brief = row(10);
+        brief.effect.delivery.time_to_live_s = Some(1);
+        let sent = send(&log, Lineage(1), vec![row(9), brief], vec![]);
+        assert!(sent.trouble.is_some_and(|why| why.contains("time to live")));
+        assert_eq!(subjects(&log), ["out.1", "out.2", "out.6", "out.9"]);
     }
 }

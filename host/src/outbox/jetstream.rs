@@ -6,8 +6,11 @@
 //! which nothing was in doubt (the mark), and sends the rest. Only a message that is still on its
 //! way meanwhile, over a connection that has just been lost, leans on the window.
 //!
+//! A condition that does not hold is a conflict: the effect is set aside, and the next one follows.
+//!
 //! Effects of one key leave one after the other, each once the one before it is confirmed;
 //! different keys leave side by side. So the order of a key holds even if one message is refused.
+//! Delayed effects begin in the order of their times, and one that is refused holds none back.
 
 use std::collections::{HashMap, HashSet};
 
@@ -131,15 +134,24 @@ pub(super) struct Conditions<'a> {
     /// Whether the deployment stops.
     pub(super) stopped: &'a watch::Receiver<bool>,
     /// Why a message may not be sent now, if so: connecting may take long, and a grant may be
-    /// withdrawn meanwhile.
+    /// withdrawn meanwhile; or the stream would ignore what the message asks of its delivery.
     pub(super) denied: &'a (dyn Fn(&Row) -> Option<String> + Send + Sync),
+}
+
+/// What an effect that is refused does to later ones of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// They wait for it.
+    HoldsBack,
+    /// They leave without it.
+    Passed,
 }
 
 /// Sends effects, in order within each key; ends early once it is asked to stop.
 pub(super) async fn send(
     publisher: &Publisher,
     lineage: Lineage,
-    rows: Vec<Row>,
+    (rows, refused): (Vec<Row>, Refused),
     conditions: &Conditions<'_>,
 ) -> Sent {
     // One chain for each key; effects without a key share one.
@@ -150,33 +162,21 @@ pub(super) async fn send(
     // Oldest first, so that one key cannot keep the others waiting for long.
     let mut chains: Vec<Vec<Row>> = chains.into_values().collect();
     chains.sort_by_key(|chain| chain[0].place);
-    let send = |chain| send_chain(publisher, lineage, chain, conditions);
+    let send = |chain| send_chain(publisher, lineage, (chain, refused), conditions);
     let sent = futures_util::stream::iter(chains.into_iter().map(send));
     let mut all = Sent::default();
     let mut sent = sent.buffer_unordered(IN_FLIGHT);
-    while let Some(Sent {
-        confirmed,
-        again,
-        sequence,
-        is_in_doubt,
-        trouble,
-    }) = sent.next().await
-    {
-        all.confirmed.extend(confirmed);
-        // The first trouble is shown, and the furthest sequence counts for the mark.
-        all.again += again;
-        all.sequence = all.sequence.max(sequence);
-        all.is_in_doubt |= is_in_doubt;
-        all.trouble = all.trouble.or(trouble);
+    while let Some(sent) = sent.next().await {
+        all.add(sent);
     }
     all
 }
 
-/// Sends the effects of one key until one is not confirmed.
+/// Sends the effects of one key until one is not confirmed, or holds back the others.
 async fn send_chain(
     publisher: &Publisher,
     lineage: Lineage,
-    rows: Vec<Row>,
+    (rows, refused): (Vec<Row>, Refused),
     conditions: &Conditions<'_>,
 ) -> Sent {
     let mut sent = Sent::default();
@@ -198,7 +198,10 @@ async fn send_chain(
         }
         if let Some(denied) = (conditions.denied)(&row) {
             sent.trouble = Some(denied);
-            return sent;
+            match refused {
+                Refused::HoldsBack => return sent,
+                Refused::Passed => continue,
+            }
         }
         if is_reply {
             match publisher.send(&outgoing(&row, lineage)).await {
@@ -216,10 +219,18 @@ async fn send_chain(
                 sent.sequence = sent.sequence.max(confirmed.sequence);
                 sent.confirmed.push(row);
             }
-            Err(error) => {
-                // Refused for sure is no doubt: the stream does not have it.
-                sent.is_in_doubt = matches!(error, PublishError::Unknown(_));
-                sent.trouble = Some(error.to_string());
+            // It leaves the order of its key, so the next one may follow.
+            Err(PublishError::Conflict(why)) => sent.conflicts.push((row, why)),
+            // Refused for sure is no doubt: the stream does not have it.
+            Err(PublishError::NotStored(why)) => {
+                sent.trouble = Some(why);
+                if refused == Refused::HoldsBack {
+                    return sent;
+                }
+            }
+            Err(PublishError::Unknown(why)) => {
+                sent.is_in_doubt = true;
+                sent.trouble = Some(why);
                 return sent;
             }
         }
@@ -239,5 +250,11 @@ pub(super) fn outgoing(row: &Row, lineage: Lineage) -> Outgoing {
         subject: effect.subject.clone(),
         headers: effect.headers.clone(),
         data,
+        time_to_live_s: effect.delivery.time_to_live_s,
+        condition: effect
+            .delivery
+            .condition
+            .as_ref()
+            .map(|condition| (condition.subjects.clone(), condition.sequence)),
     }
 }

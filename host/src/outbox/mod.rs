@@ -8,9 +8,14 @@ mod embedded;
 mod jetstream;
 mod releaser;
 mod status;
+mod task;
 
 pub(crate) use releaser::{Parts, Releaser};
 pub(crate) use status::Status;
+
+/// Why an effect with a condition that is not stored is a conflict although later ones are stored.
+const PASSED: &str = "later messages are stored and this one is not: its condition did not hold \
+                      before; what was decided about it then is not in this state";
 
 /// What sending some effects came to.
 #[derive(Debug, Default)]
@@ -21,6 +26,8 @@ struct Sent {
     again: u64,
     /// The last sequence that the stream gave one of them.
     sequence: u64,
+    /// Effects whose condition does not hold, and why: the target does not have them.
+    conflicts: Vec<(crate::effects::Row, String)>,
     /// Whether some of the others may be stored.
     is_in_doubt: bool,
     /// Why the others are not there, or are not known to be.
@@ -33,5 +40,24 @@ impl Sent {
             trouble: Some(trouble.into()),
             ..Self::default()
         }
+    }
+
+    /// Adds what became of other effects. The first trouble is shown, and the furthest sequence
+    /// counts.
+    fn add(&mut self, other: Self) {
+        let Self {
+            confirmed,
+            again,
+            sequence,
+            conflicts,
+            is_in_doubt,
+            trouble,
+        } = other;
+        self.confirmed.extend(confirmed);
+        self.again += again;
+        self.sequence = self.sequence.max(sequence);
+        self.conflicts.extend(conflicts);
+        self.is_in_doubt |= is_in_doubt;
+        self.trouble = self.trouble.take().or(trouble);
     }
 }

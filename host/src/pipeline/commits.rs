@@ -156,9 +156,15 @@ impl Run {
         let was = self.is_clogged;
         self.is_clogged = self.store.is_outbox_full(was);
         if self.is_clogged {
-            let state::Waiting { entries, bytes } = self.store.waiting_effects();
+            let state::Waiting {
+                entries,
+                bytes,
+                delayed,
+                conflicts,
+            } = self.store.waiting_effects();
             let message = format!(
-                "outbox: {entries} messages of {bytes} bytes wait to be published, as many as \
+                "outbox: {entries} messages of {bytes} bytes wait to be published ({delayed} of \
+                 them for their time, {conflicts} in conflict), as many as \
                  state.outbox_entries_max and state.outbox_bytes_max allow; the deployment \
                  continues when a tenth is confirmed; `foldstream show` says what keeps them"
             );

@@ -131,13 +131,16 @@ impl Applier {
         store: &Store,
     ) -> Bundle {
         let role = self.writer().role();
-        let grants = role.owner().map(|owner| owner.grants.texts());
+        let owner = role.owner();
+        let grants = owner.map(|owner| owner.grants.texts());
+        let logs = owner.map(|owner| owner.logs.as_ref().clone());
         let origin = Origin {
             deployment: &self.parking.deployment,
             generation: self.parking.generation,
             position: store.position(),
             module: &self.parking.module,
             grants,
+            logs: logs.unwrap_or_default(),
         };
         Bundle::new(origin, failure, events, traced)
     }

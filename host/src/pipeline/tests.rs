@@ -92,6 +92,7 @@ fn effect_of(event: &Event) -> effects::Row {
             headers: Vec::new(),
             data: Payload::from("{}"),
             key: String::new(),
+            delivery: effects::Delivery::default(),
         },
     }
 }
@@ -351,6 +352,7 @@ fn owner() -> effects::Role {
         effects_after: 0,
         timers_after: 0,
         grants: effects::Grants::default(),
+        logs: Arc::default(),
     }))
 }
 

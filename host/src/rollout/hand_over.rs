@@ -122,7 +122,7 @@ impl Rollouts {
         let (room, waiting) = (self.inner.room.clone(), ours.waiting_effects());
         let (source, target) = (ours.clone(), theirs.clone());
         blocking(move || {
-            let state::Waiting { entries, bytes } = waiting;
+            let state::Waiting { entries, bytes, .. } = waiting;
             let what = format!("{entries} messages of {bytes} bytes wait and must be copied");
             room.check(Use::Write, with_headroom(bytes))
                 .map_err(Error::no_room(what))?;
@@ -363,7 +363,7 @@ impl HandOver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::effects::{Effect, Grants, Owner, Place, Row};
+    use crate::effects::{Delivery, Effect, Grants, Owner, Place, Row};
     use crate::event::Payload;
     use crate::position::{Checkpoint, StreamIdentity};
 
@@ -387,6 +387,7 @@ mod tests {
             effects_after: 0,
             timers_after: 0,
             grants: Grants::default(),
+            logs: Arc::default(),
         })));
         for sequence in 1..=12 {
             writer.begin();
@@ -396,6 +397,7 @@ mod tests {
                 headers: Vec::new(),
                 data: Payload::from("x".repeat(1 << 20)),
                 key: String::new(),
+                delivery: Delivery::default(),
             };
             let place = Place {
                 sequence,

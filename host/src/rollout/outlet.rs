@@ -62,6 +62,7 @@ impl Outlet {
                     subject: subject.to_owned(),
                     headers: vec![("Event-Type".to_owned(), kind.to_owned())],
                     data: data.into(),
+                    ..Outgoing::default()
                 };
                 let sent = publisher.publish(&message).await;
                 let sent =

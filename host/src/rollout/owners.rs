@@ -57,6 +57,8 @@ pub(super) fn role(
         // counts.
         timers_after: handler.effects_after,
         grants: handler.grants.clone(),
+        // The runner knows them.
+        logs: Arc::default(),
     })))
 }
 

@@ -1,4 +1,4 @@
-//! Messages that wait in the outbox of a handler: listed, dropped, and tried again at once.
+//! Messages that wait in the outbox of a handler: listed, dropped, and sent at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,17 +7,20 @@ use super::{Error, Rollouts};
 use crate::actor::blocking;
 use crate::api;
 use crate::audit;
+use crate::clock::wall_ns;
 use crate::deployment::Deployment;
-use crate::effects::{Lineage, Row, RowKey, key_of_row};
+use crate::effects::{Condition, Lineage, Queue, Row, RowKey, row_key};
 use crate::runner::Runner;
 use crate::state::Store;
 
-/// Most messages that one request may drop.
-const DROPPED_MAX: usize = 100;
+/// Most messages that one request may name.
+const NAMED_MAX: usize = 100;
 /// Longest reason, in bytes.
 const REASON_BYTES_MAX: usize = 500;
 /// How much is read for one page, in bytes.
 const PAGE_BYTES: usize = 8 << 20;
+/// Names the queue of conflicts in a page's end.
+const CONFLICTS: &str = "conflict";
 
 /// Nothing is sent while this exists.
 struct Quiet(Arc<Runner>);
@@ -68,39 +71,17 @@ impl Rollouts {
         wanted: api::DropMessages,
     ) -> Result<api::DroppedMessages, Error> {
         let deployment = self.deployment(name)?;
-        check(&wanted)?;
+        check(&wanted.ids, &wanted.reason)?;
         let _changing = self.lock(&deployment).await?;
         let (_, lineage) = outbox(&deployment)?;
         // What is dropped must not be on its way.
         let _quiet = Quiet::of(deployment.active()).await;
         // Read again: the state may have been opened again while the releaser stopped.
         let (store, _) = outbox(&deployment)?;
-        let ids = wanted
-            .ids
-            .iter()
-            .map(|id| place_of(id, lineage))
-            .collect::<Result<BTreeSet<_>, _>>()?;
-        let found = store.clone();
-        let rows = blocking(move || found.rows_at(&ids)).await?;
-        // All or none: a request with one wrong id drops nothing.
-        let ids: BTreeSet<String> = rows.iter().map(|row| row.place.id(lineage)).collect();
-        if let Some(missing) = wanted.ids.iter().find(|id| !ids.contains(*id)) {
-            return Err(Error::Missing(format!(
-                "no message {missing} waits in the outbox of {name}; nothing was dropped; \
-                 `foldstream outbox list {name}` shows what waits"
-            )));
-        }
+        let rows = find(name, &store, &wanted.ids, lineage).await?;
         let dropped: Vec<api::WaitingMessage> =
             rows.iter().map(|row| shown(row, lineage)).collect();
-        let named: Vec<String> = dropped
-            .iter()
-            .map(|message| format!("{} to {}@{}", message.id, message.subject, message.source))
-            .collect();
-        let audit = audit::entry(
-            "drop-messages",
-            name,
-            format!("{}: {}", wanted.reason, named.join(", ")),
-        );
+        let audit = noted("drop-messages", name, &wanted.reason, &dropped);
         let (catalogue, writer) = (Arc::clone(&self.inner.catalogue), store.clone());
         let keys: Vec<RowKey> = rows.iter().map(Row::key).collect();
         blocking(move || {
@@ -121,6 +102,50 @@ impl Rollouts {
         })
     }
 
+    /// Sends messages now that wait for their time or are set aside, all or none of them.
+    pub async fn send_messages(
+        &self,
+        name: &str,
+        wanted: api::SendMessages,
+    ) -> Result<api::SentMessages, Error> {
+        let deployment = self.deployment(name)?;
+        check(&wanted.ids, &wanted.reason)?;
+        let _changing = self.lock(&deployment).await?;
+        let (_, lineage) = outbox(&deployment)?;
+        // A message must not be on its way under its old terms.
+        let _quiet = Quiet::of(deployment.active()).await;
+        let (store, _) = outbox(&deployment)?;
+        let rows = find(name, &store, &wanted.ids, lineage).await?;
+        let in_order = |row: &&Row| row.effect.delivery.queue() == Queue::Ordered;
+        if let Some(row) = rows.iter().find(in_order) {
+            return Err(Error::Conflict(format!(
+                "message {} waits for nothing but its turn; nothing was changed; `foldstream \
+                 outbox retry {name}` tries at once",
+                row.place.id(lineage)
+            )));
+        }
+        let now_ns = wall_ns();
+        let changes: Vec<(RowKey, Row)> = rows
+            .into_iter()
+            .map(|row| (row.key(), released(row, now_ns, wanted.without_condition)))
+            .collect();
+        let messages: Vec<api::WaitingMessage> =
+            changes.iter().map(|(_, row)| shown(row, lineage)).collect();
+        let action = if wanted.without_condition {
+            "send-messages-without-condition"
+        } else {
+            "send-messages"
+        };
+        let audit = noted(action, name, &wanted.reason, &messages);
+        let catalogue = Arc::clone(&self.inner.catalogue);
+        blocking(move || {
+            catalogue.note(&audit)?;
+            store.replace_effects(&changes)
+        })
+        .await?;
+        Ok(api::SentMessages { messages })
+    }
+
     /// Tries at once to send what waits.
     pub fn retry_messages(&self, name: &str) -> Result<api::Deployment, Error> {
         let deployment = self.deployment(name)?;
@@ -131,18 +156,67 @@ impl Rollouts {
     }
 }
 
-fn check(wanted: &api::DropMessages) -> Result<(), Error> {
-    let bytes = wanted.reason.len();
-    if wanted.reason.trim().is_empty() || bytes > REASON_BYTES_MAX {
+/// A row that leaves at once. It keeps its place, and has none in the order of its key.
+fn released(mut row: Row, now_ns: u64, without_condition: bool) -> Row {
+    let delivery = &mut row.effect.delivery;
+    delivery.not_before_ns = Some(now_ns);
+    delivery.conflict = None;
+    if without_condition {
+        delivery.condition = None;
+    }
+    row
+}
+
+/// The record of what is done with messages.
+fn noted(
+    action: &str,
+    name: &str,
+    reason: &str,
+    messages: &[api::WaitingMessage],
+) -> crate::state::catalogue::Audit {
+    let named: Vec<String> = messages
+        .iter()
+        .map(|message| format!("{} to {}@{}", message.id, message.subject, message.source))
+        .collect();
+    audit::entry(action, name, format!("{reason}: {}", named.join(", ")))
+}
+
+/// Messages that wait, by their ids: all of them, or an error.
+async fn find(
+    name: &str,
+    store: &Store,
+    wanted: &[String],
+    lineage: Lineage,
+) -> Result<Vec<Row>, Error> {
+    let places = wanted
+        .iter()
+        .map(|id| place_of(id, lineage))
+        .collect::<Result<BTreeSet<_>, _>>()?;
+    let store = store.clone();
+    let rows = blocking(move || store.rows_at(&places)).await?;
+    // All or none: a request with one wrong id changes nothing.
+    let ids: BTreeSet<String> = rows.iter().map(|row| row.place.id(lineage)).collect();
+    if let Some(missing) = wanted.iter().find(|id| !ids.contains(*id)) {
+        return Err(Error::Missing(format!(
+            "no message {missing} waits in the outbox of {name}; nothing was dropped or sent; \
+             `foldstream outbox list {name}` shows what waits"
+        )));
+    }
+    Ok(rows)
+}
+
+fn check(ids: &[String], reason: &str) -> Result<(), Error> {
+    let bytes = reason.len();
+    if reason.trim().is_empty() || bytes > REASON_BYTES_MAX {
         return Err(Error::Refused(format!(
             "the reason has {bytes} bytes; give one of 1 to {REASON_BYTES_MAX}: it is recorded in \
              the audit log"
         )));
     }
-    let count = wanted.ids.len();
-    if !(1..=DROPPED_MAX).contains(&count) {
+    let count = ids.len();
+    if !(1..=NAMED_MAX).contains(&count) {
         return Err(Error::Refused(format!(
-            "{count} messages to drop; name 1 to {DROPPED_MAX} at once"
+            "{count} messages named; name 1 to {NAMED_MAX} at once"
         )));
     }
     Ok(())
@@ -163,7 +237,15 @@ fn outbox(deployment: &Deployment) -> Result<(Store, Lineage), Error> {
 }
 
 fn shown(row: &Row, lineage: Lineage) -> api::WaitingMessage {
-    let made = jiff::Timestamp::from_nanosecond(i128::from(row.made_ns));
+    let delivery = &row.effect.delivery;
+    let time = |ns: u64| {
+        let time = jiff::Timestamp::from_nanosecond(i128::from(ns));
+        time.map(|time| time.to_string()).unwrap_or_default()
+    };
+    let expected = |condition: &Condition| api::ExpectedLast {
+        subject: condition.subjects.clone(),
+        sequence: condition.sequence,
+    };
     api::WaitingMessage {
         id: row.place.id(lineage),
         source: row.target.clone(),
@@ -171,8 +253,12 @@ fn shown(row: &Row, lineage: Lineage) -> api::WaitingMessage {
         kind: row.effect.kind.clone(),
         key: row.effect.key.clone(),
         sequence: row.place.sequence,
-        made_at: made.map(|made| made.to_string()).unwrap_or_default(),
+        made_at: time(row.made_ns),
         bytes: row.effect.data.len() as u64,
+        not_before: delivery.not_before_ns.map(time),
+        time_to_live_seconds: delivery.time_to_live_s,
+        expected_last: delivery.condition.as_ref().map(expected),
+        conflict: delivery.conflict.clone(),
     }
 }
 
@@ -184,9 +270,15 @@ fn place_of(id: &str, lineage: Lineage) -> Result<crate::effects::Place, Error> 
     })
 }
 
-/// Where the page after a message begins.
+/// Where the page after a message begins: source, queue and id. A delayed one has its time as well.
 fn page_after(row: &Row, lineage: Lineage) -> String {
-    format!("{}/{}", row.target, row.place.id(lineage))
+    let id = row.place.id(lineage);
+    let queue = match row.effect.delivery.queue() {
+        Queue::Ordered => String::new(),
+        Queue::Delayed => format!("{}/", row.effect.delivery.not_before_ns.unwrap_or(0)),
+        Queue::Conflict => format!("{CONFLICTS}/"),
+    };
+    format!("{}/{queue}{id}", row.target)
 }
 
 fn key_of_page(after: &str, lineage: Lineage) -> Result<RowKey, Error> {
@@ -195,7 +287,16 @@ fn key_of_page(after: &str, lineage: Lineage) -> Result<RowKey, Error> {
             "`{after}` is not what an earlier page returned as `next`"
         ))
     };
-    // An id has no slash, so the last one ends the name of the source.
-    let (target, id) = after.rsplit_once('/').ok_or_else(refused)?;
-    Ok(key_of_row(target, place_of(id, lineage)?))
+    // Neither names of sources nor ids have a slash.
+    let words: Vec<&str> = after.split('/').collect();
+    let (target, queue, time_ns, id) = match words[..] {
+        [target, id] => (target, Queue::Ordered, 0, id),
+        [target, CONFLICTS, id] => (target, Queue::Conflict, 0, id),
+        [target, time, id] => {
+            let time_ns = time.parse().map_err(|_| refused())?;
+            (target, Queue::Delayed, time_ns, id)
+        }
+        _ => return Err(refused()),
+    };
+    Ok(row_key(target, queue, time_ns, place_of(id, lineage)?))
 }

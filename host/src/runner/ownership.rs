@@ -69,6 +69,19 @@ impl Shared {
         }
     }
 
+    /// The role, with the targets among the sources of the host that are embedded logs.
+    pub(super) fn with_logs(&self, role: Role) -> Role {
+        let Role::Owner(owner) = role else {
+            return role;
+        };
+        let outlets = self.releasing.outlets.iter();
+        let logs = outlets.filter(|(_, source)| matches!(source, Source::Embedded(_)));
+        Role::Owner(Arc::new(Owner {
+            logs: Arc::new(logs.map(|(name, _)| name.clone()).collect()),
+            ..Owner::clone(&owner)
+        }))
+    }
+
     fn start_releaser(self: &Arc<Self>, slot: &mut Slot) {
         // Held: a hand-over begins it again at its end.
         if slot.is_held || slot.releaser.is_some() {

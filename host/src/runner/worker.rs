@@ -427,7 +427,7 @@ impl Worker {
         };
         // Catalogue and file are compared at each start, before anything is handled.
         let role = match checked_role(&program, &store) {
-            Ok(role) => role,
+            Ok(role) => self.shared.with_logs(role),
             Err(mismatch) => {
                 self.shared
                     .progress

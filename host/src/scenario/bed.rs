@@ -273,6 +273,8 @@ impl Stage {
             effects_after: 0,
             timers_after: 0,
             grants: Grants::new(publishes.iter().map(grant).collect())?,
+            // The module may be meant for a stream, so it may ask for what only a stream can do.
+            logs: Arc::default(),
         })))
     }
 }

@@ -186,7 +186,7 @@ pub(super) fn compare(step: usize, then: &Then, seen: &Observation) -> Vec<Diffe
     if let Some(published) = &then.published {
         for index in 0..published.len().max(seen.published.len()) {
             let found = seen.published.get(index);
-            message(index, published.get(index), found, &mut all);
+            message((index, seen.now_ns), published.get(index), found, &mut all);
         }
     }
     if let Some(timers) = &then.timers {
@@ -289,7 +289,7 @@ fn answer(
 }
 
 fn message(
-    index: usize,
+    (index, now_ns): (usize, u64),
     expected: Option<&ExpectedMessage>,
     found: Option<&Message>,
     all: &mut Differences,
@@ -329,6 +329,35 @@ fn message(
     if let Some(data) = &expected.data {
         all.payload(&subject, "data/", data, &found.data);
     }
+    compare_deliveries(&subject, (expected, found), now_ns, all);
+}
+
+fn compare_deliveries(
+    subject: &Subject,
+    (expected, found): (&ExpectedMessage, &Message),
+    now_ns: u64,
+    all: &mut Differences,
+) {
+    let of_found = found.to_json();
+    let mut value = |name: &str, expected: Option<Value>| {
+        if let Some(expected) = expected {
+            let mut path = vec![name.to_owned()];
+            all.values_at(subject, &mut path, Some(&expected), of_found.get(name));
+        }
+    };
+    // As a time, whatever way it is written.
+    let not_before = expected.not_before.as_ref().map(|wanted| {
+        let time_ns = due_ns(wanted, now_ns);
+        json!(time_ns.map_or_else(|| wanted.clone(), timestamp::format_ns))
+    });
+    value("not_before", not_before);
+    let seconds = expected.time_to_live_seconds.map(|seconds| json!(seconds));
+    value("time_to_live_seconds", seconds);
+    let expected_last = expected.expected_last.as_ref().map(|last| {
+        let subject = last.subject.as_ref().unwrap_or(&found.subject);
+        json!({ "subject": subject, "sequence": last.sequence })
+    });
+    value("expected_last", expected_last);
 }
 
 fn compare_timers(expected: &BTreeMap<String, String>, seen: &Observation, all: &mut Differences) {

@@ -249,6 +249,27 @@ pub struct ExpectedMessage {
         skip_serializing_if = "Option::is_none"
     )]
     pub data: Option<Value>,
+    /// The time before which it is not sent, in RFC 3339, or how long from now, such as `1h`, or
+    /// `${any}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<String>,
+    /// For how long its stream keeps it, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_live_seconds: Option<u32>,
+    /// On what condition it is stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_last: Option<ExpectedLast>,
+}
+
+/// The last sequence that a subject or pattern must have in the target of a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExpectedLast {
+    /// The subject or pattern; without it, that of the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// The sequence; 0 if there must not be any message.
+    pub sequence: u64,
 }
 
 /// A failure at which a deployment stops. What is left out is not compared.

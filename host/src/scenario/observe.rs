@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 
 use super::bed::{Bed, Error};
 use crate::api::Failure;
+use crate::effects::{Condition, Delivery};
 use crate::event::Payload;
 use crate::state::{Direction, Scan, Selection};
+use crate::timestamp;
 
 /// Entries and rows per read.
 const PAGE: usize = 1_000;
@@ -20,6 +22,7 @@ pub(super) struct Message {
     pub(super) key: String,
     pub(super) headers: BTreeMap<String, String>,
     pub(super) data: Payload,
+    pub(super) delivery: Delivery,
 }
 
 impl Message {
@@ -28,6 +31,21 @@ impl Message {
         let mut message = json!({ "subject": self.subject, "data": self.data.to_json() });
         if !self.subject.ends_with(&format!(".{}", self.kind)) {
             message["type"] = json!(self.kind);
+        }
+        let Delivery {
+            not_before_ns,
+            time_to_live_s,
+            condition,
+            ..
+        } = &self.delivery;
+        if let Some(time_ns) = not_before_ns {
+            message["not_before"] = json!(timestamp::format_ns(*time_ns));
+        }
+        if let Some(seconds) = time_to_live_s {
+            message["time_to_live_seconds"] = json!(seconds);
+        }
+        if let Some(Condition { subjects, sequence }) = condition {
+            message["expected_last"] = json!({ "subject": subjects, "sequence": sequence });
         }
         message
     }
@@ -125,6 +143,7 @@ pub(super) fn messages(bed: &Bed<'_>) -> Result<Vec<Message>, Error> {
             key: row.effect.key,
             headers: row.effect.headers.into_iter().collect(),
             data: row.effect.data,
+            delivery: row.effect.delivery,
         })
         .collect())
 }

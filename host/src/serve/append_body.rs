@@ -183,7 +183,7 @@ fn read_json(body: &[u8]) -> Result<(Vec<NewEvent>, Expectation), Problem> {
         last_sequence,
         last_subject_sequence,
         times_rise: false,
-        cursor: None,
+        cursors: Vec::new(),
     };
     let events = append.events.into_iter().enumerate();
     let events = events

@@ -60,6 +60,7 @@ const ROUTES: &[(&str, &str, Scope, Reach)] = &[
     ("GET", "/v1/deployments/{name}/outbox", Read, Path),
     ("POST", "/v1/deployments/{name}/outbox/drop", Operate, Path),
     ("POST", "/v1/deployments/{name}/outbox/retry", Operate, Path),
+    ("POST", "/v1/deployments/{name}/outbox/send", Operate, Path),
     ("GET", "/v1/deployments/{name}/parked", Read, Path),
     ("GET", "/v1/deployments/{name}/parked/events", Read, Path),
     ("POST", "/v1/deployments/{name}/parked/retry", Operate, Path),

@@ -90,8 +90,7 @@ fn difference(
         }
         let value = value.value();
         let row_bytes = size(&key, value);
-        found.waiting.entries += 1;
-        found.waiting.bytes += row_bytes;
+        found.waiting.add(&key, value);
         if own.next_if(|own| *own == key).is_some() {
             continue;
         }
@@ -242,8 +241,7 @@ impl Store {
         let (mut waiting, mut after) = (Waiting::default(), None);
         loop {
             let copied = self.copy_effects(from, owner, after.as_ref())?;
-            waiting.entries += copied.waiting.entries;
-            waiting.bytes += copied.waiting.bytes;
+            waiting += copied.waiting;
             after = copied.last;
             if after.is_none() {
                 break;
@@ -330,7 +328,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::effects::{Effect, Grants, Lineage, Owner, Place, Role, Row};
+    use crate::effects::{Delivery, Effect, Grants, Lineage, Owner, Place, Role, Row};
     use crate::event::Payload;
     use crate::position::{Checkpoint, StreamIdentity};
     use crate::state::{Options, Writer, create_owned};
@@ -354,6 +352,7 @@ mod tests {
             effects_after: 0,
             timers_after: 0,
             grants: Grants::default(),
+            logs: Arc::default(),
         })));
         (store, writer)
     }
@@ -373,6 +372,7 @@ mod tests {
             headers: Vec::new(),
             data: Payload::from("x".repeat(bytes)),
             key: String::new(),
+            delivery: Delivery::default(),
         };
         Row {
             target: "a".to_owned(),

@@ -11,7 +11,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -19,9 +18,9 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::file::{ENTRIES, EXCEPTIONS, FORMAT_OWNED, File, META, storage, unreadable};
+use super::file::{ENTRIES, EXCEPTIONS, FORMAT_OWNED, File, META, guarded, storage, unreadable};
 use super::{Error, Options, Store};
-use crate::effects::{Lineage, Row, RowKey, first_key, last_key};
+use crate::effects::{Lineage, Queue, Row, RowKey, due_keys, keys_of, last_key_of, queue_of_key};
 use crate::{atomic_file, storage};
 
 pub(super) const OUTBOX: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("outbox");
@@ -63,14 +62,58 @@ pub struct Waiting {
     pub entries: u64,
     /// Their size, in bytes.
     pub bytes: u64,
+    /// Those of them that wait for a time.
+    pub delayed: u64,
+    /// Those of them whose condition did not hold.
+    pub conflicts: u64,
+}
+
+impl Waiting {
+    /// Counts a row.
+    pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
+        self.entries += 1;
+        self.bytes += size(key, value);
+        match queue_of_key(key) {
+            Some((Queue::Delayed, ..)) => self.delayed += 1,
+            Some((Queue::Conflict, ..)) => self.conflicts += 1,
+            // A damaged key is reported when the row is read.
+            Some((Queue::Ordered, ..)) | None => {}
+        }
+    }
+
+    /// Counts the rows of another count as gone.
+    fn remove(&mut self, gone: Self) {
+        self.entries -= gone.entries;
+        self.bytes -= gone.bytes;
+        self.delayed -= gone.delayed;
+        self.conflicts -= gone.conflicts;
+    }
+}
+
+impl std::ops::AddAssign for Waiting {
+    fn add_assign(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.delayed += other.delayed;
+        self.conflicts += other.conflicts;
+    }
+}
+
+/// Delayed effects of a target.
+#[derive(Debug, Default)]
+pub struct Delayed {
+    /// Those that are due, in the order of their times.
+    pub due: Vec<Row>,
+    /// When the first one that is not due yet will be, in nanoseconds since the Unix epoch; none if
+    /// there is none, or more are due.
+    pub next_ns: Option<u64>,
 }
 
 /// The outbox of an open state.
 #[derive(Debug)]
 pub(super) struct Outbox {
     owner: Mutex<Option<Owned>>,
-    entries: AtomicU64,
-    bytes: AtomicU64,
+    waiting: Mutex<Waiting>,
     pending: Mutex<Pending>,
     /// Raised when rows become durable, and when some are removed.
     changes: watch::Sender<u64>,
@@ -120,8 +163,7 @@ impl Outbox {
     pub(super) fn new(found: Found) -> Self {
         Self {
             owner: Mutex::new(found.owner),
-            entries: AtomicU64::new(found.waiting.entries),
-            bytes: AtomicU64::new(found.waiting.bytes),
+            waiting: Mutex::new(found.waiting),
             pending: Mutex::new(Pending {
                 marks: found.marks,
                 ..Pending::default()
@@ -132,11 +174,10 @@ impl Outbox {
 
     /// Counts rows that were published.
     pub(super) fn published(&self, rows: &[(RowKey, Bytes)]) {
-        self.entries.fetch_add(rows.len() as u64, Ordering::AcqRel);
-        self.bytes.fetch_add(
-            rows.iter().map(|(key, value)| size(key, value)).sum(),
-            Ordering::AcqRel,
-        );
+        let mut waiting = self.waiting.lock();
+        for (key, value) in rows {
+            waiting.add(key, value);
+        }
     }
 
     /// What the next commit removes and records. Both as of one moment: a mark is never ahead of a
@@ -156,12 +197,21 @@ impl Outbox {
             // A mark that moved during the commit is still new.
             pending.has_new_marks &= pending.marks != asked.marks;
         }
-        self.entries.fetch_sub(removed.entries, Ordering::AcqRel);
-        self.bytes.fetch_sub(removed.bytes, Ordering::AcqRel);
+        self.waiting.lock().remove(removed);
         // Wakes the releaser, and a pipeline that waits for room.
         if has_new || removed.entries > 0 {
             self.changes.send_modify(|number| *number += 1);
         }
+    }
+
+    /// A commit put rows in the place of others.
+    fn replaced(&self, added: Waiting, removed: Waiting) {
+        {
+            let mut waiting = self.waiting.lock();
+            *waiting += added;
+            waiting.remove(removed);
+        }
+        self.changes.send_modify(|number| *number += 1);
     }
 
     /// Who owns the effects, as the file says.
@@ -183,8 +233,7 @@ impl Outbox {
             marks,
             ..Pending::default()
         };
-        self.entries.store(waiting.entries, Ordering::Release);
-        self.bytes.store(waiting.bytes, Ordering::Release);
+        *self.waiting.lock() = waiting;
         self.changes.send_modify(|number| *number += 1);
     }
 
@@ -196,12 +245,7 @@ impl Outbox {
     }
 
     fn waiting(&self) -> Waiting {
-        let (entries, bytes) = (
-            self.entries.load(Ordering::Acquire),
-            // Two reads; a figure in between is good enough for limits and reports.
-            self.bytes.load(Ordering::Acquire),
-        );
-        Waiting { entries, bytes }
+        *self.waiting.lock()
     }
 }
 
@@ -228,8 +272,7 @@ pub(super) fn write(
     for key in &pending.confirmed {
         // A commit that ran at the same time may have removed it already.
         if let Some(value) = table.remove(&**key).map_err(storage)? {
-            removed.entries += 1;
-            removed.bytes += size(key, value.value());
+            removed.add(key, value.value());
         }
     }
     Ok(removed)
@@ -272,8 +315,7 @@ pub(super) fn found(database: &Database) -> Result<Found, Error> {
     };
     for row in table.iter().map_err(storage)? {
         let (key, value) = row.map_err(storage)?;
-        waiting.entries += 1;
-        waiting.bytes += size(key.value(), value.value());
+        waiting.add(key.value(), value.value());
     }
     Ok(Found {
         owner,
@@ -315,6 +357,27 @@ impl File {
         Ok(removed)
     }
 
+    /// Puts other rows in the place of some; returns what was added and removed.
+    fn replace_rows(&self, rows: &[(RowKey, Row)]) -> Result<(Waiting, Waiting), Error> {
+        let (mut added, mut removed) = (Waiting::default(), Waiting::default());
+        let transaction = self.begin_write()?;
+        {
+            let mut table = transaction.open_table(OUTBOX).map_err(storage)?;
+            for (old, row) in rows {
+                let Some(value) = table.remove(&**old).map_err(storage)? else {
+                    continue;
+                };
+                removed.add(old, value.value());
+                drop(value);
+                let (key, value) = (row.key(), row.value());
+                table.insert(&*key, &*value).map_err(storage)?;
+                added.add(&key, &value);
+            }
+        }
+        transaction.commit().map_err(storage)?;
+        Ok((added, removed))
+    }
+
     /// Durable rows of a target in order, without those of `leave_out`, up to a number and about a
     /// size.
     fn rows(
@@ -324,7 +387,7 @@ impl File {
         entries_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<Row>, Error> {
-        let (first, last) = (first_key(target), last_key(target));
+        let (first, last) = keys_of(target, Queue::Ordered).into_inner();
         let (rows, _) = self.rows_in(
             (Bound::Included(&*first), Bound::Included(&*last)),
             // Such a row is confirmed, but a commit has yet to remove it.
@@ -332,6 +395,35 @@ impl File {
             (entries_max, bytes_max),
         )?;
         Ok(rows)
+    }
+
+    /// Delayed rows of a target that are due, in the order of their times, without those of
+    /// `leave_out`, and when the next one is due.
+    fn delayed(
+        &self,
+        target: &str,
+        leave_out: &BTreeSet<RowKey>,
+        until_ns: u64,
+        (entries_max, bytes_max): (usize, usize),
+    ) -> Result<Delayed, Error> {
+        let (first, last) = due_keys(target, until_ns).into_inner();
+        let (due, has_more) = self.rows_in(
+            (Bound::Included(&*first), Bound::Included(&*last)),
+            |key| !leave_out.contains(key),
+            (entries_max, bytes_max),
+        )?;
+        // Those that are left out are read once these have left.
+        if has_more {
+            return Ok(Delayed { due, next_ns: None });
+        }
+        let (_, end) = keys_of(target, Queue::Delayed).into_inner();
+        let (next, _) = self.rows_in(
+            (Bound::Excluded(&*last), Bound::Included(&*end)),
+            |key| !leave_out.contains(key),
+            (1, usize::MAX),
+        )?;
+        let next_ns = next.first().map(Row::ready_ns);
+        Ok(Delayed { due, next_ns })
     }
 
     /// Names of the targets that rows wait for.
@@ -346,7 +438,7 @@ impl File {
         loop {
             let from = targets
                 .last()
-                .map_or_else(|| vec![0].into(), |target| last_key(target));
+                .map_or_else(|| vec![0].into(), |target| last_key_of(target));
             let Some(row) = table
                 .range::<&[u8]>((Bound::Excluded(&*from), Bound::Unbounded))
                 .map_err(storage)?
@@ -399,7 +491,7 @@ impl Store {
         } = self.inner.options;
         // A tenth, so that a pipeline does not start and stop with every single row.
         let most = |most: u64| if was_full { most - most / 10 } else { most };
-        let Waiting { entries, bytes } = self.inner.outbox.waiting();
+        let Waiting { entries, bytes, .. } = self.inner.outbox.waiting();
         // At least 1: a limit of 0 would never let anything through.
         entries >= most(outbox_entries_max).max(1) || bytes >= most(outbox_bytes_max).max(1)
     }
@@ -422,6 +514,42 @@ impl Store {
         self.inner
             .file
             .rows(target, &confirmed, entries_max, bytes_max)
+    }
+
+    /// Durable effects of a target that wait for a time, if that is not after `until_ns`, up to a
+    /// number and about a size. Blocking.
+    pub fn delayed_effects(
+        &self,
+        target: &str,
+        until_ns: u64,
+        entries_max: usize,
+        bytes_max: usize,
+    ) -> Result<Delayed, Error> {
+        // Most outboxes have none, and need not be read.
+        if self.inner.outbox.waiting().delayed == 0 {
+            return Ok(Delayed::default());
+        }
+        let confirmed = self.inner.outbox.pending.lock().confirmed.clone();
+        let limits = (entries_max, bytes_max);
+        self.inner
+            .file
+            .delayed(target, &confirmed, until_ns, limits)
+    }
+
+    /// Puts other rows in the place of some, in a commit of its own. What is not there any more is
+    /// left out. Blocking. After an error the store must be reopened.
+    pub fn replace_effects(&self, rows: &[(RowKey, Row)]) -> Result<(), Error> {
+        self.check_usable()?;
+        match guarded(|| self.inner.file.replace_rows(rows)) {
+            Ok((added, removed)) => {
+                self.inner.outbox.replaced(added, removed);
+                Ok(())
+            }
+            Err(error) => {
+                self.set_failed();
+                Err(error)
+            }
+        }
     }
 
     /// Names of the targets that durable effects wait for. Blocking.
@@ -456,14 +584,19 @@ impl Store {
         !self.inner.outbox.pending.lock().is_empty()
     }
 
-    /// Removes effects that must not leave, in a commit of their own; an error says that they may
-    /// still be there. Blocking. After an error the store must be reopened.
-    pub fn drop_effects(&self, keys: Vec<RowKey>) -> Result<(), Error> {
+    fn check_usable(&self) -> Result<(), Error> {
         if self.has_failed() {
             return Err(Error::Storage(storage::Error::failed_before(
                 "an earlier commit failed; try again when the file is open again",
             )));
         }
+        Ok(())
+    }
+
+    /// Removes effects that must not leave, in a commit of their own; an error says that they may
+    /// still be there. Blocking. After an error the store must be reopened.
+    pub fn drop_effects(&self, keys: Vec<RowKey>) -> Result<(), Error> {
+        self.check_usable()?;
         // Confirmed first, so that a commit which runs meanwhile may remove them as well.
         self.confirm_effects(keys);
         self.remove_confirmed_effects()
@@ -495,7 +628,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::effects::{Effect, Grants, Owner, Place, Role};
+    use crate::effects::{Delivery, Effect, Grants, Owner, Place, Role};
     use crate::event::Payload;
     use crate::position::{Checkpoint, StreamIdentity};
     use crate::state::{FORMAT, Writer, copy};
@@ -518,6 +651,7 @@ mod tests {
             effects_after: 0,
             timers_after: 0,
             grants: Grants::default(),
+            logs: Arc::default(),
         })));
         (store, writer)
     }
@@ -536,6 +670,7 @@ mod tests {
             headers: Vec::new(),
             data: Payload::from("{}"),
             key: String::new(),
+            delivery: Delivery::default(),
         };
         Row {
             target: target.to_owned(),
@@ -653,6 +788,65 @@ mod tests {
             copied.snapshot().get("last").expect("reads"),
             Some(Payload::from("2"))
         );
+    }
+
+    #[test]
+    fn delayed_effect_waits_for_its_time_across_a_restart_and_is_counted() {
+        let (_folder, path) = owned();
+        let (store, mut writer) = open(&path);
+        writer.begin();
+        for (sequence, time_ns) in [(1, 30), (2, 10), (3, 20)] {
+            let mut row = row("a", sequence);
+            row.effect.delivery.not_before_ns = Some(time_ns);
+            writer.emit(&row).expect("within limits");
+        }
+        writer.emit(&row("a", 4)).expect("within limits");
+        let stream = StreamIdentity {
+            name: "s".to_owned(),
+            created_ns: 1,
+        };
+        writer.publish(Checkpoint::at(4, stream));
+        store.flush().expect("commits");
+        let due = |store: &Store, until_ns| {
+            let found = store.delayed_effects("a", until_ns, 100, usize::MAX);
+            let Delayed { due, next_ns } = found.expect("reads");
+            let due: Vec<u64> = due.iter().map(|row| row.place.sequence).collect();
+            (due, next_ns)
+        };
+        assert_eq!(sequences(&store, "a"), [4], "nothing waits behind them");
+        assert_eq!(due(&store, 9), (vec![], Some(10)));
+        assert_eq!(due(&store, 20), (vec![2, 3], Some(30)));
+        drop((store, writer));
+        let (store, _writer) = open(&path);
+        assert_eq!(due(&store, 30), (vec![2, 3, 1], None));
+        let waiting = store.waiting_effects();
+        assert_eq!((waiting.entries, waiting.delayed), (4, 3));
+        assert_eq!(store.effect_targets().expect("reads"), ["a"]);
+    }
+
+    #[test]
+    fn conflict_is_set_aside_durably_and_holds_nothing_back() {
+        let (_folder, path) = owned();
+        let (store, mut writer) = open(&path);
+        for position in 1..=3 {
+            step(&mut writer, position, &["a"]);
+        }
+        store.flush().expect("commits");
+        let mut aside = row("a", 2);
+        aside.effect.delivery.conflict = Some("it has 4".to_owned());
+        let (old, gone) = (row("a", 2).key(), row("a", 9).key());
+        let changes = [(old, aside.clone()), (gone, row("a", 10))];
+        store.replace_effects(&changes).expect("commits");
+        assert_eq!(sequences(&store, "a"), [1, 3]);
+        drop((store, writer));
+        let (store, _writer) = open(&path);
+        let waiting = store.waiting_effects();
+        assert_eq!(
+            (waiting.entries, waiting.conflicts, waiting.delayed),
+            (3, 1, 0)
+        );
+        let places = BTreeSet::from([aside.place]);
+        assert_eq!(store.rows_at(&places).expect("reads"), [aside]);
     }
 
     #[test]

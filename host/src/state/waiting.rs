@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::file::{File, guarded, storage};
 use super::outbox::OUTBOX;
 use super::{Error, Store};
-use crate::effects::{Place, Row, RowKey, key_of_row};
+use crate::effects::{Place, Queue, Row, RowKey, keys_of, queue_of_key, row_key};
 
 impl File {
     /// Rows in a range for which a check holds, up to a number and about a size, and whether a
@@ -71,16 +71,31 @@ impl Store {
     pub fn rows_at(&self, places: &BTreeSet<Place>) -> Result<Vec<Row>, Error> {
         let confirmed = self.inner.outbox.pending().confirmed;
         let mut rows = Vec::new();
+        let is_waiting = |key: &[u8]| !confirmed.contains(key);
         // A place does not name its target, so each one is asked; there are few.
         for target in self.effect_targets()? {
             for place in places {
-                let key = key_of_row(&target, *place);
-                let range = (Bound::Included(&*key), Bound::Included(&*key));
-                let is_wanted = |key: &[u8]| !confirmed.contains(key);
-                rows.extend(
-                    guarded(|| self.inner.file.rows_in(range, is_wanted, (1, usize::MAX)))?.0,
-                );
+                for queue in [Queue::Ordered, Queue::Conflict] {
+                    let key = row_key(&target, queue, 0, *place);
+                    let range = (Bound::Included(&*key), Bound::Included(&*key));
+                    let found =
+                        guarded(|| self.inner.file.rows_in(range, is_waiting, (1, usize::MAX)));
+                    rows.extend(found?.0);
+                }
             }
+            // Nor does it name a time; their keys are walked through, of which there are not many.
+            let (first, last) = keys_of(&target, Queue::Delayed).into_inner();
+            let range = (Bound::Included(&*first), Bound::Included(&*last));
+            let is_wanted = |key: &[u8]| {
+                let place = queue_of_key(key).map(|(_, _, place)| place);
+                is_waiting(key) && place.is_some_and(|place| places.contains(&place))
+            };
+            let found = guarded(|| {
+                self.inner
+                    .file
+                    .rows_in(range, is_wanted, (places.len(), usize::MAX))
+            });
+            rows.extend(found?.0);
         }
         Ok(rows)
     }

@@ -62,6 +62,12 @@ pub struct PublishedMessage {
     pub data: Value,
     /// The key that the handler gave it.
     pub key: Option<String>,
+    /// The time before which it is not sent.
+    pub not_before: Option<Timestamp>,
+    /// How long its stream keeps it.
+    pub time_to_live: Option<Duration>,
+    /// The subject or pattern on whose last sequence it depends, and that sequence.
+    pub expected_last: Option<(String, u64)>,
 }
 
 impl<H: Handler> Harness<Handling<H>> {
@@ -158,6 +164,7 @@ impl<H: Handler> Harness<Handling<H>> {
             headers,
             data,
             key,
+            delivery,
         } = message.clone();
         let is_declared = self
             .manifest
@@ -175,12 +182,31 @@ impl<H: Handler> Harness<Handling<H>> {
         let kind =
             kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
         let data = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        let expected_last = delivery.expected_last.map(|last| {
+            let covered = last.subject.unwrap_or_else(|| subject.clone());
+            assert!(
+                matches(&covered, &subject),
+                "a message to {subject} expects the last sequence of {covered}, which does not \
+                 cover it"
+            );
+            (covered, last.sequence)
+        });
+        assert_ne!(
+            delivery.time_to_live,
+            Some(0),
+            "a message to {subject} has a time to live below 1 s, which the host refuses"
+        );
         PublishedMessage {
             subject,
             kind,
             headers: headers.into_iter().collect(),
             data,
             key,
+            not_before: delivery.not_before,
+            time_to_live: delivery
+                .time_to_live
+                .map(|seconds| Duration::from_secs(seconds.into())),
+            expected_last,
         }
     }
 }

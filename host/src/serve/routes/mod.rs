@@ -31,6 +31,7 @@ pub(super) fn all() -> OpenApiRouter<App> {
         .routes(routes!(outbox::list))
         .routes(routes!(outbox::drop))
         .routes(routes!(outbox::retry))
+        .routes(routes!(outbox::send))
         .routes(routes!(parked::list))
         .routes(routes!(parked::events))
         .routes(routes!(parked::retry))

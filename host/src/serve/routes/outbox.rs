@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
+use serde::de::DeserializeOwned;
 
 use super::deployments::change;
 use super::pages::PageParameters;
@@ -11,8 +12,8 @@ use crate::serve::capacity::acquire;
 use crate::serve::extract::{self, NoParameters, Parameters, Segments};
 use crate::serve::problem::Problem;
 
-/// Largest body of a request to drop messages, in bytes.
-const DROP_BYTES_MAX: usize = 64 << 10;
+/// Largest body of a request about some messages, in bytes.
+const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// The messages that wait in the outbox of a handler, without their data.
 #[utoipa::path(get, path = "/v1/deployments/{name}/outbox", tag = "deployments",
@@ -59,11 +60,56 @@ pub(super) async fn drop(
     _: Parameters<NoParameters>,
     request: Request,
 ) -> Result<Json<api::DroppedMessages>, Problem> {
+    let wanted: api::DropMessages = wanted(&app, request, "DropMessages").await?;
+    change(&app, |rollouts| async move {
+        rollouts.drop_messages(&name, wanted).await
+    })
+    .await
+}
+
+/// Sends messages now that wait for their time, or that are set aside because their condition does
+/// not hold; all or none of them.
+///
+/// With `without_condition` their conditions no longer count. The audit log records it with the
+/// reason. A message whose condition still does not hold is set aside again.
+#[utoipa::path(post, path = "/v1/deployments/{name}/outbox/send", tag = "deployments",
+    params(("name" = String, Path, description = "Name of the deployment")),
+    request_body(content = api::SendMessages, description = "Which messages, how, and why"),
+    responses(
+        (status = 200, description = "The messages, as they wait now", body = api::SentMessages),
+        (status = 404, description = "There is no such deployment, or one of the messages does not \
+                                      wait"),
+        (status = 408, description = "The body arrived too slowly"),
+        (status = 409, description = "Its state is not open, or one of the messages waits for \
+                                      nothing but its turn"),
+        (status = 413, description = "The body is too large"),
+        (status = 415, description = "The body is not declared as application/json"),
+        (status = 422, description = "It is a projection, or no reason is given"),
+    ))]
+pub(super) async fn send(
+    State(app): State<App>,
+    Segments(name): Segments<String>,
+    _: Parameters<NoParameters>,
+    request: Request,
+) -> Result<Json<api::SentMessages>, Problem> {
+    let wanted: api::SendMessages = wanted(&app, request, "SendMessages").await?;
+    change(&app, |rollouts| async move {
+        rollouts.send_messages(&name, wanted).await
+    })
+    .await
+}
+
+/// The body of a request about some messages, which has a schema.
+async fn wanted<T: DeserializeOwned>(
+    app: &App,
+    request: Request,
+    schema: &str,
+) -> Result<T, Problem> {
     let (parts, body) = request.into_parts();
     let body = extract::body(
         &parts.headers,
         body,
-        DROP_BYTES_MAX,
+        BODY_BYTES_MAX,
         &mut app.capacity.body(1),
     )
     .await?;
@@ -72,13 +118,13 @@ pub(super) async fn drop(
         found => {
             return Err(extract::unsupported(
                 found,
-                "which messages to drop as application/json",
+                "which messages are meant as application/json",
             ));
         }
     }
     let invalid = |why: String| {
         Problem::invalid(format!(
-            "the body does not match the schema DropMessages: {why}"
+            "the body does not match the schema {schema}: {why}"
         ))
     };
     let body: serde_json::Value =
@@ -87,12 +133,7 @@ pub(super) async fn drop(
     if !body.is_object() {
         return Err(invalid("it is not an object".to_owned()));
     }
-    let wanted: api::DropMessages =
-        serde_json::from_value(body).map_err(|error| invalid(error.to_string()))?;
-    change(&app, |rollouts| async move {
-        rollouts.drop_messages(&name, wanted).await
-    })
-    .await
+    serde_json::from_value(body).map_err(|error| invalid(error.to_string()))
 }
 
 /// Tries at once to send what waits for another attempt.

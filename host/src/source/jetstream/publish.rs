@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::client::{Request, RequestError, RequestErrorKind};
+use async_nats::client::{PublishErrorKind, Request, RequestError, RequestErrorKind};
 use async_nats::{HeaderMap, HeaderName, HeaderValue, Message};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -29,6 +29,13 @@ const ID_HEADER: &str = "Nats-Msg-Id";
 /// Headers of messages that are stored together.
 const BATCH_HEADER: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE_HEADER: &str = "Nats-Batch-Sequence";
+/// Headers of messages that are kept for a while, or stored on a condition.
+const TTL_HEADER: &str = "Nats-TTL";
+const EXPECTED_HEADER: &str = "Nats-Expected-Last-Subject-Sequence";
+const EXPECTED_OF_HEADER: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+/// The first level of the server's interface (nats-server 2.12) that knows conditions on other
+/// subjects than that of the message. Older servers ignore them.
+const LEVEL_OF_CONDITIONS: u32 = 2;
 /// The server's code for a last sequence that is not the expected one.
 const WRONG_LAST_SEQUENCE: u64 = 10_071;
 /// Its code for a batch with a message that it recognises by its id.
@@ -41,9 +48,9 @@ const KEPT_MIN: Duration = Duration::from_secs(3_600);
 const DESCRIPTION_MAX: Duration = Duration::from_secs(5);
 
 /// A message to publish.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outgoing {
-    /// Its id.
+    /// Its id; empty if nobody has to recognise it.
     pub id: String,
     /// Its subject.
     pub subject: String,
@@ -51,6 +58,10 @@ pub struct Outgoing {
     pub headers: Vec<(String, String)>,
     /// Its data.
     pub data: Bytes,
+    /// How long the stream keeps it, in seconds; none for as long as any other.
+    pub time_to_live_s: Option<u32>,
+    /// A pattern that covers the subject, and the sequence that its last message must have.
+    pub condition: Option<(String, u64)>,
 }
 
 /// The confirmation of a message.
@@ -68,6 +79,9 @@ pub enum PublishError {
     /// The stream has not stored it, and will not.
     #[error("{0}")]
     NotStored(String),
+    /// Its condition does not hold, so the stream has not stored it.
+    #[error("{0}")]
+    Conflict(String),
     /// The stream may have stored it.
     #[error("{0}")]
     Unknown(String),
@@ -76,7 +90,8 @@ pub enum PublishError {
 /// Why a batch is not confirmed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// The cursor is not where it was: another owner has moved it. Nothing is stored.
+    /// The cursor is not where it was, because another owner has moved it, or the condition of a
+    /// message does not hold. Nothing is stored.
     #[error("{0}")]
     Moved(String),
     /// A message of it is in the stream already, within the window in which the stream recognises
@@ -117,6 +132,10 @@ pub struct Description {
     pub keeps: bool,
     /// Whether it stores several messages at once, or none.
     pub is_atomic: bool,
+    /// Whether messages may have a time to live of their own.
+    pub takes_ttl: bool,
+    /// Whether its server knows conditions on other subjects than that of the message.
+    pub takes_conditions: bool,
     /// Its first sequence, or the next one if it is empty.
     pub first: u64,
     /// Its last sequence.
@@ -201,6 +220,9 @@ impl Publisher {
             window: Duration::from_nanos(info.config.duplicate_window),
             keeps: keeps(&info.config),
             is_atomic: info.config.allow_atomic,
+            // A server that does not know it does not repeat it.
+            takes_ttl: info.config.allow_msg_ttl,
+            takes_conditions: info.config.api_level() >= LEVEL_OF_CONDITIONS,
             first: info.first(),
             last: info.state.last_seq,
             time_ns: timestamp::parse_ns(&info.ts).ok(),
@@ -257,6 +279,12 @@ impl Publisher {
         Ok(found.map(|stored| (stored.sequence, stored.data)))
     }
 
+    /// Whether it is connected at the moment.
+    pub fn is_up(&self) -> bool {
+        let slot = self.link.try_lock();
+        slot.is_ok_and(|link| link.as_ref().is_some_and(Link::is_up))
+    }
+
     /// Connects if it must.
     pub async fn ready(&self) -> Result<(), Unavailable> {
         self.link().await.map(drop)
@@ -282,9 +310,58 @@ impl Publisher {
             RequestErrorKind::NoResponders => {
                 PublishError::NotStored(nobody_stores(stream, &message.subject))
             }
+            // The client has not sent it.
+            RequestErrorKind::MaxPayloadExceeded => {
+                PublishError::NotStored(too_large(&message.subject, &error))
+            }
             _ => PublishError::Unknown(error.to_string()),
         })?;
-        self.confirmed(message, &answer.payload)
+        let refused = match self.confirmed(message, &answer.payload) {
+            Err(refused @ (PublishError::Conflict(_) | PublishError::NotStored(_))) => refused,
+            answer => return answer,
+        };
+        // Newer servers ask for the condition before they recognise an id, and older ones forget ids:
+        // a message that is sent again may be what its own condition excludes, or what fills a limit.
+        match self.own_sequence(message).await {
+            Ok(Some(sequence)) => Ok(Confirmed {
+                is_duplicate: true,
+                sequence,
+            }),
+            Ok(None) => Err(refused),
+            // It would be set aside for ever.
+            Err(error) if matches!(refused, PublishError::Conflict(_)) => {
+                Err(PublishError::Unknown(error.0))
+            }
+            Err(_) => Err(refused),
+        }
+    }
+
+    /// The sequence of a message that the stream has although it refuses it now; none if it does not
+    /// have it where it would be: if it has a condition, as the first one after the sequence that it
+    /// expects, because it was stored when that was the last one, and otherwise as the last one of its
+    /// subject.
+    pub async fn own_sequence(&self, message: &Outgoing) -> Result<Option<u64>, Unavailable> {
+        let mut link = self.link().await?;
+        let api = self.api(&link);
+        let look = async {
+            match &message.condition {
+                Some((subjects, sequence)) => {
+                    api.next_message(sequence.saturating_add(1), subjects).await
+                }
+                None => api.last_message(&message.subject).await,
+            }
+        };
+        let asked = tokio::time::timeout(DESCRIPTION_MAX, link.permitted(look)).await;
+        let answered = asked.map_err(|_| Unavailable::silent(&self.settings.stream))?;
+        let found = answered?;
+        let found = found.map_err(|error| trouble(&self.settings.stream, &error))?;
+        let is_itself = |headers: &[u8]| {
+            let mut headers = Block::read(headers).headers.into_iter();
+            headers.any(|(name, value)| name == ID_HEADER && value == message.id)
+        };
+        Ok(found
+            .filter(|stored| is_itself(&stored.headers))
+            .map(|stored| stored.sequence))
     }
 
     /// Publishes messages and behind them a cursor, all or nothing: only if the last message of the
@@ -310,7 +387,7 @@ impl Publisher {
         let (number, after) = ((messages.len() + 1).to_string(), after.to_string());
         let own = [
             ("Nats-Expected-Stream", self.settings.stream.as_str()),
-            ("Nats-Expected-Last-Subject-Sequence", after.as_str()),
+            (EXPECTED_HEADER, after.as_str()),
             (BATCH_HEADER, batch.as_str()),
             (BATCH_SEQUENCE_HEADER, number.as_str()),
             ("Nats-Batch-Commit", "1"),
@@ -320,19 +397,25 @@ impl Publisher {
             .payload(data)
             .timeout(Some(CONFIRMATION_MAX));
         let (client, subject) = (link.client().clone(), subject.to_owned());
+        let unknown = BatchError::Unknown;
         let call = async move {
             // Unconfirmed: the stream answers to the last one, about all of them.
             for (subject, headers, data) in numbered {
-                let sent = client.publish_with_headers(subject, headers, data).await;
-                sent.map_err(|error| error.to_string())?;
+                let sent = client
+                    .publish_with_headers(subject.clone(), headers, data)
+                    .await;
+                sent.map_err(|error| match error.kind() {
+                    // The batch stays incomplete, so nothing of it is stored.
+                    PublishErrorKind::MaxPayloadExceeded => not_stored(too_large(&subject, &error)),
+                    _ => unknown(error.to_string()),
+                })?;
             }
             let answer = client.send_request(subject, request).await;
-            answer.map_err(|error| error.to_string())
+            answer.map_err(|error| unknown(error.to_string()))
         };
-        let unknown = BatchError::Unknown;
         let answer = link.permitted(call).await;
         let answer = answer.map_err(|trouble| unknown(trouble.message))?;
-        self.batch_confirmed(&answer.map_err(unknown)?.payload)
+        self.batch_confirmed(&answer?.payload)
     }
 
     /// Why the stream refuses a message as a part of a batch; none if it does not say. Stores
@@ -346,6 +429,9 @@ impl Publisher {
         match ask(&mut link, message, headers).await.ok()? {
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {
                 Some(nobody_stores(stream, subject))
+            }
+            Err(error) if error.kind() == RequestErrorKind::MaxPayloadExceeded => {
+                Some(too_large(subject, &error))
             }
             Err(_) => None,
             Ok(answer) => {
@@ -384,9 +470,7 @@ impl Publisher {
         };
         let text = format!("stream {stream} refuses messages: {description} (code {err_code})");
         Err(match err_code {
-            WRONG_LAST_SEQUENCE => BatchError::Moved(format!(
-                "{text}; another host publishes for this deployment"
-            )),
+            WRONG_LAST_SEQUENCE => BatchError::Moved(text),
             KNOWN_ID => BatchError::Known(text),
             _ => BatchError::NotStored(text),
         })
@@ -433,12 +517,16 @@ impl Publisher {
                         description,
                     }),
                 ..
-            } => Err(PublishError::NotStored(refused(
-                stream,
-                subject,
-                &description,
-                err_code,
-            ))),
+            } => {
+                let text = refused(stream, subject, &description, err_code);
+                Err(
+                    if err_code == WRONG_LAST_SEQUENCE && message.condition.is_some() {
+                        PublishError::Conflict(text)
+                    } else {
+                        PublishError::NotStored(text)
+                    },
+                )
+            }
             Answer {
                 stream: found,
                 seq,
@@ -455,15 +543,25 @@ impl Publisher {
     }
 
     fn headers(&self, message: &Outgoing) -> Result<HeaderMap, String> {
-        let own = [
-            (ID_HEADER, message.id.as_str()),
-            ("Nats-Expected-Stream", self.settings.stream.as_str()),
-        ];
+        let id = (!message.id.is_empty()).then_some((ID_HEADER, message.id.as_str()));
+        let stream = ("Nats-Expected-Stream", self.settings.stream.as_str());
+        let own = id.into_iter().chain([stream]);
         let others = message
             .headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()));
-        header_map(own.into_iter().chain(others))
+        let mut map = header_map(own.chain(others))?;
+        if let Some(seconds) = message.time_to_live_s {
+            map.insert(TTL_HEADER, seconds.to_string().as_str());
+        }
+        if let Some((subjects, sequence)) = &message.condition {
+            map.insert(EXPECTED_HEADER, sequence.to_string().as_str());
+            // Only if it must: older servers know the other header alone.
+            if *subjects != message.subject {
+                map.insert(EXPECTED_OF_HEADER, subjects.as_str());
+            }
+        }
+        Ok(map)
     }
 
     /// The connection, once it is up. A client that is gone gives way to a new one.
@@ -507,6 +605,13 @@ fn refused(stream: &str, subject: &str, description: &str, code: u64) -> String 
 
 fn nobody_stores(stream: &str, subject: &str) -> String {
     format!("no stream stores subject {subject}; add it to the subjects of stream {stream}")
+}
+
+fn too_large(subject: &str, error: &impl std::error::Error) -> String {
+    format!(
+        "a message to {subject} is larger than the server takes: {error}; raise `max_payload` of \
+         the server, or give the message up with `foldstream outbox drop`"
+    )
 }
 
 fn header_map<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> Result<HeaderMap, String> {

@@ -4,6 +4,7 @@
 //! and fields added by newer servers do no harm. Source:
 //! <https://docs.nats.io/reference/reference-protocols/nats_api_reference>.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::client::{Request, RequestError, RequestErrorKind};
@@ -118,6 +119,15 @@ pub(super) struct StreamConfig {
     pub(super) consumer_limits: ConsumerLimits,
     pub(super) mirror: Option<MirrorConfig>,
     pub(super) sources: Option<Vec<serde::de::IgnoredAny>>,
+    pub(super) metadata: BTreeMap<String, String>,
+}
+
+impl StreamConfig {
+    /// The level of the interface of the server that has the stream; 0 before nats-server 2.11.
+    pub(super) fn api_level(&self) -> u32 {
+        let level = self.metadata.get("_nats.level");
+        level.and_then(|level| level.parse().ok()).unwrap_or(0)
+    }
 }
 
 /// Limits of the stream for its consumers; 0 is no limit.

@@ -2,6 +2,8 @@
 //! of version 1, and answers the events that version 1 rejects once. Written with the SDK, so that
 //! a migration of a handler through the SDK is tried on a real component.
 
+use std::time::Duration;
+
 use foldstream_sdk::prelude::*;
 use serde::Serialize;
 
@@ -14,7 +16,12 @@ struct Next {
 struct Answer {
     of: u64,
     number: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    later: bool,
 }
+
+/// How long a message is delayed.
+const DELAY: Duration = Duration::from_secs(4);
 
 impl Handler for Next {
     fn manifest() -> Manifest<Self> {
@@ -35,8 +42,9 @@ impl Handler for Next {
     fn handle(&mut self, event: &Event<'_>, effects: &mut Effects) -> Result<(), Failure> {
         let key = event.token(2)?;
         self.answered.update(key, |count| *count += 1)?;
+        let later = event.token(3)? == "later";
         let count = match event.token(3)? {
-            "one" | "fail" => 1,
+            "one" | "fail" | "later" => 1,
             "three" => 3,
             _ => 0,
         };
@@ -44,8 +52,13 @@ impl Handler for Next {
         for number in 0..count {
             let message = Message::to(format!("out.{key}.{of}"))
                 .kind("answer")
-                .header("x-number", number.to_string());
-            effects.publish(message.json(&Answer { of, number })?);
+                .header("x-number", number.to_string())
+                .json(&Answer { of, number, later })?;
+            effects.publish(if later {
+                message.not_before(event.time() + DELAY)
+            } else {
+                message
+            });
         }
         Ok(())
     }

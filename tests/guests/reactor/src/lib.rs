@@ -4,7 +4,7 @@
 
 wit_bindgen::generate!({ world: "handler", path: "../../../wit" });
 
-use foldstream::module::outbox::{Message, publish};
+use foldstream::module::outbox::{Delivery, ExpectedLast, Message, publish, publish_with};
 use foldstream::module::state::{get, put};
 use foldstream::module::timers::{Timer, set};
 use foldstream::module::types::{ErrorPolicy, FailureKind, KeyRule, Limits};
@@ -91,6 +91,9 @@ impl Guest for Reactor {
                         ..message(format!("out.{key}.{}", event.sequence), 0)
                     }]);
                 }
+                "later" | "tomorrow" | "past" | "brief" | "overdue" | "first" | "alone" => {
+                    publish_with(&[delivered(key, what, event, message)]);
+                }
                 // It does not declare that it does.
                 "timer" => set(
                     cause,
@@ -134,6 +137,69 @@ impl Guest for Reactor {
         Err(QueryError::UnknownQuery)
     }
 }
+
+/// A message with what it asks of its delivery: four seconds or a day after the event, long ago, for
+/// a second, both of these, or on the condition that nothing is there yet, under its own subject or a pattern.
+fn delivered(
+    key: &str,
+    what: &str,
+    event: &Event,
+    message: impl Fn(String, u32) -> Message,
+) -> (Message, Delivery) {
+    let of_event = message(format!("out.{key}.{}", event.sequence), 0);
+    let at = |not_before_ns| Delivery {
+        not_before_ns: Some(not_before_ns),
+        ..PLAIN
+    };
+    let expecting = |subject| Delivery {
+        expected_last: Some(ExpectedLast {
+            subject,
+            sequence: 0,
+        }),
+        ..PLAIN
+    };
+    match what {
+        "later" => {
+            let data = format!("{{\"of\":{},\"number\":0,\"later\":true}}", event.sequence);
+            let later = Message {
+                data: Payload::Text(data),
+                ..of_event
+            };
+            (later, at(event.time_ns + 4_000_000_000))
+        }
+        "tomorrow" => (of_event, at(event.time_ns + 86_400_000_000_000)),
+        "past" => (of_event, at(1)),
+        "brief" => {
+            let delivery = Delivery {
+                time_to_live_s: Some(1),
+                ..PLAIN
+            };
+            (of_event, delivery)
+        }
+        "overdue" => {
+            let delivery = Delivery {
+                time_to_live_s: Some(1),
+                ..at(1)
+            };
+            (of_event, delivery)
+        }
+        "first" => (message(format!("out.{key}.first"), 0), expecting(None)),
+        _ => {
+            let pattern = format!("out.{key}.>");
+            (
+                message(format!("out.{key}.alone"), 0),
+                expecting(Some(pattern)),
+            )
+        }
+    }
+}
+
+/// Nothing special.
+const PLAIN: Delivery = Delivery {
+    not_before_ns: None,
+    time_to_live_s: None,
+    expected_last: None,
+};
 
 /// How many events of a key it has handled.
 fn count(key: &str) {

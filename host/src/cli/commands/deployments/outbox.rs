@@ -58,12 +58,25 @@ fn waiting(outbox: &Outbox) -> String {
     } else {
         ""
     };
-    format!(
+    let mut line = format!(
         "{} of {} wait, the oldest for {}{full}",
         counted(outbox.entries, "message"),
         bytes(outbox.bytes),
         span(outbox.oldest_seconds)
-    )
+    );
+    if outbox.delayed > 0 {
+        line.push_str(&format!(
+            "; {} not before their time",
+            grouped(outbox.delayed)
+        ));
+    }
+    if outbox.conflicts > 0 {
+        line.push_str(&format!(
+            "; {} in conflict: `foldstream outbox list` says why, `outbox send` and `drop` decide",
+            grouped(outbox.conflicts)
+        ));
+    }
+    line
 }
 
 fn target_line(target: &OutboxTarget) -> String {
@@ -156,6 +169,7 @@ mod tests {
         let outbox = Outbox {
             entries: 2,
             bytes: 2_048,
+            conflicts: 1,
             oldest_seconds: 3.0,
             grants: vec!["a.>@orders".to_owned()],
             not_granted: vec!["b.>".to_owned()],
@@ -167,7 +181,9 @@ mod tests {
             .map(|(name, line)| format!("{name}: {line}"))
             .collect();
         assert!(
-            rows[0].starts_with("outbox: 2 messages of 2.0 KiB wait"),
+            rows[0].starts_with("outbox: 2 messages of 2.0 KiB wait")
+                && rows[0].contains("1 in conflict")
+                && !rows[0].contains("before their time"),
             "{rows:?}"
         );
         assert_eq!(

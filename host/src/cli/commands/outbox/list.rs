@@ -62,12 +62,31 @@ pub(super) fn lines(messages: &[WaitingMessage]) -> String {
                 .trim_end_matches('Z')
                 .to_owned()
                 + "Z",
+            waits_for(message),
         ]
     });
     table(
-        &["ID", "SOURCE", "SUBJECT", "TYPE", "KEY", "DATA", "MADE"],
+        &[
+            "ID",
+            "SOURCE",
+            "SUBJECT",
+            "TYPE",
+            "KEY",
+            "DATA",
+            "MADE",
+            "WAITS FOR",
+        ],
         rows,
     )
+}
+
+/// What a message waits for, beyond its turn.
+fn waits_for(message: &WaitingMessage) -> String {
+    match (&message.conflict, &message.not_before) {
+        (Some(why), _) => format!("`outbox send` or `drop`: {why}"),
+        (None, Some(time)) => time.clone(),
+        (None, None) => "its turn".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -85,12 +104,26 @@ mod tests {
             sequence: 7,
             made_at: "2026-11-23T10:00:00.123456789Z".to_owned(),
             bytes: 2_048,
+            not_before: None,
+            time_to_live_seconds: None,
+            expected_last: None,
+            conflict: None,
         };
         assert_eq!(
-            lines(&[message]),
+            lines(std::slice::from_ref(&message)),
             "\
-ID                         SOURCE  SUBJECT           TYPE  KEY  DATA     MADE
-fs.00000000000000ab.7.0.1  events  shipping.42.send  send  -    2.0 KiB  2026-11-23T10:00:00Z"
+ID                         SOURCE  SUBJECT           TYPE  KEY  DATA     MADE                  WAITS FOR
+fs.00000000000000ab.7.0.1  events  shipping.42.send  send  -    2.0 KiB  2026-11-23T10:00:00Z  its turn"
         );
+        let later = WaitingMessage {
+            not_before: Some("2027-01-01T00:00:00Z".to_owned()),
+            ..message
+        };
+        assert!(lines(std::slice::from_ref(&later)).ends_with("2027-01-01T00:00:00Z"));
+        let aside = WaitingMessage {
+            conflict: Some("it has 4".to_owned()),
+            ..later
+        };
+        assert!(lines(&[aside]).ends_with("`outbox send` or `drop`: it has 4"));
     }
 }

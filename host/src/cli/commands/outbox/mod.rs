@@ -3,10 +3,11 @@
 mod drop;
 mod list;
 mod retry;
+mod send;
 
 use crate::cli::Context;
 
-/// Show, drop and retry the messages that a handler has not published yet.
+/// Show, send, drop and retry the messages that a handler has not published yet.
 #[derive(Clone, Debug, clap::Subcommand)]
 #[command(before_help = "\
 Examples:
@@ -16,6 +17,7 @@ Examples:
 pub(crate) enum Command {
     List(list::Args),
     Retry(retry::Args),
+    Send(send::Args),
     Drop(drop::Args),
 }
 
@@ -24,6 +26,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
     match command {
         Command::List(args) => list::run(args, context).await,
         Command::Retry(args) => retry::run(args, context).await,
+        Command::Send(args) => send::run(args, context).await,
         Command::Drop(args) => drop::run(args, context).await,
     }
 }

@@ -1,4 +1,4 @@
-//! The clock by which timers are due.
+//! The clock by which timers and delayed effects are due.
 //!
 //! It is the clock of the stream: what the fold compares with the time of a timer is the time of
 //! the firing, which the stream sets. So it is this machine's clock, shifted by how far that of a
@@ -15,9 +15,14 @@ const STEADY: Duration = Duration::from_secs(10);
 /// How long a comparison with a server counts.
 const COMPARED: Duration = Duration::from_secs(60);
 
+/// The time of this machine's clock, in nanoseconds since the Unix epoch.
+pub(crate) fn wall_ns() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0)
+}
+
 /// Watches this machine's clock. Times of the steady clock count from any fixed moment.
 #[derive(Debug, Default)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     /// Both clocks at the last look.
     last: Option<(u64, Duration)>,
     /// Nothing fires before this time of the steady clock.
@@ -30,7 +35,7 @@ pub(super) struct Clock {
 
 /// The clock at a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(crate) enum Look {
     /// The time of the stream, in nanoseconds since the Unix epoch.
     Now(u64),
     /// This machine's clock has jumped: look again after this time.
@@ -39,7 +44,7 @@ pub(super) enum Look {
 
 impl Clock {
     /// Looks at the clock.
-    pub(super) fn look(&mut self, wall_ns: u64, steady: Duration) -> Look {
+    pub(crate) fn look(&mut self, wall_ns: u64, steady: Duration) -> Look {
         // Both clocks should have moved by the same; the difference is a jump.
         if let Some((last_wall, last_steady)) = self.last.replace((wall_ns, steady)) {
             let passed = steady.saturating_sub(last_steady).as_nanos() as i128;
@@ -62,13 +67,13 @@ impl Clock {
     }
 
     /// Whether the clock should be compared with that of a server.
-    pub(super) fn must_compare(&self, steady: Duration) -> bool {
+    pub(crate) fn must_compare(&self, steady: Duration) -> bool {
         self.compared_at
             .is_none_or(|at| steady.saturating_sub(at) >= COMPARED)
     }
 
     /// The server's time was this between two looks at this machine's clock.
-    pub(super) fn compared(
+    pub(crate) fn compared(
         &mut self,
         server_ns: u64,
         before_ns: u64,
@@ -83,7 +88,7 @@ impl Clock {
     }
 
     /// The comparison failed, and is made again after a while.
-    pub(super) fn not_compared(&mut self, steady: Duration) {
+    pub(crate) fn not_compared(&mut self, steady: Duration) {
         // A server that does not answer is not asked in each round.
         self.compared_at = Some(steady);
     }

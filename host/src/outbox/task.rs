@@ -1,0 +1,600 @@
+//! The task of an owner that sends its effects to one source.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::cursor::{self, Cursor};
+use super::jetstream::Refused;
+use super::releaser::Parts;
+use super::status::since_ns;
+use super::{Sent, embedded, jetstream};
+use crate::api::Promise;
+use crate::clock::{Clock, Look, wall_ns};
+use crate::effects::{self, Grants, Row, RowKey};
+use crate::room::Use;
+use crate::source::Source;
+use crate::source::jetstream::{Description, Publisher};
+use crate::state::{self, Delayed};
+
+/// Most effects read at once.
+const ROWS_MAX: usize = 1_000;
+/// Most bytes of them; a single effect may exceed it.
+const BYTES_MAX: usize = 4 << 20;
+/// Longest sleep until a delayed effect is due: this machine's clock may jump meanwhile.
+const SLEEP_MAX: Duration = Duration::from_secs(30);
+/// Pause after a failure: it doubles up to the longest one, and varies by half.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// How long a message that its target refuses may keep a new one waiting that does not depend on it.
+const FRESH_MIN: Duration = Duration::from_secs(1);
+/// How long confirmed effects may stay in the file. A crash within that time sends them again, so
+/// it is far shorter than any stream's window.
+const CONFIRMED_MAX: Duration = Duration::from_secs(1);
+/// How long a task then waits for confirmations. What is not confirmed is sent again, with the same
+/// ids.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What became of some rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// All are stored.
+    Done,
+    /// Some are: a message that its stream refuses must not keep other keys waiting for long.
+    Partly,
+    /// None is.
+    Nothing,
+}
+
+/// Effects that do not depend on one that is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Others {
+    /// Later ones, of other keys.
+    Later,
+    /// Delayed ones.
+    Delayed,
+}
+
+/// Where effects go.
+enum Outlet {
+    Embedded(crate::source::embedded::Embedded),
+    JetStream(Box<Publisher>),
+}
+
+impl Outlet {
+    fn of(source: &Source) -> Self {
+        match source {
+            Source::Embedded(embedded) => Self::Embedded(embedded.clone()),
+            Source::JetStream(jetstream) => Self::JetStream(Box::new(jetstream.publisher())),
+        }
+    }
+}
+
+/// Sends the effects for one source.
+pub(super) struct Task {
+    parts: Arc<Parts>,
+    name: String,
+    outlet: Outlet,
+    stopped: watch::Receiver<bool>,
+    changed: watch::Receiver<u64>,
+    /// Effects may be stored without our knowing: after a start, and after an answer that stayed
+    /// out. Only the task of this target uses it; it is atomic because sending borrows the task.
+    is_in_doubt: AtomicBool,
+    /// How far the lineage is in the stream, if the stream takes cursors.
+    cursor: Mutex<Option<Cursor>>,
+    /// By which delayed effects are due.
+    clock: Clock,
+    /// When the task started: the steady clock counts from here.
+    begun: Instant,
+}
+
+/// What may be sent now.
+#[derive(Default)]
+struct Ready {
+    /// Effects in the order of their places.
+    rows: Vec<Row>,
+    /// Delayed effects that are due, in the order of their times.
+    delayed: Vec<Row>,
+    /// After which time to look again.
+    sleep: Option<Duration>,
+}
+
+impl Task {
+    pub(super) fn new(
+        parts: Arc<Parts>,
+        name: String,
+        source: &Source,
+        stopped: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            name,
+            outlet: Outlet::of(source),
+            stopped,
+            changed: parts.changed.clone(),
+            // After a start nobody knows what was sent before.
+            is_in_doubt: AtomicBool::new(true),
+            cursor: Mutex::default(),
+            clock: Clock::default(),
+            begun: Instant::now(),
+            parts,
+        }
+    }
+
+    /// Runs until it is stopped.
+    pub(super) async fn run(mut self) {
+        let mut durable = self.parts.store.outbox_changes();
+        let mut pause = PAUSE.0;
+        while !*self.stopped.borrow() {
+            // Both as of before the look at the rows, so that what comes after it wakes the task.
+            durable.borrow_and_update();
+            self.changed.borrow_and_update();
+            // What is on its way when the pause begins still ends.
+            let ready = if (self.parts.is_paused)() {
+                Ok(Ready::default())
+            } else {
+                self.ready().await
+            };
+            let ready = match ready {
+                Ok(ready) => ready,
+                Err(error) => {
+                    self.parts
+                        .status
+                        .troubled(&self.name, Some(error.to_string()));
+                    self.rest(&mut durable, Some(PAUSE.1)).await;
+                    continue;
+                }
+            };
+            let sleep = ready.sleep;
+            if ready.rows.is_empty() && ready.delayed.is_empty() {
+                self.parts
+                    .status
+                    .change(&self.name, |target| target.oldest_ns = None);
+                self.parts.status.troubled(&self.name, None);
+                pause = PAUSE.0;
+                self.rest(&mut durable, sleep).await;
+                continue;
+            }
+            let outcome = self.release(ready).await;
+            // Some progress is enough: the next attempt starts with what is left.
+            if outcome != Outcome::Nothing {
+                pause = PAUSE.0;
+            }
+            if outcome != Outcome::Done {
+                // From half to all of the pause, so that owners that failed together do not retry
+                // together.
+                let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+                self.rest_after_trouble(&mut durable, wait, sleep).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        }
+    }
+
+    async fn ready(&mut self) -> Result<Ready, state::Error> {
+        let look = self.clock.look(wall_ns(), self.begun.elapsed());
+        // While the clock is in doubt, nothing is due; what has no time does not depend on it.
+        let (until_ns, settles) = match look {
+            Look::Now(now_ns) => (now_ns, None),
+            Look::Jumped(settles) => (0, Some(settles)),
+        };
+        let (store, name) = (self.parts.store.clone(), self.name.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let rows = store.effects(&name, ROWS_MAX, BYTES_MAX)?;
+            let delayed = store.delayed_effects(&name, until_ns, ROWS_MAX, BYTES_MAX)?;
+            Ok((rows, delayed))
+        });
+        let (rows, Delayed { due, next_ns }) = state::joined(read.await)?;
+        let sleep = next_ns.map(|next_ns| {
+            let left = Duration::from_nanos(next_ns.saturating_sub(until_ns));
+            settles.unwrap_or(left).min(SLEEP_MAX)
+        });
+        Ok(Ready {
+            rows,
+            delayed: due,
+            sleep,
+        })
+    }
+
+    /// Sends effects, and confirms what is stored.
+    async fn release(&self, ready: Ready) -> Outcome {
+        let Ready {
+            mut rows, delayed, ..
+        } = ready;
+        let status = &self.parts.status;
+        let oldest_ns = [rows.first(), delayed.first()];
+        let oldest_ns = oldest_ns.into_iter().flatten().map(Row::ready_ns).min();
+        status.change(&self.name, |target| target.oldest_ns = oldest_ns);
+        // Checked again: an operator may have withdrawn a grant since the fold had it.
+        let grants = (self.parts.grants)();
+        let denied = rows
+            .iter()
+            .position(|row| self.denied(&grants, row).is_some());
+        let withdrawn = denied.and_then(|index| self.denied(&grants, &rows[index]));
+        // Delayed ones have no order, so each waits for itself.
+        let (delayed, held): (Vec<_>, Vec<_>) = delayed
+            .into_iter()
+            .partition(|row| self.denied(&grants, row).is_none());
+        let withdrawn = withdrawn.or_else(|| self.denied(&grants, held.first()?));
+        // Later ones wait as well: their order is that of their places.
+        rows.truncate(denied.unwrap_or(rows.len()));
+        let sent = if rows.is_empty() && delayed.is_empty() {
+            Sent::default()
+        } else {
+            self.send_unless_stopped(rows, delayed).await
+        };
+        if withdrawn.is_some() {
+            // One of those that wait may be stored.
+            self.is_in_doubt.store(true, Ordering::Relaxed);
+        }
+        let mut sent = sent;
+        let conflicts = std::mem::take(&mut sent.conflicts);
+        let has_conflicts = !conflicts.is_empty();
+        let set_aside = self.set_aside(conflicts).await;
+        let progresses = !sent.confirmed.is_empty() || (has_conflicts && set_aside.is_ok());
+        let failed = set_aside.err();
+        let failed = failed.map(|error| format!("a conflict could not be set aside: {error}"));
+        let trouble = failed.or(sent.trouble.clone()).or(withdrawn);
+        let outcome = match (&trouble, progresses) {
+            (None, _) => Outcome::Done,
+            (Some(_), true) => Outcome::Partly,
+            (Some(_), false) => Outcome::Nothing,
+        };
+        status.troubled(&self.name, trouble);
+        self.confirm(sent).await;
+        outcome
+    }
+
+    /// Why a grant for a row is missing, if it is.
+    fn denied(&self, grants: &Grants, row: &Row) -> Option<String> {
+        let subject = &row.effect.subject;
+        let is_denied = !grants.allow(subject, &self.name);
+        is_denied.then(|| {
+            format!(
+                "{} may no longer publish to {subject}; its message and later ones wait; allow it \
+                 with --allow-publish '{subject}@{}'",
+                self.parts.deployment, self.name
+            )
+        })
+    }
+
+    /// Sends rows; gives up soon after a stop, because a server that is away may take long to say
+    /// so.
+    async fn send_unless_stopped(&self, rows: Vec<Row>, delayed: Vec<Row>) -> Sent {
+        let mut stopped = self.stopped.clone();
+        let late = async {
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+            tokio::time::sleep(GRACE).await;
+        };
+        // The work first: it may be done in the same moment.
+        // Dropping the first arm leaves messages unconfirmed, which is sound whenever it happens.
+        tokio::select! {
+            biased;
+            sent = self.send(rows, delayed) => sent,
+            () = late => Sent::nothing("the deployment stopped"),
+        }
+    }
+
+    async fn send(&self, rows: Vec<Row>, delayed: Vec<Row>) -> Sent {
+        let (lineage, status) = (self.parts.lineage, &self.parts.status);
+        match &self.outlet {
+            Outlet::Embedded(embedded) => {
+                // The log says exactly what it has, and in one commit.
+                status.change(&self.name, |target| target.promise = Some(Promise::Exact));
+                let log = match embedded.log() {
+                    Ok(log) => log,
+                    Err(error) => return Sent::nothing(error.to_string()),
+                };
+                let sent = tokio::task::spawn_blocking(move || {
+                    embedded::send(&log, lineage, rows, delayed)
+                });
+                let sent = sent.await;
+                sent.unwrap_or_else(|error| Sent::nothing(error.to_string()))
+            }
+            Outlet::JetStream(publisher) => self.send_to_stream(publisher, rows, delayed).await,
+        }
+    }
+
+    async fn send_to_stream(
+        &self,
+        publisher: &Publisher,
+        rows: Vec<Row>,
+        delayed: Vec<Row>,
+    ) -> Sent {
+        let lineage = self.parts.lineage;
+        if self.is_in_doubt.load(Ordering::Relaxed) {
+            match cursor::find(publisher, lineage, &self.name).await {
+                Ok(found) => *self.cursor.lock() = found,
+                Err(error) => return Sent::nothing(error.to_string()),
+            }
+        }
+        let cursor = self.cursor.lock().clone();
+        let is_known = cursor
+            .as_ref()
+            .is_some_and(|cursor| cursor.through.is_some());
+        let known = match self.look(publisher, is_known).await {
+            Ok(known) => known,
+            Err(trouble) => return Sent::nothing(trouble),
+        };
+        let abilities = match abilities(publisher, rows.iter().chain(&delayed)).await {
+            Ok(abilities) => abilities,
+            Err(away) => return Sent::nothing(away),
+        };
+        // What the stream has already is confirmed without being sent.
+        let has = |row: &Row| known.contains(&row.place.id(lineage));
+        let (mut found, new): (Vec<_>, Vec<_>) = rows.into_iter().partition(has);
+        let (found_delayed, delayed): (Vec<_>, Vec<_>) = delayed.into_iter().partition(has);
+        found.extend(found_delayed);
+        if cursor.is_some() {
+            self.parts.status.change(&self.name, |target| {
+                (target.window, target.promise) = (None, Some(Promise::Exact));
+            });
+        }
+        // Until it is known what became of each, even if this is dropped half-way.
+        self.is_in_doubt.store(true, Ordering::Relaxed);
+        let denied = |row: &Row| {
+            let denied = self.denied(&(self.parts.grants)(), row);
+            denied.or_else(|| self.lacks(abilities.as_ref()?, row))
+        };
+        let conditions = jetstream::Conditions {
+            stopped: &self.stopped,
+            denied: &denied,
+        };
+        let mut sent = self
+            .send_in_order(publisher, cursor.clone(), new, &conditions)
+            .await;
+        // A server that does not answer would not answer to these either.
+        if !delayed.is_empty() && !sent.is_in_doubt {
+            sent.add(match &cursor {
+                None => {
+                    let rows = (delayed, Refused::Passed);
+                    jetstream::send(publisher, lineage, rows, &conditions).await
+                }
+                Some(cursor) => {
+                    cursor::send_delayed(publisher, lineage, cursor, delayed, &conditions).await
+                }
+            });
+        }
+        sent.again += found.len() as u64;
+        sent.confirmed.append(&mut found);
+        self.is_in_doubt.store(sent.is_in_doubt, Ordering::Relaxed);
+        sent
+    }
+
+    /// Sends effects that have an order.
+    async fn send_in_order(
+        &self,
+        publisher: &Publisher,
+        cursor: Option<Cursor>,
+        rows: Vec<Row>,
+        conditions: &jetstream::Conditions<'_>,
+    ) -> Sent {
+        let lineage = self.parts.lineage;
+        let Some(mut cursor) = cursor else {
+            let rows = (rows, Refused::HoldsBack);
+            return jetstream::send(publisher, lineage, rows, conditions).await;
+        };
+        // No stream has replies, so no cursor passes them.
+        let is_reply = |row: &Row| effects::is_reply(&row.effect.subject);
+        let (replies, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_reply);
+        let mut sent = cursor::send(publisher, lineage, &mut cursor, rows, conditions).await;
+        *self.cursor.lock() = Some(cursor);
+        let replies = (replies, Refused::HoldsBack);
+        sent.add(jetstream::send(publisher, lineage, replies, conditions).await);
+        sent
+    }
+
+    /// Ids of effects that the stream has, as far as that is in doubt and no cursor says it.
+    async fn look(
+        &self,
+        publisher: &Publisher,
+        has_cursor: bool,
+    ) -> Result<HashSet<String>, String> {
+        if has_cursor || !self.is_in_doubt.load(Ordering::Relaxed) {
+            return Ok(HashSet::new());
+        }
+        let lineage = self.parts.lineage;
+        let place = (&self.parts.store, self.name.as_str());
+        let known = jetstream::look(publisher, place, lineage, &(self.parts.grants)()).await;
+        let known = known.map_err(|error| error.to_string())?;
+        self.parts.status.change(&self.name, |target| {
+            (target.window, target.promise) = (Some(known.description.window), Some(known.promise));
+        });
+        Ok(known.stored)
+    }
+
+    /// Why the stream would ignore what a message asks of its delivery, if it would.
+    fn lacks(&self, stream: &Description, row: &Row) -> Option<String> {
+        let (name, subject) = (&self.name, &row.effect.subject);
+        let delivery = &row.effect.delivery;
+        if delivery.time_to_live_s.is_some() && !stream.takes_ttl {
+            return Some(format!(
+                "a message to {subject} has a time to live, which the stream of {name} does not \
+                 allow; allow it with `nats stream edit --allow-msg-ttl` (nats-server 2.11 or \
+                 later), or drop the message with `foldstream outbox drop`"
+            ));
+        }
+        let is_elsewhere = row.effect.expects_of_others();
+        (is_elsewhere && !stream.takes_conditions).then(|| {
+            format!(
+                "a message to {subject} expects the last sequence of other subjects, which the \
+                 server of {name} does not know; upgrade it to nats-server 2.12, or drop the \
+                 message with `foldstream outbox drop`"
+            )
+        })
+    }
+
+    /// Sets effects aside whose condition does not hold, before anything passes them.
+    async fn set_aside(&self, conflicts: Vec<(Row, String)>) -> Result<(), state::Error> {
+        if conflicts.is_empty() {
+            return Ok(());
+        }
+        let mut changes: Vec<(RowKey, Row)> = Vec::with_capacity(conflicts.len());
+        for (mut row, why) in conflicts {
+            let key = row.key();
+            row.effect.delivery.conflict = Some(why);
+            changes.push((key, row));
+        }
+        let parts = Arc::clone(&self.parts);
+        let changed = tokio::task::spawn_blocking(move || {
+            if let Some(room) = &parts.room {
+                room.check(Use::Write, 0)?;
+            }
+            parts.store.replace_effects(&changes)?;
+            Ok(changes)
+        });
+        let changes = state::joined(changed.await)?;
+        for (_, row) in changes {
+            tracing::warn!(
+                deployment = self.parts.deployment,
+                message = row.place.id(self.parts.lineage),
+                subject = row.effect.subject,
+                why = row.effect.delivery.conflict,
+                "the condition of a message does not hold; it waits for `foldstream outbox send` \
+                 or `drop`"
+            );
+        }
+        Ok(())
+    }
+
+    /// Records what is stored, and removes it from the file if that is much.
+    async fn confirm(&self, sent: Sent) {
+        let Sent {
+            confirmed,
+            again,
+            sequence,
+            ..
+        } = sent;
+        let (count, waited) = (
+            confirmed.len() as u64,
+            confirmed.iter().map(|row| since_ns(row.ready_ns())).max(),
+        );
+        // Counted as released once it is confirmed, also if a former owner sent it.
+        self.parts.metrics.outbox_released.inc_by(count);
+        self.parts.metrics.outbox_resent.inc_by(again);
+        self.parts.status.change(&self.name, |target| {
+            target.released += count;
+            target.resent += again;
+            target.longest_wait = target.longest_wait.max(waited.unwrap_or_default());
+        });
+        let has_many = self
+            .parts
+            .store
+            .confirm_effects(confirmed.iter().map(Row::key));
+        if sequence > 0 && !self.is_in_doubt.load(Ordering::Relaxed) {
+            // Nothing that waits is stored, so whatever is stored from now on comes after it.
+            let mark = self.parts.store.effect_mark(&self.name).unwrap_or(0);
+            self.parts
+                .store
+                .set_effect_mark(&self.name, mark.max(sequence));
+        }
+        // A handler that waits for room commits nothing that would remove them.
+        if has_many || self.parts.store.is_outbox_full(true) {
+            self.remove().await;
+        }
+    }
+
+    async fn remove(&self) {
+        let parts = Arc::clone(&self.parts);
+        let removed = tokio::task::spawn_blocking(move || parts.remove_confirmed()).await;
+        if let Ok(Err(error)) = removed {
+            // The next commit fails as well, and reopens the state.
+            tracing::warn!(
+                deployment = self.parts.deployment,
+                %error,
+                "confirmed messages could not be removed"
+            );
+        }
+    }
+
+    /// Waits for effects or for another request; removes confirmed effects if no commit does. Every
+    /// arm only observes.
+    async fn rest(&mut self, durable: &mut watch::Receiver<u64>, at_most: Option<Duration>) {
+        // Confirmed rows should not stay for long: a crash would send them again.
+        let limit = if self.parts.store.has_confirmed_effects() {
+            Some(at_most.unwrap_or(CONFIRMED_MAX).min(CONFIRMED_MAX))
+        } else {
+            at_most
+        };
+        let over = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        let is_over = tokio::select! {
+            biased;
+            _ = self.stopped.wait_for(|stopped| *stopped) => false,
+            _ = self.changed.changed() => false,
+            _ = durable.changed() => false,
+            () = over => true,
+        };
+        if is_over && self.parts.store.has_confirmed_effects() {
+            self.remove().await;
+        }
+    }
+
+    /// Whether the target takes some effects although it refuses others.
+    fn takes_others(&self, others: Others) -> bool {
+        match (&self.outlet, others) {
+            (Outlet::Embedded(_), Others::Later) => false,
+            (Outlet::Embedded(_), Others::Delayed) => true,
+            (Outlet::JetStream(publisher), _) => {
+                let is_in_doubt = self.is_in_doubt.load(Ordering::Relaxed);
+                // A cursor of places passes none that is refused.
+                let is_held = others == Others::Later && self.cursor.lock().is_some();
+                publisher.is_up() && !is_in_doubt && !is_held
+            }
+        }
+    }
+
+    /// Waits before the next attempt; not as long if there are effects meanwhile that the target may
+    /// take. Every arm only observes.
+    async fn rest_after_trouble(
+        &mut self,
+        durable: &mut watch::Receiver<u64>,
+        pause: Duration,
+        due: Option<Duration>,
+    ) {
+        let (later, delayed) = (
+            self.takes_others(Others::Later),
+            self.takes_others(Others::Delayed),
+        );
+        let fresh = async {
+            // Not at once, because those that are refused are tried again with them.
+            tokio::time::sleep(FRESH_MIN).await;
+            tokio::select! {
+                _ = durable.changed(), if later => {}
+                () = tokio::time::sleep(due.unwrap_or_default()), if delayed && due.is_some() => {}
+                else => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = self.stopped.wait_for(|stopped| *stopped) => {}
+            _ = self.changed.changed() => {}
+            () = tokio::time::sleep(pause) => {}
+            () = fresh => {}
+        }
+        // The pause may be long, and the rows have left.
+        if self.parts.store.has_confirmed_effects() {
+            self.remove().await;
+        }
+    }
+}
+
+/// What the stream can do, if one of the effects asks for what not every stream can.
+async fn abilities(
+    publisher: &Publisher,
+    rows: impl IntoIterator<Item = &Row>,
+) -> Result<Option<Description>, String> {
+    let asks =
+        |row: &Row| row.effect.delivery.time_to_live_s.is_some() || row.effect.expects_of_others();
+    if !rows.into_iter().any(asks) {
+        return Ok(None);
+    }
+    // In each round: a stream may be edited, and a server replaced.
+    let described = publisher.describe().await;
+    described.map(Some).map_err(|away| away.to_string())
+}

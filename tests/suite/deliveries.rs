@@ -1,0 +1,623 @@
+//! What messages ask of their delivery: not before a time, for how long, and on what condition; on
+//! an embedded log, on streams with and without cursors, and on both versions of the server.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::Config;
+use foldstream::api::{self, GenerationStatus, Promise};
+use foldstream_tests::client::Client;
+use foldstream_tests::host::Host;
+use foldstream_tests::nats::{self, NatsServer, Version};
+use foldstream_tests::proxy::Proxy;
+use foldstream_tests::reactor::{
+    self, REACTOR, Stored, TO_LOG, TO_STREAM, event, host_with_stream, published, stored,
+};
+use foldstream_tests::{cli, guests, wait};
+
+/// How long the guest delays messages.
+const DELAY: Duration = Duration::from_secs(4);
+
+/// A stream whose window is shorter than any outage here.
+fn plain() -> Config {
+    Config {
+        duplicate_window: Duration::from_millis(200),
+        ..nats::stream_config("OUT", "out.>")
+    }
+}
+
+/// The same with cursors.
+fn with_cursors() -> Config {
+    Config {
+        subjects: vec!["out.>".to_owned(), "_fs.cursors.>".to_owned()],
+        allow_atomic_publish: true,
+        ..plain()
+    }
+}
+
+/// Where messages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    Log,
+    Plain(Version),
+    Cursors,
+}
+
+/// A target, and a host that reaches it, over a proxy if it is a stream.
+struct Stage {
+    host: Host,
+    server: Option<(NatsServer, Proxy)>,
+}
+
+impl Stage {
+    async fn start(target: Target) -> Self {
+        Self::start_with(target, "").await
+    }
+
+    async fn start_with(target: Target, more: &str) -> Self {
+        let (config, version) = match target {
+            Target::Log => {
+                let host = Host::start_with(more).await;
+                host.client()
+                    .deploy_with(REACTOR, &guests::module(REACTOR), TO_LOG)
+                    .await;
+                return Self { host, server: None };
+            }
+            Target::Plain(version) => (plain(), version),
+            Target::Cursors => (with_cursors(), Version::Newest),
+        };
+        let server = NatsServer::start_version(version).await;
+        nats::create_stream_with(&server.jetstream().await, config).await;
+        let proxy = Proxy::start(&server.url()).await;
+        let host = host_with_stream(&proxy.url(), more).await;
+        host.client()
+            .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
+            .await;
+        let server = Some((server, proxy));
+        Self { host, server }
+    }
+
+    fn client(&self) -> &Client {
+        self.host.client()
+    }
+
+    /// Appends an event; its sequence.
+    async fn append(&self, key: u64, what: &str) -> u64 {
+        let appended = self.client().append(&[event(key, what)]).await;
+        appended.last_sequence
+    }
+
+    /// All messages of the target, in its order.
+    async fn stored(&self) -> Vec<Stored> {
+        match &self.server {
+            Some((server, _)) => stored(server).await,
+            None => reactor::logged(self.client(), "events", "out.%3E")
+                .await
+                .iter()
+                .map(reactor::in_log)
+                .collect(),
+        }
+    }
+
+    /// The events that caused the messages, in the order of the target.
+    async fn causes(&self) -> Vec<u64> {
+        let stored = self.stored().await;
+        stored.iter().map(|message| message.place.0).collect()
+    }
+
+    async fn waits_until(
+        &self,
+        what: &str,
+        is_so: impl Fn(&api::Outbox) -> bool,
+    ) -> api::Deployment {
+        self.client()
+            .show_when(REACTOR, what, |shown| {
+                shown.outbox.as_ref().is_some_and(&is_so)
+            })
+            .await
+    }
+
+    /// The messages that wait.
+    async fn waiting(&self) -> Vec<api::WaitingMessage> {
+        let path = format!("/v1/deployments/{REACTOR}/outbox");
+        let page: api::WaitingMessages = self.client().get(&path).await.expect(200).json();
+        page.messages
+    }
+
+    /// Waits until the target has more messages, of which the host hears nothing.
+    async fn stores_more_than(&self, before: usize) {
+        wait::until("messages to be stored without an answer", || async {
+            (self.stored().await.len() > before).then_some(())
+        })
+        .await;
+    }
+
+    /// The answers of the server get lost from now on, or not any more.
+    fn swallow(&self, swallows: bool) {
+        let (_, proxy) = self.server.as_ref().expect("it has a server");
+        if !swallows {
+            proxy.break_all();
+        }
+        proxy.swallow(swallows);
+    }
+}
+
+macro_rules! on_each_target {
+    ($($claim:ident)*) => {
+        mod log {
+            $(#[tokio::test] async fn $claim() { super::$claim(super::Target::Log).await; })*
+        }
+        mod plain {
+            $(#[tokio::test] async fn $claim() {
+                super::$claim(super::Target::Plain(super::Version::Newest)).await;
+            })*
+        }
+        mod oldest {
+            $(#[tokio::test] async fn $claim() {
+                super::$claim(super::Target::Plain(super::Version::Oldest)).await;
+            })*
+        }
+        mod cursors {
+            $(#[tokio::test] async fn $claim() { super::$claim(super::Target::Cursors).await; })*
+        }
+    };
+}
+
+on_each_target! {
+    delayed_message_holds_nothing_back_and_outlives_kills_rebuilds_and_rollbacks
+    message_whose_condition_does_not_hold_is_set_aside_until_an_operator_decides
+    delayed_message_is_sent_at_once_or_dropped_on_request
+}
+
+async fn delayed_message_holds_nothing_back_and_outlives_kills_rebuilds_and_rollbacks(
+    target: Target,
+) {
+    let mut stage = Stage::start(target).await;
+    let begun = std::time::Instant::now();
+    let later = stage.append(1, "later").await;
+    let one = stage.append(1, "one").await;
+    // Once the event behind it is handled: before that, nothing else waits either.
+    let shown = stage
+        .client()
+        .show_when(REACTOR, "publish the other one", |shown| {
+            let outbox = shown.outbox.as_ref().expect("it is a handler");
+            shown.position >= one && (outbox.entries, outbox.delayed) == (1, 1)
+        })
+        .await;
+    assert_eq!(stage.causes().await, [one], "of the same key");
+    assert!(
+        shown.outbox.expect("it is a handler").oldest_seconds < 1.0,
+        "it could not have left yet"
+    );
+    stage.host.kill();
+    stage.host.restart().await;
+    let client = stage.client();
+    let answer = client.act(REACTOR, "rebuild").await;
+    let number = answer.json::<api::Deployed>().generation;
+    client
+        .becomes(REACTOR, number, GenerationStatus::Active)
+        .await;
+    client.act(REACTOR, "rollback").await.expect(200);
+    published(stage.client(), one).await;
+    assert!(begun.elapsed() >= DELAY, "{:?}", begun.elapsed());
+    assert_eq!(stage.causes().await, [one, later]);
+    // It is not sent again either, whoever looks.
+    let last = stage.append(1, "one").await;
+    stage.host.kill();
+    stage.host.restart().await;
+    published(stage.client(), last).await;
+    assert_eq!(stage.causes().await, [one, later, last]);
+}
+
+async fn message_whose_condition_does_not_hold_is_set_aside_until_an_operator_decides(
+    target: Target,
+) {
+    let mut stage = Stage::start(target).await;
+    let first = stage.append(1, "first").await;
+    let (second, third) = (
+        stage.append(1, "first").await,
+        stage.append(1, "first").await,
+    );
+    let one = stage.append(1, "one").await;
+    let aside = |outbox: &api::Outbox| outbox.entries == 2 && outbox.conflicts == 2;
+    stage.waits_until("set two aside", aside).await;
+    assert_eq!(stage.causes().await, [first, one]);
+    // Durably: the cursors have passed them.
+    let two = stage.append(2, "one").await;
+    stage.host.kill();
+    stage.host.restart().await;
+    stage
+        .client()
+        .show_when(REACTOR, "handle the last event", |shown| {
+            shown.position >= two && shown.outbox.as_ref().is_some_and(aside)
+        })
+        .await;
+    assert_eq!(stage.causes().await, [first, one, two]);
+    let metrics = stage.client().get("/metrics").await.expect(200).text();
+    let gauge = format!("foldstream_outbox_conflicts{{deployment=\"{REACTOR}\"}} 2");
+    assert!(metrics.contains(&gauge), "{metrics}");
+    let waiting = stage.waiting().await;
+    let id = |cause| {
+        let message = waiting.iter().find(|message| message.sequence == cause);
+        message.expect("it waits").id.clone()
+    };
+    let why = waiting[0].conflict.as_deref().unwrap_or_default();
+    assert!(why.contains("last sequence"), "{why}");
+    assert_eq!(
+        waiting[0].expected_last,
+        Some(api::ExpectedLast {
+            subject: "out.1.first".to_owned(),
+            sequence: 0
+        })
+    );
+    let listed = cli::on(&stage.host, &["outbox", "list", REACTOR]).expect(0);
+    assert!(
+        listed.stdout.contains("`outbox send` or `drop`"),
+        "{listed:?}"
+    );
+
+    // As it is, it is a conflict again.
+    let decide = |words: &[&str]| {
+        let words = [&["outbox"], words, &["--reason", "a test"]].concat();
+        cli::on(&stage.host, &words)
+    };
+    decide(&["send", REACTOR, &id(second)]).expect(0);
+    stage.waits_until("set it aside again", aside).await;
+    decide(&["send", REACTOR, &id(second), "--without-condition"]).expect(0);
+    stage
+        .waits_until("send it", |outbox| outbox.entries == 1)
+        .await;
+    decide(&["drop", REACTOR, &id(third)]).expect(0);
+    published(stage.client(), two).await;
+    assert_eq!(stage.causes().await, [first, one, two, second]);
+    let audit = stage.client().get("/v1/audit?limit=9").await.expect(200);
+    for part in ["\"send-messages-without-condition\"", "\"drop-messages\""] {
+        assert!(audit.text().contains(part), "{}", audit.text());
+    }
+}
+
+async fn delayed_message_is_sent_at_once_or_dropped_on_request(target: Target) {
+    let stage = Stage::start(target).await;
+    let now = stage.append(1, "tomorrow").await;
+    let never = stage.append(2, "tomorrow").await;
+    // What is listed is durable.
+    let waiting = wait::until("both to be durable", || async {
+        let waiting = stage.waiting().await;
+        (waiting.len() == 2).then_some(waiting)
+    })
+    .await;
+    assert!(waiting.iter().all(|message| message.not_before.is_some()));
+    // Page by page as well.
+    let path = format!("/v1/deployments/{REACTOR}/outbox");
+    let page = stage.client().get(&format!("{path}?limit=1")).await;
+    let page: api::WaitingMessages = page.expect(200).json();
+    let next = page.next.expect("there is another");
+    let page = stage.client().get(&format!("{path}?after={next}")).await;
+    let page: api::WaitingMessages = page.expect(200).json();
+    assert_eq!(page.messages, waiting[1..]);
+    for (word, message) in [("send", &waiting[0]), ("drop", &waiting[1])] {
+        let words = ["outbox", word, REACTOR, &message.id, "--reason", "a test"];
+        cli::on(&stage.host, &words).expect(0);
+    }
+    published(stage.client(), never).await;
+    assert_eq!(stage.causes().await, [now]);
+    let words = [
+        "outbox",
+        "send",
+        REACTOR,
+        &waiting[0].id,
+        "--reason",
+        "again",
+    ];
+    cli::on(&stage.host, &words).expect(3);
+}
+
+/// Stored without an answer, and sent again long after the window has forgotten the ids.
+async fn lost_answer(target: Target, what: &str) {
+    let mut stage = Stage::start(target).await;
+    let mut last = stage.append(0, "one").await;
+    published(stage.client(), last).await;
+    let mut wanted = BTreeSet::from([last]);
+    for (key, kills) in [(1, false), (2, true)] {
+        if what == "later" {
+            wanted.insert(stage.append(key, what).await);
+            stage
+                .waits_until("have it", |outbox| outbox.delayed == 1)
+                .await;
+        }
+        let before = stage.stored().await.len();
+        stage.swallow(true);
+        if what != "later" {
+            wanted.insert(stage.append(key, what).await);
+        }
+        stage.stores_more_than(before).await;
+        if kills {
+            stage.host.kill();
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        stage.swallow(false);
+        if kills {
+            stage.host.restart().await;
+        }
+        last = stage.append(key, "one").await;
+        wanted.insert(last);
+        let shown = published(stage.client(), last).await;
+        assert_eq!(shown.outbox.expect("it is a handler").conflicts, 0);
+    }
+    let mut causes = stage.causes().await;
+    causes.sort_unstable();
+    assert_eq!(causes, wanted.into_iter().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn delayed_message_whose_answer_is_lost_is_stored_once() {
+    lost_answer(Target::Plain(Version::Newest), "later").await;
+}
+
+#[tokio::test]
+async fn delayed_message_whose_answer_is_lost_is_stored_once_on_an_old_server() {
+    lost_answer(Target::Plain(Version::Oldest), "later").await;
+}
+
+#[tokio::test]
+async fn delayed_message_whose_answer_is_lost_is_stored_once_with_cursors() {
+    lost_answer(Target::Cursors, "later").await;
+}
+
+#[tokio::test]
+async fn condition_that_the_message_itself_has_ended_is_no_conflict() {
+    lost_answer(Target::Plain(Version::Newest), "first").await;
+}
+
+#[tokio::test]
+async fn condition_that_the_message_itself_has_ended_is_no_conflict_on_an_old_server() {
+    lost_answer(Target::Plain(Version::Oldest), "first").await;
+}
+
+#[tokio::test]
+async fn condition_that_the_message_itself_has_ended_is_no_conflict_with_cursors() {
+    lost_answer(Target::Cursors, "first").await;
+}
+
+#[tokio::test]
+async fn message_whose_time_is_over_leaves_at_once_and_once_through_kills() {
+    for target in [Target::Log, Target::Plain(Version::Newest), Target::Cursors] {
+        let mut stage = Stage::start(target).await;
+        let mut random = fastrand::Rng::with_seed(foldstream_tests::seed());
+        let mut wanted = Vec::new();
+        for _ in 0..4 {
+            let events: Vec<_> = (0..40).map(|number| event(number % 7, "past")).collect();
+            let appended = stage.client().append(&events).await;
+            wanted.extend(appended.sequences);
+            tokio::time::sleep(Duration::from_micros(random.u64(0..200_000))).await;
+            stage.host.kill();
+            stage.host.restart().await;
+        }
+        published(stage.client(), *wanted.last().expect("some")).await;
+        let mut causes = stage.causes().await;
+        causes.sort_unstable();
+        assert_eq!(causes, wanted, "{target:?}");
+    }
+}
+
+#[tokio::test]
+async fn message_that_is_due_while_its_server_is_away_is_stored_once_when_it_is_back() {
+    for target in [Target::Plain(Version::Newest), Target::Cursors] {
+        let mut stage = Stage::start(target).await;
+        let one = stage.append(1, "one").await;
+        published(stage.client(), one).await;
+        let later = stage.append(1, "later").await;
+        stage
+            .waits_until("have it", |outbox| outbox.delayed == 1)
+            .await;
+        let (server, _) = stage.server.as_mut().expect("it has a server");
+        server.kill();
+        trouble(&stage).await;
+        let (server, _) = stage.server.as_mut().expect("it has a server");
+        server.restart().await;
+        cli::on(&stage.host, &["outbox", "retry", REACTOR]).expect(0);
+        published(stage.client(), later).await;
+        assert_eq!(stage.causes().await, [one, later], "{target:?}");
+    }
+}
+
+/// What the trouble of the only target is.
+async fn trouble(stage: &Stage) -> String {
+    let shown = stage
+        .waits_until("name the trouble", |outbox| {
+            outbox.targets[0].trouble.is_some()
+        })
+        .await;
+    let targets = shown.outbox.expect("it is a handler").targets;
+    targets[0].trouble.clone().expect("checked above")
+}
+
+#[tokio::test]
+async fn message_with_a_time_to_live_waits_for_a_stream_that_allows_it_and_expires_there() {
+    let stage = Stage::start(Target::Plain(Version::Newest)).await;
+    let brief = stage.append(1, "brief").await;
+    let other = stage.append(2, "one").await;
+    let why = trouble(&stage).await;
+    assert!(why.contains("--allow-msg-ttl"), "{why}");
+    stage
+        .waits_until("publish the other one", |outbox| outbox.entries == 1)
+        .await;
+    assert_eq!(stage.causes().await, [other], "of another key");
+    let (server, _) = stage.server.as_ref().expect("it has a server");
+    let config = Config {
+        allow_message_ttl: true,
+        ..plain()
+    };
+    let context = server.jetstream().await;
+    context.update_stream(config).await.expect("is taken");
+    cli::on(&stage.host, &["outbox", "retry", REACTOR]).expect(0);
+    published(stage.client(), brief).await;
+    wait::until("the message to expire", || async {
+        let mut stream = context.get_stream("OUT").await.expect("is there");
+        let state = &stream.info().await.expect("answers").state;
+        (state.last_sequence == 2 && state.messages == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn server_that_would_ignore_what_a_message_asks_for_does_not_get_it() {
+    let stage = Stage::start(Target::Plain(Version::Oldest)).await;
+    for (key, what, word) in [(1, "brief", "2.11"), (2, "alone", "2.12")] {
+        stage.append(key, what).await;
+        let why = trouble(&stage).await;
+        assert!(why.contains(word), "{why}");
+        let waiting = stage.waiting().await;
+        let words = ["outbox", "drop", REACTOR, &waiting[0].id, "--reason", "old"];
+        cli::on(&stage.host, &words).expect(0);
+    }
+    assert_eq!(stage.causes().await, [0; 0]);
+}
+
+#[tokio::test]
+async fn condition_on_other_subjects_counts_on_a_new_server() {
+    for target in [Target::Plain(Version::Newest), Target::Cursors, Target::Log] {
+        let stage = Stage::start(target).await;
+        let alone = stage.append(1, "alone").await;
+        stage.append(1, "alone").await;
+        let one = stage.append(2, "one").await;
+        stage.append(2, "alone").await;
+        let shown = stage
+            .waits_until("set two aside", |outbox| {
+                outbox.conflicts == 2 && outbox.entries == 2
+            })
+            .await;
+        assert_eq!(stage.causes().await, [alone, one], "{target:?}");
+        let promise = shown.outbox.expect("it is a handler").targets[0].promise;
+        let exact = target != Target::Plain(Version::Newest);
+        assert_eq!(promise == Some(Promise::Exact), exact, "{promise:?}");
+    }
+}
+
+#[tokio::test]
+async fn embedded_log_refuses_a_time_to_live_before_anything_is_committed() {
+    let stage = Stage::start(Target::Log).await;
+    stage.append(1, "brief").await;
+    let (shown, failure) = stage.client().failed(REACTOR).await;
+    assert_eq!((shown.position, failure.sequence), (0, Some(1)));
+    for part in ["time-to-live", "embedded log"] {
+        assert!(failure.message.contains(part), "{}", failure.message);
+    }
+    assert_eq!(shown.outbox.expect("it is a handler").entries, 0);
+}
+
+#[tokio::test]
+async fn conflict_that_an_older_copy_of_the_state_does_not_know_is_one_again() {
+    for target in [Target::Log, Target::Cursors] {
+        let mut stage = Stage::start(target).await;
+        let first = stage.append(1, "first").await;
+        published(stage.client(), first).await;
+        stage.host.stop();
+        let file = stage.host.data_dir().join("state/reactor/1.redb");
+        let copy = std::fs::read(&file).expect("it is there");
+        stage.host.restart().await;
+        let mut aside = Vec::new();
+        for _ in 0..3 {
+            aside.push(stage.append(1, "first").await);
+        }
+        let one = stage.append(1, "one").await;
+        let set_aside = |count| move |outbox: &api::Outbox| outbox.conflicts == count;
+        let shown = stage.waits_until("set three aside", set_aside(3)).await;
+        let lineage = shown.outbox.expect("it is a handler").lineage;
+        stage
+            .waits_until("publish the other one", |outbox| outbox.entries == 3)
+            .await;
+        let id = |cause: u64| format!("fs.{lineage}.{cause}.0.0");
+        let send = [
+            "outbox",
+            "send",
+            REACTOR,
+            &id(aside[0]),
+            "--without-condition",
+        ];
+        let send = [&send[..], &["--reason", "a test"]].concat();
+        cli::on(&stage.host, &send).expect(0);
+        stage
+            .waits_until("send it", |outbox| outbox.entries == 2)
+            .await;
+        assert_eq!(stage.causes().await, [first, one, aside[0]], "{target:?}");
+
+        stage.host.kill();
+        std::fs::write(&file, copy).expect("it is written");
+        // Longer than the window.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stage.host.restart().await;
+        // Neither lost nor sent again.
+        stage
+            .waits_until("set two aside again", |outbox| {
+                outbox.entries == 2 && outbox.conflicts == 2
+            })
+            .await;
+        assert_eq!(stage.causes().await, [first, one, aside[0]], "{target:?}");
+        let waiting = stage.waiting().await;
+        let why = waiting[0].conflict.as_deref().unwrap_or_default();
+        assert!(why.contains("later messages are stored"), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn delayed_messages_fill_the_outbox_and_the_handler_continues_once_some_are_decided() {
+    let limits = "[state]\noutbox_entries_max = 20\n[pipeline]\nbatch_events = 1\n";
+    let stage = Stage::start_with(Target::Log, limits).await;
+    let events: Vec<_> = (0..40).map(|key| event(key, "tomorrow")).collect();
+    let last = stage.client().append(&events).await.last_sequence;
+    let full = |outbox: &api::Outbox| outbox.full && outbox.delayed >= 20;
+    let shown = stage.waits_until("be full", full).await;
+    assert!(shown.position < last, "{shown:?}");
+    let why = format!("{shown:?}");
+    assert!(why.contains("of them for their time"), "{why}");
+    let waiting = stage.waiting().await;
+    let ids = waiting.iter().map(|message| message.id.as_str());
+    let words = ["outbox", "drop", REACTOR, "--reason", "a test"];
+    let words: Vec<&str> = words.into_iter().chain(ids).collect();
+    cli::on(&stage.host, &words).expect(0);
+    stage.waits_until("be full again", full).await;
+    // One that leaves at its time counts as one that is dropped.
+    let waiting = stage.waiting().await;
+    let ids = waiting.iter().map(|message| message.id.as_str());
+    let words = ["outbox", "send", REACTOR, "--reason", "a test"];
+    let words: Vec<&str> = words.into_iter().chain(ids).collect();
+    cli::on(&stage.host, &words).expect(0);
+    stage.client().reached(REACTOR, last).await;
+    stage.stores_more_than(waiting.len() - 1).await;
+    assert_eq!(stage.causes().await.len(), waiting.len());
+}
+
+#[tokio::test]
+async fn refused_message_holds_neither_other_keys_back_for_long_nor_delayed_ones_at_all() {
+    let stage = Stage::start(Target::Plain(Version::Newest)).await;
+    stage.append(1, "brief").await;
+    stage.append(1, "overdue").await;
+    let why = trouble(&stage).await;
+    assert!(why.contains("--allow-msg-ttl"), "{why}");
+    let due = stage.append(1, "past").await;
+    stage
+        .waits_until("pass the refused ones", |outbox| outbox.entries == 2)
+        .await;
+    // Until the pauses between attempts are long.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let mut wanted = vec![due];
+    for key in [2, 3, 4] {
+        let begun = std::time::Instant::now();
+        wanted.push(stage.append(key, "one").await);
+        stage
+            .waits_until("publish the other one", |outbox| outbox.entries == 2)
+            .await;
+        wait::until("it to be stored", || async {
+            (stage.stored().await.len() == wanted.len()).then_some(())
+        })
+        .await;
+        assert!(
+            begun.elapsed() < Duration::from_secs(4),
+            "{:?}",
+            begun.elapsed()
+        );
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    assert_eq!(stage.causes().await, wanted);
+}
