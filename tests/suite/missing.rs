@@ -1,7 +1,7 @@
 //! Events that are gone from a stream: told with their number, and done without only if that is
 //! meant.
 
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{Config, Stream};
 use foldstream::api::{self, DeploymentState, GenerationStatus, WorkState};
 use foldstream_tests::client::Client;
 use foldstream_tests::host::{Host, jetstream_source};
@@ -753,6 +753,42 @@ async fn a_lost_state_of_the_first_available_event_is_not_built_again_without_lo
         .await
         .expect(200);
     assert_eq!(host.client().reached(LEDGER, 350).await.missing_events, 200);
+}
+
+#[tokio::test]
+async fn a_lost_state_whose_stream_is_shorter_than_where_it_began_is_not_begun_at_its_end() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    let mut orders = Orders::new(1, 10);
+    let mut publish = async |config: Config, count: usize| {
+        nats::create_stream_with(&context, config).await;
+        let orders: Vec<_> = orders.by_ref().take(count).collect();
+        nats::publish(&context, orders.iter().map(|order| order.message())).await
+    };
+    let config = Config {
+        max_messages: 100,
+        discard: async_nats::jetstream::stream::DiscardPolicy::Old,
+        ..nats::stream_config(STREAM, "orders.>")
+    };
+    let last = publish(config, 150).await;
+    let mut host = Host::start_on(&server, STREAM).await;
+    host.client()
+        .deploy_with(LEDGER, &guests::module("ledger"), "&start=first-available")
+        .await;
+    host.client().reached(LEDGER, last).await;
+    assert_eq!(host.stop().code(), Some(0));
+    let file = host.data_dir().join(format!("state/{LEDGER}/1.redb"));
+    std::fs::remove_file(file).expect("it has a state");
+    context.delete_stream(STREAM).await.expect("it is there");
+    publish(nats::stream_config(STREAM, "orders.>"), 20).await;
+
+    host.restart().await;
+    let (_, failure) = host.client().failed(LEDGER).await;
+    assert_eq!(failure.kind, "source-truncated", "{failure:?}");
+    assert!(
+        failure.message.contains("ends at 20, before position 50"),
+        "{failure:?}"
+    );
 }
 
 #[tokio::test]

@@ -581,6 +581,12 @@ fn begin(
                 may_be_of_others: !request.subjects.takes_everything(),
             })
         }
+        // The log was replaced by a shorter one.
+        Some(position) if position > log.info().last_sequence => Err(Error::Truncated {
+            stream: stream.name.clone(),
+            last: log.info().last_sequence,
+            position,
+        }),
         Some(after) => Ok(after),
         None => Ok(first - 1),
     }

@@ -165,6 +165,7 @@ pub(super) async fn open(
     let stream = identity(&api, &info)?;
     prove(&mut link, &api, &info, &stream, standing).await?;
     let mut position = begin(&info, standing);
+    check_begins_within(&api, &info, standing)?;
     let filter = filter(covering, &info.config);
     let reads_part = filter.is_some();
     // The host matches then.
@@ -343,16 +344,28 @@ fn identity(api: &Api, info: &StreamInfo) -> Result<Arc<StreamIdentity>, Trouble
 fn begin(info: &StreamInfo, standing: &Standing) -> u64 {
     // A stream may be configured to start with another sequence than 1.
     let origin = info.config.first_seq.max(1);
-    // The stream may have been replaced by a shorter one, which is found out later.
-    let begins_after = standing
-        .begins_after
-        .map(|after| after.min(info.state.last_seq));
-    match (standing.position.or(begins_after), standing.start) {
+    match (standing.position.or(standing.begins_after), standing.start) {
         // Given by a state, so the settings of the start do not matter.
         (Some(position), _) => position,
         // Sequences that a filtered mirror lacks at the front belong to others.
         (None, Start::Beginning) if !has_gaps_by_design(&info.config) => origin - 1,
         (None, _) => info.first().max(origin) - 1,
+    }
+}
+
+/// An error if a state that is built again began behind the end of the stream, which is then not the
+/// one that it was built from.
+fn check_begins_within(api: &Api, info: &StreamInfo, standing: &Standing) -> Result<(), Failure> {
+    let last = info.state.last_seq;
+    match standing.begins_after {
+        Some(position) if standing.position.is_none() && position > last => {
+            Err(Failure::Stop(Error::Truncated {
+                stream: api.stream.clone(),
+                last,
+                position,
+            }))
+        }
+        _ => Ok(()),
     }
 }
 
