@@ -542,6 +542,52 @@ async fn a_stream_that_loses_events_by_design_is_counted() {
 }
 
 #[tokio::test]
+async fn what_goes_right_after_a_limit_is_set_is_counted_for_good() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    let config = Config {
+        subjects: vec!["orders.>".to_owned(), "audit.>".to_owned()],
+        ..nats::stream_config(STREAM, "")
+    };
+    nats::create_stream_with(&context, config.clone()).await;
+    let source = jetstream_source(&server.url(), STREAM);
+    let mut host = Host::start_with(&format!("{source}missing = \"count\"\n")).await;
+    host.client()
+        .deploy("tally", &guests::module("tally"))
+        .await;
+    let of = |customer: u64| (format!("orders.{customer}.placed"), "{}".into());
+    let last = nats::publish(&context, (0..5).map(of)).await;
+    host.client().reached("tally", last).await;
+
+    let edited = Config {
+        max_messages_per_subject: 1,
+        ..config
+    };
+    context.update_stream(edited).await.expect("is edited");
+    // All in one write, as a busy publisher sends them, and nothing after them.
+    let client = context.client();
+    for _ in 0..2_000 {
+        let (subject, data) = of(7);
+        client.publish(subject, data).await.expect("published");
+    }
+    client.flush().await.expect("the server is there");
+    let has_counted = |shown: &api::Deployment| {
+        shown.position == last + 2_000
+            && shown.events_applied + shown.missing_events == last + 2_000
+    };
+    let shown = host.client().show_when("tally", "have all", has_counted);
+    let missing = shown.await.missing_events;
+    let entry = host.client().get("/v1/deployments/tally/entries/tally/7");
+    let entry = entry.await.expect(200);
+    let expected = (missing > 0).then(|| missing.to_string());
+    assert_eq!(entry.header("foldstream-missing"), expected.as_deref());
+    host.kill();
+    host.restart().await;
+    let shown = host.client().reached("tally", last + 2_000).await;
+    assert_eq!(shown.missing_events, missing);
+}
+
+#[tokio::test]
 async fn a_deployment_that_stopped_for_want_of_events_continues_when_a_deploy_accepts_that() {
     let mut stage = Stage::start(Kind::JetStream).await;
     let last = stage.publish(100).await;

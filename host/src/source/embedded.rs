@@ -431,6 +431,7 @@ impl Reading {
             stream: Arc::clone(&self.stream),
             last_seen,
             missing,
+            overlooked: 0,
             passed_over: Vec::new(),
             left_out: Vec::new(),
         }))

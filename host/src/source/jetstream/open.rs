@@ -82,6 +82,11 @@ impl Standing {
             skips: Arc::default(),
         }
     }
+
+    /// Whether it is given, and not just where the stream happens to begin.
+    fn is_anchored(&self) -> bool {
+        self.position.is_some() || self.begins_after.is_some() || self.start == Start::Beginning
+    }
 }
 
 /// Why a stream could not be opened.
@@ -139,6 +144,8 @@ pub(super) struct Opened {
     pub(super) skips: Arc<[u64]>,
     /// Whether the stream leaves out sequences by design.
     pub(super) has_gaps_by_design: bool,
+    /// Whether the stream may remove a message before it is sent.
+    pub(super) removes_at_once: bool,
     /// Whether the position was read, and is not just the current beginning of the stream.
     pub(super) is_anchored: bool,
 }
@@ -202,9 +209,7 @@ pub(super) async fn open(
         .into());
     }
     // From the first available event on, what is gone by now does not matter.
-    let is_anchored = standing.position.is_some()
-        || standing.begins_after.is_some()
-        || standing.start == Start::Beginning;
+    let is_anchored = standing.is_anchored();
     if !is_anchored {
         position = position.max(info.first() - 1);
     }
@@ -239,6 +244,7 @@ pub(super) async fn open(
         accepts_through: standing.accepts_through,
         skips: Arc::clone(&standing.skips),
         has_gaps_by_design: has_gaps_by_design(&info.config),
+        removes_at_once: removes_at_once(&info.config),
         is_anchored,
         api,
     })
