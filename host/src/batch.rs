@@ -33,6 +33,8 @@ pub struct Batch {
     /// Sequences that the stream no longer has, that may have matched, and that may be passed over;
     /// in rising order.
     pub missing: Vec<RangeInclusive<u64>>,
+    /// How many events before this batch, which earlier ones passed, turned out to be missing.
+    pub overlooked: u64,
     /// Sequences of messages that matched but are not events, such as schedules and delete markers;
     /// in rising order.
     pub passed_over: Vec<u64>,
@@ -109,6 +111,7 @@ impl Batch {
         // One that is older than the last event is dropped by `checkpoint`.
         self.last_seen = later.last_seen.or(self.last_seen.take());
         self.missing.append(&mut later.missing);
+        self.overlooked += later.overlooked;
         self.passed_over.append(&mut later.passed_over);
         self.left_out.append(&mut later.left_out);
     }
@@ -210,6 +213,8 @@ impl Batch {
                 .iter()
                 .filter_map(|range| clamp(range, through + 1, u64::MAX))
                 .collect(),
+            // Told with the first part.
+            overlooked: 0,
             passed_over: self.passed_over.split_off(
                 self.passed_over
                     .partition_point(|sequence| *sequence <= through),
@@ -323,6 +328,7 @@ mod tests {
             }),
             last_seen: Some(EventMark::of(&event(12))),
             missing: vec![2..=2, 4..=6, 9..=9],
+            overlooked: 0,
             passed_over: vec![10, 11],
             left_out: Vec::new(),
         }

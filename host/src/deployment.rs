@@ -63,7 +63,7 @@ impl View {
 #[derive(Debug)]
 pub struct Deployment {
     name: String,
-    record: watch::Sender<Record>,
+    record: watch::Sender<Arc<Record>>,
     /// The active runner.
     active: watch::Sender<Arc<Runner>>,
     /// All runners, by the number of their state file.
@@ -91,7 +91,7 @@ impl Deployment {
         }
         Arc::new(Self {
             name: record.name.clone(),
-            record: watch::Sender::new(record),
+            record: watch::Sender::new(Arc::new(record)),
             active: active_sender,
             runners: RwLock::new(runners),
             places: RwLock::default(),
@@ -105,19 +105,24 @@ impl Deployment {
         &self.name
     }
 
-    /// Its record in the catalogue.
-    pub fn record(&self) -> Record {
-        self.record.borrow().clone()
+    /// Its record in the catalogue, which may have many generations: it is shared, not copied.
+    pub fn record(&self) -> Arc<Record> {
+        Arc::clone(&self.record.borrow())
+    }
+
+    /// A copy of its record, to be changed and written to the catalogue.
+    pub(crate) fn draft(&self) -> Record {
+        Record::clone(&self.record.borrow())
     }
 
     /// Its record in the catalogue and its active runner, which belong together.
-    pub(crate) fn current(&self) -> (Record, Arc<Runner>) {
+    pub(crate) fn current(&self) -> (Arc<Record>, Arc<Runner>) {
         // Both change under this lock.
         let record = self.record.borrow();
-        (record.clone(), self.active())
+        (Arc::clone(&record), self.active())
     }
 
-    /// Reads its record in the catalogue without copying it.
+    /// Reads its record in the catalogue.
     pub(crate) fn with_record<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
         look(&self.record.borrow())
     }
@@ -152,7 +157,7 @@ impl Deployment {
 
     /// Sets the record that the catalogue already has.
     pub(crate) fn set_record(&self, record: Record) {
-        self.record.send_replace(record);
+        self.record.send_replace(Arc::new(record));
     }
 
     /// The active runner.
@@ -169,7 +174,7 @@ impl Deployment {
     pub(crate) fn flip(&self, record: Record, runner: Arc<Runner>) {
         // In one step: a client that has heard of the new generation gets answers from it.
         self.record.send_modify(|current| {
-            *current = record;
+            *current = Arc::new(record);
             self.active.send_replace(runner);
         });
     }
@@ -354,7 +359,7 @@ impl Deployment {
             previous: record
                 .previous()
                 .map(|generation| Box::new(self.generation_info(generation))),
-            name: record.name,
+            name: record.name.clone(),
         }
     }
 

@@ -12,6 +12,35 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Most lines kept of one child; the oldest go first.
 const LINES_MAX: usize = 5_000;
 
+/// The processes that a process started, by their numbers.
+///
+/// # Panics
+///
+/// When there is no such process.
+pub fn children(parent: u32) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{parent}/task"))
+        .expect("it runs")
+        .flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            list.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// Sends a signal to one of them, unless it has ended.
+///
+/// # Panics
+///
+/// When it is no number of a process.
+pub fn signal(child: &str, signal: Signal) {
+    let child = Pid::from_raw(child.parse().expect("a number of a process"));
+    let _ = kill_process(child.expect("not 0"), signal);
+}
+
 /// A running child. Dropping it kills it.
 #[derive(Debug)]
 pub struct Process {

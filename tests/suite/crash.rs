@@ -1,6 +1,9 @@
 //! Kill the host at any moment: the state after the restart equals the fold, with no event twice
 //! and none missing.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use foldstream::api::{self, DeploymentState};
@@ -8,7 +11,8 @@ use foldstream_tests::client::Client;
 use foldstream_tests::orders::Order;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use foldstream_tests::wait;
-use foldstream_tests::{guests, nats};
+use foldstream_tests::{guests, nats, process};
+use rustix::process::Signal;
 
 /// Name of the deployment of the guest of that name.
 const MISCHIEF: &str = "mischief";
@@ -469,6 +473,62 @@ fn move_code(from: &std::path::Path, to: &std::path::Path) {
         }
     }
     assert_eq!(moved, 1, "there is one module");
+}
+
+#[tokio::test]
+async fn modules_that_take_long_to_compile_keep_no_others_from_starting() {
+    let mut stage = Stage::start(Kind::Embedded).await;
+    let cache = stage.host.data_dir().join("cache");
+    let compiled = || {
+        let files = std::fs::read_dir(&cache).expect("it is there").flatten();
+        let paths = files.map(|file| file.path());
+        let is_code = |path: &PathBuf| path.extension().is_some_and(|known| known == "code");
+        paths.filter(is_code).collect::<Vec<_>>()
+    };
+    // By name, so that they are the first that start.
+    let slow: Vec<String> = (0..8).map(|number| format!("a-slow-{number}")).collect();
+    let quick: Vec<String> = (0..4).map(|number| format!("b-quick-{number}")).collect();
+    let mut lost = Vec::new();
+    for (number, name) in (0..).zip(slow.iter().chain(&quick)) {
+        if number == slow.len() {
+            lost = compiled();
+        }
+        let module = guests::release(LEDGER, u8::try_from(number).expect("a few"));
+        stage.client().deploy(name, &module).await;
+    }
+    let last = stage.publish(10).await;
+    assert_eq!(stage.host.stop().code(), Some(0));
+    lost.iter()
+        .for_each(|file| std::fs::remove_file(file).expect("it is there"));
+    stage.host.restart().await;
+
+    // From now on, who compiles takes forever.
+    let host = stage.host.process().id();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let ends = Arc::clone(&is_over);
+    let stopper = std::thread::spawn(move || {
+        while !ends.load(Ordering::Relaxed) {
+            let children = process::children(host);
+            children
+                .iter()
+                .for_each(|child| process::signal(child, Signal::STOP));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let children = process::children(host);
+        children
+            .iter()
+            .for_each(|child| process::signal(child, Signal::CONT));
+    });
+    for name in &quick {
+        stage.client().reached(name, last).await;
+    }
+    let waiting = stage.client().show(&slow[7]).await;
+    assert_eq!(waiting.position, 0, "{waiting:?}");
+    is_over.store(true, Ordering::Relaxed);
+    stopper.join().expect("no panic");
+    for name in &slow {
+        stage.client().reached(name, last).await;
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use async_nats::jetstream::{self, stream};
 use foldstream::api::{self, GenerationStatus, WorkState};
 use foldstream_tests::client::Client;
-use foldstream_tests::host::Host;
+use foldstream_tests::host::{Host, jetstream_source};
 use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::orders::Orders;
 use foldstream_tests::stage::LEDGER;
@@ -25,6 +25,11 @@ struct Bed {
 impl Bed {
     /// With the settings of the mirror.
     async fn start(config: stream::Config) -> Self {
+        Self::start_with(config, "").await
+    }
+
+    /// With those of the host as well.
+    async fn start_with(config: stream::Config, settings: &str) -> Self {
         let server = NatsServer::start().await;
         let context = server.jetstream().await;
         let origin = stream::Config {
@@ -33,7 +38,8 @@ impl Bed {
         };
         nats::create_stream_with(&context, origin).await;
         nats::create_stream_with(&context, config).await;
-        let host = Host::start_on(&server, MIRROR).await;
+        let source = jetstream_source(&server.url(), MIRROR);
+        let host = Host::start_with(&format!("{source}{settings}")).await;
         let orders = Orders::new(7, 10);
         Self {
             server,
@@ -301,4 +307,111 @@ async fn a_part_that_lacks_lost_events_is_rebuilt_only_if_that_is_meant_and_coun
         .await
         .expect(200);
     assert_eq!(bed.client().show(TALLY).await.missing_events, 1);
+}
+
+#[tokio::test]
+async fn a_past_state_of_a_mirror_that_begins_at_a_snapshot_does_not_lack_events_in_silence() {
+    let mut bed = Bed::start_with(
+        of_orders(),
+        "[rollout]\nsnapshot_events = 5\n[state]\nflush_interval = \"100ms\"\n",
+    )
+    .await;
+    let last = bed.publish(10).await;
+    bed.deploy(LEDGER, last).await;
+    let folder = bed.host.data_dir().join(format!("snapshots/{LEDGER}"));
+    wait::until("a snapshot", || async {
+        let found = std::fs::read_dir(&folder).ok()?;
+        let is_snapshot = |name: &str| name.ends_with(".redb");
+        found
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .any(|name| is_snapshot(&name))
+            .then_some(())
+    })
+    .await;
+    let last = bed.publish(4).await;
+    bed.client().reached(LEDGER, last).await;
+    bed.delete(last - 4).await;
+    let path = format!("/v1/deployments/{LEDGER}/entries?as-of={}", last - 2);
+    let why = bed.client().get(&path).await.problem(422, "refused").detail;
+    assert!(why.contains("1 event that was applied is gone"), "{why}");
+    let path = format!("{path}&accept-missing=true&timeout=30s");
+    let past = bed.client().get(&path).await.expect(200);
+    assert_eq!(past.header("foldstream-missing"), Some("1"));
+    // A state that was rebuilt without it says so as well.
+    bed.client()
+        .act(LEDGER, "rebuild?accept-missing=true")
+        .await
+        .expect(200);
+    bed.client()
+        .becomes(LEDGER, 2, GenerationStatus::Active)
+        .await;
+    let path = format!("/v1/deployments/{LEDGER}/entries?as-of={last}&timeout=30s");
+    let past = bed.client().get(&path).await.expect(200);
+    assert_eq!(past.header("foldstream-missing"), Some("1"));
+}
+
+#[tokio::test]
+async fn a_skipped_event_that_a_mirror_still_has_hides_no_loss() {
+    let mut bed = Bed::start(of_orders()).await;
+    let poison = ("orders.1.placed".to_owned(), "no order".into());
+    let poisoned = nats::publish(&bed.context, [poison]).await;
+    bed.client().deploy(LEDGER, &guests::module(LEDGER)).await;
+    bed.client().failed(LEDGER).await;
+    let sequence = poisoned.to_string();
+    let words = ["resume", LEDGER, "--skip", &sequence, "--reason", "poison"];
+    cli::on(&bed.host, &words).expect(0);
+    let last = bed.publish(10).await;
+    bed.client().reached(LEDGER, last).await;
+    bed.delete(last - 4).await;
+    let lacks = "1 event that was applied is gone from stream MIRROR";
+    let path = format!("/v1/deployments/{LEDGER}/entries?as-of={last}&timeout=30s");
+    let why = bed.client().get(&path).await.problem(422, "refused").detail;
+    assert!(why.contains(lacks), "{why}");
+    for action in ["rebuild", "verification"] {
+        let why = refused(bed.client(), LEDGER, action).await;
+        assert!(why.contains(lacks), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_past_state_of_a_mirror_that_can_not_be_counted_is_not_ready() {
+    // The reader of the deployment takes one of them, and each count three.
+    let mut bed = Bed::start(stream::Config {
+        max_consumers: 2,
+        ..of_orders()
+    })
+    .await;
+    let last = bed.publish(10).await;
+    bed.deploy(LEDGER, last).await;
+    let path = format!("/v1/deployments/{LEDGER}/entries?as-of={last}&timeout=30s");
+    let why = bed
+        .client()
+        .get(&path)
+        .await
+        .problem(503, "not-ready")
+        .detail;
+    assert!(
+        why.contains("it is unknown which events the stream has lost"),
+        "{why}"
+    );
+}
+
+#[tokio::test]
+async fn a_past_state_of_a_mirror_that_was_away_is_checked_before_it_is_answered() {
+    let mut bed = Bed::start(of_orders()).await;
+    let last = bed.publish(10).await;
+    bed.deploy(LEDGER, last).await;
+    bed.delete(last - 4).await;
+    bed.server.stop();
+    let path = format!("/v1/deployments/{LEDGER}/entries?as-of={last}");
+    let waits = bed.client().get(&format!("{path}&timeout=1s")).await;
+    let why = waits.problem(503, "not-ready").detail;
+    assert!(why.contains("still being built"), "{why}");
+    bed.server.restart().await;
+    let why = wait::until("an answer", || async {
+        let answer = bed.client().get(&format!("{path}&timeout=30s")).await;
+        (answer.status != 503).then(|| answer.problem(422, "refused").detail)
+    })
+    .await;
+    assert!(why.contains("1 event that was applied is gone"), "{why}");
 }

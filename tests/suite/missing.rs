@@ -1,7 +1,7 @@
 //! Events that are gone from a stream: told with their number, and done without only if that is
 //! meant.
 
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{Config, Stream};
 use foldstream::api::{self, DeploymentState, GenerationStatus, WorkState};
 use foldstream_tests::client::Client;
 use foldstream_tests::host::{Host, jetstream_source};
@@ -542,6 +542,52 @@ async fn a_stream_that_loses_events_by_design_is_counted() {
 }
 
 #[tokio::test]
+async fn what_goes_right_after_a_limit_is_set_is_counted_for_good() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    let config = Config {
+        subjects: vec!["orders.>".to_owned(), "audit.>".to_owned()],
+        ..nats::stream_config(STREAM, "")
+    };
+    nats::create_stream_with(&context, config.clone()).await;
+    let source = jetstream_source(&server.url(), STREAM);
+    let mut host = Host::start_with(&format!("{source}missing = \"count\"\n")).await;
+    host.client()
+        .deploy("tally", &guests::module("tally"))
+        .await;
+    let of = |customer: u64| (format!("orders.{customer}.placed"), "{}".into());
+    let last = nats::publish(&context, (0..5).map(of)).await;
+    host.client().reached("tally", last).await;
+
+    let edited = Config {
+        max_messages_per_subject: 1,
+        ..config
+    };
+    context.update_stream(edited).await.expect("is edited");
+    // All in one write, as a busy publisher sends them, and nothing after them.
+    let client = context.client();
+    for _ in 0..2_000 {
+        let (subject, data) = of(7);
+        client.publish(subject, data).await.expect("published");
+    }
+    client.flush().await.expect("the server is there");
+    let has_counted = |shown: &api::Deployment| {
+        shown.position == last + 2_000
+            && shown.events_applied + shown.missing_events == last + 2_000
+    };
+    let shown = host.client().show_when("tally", "have all", has_counted);
+    let missing = shown.await.missing_events;
+    let entry = host.client().get("/v1/deployments/tally/entries/tally/7");
+    let entry = entry.await.expect(200);
+    let expected = (missing > 0).then(|| missing.to_string());
+    assert_eq!(entry.header("foldstream-missing"), expected.as_deref());
+    host.kill();
+    host.restart().await;
+    let shown = host.client().reached("tally", last + 2_000).await;
+    assert_eq!(shown.missing_events, missing);
+}
+
+#[tokio::test]
 async fn a_deployment_that_stopped_for_want_of_events_continues_when_a_deploy_accepts_that() {
     let mut stage = Stage::start(Kind::JetStream).await;
     let last = stage.publish(100).await;
@@ -753,6 +799,42 @@ async fn a_lost_state_of_the_first_available_event_is_not_built_again_without_lo
         .await
         .expect(200);
     assert_eq!(host.client().reached(LEDGER, 350).await.missing_events, 200);
+}
+
+#[tokio::test]
+async fn a_lost_state_whose_stream_is_shorter_than_where_it_began_is_not_begun_at_its_end() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    let mut orders = Orders::new(1, 10);
+    let mut publish = async |config: Config, count: usize| {
+        nats::create_stream_with(&context, config).await;
+        let orders: Vec<_> = orders.by_ref().take(count).collect();
+        nats::publish(&context, orders.iter().map(|order| order.message())).await
+    };
+    let config = Config {
+        max_messages: 100,
+        discard: async_nats::jetstream::stream::DiscardPolicy::Old,
+        ..nats::stream_config(STREAM, "orders.>")
+    };
+    let last = publish(config, 150).await;
+    let mut host = Host::start_on(&server, STREAM).await;
+    host.client()
+        .deploy_with(LEDGER, &guests::module("ledger"), "&start=first-available")
+        .await;
+    host.client().reached(LEDGER, last).await;
+    assert_eq!(host.stop().code(), Some(0));
+    let file = host.data_dir().join(format!("state/{LEDGER}/1.redb"));
+    std::fs::remove_file(file).expect("it has a state");
+    context.delete_stream(STREAM).await.expect("it is there");
+    publish(nats::stream_config(STREAM, "orders.>"), 20).await;
+
+    host.restart().await;
+    let (_, failure) = host.client().failed(LEDGER).await;
+    assert_eq!(failure.kind, "source-truncated", "{failure:?}");
+    assert!(
+        failure.message.contains("ends at 20, before position 50"),
+        "{failure:?}"
+    );
 }
 
 #[tokio::test]

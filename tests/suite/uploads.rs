@@ -7,10 +7,10 @@ use foldstream::state::catalogue::{Audit, Catalogue};
 use foldstream_tests::client::Client;
 use foldstream_tests::host::Host;
 use foldstream_tests::hostile::{self, COMPONENT_TYPE, INSTANCE_TYPE};
-use foldstream_tests::process::Process;
+use foldstream_tests::process::{Process, children, signal};
 use foldstream_tests::stage::{Kind, Stage};
 use foldstream_tests::{cli, guests, wait};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::pressure::metric;
 
@@ -224,8 +224,7 @@ async fn check_that_nobody_waits_for_is_given_up() {
             .await
     });
     let child = wait::until("a child", || async { children(host).pop() }).await;
-    let child = Pid::from_raw(child.parse().expect("a number of a process"));
-    let _ = kill_process(child.expect("not 0"), Signal::STOP);
+    signal(&child, Signal::STOP);
     sent.abort();
     none_is_left().await;
 }
@@ -409,19 +408,4 @@ async fn host_with_little_address_space_still_takes_modules_in() {
         .await
         .expect(201);
     host.terminate(Duration::from_secs(20));
-}
-
-/// The processes that a process started.
-fn children(parent: u32) -> Vec<String> {
-    let tasks = std::fs::read_dir(format!("/proc/{parent}/task"))
-        .expect("it runs")
-        .flatten();
-    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    lists
-        .flat_map(|list| {
-            list.split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        })
-        .collect()
 }

@@ -243,6 +243,11 @@ impl Engine {
         self.inner.loaded.lock().get(digest).and_then(Weak::upgrade)
     }
 
+    /// Whether there seems to be compiled code of a module.
+    pub fn has_code(&self, digest: &str) -> bool {
+        self.inner.cache.length(digest) > 0
+    }
+
     /// Compiles in a child process, or takes the compiled code from the cache; links, and asks for
     /// the manifest.
     pub fn load(&self, accepted: &Accepted) -> Result<Loaded, Error> {

@@ -182,6 +182,7 @@ mod tests {
             stream,
             last_seen: None,
             missing,
+            overlooked: 0,
             passed_over,
             left_out: Vec::new(),
         })

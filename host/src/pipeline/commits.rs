@@ -59,6 +59,23 @@ impl Run {
         self.store.flush().map_err(Ended::State)
     }
 
+    /// Counts what turned out to be missing after the state had passed it. Durable at once, as far as
+    /// there is room: no later event brings it back.
+    pub(super) fn note_overlooked(&mut self, batch: &mut Batch) -> Result<(), Ended> {
+        let overlooked = std::mem::take(&mut batch.overlooked);
+        let Some(checkpoint) = self.store.published().filter(|_| overlooked > 0) else {
+            return Ok(());
+        };
+        let missing = checkpoint.missing.saturating_add(overlooked);
+        self.applier.writer().note_missing(missing);
+        let disk = self.applier.settings.disk.as_ref();
+        if disk.is_some_and(|(room, _)| room.check(Use::Write, 0).is_err()) {
+            return Ok(());
+        }
+        self.join_commit().map_err(Ended::State)?;
+        self.store.flush().map_err(Ended::State)
+    }
+
     /// Commits early if memory requires it, and waits for a commit if there is no memory to
     /// continue.
     pub(super) fn commit_if_large(&mut self) -> Result<(), Ended> {

@@ -348,7 +348,8 @@ impl Run {
     }
 
     fn apply(&mut self, batch: Batch) -> Result<(), Ended> {
-        let batch = self.merge(batch);
+        let mut batch = self.merge(batch);
+        self.note_overlooked(&mut batch)?;
         let Some(mut batch) = self.cut(batch) else {
             return Ok(());
         };
@@ -489,8 +490,10 @@ impl Run {
         while self.stashed.is_empty() && batch.events.len() < limits.events && bytes < limits.bytes
         {
             match self.inbox.take() {
+                // What was overlooked is counted only after everything before it was applied.
                 Some(Input::Batch(next))
-                    if batch.events.len() + next.events.len() <= limits.events
+                    if next.overlooked == 0
+                        && batch.events.len() + next.events.len() <= limits.events
                         && bytes + next.bytes() <= limits.bytes =>
                 {
                     bytes += next.bytes();

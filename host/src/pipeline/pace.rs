@@ -267,6 +267,7 @@ mod tests {
             after: 0,
             last_seen: None,
             missing: vec![1..=1, 3..=3, 5..=5],
+            overlooked: 0,
             passed_over: vec![7],
             left_out: Vec::new(),
         }

@@ -32,6 +32,7 @@ fn batch(sequences: std::ops::RangeInclusive<u64>, head: u64) -> Batch {
         stream,
         last_seen: None,
         missing: Vec::new(),
+        overlooked: 0,
         passed_over: Vec::new(),
         left_out: Vec::new(),
     }
@@ -142,6 +143,7 @@ fn nothing_is_live_before_the_module_that_was_asked_for_last_has_begun() {
         stream: Arc::clone(&stream),
         last_seen: None,
         missing: Vec::new(),
+        overlooked: 0,
         passed_over: Vec::new(),
         left_out: Vec::new(),
     };

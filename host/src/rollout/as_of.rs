@@ -17,6 +17,7 @@ use crate::deployment::{Deployment, View};
 use crate::pipeline::Ceiling;
 use crate::room::Use;
 use crate::runner::ReadError;
+use crate::state::Snapshot;
 use crate::state::catalogue::Generation;
 
 /// A moment in the past of a stream.
@@ -46,8 +47,30 @@ struct PastState {
     moment: Moment,
     /// Whether events that were applied may be missing from it.
     accept_missing: bool,
+    /// Whether it started with a snapshot.
+    begins_later: bool,
+    /// How many events it lacks, at most, without having noticed it; none as long as that is
+    /// unknown.
+    unseen: Option<u64>,
     scratch: Arc<Scratch>,
     used_at: Instant,
+}
+
+impl PastState {
+    fn found(&self) -> Past {
+        Past {
+            scratch: Arc::clone(&self.scratch),
+            begins_later: self.begins_later,
+            unseen: self.unseen,
+        }
+    }
+}
+
+/// A state of the past for one request; see [`PastState`].
+struct Past {
+    scratch: Arc<Scratch>,
+    begins_later: bool,
+    unseen: Option<u64>,
 }
 
 /// The past states that are kept.
@@ -73,6 +96,27 @@ pub struct Preparing {
     pub rate: f64,
     /// What keeps it from getting on just now, in words.
     pub obstacle: Option<String>,
+}
+
+/// An error if a moment is in the future of a state at `head`.
+fn check_past(moment: Moment, head: u64, deployment: &str) -> Result<(), Error> {
+    // `unwrap_or` is for years after 2554, where nanoseconds no longer fit 64 bits.
+    let now_ns = u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(u64::MAX);
+    match moment {
+        Moment::Sequence(sequence) if sequence > head => Err(Error::Refused(format!(
+            "sequence {sequence} is in the future: {deployment} is at {head}; use at-least to wait \
+             for it"
+        ))),
+        Moment::Time(time_ns) if time_ns > now_ns => Err(Error::Refused(
+            "that time is in the future; use a time in the past".to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn not_ready(why: &str) -> AsOfError {
+    let why = format!("it is unknown which events the stream has lost ({why}); try again");
+    AsOfError::Read(ReadError::NotReady(why))
 }
 
 fn waits(obstacle: &Option<String>) -> String {
@@ -118,24 +162,12 @@ impl Rollouts {
         let head = deployment.view(None, timeout).await?.snapshot.position();
         let record = deployment.record();
         let generation = record.active();
-        if let Moment::Sequence(sequence) = moment
-            && sequence > head
-        {
-            return Err(Error::Refused(format!(
-                "sequence {sequence} is in the future: {} is at {head}; use at-least to wait for it",
-                deployment.name()
-            ))
-            .into());
-        }
-        // `unwrap_or` is for years after 2554, where nanoseconds no longer fit 64 bits.
-        let now_ns = u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(u64::MAX);
-        if matches!(moment, Moment::Time(time_ns) if time_ns > now_ns) {
-            return Err(Error::Refused(
-                "that time is in the future; use a time in the past".to_owned(),
-            )
-            .into());
-        }
-        let scratch = self
+        check_past(moment, head, deployment.name())?;
+        let Past {
+            scratch,
+            begins_later,
+            unseen,
+        } = self
             .past(deployment, generation, moment, accept_missing)
             .await?;
         // `arrives(0)` waits for the ceiling of the scratch, which is the moment itself.
@@ -159,19 +191,43 @@ impl Rollouts {
                 .into());
             }
         };
-        let gone = || Error::Conflict("the past state was closed; try again".to_owned());
-        let snapshot = scratch.runner.store().ok_or_else(gone)?.snapshot();
+        let unseen = match unseen {
+            Some(unseen) => unseen,
+            // The stream could not be asked before, and the fold has read it since.
+            None => {
+                let looked = self.may_look_back(deployment, moment, begins_later, accept_missing);
+                let looked = looked.await?;
+                if let Some(why) = looked.unknown {
+                    return Err(not_ready(&why));
+                }
+                looked.unseen
+            }
+        };
+        let snapshot = self.counted(&scratch, unseen).await?;
         Ok(View::of(Arc::clone(&scratch.runner), snapshot))
     }
 
-    /// The state as of a moment; found, or started.
+    /// A snapshot of a past state that counts events which it lacks without having noticed it.
+    async fn counted(&self, scratch: &Scratch, unseen: u64) -> Result<Snapshot, Error> {
+        let gone = || Error::Conflict("the past state was closed; try again".to_owned());
+        let snapshot = scratch.runner.store().ok_or_else(gone)?.snapshot();
+        if snapshot.missing_count() >= unseen {
+            return Ok(snapshot);
+        }
+        // One at a time: of two requests that note it at once, one would be told that it can't.
+        let _noting = self.inner.past_states.beginning.lock().await;
+        scratch.runner.note_missing(unseen).await?;
+        Ok(scratch.runner.store().ok_or_else(gone)?.snapshot())
+    }
+
+    /// The state as of a moment, found or started.
     async fn past(
         &self,
         deployment: &Arc<Deployment>,
         generation: &Generation,
         moment: Moment,
         accept_missing: bool,
-    ) -> Result<Arc<Scratch>, AsOfError> {
+    ) -> Result<Past, AsOfError> {
         // Held until the state is in the list: a second request for the same moment then finds it,
         // and two requests together cannot exceed `as_of_max`.
         let _beginning = self.inner.past_states.beginning.lock().await;
@@ -200,9 +256,11 @@ impl Rollouts {
         let from = snapshots::nearest(&folder, generation.state_file, moment, below);
         let mut generation = generation.clone();
         // With a snapshot, only what is gone after it matters.
-        self.may_look_back(deployment, moment, from.is_some(), accept_missing)
-            .await?
-            .apply(&mut generation);
+        let begins_later = from.is_some();
+        let accepted = self
+            .may_look_back(deployment, moment, begins_later, accept_missing)
+            .await?;
+        accepted.apply(&mut generation);
         let options = ScratchOptions {
             ceiling: moment.ceiling(),
             from,
@@ -218,6 +276,8 @@ impl Rollouts {
             generation: generation.number,
             moment,
             accept_missing,
+            begins_later,
+            unseen: accepted.unknown.is_none().then_some(accepted.unseen),
             scratch,
             used_at: Instant::now(),
         };
@@ -226,7 +286,7 @@ impl Rollouts {
 }
 
 impl PastStates {
-    fn find(&self, wanted: (&str, u64, Moment, bool)) -> Option<Arc<Scratch>> {
+    fn find(&self, wanted: (&str, u64, Moment, bool)) -> Option<Past> {
         let mut kept = self.kept.lock();
         // A failed one is started from scratch.
         kept.retain(|past| past.scratch.runner.now().state != DeploymentState::Failed);
@@ -240,7 +300,7 @@ impl PastStates {
         };
         let past = kept.iter_mut().find(is_wanted)?;
         past.used_at = Instant::now();
-        Some(Arc::clone(&past.scratch))
+        Some(past.found())
     }
 
     /// Removes the least recently used states until there is room for one more; returns whether
@@ -265,10 +325,10 @@ impl PastStates {
         true
     }
 
-    fn add(&self, past: PastState) -> Arc<Scratch> {
-        let scratch = Arc::clone(&past.scratch);
+    fn add(&self, past: PastState) -> Past {
+        let added = past.found();
         self.kept.lock().push(past);
-        scratch
+        added
     }
 
     /// Removes all past states of a deployment.

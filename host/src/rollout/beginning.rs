@@ -69,7 +69,7 @@ impl Rollouts {
         begun: u64,
     ) -> Result<(), super::Error> {
         let _changing = self.lock(deployment).await?;
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         if !is_wanted(&record, state_file) {
             return Ok(());
         }

@@ -73,7 +73,7 @@ impl Rollouts {
         generation: Generation,
         action: &str,
     ) -> Result<(), Error> {
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         // A lost owner may be replaced only by a candidate that says from where it publishes.
         if deployment.active().is_lost() {
             owners::refuse_lost(&record, &generation)?;
@@ -378,7 +378,7 @@ impl Rollouts {
         // `u64::MAX` means that this migration decides from where the state has its subjects.
         if let Some(position) = made.filter(|_| generation.subjects_from == u64::MAX) {
             let _changing = self.lock(deployment).await.map_err(|_| Built::Gone)?;
-            let mut record = deployment.record();
+            let mut record = deployment.draft();
             // It may have been aborted during the conversion.
             if let Some(candidate) = record
                 .generation_mut(number)

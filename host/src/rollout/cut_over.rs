@@ -117,7 +117,7 @@ impl Rollouts {
             .map_or_else(|| runner.position(), |aligned| aligned.position);
         // In memory until `flip` commits it.
         let from = record.active;
-        let mut changed = after_switch(record, to, switch, position);
+        let mut changed = after_switch(Record::clone(&record), to, switch, position);
         beginning::copy(&runner, state_file, &mut changed);
         if is_lost && let Some(before) = changed.generation_mut(from) {
             let why = "its state could not be opened, or did not own its effects";
@@ -392,7 +392,7 @@ impl Rollouts {
         if before.now().state == api::DeploymentState::Paused {
             before.resume();
         }
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         if self.limit_previous(&mut record) {
             let detail = "beyond rollout.keep_previous_generations".to_owned();
             if let Err(error) = self.commit(deployment, record, "retire", detail).await {

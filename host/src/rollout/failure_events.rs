@@ -72,7 +72,7 @@ impl Rollouts {
         wanted: Option<&str>,
     ) -> Result<(), Error> {
         let Some(wanted) = wanted else { return Ok(()) };
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         let target = self.failure_target(wanted, module, &record.active().source)?;
         let place = |events: &Option<FailureEvents>| {
             events
@@ -118,7 +118,8 @@ impl Rollouts {
         self.chore("failure-events", &name, async move {
             // The outlet is kept between rounds: a publisher has a connection.
             let (mut outlet, mut pause) = (None, PAUSE);
-            while let Some(events) = deployment.record().parking.events {
+            while let Some(events) = deployment.with_record(|record| record.parking.events.clone())
+            {
                 if deployment.is_gone() || host.is_stopping() {
                     return;
                 }
@@ -196,7 +197,7 @@ impl Rollouts {
         // Only for the mark: publishing may take long, and must not keep changes of the deployment
         // out.
         let _changing = self.lock(deployment).await?;
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         // Changed meanwhile: the new target begins at its own mark.
         if let Some(known) = &mut record.parking.events
             && known.place() == events.place()

@@ -19,7 +19,7 @@ impl Rollouts {
         module: &Module,
         request: &DeployRequest,
     ) -> Result<Option<String>, Error> {
-        let before = deployment.record().parking;
+        let before = deployment.with_record(|record| record.parking.clone());
         let events = request.failure_events.as_deref();
         if let Some(events) = events {
             // Before anything changes: a deploy that is refused leaves everything as it was.
@@ -28,7 +28,7 @@ impl Rollouts {
         self.set_on_failure(deployment, plan, module, request.on_failure)
             .await?;
         self.set_failure_events(deployment, module, events).await?;
-        let parking = deployment.record().parking;
+        let parking = deployment.with_record(|record| record.parking.clone());
         let mut changed = Vec::new();
         if parking.on_failure != before.on_failure {
             changed.push(format!("on-failure is {}", parking.on_failure.name()));
@@ -51,7 +51,7 @@ impl Rollouts {
     ) -> Result<(), Error> {
         // Before anything is written: a refused plan must leave the policy as it was.
         check_plan(deployment, plan, module, wanted)?;
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         let before = record.parking.on_failure;
         let Some(wanted) = wanted.filter(|wanted| *wanted != before) else {
             return Ok(());

@@ -28,7 +28,7 @@ impl Rollouts {
             ..comparison
         };
         let _changing = self.lock(deployment).await?;
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         let active = record.active;
         let candidate = record
             .generation_mut(number)

@@ -61,7 +61,7 @@ impl Rollouts {
         to: &Arc<Runner>,
         (state_file, continues_after): (u64, Option<u64>),
     ) -> Result<Option<HandOver>, Error> {
-        let Some(handler) = deployment.record().handler else {
+        let Some(handler) = deployment.with_record(|record| record.handler.clone()) else {
             return Ok(None);
         };
         if let Some(after) = continues_after {

@@ -9,11 +9,16 @@ use super::{Error, Rollouts};
 use crate::api::{self, Start};
 use crate::deployment::Deployment;
 use crate::position::Checkpoint;
-use crate::source::{Had, Lost, Missing};
+use crate::source::{Had, LookError, Lost, Missing, Source};
 use crate::state::Snapshot;
 use crate::state::catalogue::Generation;
 use crate::state::exceptions::Skips;
 use crate::subject::SubjectSet;
+
+/// Most skipped events that are looked for in a stream, one by one.
+const SKIPPED_MAX: usize = 100;
+/// How to read a past state without lost events.
+const ADVICE: &str = "add accept-missing (--accept-missing) to read without them";
 
 /// Which events a new fold of a stream may do without.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +30,12 @@ pub(super) struct Accepted {
     pub(super) lacks: Option<String>,
     /// How many these are, at most; 0 if it lacks nothing, or if that is unknown.
     pub(super) count: u64,
+    /// How many events it lacks, at most, without noticing it, because the gaps of its stream say
+    /// nothing; 0 if it counts them itself.
+    pub(super) unseen: u64,
+    /// Why it is unknown what the stream has lost, if it is: a fold whose stream does not show its
+    /// gaps may lack events.
+    pub(super) unknown: Option<String>,
     /// The sequence after which it begins, if the active state did not begin at the first event of
     /// its stream.
     pub(super) begins_after: Option<u64>,
@@ -115,8 +126,24 @@ impl Rollouts {
                 ..Accepted::nothing_lost(through)
             });
         }
+        let lost = self.lost(deployment, active, None).await.ok();
+        self.weigh(deployment, lost, accept, advice).await
+    }
+
+    /// The same for what is known of the events that the stream of the active generation has lost:
+    /// `Some(None)` if it has lost none, `None` if unknown.
+    async fn weigh(
+        &self,
+        deployment: &Deployment,
+        lost: Option<Option<LostEvents>>,
+        accept: bool,
+        advice: &str,
+    ) -> Result<Accepted, Error> {
+        let record = deployment.record();
+        let active = record.active();
+        let source = active.source.as_str();
         let begins_after = begins_after(deployment, active);
-        let Some(lost) = self.lost(deployment, active, None).await else {
+        let Some(lost) = lost else {
             // The missing events are unknown: what was accepted for the old state may be wrong for
             // a new one.
             let through = self.accepts_from(source, accept).await?;
@@ -129,7 +156,13 @@ impl Rollouts {
             .accepts_from(source, accept)
             .await?
             .max(active.accepts_missing_through);
-        let Some(LostEvents { lacks, count }) = lost else {
+        let Some(LostEvents {
+            lacks,
+            count,
+            unseen,
+            ..
+        }) = lost
+        else {
             // Nothing that is gone up to there was an event, or the active generation does not have
             // it either.
             let checkpoint = deployment
@@ -162,6 +195,8 @@ impl Rollouts {
                 through,
                 lacks: Some(lacks),
                 count,
+                unseen,
+                unknown: None,
                 begins_after,
             });
         }
@@ -189,7 +224,7 @@ impl Rollouts {
     }
 
     /// The same for an as-of read. `begins_later` says that it need not start at the beginning:
-    /// what was accepted before is then checked again.
+    /// what was accepted before is then checked again, if the stream shows its gaps.
     pub(super) async fn may_look_back(
         &self,
         deployment: &Deployment,
@@ -199,31 +234,84 @@ impl Rollouts {
     ) -> Result<Accepted, Error> {
         // Positions of one history mean nothing in another.
         self.check_history(deployment).await?;
+        let looked = self.look_back(deployment, moment, begins_later, accept);
+        match looked.await {
+            Ok(accepted) => Ok(accepted),
+            Err(NoLook::Refused(error)) => Err(error),
+            Err(NoLook::Unknown(Unknown(why))) => {
+                let accepted = self.weigh(deployment, None, accept, ADVICE).await?;
+                Ok(Accepted {
+                    unknown: why.map(|why| why.to_string()),
+                    ..accepted
+                })
+            }
+        }
+    }
+
+    async fn look_back(
+        &self,
+        deployment: &Deployment,
+        moment: Moment,
+        begins_later: bool,
+        accept: bool,
+    ) -> Result<Accepted, NoLook> {
         let record = deployment.record();
         let active = record.active();
-        if let Moment::Sequence(sequence) = moment
-            && !accept
-            && matches!(
-                // `Some(None)`: known to have lost nothing.
-                self.lost(deployment, active, Some(sequence)).await,
-                Some(None)
-            )
-        {
-            // Nothing is gone up to the point where the fold ends; later losses do not matter.
+        let up_to = match moment {
+            Moment::Sequence(sequence) if !accept => Some(sequence),
+            _ => None,
+        };
+        let mut lost = self.lost(deployment, active, up_to).await?;
+        // Nothing is gone up to the point where the fold ends; later losses do not matter.
+        if up_to.is_some() && lost.is_none() {
             return Ok(Accepted {
                 begins_after: begins_after(deployment, active),
+                unseen: self.unseen(deployment, active).await?,
                 ..Accepted::nothing_lost(u64::MAX)
             });
         }
-        let advice = "add accept-missing (--accept-missing) to read without them";
-        match self
-            .may_refold(deployment, &active.source, accept, advice)
-            .await
-        {
-            // The loss may lie before the snapshot with which the fold starts.
-            Err(Error::Refused(_)) if begins_later => Ok(Accepted::nothing_lost(0)),
-            answer => answer,
+        // A count says nothing about places, so it is the same for all of the range.
+        let is_counted = |lost: &Option<LostEvents>| lost.iter().any(|lost| lost.is_counted);
+        if up_to.is_some() && !is_counted(&lost) {
+            lost = self.lost(deployment, active, None).await?;
         }
+        let (has_lost, is_counted) = (lost.is_some(), is_counted(&lost));
+        match self.weigh(deployment, Some(lost), accept, ADVICE).await {
+            // The loss may lie before the snapshot with which the fold starts, and the reader
+            // notices it if it lies after that.
+            Err(Error::Refused(_)) if begins_later && !is_counted => Ok(Accepted::nothing_lost(0)),
+            Ok(accepted) if !has_lost => Ok(Accepted {
+                unseen: self.unseen(deployment, active).await?,
+                ..accepted
+            }),
+            answer => Ok(answer?),
+        }
+    }
+
+    /// How many events the active state lacks without a gap in its stream that would show it; 0 if
+    /// a new fold counts them itself.
+    async fn unseen(&self, deployment: &Deployment, active: &Generation) -> Result<u64, Unknown> {
+        let store = deployment.active().store();
+        let checkpoint = store.and_then(|store| store.published());
+        let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.missing > 0) else {
+            return Ok(0);
+        };
+        let (Some(source), Some(subjects)) =
+            (self.inner.sources.get(&active.source), subjects_of(active))
+        else {
+            return Ok(0);
+        };
+        // Only a stream whose gaps say nothing is counted, and none has this many events.
+        let beyond = Had {
+            after: 0,
+            through: 0,
+            without: &[],
+            subjects: &subjects,
+            events: Some((u64::MAX, checkpoint.position)),
+        };
+        let lost = source.lost(&beyond).await.map_err(Unknown::because)?;
+        let is_counted = lost.is_some_and(|lost| lost.is_counted);
+        Ok(if is_counted { checkpoint.missing } else { 0 })
     }
 
     /// Adds to the reason of a new deployment what its stream has already lost, if that is
@@ -248,13 +336,7 @@ impl Rollouts {
         } else {
             through
         };
-        let subjects: Vec<&str> = generation
-            .module
-            .subjects
-            .iter()
-            .map(String::as_str)
-            .collect();
-        let Ok(subjects) = SubjectSet::parse(&subjects) else {
+        let Some(subjects) = subjects_of(generation) else {
             return reason;
         };
         // If it begins later on purpose, what was there before is no loss.
@@ -316,31 +398,30 @@ impl Rollouts {
         })
     }
 
-    /// The applied events of the active generation that the stream has lost: `Some(None)` if it has
-    /// lost none, `None` if unknown. With a sequence, whether anything up to there is gone.
+    /// The applied events of the active generation that the stream has lost; none if it has lost
+    /// none. With a sequence, whether anything up to there is gone.
     async fn lost(
         &self,
         deployment: &Deployment,
         active: &Generation,
         up_to: Option<u64>,
-    ) -> Option<Option<LostEvents>> {
-        let source = self.inner.sources.get(&active.source)?;
+    ) -> Result<Option<LostEvents>, Unknown> {
+        let source = self.inner.sources.get(&active.source);
+        let source = source.ok_or(Unknown(None))?;
         let store = deployment.active().store();
         let Some((checkpoint, skipped)) = store.and_then(|store| {
             let checkpoint = store.published()?;
             Some((checkpoint, store.snapshot().exceptions()))
         }) else {
             // Nothing was applied, so nothing applied can be lost.
-            return Some(None);
+            return Ok(None);
         };
         // A state does not have what it skipped: if that is gone, nothing is lost.
         let mut without = checkpoint.passed_over.clone();
         without.extend(skipped.keys().map(|sequence| (*sequence, *sequence)));
         without.sort_unstable();
-        let subjects: Vec<&str> = active.module.subjects.iter().map(String::as_str).collect();
-        let subjects = SubjectSet::parse(&subjects).ok()?;
-        // Events of other code with other subjects were counted as well. Of those that were skipped
-        // nobody knows whether they are still there.
+        let subjects = subjects_of(active).ok_or(Unknown(None))?;
+        // Events of other code with other subjects were counted as well.
         let is_known = active.subjects_from == 0 && !active.module.sets_timers;
         let events = checkpoint.events.filter(|_| is_known);
         let had = Had {
@@ -350,14 +431,9 @@ impl Rollouts {
             through: checkpoint.position.min(up_to.unwrap_or(u64::MAX)),
             without: &without,
             subjects: &subjects,
-            events: events.map(|events| {
-                (
-                    events.saturating_sub(skipped.len() as u64),
-                    checkpoint.position,
-                )
-            }),
+            events: events.map(|events| (events, checkpoint.position)),
         };
-        let lost = source.lost(&had).await.ok()?;
+        let lost = source.lost(&had).await.map_err(Unknown::because)?;
         let Some(Lost {
             missing,
             stream,
@@ -365,24 +441,37 @@ impl Rollouts {
             is_counted,
         }) = lost
         else {
-            return Some(None);
+            return Ok(None);
         };
         // Events that were already missing when the state passed them were not lost since.
-        let passed = if up_to.is_some() || is_counted {
-            0
-        } else {
-            checkpoint.missing
+        let passed = match missing.count {
+            // The count has all events that the state passed, also those that it does not have.
+            Some(count) if is_counted => {
+                let skipped: Vec<u64> = skipped.keys().copied().collect();
+                gone_of(source, &skipped, count).await?
+            }
+            _ if up_to.is_some() || is_counted => 0,
+            _ => checkpoint.missing,
         };
         // `missing.count` is what is gone now; what was gone then is in the checkpoint.
         let count = missing.count.map(|count| count.saturating_sub(passed));
         if count == Some(0) {
-            return Some(None);
+            return Ok(None);
         }
-        let lacks = describe(Missing { count, ..missing }, may_be_of_others, &stream);
+        // Skipped events that were not looked for may be among them.
+        let is_at_most = may_be_of_others || (is_counted && skipped.len() > SKIPPED_MAX);
+        let lacks = describe(Missing { count, ..missing }, is_at_most, &stream);
         let parts = in_parts(checkpoint.missing_in_parts);
-        Some(Some(LostEvents {
+        let count = count.unwrap_or(0);
+        Ok(Some(LostEvents {
             lacks: format!("{lacks}{parts}"),
-            count: count.unwrap_or(0),
+            count,
+            unseen: if is_counted {
+                checkpoint.missing.saturating_add(count)
+            } else {
+                0
+            },
+            is_counted,
         }))
     }
 }
@@ -393,6 +482,58 @@ struct LostEvents {
     lacks: String,
     /// How many, at most; 0 if unknown.
     count: u64,
+    /// How many events a new fold lacks without noticing it; see [`Accepted::unseen`].
+    unseen: u64,
+    /// Whether they were counted, because the gaps of the stream say nothing.
+    is_counted: bool,
+}
+
+/// It is unknown what a stream has lost; why, if there is a stream to look at.
+struct Unknown(Option<LookError>);
+
+impl Unknown {
+    fn because(error: LookError) -> Self {
+        Self(Some(error))
+    }
+}
+
+/// Why there is no answer to what an as-of read may lack.
+enum NoLook {
+    Refused(Error),
+    Unknown(Unknown),
+}
+
+impl From<Error> for NoLook {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Unknown> for NoLook {
+    fn from(unknown: Unknown) -> Self {
+        Self::Unknown(unknown)
+    }
+}
+
+/// The subjects that a generation reads.
+fn subjects_of(generation: &Generation) -> Option<SubjectSet> {
+    let subjects = &generation.module.subjects;
+    let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
+    SubjectSet::parse(&subjects).ok()
+}
+
+/// How many of some skipped events a stream no longer has, up to a number. Beyond the first
+/// [`SKIPPED_MAX`], all count as still there.
+async fn gone_of(source: &Source, skipped: &[u64], at_most: u64) -> Result<u64, Unknown> {
+    let mut gone = 0;
+    for sequence in skipped.iter().take(SKIPPED_MAX) {
+        if gone == at_most {
+            break;
+        }
+        let found = source.event(*sequence).await.map_err(Unknown::because)?;
+        gone += u64::from(found.is_err());
+    }
+    Ok(gone)
 }
 
 /// Says that parts of a state lack events as well; empty if none does.

@@ -77,7 +77,7 @@ impl Rollouts {
             None
         };
         // Read after the hold, which may have taken a while.
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         for other in record
             .generations
             .iter_mut()
@@ -169,7 +169,7 @@ impl Rollouts {
 
     async fn pass_probation(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
         let _changing = self.lock(deployment).await?;
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         // A rollback or a cut-over came first.
         if record.active != number {
             return Ok(());
@@ -196,7 +196,7 @@ impl Rollouts {
         failure: &str,
     ) -> Result<(), Error> {
         let _changing = self.lock(deployment).await?;
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         if record.active != number {
             return Ok(());
         }

@@ -10,27 +10,47 @@ use crate::data_dir::DataDir;
 use crate::module::{self, Engine, Module};
 use crate::runner::LoadError;
 
-/// Modules loaded at once: checking and compiling them takes processors and memory that others need
-/// as well.
-const AT_ONCE: usize = 4;
+/// Modules loaded at once whose compiled code is cached: linking them takes processors and memory
+/// that others need as well.
+const CACHED_AT_ONCE: usize = 4;
+/// The same for modules without. The engine compiles one at a time; meanwhile another one may be
+/// read or linked.
+const COMPILED_AT_ONCE: usize = 2;
 
 /// The modules of a data folder.
 #[derive(Debug)]
 pub(crate) struct Loader {
     folder: DataDir,
     engine: Engine,
-    /// Free turns.
-    turns: Mutex<usize>,
-    freed: Condvar,
+    /// Separate, so that one that takes long to compile keeps none waiting that need not be
+    /// compiled.
+    cached: Turns,
+    compiled: Turns,
     is_stopping: AtomicBool,
 }
 
+/// Free turns to load.
+#[derive(Debug)]
+struct Turns {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Turns {
+    fn new(count: usize) -> Self {
+        Self {
+            free: Mutex::new(count),
+            freed: Condvar::new(),
+        }
+    }
+}
+
 /// A turn to load; dropping it releases the turn.
-struct LoadPermit<'a>(&'a Loader);
+struct LoadPermit<'a>(&'a Turns);
 
 impl Drop for LoadPermit<'_> {
     fn drop(&mut self) {
-        *self.0.turns.lock() += 1;
+        *self.0.free.lock() += 1;
         self.0.freed.notify_one();
     }
 }
@@ -38,24 +58,24 @@ impl Drop for LoadPermit<'_> {
 impl Loader {
     /// The modules of a folder.
     pub(crate) fn new(folder: DataDir, engine: Engine) -> Self {
-        let (turns, freed, is_stopping) =
-            (Mutex::new(AT_ONCE), Condvar::new(), AtomicBool::new(false));
         Self {
             folder,
             engine,
-            turns,
-            freed,
-            is_stopping,
+            cached: Turns::new(CACHED_AT_ONCE),
+            compiled: Turns::new(COMPILED_AT_ONCE),
+            is_stopping: AtomicBool::new(false),
         }
     }
 
     /// Makes all callers stop waiting for a turn.
     pub(crate) fn stop(&self) {
-        // Under the lock, so that a caller who is about to wait does not miss it.
-        let turns = self.turns.lock();
-        self.is_stopping.store(true, Ordering::Release);
-        drop(turns);
-        self.freed.notify_all();
+        for turns in [&self.cached, &self.compiled] {
+            // Under the lock, so that a caller who is about to wait does not miss it.
+            let free = turns.free.lock();
+            self.is_stopping.store(true, Ordering::Release);
+            drop(free);
+            turns.freed.notify_all();
+        }
     }
 
     /// The module of a digest. Blocking; slow if it has to be compiled.
@@ -65,7 +85,11 @@ impl Loader {
             return Ok(module);
         }
         // One that was loaded while this waited is found by the engine, by its digest.
-        let _turn = self.turn()?;
+        let _turn = self.turn(if self.engine.has_code(digest) {
+            &self.cached
+        } else {
+            &self.compiled
+        })?;
         let component = std::fs::read(self.folder.module(digest)).map_err(|error| LoadError {
             message: format!("module {digest} can't be read: {error}; deploy it again"),
             is_passing: error.kind() != io::ErrorKind::NotFound,
@@ -92,11 +116,11 @@ impl Loader {
             })
     }
 
-    fn turn(&self) -> Result<LoadPermit<'_>, LoadError> {
-        let mut free = self.turns.lock();
+    fn turn<'a>(&self, turns: &'a Turns) -> Result<LoadPermit<'a>, LoadError> {
+        let mut free = turns.free.lock();
         // `stop` sets it under this lock, so nobody who is about to wait misses it.
         while *free == 0 && !self.is_stopping.load(Ordering::Acquire) {
-            self.freed.wait(&mut free);
+            turns.freed.wait(&mut free);
         }
         if self.is_stopping.load(Ordering::Acquire) {
             return Err(LoadError {
@@ -105,6 +129,6 @@ impl Loader {
             });
         }
         *free -= 1;
-        Ok(LoadPermit(self))
+        Ok(LoadPermit(turns))
     }
 }

@@ -262,7 +262,7 @@ impl Rollouts {
         request: &DeployRequest,
         mut reason: String,
     ) -> Result<String, Error> {
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         // The active code and the candidate may both publish with the new grants.
         let others: Vec<Generation> = std::iter::once(record.active())
             .chain(record.candidate())

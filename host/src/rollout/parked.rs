@@ -322,8 +322,7 @@ impl Rollouts {
 
     /// Records that somebody took a bundle, which has data of events and entries.
     async fn note_export(&self, deployment: &Arc<Deployment>, detail: String) -> Result<(), Error> {
-        let record = deployment.record();
-        self.commit(deployment, record, "parked-export", detail)
+        self.commit(deployment, deployment.draft(), "parked-export", detail)
             .await
     }
 }

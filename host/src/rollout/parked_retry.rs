@@ -29,7 +29,7 @@ impl Rollouts {
         deployment: &Arc<Deployment>,
         generation: u64,
     ) -> Result<u64, Error> {
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         let module = record
             .generation(generation)
             .map_or_else(String::new, |generation| generation.module.digest.clone());
@@ -129,7 +129,7 @@ impl Rollouts {
 
     async fn retried_all(&self, deployment: &Arc<Deployment>) -> Result<(), Error> {
         let _changing = self.lock(deployment).await?;
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         // Nothing to record: an earlier run of this did.
         if record.parking.retry_by.take().is_none() {
             return Ok(());

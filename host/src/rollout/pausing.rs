@@ -77,7 +77,7 @@ impl Rollouts {
     pub async fn accept_missing(&self, name: &str, choice: GenerationChoice) -> Result<(), Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         let number = match (choice, record.stopped_candidate()) {
             // `resume` continues it from its file.
             (GenerationChoice::Candidate, Some(stopped)) => stopped.number,
@@ -112,7 +112,7 @@ impl Rollouts {
         change: PauseChange,
     ) -> Result<api::Deployment, Error> {
         let paused = change == PauseChange::Pause;
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         let number = self.chosen(&record, choice)?.number;
         let generation = record.generation_mut(number).expect("it was just found");
         generation.paused = paused;

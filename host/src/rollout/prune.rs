@@ -75,7 +75,7 @@ impl Rollouts {
         let Ok(_changing) = self.lock(deployment).await else {
             return;
         };
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         let over = over(&record, keep);
         if over.is_empty() {
             return;
@@ -118,7 +118,7 @@ impl Rollouts {
     ) -> Result<api::Pruned, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         let may_go = |generation: &Generation| {
             let serves = generation.number == record.active || generation.status.is_candidate();
             !serves && !is_needed(&record, generation)

@@ -227,7 +227,7 @@ impl Rollouts {
         action: &str,
         detail: String,
     ) -> Result<(), Error> {
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         record.repairs += 1;
         self.commit(deployment, record, action, detail).await
     }

@@ -15,7 +15,7 @@ impl Rollouts {
     pub async fn abort(&self, name: &str) -> Result<api::Deployment, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         let number = self.candidate_of(&record)?.number;
         let generation = record.generation_mut(number).expect("it was just found");
         generation.enter(GenerationStatus::Retired, "aborted by an operator");
@@ -83,7 +83,7 @@ impl Rollouts {
     ) -> Result<api::Deployment, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         let number = self.candidate_of(&record)?.number;
         let generation = record.generation_mut(number).expect("it was just found");
         generation.build.max_rate = max_rate;

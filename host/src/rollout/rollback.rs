@@ -69,7 +69,7 @@ impl Rollouts {
         // Loaded before anything is changed: code that cannot be loaded is nothing to go back to.
         let module = blocking(move || inner.load(&digest)).await?;
         let runner = deployment.active();
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         parked_rules::check_same_rule(deployment, &previous)?;
         if let Some(handler) = &record.handler {
             self.check_grants_of(&handler.grants, &previous)?;

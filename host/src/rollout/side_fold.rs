@@ -235,3 +235,30 @@ impl Scratch {
         &self.path
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::tests::parts;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_that_is_made_after_its_scratch_was_dropped_goes_at_once() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for number in 0..20 {
+            let path = folder.path().join(format!("{number}.redb"));
+            let runner = Runner::start(parts(path.clone(), true));
+            let is_used = Arc::downgrade(&runner);
+            drop(Scratch { runner, path });
+            let gone = async {
+                while is_used.strong_count() > 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), gone)
+                .await
+                .expect("it ends");
+        }
+        let mut left = std::fs::read_dir(folder.path()).expect("it is there");
+        assert!(left.next().is_none(), "{left:?}");
+    }
+}

@@ -208,7 +208,7 @@ impl Rollouts {
         deployment: &Arc<Deployment>,
         decided: Vec<Skip>,
     ) -> Result<(), Error> {
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         record
             .skips
             .retain(|known| decided.iter().all(|skip| skip.sequence != known.sequence));
@@ -306,7 +306,7 @@ impl Rollouts {
         }
         // As with a decision: each state has either passed the event or will apply it.
         let _held = hold(&deployment).await?;
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         record.skips.retain(|skip| skip.sequence != sequence);
         for skip in &mut record.skips {
             if skip.behind.has(sequence) {

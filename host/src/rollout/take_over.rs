@@ -111,7 +111,7 @@ impl Rollouts {
             // It was ready before the host restarted, and the reason why it waits still applies.
             return Ok(());
         }
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         let generation = record
             .generation_mut(number)
             .expect("it was just looked at");
@@ -153,7 +153,7 @@ impl Rollouts {
         );
         let noted = async {
             let _changing = self.lock(deployment).await?;
-            let mut record = deployment.record();
+            let mut record = deployment.draft();
             let candidate = record
                 .generation_mut(number)
                 .filter(|candidate| candidate.status.is_candidate());
@@ -272,7 +272,7 @@ impl Rollouts {
         if self.candidate(deployment, number).is_none() {
             return Ok(());
         }
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         let generation = record
             .generation_mut(number)
             .expect("it was just looked at");
@@ -306,7 +306,7 @@ impl Rollouts {
         deployment: &Arc<Deployment>,
         number: u64,
     ) -> Result<api::Deployment, Error> {
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         let generation = record
             .generation_mut(number)
             .expect("the caller took it from the record");
@@ -332,7 +332,7 @@ impl Rollouts {
         build: api::BuildSettings,
         mut reason: String,
     ) -> Result<String, Error> {
-        let mut record = deployment.record();
+        let mut record = deployment.draft();
         let candidate = record
             .generation_mut(number)
             .filter(|generation| generation.status.is_candidate());

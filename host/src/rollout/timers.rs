@@ -132,7 +132,7 @@ impl Rollouts {
         let outlet = Outlet::of(source)?;
         // Before it is published: what is not recorded does not happen.
         let detail = format!("{}, which is due at {}", firing.name, changed.timer.at);
-        self.commit(&deployment, record, action.name(), detail)
+        self.commit(&deployment, deployment.draft(), action.name(), detail)
             .await?;
         // Each request has an id of its own: a timer may be set to the same time again.
         let id = format!("fst.{name}.{}.{:016x}", action.name(), fastrand::u64(..));

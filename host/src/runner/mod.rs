@@ -12,7 +12,7 @@ mod ownership;
 mod reads;
 mod repairs;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod threads;
 mod waiting;
 mod worker;

@@ -46,7 +46,7 @@ fn settled_at_five() -> (TempDir, PathBuf) {
 }
 
 /// A runner whose module is missing, so that it stops as soon as it folds.
-fn parts(path: PathBuf, paused: bool) -> Options {
+pub(crate) fn parts(path: PathBuf, paused: bool) -> Options {
     let budget = Arc::new(Budget::new(1 << 30));
     Options {
         runtime: tokio::runtime::Handle::current(),
@@ -237,10 +237,8 @@ async fn one_that_waits_for_its_module_can_be_held_repaired_paused_and_resumed()
             })
         });
         let runner = Runner::start(parts);
-        let held = async {
-            let epoch = runner.set_ceiling(Ceiling::Position(0));
-            runner.held_at(epoch).await
-        };
+        let epoch = runner.set_ceiling(Ceiling::Position(0));
+        let held = runner.held_at(epoch);
         let position = tokio::time::timeout(Duration::from_secs(20), held).await;
         assert_eq!(
             position.expect("it is held while it waits"),
@@ -252,6 +250,14 @@ async fn one_that_waits_for_its_module_can_be_held_repaired_paused_and_resumed()
             .await
             .expect("it is repaired while it waits");
         assert_eq!(runner.position(), 7);
+        // The place where it is held moves as well, right after the answer.
+        let moved = async {
+            while runner.held_at(epoch).await != 7 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let moved = tokio::time::timeout(Duration::from_secs(20), moved).await;
+        moved.expect("it is held at 7");
         runner.pause();
         until("it to be paused", || {
             runner.now().state == DeploymentState::Paused

@@ -431,6 +431,7 @@ impl Reading {
             stream: Arc::clone(&self.stream),
             last_seen,
             missing,
+            overlooked: 0,
             passed_over: Vec::new(),
             left_out: Vec::new(),
         }))
@@ -581,6 +582,12 @@ fn begin(
                 may_be_of_others: !request.subjects.takes_everything(),
             })
         }
+        // The log was replaced by a shorter one.
+        Some(position) if position > log.info().last_sequence => Err(Error::Truncated {
+            stream: stream.name.clone(),
+            last: log.info().last_sequence,
+            position,
+        }),
         Some(after) => Ok(after),
         None => Ok(first - 1),
     }

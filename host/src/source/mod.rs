@@ -332,7 +332,7 @@ struct Passed {
 
 impl Passed {
     fn note(&mut self, stream: &str, batch: &Batch) {
-        self.count += batch.missing_between(batch.after, batch.through);
+        self.count += batch.missing_between(batch.after, batch.through) + batch.overlooked;
         if self.count > self.logged.saturating_mul(2) {
             self.logged = self.count;
             warn!(

@@ -1,5 +1,7 @@
 //! Streams that remove events of a burst before their consumers get them.
 
+use std::time::Duration;
+
 use async_nats::jetstream::stream::Config;
 use foldstream::source::jetstream::Options;
 use foldstream::source::{Error, OnMissing};
@@ -11,6 +13,8 @@ use crate::server::{Server, Version, numbered, on_both_versions, orders, publish
 on_both_versions! {
     a_burst_that_removes_its_own_events_is_counted_however_few_subjects_are_read
     a_limit_that_is_set_right_before_a_burst_loses_nothing_in_silence
+    what_a_limit_removes_right_after_it_is_set_is_counted_if_that_is_meant
+    a_connection_that_is_lost_right_after_a_limit_was_set_hides_no_loss
     what_is_replaced_within_a_burst_for_others_is_no_gap
 }
 
@@ -113,7 +117,7 @@ async fn a_stream_that_is_edited_to_remove_at_once_is_read_whole_from_then_on() 
             publish(&jetstream, numbered(number..number + 1)).await;
             reading.events(1).await;
             number += 1;
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     })
     .await;
@@ -168,6 +172,82 @@ async fn a_limit_that_is_set_right_before_a_burst_loses_nothing_in_silence(versi
         let text = error.to_string();
         assert!(text.contains("perhaps some or all of them"), "{text}");
     }
+}
+
+async fn what_a_limit_removes_right_after_it_is_set_is_counted_if_that_is_meant(version: Version) {
+    let server = Server::start_of(version).await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(mixed()).await.expect("stream");
+    let options = Options {
+        on_missing: OnMissing::Count,
+        ..options(&server)
+    };
+    let mut reading = Reading::begin(options, request(MINE));
+    reading.next().await.expect("it is live");
+    publish(&jetstream, numbered(0..1)).await;
+    reading.events(1).await;
+    let config = Config {
+        max_messages_per_subject: 1,
+        ..mixed()
+    };
+    jetstream.update_stream(config).await.expect("edited");
+    burst(&jetstream, "orders.1.placed", 2_000).await;
+    let (mut read, mut missing, mut after) = (1, 0, 1);
+    within("all of them to be read or missed", async {
+        while read + missing < 2_001 {
+            let batch = reading.next().await.expect("what is gone is accepted");
+            read += batch.events.len() as u64;
+            missing += batch.missing_between(after, batch.through) + batch.overlooked;
+            after = batch.through;
+        }
+    })
+    .await;
+    assert_eq!(read + missing, 2_001, "{read} were read");
+    // None is counted twice.
+    publish(&jetstream, numbered(2..3)).await;
+    let batch = reading.next().await.expect("the reader goes on");
+    assert_eq!((batch.events.len(), batch.overlooked), (1, 0));
+}
+
+async fn a_connection_that_is_lost_right_after_a_limit_was_set_hides_no_loss(version: Version) {
+    let mut server = Server::start_of(version).await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(mixed()).await.expect("stream");
+    let options = Options {
+        on_missing: OnMissing::Count,
+        ..options(&server)
+    };
+    let mut reading = Reading::begin(options, request(MINE));
+    reading.next().await.expect("it is live");
+    // The first one makes the reader look at the stream, and the second one lets it get the answer:
+    // its next look is a second later.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    for number in 0..2 {
+        publish(&jetstream, numbered(number..number + 1)).await;
+        reading.events(1).await;
+    }
+    let config = Config {
+        max_messages_per_subject: 1,
+        ..mixed()
+    };
+    jetstream.update_stream(config).await.expect("edited");
+    burst(&jetstream, "orders.7.placed", 2_000).await;
+    let (mut read, mut missing, mut after) = (2, 0, 2);
+    let mut is_lost = false;
+    within("all of them to be read or missed", async {
+        while read + missing < 2_002 {
+            let batch = reading.next().await.expect("what is gone is accepted");
+            read += batch.events.len() as u64;
+            missing += batch.missing_between(after, batch.through) + batch.overlooked;
+            after = batch.through;
+            if after == 2_002 && !std::mem::replace(&mut is_lost, true) {
+                server.kill();
+                server.run().await;
+            }
+        }
+    })
+    .await;
+    assert_eq!(read + missing, 2_002, "{read} were read");
 }
 
 async fn what_is_replaced_within_a_burst_for_others_is_no_gap(version: Version) {

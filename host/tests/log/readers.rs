@@ -369,6 +369,31 @@ async fn missing_beginning_is_incomplete_unless_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_ends_before_the_place_where_a_state_began_is_truncated() {
+    let place = small();
+    let log = trimmed(&place);
+    let again = |after| Request {
+        start: Start::FirstAvailable,
+        begins_after: Some(after),
+        ..request(&[">"])
+    };
+    let error = read(&log, again(12)).error().await;
+    assert!(
+        matches!(
+            error,
+            Error::Truncated {
+                last: 10,
+                position: 12,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let events = read(&log, again(7)).through(10).await;
+    assert!(events.iter().map(|event| event.sequence).eq(8..=10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_gone_behind_a_checkpoint_are_a_gap() {
     let place = small();
     let log = trimmed(&place);

@@ -3,7 +3,7 @@
 //! A server closes the connection of a client for which more waits than its setting `max_pending`
 //! allows, and does not tell the client why. So if connections are lost while events arrive, the
 //! reader requests half as much at a time after each loss. After a while without one it requests
-//! more again; the while doubles with each loss.
+//! more again; the while doubles with each loss, until requests of full size went well for an hour.
 
 use std::time::{Duration, Instant};
 
@@ -40,18 +40,18 @@ impl Default for Appetite {
 impl Appetite {
     /// The connection was lost while events arrived.
     pub(super) fn lost(&mut self, now: Instant) {
-        let halvings = self.halvings_at(now);
+        let (halvings, calm) = (self.halvings_at(now), self.calm(now));
         if halvings == 0 {
             // All of it was fine for a while.
             self.losses = 0;
         }
-        let is_again = self.halvings > halvings;
-        // A server that cut it off again when it requested more: it tries that less often.
-        self.patience = if is_again {
-            (self.patience * 2).min(PATIENCE.1)
-        } else {
-            self.patience
-        };
+        if calm > self.patience * self.halvings + PATIENCE.1 {
+            // Requests of full size went well for long, so this loss is like a first one.
+            self.patience = PATIENCE.0;
+        } else if self.halvings > halvings {
+            // A server that cut it off again when it requested more: it tries that less often.
+            self.patience = (self.patience * 2).min(PATIENCE.1);
+        }
         self.halvings = (halvings + 1).min(HALVINGS_MAX);
         self.losses = self.losses.saturating_add(1);
         self.lost_at = Some(now);
@@ -80,11 +80,14 @@ impl Appetite {
         self.losses == LOSSES_TOLD
     }
 
+    /// How long ago the last loss was.
+    fn calm(&self, now: Instant) -> Duration {
+        self.lost_at
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
+    }
+
     fn halvings_at(&self, now: Instant) -> u32 {
-        let calm = self
-            .lost_at
-            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        let recovered = calm.as_secs() / self.patience.as_secs().max(1);
+        let recovered = self.calm(now).as_secs() / self.patience.as_secs().max(1);
         self.halvings
             .saturating_sub(u32::try_from(recovered).unwrap_or(u32::MAX))
     }
@@ -120,5 +123,27 @@ mod tests {
         assert_eq!(appetite.of(most, now), most >> HALVINGS_MAX);
         now += PATIENCE.1 * HALVINGS_MAX;
         assert_eq!(appetite.of(most, now), most);
+    }
+
+    #[test]
+    fn losses_far_apart_do_not_make_it_more_patient() {
+        let (mut now, mut appetite) = (Instant::now(), Appetite::default());
+        let most = 4 << 20;
+        for _ in 0..10 {
+            now += PATIENCE.1 * 3;
+            appetite.lost(now);
+        }
+        assert_eq!(appetite.of(most, now), most / 2);
+        now += PATIENCE.0;
+        assert_eq!(appetite.of(most, now), most, "it recovers as after one");
+        // What comes again and again still makes it so, and a long calm ends that.
+        for _ in 0..10 {
+            now += appetite.patience + PATIENCE.0;
+            appetite.lost(now);
+        }
+        assert_eq!(appetite.patience, PATIENCE.1);
+        now += PATIENCE.1 * 3;
+        appetite.lost(now);
+        assert_eq!(appetite.patience, PATIENCE.0);
     }
 }

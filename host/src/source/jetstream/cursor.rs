@@ -55,6 +55,8 @@ pub(super) struct Cursor {
     handed_seen: Option<EventMark>,
     /// Sequences that the stream no longer has, and that may be passed over, in rising order.
     missing: Vec<RangeInclusive<u64>>,
+    /// How many events were passed that turned out to be missing.
+    overlooked: u64,
     /// Sequences of messages that are not events, in rising order.
     passed_over: Vec<u64>,
     limits: Limits,
@@ -136,6 +138,7 @@ impl Cursor {
             seen: None,
             handed_seen: resume.and_then(|checkpoint| checkpoint.last_seen.clone()),
             missing: Vec::new(),
+            overlooked: 0,
             passed_over: Vec::new(),
             earlier: resume.map_or_else(EarlierMarks::default, |checkpoint| {
                 checkpoint.earlier.clone()
@@ -200,6 +203,11 @@ impl Cursor {
             "ranges rise"
         );
         self.missing.push(range);
+    }
+
+    /// Records that this many events that were passed turned out to be missing.
+    pub(super) fn overlook(&mut self, count: u64) {
+        self.overlooked += count;
     }
 
     /// The sequences of the events that wait to be returned.
@@ -317,7 +325,9 @@ impl Cursor {
 
     /// Whether there is something to return now: events, or a position that moved without events.
     pub(super) fn is_ready(&self) -> bool {
-        !self.events.is_empty() || self.empty_at().is_some_and(|time| time <= Instant::now())
+        !self.events.is_empty()
+            || self.overlooked > 0
+            || self.empty_at().is_some_and(|time| time <= Instant::now())
     }
 
     /// When a batch without events may be returned.
@@ -394,6 +404,7 @@ impl Cursor {
             stream,
             last_seen,
             missing,
+            overlooked: std::mem::take(&mut self.overlooked),
             passed_over,
             left_out: Vec::new(),
         })

@@ -30,6 +30,7 @@ mod pull;
 mod reader;
 mod rescue;
 mod session;
+mod trusted;
 mod wire;
 
 use std::fmt;

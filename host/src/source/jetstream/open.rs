@@ -82,6 +82,11 @@ impl Standing {
             skips: Arc::default(),
         }
     }
+
+    /// Whether it is given, and not just where the stream happens to begin.
+    fn is_anchored(&self) -> bool {
+        self.position.is_some() || self.begins_after.is_some() || self.start == Start::Beginning
+    }
 }
 
 /// Why a stream could not be opened.
@@ -139,6 +144,8 @@ pub(super) struct Opened {
     pub(super) skips: Arc<[u64]>,
     /// Whether the stream leaves out sequences by design.
     pub(super) has_gaps_by_design: bool,
+    /// Whether the stream may remove a message before it is sent.
+    pub(super) removes_at_once: bool,
     /// Whether the position was read, and is not just the current beginning of the stream.
     pub(super) is_anchored: bool,
 }
@@ -165,6 +172,7 @@ pub(super) async fn open(
     let stream = identity(&api, &info)?;
     prove(&mut link, &api, &info, &stream, standing).await?;
     let mut position = begin(&info, standing);
+    check_begins_within(&api, &info, standing)?;
     let filter = filter(covering, &info.config);
     let reads_part = filter.is_some();
     // The host matches then.
@@ -201,9 +209,7 @@ pub(super) async fn open(
         .into());
     }
     // From the first available event on, what is gone by now does not matter.
-    let is_anchored = standing.position.is_some()
-        || standing.begins_after.is_some()
-        || standing.start == Start::Beginning;
+    let is_anchored = standing.is_anchored();
     if !is_anchored {
         position = position.max(info.first() - 1);
     }
@@ -238,6 +244,7 @@ pub(super) async fn open(
         accepts_through: standing.accepts_through,
         skips: Arc::clone(&standing.skips),
         has_gaps_by_design: has_gaps_by_design(&info.config),
+        removes_at_once: removes_at_once(&info.config),
         is_anchored,
         api,
     })
@@ -343,16 +350,28 @@ fn identity(api: &Api, info: &StreamInfo) -> Result<Arc<StreamIdentity>, Trouble
 fn begin(info: &StreamInfo, standing: &Standing) -> u64 {
     // A stream may be configured to start with another sequence than 1.
     let origin = info.config.first_seq.max(1);
-    // The stream may have been replaced by a shorter one, which is found out later.
-    let begins_after = standing
-        .begins_after
-        .map(|after| after.min(info.state.last_seq));
-    match (standing.position.or(begins_after), standing.start) {
+    match (standing.position.or(standing.begins_after), standing.start) {
         // Given by a state, so the settings of the start do not matter.
         (Some(position), _) => position,
         // Sequences that a filtered mirror lacks at the front belong to others.
         (None, Start::Beginning) if !has_gaps_by_design(&info.config) => origin - 1,
         (None, _) => info.first().max(origin) - 1,
+    }
+}
+
+/// An error if a state that is built again began behind the end of the stream, which is then not the
+/// one that it was built from.
+fn check_begins_within(api: &Api, info: &StreamInfo, standing: &Standing) -> Result<(), Failure> {
+    let last = info.state.last_seq;
+    match standing.begins_after {
+        Some(position) if standing.position.is_none() && position > last => {
+            Err(Failure::Stop(Error::Truncated {
+                stream: api.stream.clone(),
+                last,
+                position,
+            }))
+        }
+        _ => Ok(()),
     }
 }
 

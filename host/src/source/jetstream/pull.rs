@@ -25,6 +25,7 @@ use super::link::Trouble;
 use super::message::{self, Metadata, MetadataReader};
 use super::open::Opened;
 use super::rescue::{self, Rescued};
+use super::trusted::Trusted;
 use super::wire::{Api, RequestLimits};
 use crate::cloudevents::message::Reading;
 use crate::memory::read_ahead::RequestShare;
@@ -53,8 +54,6 @@ const SILENCE: Duration = Duration::from_secs(4);
 const LISTEN: Duration = Duration::from_secs(1);
 /// How long ago a reader had everything if what has gone since was stored just now.
 const RECENT: Duration = Duration::from_secs(2);
-/// Most jumps to remember one by one.
-const TRUSTED_MAX: usize = 10_000;
 /// Events examined at once per event that a batch may have, if the host skips most of them.
 const SCAN_FACTOR: usize = 16;
 
@@ -146,9 +145,8 @@ pub(super) struct Pull {
     backlog: Backlog,
     /// When the stream last had nothing more for the consumer.
     had_everything_at: Option<Instant>,
-    /// The first and last sequences of jumps that counted as messages for others since the settings
-    /// of the stream were looked at, in rising order.
-    trusted: Vec<(u64, u64)>,
+    /// Jumps that counted as messages for others since the settings of the stream were looked at.
+    trusted: Trusted,
     /// Whether the server that holds the consumer has kept up with the stream.
     currency: Currency,
     /// Whether connections were lost here, perhaps by a message after the next one. Then nothing
@@ -170,6 +168,7 @@ impl Pull {
         reading: Reading,
         share: Option<Arc<RequestShare>>,
         appetite: Appetite,
+        trusted: Trusted,
     ) -> Self {
         let takes_everything = subjects.takes_everything();
         // The server does not know which subjects are the host's own.
@@ -205,7 +204,7 @@ impl Pull {
             has_gaps_by_design: opened.has_gaps_by_design,
             backlog: Backlog::new(opened.pending),
             had_everything_at: (opened.pending == 0).then_some(opened.looked_at),
-            trusted: Vec::new(),
+            trusted,
             currency,
             // One lost connection is normal; a second one at the same place makes it careful.
             is_careful: opened.doubts > 1,
@@ -252,13 +251,13 @@ impl Pull {
 
     /// The jumps that counted as messages for others because of the settings of the stream, and were
     /// not confirmed since.
-    pub(super) fn trusted(&self) -> &[(u64, u64)] {
+    pub(super) fn trusted(&self) -> &Trusted {
         &self.trusted
     }
 
-    /// The settings were still the same when jumps through this sequence had been made.
-    pub(super) fn confirm(&mut self, through: u64) {
-        self.trusted.retain(|(_, to)| *to > through);
+    /// The same, to keep or to drop them.
+    pub(super) fn trusted_mut(&mut self) -> &mut Trusted {
+        &mut self.trusted
     }
 
     /// The subjects that are read.
@@ -535,16 +534,7 @@ impl Pull {
                 is_recent: had_everything.is_some_and(|at| at.elapsed() < RECENT),
             });
         } else {
-            self.trust(from, to);
-        }
-    }
-
-    /// Remembers a jump that counts as messages for others.
-    fn trust(&mut self, from: u64, to: u64) {
-        if self.trusted.len() < TRUSTED_MAX {
-            self.trusted.push((from, to));
-        } else if let Some(last) = self.trusted.last_mut() {
-            last.1 = to;
+            self.trusted.add(from, to);
         }
     }
 

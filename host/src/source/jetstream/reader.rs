@@ -17,6 +17,7 @@ use super::open::{Failure, Opened, Standing, open};
 use super::permissions;
 use super::pull::REQUEST_BYTES;
 use super::session::Session;
+use super::trusted::Trusted;
 use super::wire::Api;
 use crate::api::SourceState;
 use crate::batch::Batch;
@@ -72,6 +73,9 @@ pub struct Reader {
     share: Option<Arc<RequestShare>>,
     /// How much to request from this server.
     appetite: Appetite,
+    /// Jumps of the last session that counted as messages for others, and were not confirmed before
+    /// it ended.
+    trusted: Trusted,
 }
 
 /// Lost connections, perhaps because of a message that the client cannot parse.
@@ -128,6 +132,7 @@ impl Reader {
             failed: None,
             share: None,
             appetite: Appetite::default(),
+            trusted: Trusted::default(),
         }
     }
 
@@ -294,6 +299,13 @@ impl Reader {
             opened.head,
             opened.pending,
         );
+        let trusted = std::mem::take(&mut self.trusted);
+        // The settings are still as they were when the jumps were made.
+        let trusted = if opened.removes_at_once {
+            trusted
+        } else {
+            Trusted::default()
+        };
         let reading = Reading {
             recognition: self.settings.recognition,
             wants_headers: self.request.wants_headers,
@@ -304,13 +316,15 @@ impl Reader {
             reading,
             self.share.clone(),
             self.appetite,
+            trusted,
         ));
     }
 
     fn end_session(&mut self, failure: Failure) {
-        let Some(session) = self.session.take() else {
+        let Some(mut session) = self.session.take() else {
             return;
         };
+        self.trusted = session.take_trusted();
         // What is behind an open question was never proved.
         session.abandon(&mut self.cursor);
         // It worked, so the pauses start again.

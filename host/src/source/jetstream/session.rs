@@ -30,6 +30,7 @@ use super::missing::{self, Holes, has_gaps_by_design, removes_at_once};
 use super::open::{Failure, Opened, check_readable, trouble};
 use super::proof;
 use super::pull::{Claim, Jump, Pull};
+use super::trusted::Trusted;
 use super::wire::{self, Api, StreamInfo};
 use crate::cloudevents::message::Reading;
 use crate::memory::read_ahead::RequestShare;
@@ -150,13 +151,15 @@ enum Wake {
 }
 
 impl Session {
-    /// Starts with an opened stream.
+    /// Starts with an opened stream. `trusted` are jumps of the session before, if the stream may
+    /// remove messages at once since then.
     pub(super) fn new(
         opened: Opened,
         subjects: SubjectSet,
         reading: Reading,
         share: Option<Arc<RequestShare>>,
         appetite: Appetite,
+        trusted: Trusted,
     ) -> Self {
         Self {
             link: opened.link.clone(),
@@ -176,7 +179,7 @@ impl Session {
             reads_part: opened.reads_part,
             filter: opened.filter.clone(),
             is_anchored: opened.is_anchored,
-            is_edited: false,
+            is_edited: !trusted.is_empty(),
             holes: opened.holes.clone(),
             has_logged_unlisted: false,
             counted: opened.position,
@@ -184,7 +187,7 @@ impl Session {
             skips: Arc::clone(&opened.skips),
             is_ending: false,
             has_heard: false,
-            pull: Pull::new(opened, subjects, reading, share, appetite),
+            pull: Pull::new(opened, subjects, reading, share, appetite, trusted),
         }
     }
 
@@ -213,6 +216,11 @@ impl Session {
         self.pull.jump().is_some() || self.is_edited
     }
 
+    /// The jumps that counted as messages for others and were not confirmed since.
+    pub(super) fn take_trusted(&mut self) -> Trusted {
+        std::mem::take(self.pull.trusted_mut())
+    }
+
     /// Takes back the contents of the cursor after an open question.
     pub(super) fn abandon(&self, cursor: &mut Cursor) {
         if let Some(jump) = self.pull.jump() {
@@ -225,6 +233,10 @@ impl Session {
     /// read is in the cursor, and everything running is in `self`.
     pub(super) async fn advance(&mut self, cursor: &mut Cursor) -> Result<(), Failure> {
         self.ask_if_up().await?;
+        // A session may begin with this question.
+        if self.is_edited && self.look.is_none() {
+            self.look(cursor);
+        }
         let wake = self.wait(cursor).await;
         let has_read = matches!(wake, Wake::Read(_));
         match wake {
@@ -386,7 +398,7 @@ impl Session {
         let is_filtered = self.is_filtered;
         let (filter, through) = (self.filter.clone(), cursor.through);
         let (known, mut after) = (self.holes.seen(), self.counted);
-        let trusted_from = self.pull.trusted().first().map(|(from, _)| *from);
+        let (trusted_from, is_edited) = (self.pull.trusted().first(), self.is_edited);
         let own = self.own_patterns(question);
         // Polled by `wait` alongside reading, so that nothing waits for the answer.
         let answer = Box::pin(async move {
@@ -401,8 +413,7 @@ impl Session {
             let mut must_list = is_filtered && may_lack && known != missing::Seen::of(&info);
             // Its settings were changed since the last look, and what was taken for messages of
             // others may have been removed.
-            if let Some(from) =
-                trusted_from.filter(|_| is_filtered && removes_at_once(&info.config))
+            if let Some(from) = trusted_from.filter(|_| is_edited || removes_at_once(&info.config))
             {
                 must_list = true;
                 after = after.min(from - 1);
@@ -498,17 +509,20 @@ impl Session {
         }
         // Its settings may have changed since it was opened.
         check_readable(&self.api.stream, &info.config).map_err(Failure::Stop)?;
-        if self.is_filtered && removes_at_once(&info.config) {
+        if self.is_edited || (self.is_filtered && removes_at_once(&info.config)) {
             self.is_edited = true;
             // What was read since the look may have gone after it.
             if look.through < cursor.through {
                 return Ok(());
             }
-            self.doubt_trusted(&holes.unwrap_or_default(), cursor)?;
-            let reason = "the stream may now remove messages at once, so all of it is read";
-            return Err(Trouble::lost(reason).into());
+            self.doubt_trusted(holes.as_ref(), cursor)?;
+            if self.is_filtered {
+                let reason = "the stream may now remove messages at once, so all of it is read";
+                return Err(Trouble::lost(reason).into());
+            }
+            self.is_edited = false;
         }
-        self.pull.confirm(look.through);
+        self.pull.trusted_mut().confirm(look.through);
         cursor.head = cursor.head.max(info.state.last_seq);
         if let Some(holes) = holes {
             self.holes = holes;
@@ -561,33 +575,31 @@ impl Session {
     }
 
     /// The stream may remove messages at once since its settings were changed: what the server did
-    /// not send since the last look may have been removed, and not for others. An error if that is
-    /// not accepted.
-    fn doubt_trusted(&self, holes: &Holes, cursor: &mut Cursor) -> Result<(), Failure> {
-        let trusted = self.pull.trusted();
-        let gone = trusted
-            .iter()
-            .flat_map(|(from, to)| holes.within(*from, *to));
-        let gone = missing::undelivered(gone, self.skips.iter().copied());
-        let mut lost = missing::refused(gone.into_iter(), 0);
-        if let (true, [(from, _), ..], [.., (_, to)]) = (holes.is_unlisted, trusted, trusted) {
-            lost = Some(Missing {
-                from: *from,
-                to: *to,
-                count: None,
-            });
-        }
-        let Some(missing) = lost else {
+    /// not send since the last look may have been removed, and not for others. What was returned
+    /// without it lacks it, and is told so. An error if that is not accepted.
+    fn doubt_trusted(&mut self, holes: Option<&Holes>, cursor: &mut Cursor) -> Result<(), Failure> {
+        // Only once: what is found is counted, or stops the reader.
+        let trusted = self.take_trusted();
+        let Some(holes) = holes else {
             return Ok(());
         };
-        if self.accepts_through < missing.to {
+        let doubted = trusted.doubted(holes, &self.skips);
+        let Some(missing) = doubted.missing() else {
+            return Ok(());
+        };
+        let is_accepted = self.accepts_through >= missing.to;
+        if !is_accepted {
+            // The rest is missed when it is read again.
             cursor.roll_back_unreturned(missing.from - 1);
+        }
+        cursor.overlook(doubted.count_through(cursor.through));
+        if !is_accepted {
             return Err(self.gap(missing));
         }
         warn!(
             stream = self.stream.name,
-            "{missing} gone from the stream, whose settings were changed a moment ago; those that \
-             were for this deployment are passed over uncounted, as accepted"
+            "{missing} gone from the stream, whose settings were changed a moment ago; any of them \
+             may have been for this deployment, and they are passed over, as accepted"
         );
         Ok(())
     }

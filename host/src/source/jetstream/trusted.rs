@@ -1,0 +1,89 @@
+//! Jumps that a live filtered reader took for messages of others, because the settings of the
+//! stream keep a message for longer than it takes to send it.
+//!
+//! Somebody may change these settings at any time. So the jumps are kept until a later look at the
+//! stream shows settings like before. If it shows others, what the stream lacks of the jumps may
+//! have been for us, and is missing.
+
+use std::ops::RangeInclusive;
+
+use super::missing::{self, Holes};
+use crate::source::Missing;
+
+/// Most jumps to remember one by one.
+const TRUSTED_MAX: usize = 10_000;
+
+/// The first and last sequences of the jumps, in rising order.
+#[derive(Debug, Default)]
+pub(super) struct Trusted(Vec<(u64, u64)>);
+
+/// What a stream lacks of them.
+pub(super) enum Doubted {
+    /// These sequences, in rising order.
+    Listed(Vec<RangeInclusive<u64>>),
+    /// It lacks too many to be listed: perhaps some in this range.
+    Unlisted(Missing),
+}
+
+impl Trusted {
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The first sequence.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.0.first().map(|(from, _)| *from)
+    }
+
+    /// Remembers a jump, which comes after the others.
+    pub(super) fn add(&mut self, from: u64, to: u64) {
+        if self.0.len() < TRUSTED_MAX {
+            self.0.push((from, to));
+        } else if let Some(last) = self.0.last_mut() {
+            last.1 = to;
+        }
+    }
+
+    /// The settings were still the same when jumps through this sequence had been made.
+    pub(super) fn confirm(&mut self, through: u64) {
+        self.0.retain(|(_, to)| *to > through);
+    }
+
+    /// What the stream lacks of them, without what is skipped.
+    pub(super) fn doubted(&self, holes: &Holes, skips: &[u64]) -> Doubted {
+        if let (true, [(from, _), ..], [.., (_, to)]) = (holes.is_unlisted, &*self.0, &*self.0) {
+            return Doubted::Unlisted(Missing {
+                from: *from,
+                to: *to,
+                count: None,
+            });
+        }
+        let gone = self
+            .0
+            .iter()
+            .flat_map(|(from, to)| holes.within(*from, *to));
+        Doubted::Listed(missing::undelivered(gone, skips.iter().copied()))
+    }
+}
+
+impl Doubted {
+    /// All of it; none if the stream lacks nothing.
+    pub(super) fn missing(&self) -> Option<Missing> {
+        match self {
+            Self::Listed(ranges) => missing::refused(ranges.iter().cloned(), 0),
+            Self::Unlisted(missing) => Some(*missing),
+        }
+    }
+
+    /// How many of them are at or before a sequence; 0 if they are not listed.
+    pub(super) fn count_through(&self, through: u64) -> u64 {
+        let Self::Listed(ranges) = self else {
+            return 0;
+        };
+        let ranges = ranges.iter().filter(|range| *range.start() <= through);
+        ranges
+            .map(|range| (*range.end()).min(through) - range.start() + 1)
+            .sum()
+    }
+}
