@@ -16,6 +16,7 @@ on_both_versions! {
     what_a_limit_removes_right_after_it_is_set_is_counted_if_that_is_meant
     a_connection_that_is_lost_right_after_a_limit_was_set_hides_no_loss
     what_is_replaced_within_a_burst_for_others_is_no_gap
+    what_is_replaced_for_others_after_a_quiet_time_is_no_gap
 }
 
 const MINE: &[&str] = &["orders.>"];
@@ -263,19 +264,42 @@ async fn what_is_replaced_within_a_burst_for_others_is_no_gap(version: Version) 
     publish(&jetstream, numbered(0..1)).await;
     reading.events(1).await;
     burst(&jetstream, "audit.noise", 2_000).await;
-    let mut missing = 0;
-    let mut through = 1;
-    while through < 2_001 {
-        let batch = reading.next().await.expect("none of its own is gone");
-        missing += batch.missing_between(through, batch.through);
-        through = batch.through;
-    }
-    assert_eq!(missing, 0);
+    misses_nothing(&mut reading, 1, 2_001).await;
     // What is its own is still missed.
     burst(&jetstream, "orders.7.placed", 2_000).await;
     if let Some(error) = all_or_gap(&mut reading, 2_000).await {
         assert!(matches!(error, Error::Gap { .. }), "{error}");
     }
+}
+
+async fn what_is_replaced_for_others_after_a_quiet_time_is_no_gap(version: Version) {
+    let server = Server::start_of(version).await;
+    let jetstream = server.jetstream().await;
+    let config = Config {
+        max_messages_per_subject: 1,
+        ..mixed()
+    };
+    jetstream.create_stream(config).await.expect("stream");
+    let mut reading = Reading::begin(options(&server), request(MINE));
+    reading.next().await.expect("it is live");
+    publish(&jetstream, numbered(0..1)).await;
+    reading.events(1).await;
+    // Nobody writes anything for longer than what counts as a moment, and the reader is awake.
+    let quiet = tokio::time::timeout(std::time::Duration::from_secs(4), reading.next()).await;
+    assert!(quiet.is_err(), "there is nothing to read: {quiet:?}");
+    burst(&jetstream, "audit.noise", 2_000).await;
+    misses_nothing(&mut reading, 1, 2_001).await;
+}
+
+/// Reads from one position to another, between which nothing of its own is gone.
+async fn misses_nothing(reading: &mut Reading, after: u64, to: u64) {
+    let (mut missing, mut through) = (0, after);
+    while through < to {
+        let batch = reading.next().await.expect("none of its own is gone");
+        missing += batch.missing_between(through, batch.through);
+        through = batch.through;
+    }
+    assert_eq!(missing, 0);
 }
 
 /// Reads this many events; the error if that ends it before. Nothing else may happen.

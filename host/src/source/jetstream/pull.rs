@@ -589,6 +589,9 @@ impl Pull {
         }
         // An old server does not say it, and then claims nothing.
         let looked_through = number(headers, "Nats-Last-Stream").unwrap_or(0);
+        if looked_through == cursor.through {
+            self.had_everything_at = Some(Instant::now());
+        }
         if self
             .backlog
             .heartbeat(looked_through, cursor.through, self.outstanding_events)
