@@ -2,7 +2,7 @@
 //! restored and poisoned, disks fill up and permissions go, while an operator changes the
 //! deployment, and readers and watchers check every answer against the fold at its position.
 //! Handlers publish meanwhile, over a proxy that loses acknowledgements, and each of their messages
-//! is counted. `fate.rs`, `side.rs` and `operator.rs` name what is done, docs/what-happens-when.md what is not.
+//! is counted. `fate.rs`, `side.rs`, `leaky.rs` and `operator.rs` name what is done, docs/what-happens-when.md what is not.
 //!
 //! `make chaos CHAOS_SEED=… CHAOS_KILLS=…` or `CHAOS_MINUTES=…` runs it for long; without them it
 //! is a short run of one seed, and part of `make test`. The seed draws what is done; when it
@@ -10,6 +10,7 @@
 
 mod fate;
 mod handlers;
+mod leaky;
 mod operator;
 mod oracle;
 mod plan;
@@ -17,6 +18,7 @@ mod publisher;
 mod readers;
 mod rest;
 mod side;
+mod testimony;
 mod watchers;
 mod world;
 
@@ -40,7 +42,13 @@ async fn whatever_breaks_nothing_is_lost_doubled_untrue_or_seen_to_go_back() {
     let plan = Plan::from_environment();
     // Built before anything is timed: a first build takes a minute.
     let operated = [operator::OF_LEDGER.modules, handlers::TO_LOG.modules];
-    let others = ["tally", side::MISCHIEF, side::FIXED];
+    let others = [
+        "tally",
+        side::MISCHIEF,
+        side::FIXED,
+        leaky::WITNESS,
+        leaky::BYSTANDER,
+    ];
     for name in operated.as_flattened().iter().chain(&others) {
         guests::path(name);
     }
@@ -108,6 +116,8 @@ async fn play(seed: u64, kills: u64, at_most: Duration) -> Arc<World> {
     let shared = Arc::clone(&world);
     tasks.push(tokio::spawn(async move { side::run(&shared).await }));
     let shared = Arc::clone(&world);
+    tasks.push(tokio::spawn(async move { leaky::run(&shared).await }));
+    let shared = Arc::clone(&world);
     tasks.push(tokio::spawn(async move {
         conduct(&shared, kills, at_most, &seen).await;
     }));
@@ -120,7 +130,7 @@ async fn conduct(world: &World, kills: u64, at_most: Duration, seen: &[Arc<Mutex
     fate::run(world, kills, Instant::now() + at_most).await;
     world.set_phase(Phase::Calm);
     world.kill_host(None).await;
-    drop(world.playing.lock().await);
+    drop(world.playing.write().await);
     // Orders that come when everything is up again: nothing is stuck.
     tokio::time::sleep(Duration::from_secs(1)).await;
     world.set_phase(Phase::Rest);

@@ -1,7 +1,7 @@
 //! Operators who change deployments all the time, one each, while others kill the host under the
 //! changes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use foldstream::api::{Deployment, DeploymentState};
 use foldstream_tests::client::Answer;
@@ -72,6 +72,9 @@ pub enum Change {
     /// Removes what no longer serves.
     Prune,
 }
+
+/// Pause before something that did not fit is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// How long a change may take before the next one is begun over it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -169,7 +172,7 @@ pub async fn resume(world: &World, name: &str) {
 pub async fn skip(world: &World, name: &str, sequence: u64) {
     let body = json!({ "skip": [sequence], "reason": "poison" }).to_string();
     let path = format!("/v1/deployments/{name}/resume");
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     let mut last = String::new();
     loop {
         let answer = world.ask_once(|client| {
@@ -188,14 +191,74 @@ pub async fn skip(world: &World, name: &str, sequence: u64) {
             begin.elapsed() < wait::DEADLINE,
             "event {sequence} of {name} can not be skipped: {last}"
         );
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(AGAIN).await;
     }
+}
+
+/// Deletes a deployment, as soon as that is possible: not while the disk is full.
+pub async fn remove(world: &World, name: &str) {
+    let path = format!("/v1/deployments/{name}");
+    let begin = Instant::now();
+    loop {
+        let answer = world.ask(Method::DELETE, &path).await;
+        if answer.status.is_success() || answer.status == 404 {
+            return;
+        }
+        pause_if_it_may_pass(&answer, begin, "delete").await;
+    }
+}
+
+/// Deploys a guest under a name, as soon as that is possible.
+pub async fn install(world: &World, name: &str, source: &str, guest: &str, parameters: &str) {
+    let path = format!("/v1/deployments?name={name}&source={source}{parameters}");
+    let begin = Instant::now();
+    let mut last = "no answer".to_owned();
+    loop {
+        let answer = world.ask_once(|client| {
+            let request = client
+                .request(Method::POST, &path)
+                .header("content-type", "application/wasm");
+            request.body(guests::module(guest))
+        });
+        if let Some(answer) = answer.await {
+            if answer.status.is_success() {
+                return;
+            }
+            last = answer.text();
+        }
+        assert!(
+            begin.elapsed() < wait::DEADLINE,
+            "{guest} can not be deployed: {last}"
+        );
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Does something to a deployment, as soon as that fits: a source that is away just now can't be
+/// asked.
+pub async fn insist(world: &World, name: &str, action: &str) {
+    let path = format!("/v1/deployments/{name}/{action}");
+    let begin = Instant::now();
+    loop {
+        let answer = world.ask(Method::POST, &path).await;
+        if answer.status.is_success() {
+            return;
+        }
+        pause_if_it_may_pass(&answer, begin, action).await;
+    }
+}
+
+/// Another change is under way, or the disk is full for a while: neither lasts.
+async fn pause_if_it_may_pass(answer: &Answer, begin: Instant, action: &str) {
+    let may_pass = matches!(answer.status.as_u16(), 409 | 507) && begin.elapsed() < wait::DEADLINE;
+    assert!(may_pass, "{action}: {}", answer.text());
+    tokio::time::sleep(AGAIN).await;
 }
 
 /// Waits until nothing is being built, but not for ever: the next change may as well fall into this
 /// one.
 async fn come_to_rest(world: &World, name: &str) {
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     while begin.elapsed() < PATIENCE && world.is_until(Phase::Chaos) {
         let shown: Deployment = world.show(name).await;
         if shown.candidate.is_none() {

@@ -11,7 +11,7 @@ use reqwest::Method;
 use crate::oracle::{Shape, difference};
 use crate::watchers::Seen;
 use crate::world::{LEDGER, TALLY, World};
-use crate::{handlers, operator};
+use crate::{handlers, leaky, operator};
 
 /// Checks a round at rest: nothing is lost, doubled or left over, and each file is sound.
 pub async fn check(world: &World, watchers: &[&Mutex<Seen>]) {
@@ -38,6 +38,7 @@ pub async fn check(world: &World, watchers: &[&Mutex<Seen>]) {
     the_neighbour_equals_the_fold(world, last).await;
     watchers_have_seen_all(world, watchers, last).await;
     handlers::check(world).await;
+    leaky::check(world).await;
     a_refold_gives_the_same(world).await;
     only_known_files_are_left(world).await;
     files_are_sound(world).await;

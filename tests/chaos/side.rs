@@ -10,13 +10,10 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use foldstream::api::{Deployment, DeploymentState, EntryPage};
-use foldstream_tests::guests;
-use foldstream_tests::host::Host;
-use foldstream_tests::nats::{self, NatsServer};
+use foldstream_tests::nats;
 use foldstream_tests::wait;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::sync::MutexGuard;
 
 use crate::world::{Counts, Phase, World};
 use crate::{operator, publisher};
@@ -80,7 +77,7 @@ pub async fn run(world: &World) {
             wanted: BTreeMap::new(),
             events,
         };
-        let turn = world.playing.lock().await;
+        let turn = world.playing.read().await;
         side.begin().await;
         side.play(episode, &mut random).await;
         drop(turn);
@@ -91,17 +88,6 @@ pub async fn run(world: &World) {
             .sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(0..500)))
             .await;
     }
-}
-
-/// Lets nobody kill anything: a loop is found out after several deadlines, and again after each
-/// restart.
-async fn hold_still(world: &World) -> (MutexGuard<'_, NatsServer>, MutexGuard<'_, Host>) {
-    let (server, mut host) = (world.server.lock().await, world.host.lock().await);
-    // It may be about to kill itself at a step.
-    host.kill();
-    Counts::add(&world.counts.kills);
-    world.start_host(&mut host, None).await;
-    (server, host)
 }
 
 struct Side<'a> {
@@ -115,7 +101,7 @@ struct Side<'a> {
 impl Side<'_> {
     /// Makes the stream and the deployment from scratch.
     async fn begin(&mut self) {
-        self.delete_deployment().await;
+        operator::remove(self.world, MISCHIEF).await;
         self.create().await;
         self.deploy(MISCHIEF).await;
         let first = self.note(20).await;
@@ -123,45 +109,8 @@ impl Side<'_> {
         self.is_as_wanted().await;
     }
 
-    /// Deletes the deployment, as soon as that is possible: not while the disk is full.
-    async fn delete_deployment(&self) {
-        let path = format!("/v1/deployments/{MISCHIEF}");
-        let begin = Instant::now();
-        loop {
-            let answer = self.world.ask(Method::DELETE, &path).await;
-            if answer.status.is_success() || answer.status == 404 {
-                return;
-            }
-            let may_pass =
-                matches!(answer.status.as_u16(), 409 | 507) && begin.elapsed() < wait::DEADLINE;
-            assert!(may_pass, "delete: {}", answer.text());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Deploys a guest under our name, as soon as that is possible.
     async fn deploy(&self, guest: &str) {
-        let path = format!("/v1/deployments?name={MISCHIEF}&source={SOURCE}");
-        let begin = Instant::now();
-        loop {
-            let answer = self.world.ask_once(|client| {
-                let request = client
-                    .request(Method::POST, &path)
-                    .header("content-type", "application/wasm");
-                request.body(guests::module(guest))
-            });
-            if answer
-                .await
-                .is_some_and(|answer| answer.status.is_success())
-            {
-                return;
-            }
-            assert!(
-                begin.elapsed() < wait::DEADLINE,
-                "{guest} can not be deployed"
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        operator::install(self.world, MISCHIEF, SOURCE, guest, "").await;
     }
 
     async fn create(&self) {
@@ -241,7 +190,8 @@ impl Side<'_> {
             Episode::Poison(verb) => {
                 let sequence = self.publish("mischief.a", verb).await;
                 let held = if verb == "loop" {
-                    Some(hold_still(self.world).await)
+                    // A loop is found out after several deadlines, and again after each restart.
+                    Some(self.world.hold_still().await)
                 } else {
                     None
                 };
@@ -413,22 +363,8 @@ impl Side<'_> {
         panic!("event {sequence} can not be deleted");
     }
 
-    /// Does something to the deployment, as soon as that fits: a source that is away just now can't
-    /// be asked.
     async fn act(&self, action: &str) {
-        let path = format!("/v1/deployments/{MISCHIEF}/{action}");
-        let begin = Instant::now();
-        loop {
-            let answer = self.world.ask(Method::POST, &path).await;
-            if answer.status.is_success() {
-                return;
-            }
-            // Another change is under way, or the disk is full for a while.
-            let may_pass =
-                matches!(answer.status.as_u16(), 409 | 507) && begin.elapsed() < wait::DEADLINE;
-            assert!(may_pass, "{action}: {}", answer.text());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        operator::insist(self.world, MISCHIEF, action).await;
     }
 
     async fn set_paused(&self, is_paused: bool) {

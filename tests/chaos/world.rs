@@ -12,10 +12,10 @@ use foldstream_tests::nats::{self, NatsServer, Version};
 use foldstream_tests::proxy::Proxy;
 use foldstream_tests::wait;
 use reqwest::{Method, RequestBuilder};
-use tokio::sync::watch;
+use tokio::sync::{MutexGuard, watch};
 
 use crate::oracle::Oracle;
-use crate::{handlers, side};
+use crate::{handlers, leaky, side};
 
 /// The stream of orders.
 pub const STREAM: &str = "ORDERS";
@@ -62,6 +62,8 @@ pub struct Counts {
     pub faults: AtomicU64,
     /// Messages of handlers that were counted.
     pub effects: AtomicU64,
+    /// Turns of the stream that removes events, after each of which every event was accounted for.
+    pub leaks: AtomicU64,
 }
 
 impl Counts {
@@ -75,7 +77,7 @@ impl Counts {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         format!(
             "{} kills ({} at steps), {} stops of the server, {} other faults, {} changes of \
-             deployments, {} answers, {} changes and {} effects checked, {} reads declined",
+             deployments, {} answers, {} changes, {} effects and {} leaks checked, {} reads declined",
             count(&self.kills),
             count(&self.kills_at_steps),
             count(&self.server_stops),
@@ -84,6 +86,7 @@ impl Counts {
             count(&self.answers),
             count(&self.changes),
             count(&self.effects),
+            count(&self.leaks),
             count(&self.declined),
         )
     }
@@ -100,6 +103,7 @@ impl Counts {
             (&self.changed, &other.changed),
             (&self.faults, &other.faults),
             (&self.effects, &other.effects),
+            (&self.leaks, &other.leaks),
         ];
         for (total, part) in pairs {
             total.fetch_add(part.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -120,9 +124,11 @@ pub struct World {
     pub host: tokio::sync::Mutex<Host>,
     /// What every answer has to be.
     pub oracle: Oracle,
-    /// Held while an episode of the side is played, so that a round does not end in the middle of
-    /// one.
-    pub playing: tokio::sync::Mutex<()>,
+    /// Read while an episode of a side stream is played, so that a round does not end in the middle
+    /// of one.
+    pub playing: tokio::sync::RwLock<()>,
+    /// What the stream that removes events was sent, held while that or the deployments change.
+    pub leaky: tokio::sync::Mutex<leaky::Books>,
     /// Held while publishing, so that sequences follow each other in the oracle.
     pub publishing: tokio::sync::Mutex<()>,
     /// What was counted.
@@ -175,6 +181,8 @@ impl World {
         let sources = [
             source("orders", &url, STREAM),
             source(side::SOURCE, &url, side::STREAM),
+            source(leaky::STOPPING, &url, leaky::STREAM),
+            source(leaky::COUNTING, &url, leaky::STREAM) + "missing = \"count\"\n",
             source(handlers::INPUT, &proxy.url(), handlers::INPUT),
             source(handlers::OUTPUT, &proxy.url(), handlers::OUTPUT),
             format!("[sources.{}]\nkind = \"embedded\"\n", handlers::LOG),
@@ -189,7 +197,8 @@ impl World {
             proxy,
             host: tokio::sync::Mutex::new(host),
             oracle: Oracle::new(),
-            playing: tokio::sync::Mutex::new(()),
+            playing: tokio::sync::RwLock::default(),
+            leaky: tokio::sync::Mutex::default(),
             publishing: tokio::sync::Mutex::new(()),
             counts: Counts::default(),
             log: Mutex::default(),
@@ -328,6 +337,16 @@ impl World {
         host.kill();
         Counts::add(&self.counts.kills);
         self.start_host(&mut host, step).await;
+    }
+
+    /// Lets nobody kill or stop anything for as long as the result is held.
+    pub async fn hold_still(&self) -> (MutexGuard<'_, NatsServer>, MutexGuard<'_, Host>) {
+        let (server, mut host) = (self.server.lock().await, self.host.lock().await);
+        // It may be about to kill itself at a step.
+        host.kill();
+        Counts::add(&self.counts.kills);
+        self.start_host(&mut host, None).await;
+        (server, host)
     }
 
     /// Starts a host that is down. One that dies at a step before it listens is started again
