@@ -9,20 +9,19 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
+use async_nats::jetstream;
 use async_nats::jetstream::context::PublishAckFuture;
-use async_nats::jetstream::{self, stream};
 use foldstream::api::{Deployment, DeploymentState};
 use foldstream_tests::client::Answer;
-use foldstream_tests::{nats, wait};
+use foldstream_tests::wait;
 use futures_util::StreamExt;
 
 use crate::operator;
 use crate::publisher;
+use crate::removal::{Removal, STREAM, Traffic};
 use crate::testimony::{applied, testify};
 use crate::world::{Counts, Phase, World, admin};
 
-/// The stream.
-pub const STREAM: &str = "LEAKY";
 /// The deployment that counts what is missing, and its source.
 pub const COUNTING: &str = "counting";
 /// The one that stops at it, and its source.
@@ -31,9 +30,6 @@ pub const STOPPING: &str = "stopping";
 pub const WITNESS: &str = "witness";
 /// A deployment whose events are never removed, and its module, which records them too.
 pub const BYSTANDER: &str = "bystander";
-
-/// The subjects of the witnesses, of nobody, and of the bystander.
-const SUBJECTS: [&str; 3] = ["mine.>", "theirs.>", "calm.>"];
 
 /// How long the server has to acknowledge: nobody kills it meanwhile.
 const ACKNOWLEDGEMENT: Duration = Duration::from_secs(30);
@@ -46,120 +42,6 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(20);
 
 /// Messages that are looked for at once.
 const READS: usize = 100;
-
-/// What a stream removes by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Removal {
-    /// Nothing.
-    #[default]
-    Nothing,
-    /// All but the last messages.
-    Few(i64),
-    /// All but the last message of each subject.
-    OnePerSubject,
-    /// What a message tells it to.
-    RollUps,
-    /// What is older than this.
-    Old(Duration),
-}
-
-impl Removal {
-    fn draw(random: &mut fastrand::Rng) -> Self {
-        match random.u8(..8) {
-            0..2 => Self::Few(random.i64(1..100)),
-            2..5 => Self::OnePerSubject,
-            5 => Self::RollUps,
-            _ => Self::Old(Duration::from_millis(random.u64(200..3_000))),
-        }
-    }
-
-    /// Those of a stream from its creation on: readers of one that removes nothing get only what
-    /// they want, until its settings are edited.
-    fn draw_first(random: &mut fastrand::Rng) -> Self {
-        if random.bool() {
-            Self::Nothing
-        } else {
-            Self::draw(random)
-        }
-    }
-
-    /// Those that take the place of these, if they are edited.
-    fn draw_next(self, random: &mut fastrand::Rng) -> Option<Self> {
-        match random.u8(..6) {
-            0 if self != Self::Nothing => Some(Self::Nothing),
-            0..=3 => Some(Self::draw(random)),
-            _ => None,
-        }
-    }
-
-    /// Whether events may go before a reader that has everything else gets them. Of other streams,
-    /// a reader gets only what it wants.
-    fn is_at_once(self) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Few(_) | Self::OnePerSubject | Self::RollUps => true,
-            Self::Old(age) => age < Duration::from_secs(2),
-        }
-    }
-
-    fn config(self) -> stream::Config {
-        let config = stream::Config {
-            subjects: SUBJECTS.map(str::to_owned).to_vec(),
-            discard: stream::DiscardPolicy::Old,
-            // No longer than the shortest age: the server demands it.
-            duplicate_window: Duration::from_millis(100),
-            ..nats::stream_config(STREAM, SUBJECTS[0])
-        };
-        match self {
-            Self::Nothing => config,
-            Self::Few(max_messages) => stream::Config {
-                max_messages,
-                ..config
-            },
-            Self::OnePerSubject => stream::Config {
-                max_messages_per_subject: 1,
-                ..config
-            },
-            Self::RollUps => stream::Config {
-                allow_rollup: true,
-                ..config
-            },
-            Self::Old(max_age) => stream::Config { max_age, ..config },
-        }
-    }
-}
-
-/// What a turn publishes.
-#[derive(Clone, Copy, Debug)]
-struct Traffic {
-    /// Groups of messages, each sent in one write.
-    groups: usize,
-    /// Messages in each of them.
-    size: usize,
-    /// One in this many is for others; 0 for none.
-    theirs: usize,
-    /// The subjects of each side.
-    subjects: usize,
-    /// Time between two groups.
-    pause: Duration,
-}
-
-impl Traffic {
-    fn draw(random: &mut fastrand::Rng) -> Self {
-        let is_burst = random.bool();
-        Self {
-            groups: if is_burst { 1 } else { random.usize(20..80) },
-            size: if is_burst {
-                random.usize(50..1_500)
-            } else {
-                random.usize(1..4)
-            },
-            theirs: [0, 2, 3, 50][random.usize(..4)],
-            subjects: [1, 4, 50][random.usize(..3)],
-            pause: Duration::from_millis(random.u64(1..25)),
-        }
-    }
-}
 
 /// What is known of the stream.
 #[derive(Debug, Default)]
@@ -243,9 +125,17 @@ impl Books {
     }
 
     async fn turn(&mut self, world: &World, random: &mut fastrand::Rng) -> Result<(), Unproved> {
+        let replaces = random.u8(..6) == 0;
+        let edit = if replaces {
+            Some(Removal::OnePerSubject)
+        } else {
+            self.removal.draw_next(random)
+        };
+        // Readers get only what they want until then.
+        let is_hard = !self.removal.is_at_once() && edit.is_some_and(Removal::is_at_once);
         // One that is killed before its next commit has lost nothing in silence. So some turns are
         // played without kills.
-        let is_still = random.u8(..3) == 0;
+        let is_still = replaces || random.u8(..6) < if is_hard { 5 } else { 1 };
         let held = if is_still {
             Some(world.hold_still().await)
         } else {
@@ -253,8 +143,8 @@ impl Books {
         };
         // What is removed from now on is removed under readers that have everything.
         self.settle(world).await?;
-        let (before, was_whole) = (self.last, !self.removal.is_at_once());
-        if is_still && random.u8(..3) == 0 {
+        let before = self.last;
+        if replaces {
             self.replace_those_of_others(world, random).await;
         } else {
             // Nobody kills it while it stores: what it acknowledges is all that there is.
@@ -263,10 +153,10 @@ impl Books {
             } else {
                 Some(world.server.lock().await)
             };
-            self.publish_and_edit(world, random).await;
+            self.publish_and_edit(world, edit, is_hard, random).await;
             drop(server);
         }
-        let unknown = (was_whole && self.removal.is_at_once()).then_some(before + 1..=self.last);
+        let unknown = is_hard.then_some(before + 1..=self.last);
         if is_still {
             let kept = self.kept_after(world, before).await;
             self.accounts_for_all(world, &kept).await?;
@@ -279,10 +169,15 @@ impl Books {
         Ok(())
     }
 
-    /// Publishes, and edits the settings before it, in the middle of it, or not at all.
-    async fn publish_and_edit(&mut self, world: &World, random: &mut fastrand::Rng) {
-        let traffic = Traffic::draw(random);
-        let edit = self.removal.draw_next(random);
+    /// Publishes, and edits the settings before it or in the middle of it.
+    async fn publish_and_edit(
+        &mut self,
+        world: &World,
+        edit: Option<Removal>,
+        is_hard: bool,
+        random: &mut fastrand::Rng,
+    ) {
+        let traffic = Traffic::draw(random, is_hard);
         let edited_at = if random.bool() {
             0
         } else {

@@ -16,6 +16,7 @@ mod oracle;
 mod plan;
 mod publisher;
 mod readers;
+mod removal;
 mod rest;
 mod side;
 mod testimony;

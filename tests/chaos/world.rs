@@ -15,7 +15,7 @@ use reqwest::{Method, RequestBuilder};
 use tokio::sync::{MutexGuard, watch};
 
 use crate::oracle::Oracle;
-use crate::{handlers, leaky, side};
+use crate::{handlers, leaky, removal, side};
 
 /// The stream of orders.
 pub const STREAM: &str = "ORDERS";
@@ -181,8 +181,8 @@ impl World {
         let sources = [
             source("orders", &url, STREAM),
             source(side::SOURCE, &url, side::STREAM),
-            source(leaky::STOPPING, &url, leaky::STREAM),
-            source(leaky::COUNTING, &url, leaky::STREAM) + "missing = \"count\"\n",
+            source(leaky::STOPPING, &url, removal::STREAM),
+            source(leaky::COUNTING, &url, removal::STREAM) + "missing = \"count\"\n",
             source(handlers::INPUT, &proxy.url(), handlers::INPUT),
             source(handlers::OUTPUT, &proxy.url(), handlers::OUTPUT),
             format!("[sources.{}]\nkind = \"embedded\"\n", handlers::LOG),
