@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
 use foldstream::api;
 use foldstream_tests::host::Host;
 use foldstream_tests::nats::{self, NatsServer, Version};
@@ -62,6 +62,7 @@ async fn causes(server: &NatsServer) -> Vec<u64> {
 on_both_versions! {
     message_that_a_full_stream_refused_is_stored_once_there_is_room
     message_larger_than_its_server_takes_is_named_and_holds_back_no_other_key
+    message_that_nobody_wanted_is_confirmed_after_a_lost_answer
 }
 
 async fn message_that_a_full_stream_refused_is_stored_once_there_is_room(version: Version) {
@@ -126,6 +127,35 @@ async fn message_larger_than_its_server_takes_is_named_with_cursors() {
     assert_eq!(causes(&server).await, [2]);
 }
 
+/// A stream that keeps a message until its consumers have it, and has none: it recognises the id of a
+/// message that it did not keep.
+async fn message_that_nobody_wanted_is_confirmed_after_a_lost_answer(version: Version) {
+    let server = NatsServer::start_version(version).await;
+    let proxy = Proxy::start(&server.url()).await;
+    let by_interest = Config {
+        retention: RetentionPolicy::Interest,
+        duplicate_window: Duration::from_secs(300),
+        ..plain()
+    };
+    let mut host = host_of(&server, &proxy.url(), by_interest).await;
+    let one = host.client().append(&[event(1, "one")]).await.last_sequence;
+    published(host.client(), one).await;
+    proxy.swallow(true);
+    let two = host.client().append(&[event(1, "one")]).await.last_sequence;
+    let context = server.jetstream().await;
+    wait::until("the message to come without an answer", || async {
+        let mut stream = context.get_stream("OUT").await.expect("it is there");
+        let info = stream.info().await.expect("it answers");
+        (info.state.last_sequence == 2).then_some(())
+    })
+    .await;
+    host.kill();
+    proxy.break_all();
+    proxy.swallow(false);
+    host.restart().await;
+    published(host.client(), two).await;
+}
+
 /// A stream that takes one message of each subject and no other, as a set of unique names does.
 #[tokio::test]
 async fn message_that_a_stream_of_unique_subjects_has_is_confirmed_after_a_lost_answer() {
@@ -155,4 +185,31 @@ async fn message_that_a_stream_of_unique_subjects_has_is_confirmed_after_a_lost_
     let three = host.client().append(&[event(1, "one")]).await.last_sequence;
     published(host.client(), three).await;
     assert_eq!(causes(&server).await, [one, two, three]);
+}
+
+#[tokio::test]
+async fn stream_that_is_created_again_gets_what_waits_once() {
+    for config in [plain(), with_cursors()] {
+        let server = NatsServer::start().await;
+        let context = server.jetstream().await;
+        let host = host_of(&server, &server.url(), config.clone()).await;
+        let last = host
+            .client()
+            .append(&events(20, "three"))
+            .await
+            .last_sequence;
+        published(host.client(), last).await;
+        context.delete_stream("OUT").await.expect("it is there");
+        let waits = host.client().append(&events(7, "one")).await;
+        let why = trouble(&host, 7).await;
+        assert!(why.contains("OUT"), "{why}");
+        nats::create_stream_with(&context, config).await;
+        cli::on(&host, &["outbox", "retry", REACTOR]).expect(0);
+        published(host.client(), waits.last_sequence).await;
+        let last = host.client().append(&events(7, "one")).await;
+        published(host.client(), last.last_sequence).await;
+        let mut causes = causes(&server).await;
+        causes.sort_unstable();
+        assert_eq!(causes, [waits.sequences, last.sequences].concat());
+    }
 }

@@ -397,6 +397,7 @@ impl Publisher {
             .payload(data)
             .timeout(Some(CONFIRMATION_MAX));
         let (client, subject) = (link.client().clone(), subject.to_owned());
+        let stream = &self.settings.stream;
         let unknown = BatchError::Unknown;
         let call = async move {
             // Unconfirmed: the stream answers to the last one, about all of them.
@@ -410,8 +411,12 @@ impl Publisher {
                     _ => unknown(error.to_string()),
                 })?;
             }
-            let answer = client.send_request(subject, request).await;
-            answer.map_err(|error| unknown(error.to_string()))
+            let answer = client.send_request(subject.clone(), request).await;
+            answer.map_err(|error| match error.kind() {
+                // Nobody got the last one, so nothing of the batch is stored.
+                RequestErrorKind::NoResponders => not_stored(nobody_stores(stream, &subject)),
+                _ => unknown(error.to_string()),
+            })
         };
         let answer = link.permitted(call).await;
         let answer = answer.map_err(|trouble| unknown(trouble.message))?;
@@ -532,7 +537,9 @@ impl Publisher {
                 seq,
                 duplicate,
                 ..
-            } if found == *stream && seq > 0 => Ok(Confirmed {
+                // A stream that keeps what consumers want names no sequence of a message that it
+                // recognises and that nobody wanted.
+            } if found == *stream && (seq > 0 || duplicate) => Ok(Confirmed {
                 is_duplicate: duplicate,
                 sequence: seq,
             }),
