@@ -205,9 +205,21 @@ impl Cursor {
         self.missing.push(range);
     }
 
-    /// Records that this many events that were passed turned out to be missing.
-    pub(super) fn overlook(&mut self, count: u64) {
-        self.overlooked += count;
+    /// Records sequences up to the position that turned out to be missing, in rising order. Batches
+    /// that were returned passed over some of them; the rest is missing in the next ones.
+    pub(super) fn overlook(&mut self, ranges: impl Iterator<Item = RangeInclusive<u64>>) {
+        let handed = self.handed;
+        for range in ranges {
+            let (from, to) = range.into_inner();
+            if from <= handed {
+                self.overlooked += to.min(handed) - from + 1;
+            }
+            if to > handed {
+                self.missing.push(from.max(handed + 1)..=to);
+            }
+        }
+        // What was known to be missing before may come after them.
+        self.missing.sort_unstable_by_key(|range| *range.start());
     }
 
     /// The sequences of the events that wait to be returned.

@@ -592,7 +592,7 @@ impl Session {
             // The rest is missed when it is read again.
             cursor.roll_back_unreturned(missing.from - 1);
         }
-        cursor.overlook(doubted.count_through(cursor.through));
+        cursor.overlook(doubted.up_to(cursor.through));
         if !is_accepted {
             return Err(self.gap(missing));
         }

@@ -76,14 +76,13 @@ impl Doubted {
         }
     }
 
-    /// How many of them are at or before a sequence; 0 if they are not listed.
-    pub(super) fn count_through(&self, through: u64) -> u64 {
-        let Self::Listed(ranges) = self else {
-            return 0;
+    /// Those at or before a sequence; none if they are not listed.
+    pub(super) fn up_to(&self, through: u64) -> impl Iterator<Item = RangeInclusive<u64>> {
+        let ranges: &[_] = match self {
+            Self::Listed(ranges) => ranges,
+            Self::Unlisted(_) => &[],
         };
-        let ranges = ranges.iter().filter(|range| *range.start() <= through);
-        ranges
-            .map(|range| (*range.end()).min(through) - range.start() + 1)
-            .sum()
+        let cut = move |range: &RangeInclusive<u64>| *range.start()..=*range.end().min(&through);
+        ranges.iter().map(cut).filter(|range| !range.is_empty())
     }
 }
