@@ -12,8 +12,7 @@ use crate::cli::support::output::counted;
 #[command(before_help = "\
 Examples:
   foldstream outbox send billing fs.1f3a5c7e9b2d4f60.1042.0.0 --reason 'the customer asked'
-  foldstream outbox send billing fs.1f3a5c7e9b2d4f60.1042.0.0 --without-condition \\
-      --reason 'the other invoice was wrong'
+  foldstream outbox send billing fs.1f3a5c7e9b2d4f60.1042.0.0 --reason checked --without-condition
 
 A message is in conflict if its condition does not hold. It is tried again as it is, and set aside \
 again if its condition still does not hold; with --without-condition it is stored in any case. \
