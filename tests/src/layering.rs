@@ -43,6 +43,7 @@ const LAYERS: &[&[&str]] = &[
         "api",
         "atomic_file",
         "damage",
+        "data_path",
         "descriptors",
         "event",
         "names",
