@@ -183,7 +183,8 @@ fn is_kept(generation: &Generation) -> bool {
         .is_some_and(|comparison| comparison.refused > 0)
 }
 
-fn ended(name: &str, generation: &Generation) -> Failure {
+/// Why a generation can no longer take over.
+pub(crate) fn ended(name: &str, generation: &Generation) -> Failure {
     let (number, status) = (generation.number, generation.status.name());
     let mut message = format!(
         "generation {number} of {name} is {status}: {}",
