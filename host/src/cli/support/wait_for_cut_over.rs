@@ -367,9 +367,9 @@ mod tests {
             failure.message,
             "\
 generation 3 of order-totals is held back by its gate: 2 of 9 compared entries differ at position 70
-DIFFERENCE  ALLOWED  KEY          ACTIVE       CANDIDATE
-changed     no       customer/42  {\"total\":3}  {\"total\":4}
-added       yes      customer/43  -            {\"total\":1}
+DIFFERENCE  ALLOWED  KEY          ACTIVE → CANDIDATE
+changed     no       customer/42  /total 3 → 4
+added       yes      customer/43  - → {\"total\":1}
 inspect it with `foldstream scan order-totals --generation 3`, then `foldstream promote order-totals --force` to \
              accept it or `foldstream abort order-totals` to discard it"
         );
