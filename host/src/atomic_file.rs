@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::data_path::within;
+
 /// Suffix of the name of an unfinished file.
 const UNFINISHED: &str = "redb.new";
 
@@ -69,7 +71,7 @@ pub(crate) struct Held {
 #[error(
     "{path} was moved, removed or replaced while the host has it open, so nothing more is written \
      to it; put it back, or stop the host and restore the file from a backup",
-    path = .0.display()
+    path = within(.0)
 )]
 pub struct Displaced(PathBuf);
 

@@ -128,7 +128,8 @@ impl Deployment {
     }
 
     /// Waits until a check of its record finds something; none once it is deleted, or the host
-    /// stops. The check is made at once, and again at each change. Cancel-safe: it only observes.
+    /// stops. The check is made at once, and again at each change of the record, the runners and the
+    /// places in the queue. Cancel-safe: it only observes.
     pub(crate) async fn until<T>(&self, mut find: impl FnMut(&Record) -> Option<T>) -> Option<T> {
         let mut records = self.record.subscribe();
         let found = async {
@@ -191,6 +192,7 @@ impl Deployment {
             runner.follow_lead(self.active.subscribe());
         }
         self.runners.write().insert(state_file, runner);
+        self.look_again();
     }
 
     /// Removes a runner; the caller ends it.
@@ -215,6 +217,19 @@ impl Deployment {
             Some(place) => places.insert(state_file, place),
             None => places.remove(&state_file),
         };
+        drop(places);
+        self.look_again();
+    }
+
+    /// Whether a rebuild waits for its turn.
+    pub(crate) fn is_queued(&self, state_file: u64) -> bool {
+        let places = self.places.read();
+        places.get(&state_file).is_some_and(|place| *place > 0)
+    }
+
+    /// Makes every [`Self::until`] check again: its check may depend on runners and places.
+    fn look_again(&self) {
+        self.record.send_modify(|_| ());
     }
 
     /// A consistent view that reflects at least a sequence; waits at most `timeout` for it.

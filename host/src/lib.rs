@@ -20,6 +20,7 @@ pub mod cloudevents;
 pub mod config;
 pub mod damage;
 mod data_dir;
+mod data_path;
 mod deployment;
 mod descriptors;
 pub mod effects;

@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::data_path::within;
 use crate::small_file;
 
 /// More than a number has, in bytes.
@@ -26,7 +27,9 @@ pub(crate) struct Newest {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{} ends at {unit} {found}, but had come to {noted}: it lost its newest commits, or an older \
-     copy replaced it; restore the newest copy, or accept the loss by removing {}", file.display(), note.display()
+     copy replaced it; restore the newest copy, or accept the loss by removing {}",
+    within(file),
+    within(note)
 )]
 pub(crate) struct FellBack {
     file: PathBuf,

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::advice;
+use crate::data_path::within;
 
 /// What a caller can do about a file that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +67,7 @@ impl Error {
 
     /// The error of a file that has no other name for its user than its path.
     pub fn of_file(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self::because(format!("{}: {source}", path.display()), source)
+        Self::because(format!("{}: {source}", within(path)), source)
     }
 
     /// What a caller can do.
@@ -159,6 +160,6 @@ mod tests {
         let error = Error::of_file(Path::new("/a"), io(Errno::IO));
         let source = std::error::Error::source(&error).expect("it has one");
         assert!(source.is::<io::Error>());
-        assert_eq!(error.to_string(), format!("/a: {source}"));
+        assert_eq!(error.to_string(), format!("a: {source}"));
     }
 }

@@ -44,6 +44,7 @@ const LAYERS: &[&[&str]] = &[
         "atomic_file",
         "clock",
         "damage",
+        "data_path",
         "descriptors",
         "event",
         "names",

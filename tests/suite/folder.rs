@@ -240,3 +240,45 @@ async fn nothing_is_taken_that_the_next_start_would_not_find() {
     let page = host.client().get("/v1/events").await.expect(200).value();
     assert_eq!(page["events"].as_array().map(Vec::len), Some(2), "{page}");
 }
+
+#[tokio::test]
+async fn no_client_gets_the_path_of_the_data_folder() {
+    let mut host = Host::start().await;
+    let body = r#"{"events":[{"subject":"orders.1.placed","data":{"order":"o-1","amount":5}}]}"#;
+    let events = "/v1/events";
+    host.client()
+        .post(events, "application/json", body)
+        .await
+        .expect(200);
+    host.client()
+        .deploy("ledger", &guests::module("ledger"))
+        .await;
+    host.client().reached("ledger", 1).await;
+    host.stop();
+    let (folder, aside) = (host.data_dir(), host.data_dir().with_extension("moved"));
+    fs::write(folder.join("state/ledger/1.redb"), b"no state").expect("the host is down");
+    host.restart().await;
+    let is_failing = |shown: &foldstream::api::Deployment| shown.failure.is_some();
+    host.client().show_when("ledger", "fail", is_failing).await;
+    let shown = cli::on(&host, &["show", "ledger", "-o", "json"]).stdout;
+    assert!(shown.contains("state/ledger/1.redb: "), "{shown}");
+    let read = host.client().entry("ledger", "head").await.text();
+    fs::rename(&folder, &aside).expect("our folder can be moved");
+    let client = host.client();
+    let refused = client.post(events, "application/json", body).await;
+    let paused = client.act("ledger", "pause").await;
+    let ready = client.get("/readyz").await.text();
+    let info = client.get("/v1/host").await.text();
+    assert!(info.contains("catalog.redb was moved"), "{info}");
+
+    let place = folder.display().to_string();
+    for text in [shown, read, refused.text(), paused.text(), ready, info] {
+        assert!(!text.contains(&place), "{text}");
+    }
+    assert!(
+        host.output()
+            .contains(&folder.join("state/ledger/1.redb").display().to_string()),
+        "the log has it"
+    );
+    fs::rename(&aside, &folder).expect("our folder can be moved back");
+}

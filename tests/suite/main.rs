@@ -84,5 +84,5 @@ mod surroundings; // signals at any moment, few descriptors, endless files, name
 mod swap; // generations: built, swapped, rolled back, with nobody noticing
 mod timers; // each fires once, whatever happens to the host
 mod uploads; // whatever is uploaded, the host answers afterwards
-mod versions;
-mod waits; // appends that return when deployments have applied their events // the claims about streams, on the oldest and the newest nats-server that we support
+mod versions; // the claims about streams, on the oldest and the newest nats-server that we support
+mod waits; // appends that return when deployments have applied their events

@@ -292,6 +292,16 @@ async fn comparison_keeps_a_candidate_and_shows_why() {
 }
 
 #[tokio::test]
+async fn comparison_shows_the_parts_of_a_value_that_differ() {
+    let stage = stage(500, "").await;
+    let options = "--allow added,removed --wait --timeout 60s";
+    let kept = deploy(&stage.host, "ledger-next", options).expect(1);
+    assert!(kept.stderr.contains("/count 500 → -"), "{kept:?}");
+    let table = on(&stage.host, "generations ledger").expect(0).stdout;
+    assert!(table.contains("/count 500 → -"), "{table}");
+}
+
+#[tokio::test]
 async fn comparison_allows_what_was_named_or_stands_in_a_file_of_rules() {
     let stage = stage(500, "").await;
     let host = &stage.host;

@@ -522,6 +522,49 @@ async fn taken_back_and_rebuilt(kind: Kind, first: &str, notes: &str) {
 }
 
 #[tokio::test]
+async fn a_resume_fails_if_any_deployment_or_a_candidate_fails_again() {
+    let bed = Bed::start(Kind::Embedded).await;
+    bed.tell(&["note one", "reject two"]).await;
+    bed.deploy().await;
+    bed.fails_at(2).await;
+    let all = bed.run("resume --all").expect(1);
+    assert!(
+        all.stdout.starts_with("DEPLOYMENT  STATE") && all.stdout.contains("mischief    failed"),
+        "{all:?}"
+    );
+    assert!(
+        all.stderr
+            .contains("mischief failed at sequence 2: rejected"),
+        "{all:?}"
+    );
+    bed.run("resume mischief --skip 2 --reason broken")
+        .expect(0);
+    assert_eq!(bed.notes_at(2).await, "one");
+    bed.run("skips mischief --remove 2").expect(0);
+    let client = bed.host.client();
+    client.act(NAME, "rebuild?promote=manual").await.expect(200);
+    client.becomes(NAME, 2, GenerationStatus::Failed).await;
+    let again = bed.run("resume mischief --candidate").expect(1);
+    assert!(
+        again.stderr.contains("generation 2 of mischief") && again.stderr.contains("rejected"),
+        "{again:?}"
+    );
+    assert_eq!(again.stdout, "");
+    client.becomes(NAME, 2, GenerationStatus::Failed).await;
+    let continued = bed
+        .run("resume mischief --candidate --skip 2 --reason broken")
+        .expect(0);
+    assert!(
+        continued
+            .stdout
+            .starts_with("mischief: generation 2 continues")
+            && continued.stdout.ends_with("; skips 2\n"),
+        "{continued:?}"
+    );
+    client.becomes(NAME, 2, GenerationStatus::Ready).await;
+}
+
+#[tokio::test]
 async fn a_decision_is_taken_back_for_what_is_built_from_scratch_on_jetstream() {
     taken_back_and_rebuilt(Kind::JetStream, "note one", "one,three").await;
 }

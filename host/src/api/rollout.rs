@@ -179,7 +179,12 @@ pub struct ComparisonExample {
     pub key: String,
     /// How it differs.
     pub difference: Difference,
-    /// The active generation's value, shortened; absent if it has none.
+    /// The first parts in which two JSON values differ. None for other values, and if both say the
+    /// same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<DifferingPart>,
+    /// The active generation's value, shortened; absent if it has none. Of two values without
+    /// `parts`, it begins shortly before the first difference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<String>,
     /// The candidate's value, shortened; absent if it has none.
@@ -187,6 +192,19 @@ pub struct ComparisonExample {
     pub candidate: Option<String>,
     /// Whether the gate allows it.
     pub allowed: bool,
+}
+
+/// A part of a JSON value that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DifferingPart {
+    /// Where it is, as a JSON pointer; empty for the whole value.
+    pub pointer: String,
+    /// What the active generation has there, as JSON text, shortened; absent if it has nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<String>,
+    /// What the candidate has there, as JSON text, shortened; absent if it has nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<String>,
 }
 
 /// A generation.

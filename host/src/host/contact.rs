@@ -3,6 +3,7 @@
 //! more when it is over. The end of trouble with the state of a deployment is logged as well.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -171,15 +172,16 @@ impl Contacts {
     }
 
     /// Takes note of what is wrong with the host itself, and logs what is news.
-    pub(super) fn folder_seen(&self, faults: &[String]) {
+    pub(super) fn folder_seen(&self, folder: &Path, faults: &[String]) {
         let mut known = self.faults.lock();
         // Logged when it changes, not at every look, as the folder may be gone for hours.
         if *known == faults {
             return;
         }
-        faults
-            .iter()
-            .for_each(|fault| tracing::error!(fault, "the data folder is not where it was"));
+        for fault in faults {
+            let folder = folder.display();
+            tracing::error!(%folder, fault, "the data folder is not where it was");
+        }
         if faults.is_empty() {
             tracing::info!("the data folder is in its place again");
         }

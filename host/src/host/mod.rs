@@ -246,7 +246,8 @@ impl Host {
                 readers.get(name.as_str()).map_or(&[], Vec::as_slice),
             );
         }
-        self.inner.contacts.folder_seen(&self.faults());
+        let folder = self.inner.folder.root();
+        self.inner.contacts.folder_seen(folder, &self.faults());
     }
 
     /// What is wrong with the host itself: what it writes now would be lost with its process.

@@ -26,6 +26,7 @@ use super::encode::id_key;
 use super::ids::{IDS_MAX, Ids};
 use super::subjects::Subjects;
 use super::{Error, Options, View};
+use crate::data_path::within;
 use crate::position::StreamIdentity;
 use crate::{advice, atomic_file, damage, storage};
 
@@ -98,7 +99,7 @@ fn refused(
     source: impl std::error::Error + Send + Sync + 'static,
 ) -> Error {
     Error::Open(storage::Error::because(
-        format!("{}: {text}", path.display()),
+        format!("{}: {text}", within(path)),
         source,
     ))
 }

@@ -2,7 +2,7 @@
 //! waiting.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -62,7 +62,7 @@ impl Opening {
                 // Nobody wants it any more.
                 let Some(shared) = slot.upgrade() else { return };
                 // Open: the thread has nothing more to do.
-                if shared.put(outcome) {
+                if shared.put(outcome, &path) {
                     return;
                 }
                 drop(shared);
@@ -156,7 +156,7 @@ impl Shared {
     }
 
     /// Records the result of an attempt; returns whether it is final.
-    fn put(&self, outcome: Result<Log, Error>) -> bool {
+    fn put(&self, outcome: Result<Log, Error>, path: &Path) -> bool {
         let mut slot = self.slot.lock();
         // Once for a row of failures.
         let was_reported = matches!(*slot, Slot::Failed(_));
@@ -169,6 +169,7 @@ impl Shared {
                 if !was_reported {
                     error!(
                         log = self.options.name,
+                        file = %path.display(),
                         %error,
                         "cannot open the embedded log; trying again"
                     );
@@ -270,6 +271,8 @@ mod tests {
             matches!(&refused, Error::NotOpen(why) if why.contains("tries again")),
             "{refused}"
         );
+        let place = folder.path().display().to_string();
+        assert!(!refused.to_string().contains(&place), "{refused}");
         // Nobody needs to say that it was put right.
         std::fs::remove_file(&path).expect("it is there");
         let opened = tokio::time::timeout(Duration::from_secs(60), opening.opened(|_| ())).await;

@@ -341,11 +341,6 @@ impl Metrics {
             .expect("names and labels are valid");
         page
     }
-
-    /// The registry, for the page.
-    pub fn registry(&self) -> &Registry {
-        &self.registry
-    }
 }
 
 /// Whether a configured source can be reached, as far as known.

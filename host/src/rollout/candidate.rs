@@ -29,8 +29,16 @@ pub(super) struct Stopped {
 
 impl Stopped {
     pub(super) fn because(error: &Error) -> Self {
+        let reason = match error {
+            // Its text names the folder, which concerns the log alone.
+            Error::DataDir(error) => {
+                tracing::error!(%error, "a candidate can't be built");
+                "the data folder can't be written; the log of the host says why".to_owned()
+            }
+            error => error.to_string(),
+        };
         Self {
-            reason: error.to_string(),
+            reason,
             sequence: None,
         }
     }

@@ -3,17 +3,23 @@
 //! Both are read in key order, page by page, so that memory use does not grow with them. A gate
 //! says which differences are allowed.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::api::{Comparison, ComparisonExample, Difference, Gate, Rule};
+use crate::api::{Comparison, ComparisonExample, Difference, DifferingPart, Gate, Rule};
 use crate::event::Payload;
 use crate::state::{self, Direction, Key, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
 
 /// Differences to show.
 const EXAMPLES_MAX: usize = 10;
-/// Longest value in an example, in characters.
+/// Longest value or pointer in an example, in characters.
 const VALUE_CHARS_MAX: usize = 200;
+/// Parts of a value to show.
+const PARTS_MAX: usize = 5;
+/// Characters to show before the first difference of two texts.
+const BEFORE_CHARS_MAX: usize = 20;
 /// Most rules of a gate.
 pub(super) const RULES_MAX: usize = 100;
 
@@ -192,18 +198,94 @@ fn judge(key: &Key, pair: (Option<Payload>, Option<Payload>), gate: &Gate, found
     if !room && replaceable.is_none() {
         return;
     }
-    let shown = |payload: &Option<Payload>| payload.as_ref().map(shorten);
-    let example = ComparisonExample {
-        key: key.to_string(),
-        difference,
-        active: shown(&pair.0),
-        candidate: shown(&pair.1),
-        allowed,
-    };
+    let example = example(key, &pair, difference, (rule, allowed));
     if !room && let Some(index) = replaceable {
         found.examples.remove(index);
     }
     found.examples.push(example);
+}
+
+fn example(
+    key: &Key,
+    pair: &(Option<Payload>, Option<Payload>),
+    difference: Difference,
+    (rule, allowed): (Option<&Rule>, bool),
+) -> ComparisonExample {
+    let text = |payload: &Option<Payload>| {
+        let payload = payload.as_ref()?;
+        Some(String::from_utf8_lossy(payload.as_bytes()).into_owned())
+    };
+    let (active, candidate) = (text(&pair.0), text(&pair.1));
+    let parts = match pair {
+        (Some(one), Some(other)) => differing_parts(one, other, rule),
+        _ => Vec::new(),
+    };
+    let from = match (&active, &candidate) {
+        (Some(one), Some(other)) if parts.is_empty() => before_difference(one, other),
+        _ => 0,
+    };
+    ComparisonExample {
+        key: key.to_string(),
+        difference,
+        parts,
+        active: active.map(|text| shorten(&text, from)),
+        candidate: candidate.map(|text| shorten(&text, from)),
+        allowed,
+    }
+}
+
+/// The first parts in which two JSON values differ, without those that a rule ignores.
+fn differing_parts(one: &Payload, other: &Payload, rule: Option<&Rule>) -> Vec<DifferingPart> {
+    let mut found = Vec::new();
+    if let (Some(one), Some(other)) = (judged(one, rule), judged(other, rule)) {
+        find_parts((Some(&one), Some(&other)), String::new(), &mut found);
+    }
+    found
+}
+
+/// Adds the parts in which two parts differ. Its depth is limited by that of a JSON text.
+fn find_parts(
+    pair: (Option<&Value>, Option<&Value>),
+    pointer: String,
+    found: &mut Vec<DifferingPart>,
+) {
+    if pair.0 == pair.1 || found.len() == PARTS_MAX {
+        return;
+    }
+    match pair {
+        (Some(Value::Object(one)), Some(Value::Object(other))) => {
+            let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+            for name in names {
+                // RFC 6901; in this order, or the `~` of `~1` would be escaped again.
+                let escaped = name.replace('~', "~0").replace('/', "~1");
+                let pointer = format!("{pointer}/{escaped}");
+                find_parts((one.get(name), other.get(name)), pointer, found);
+            }
+        }
+        (Some(Value::Array(one)), Some(Value::Array(other))) => {
+            for index in 0..one.len().max(other.len()) {
+                let pointer = format!("{pointer}/{index}");
+                find_parts((one.get(index), other.get(index)), pointer, found);
+            }
+        }
+        (one, other) => {
+            let text = |value: &Value| shorten(&value.to_string(), 0);
+            found.push(DifferingPart {
+                pointer: shorten(&pointer, 0),
+                active: one.map(text),
+                candidate: other.map(text),
+            });
+        }
+    }
+}
+
+/// The number of characters to leave out at the begin of two texts, so that their first difference
+/// is shown.
+fn before_difference(one: &str, other: &str) -> usize {
+    let both = one.chars().zip(other.chars());
+    both.take_while(|(one, other)| one == other)
+        .count()
+        .saturating_sub(BEFORE_CHARS_MAX)
 }
 
 /// The rule with the longest prefix that the key has.
@@ -220,14 +302,16 @@ fn is_equal_but_for(one: &Payload, other: &Payload, rule: Option<&Rule>) -> bool
         return false;
     };
     // A value that is no JSON has no parts to ignore, so it counts as different.
-    let without = |payload: &Payload| {
-        let mut value: Value = serde_json::from_slice(payload.as_bytes()).ok()?;
-        rule.ignore
-            .iter()
-            .for_each(|pointer| remove(&mut value, pointer));
-        Some(value)
-    };
-    matches!((without(one), without(other)), (Some(one), Some(other)) if one == other)
+    let pair = (judged(one, Some(rule)), judged(other, Some(rule)));
+    matches!(pair, (Some(one), Some(other)) if one == other)
+}
+
+/// A JSON value without the parts that a rule ignores; none if it is no JSON.
+fn judged(payload: &Payload, rule: Option<&Rule>) -> Option<Value> {
+    let mut value: Value = serde_json::from_slice(payload.as_bytes()).ok()?;
+    let ignored = rule.into_iter().flat_map(|rule| &rule.ignore);
+    ignored.for_each(|pointer| remove(&mut value, pointer));
+    Some(value)
 }
 
 /// Removes the part that a JSON pointer names, if it exists.
@@ -256,12 +340,15 @@ fn remove(value: &mut Value, pointer: &str) {
     }
 }
 
-fn shorten(payload: &Payload) -> String {
-    let text = String::from_utf8_lossy(payload.as_bytes());
-    match text.char_indices().nth(VALUE_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.into_owned(),
+/// A text from a character on, with marks where something is left out.
+fn shorten(text: &str, from: usize) -> String {
+    let mut rest = text.chars().skip(from);
+    let mut shown = if from > 0 { "…" } else { "" }.to_owned();
+    shown.extend(rest.by_ref().take(VALUE_CHARS_MAX));
+    if rest.next().is_some() {
+        shown.push('…');
     }
+    shown
 }
 
 fn conclusion(found: &Comparison) -> String {
@@ -342,5 +429,83 @@ pub fn check(gate: &Gate) -> Result<(), InvalidGate> {
     {
         Some(pointer) => Err(InvalidGate::NotAPointer(pointer.clone())),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compared(active: &str, candidate: &str, rule: Option<&Rule>) -> ComparisonExample {
+        let pair = (Some(active.into()), Some(candidate.into()));
+        let key = Key::from("customer/42");
+        example(&key, &pair, Difference::Changed, (rule, false))
+    }
+
+    fn parts(active: &str, candidate: &str) -> Vec<String> {
+        let shown = compared(active, candidate, None).parts.into_iter();
+        let shown = shown.map(|part| {
+            let [active, candidate] =
+                [part.active, part.candidate].map(|text| text.unwrap_or_else(|| "-".to_owned()));
+            format!("{} {active} → {candidate}", part.pointer)
+        });
+        shown.collect()
+    }
+
+    #[test]
+    fn an_example_names_the_parts_that_differ_wherever_they_are() {
+        let long = "x".repeat(500);
+        let with = |delay: u64| format!(r#"{{"note":"{long}","delay_sum":{delay},"orders":1}}"#);
+        assert_eq!(
+            parts(&with(291_296), &with(345_522)),
+            ["/delay_sum 291296 → 345522"]
+        );
+        assert_eq!(
+            parts(
+                r#"{"a":{"b/c":[1,2]},"d":1,"~":0}"#,
+                r#"{"a":{"b/c":[1,3,4]},"e":[1],"~":1}"#
+            ),
+            [
+                "/a/b~1c/1 2 → 3",
+                "/a/b~1c/2 - → 4",
+                "/d 1 → -",
+                "/e - → [1]",
+                "/~0 0 → 1"
+            ]
+        );
+        assert_eq!(parts("1", "[1]"), [" 1 → [1]"]);
+        assert_eq!(parts("[0,0,0,0,0,0,0]", "[1,1,1,1,1,1,1]").len(), PARTS_MAX);
+        assert_eq!(parts(&format!("\"{long}\""), "1")[0].chars().count(), 206);
+    }
+
+    #[test]
+    fn parts_that_the_gate_ignores_are_no_example() {
+        let rule = Rule {
+            prefix: String::new(),
+            allow: Vec::new(),
+            ignore: vec!["/at".to_owned()],
+        };
+        let example = compared(r#"{"at":1,"n":1}"#, r#"{"at":2,"n":2}"#, Some(&rule));
+        let pointers: Vec<&str> = example.parts.iter().map(|part| &*part.pointer).collect();
+        assert_eq!(pointers, ["/n"]);
+    }
+
+    #[test]
+    fn texts_are_shown_around_their_first_difference() {
+        let long = "ü".repeat(500);
+        let (one, other) = (format!("{long}one"), format!("{long}other"));
+        let example = compared(&one, &other, None);
+        let before = "ü".repeat(BEFORE_CHARS_MAX - 1);
+        assert_eq!(
+            (example.active, example.candidate),
+            (
+                Some(format!("…{before}one")),
+                Some(format!("…{before}other"))
+            )
+        );
+        // The same to a reader of JSON: what differs is the text.
+        let example = compared("[1, 2]", "[1,2]", None);
+        assert_eq!(example.active.as_deref(), Some("[1, 2]"));
+        assert!(example.parts.is_empty());
     }
 }

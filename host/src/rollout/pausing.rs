@@ -26,6 +26,29 @@ enum PauseChange {
     Resume,
 }
 
+/// Waits briefly until the candidate has begun, or its failure is recorded. One that is queued
+/// behind other rebuilds is not waited for. Cancel-safe: it only observes.
+async fn candidate_begins(deployment: &Deployment) {
+    let begun = async {
+        let runner = deployment.until(|record| {
+            let state_file = record.candidate().map(|candidate| candidate.state_file);
+            let runner = state_file.and_then(|file| deployment.runner(file));
+            let is_over = state_file.is_none_or(|file| deployment.is_queued(file));
+            (runner.is_some() || is_over).then_some(runner)
+        });
+        if let Some(runner) = runner.await.flatten() {
+            // The task that drives it lets it continue.
+            let before = runner.now();
+            if before.state == api::DeploymentState::Paused {
+                runner.settles(&before, SETTLE_MAX).await;
+            }
+            runner.begins(BEGIN_MAX).await;
+            skips::failure_noted(deployment).await;
+        }
+    };
+    let _ = tokio::time::timeout(BEGIN_MAX, begun).await;
+}
+
 impl Rollouts {
     /// Pauses the deployment, or its candidate. It keeps answering reads, and stays paused across
     /// restarts.
@@ -60,14 +83,16 @@ impl Rollouts {
         }
         // One that an event stopped has no runner any more, and continues from its file.
         if is_candidate && let Some(stopped) = deployment.record().stopped_candidate() {
-            return self.revive(&deployment, stopped.number).await;
+            self.revive(&deployment, stopped.number).await?;
+        } else {
+            self.note_pause(&deployment, choice, PauseChange::Resume)
+                .await?;
         }
-        self.note_pause(&deployment, choice, PauseChange::Resume)
-            .await?;
         // Without the lock: the first batch may take as long as its deadline.
         drop(changing);
-        if !is_candidate {
-            deployment.active().begins(BEGIN_MAX).await;
+        match choice {
+            GenerationChoice::Active => deployment.active().begins(BEGIN_MAX).await,
+            GenerationChoice::Candidate => candidate_begins(&deployment).await,
         }
         Ok(deployment.info())
     }

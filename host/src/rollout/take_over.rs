@@ -305,7 +305,7 @@ impl Rollouts {
         &self,
         deployment: &Arc<Deployment>,
         number: u64,
-    ) -> Result<api::Deployment, Error> {
+    ) -> Result<(), Error> {
         let mut record = deployment.draft();
         let generation = record
             .generation_mut(number)
@@ -320,7 +320,7 @@ impl Rollouts {
         self.commit(deployment, record, "resume", format!("generation {number}"))
             .await?;
         self.drive(deployment, number);
-        Ok(deployment.info())
+        Ok(())
     }
 
     /// If the same module is deployed again with another gate, gives the candidate that gate and

@@ -136,6 +136,7 @@ impl Worker {
                 deployment,
                 position = progress.now().last_position,
                 attempts,
+                file = %self.shared.path.display(),
                 error = message,
                 "the state can't be read or written; the host reopens it every second at its last \
                  checkpoint, and the stream brings back the rest"

@@ -14,7 +14,7 @@ use crate::spelling::nearest;
 const DEPTH_MAX: usize = 160;
 /// Most values of a file. A file has at most 8 MiB, so this is no limit for what we record.
 const NODES_MAX: usize = 4 << 20;
-/// Longest key that stands before its value in one line, in characters.
+/// Longest key that is written before its value in one line, in characters.
 const KEY_CHARS_MAX: usize = 16 << 10;
 
 /// A file of scenarios that was read and checked.

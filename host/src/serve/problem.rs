@@ -461,6 +461,7 @@ mod tests {
     use tower_http::catch_panic::CatchPanicLayer;
 
     use super::*;
+    use crate::atomic_file;
 
     async fn body(response: Response) -> api::Problem {
         let bytes = to_bytes(response.into_body(), 1 << 20)
@@ -571,9 +572,26 @@ mod tests {
         ] {
             assert_eq!(problem.into_response().status(), 503, "it is reopened soon");
         }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let held = atomic_file::Held::of(folder.path()).expect("it is there");
+        let place = folder.path().parent().expect("a folder").to_owned();
+        drop(folder);
+        let displaced = || held.check().expect_err("it is gone");
+        for problem in [
+            Problem::from(state::Error::Displaced(displaced())),
+            Problem::from(log::Error::Displaced(displaced())),
+        ] {
+            let answer = body(problem.into_response()).await;
+            let text = &answer.detail;
+            assert_eq!(answer.status, 503, "{text}");
+            assert!(!text.contains(&format!("{}/", place.display())), "{text}");
+        }
         for (status, problem) in problems {
             let internal = problem.internal.clone().expect("the log has the details");
-            assert!(internal.contains("/srv/data"), "{internal}");
+            assert!(
+                internal.contains("/srv/data") || internal.contains("state/totals/1.redb"),
+                "{internal}"
+            );
             let answer = body(problem.into_response()).await;
             let (text, next) = (
                 &answer.detail,

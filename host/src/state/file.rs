@@ -35,6 +35,7 @@ use super::parked;
 use super::places::Sought;
 use super::tables::Frozen;
 use super::{Error, Key, Options, timers};
+use crate::data_path::within;
 use crate::event::Payload;
 use crate::memory::Reservation;
 use crate::position::Checkpoint;
@@ -231,7 +232,7 @@ impl File {
             .map_err(|error| {
                 let text = format!(
                     "{}: checkpoint is unreadable: {error}; remove the file to rebuild the state",
-                    self.path.display()
+                    within(&self.path)
                 );
                 unreadable(text, error)
             })?;
@@ -319,7 +320,7 @@ impl File {
                 let text = format!(
                     "{}: the exception of event {} is unreadable: {error}; upgrade foldstream, or \
                      remove the file to rebuild the state",
-                    self.path.display(),
+                    within(&self.path),
                     sequence.value()
                 );
                 unreadable(text, error)

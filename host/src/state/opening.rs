@@ -7,6 +7,7 @@ use redb::Database;
 
 use super::Error;
 use super::file::FORMAT_OWNED;
+use crate::data_path::within;
 use crate::{advice, atomic_file, damage, descriptors, storage};
 
 /// The name of the file of the catalogue, and of the folder of embedded logs.
@@ -62,7 +63,7 @@ pub(super) fn open_database(
             }
             _ => replacement(path),
         };
-        let message = format!("{}: {error}; {advice}", path.display());
+        let message = format!("{}: {error}; {advice}", within(path));
         let error = redb::Error::from(error);
         let is_in_use = matches!(error, redb::Error::DatabaseAlreadyOpen);
         let error = storage::Error::because(message, error);
@@ -112,7 +113,7 @@ pub(super) fn check_format(path: &Path, found: Option<&[u8]>) -> Result<(), Erro
     let message = format!(
         "{}: file was written by format {format}, this build reads 1 to {FORMAT_OWNED}; upgrade \
          foldstream, or {}",
-        path.display(),
+        within(path),
         replacement(path)
     );
     Err(Error::Open(storage::Error::new(message)))

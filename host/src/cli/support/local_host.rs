@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::client::{Client, Connection};
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, message_of};
 use super::log_writer::{self, LogWriter};
 use super::output::Output;
 use crate::access;
 use crate::cli::BLOCKING_THREADS_MAX;
 use crate::config::{Config, LogFormat};
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::precedence;
 use crate::serve;
 
@@ -71,11 +71,20 @@ impl Server {
         let host = Host::start(Arc::clone(&config)).await.map_err(|error| {
             // Probes were answered already; they must end with a host that does not start.
             shutdown.cancel();
+            let is_in_use = error.is_in_use();
+            let mut error = anyhow::Error::from(error);
+            // Texts of errors name files within the folder.
+            if matches!(
+                error.downcast_ref(),
+                Some(host::Error::State(_) | host::Error::Log(_))
+            ) {
+                error = error.context(format!("data folder {}", config.data_dir.display()));
+            }
             // A restart is useless while the other host runs.
-            if error.is_in_use() {
-                Failure::new(Exit::Refused, error.to_string()).into()
+            if is_in_use {
+                Failure::new(Exit::Refused, message_of(&error)).into()
             } else {
-                anyhow::Error::from(error)
+                error
             }
         })?;
         entrance.open(host.clone());

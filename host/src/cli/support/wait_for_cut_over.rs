@@ -183,7 +183,8 @@ fn is_kept(generation: &Generation) -> bool {
         .is_some_and(|comparison| comparison.refused > 0)
 }
 
-fn ended(name: &str, generation: &Generation) -> Failure {
+/// Why a generation can no longer take over.
+pub(crate) fn ended(name: &str, generation: &Generation) -> Failure {
     let (number, status) = (generation.number, generation.status.name());
     let mut message = format!(
         "generation {number} of {name} is {status}: {}",
@@ -366,9 +367,9 @@ mod tests {
             failure.message,
             "\
 generation 3 of order-totals is held back by its gate: 2 of 9 compared entries differ at position 70
-DIFFERENCE  ALLOWED  KEY          ACTIVE       CANDIDATE
-changed     no       customer/42  {\"total\":3}  {\"total\":4}
-added       yes      customer/43  -            {\"total\":1}
+DIFFERENCE  ALLOWED  KEY          ACTIVE → CANDIDATE
+changed     no       customer/42  /total 3 → 4
+added       yes      customer/43  - → {\"total\":1}
 inspect it with `foldstream scan order-totals --generation 3`, then `foldstream promote order-totals --force` to \
              accept it or `foldstream abort order-totals` to discard it"
         );

@@ -5,11 +5,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::show::state_word;
-use crate::api::{Deployment, DeploymentList, DeploymentState, Resume};
+use crate::api::{
+    Deployment, DeploymentList, DeploymentState, Generation, GenerationList, GenerationStatus,
+    Resume,
+};
 use crate::cli::Context;
 use crate::cli::support::client::Client;
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{grouped, table};
+use crate::cli::support::wait_for_cut_over::ended;
 use crate::cli::support::wait_until_live;
 
 /// Longest wait for the response: a module may be in the middle of a batch, which it finishes
@@ -69,14 +73,61 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         reason: args.reason.clone(),
     };
     let deployment = resume(&client, &name, &parameters(&args), &wanted).await?;
-    if !args.candidate {
-        // If it fails again, only the error is shown.
-        wait_until_live::outcome(&deployment)?;
+    // If it fails again, only the error is shown.
+    let mut line = if args.candidate {
+        candidate_outcome(&client, &deployment).await?
+    } else {
+        wait_until_live::outcome(&deployment)?
+    };
+    if !args.skip.is_empty() {
+        let named: Vec<String> = args.skip.iter().map(u64::to_string).collect();
+        line.push_str(&format!("; skips {}", named.join(", ")));
     }
-    context.output.one(&deployment, |deployment| {
-        line(deployment, args.candidate, &args.skip)
-    })?;
+    context.output.one(&deployment, |_| line)?;
     Ok(())
+}
+
+/// What became of a candidate that was resumed, in one line; an error if it failed.
+async fn candidate_outcome(client: &Client, deployment: &Deployment) -> anyhow::Result<String> {
+    if let Some(candidate) = &deployment.candidate {
+        return Ok(continues(&deployment.name, candidate)?);
+    }
+    // It is none any more: only the list says why.
+    let path = ["v1", "deployments", &deployment.name, "generations"];
+    let list: GenerationList = client.get(&path, &[]).await?;
+    let newest = list
+        .generations
+        .iter()
+        .max_by_key(|generation| generation.number);
+    let newest = newest.context("the host lists no generation")?;
+    if newest.status != GenerationStatus::Active {
+        return Err(ended(&deployment.name, newest).into());
+    }
+    Ok(format!(
+        "{}: generation {} took over",
+        deployment.name, newest.number
+    ))
+}
+
+/// How a candidate continues; an error if it failed.
+fn continues(name: &str, candidate: &Generation) -> Result<String, Failure> {
+    let number = candidate.number;
+    let mut line = match candidate.position {
+        0 => format!("{name}: generation {number} continues"),
+        position => {
+            let position = grouped(position);
+            format!("{name}: generation {number} continues at position {position}")
+        }
+    };
+    if let Some(failure) = &candidate.failure {
+        let why = format!("{}: {}", failure.kind, failure.message);
+        if candidate.state == Some(DeploymentState::Failed) {
+            let message = format!("generation {number} of {name} failed: {why}");
+            return Err(Failure::new(Exit::Failed, message));
+        }
+        line.push_str(&format!(", nothing applied yet ({why})"));
+    }
+    Ok(line)
 }
 
 fn parameters(args: &Args) -> Vec<(&'static str, String)> {
@@ -107,36 +158,12 @@ async fn resume(
         .await?)
 }
 
-fn line(deployment: &Deployment, is_candidate: bool, skipped: &[u64]) -> String {
-    let mut line = match &deployment.candidate {
-        Some(candidate) if is_candidate => match candidate.position {
-            0 => format!(
-                "{}: generation {} continues",
-                deployment.name, candidate.number
-            ),
-            position => {
-                format!(
-                    "{}: generation {} continues at position {}",
-                    deployment.name,
-                    candidate.number,
-                    grouped(position)
-                )
-            }
-        },
-        _ => wait_until_live::outcome(deployment).unwrap_or_default(),
-    };
-    if !skipped.is_empty() {
-        let named: Vec<String> = skipped.iter().map(u64::to_string).collect();
-        line.push_str(&format!("; skips {}", named.join(", ")));
-    }
-    line
-}
-
-/// Resumes all failed deployments, one after another, and fails if one of them can't be resumed.
+/// Resumes all failed deployments, one after another. Fails if one of them can't be resumed, or
+/// failed again.
 async fn all(args: &Args, client: &Client, context: &Context) -> anyhow::Result<()> {
     let list: DeploymentList = client.get(&["v1", "deployments"], &[]).await?;
     let chosen = chosen(&list.deployments, args)?;
-    let (mut resumed, mut refused) = (Vec::new(), Vec::new());
+    let (mut resumed, mut failures) = (Vec::new(), Vec::new());
     for deployment in chosen {
         let failed_at = deployment
             .failure
@@ -155,8 +182,14 @@ async fn all(args: &Args, client: &Client, context: &Context) -> anyhow::Result<
             reason: args.reason.clone(),
         };
         match resume(client, &deployment.name, &parameters(args), &wanted).await {
-            Ok(now) => resumed.push(now),
-            Err(error) => refused.push(format!("{}: {error}", deployment.name)),
+            Ok(now) => {
+                failures.extend(wait_until_live::outcome(&now).err());
+                resumed.push(now);
+            }
+            Err(error) => {
+                let message = format!("{}: {error}", deployment.name);
+                failures.push(Failure::new(Exit::Refused, message));
+            }
         }
     }
     let shown = DeploymentList {
@@ -175,9 +208,24 @@ async fn all(args: &Args, client: &Client, context: &Context) -> anyhow::Result<
             paused.join(", ")
         ));
     }
-    match refused.len() {
-        0 => Ok(()),
-        _ => Err(Failure::new(Exit::Refused, refused.join("\n")).into()),
+    all_of(failures).map_err(Into::into)
+}
+
+/// One failure for all. A refusal decides the exit code, because it says that a request changed
+/// nothing.
+fn all_of(failures: Vec<Failure>) -> Result<(), Failure> {
+    let is_refused = |failure: &Failure| failure.exit == Exit::Refused;
+    let exit = match failures.iter().any(is_refused) {
+        true => Exit::Refused,
+        false => Exit::Failed,
+    };
+    let messages: Vec<String> = failures
+        .into_iter()
+        .map(|failure| failure.message)
+        .collect();
+    match messages.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::new(exit, messages.join("\n"))),
     }
 }
 
@@ -224,7 +272,7 @@ fn lines(deployments: &[Deployment]) -> String {
         ]
     };
     table(
-        &["RESUMED", "STATE", "POSITION"],
+        &["DEPLOYMENT", "STATE", "POSITION"],
         deployments.iter().map(row),
     )
 }

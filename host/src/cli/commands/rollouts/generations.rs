@@ -1,14 +1,16 @@
 //! `foldstream generations`: lists a deployment's generations and the last comparison.
 
 use crate::api::{
-    Comparison, ComparisonExample, DeploymentState, Difference, Generation, GenerationList,
-    GenerationStatus, Strategy,
+    Comparison, ComparisonExample, DeploymentState, Difference, DifferingPart, Generation,
+    GenerationList, GenerationStatus, Strategy,
 };
 use crate::cli::Context;
 use crate::cli::support::output::{bytes, grouped, known, span, table};
 
 /// Differences to show below the table.
 const EXAMPLES_MAX: usize = 10;
+/// Parts of a value to show; JSON has some more.
+const PARTS_SHOWN_MAX: usize = 3;
 /// Longest key, value or reason in a table, in characters, so that rows fit into a window. `show`
 /// and JSON have all of it.
 const CELL_CHARS_MAX: usize = 60;
@@ -162,7 +164,7 @@ pub(crate) fn examples(comparison: &Comparison, at_most: usize) -> String {
     examples.sort_by_key(|example| example.allowed);
     let rows = examples.into_iter().take(at_most).map(example);
     table(
-        &["DIFFERENCE", "ALLOWED", "KEY", "ACTIVE", "CANDIDATE"],
+        &["DIFFERENCE", "ALLOWED", "KEY", "ACTIVE → CANDIDATE"],
         rows,
     )
 }
@@ -173,18 +175,40 @@ fn example(example: &ComparisonExample) -> Vec<String> {
         Difference::Removed => "removed",
         Difference::Changed => "changed",
     };
-    let cell = |value: &Option<String>| {
-        value
-            .as_deref()
-            .map_or_else(|| NOTHING.to_owned(), shortened)
-    };
     vec![
         difference.to_owned(),
         if example.allowed { "yes" } else { "no" }.to_owned(),
         shortened(&example.key),
-        cell(&example.active),
-        cell(&example.candidate),
+        change(example),
     ]
+}
+
+/// What differs: the first parts of a value, or else the values.
+fn change(example: &ComparisonExample) -> String {
+    let both = |active: &Option<String>, candidate: &Option<String>| {
+        let [active, candidate] = [active, candidate].map(|value| {
+            let value = value.as_deref();
+            value.map_or_else(|| NOTHING.to_owned(), shortened)
+        });
+        format!("{active} → {candidate}")
+    };
+    if example.parts.is_empty() {
+        return both(&example.active, &example.candidate);
+    }
+    let part = |part: &DifferingPart| {
+        let both = both(&part.active, &part.candidate);
+        format!("{} {both}", shortened(&part.pointer))
+            .trim_start()
+            .to_owned()
+    };
+    let mut shown: Vec<String> = example
+        .parts
+        .iter()
+        .take(PARTS_SHOWN_MAX)
+        .map(part)
+        .collect();
+    shown.extend((example.parts.len() > PARTS_SHOWN_MAX).then(|| "…".to_owned()));
+    shown.join(", ")
 }
 
 fn shortened(text: &str) -> String {
@@ -239,10 +263,22 @@ pub(in crate::cli) mod tests {
             |key: &str, difference, active: Option<&str>, candidate: &str| ComparisonExample {
                 key: key.to_owned(),
                 difference,
+                parts: Vec::new(),
                 active: active.map(str::to_owned),
                 candidate: Some(candidate.to_owned()),
                 allowed: difference == Difference::Added,
             };
+        let mut changed = example(
+            "customer/42",
+            Difference::Changed,
+            Some("{\"total\":3}"),
+            "{\"total\":4}",
+        );
+        changed.parts.push(DifferingPart {
+            pointer: "/total".to_owned(),
+            active: Some("3".to_owned()),
+            candidate: Some("4".to_owned()),
+        });
         Comparison {
             at: "2026-11-23T11:00:05.5Z".to_owned(),
             against: 2,
@@ -255,12 +291,7 @@ pub(in crate::cli) mod tests {
             refused: 1,
             ignored: 0,
             examples: vec![
-                example(
-                    "customer/42",
-                    Difference::Changed,
-                    Some("{\"total\":3}"),
-                    "{\"total\":4}",
-                ),
+                changed,
                 example("customer/43", Difference::Added, None, "{\"total\":1}"),
             ],
             conclusion: "2 of 9 compared entries differ at position 70".to_owned(),
@@ -309,9 +340,9 @@ NUMBER  STATUS    SINCE                 STRATEGY  STATE-VERSION  POSITION  LAG  
             below,
             "\
 Generation 3, compared with generation 2 at 2026-11-23T11:00:05Z: 2 of 9 compared entries differ at position 70
-DIFFERENCE  ALLOWED  KEY          ACTIVE       CANDIDATE
-changed     no       customer/42  {\"total\":3}  {\"total\":4}
-added       yes      customer/43  -            {\"total\":1}"
+DIFFERENCE  ALLOWED  KEY          ACTIVE → CANDIDATE
+changed     no       customer/42  /total 3 → 4
+added       yes      customer/43  - → {\"total\":1}"
         );
         let mut turned = comparison();
         turned.examples.reverse();
@@ -364,6 +395,20 @@ added       yes      customer/43  -            {\"total\":1}"
             generation.progress = Some(0.999);
         };
         assert_eq!(told(&ready), "99 %");
+    }
+
+    #[test]
+    fn a_changed_value_shows_its_first_parts() {
+        let mut example = comparison().examples.remove(0);
+        let part = |number: u64| DifferingPart {
+            pointer: format!("/{number}"),
+            active: None,
+            candidate: Some("0".to_owned()),
+        };
+        example.parts = (1..=5).map(part).collect();
+        assert_eq!(change(&example), "/1 - → 0, /2 - → 0, /3 - → 0, …");
+        example.parts.clear();
+        assert_eq!(change(&example), "{\"total\":3} → {\"total\":4}");
     }
 
     #[test]
