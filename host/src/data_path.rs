@@ -20,7 +20,9 @@ pub(crate) fn within(path: &Path) -> Display<'_> {
             .any(|name| tail.starts_with(name))
             .then_some(tail)
     };
-    tail(3, &OF_DEPLOYMENTS)
+    // Files have an extension, and folders of deployments have none.
+    let of_deployment = path.extension().and_then(|_| tail(3, &OF_DEPLOYMENTS));
+    of_deployment
         .or_else(|| tail(2, &OF_FILES))
         .or_else(|| tail(2, &OF_DEPLOYMENTS))
         .or_else(|| path.file_name().map(Path::new))

@@ -590,14 +590,25 @@ async fn delayed_messages_fill_the_outbox_and_the_handler_continues_once_some_ar
 
 #[tokio::test]
 async fn refused_message_holds_neither_other_keys_back_for_long_nor_delayed_ones_at_all() {
-    let stage = Stage::start(Target::Plain(Version::Newest)).await;
-    stage.append(1, "brief").await;
-    stage.append(1, "overdue").await;
+    holds_no_others_back(Target::Plain(Version::Newest), &["brief", "overdue"]).await;
+}
+
+#[tokio::test]
+async fn refused_delayed_message_holds_none_back_where_a_cursor_says_what_is_stored() {
+    holds_no_others_back(Target::Cursors, &["overdue"]).await;
+}
+
+async fn holds_no_others_back(target: Target, refused: &[&str]) {
+    let stage = Stage::start(target).await;
+    for message in refused {
+        stage.append(1, message).await;
+    }
+    let left = refused.len() as u64;
     let why = trouble(&stage).await;
     assert!(why.contains("--allow-msg-ttl"), "{why}");
     let due = stage.append(1, "past").await;
     stage
-        .waits_until("pass the refused ones", |outbox| outbox.entries == 2)
+        .waits_until("pass the refused ones", |outbox| outbox.entries == left)
         .await;
     // Until the pauses between attempts are long.
     tokio::time::sleep(Duration::from_secs(15)).await;
@@ -606,7 +617,7 @@ async fn refused_message_holds_neither_other_keys_back_for_long_nor_delayed_ones
         let begun = std::time::Instant::now();
         wanted.push(stage.append(key, "one").await);
         stage
-            .waits_until("publish the other one", |outbox| outbox.entries == 2)
+            .waits_until("publish the other one", |outbox| outbox.entries == left)
             .await;
         wait::until("it to be stored", || async {
             (stage.stored().await.len() == wanted.len()).then_some(())

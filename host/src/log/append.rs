@@ -317,6 +317,12 @@ impl Writer {
         request: &Request,
     ) -> Result<Result<Appended, Error>, Failure> {
         let (sequences, duplicates) = self.place(&request.encoding);
+        // First: what is stored already may itself be why an expectation no longer holds.
+        for cursor in &request.expectation.cursors {
+            if let Err(error) = cursors::check(transaction, cursor)? {
+                return Ok(Err(error));
+            }
+        }
         // A repeated request gets the same answer as the first one, even though its expectation no
         // longer holds.
         if duplicates < sequences.len() as u64
@@ -329,11 +335,6 @@ impl Writer {
             && let Err(error) = self.check_times(&request.encoding, &sequences)
         {
             return Ok(Err(error));
-        }
-        for cursor in &request.expectation.cursors {
-            if let Err(error) = cursors::check(transaction, cursor)? {
-                return Ok(Err(error));
-            }
         }
         let mut times_raised = 0;
         let mut next = self.last_sequence + 1;

@@ -326,9 +326,15 @@ pub(super) async fn send_delayed(
         if *conditions.stopped.borrow() {
             break;
         }
+        // Before each: without a connection every one of them would try to connect.
+        if let Err(error) = publisher.ready().await {
+            sent.trouble = Some(error.to_string());
+            break;
+        }
         if let Some(denied) = (conditions.denied)(&row) {
             // They have no order, so it holds nothing back.
             sent.trouble = Some(denied);
+            sent.leaves_refused = true;
             continue;
         }
         let mut note = Cursor {
@@ -358,7 +364,10 @@ pub(super) async fn send_delayed(
                 sent.confirmed.push(row);
             }
             Found::Conflict(why) => sent.conflicts.push((row, why)),
-            Found::Refused(why) => sent.trouble = Some(why),
+            Found::Refused(why) => {
+                sent.trouble = Some(why);
+                sent.leaves_refused = true;
+            }
             Found::Stored | Found::Unknown => {
                 sent.is_in_doubt = true;
                 sent.trouble = Some(error.to_string());

@@ -177,6 +177,7 @@ fn append_delayed(log: &Log, name: &str, mut rows: Vec<Row>, sent: &mut Sent) {
             // They have no order, so it holds nothing back.
             Err(log::Error::Invalid { index, message }) => {
                 rows.remove(index);
+                sent.leaves_refused = true;
                 sent.trouble = Some(format!("the log refuses an effect: {message}"));
             }
             Err(error @ log::Error::Conflict { .. }) => {
@@ -328,10 +329,18 @@ mod tests {
         );
         // Its answer was lost: it is stored, and its condition no longer holds.
         assert_eq!(send(&log, Lineage(1), vec![on(1, 0)], vec![]).again, 1);
+        // So it is with a delayed one.
+        for again in [0, 1] {
+            let sent = send(&log, Lineage(1), vec![], vec![on(11, 3)]);
+            assert_eq!((sent.confirmed.len(), sent.again), (1, again), "{sent:?}");
+        }
         let mut brief = row(10);
         brief.effect.delivery.time_to_live_s = Some(1);
         let sent = send(&log, Lineage(1), vec![row(9), brief], vec![]);
         assert!(sent.trouble.is_some_and(|why| why.contains("time to live")));
-        assert_eq!(subjects(&log), ["out.1", "out.2", "out.6", "out.9"]);
+        assert_eq!(
+            subjects(&log),
+            ["out.1", "out.2", "out.6", "out.11", "out.9"]
+        );
     }
 }

@@ -200,8 +200,9 @@ async fn send_chain(
             sent.trouble = Some(denied);
             match refused {
                 Refused::HoldsBack => return sent,
-                Refused::Passed => continue,
+                Refused::Passed => sent.leaves_refused = true,
             }
+            continue;
         }
         if is_reply {
             match publisher.send(&outgoing(&row, lineage)).await {
@@ -224,8 +225,9 @@ async fn send_chain(
             // Refused for sure is no doubt: the stream does not have it.
             Err(PublishError::NotStored(why)) => {
                 sent.trouble = Some(why);
-                if refused == Refused::HoldsBack {
-                    return sent;
+                match refused {
+                    Refused::HoldsBack => return sent,
+                    Refused::Passed => sent.leaves_refused = true,
                 }
             }
             Err(PublishError::Unknown(why)) => {

@@ -30,6 +30,8 @@ struct Sent {
     conflicts: Vec<(crate::effects::Row, String)>,
     /// Whether some of the others may be stored.
     is_in_doubt: bool,
+    /// Whether delayed effects are refused one by one, so that those behind them may leave.
+    leaves_refused: bool,
     /// Why the others are not there, or are not known to be.
     trouble: Option<String>,
 }
@@ -51,6 +53,7 @@ impl Sent {
             sequence,
             conflicts,
             is_in_doubt,
+            leaves_refused,
             trouble,
         } = other;
         self.confirmed.extend(confirmed);
@@ -58,6 +61,7 @@ impl Sent {
         self.sequence = self.sequence.max(sequence);
         self.conflicts.extend(conflicts);
         self.is_in_doubt |= is_in_doubt;
+        self.leaves_refused |= leaves_refused;
         self.trouble = self.trouble.take().or(trouble);
     }
 }

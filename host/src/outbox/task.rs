@@ -15,7 +15,7 @@ use super::status::since_ns;
 use super::{Sent, embedded, jetstream};
 use crate::api::Promise;
 use crate::clock::{Clock, Look, wall_ns};
-use crate::effects::{self, Grants, Row, RowKey};
+use crate::effects::{self, Grants, Queue, Row, RowKey};
 use crate::room::Use;
 use crate::source::Source;
 use crate::source::jetstream::{Description, Publisher};
@@ -89,6 +89,11 @@ pub(super) struct Task {
     clock: Clock,
     /// When the task started: the steady clock counts from here.
     begun: Instant,
+    /// Where to read on among delayed effects: those before it are refused for now, and are tried
+    /// again after the others.
+    delayed_after: Option<RowKey>,
+    /// Whether an effect with an order waited after the last attempt.
+    holds_ordered: AtomicBool,
 }
 
 /// What may be sent now.
@@ -100,6 +105,8 @@ struct Ready {
     delayed: Vec<Row>,
     /// After which time to look again.
     sleep: Option<Duration>,
+    /// The last of the delayed effects, if more are due.
+    last_of_more: Option<RowKey>,
 }
 
 impl Task {
@@ -119,6 +126,8 @@ impl Task {
             cursor: Mutex::default(),
             clock: Clock::default(),
             begun: Instant::now(),
+            delayed_after: None,
+            holds_ordered: AtomicBool::new(false),
             parts,
         }
     }
@@ -137,7 +146,7 @@ impl Task {
             } else {
                 self.ready().await
             };
-            let ready = match ready {
+            let mut ready = match ready {
                 Ok(ready) => ready,
                 Err(error) => {
                     self.parts
@@ -157,7 +166,9 @@ impl Task {
                 self.rest(&mut durable, sleep).await;
                 continue;
             }
-            let outcome = self.release(ready).await;
+            let last_of_more = ready.last_of_more.take();
+            let (outcome, leaves_refused) = self.release(ready).await;
+            self.delayed_after = last_of_more.filter(|_| leaves_refused);
             // Some progress is enough: the next attempt starts with what is left.
             if outcome != Outcome::Nothing {
                 pause = PAUSE.0;
@@ -180,12 +191,25 @@ impl Task {
             Look::Jumped(settles) => (0, Some(settles)),
         };
         let (store, name) = (self.parts.store.clone(), self.name.clone());
+        let after = self.delayed_after.take();
         let read = tokio::task::spawn_blocking(move || {
             let rows = store.effects(&name, ROWS_MAX, BYTES_MAX)?;
-            let delayed = store.delayed_effects(&name, until_ns, ROWS_MAX, BYTES_MAX)?;
+            let limits = (ROWS_MAX, BYTES_MAX);
+            let mut delayed = store.delayed_effects(&name, after.as_ref(), until_ns, limits)?;
+            if delayed.due.is_empty() && after.is_some() {
+                delayed = store.delayed_effects(&name, None, until_ns, limits)?;
+            }
             Ok((rows, delayed))
         });
-        let (rows, Delayed { due, next_ns }) = state::joined(read.await)?;
+        let (
+            rows,
+            Delayed {
+                due,
+                next_ns,
+                has_more,
+            },
+        ) = state::joined(read.await)?;
+        let last_of_more = due.last().filter(|_| has_more).map(Row::key);
         let sleep = next_ns.map(|next_ns| {
             let left = Duration::from_nanos(next_ns.saturating_sub(until_ns));
             settles.unwrap_or(left).min(SLEEP_MAX)
@@ -194,11 +218,13 @@ impl Task {
             rows,
             delayed: due,
             sleep,
+            last_of_more,
         })
     }
 
-    /// Sends effects, and confirms what is stored.
-    async fn release(&self, ready: Ready) -> Outcome {
+    /// Sends effects, and confirms what is stored. Returns also whether delayed effects were refused
+    /// one by one, so that those behind them may leave.
+    async fn release(&self, ready: Ready) -> (Outcome, bool) {
         let Ready {
             mut rows, delayed, ..
         } = ready;
@@ -219,6 +245,7 @@ impl Task {
         let withdrawn = withdrawn.or_else(|| self.denied(&grants, held.first()?));
         // Later ones wait as well: their order is that of their places.
         rows.truncate(denied.unwrap_or(rows.len()));
+        let ordered = rows.len();
         let sent = if rows.is_empty() && delayed.is_empty() {
             Sent::default()
         } else {
@@ -229,6 +256,12 @@ impl Task {
             self.is_in_doubt.store(true, Ordering::Relaxed);
         }
         let mut sent = sent;
+        let left = sent.conflicts.iter().map(|(row, _)| row);
+        let left = left.chain(&sent.confirmed);
+        let left = left.filter(|row| row.effect.delivery.queue() == Queue::Ordered);
+        let holds_ordered = denied.is_some() || left.count() < ordered;
+        self.holds_ordered.store(holds_ordered, Ordering::Relaxed);
+        let leaves_refused = sent.leaves_refused || !held.is_empty();
         let conflicts = std::mem::take(&mut sent.conflicts);
         let has_conflicts = !conflicts.is_empty();
         let set_aside = self.set_aside(conflicts).await;
@@ -243,7 +276,7 @@ impl Task {
         };
         status.troubled(&self.name, trouble);
         self.confirm(sent).await;
-        outcome
+        (outcome, leaves_refused)
     }
 
     /// Why a grant for a row is missing, if it is.
@@ -537,13 +570,13 @@ impl Task {
 
     /// Whether the target takes some effects although it refuses others.
     fn takes_others(&self, others: Others) -> bool {
-        match (&self.outlet, others) {
-            (Outlet::Embedded(_), Others::Later) => false,
-            (Outlet::Embedded(_), Others::Delayed) => true,
-            (Outlet::JetStream(publisher), _) => {
+        let holds_ordered = others == Others::Later && self.holds_ordered.load(Ordering::Relaxed);
+        match &self.outlet {
+            Outlet::Embedded(_) => !holds_ordered,
+            Outlet::JetStream(publisher) => {
                 let is_in_doubt = self.is_in_doubt.load(Ordering::Relaxed);
                 // A cursor of places passes none that is refused.
-                let is_held = others == Others::Later && self.cursor.lock().is_some();
+                let is_held = holds_ordered && self.cursor.lock().is_some();
                 publisher.is_up() && !is_in_doubt && !is_held
             }
         }

@@ -107,6 +107,8 @@ pub struct Delayed {
     /// When the first one that is not due yet will be, in nanoseconds since the Unix epoch; none if
     /// there is none, or more are due.
     pub next_ns: Option<u64>,
+    /// Whether more are due.
+    pub has_more: bool,
 }
 
 /// The outbox of an open state.
@@ -397,24 +399,33 @@ impl File {
         Ok(rows)
     }
 
-    /// Delayed rows of a target that are due, in the order of their times, without those of
-    /// `leave_out`, and when the next one is due.
+    /// Delayed rows of a target that are due, in the order of their times and after a key, without
+    /// those of `leave_out`, and when the next one is due.
     fn delayed(
         &self,
         target: &str,
         leave_out: &BTreeSet<RowKey>,
-        until_ns: u64,
+        (after, until_ns): (Option<&RowKey>, u64),
         (entries_max, bytes_max): (usize, usize),
     ) -> Result<Delayed, Error> {
         let (first, last) = due_keys(target, until_ns).into_inner();
+        let begin = match after {
+            Some(after) if **after > *last => return Ok(Delayed::default()),
+            Some(after) => Bound::Excluded(&**after),
+            None => Bound::Included(&*first),
+        };
         let (due, has_more) = self.rows_in(
-            (Bound::Included(&*first), Bound::Included(&*last)),
+            (begin, Bound::Included(&*last)),
             |key| !leave_out.contains(key),
             (entries_max, bytes_max),
         )?;
         // Those that are left out are read once these have left.
         if has_more {
-            return Ok(Delayed { due, next_ns: None });
+            return Ok(Delayed {
+                due,
+                next_ns: None,
+                has_more,
+            });
         }
         let (_, end) = keys_of(target, Queue::Delayed).into_inner();
         let (next, _) = self.rows_in(
@@ -423,7 +434,11 @@ impl File {
             (1, usize::MAX),
         )?;
         let next_ns = next.first().map(Row::ready_ns);
-        Ok(Delayed { due, next_ns })
+        Ok(Delayed {
+            due,
+            next_ns,
+            has_more,
+        })
     }
 
     /// Names of the targets that rows wait for.
@@ -516,14 +531,14 @@ impl Store {
             .rows(target, &confirmed, entries_max, bytes_max)
     }
 
-    /// Durable effects of a target that wait for a time, if that is not after `until_ns`, up to a
-    /// number and about a size. Blocking.
+    /// Durable effects of a target that wait for a time, if that is not after `until_ns`, and that
+    /// come after a key, up to a number and about a size. Blocking.
     pub fn delayed_effects(
         &self,
         target: &str,
+        after: Option<&RowKey>,
         until_ns: u64,
-        entries_max: usize,
-        bytes_max: usize,
+        (entries_max, bytes_max): (usize, usize),
     ) -> Result<Delayed, Error> {
         // Most outboxes have none, and need not be read.
         if self.inner.outbox.waiting().delayed == 0 {
@@ -533,7 +548,7 @@ impl Store {
         let limits = (entries_max, bytes_max);
         self.inner
             .file
-            .delayed(target, &confirmed, until_ns, limits)
+            .delayed(target, &confirmed, (after, until_ns), limits)
     }
 
     /// Puts other rows in the place of some, in a commit of its own. What is not there any more is
@@ -808,8 +823,8 @@ mod tests {
         writer.publish(Checkpoint::at(4, stream));
         store.flush().expect("commits");
         let due = |store: &Store, until_ns| {
-            let found = store.delayed_effects("a", until_ns, 100, usize::MAX);
-            let Delayed { due, next_ns } = found.expect("reads");
+            let found = store.delayed_effects("a", None, until_ns, (100, usize::MAX));
+            let Delayed { due, next_ns, .. } = found.expect("reads");
             let due: Vec<u64> = due.iter().map(|row| row.place.sequence).collect();
             (due, next_ns)
         };
@@ -819,6 +834,16 @@ mod tests {
         drop((store, writer));
         let (store, _writer) = open(&path);
         assert_eq!(due(&store, 30), (vec![2, 3, 1], None));
+        let part = |after: Option<&RowKey>| {
+            let found = store.delayed_effects("a", after, 30, (2, usize::MAX));
+            found.expect("reads")
+        };
+        let first = part(None);
+        assert!(first.has_more && first.due.len() == 2);
+        let second = part(first.due.last().map(Row::key).as_ref());
+        assert!(!second.has_more && second.due.len() == 1);
+        let none = part(second.due.last().map(Row::key).as_ref());
+        assert!(none.due.is_empty());
         let waiting = store.waiting_effects();
         assert_eq!((waiting.entries, waiting.delayed), (4, 3));
         assert_eq!(store.effect_targets().expect("reads"), ["a"]);

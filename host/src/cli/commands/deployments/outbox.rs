@@ -96,7 +96,7 @@ fn target_line(target: &OutboxTarget) -> String {
     }
     if let Some(trouble) = &target.trouble {
         let since = target.since.as_deref().unwrap_or("a moment ago");
-        line.push_str(&format!("; nothing is published since {since}: {trouble}"));
+        line.push_str(&format!("; some messages wait since {since}: {trouble}"));
     }
     line
 }
@@ -115,7 +115,7 @@ pub(crate) fn judge(deployment: &str, target: &OutboxTarget) -> Promised {
     let source = &target.source;
     if let Some(trouble) = &target.trouble {
         return Promised::MayFail(format!(
-            "nothing is published: {trouble}; the host tries again on its own"
+            "some messages wait: {trouble}; the host tries again on its own"
         ));
     }
     match (target.promise, target.window_seconds) {
