@@ -11,7 +11,8 @@ const OF_FILES: [&str; 4] = ["log", "modules", "scratch", "cache"];
 /// The path of a file within its data folder, such as `state/orders/1.redb`; of any other file its
 /// name.
 pub(crate) fn within(path: &Path) -> Display<'_> {
-    // The folder is known by its place, because a deployment may be called `log`.
+    // The folder is known by its place, because a deployment may be called `log`. If the data folder
+    // itself is called like one of its folders, its name may be shown too.
     let tail = |depth: usize, names: &[&str]| {
         let root = path.ancestors().nth(depth)?;
         let tail = path.strip_prefix(root).ok()?;
@@ -20,9 +21,7 @@ pub(crate) fn within(path: &Path) -> Display<'_> {
             .any(|name| tail.starts_with(name))
             .then_some(tail)
     };
-    // Files have an extension, and folders of deployments have none.
-    let of_deployment = path.extension().and_then(|_| tail(3, &OF_DEPLOYMENTS));
-    of_deployment
+    tail(3, &OF_DEPLOYMENTS)
         .or_else(|| tail(2, &OF_FILES))
         .or_else(|| tail(2, &OF_DEPLOYMENTS))
         .or_else(|| path.file_name().map(Path::new))
@@ -46,9 +45,16 @@ mod tests {
             "catalog.redb",
             "catalog.newest",
         ] {
-            for root in ["/", "/srv/data", "data", "/srv/state", "/srv/log", ""] {
+            for root in ["/", "/srv/data", "data", ""] {
                 let path = Path::new(root).join(file);
                 assert_eq!(within(&path).to_string(), file, "{}", path.display());
+            }
+            for name in ["state", "log"] {
+                let shown = within(&Path::new("/srv").join(name).join(file)).to_string();
+                assert!(
+                    shown == file || shown == format!("{name}/{file}"),
+                    "{shown}"
+                );
             }
         }
         assert_eq!(within(Path::new("/tmp/copy.redb")).to_string(), "copy.redb");

@@ -37,6 +37,7 @@ const HOMES: &[(&str, &[&str])] = &[
 /// The modules of the host, from the bottom up: each may name those in lines above its own, and no
 /// others. A module that is new here finds its place by what it has to know.
 const LAYERS: &[&[&str]] = &[
+    &["data_path"],
     &[
         "actor",
         "advice",
@@ -44,7 +45,6 @@ const LAYERS: &[&[&str]] = &[
         "atomic_file",
         "clock",
         "damage",
-        "data_path",
         "descriptors",
         "event",
         "names",

@@ -84,8 +84,8 @@ async fn a_candidate_that_fails_near_the_end_is_given_up_and_the_wait_for_it_end
             "the active generation keeps serving"
         );
     }
-    let again = on(&stage.host, "resume ledger --candidate").expect(0);
-    drop(again);
+    let again = on(&stage.host, "resume ledger --candidate").expect(1);
+    assert!(again.stderr.contains("this one"), "{again:?}");
     let failed = stage
         .client()
         .becomes(LEDGER, 3, GenerationStatus::Failed)

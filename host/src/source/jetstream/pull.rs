@@ -589,7 +589,8 @@ impl Pull {
         }
         // An old server does not say it, and then claims nothing.
         let looked_through = number(headers, "Nats-Last-Stream").unwrap_or(0);
-        if looked_through == cursor.through {
+        // A server of a cluster that was cut off says it too.
+        if looked_through == cursor.through && !self.currency.needs_proof() {
             self.had_everything_at = Some(Instant::now());
         }
         if self
