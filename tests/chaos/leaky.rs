@@ -110,13 +110,7 @@ impl Books {
             is_whole: removal == Removal::Nothing,
             ..Self::default()
         };
-        wait::until("the stream to be created again", || async {
-            let context = publisher::connect(world).await;
-            let deleted = context.delete_stream(STREAM).await;
-            let is_gone = deleted.is_ok() || context.get_stream(STREAM).await.is_err();
-            (is_gone && context.create_stream(removal.config()).await.is_ok()).then_some(())
-        })
-        .await;
+        publisher::create_again(world, removal.config()).await;
         self.created = created(world).await;
         for name in [COUNTING, STOPPING] {
             operator::install(world, name, name, WITNESS, "").await;

@@ -103,6 +103,22 @@ pub async fn publish_raw(world: &World, order: &Order, header: &[u8]) -> std::io
     Ok(())
 }
 
+/// Deletes a stream, if it is there, and creates it again, empty.
+pub async fn create_again(world: &World, config: jetstream::stream::Config) {
+    wait::until("the stream to be created again", || async {
+        let context = connect(world).await;
+        let deleted = context.delete_stream(&config.name).await;
+        let is_gone = deleted.is_ok() || context.get_stream(&config.name).await.is_err();
+        if !is_gone {
+            return None;
+        }
+        // A server that was away just then may still have it, and a creation succeeds then too.
+        let created = context.create_stream(config.clone()).await.ok()?;
+        (created.cached_info().state.last_sequence == 0).then_some(())
+    })
+    .await;
+}
+
 /// A connection of its own, so that nothing that was on the way in an older one arrives behind it.
 pub async fn connect(world: &World) -> jetstream::Context {
     wait::until("the server to take a connection", || async {

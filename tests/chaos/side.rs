@@ -114,14 +114,8 @@ impl Side<'_> {
     }
 
     async fn create(&self) {
-        wait::until("the stream to be created again", || async {
-            let context = publisher::connect(self.world).await;
-            let deleted = context.delete_stream(STREAM).await;
-            let is_gone = deleted.is_ok() || context.get_stream(STREAM).await.is_err();
-            let config = nats::stream_config(STREAM, "mischief.>");
-            (is_gone && context.create_stream(config).await.is_ok()).then_some(())
-        })
-        .await;
+        let config = nats::stream_config(STREAM, "mischief.>");
+        publisher::create_again(self.world, config).await;
     }
 
     /// Publishes one event until it is stored, whatever happens to the server; its sequence.
