@@ -243,7 +243,9 @@ pub(super) async fn send(
             Found::Conflict(why) => sent.conflicts.push((rows.remove(0), why)),
             // Refused for sure is no doubt: the stream does not have it, and the cursor is where it
             // was.
-            Found::Refused(why) => sent.trouble = Some(why),
+            Found::Refused(words) => {
+                sent.trouble = Some(refusal(publisher, &message, words).await);
+            }
             Found::Stored | Found::Unknown => {
                 sent.is_in_doubt = true;
                 sent.trouble = Some(words(&error));
@@ -274,6 +276,11 @@ enum Found {
     Unknown,
 }
 
+/// Why a message is refused; about a batch the stream says only that it is incomplete.
+async fn refusal(publisher: &Publisher, message: &Outgoing, words: String) -> String {
+    publisher.refusal(message).await.unwrap_or(words)
+}
+
 /// Finds out what became of a message that was refused, alone or as the first of several; `cursor` is
 /// where the cursor should be, and `note` the subject of the message's note.
 async fn judge(
@@ -284,11 +291,7 @@ async fn judge(
 ) -> Found {
     match error {
         BatchError::Known(_) => Found::Stored,
-        // About a batch the stream says only that it is incomplete.
-        BatchError::NotStored(words) => {
-            let why = publisher.refusal(message).await;
-            Found::Refused(why.unwrap_or_else(|| words.clone()))
-        }
+        BatchError::NotStored(words) => Found::Refused(words.clone()),
         BatchError::Moved(why) if message.condition.is_some() => {
             let Ok(last) = publisher.last_of(cursor).await else {
                 return Found::Unknown;
@@ -364,8 +367,11 @@ pub(super) async fn send_delayed(
                 sent.confirmed.push(row);
             }
             Found::Conflict(why) => sent.conflicts.push((row, why)),
-            Found::Refused(why) => {
-                sent.trouble = Some(why);
+            Found::Refused(words) => {
+                // Each question leaves a batch open for a while, of which a stream has few.
+                if !sent.leaves_refused {
+                    sent.trouble = Some(refusal(publisher, &message, words).await);
+                }
                 sent.leaves_refused = true;
             }
             Found::Stored | Found::Unknown => {

@@ -25,6 +25,9 @@ use crate::state::{self, Delayed};
 const ROWS_MAX: usize = 1_000;
 /// Most bytes of them; a single effect may exceed it.
 const BYTES_MAX: usize = 4 << 20;
+/// Most delayed effects read at once if each needs a batch of its own: those with an order get their
+/// turn behind them.
+const SINGLE_MAX: usize = 100;
 /// Longest sleep until a delayed effect is due: this machine's clock may jump meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 /// Pause after a failure: it doubles up to the longest one, and varies by half.
@@ -192,9 +195,14 @@ impl Task {
         };
         let (store, name) = (self.parts.store.clone(), self.name.clone());
         let after = self.delayed_after.take();
+        let delayed_max = if self.cursor.get_mut().is_some() {
+            SINGLE_MAX
+        } else {
+            ROWS_MAX
+        };
         let read = tokio::task::spawn_blocking(move || {
             let rows = store.effects(&name, ROWS_MAX, BYTES_MAX)?;
-            let limits = (ROWS_MAX, BYTES_MAX);
+            let limits = (delayed_max, BYTES_MAX);
             let mut delayed = store.delayed_effects(&name, after.as_ref(), until_ns, limits)?;
             if delayed.due.is_empty() && after.is_some() {
                 delayed = store.delayed_effects(&name, None, until_ns, limits)?;
