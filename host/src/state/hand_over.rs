@@ -14,7 +14,7 @@ use redb::WriteTransaction;
 use super::file::{FORMAT, FORMAT_OWNED, File, META, guarded, has_timers, storage};
 use super::outbox::{Found, MARKS, Marks, OUTBOX, OWNER, Owned, Ownership, Waiting, size};
 use super::{Error, Store};
-use crate::effects::RowKey;
+use crate::effects::{Queue, RowKey, queue_of_key};
 use crate::storage;
 
 /// How much is copied in one commit, in bytes.
@@ -51,8 +51,8 @@ struct Difference {
 }
 
 /// Compares the rows of two files after a key, until about `bytes_max` are missing; rows of `sent`
-/// count as absent from the other. A row never changes while it waits, so equal keys mean equal
-/// rows.
+/// count as absent from the other. Equal keys mean equal rows, except in conflict: an operator may
+/// have had such a row tried again, and it came back with another reason.
 fn difference(
     ours: &File,
     theirs: &File,
@@ -91,7 +91,9 @@ fn difference(
         let value = value.value();
         let row_bytes = size(&key, value);
         found.waiting.add(&key, value);
-        if own.next_if(|own| *own == key).is_some() {
+        let is_ours = own.next_if(|own| *own == key).is_some();
+        let may_differ = matches!(queue_of_key(&key), Some((Queue::Conflict, ..)));
+        if is_ours && !(may_differ && ours.row(&key)?.as_deref() != Some(value)) {
             continue;
         }
         found.missing.push((key.clone(), value.to_vec()));
@@ -108,6 +110,18 @@ fn difference(
 }
 
 impl File {
+    /// The row of a key, as it is stored.
+    fn row(&self, key: &RowKey) -> Result<Option<Vec<u8>>, Error> {
+        let transaction = self.begin_read()?;
+        let table = match transaction.open_table(OUTBOX) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(error) => return Err(storage(error)),
+        };
+        let row = table.get(&**key).map_err(storage)?;
+        Ok(row.map(|value| value.value().to_vec()))
+    }
+
     /// Keys of the rows in a range. Few bytes each, and their number is limited.
     fn keys(&self, range: (Bound<&[u8]>, Bound<&[u8]>)) -> Result<Vec<RowKey>, Error> {
         let transaction = self.begin_read()?;
@@ -399,6 +413,32 @@ mod tests {
     fn sequences(store: &Store) -> Vec<u64> {
         let rows = store.effects("a", 10_000, usize::MAX).expect("reads");
         rows.into_iter().map(|row| row.place.sequence).collect()
+    }
+
+    #[test]
+    fn row_that_is_in_conflict_again_is_copied_with_its_new_reason() {
+        let (_folder, one, other) = two();
+        let ((from, mut writer), (to, _writer)) = (open(&one), open(&other));
+        step(&mut writer, 1, 10);
+        from.flush().expect("commits");
+        let aside = |why: &str| {
+            let mut aside = row(1, 10);
+            aside.effect.delivery.conflict = Some(why.to_owned());
+            aside
+        };
+        let first = aside("it has 4");
+        from.replace_effects(&[(row(1, 10).key(), first.clone())])
+            .expect("commits");
+        assert_eq!(to.copy_effects(&from, SECOND, None).expect("ok").changed, 1);
+        assert_eq!(to.copy_effects(&from, SECOND, None).expect("ok").changed, 0);
+        let again = aside("it has 5, and the message is still not the next one");
+        from.replace_effects(&[(first.key(), again.clone())])
+            .expect("commits");
+        assert_eq!(to.copy_effects(&from, SECOND, None).expect("ok").changed, 1);
+        to.own(to.prepare_to_own(&from, SECOND).expect("prepares"));
+        assert_eq!(to.waiting_effects(), from.waiting_effects());
+        let places = BTreeSet::from([again.place]);
+        assert_eq!(to.rows_at(&places).expect("reads"), [again]);
     }
 
     #[test]
