@@ -120,7 +120,12 @@ impl Stage {
     /// The messages that wait.
     async fn waiting(&self) -> Vec<api::WaitingMessage> {
         let path = format!("/v1/deployments/{REACTOR}/outbox");
-        let page: api::WaitingMessages = self.client().get(&path).await.expect(200).json();
+        // Nothing can be listed before the state is open.
+        let page = wait::until("the state to be open", || async {
+            let page = self.client().get(&path).await;
+            (page.status != 409).then_some(page)
+        });
+        let page: api::WaitingMessages = page.await.expect(200).json();
         page.messages
     }
 
@@ -201,7 +206,7 @@ async fn delayed_message_holds_nothing_back_and_outlives_kills_rebuilds_and_roll
     published(stage.client(), one).await;
     assert!(begun.elapsed() >= DELAY, "{:?}", begun.elapsed());
     assert_eq!(stage.causes().await, [one, later]);
-    // It is not sent again either, whoever looks.
+    // It is not sent again either.
     let last = stage.append(1, "one").await;
     stage.host.kill();
     stage.host.restart().await;

@@ -176,14 +176,24 @@ fn succeed(
 /// Refuses a hand-over to another history while messages wait: their ids would mean something else
 /// there.
 fn check_nothing_waits(name: &str, from: &Store) -> Result<(), Error> {
-    let left = from.waiting_effects().entries;
+    let waiting = from.waiting_effects();
+    let left = waiting.entries;
     if left == 0 {
         return Ok(());
     }
+    let decided = if waiting.delayed + waiting.conflicts > 0 {
+        format!(
+            "; {} of them wait for a time and {} are in conflict: `foldstream outbox send` or `drop` \
+             decides about them at once",
+            waiting.delayed, waiting.conflicts
+        )
+    } else {
+        String::new()
+    };
     Err(Error::Conflict(format!(
         "{left} messages of {name} wait to be published, and their ids belong to the stream that is \
          gone; the candidate takes over when they are published (`foldstream show {name}` says what \
-         keeps them)"
+         keeps them){decided}"
     )))
 }
 

@@ -206,7 +206,7 @@ async fn what_a_limit_removes_right_after_it_is_set_is_counted_if_that_is_meant(
     assert_eq!(read + missing, 2_001, "{read} were read");
     // None is counted twice.
     publish(&jetstream, numbered(2..3)).await;
-    let batch = reading.next().await.expect("the reader goes on");
+    let batch = reading.next().await.expect("the reader continues");
     assert_eq!((batch.events.len(), batch.overlooked), (1, 0));
 }
 

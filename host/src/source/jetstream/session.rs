@@ -576,7 +576,7 @@ impl Session {
 
     /// The stream may remove messages at once since its settings were changed: what the server did
     /// not send since the last look may have been removed, and not for others. What was returned
-    /// without it lacks it, and is told so. An error if that is not accepted.
+    /// without it lacks it, and is informed. An error if that is not accepted.
     fn doubt_trusted(&mut self, holes: Option<&Holes>, cursor: &mut Cursor) -> Result<(), Failure> {
         // Only once: what is found is counted, or stops the reader.
         let trusted = self.take_trusted();
