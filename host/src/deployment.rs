@@ -632,7 +632,7 @@ fn outbox_shown(record: &Record, runner: &Runner, store: Option<&Store>) -> Opti
         delayed: waiting.delayed,
         conflicts: waiting.conflicts,
         oldest_seconds: oldest.map_or(0.0, age_seconds),
-        full: store.is_some_and(|store| store.is_outbox_full(false)),
+        full: store.is_some_and(Store::is_outbox_full),
         lineage: handler.lineage.to_string(),
         epoch: handler.epoch,
         state_file: handler.state_file,

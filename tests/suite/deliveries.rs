@@ -615,10 +615,14 @@ async fn holds_no_others_back(target: Target, refused: &[&str]) {
     stage
         .waits_until("pass the refused ones", |outbox| outbox.entries == left)
         .await;
+    others_leave_soon(&stage, left, vec![due], [2, 3, 4]).await;
+}
+
+/// Whether messages of other keys leave soon while some are left that can't.
+async fn others_leave_soon(stage: &Stage, left: u64, mut wanted: Vec<u64>, keys: [u64; 3]) {
     // Until the pauses between attempts are long.
     tokio::time::sleep(Duration::from_secs(15)).await;
-    let mut wanted = vec![due];
-    for key in [2, 3, 4] {
+    for key in keys {
         let begun = std::time::Instant::now();
         wanted.push(stage.append(key, "one").await);
         stage
@@ -636,4 +640,49 @@ async fn holds_no_others_back(target: Target, refused: &[&str]) {
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
     assert_eq!(stage.causes().await, wanted);
+}
+
+#[tokio::test]
+async fn withdrawn_grant_of_a_delayed_message_holds_back_no_other_message() {
+    let stage = Stage::start(Target::Plain(Version::Newest)).await;
+    stage.append(1, "later").await;
+    stage
+        .client()
+        .deploy_with(
+            REACTOR,
+            &guests::module(REACTOR),
+            "&allow-publish=out.2.%2A%40out",
+        )
+        .await;
+    let why = trouble(&stage).await;
+    assert!(why.contains("no longer publish"), "{why}");
+    others_leave_soon(&stage, 1, Vec::new(), [2, 2, 2]).await;
+}
+
+#[tokio::test]
+async fn older_copy_of_the_state_sends_no_message_again_however_many_are_due() {
+    let mut stage = Stage::start(Target::Plain(Version::Newest)).await;
+    let first = stage.append(1, "one").await;
+    published(stage.client(), first).await;
+    // More than are read at once.
+    let delayed: Vec<_> = (0..1_300).map(|key| event(key, "later")).collect();
+    let mut last = 0;
+    for delayed in delayed.chunks(500) {
+        last = stage.client().append(delayed).await.last_sequence;
+    }
+    stage.client().reached(REACTOR, last).await;
+    stage.host.stop();
+    let file = stage.host.data_dir().join("state/reactor/1.redb");
+    let copy = std::fs::read(&file).expect("it is there");
+    stage.host.restart().await;
+    published(stage.client(), last).await;
+    assert_eq!(stage.causes().await.len(), 1_301);
+
+    stage.host.kill();
+    std::fs::write(&file, copy).expect("it is written");
+    // Longer than the window.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stage.host.restart().await;
+    published(stage.client(), last).await;
+    assert_eq!(stage.causes().await.len(), 1_301);
 }

@@ -63,6 +63,7 @@ on_both_versions! {
     message_that_a_full_stream_refused_is_stored_once_there_is_room
     message_larger_than_its_server_takes_is_named_and_holds_back_no_other_key
     message_that_nobody_wanted_is_confirmed_after_a_lost_answer
+    key_of_which_a_message_is_refused_keeps_no_other_waiting_however_much_of_it_waits
 }
 
 async fn message_that_a_full_stream_refused_is_stored_once_there_is_room(version: Version) {
@@ -108,6 +109,33 @@ async fn message_larger_than_its_server_takes_is_named_and_holds_back_no_other_k
         (causes(&server).await == [2, three.last_sequence]).then_some(())
     })
     .await;
+}
+
+async fn key_of_which_a_message_is_refused_keeps_no_other_waiting_however_much_of_it_waits(
+    version: Version,
+) {
+    let server = NatsServer::start_version_with(version, "max_payload: 50000\n").await;
+    let host = host_of(&server, &server.url(), plain()).await;
+    host.client().append(&[event(1, "large")]).await;
+    // More than are read at once.
+    let behind: Vec<_> = (0..1_300).map(|_| event(1, "one")).collect();
+    for behind in behind.chunks(500) {
+        host.client().append(behind).await;
+    }
+    let other = host.client().append(&[event(2, "one")]).await.last_sequence;
+    wait::until("the other key to be published", || async {
+        (causes(&server).await == [other]).then_some(())
+    })
+    .await;
+    assert!(trouble(&host, 1_301).await.contains("larger"));
+    // All of them follow the first one in their order.
+    let path = format!("/v1/deployments/{REACTOR}/outbox?limit=1");
+    let waiting: api::WaitingMessages = host.client().get(&path).await.expect(200).json();
+    let id = &waiting.messages[0].id;
+    cli::on(&host, &["outbox", "drop", REACTOR, id, "--reason", "large"]).expect(0);
+    published(host.client(), other).await;
+    let rest: Vec<u64> = causes(&server).await.split_off(1);
+    assert_eq!(rest, (2..other).collect::<Vec<_>>());
 }
 
 #[tokio::test]

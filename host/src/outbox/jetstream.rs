@@ -12,7 +12,7 @@
 //! different keys leave side by side. So the order of a key holds even if one message is refused.
 //! Delayed effects begin in the order of their times, and one that is refused holds none back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use super::Sent;
 use super::status::since_ns;
 use crate::api::Promise;
-use crate::effects::{self, Grants, Lineage, Row};
+use crate::effects::{self, Grants, Lineage, Place, Row};
 use crate::event::Payload;
 use crate::source::jetstream::{Description, Outgoing, PublishError, Publisher, Unavailable};
 use crate::state::{self, Store};
@@ -29,14 +29,16 @@ use crate::subject::{self, SubjectSet};
 
 /// Most messages on their way at once.
 const IN_FLIGHT: usize = 64;
+/// Most subjects without a grant that are looked for one by one.
+const SUBJECTS_MAX: usize = 64;
 
 /// What is known about the stream before effects are sent.
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) promise: Promise,
     pub(super) description: Description,
-    /// Ids of effects that are stored.
-    pub(super) stored: HashSet<String>,
+    /// Waiting effects that are stored.
+    pub(super) stored: Vec<Row>,
 }
 
 /// Why nobody knows for now which effects are stored.
@@ -56,7 +58,7 @@ pub(super) enum LookError {
     Subjects(#[from] subject::Error),
 }
 
-/// Finds out which effects are stored, since it is in doubt.
+/// Finds out which of all effects that wait are stored, since it is in doubt.
 pub(super) async fn look(
     publisher: &Publisher,
     (store, target): (&Store, &str),
@@ -67,7 +69,7 @@ pub(super) async fn look(
     let window = Known {
         promise: Promise::Window,
         description,
-        stored: HashSet::new(),
+        stored: Vec::new(),
     };
     // It may have removed what it stored, so only its window can recognise an id.
     if !description.keeps {
@@ -85,17 +87,20 @@ pub(super) async fn look(
         tokio::task::spawn_blocking(move || store.remove_confirmed_effects()).await??;
         return Ok(read_back);
     };
-    let patterns: Vec<&str> = grants
+    let mut subjects: Vec<String> = grants
         .iter()
-        .map(|grant| (grant.source.as_str(), grant.subjects.as_str()))
-        .filter(|(source, subjects)| *source == target && !effects::is_reply(subjects))
-        .map(|(_, subjects)| subjects)
+        .filter(|grant| grant.source == target)
+        .map(|grant| grant.subjects.as_str().to_owned())
         .collect();
-    if patterns.is_empty() {
+    // A grant may have been withdrawn since an effect was sent.
+    subjects.extend(of_other_subjects(store, target, grants).await?);
+    subjects.retain(|subjects| !effects::is_reply(subjects));
+    if subjects.is_empty() {
         // Replies are all that it sends, and no stream has them.
         return Ok(read_back);
     }
-    let covering = SubjectSet::parse(&patterns)?.covering();
+    let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
+    let covering = SubjectSet::parse(&subjects)?.covering();
     // Otherwise messages after the mark are gone, or the stream is another one than before.
     let is_whole = description.first <= mark + 1 && mark <= description.last;
     let ids = if is_whole {
@@ -106,8 +111,8 @@ pub(super) async fn look(
         None
     };
     match ids {
-        Some(stored) => Ok(Known {
-            stored,
+        Some(ids) => Ok(Known {
+            stored: waiting(store, target, lineage, &ids).await?,
             ..read_back
         }),
         None => {
@@ -127,6 +132,50 @@ pub(super) async fn look(
             })
         }
     }
+}
+
+/// Subjects of waiting effects that no grant covers; everything if they are many.
+async fn of_other_subjects(
+    store: &Store,
+    target: &str,
+    grants: &Grants,
+) -> Result<Vec<String>, LookError> {
+    let (store, target, grants) = (store.clone(), target.to_owned(), grants.clone());
+    let found = tokio::task::spawn_blocking(move || {
+        let mut subjects = BTreeSet::new();
+        store.for_each_effect(&target, |row| {
+            let subject = &row.effect.subject;
+            if subjects.len() <= SUBJECTS_MAX && !grants.allow(subject, &target) {
+                subjects.insert(subject.clone());
+            }
+        })?;
+        Ok::<_, state::Error>(subjects)
+    });
+    let subjects = found.await??;
+    if subjects.len() > SUBJECTS_MAX {
+        return Ok(vec![">".to_owned()]);
+    }
+    Ok(subjects.into_iter().collect())
+}
+
+/// Effects that wait for a target, by their ids.
+async fn waiting(
+    store: &Store,
+    target: &str,
+    lineage: Lineage,
+    ids: &HashSet<String>,
+) -> Result<Vec<Row>, LookError> {
+    let places: BTreeSet<_> = ids
+        .iter()
+        .filter_map(|id| Place::of_id(id, lineage))
+        .collect();
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let store = store.clone();
+    let mut rows = tokio::task::spawn_blocking(move || store.rows_at(&places)).await??;
+    rows.retain(|row| row.target == target);
+    Ok(rows)
 }
 
 /// What sending asks before each message.

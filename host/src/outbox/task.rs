@@ -15,7 +15,7 @@ use super::status::since_ns;
 use super::{Sent, embedded, jetstream};
 use crate::api::Promise;
 use crate::clock::{Clock, Look, wall_ns};
-use crate::effects::{self, Grants, Queue, Row, RowKey};
+use crate::effects::{self, Grants, Lineage, Place, Row, RowKey};
 use crate::room::Use;
 use crate::source::Source;
 use crate::source::jetstream::{Description, Publisher};
@@ -97,6 +97,9 @@ pub(super) struct Task {
     delayed_after: Option<RowKey>,
     /// Whether an effect with an order waited after the last attempt.
     holds_ordered: AtomicBool,
+    /// Keys of which an effect is refused: no later ones are read, so that they do not take the
+    /// place of other keys.
+    refused: Mutex<HashSet<String>>,
 }
 
 /// What may be sent now.
@@ -131,6 +134,7 @@ impl Task {
             begun: Instant::now(),
             delayed_after: None,
             holds_ordered: AtomicBool::new(false),
+            refused: Mutex::default(),
             parts,
         }
     }
@@ -200,8 +204,9 @@ impl Task {
         } else {
             ROWS_MAX
         };
+        let refused = std::mem::take(self.refused.get_mut());
         let read = tokio::task::spawn_blocking(move || {
-            let rows = store.effects(&name, ROWS_MAX, BYTES_MAX)?;
+            let rows = store.effects(&name, &refused, ROWS_MAX, BYTES_MAX)?;
             let limits = (delayed_max, BYTES_MAX);
             let mut delayed = store.delayed_effects(&name, after.as_ref(), until_ns, limits)?;
             if delayed.due.is_empty() && after.is_some() {
@@ -233,50 +238,36 @@ impl Task {
     /// Sends effects, and confirms what is stored. Returns also whether delayed effects were refused
     /// one by one, so that those behind them may leave.
     async fn release(&self, ready: Ready) -> (Outcome, bool) {
-        let Ready {
-            mut rows, delayed, ..
-        } = ready;
+        let Ready { rows, delayed, .. } = ready;
         let status = &self.parts.status;
         let oldest_ns = [rows.first(), delayed.first()];
         let oldest_ns = oldest_ns.into_iter().flatten().map(Row::ready_ns).min();
         status.change(&self.name, |target| target.oldest_ns = oldest_ns);
-        // Checked again: an operator may have withdrawn a grant since the fold had it.
-        let grants = (self.parts.grants)();
-        let denied = rows
+        let ordered: Vec<_> = rows
             .iter()
-            .position(|row| self.denied(&grants, row).is_some());
-        let withdrawn = denied.and_then(|index| self.denied(&grants, &rows[index]));
-        // Delayed ones have no order, so each waits for itself.
-        let (delayed, held): (Vec<_>, Vec<_>) = delayed
-            .into_iter()
-            .partition(|row| self.denied(&grants, row).is_none());
-        let withdrawn = withdrawn.or_else(|| self.denied(&grants, held.first()?));
-        // Later ones wait as well: their order is that of their places.
-        rows.truncate(denied.unwrap_or(rows.len()));
-        let ordered = rows.len();
-        let sent = if rows.is_empty() && delayed.is_empty() {
-            Sent::default()
-        } else {
-            self.send_unless_stopped(rows, delayed).await
-        };
-        if withdrawn.is_some() {
-            // One of those that wait may be stored.
-            self.is_in_doubt.store(true, Ordering::Relaxed);
-        }
-        let mut sent = sent;
+            .map(|row| (row.place, row.effect.key.clone()))
+            .collect();
+        let mut sent = self.send_unless_stopped(rows, delayed).await;
         let left = sent.conflicts.iter().map(|(row, _)| row);
-        let left = left.chain(&sent.confirmed);
-        let left = left.filter(|row| row.effect.delivery.queue() == Queue::Ordered);
-        let holds_ordered = denied.is_some() || left.count() < ordered;
-        self.holds_ordered.store(holds_ordered, Ordering::Relaxed);
-        let leaves_refused = sent.leaves_refused || !held.is_empty();
+        let left: HashSet<Place> = left.chain(&sent.confirmed).map(|row| row.place).collect();
+        let held = ordered
+            .into_iter()
+            .filter(|(place, _)| !left.contains(place));
+        let held: HashSet<String> = held.map(|(_, key)| key).collect();
+        self.holds_ordered
+            .store(!held.is_empty(), Ordering::Relaxed);
+        // A cursor of places passes none, whatever its key.
+        if self.cursor.lock().is_none() {
+            *self.refused.lock() = held;
+        }
+        let leaves_refused = sent.leaves_refused;
         let conflicts = std::mem::take(&mut sent.conflicts);
         let has_conflicts = !conflicts.is_empty();
         let set_aside = self.set_aside(conflicts).await;
         let progresses = !sent.confirmed.is_empty() || (has_conflicts && set_aside.is_ok());
         let failed = set_aside.err();
         let failed = failed.map(|error| format!("a conflict could not be set aside: {error}"));
-        let trouble = failed.or(sent.trouble.clone()).or(withdrawn);
+        let trouble = failed.or(sent.trouble.clone());
         let outcome = match (&trouble, progresses) {
             (None, _) => Outcome::Done,
             (Some(_), true) => Outcome::Partly,
@@ -285,6 +276,38 @@ impl Task {
         status.troubled(&self.name, trouble);
         self.confirm(sent).await;
         (outcome, leaves_refused)
+    }
+
+    /// Takes out effects whose grants are missing, and says so: an operator may have withdrawn a
+    /// grant since the fold had it.
+    fn withhold(&self, rows: &mut Vec<Row>, delayed: &mut Vec<Row>) -> Sent {
+        let grants = (self.parts.grants)();
+        let mut denied = rows.iter().enumerate().filter_map(|(index, row)| {
+            let why = self.denied(&grants, row)?;
+            Some((index, why))
+        });
+        let (length, mut trouble) = match denied.next() {
+            Some((index, why)) => (index, Some(why)),
+            None => (rows.len(), None),
+        };
+        drop(denied);
+        // Later ones wait as well: their order is that of their places.
+        rows.truncate(length);
+        // Delayed ones have no order, so each waits for itself.
+        let mut leaves_refused = false;
+        delayed.retain(|row| match self.denied(&grants, row) {
+            None => true,
+            Some(why) => {
+                trouble.get_or_insert(why);
+                leaves_refused = true;
+                false
+            }
+        });
+        Sent {
+            leaves_refused,
+            trouble,
+            ..Sent::default()
+        }
     }
 
     /// Why a grant for a row is missing, if it is.
@@ -317,12 +340,16 @@ impl Task {
         }
     }
 
-    async fn send(&self, rows: Vec<Row>, delayed: Vec<Row>) -> Sent {
+    async fn send(&self, mut rows: Vec<Row>, mut delayed: Vec<Row>) -> Sent {
         let (lineage, status) = (self.parts.lineage, &self.parts.status);
         match &self.outlet {
             Outlet::Embedded(embedded) => {
                 // The log says exactly what it has, and in one commit.
                 status.change(&self.name, |target| target.promise = Some(Promise::Exact));
+                let withheld = self.withhold(&mut rows, &mut delayed);
+                if rows.is_empty() && delayed.is_empty() {
+                    return withheld;
+                }
                 let log = match embedded.log() {
                     Ok(log) => log,
                     Err(error) => return Sent::nothing(error.to_string()),
@@ -331,7 +358,9 @@ impl Task {
                     embedded::send(&log, lineage, rows, delayed)
                 });
                 let sent = sent.await;
-                sent.unwrap_or_else(|error| Sent::nothing(error.to_string()))
+                let mut sent = sent.unwrap_or_else(|error| Sent::nothing(error.to_string()));
+                sent.add(withheld);
+                sent
             }
             Outlet::JetStream(publisher) => self.send_to_stream(publisher, rows, delayed).await,
         }
@@ -340,33 +369,69 @@ impl Task {
     async fn send_to_stream(
         &self,
         publisher: &Publisher,
+        mut rows: Vec<Row>,
+        mut delayed: Vec<Row>,
+    ) -> Sent {
+        let lineage = self.parts.lineage;
+        // What the stream has already is confirmed without being sent, also if its grant is gone.
+        let stored = match self.stored(publisher).await {
+            Ok(stored) => stored,
+            Err(trouble) => return Sent::nothing(trouble),
+        };
+        let places: HashSet<Place> = stored.iter().map(|row| row.place).collect();
+        for rows in [&mut rows, &mut delayed] {
+            rows.retain(|row| !places.contains(&row.place));
+        }
+        let mut sent = Sent {
+            again: stored.len() as u64,
+            confirmed: stored,
+            ..Sent::default()
+        };
+        let withheld = self.withhold(&mut rows, &mut delayed);
+        if !(rows.is_empty() && delayed.is_empty()) {
+            sent.add(self.send_new(publisher, lineage, rows, delayed).await);
+        }
+        sent.add(withheld);
+        sent
+    }
+
+    /// Effects that wait although the stream has them, as far as that is in doubt and no cursor says
+    /// it.
+    async fn stored(&self, publisher: &Publisher) -> Result<Vec<Row>, String> {
+        if !self.is_in_doubt.load(Ordering::Relaxed) {
+            return Ok(Vec::new());
+        }
+        let lineage = self.parts.lineage;
+        let found = cursor::find(publisher, lineage, &self.name).await;
+        let found = found.map_err(|error| error.to_string())?;
+        let has_cursor = found.as_ref().is_some_and(|found| found.through.is_some());
+        *self.cursor.lock() = found;
+        if has_cursor {
+            return Ok(Vec::new());
+        }
+        let place = (&self.parts.store, self.name.as_str());
+        let known = jetstream::look(publisher, place, lineage, &(self.parts.grants)()).await;
+        let known = known.map_err(|error| error.to_string())?;
+        self.parts.status.change(&self.name, |target| {
+            (target.window, target.promise) = (Some(known.description.window), Some(known.promise));
+        });
+        self.is_in_doubt.store(false, Ordering::Relaxed);
+        Ok(known.stored)
+    }
+
+    /// Sends effects that a stream does not have.
+    async fn send_new(
+        &self,
+        publisher: &Publisher,
+        lineage: Lineage,
         rows: Vec<Row>,
         delayed: Vec<Row>,
     ) -> Sent {
-        let lineage = self.parts.lineage;
-        if self.is_in_doubt.load(Ordering::Relaxed) {
-            match cursor::find(publisher, lineage, &self.name).await {
-                Ok(found) => *self.cursor.lock() = found,
-                Err(error) => return Sent::nothing(error.to_string()),
-            }
-        }
-        let cursor = self.cursor.lock().clone();
-        let is_known = cursor
-            .as_ref()
-            .is_some_and(|cursor| cursor.through.is_some());
-        let known = match self.look(publisher, is_known).await {
-            Ok(known) => known,
-            Err(trouble) => return Sent::nothing(trouble),
-        };
         let abilities = match abilities(publisher, rows.iter().chain(&delayed)).await {
             Ok(abilities) => abilities,
             Err(away) => return Sent::nothing(away),
         };
-        // What the stream has already is confirmed without being sent.
-        let has = |row: &Row| known.contains(&row.place.id(lineage));
-        let (mut found, new): (Vec<_>, Vec<_>) = rows.into_iter().partition(has);
-        let (found_delayed, delayed): (Vec<_>, Vec<_>) = delayed.into_iter().partition(has);
-        found.extend(found_delayed);
+        let cursor = self.cursor.lock().clone();
         if cursor.is_some() {
             self.parts.status.change(&self.name, |target| {
                 (target.window, target.promise) = (None, Some(Promise::Exact));
@@ -383,7 +448,7 @@ impl Task {
             denied: &denied,
         };
         let mut sent = self
-            .send_in_order(publisher, cursor.clone(), new, &conditions)
+            .send_in_order(publisher, cursor.clone(), rows, &conditions)
             .await;
         // A server that does not answer would not answer to these either.
         if !delayed.is_empty() && !sent.is_in_doubt {
@@ -397,8 +462,6 @@ impl Task {
                 }
             });
         }
-        sent.again += found.len() as u64;
-        sent.confirmed.append(&mut found);
         self.is_in_doubt.store(sent.is_in_doubt, Ordering::Relaxed);
         sent
     }
@@ -424,25 +487,6 @@ impl Task {
         let replies = (replies, Refused::HoldsBack);
         sent.add(jetstream::send(publisher, lineage, replies, conditions).await);
         sent
-    }
-
-    /// Ids of effects that the stream has, as far as that is in doubt and no cursor says it.
-    async fn look(
-        &self,
-        publisher: &Publisher,
-        has_cursor: bool,
-    ) -> Result<HashSet<String>, String> {
-        if has_cursor || !self.is_in_doubt.load(Ordering::Relaxed) {
-            return Ok(HashSet::new());
-        }
-        let lineage = self.parts.lineage;
-        let place = (&self.parts.store, self.name.as_str());
-        let known = jetstream::look(publisher, place, lineage, &(self.parts.grants)()).await;
-        let known = known.map_err(|error| error.to_string())?;
-        self.parts.status.change(&self.name, |target| {
-            (target.window, target.promise) = (Some(known.description.window), Some(known.promise));
-        });
-        Ok(known.stored)
     }
 
     /// Why the stream would ignore what a message asks of its delivery, if it would.
@@ -531,7 +575,7 @@ impl Task {
                 .set_effect_mark(&self.name, mark.max(sequence));
         }
         // A handler that waits for room commits nothing that would remove them.
-        if has_many || self.parts.store.is_outbox_full(true) {
+        if has_many || self.parts.store.is_outbox_full() {
             self.remove().await;
         }
     }

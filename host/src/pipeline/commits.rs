@@ -171,7 +171,7 @@ impl Run {
         // Before the question, so that no change is missed after it.
         self.outbox.borrow_and_update();
         let was = self.is_clogged;
-        self.is_clogged = self.store.is_outbox_full(was);
+        self.is_clogged = self.store.is_outbox_full();
         if self.is_clogged {
             let state::Waiting {
                 entries,

@@ -6,7 +6,7 @@ mod parked_timers;
 mod parking;
 mod pauses;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -572,14 +572,22 @@ fn failure_between_two_attempts_outlives_a_full_outbox() {
         let failure = stage.progress.now().failure;
         failure.is_some_and(|failure| failure.next_attempt_at.is_none())
     };
-    while !is_clogged() || store.effects("out", 9, usize::MAX).expect("reads").len() < 5 {
+    while !is_clogged()
+        || store
+            .effects("out", &HashSet::new(), 9, usize::MAX)
+            .expect("reads")
+            .len()
+            < 5
+    {
         assert!(
             Instant::now() < deadline,
             "nothing is durable, or it is tried"
         );
         std::thread::yield_now();
     }
-    let sent = store.effects("out", 9, usize::MAX).expect("reads");
+    let sent = store
+        .effects("out", &HashSet::new(), 9, usize::MAX)
+        .expect("reads");
     store.confirm_effects(sent.iter().map(effects::Row::key));
     store.remove_confirmed_effects().expect("commits");
     let later = failure(3);

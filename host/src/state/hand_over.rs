@@ -339,6 +339,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::path::{Path, PathBuf};
 
     use super::*;
@@ -411,7 +412,9 @@ mod tests {
     }
 
     fn sequences(store: &Store) -> Vec<u64> {
-        let rows = store.effects("a", 10_000, usize::MAX).expect("reads");
+        let rows = store
+            .effects("a", &HashSet::new(), 10_000, usize::MAX)
+            .expect("reads");
         rows.into_iter().map(|row| row.place.sequence).collect()
     }
 

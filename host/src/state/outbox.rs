@@ -8,9 +8,10 @@
 //!
 //! A file with an owner has format 3, so that a release that knows no owners refuses it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -117,6 +118,8 @@ pub(super) struct Outbox {
     owner: Mutex<Option<Owned>>,
     waiting: Mutex<Waiting>,
     pending: Mutex<Pending>,
+    /// Whether it has reached a limit, and not a tenth of it has become free since.
+    is_full: AtomicBool,
     /// Raised when rows become durable, and when some are removed.
     changes: watch::Sender<u64>,
 }
@@ -170,6 +173,7 @@ impl Outbox {
                 marks: found.marks,
                 ..Pending::default()
             }),
+            is_full: AtomicBool::new(false),
             changes: watch::Sender::new(0),
         }
     }
@@ -381,22 +385,44 @@ impl File {
     }
 
     /// Durable rows of a target in order, without those of `leave_out`, up to a number and about a
-    /// size.
+    /// size; of each key in `refused` only the first one.
     fn rows(
         &self,
         target: &str,
         leave_out: &BTreeSet<RowKey>,
-        entries_max: usize,
-        bytes_max: usize,
+        refused: &HashSet<String>,
+        (entries_max, bytes_max): (usize, usize),
     ) -> Result<Vec<Row>, Error> {
         let (first, last) = keys_of(target, Queue::Ordered).into_inner();
-        let (rows, _) = self.rows_in(
-            (Bound::Included(&*first), Bound::Included(&*last)),
-            // Such a row is confirmed, but a commit has yet to remove it.
-            |key| !leave_out.contains(key),
-            (entries_max, bytes_max),
-        )?;
-        Ok(rows)
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        let mut seen = HashSet::new();
+        let mut from = Bound::Included(first);
+        loop {
+            let (page, has_more) = self.rows_in(
+                (from.as_ref().map(|key| &**key), Bound::Included(&*last)),
+                // Such a row is confirmed, but a commit has yet to remove it.
+                |key| !leave_out.contains(key),
+                (entries_max, bytes_max),
+            )?;
+            from = match page.last() {
+                Some(row) if has_more => Bound::Excluded(row.key()),
+                _ => Bound::Unbounded,
+            };
+            for row in page {
+                let key = &row.effect.key;
+                if refused.contains(key) && !seen.insert(key.clone()) {
+                    continue;
+                }
+                bytes += row.effect.data.len();
+                rows.push(row);
+                if rows.len() >= entries_max || bytes >= bytes_max {
+                    return Ok(rows);
+                }
+            }
+            if matches!(from, Bound::Unbounded) {
+                return Ok(rows);
+            }
+        }
     }
 
     /// Delayed rows of a target that are due, in the order of their times and after a key, without
@@ -498,17 +524,21 @@ impl Store {
 
     /// Whether the outbox has reached one of its limits; once it has, a tenth must be free before
     /// it has not.
-    pub fn is_outbox_full(&self, was_full: bool) -> bool {
+    pub fn is_outbox_full(&self) -> bool {
         let Options {
             outbox_entries_max,
             outbox_bytes_max,
             ..
         } = self.inner.options;
         // A tenth, so that a pipeline does not start and stop with every single row.
+        let was_full = self.inner.outbox.is_full.load(Ordering::Relaxed);
         let most = |most: u64| if was_full { most - most / 10 } else { most };
         let Waiting { entries, bytes, .. } = self.inner.outbox.waiting();
         // At least 1: a limit of 0 would never let anything through.
-        entries >= most(outbox_entries_max).max(1) || bytes >= most(outbox_bytes_max).max(1)
+        let is_full =
+            entries >= most(outbox_entries_max).max(1) || bytes >= most(outbox_bytes_max).max(1);
+        self.inner.outbox.is_full.store(is_full, Ordering::Relaxed);
+        is_full
     }
 
     /// Changes when rows become durable, and when some are removed.
@@ -517,10 +547,11 @@ impl Store {
     }
 
     /// Durable effects of a target in order, without confirmed ones, up to a number and about a
-    /// size. Blocking.
+    /// size; of each key in `refused` only the first one. Blocking.
     pub fn effects(
         &self,
         target: &str,
+        refused: &HashSet<String>,
         entries_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<Row>, Error> {
@@ -528,7 +559,7 @@ impl Store {
         let confirmed = self.inner.outbox.pending.lock().confirmed.clone();
         self.inner
             .file
-            .rows(target, &confirmed, entries_max, bytes_max)
+            .rows(target, &confirmed, refused, (entries_max, bytes_max))
     }
 
     /// Durable effects of a target that wait for a time, if that is not after `until_ns`, and that
@@ -716,7 +747,9 @@ mod tests {
     }
 
     fn sequences(store: &Store, target: &str) -> Vec<u64> {
-        let rows = store.effects(target, 100, usize::MAX).expect("reads");
+        let rows = store
+            .effects(target, &HashSet::new(), 100, usize::MAX)
+            .expect("reads");
         rows.into_iter().map(|row| row.place.sequence).collect()
     }
 
@@ -760,15 +793,15 @@ mod tests {
             step(&mut writer, position, &["a"]);
         }
         store.flush().expect("commits");
-        assert!(store.is_outbox_full(false));
-        store.confirm_effects((1..=2).map(|sequence| row("a", sequence).key()));
+        assert!(store.is_outbox_full());
+        store.confirm_effects([row("a", 1).key()]);
+        store.remove_confirmed_effects().expect("commits");
+        assert!(store.is_outbox_full(), "no more than a tenth is free again");
+        store.confirm_effects([row("a", 2).key()]);
         store.set_effect_mark("a", 99);
         assert_eq!(sequences(&store, "a"), (3..=10).collect::<Vec<_>>());
         store.remove_confirmed_effects().expect("commits");
-        assert!(
-            !store.is_outbox_full(true),
-            "more than a tenth is free again"
-        );
+        assert!(!store.is_outbox_full(), "more than a tenth is free again");
         step(&mut writer, 11, &["a"]);
         store.confirm_effects([row("a", 3).key()]);
         store.flush().expect("commits");

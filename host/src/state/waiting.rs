@@ -10,6 +10,9 @@ use super::outbox::OUTBOX;
 use super::{Error, Store};
 use crate::effects::{Place, Queue, Row, RowKey, keys_of, queue_of_key, row_key};
 
+/// Most rows, and about the most bytes, that are in memory while all are looked at.
+const PAGE: (usize, usize) = (1_000, 4 << 20);
+
 impl File {
     /// Rows in a range for which a check holds, up to a number and about a size, and whether a
     /// limit ended the search.
@@ -65,6 +68,28 @@ impl Store {
                 (entries_max, bytes_max),
             )
         })
+    }
+
+    /// Looks at all durable effects of a target, without confirmed ones. Blocking.
+    pub fn for_each_effect(&self, target: &str, mut look: impl FnMut(&Row)) -> Result<(), Error> {
+        for queue in [Queue::Ordered, Queue::Delayed, Queue::Conflict] {
+            let (first, last) = keys_of(target, queue).into_inner();
+            let mut from = Bound::Included(first);
+            loop {
+                let confirmed = self.inner.outbox.pending().confirmed;
+                let range = (from.as_ref().map(|key| &**key), Bound::Included(&*last));
+                let (rows, has_more) = guarded(|| {
+                    let is_waiting = |key: &[u8]| !confirmed.contains(key);
+                    self.inner.file.rows_in(range, is_waiting, PAGE)
+                })?;
+                rows.iter().for_each(&mut look);
+                let Some(row) = rows.last().filter(|_| has_more) else {
+                    break;
+                };
+                from = Bound::Excluded(row.key());
+            }
+        }
+        Ok(())
     }
 
     /// Durable effects at some places, without confirmed ones. Blocking.
