@@ -644,7 +644,16 @@ async fn others_leave_soon(stage: &Stage, left: u64, mut wanted: Vec<u64>, keys:
 
 #[tokio::test]
 async fn withdrawn_grant_of_a_delayed_message_holds_back_no_other_message() {
-    let stage = Stage::start(Target::Plain(Version::Newest)).await;
+    withdrawn_grant(Target::Plain(Version::Newest)).await;
+}
+
+#[tokio::test]
+async fn withdrawn_grant_of_a_delayed_message_holds_back_no_other_message_with_cursors() {
+    withdrawn_grant(Target::Cursors).await;
+}
+
+async fn withdrawn_grant(target: Target) {
+    let stage = Stage::start(target).await;
     stage.append(1, "later").await;
     stage
         .client()

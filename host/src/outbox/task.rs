@@ -407,6 +407,7 @@ impl Task {
         let has_cursor = found.as_ref().is_some_and(|found| found.through.is_some());
         *self.cursor.lock() = found;
         if has_cursor {
+            self.is_in_doubt.store(false, Ordering::Relaxed);
             return Ok(Vec::new());
         }
         let place = (&self.parts.store, self.name.as_str());
