@@ -654,6 +654,8 @@ async fn withdrawn_grant_of_a_delayed_message_holds_back_no_other_message_with_c
 
 async fn withdrawn_grant(target: Target) {
     let stage = Stage::start(target).await;
+    let first = stage.append(1, "one").await;
+    published(stage.client(), first).await;
     stage.append(1, "later").await;
     stage
         .client()
@@ -665,7 +667,7 @@ async fn withdrawn_grant(target: Target) {
         .await;
     let why = trouble(&stage).await;
     assert!(why.contains("no longer publish"), "{why}");
-    others_leave_soon(&stage, 1, Vec::new(), [2, 2, 2]).await;
+    others_leave_soon(&stage, 1, vec![first], [2, 2, 2]).await;
 }
 
 #[tokio::test]
