@@ -658,6 +658,9 @@ async fn withdrawn_grant(target: Target) {
     published(stage.client(), first).await;
     stage.append(1, "later").await;
     stage
+        .waits_until("have the delayed one", |outbox| outbox.delayed == 1)
+        .await;
+    stage
         .client()
         .deploy_with(
             REACTOR,
