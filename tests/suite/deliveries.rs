@@ -35,6 +35,14 @@ fn with_cursors() -> Config {
     }
 }
 
+/// The same, but the stream does not take the subject of the cursors.
+fn without_their_subject() -> Config {
+    Config {
+        subjects: vec!["out.>".to_owned()],
+        ..with_cursors()
+    }
+}
+
 /// Where messages go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
@@ -127,6 +135,13 @@ impl Stage {
         });
         let page: api::WaitingMessages = page.await.expect(200).json();
         page.messages
+    }
+
+    /// Edits the stream.
+    async fn edit(&self, config: Config) {
+        let (server, _) = self.server.as_ref().expect("it is a stream");
+        let context = server.jetstream().await;
+        context.update_stream(config).await.expect("it is edited");
     }
 
     /// Waits until the target has more messages, of which the host hears nothing.
@@ -699,4 +714,66 @@ async fn older_copy_of_the_state_sends_no_message_again_however_many_are_due() {
     stage.host.restart().await;
     published(stage.client(), last).await;
     assert_eq!(stage.causes().await.len(), 1_301);
+}
+
+#[tokio::test]
+async fn cursor_from_before_messages_that_were_sent_without_one_is_not_believed() {
+    let mut stage = Stage::start(Target::Cursors).await;
+    let mut sent = vec![stage.append(1, "one").await];
+    published(stage.client(), sent[0]).await;
+    stage.edit(without_their_subject()).await;
+    stage.host.kill();
+    stage.host.restart().await;
+    sent.push(stage.append(1, "one").await);
+    published(stage.client(), sent[1]).await;
+    stage.edit(with_cursors()).await;
+    // Still without: nothing was in doubt since.
+    stage.swallow(true);
+    sent.push(stage.append(1, "one").await);
+    stage.stores_more_than(2).await;
+    stage.host.kill();
+    stage.swallow(false);
+    // Longer than the window.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stage.host.restart().await;
+    published(stage.client(), sent[2]).await;
+    sent.push(stage.append(1, "one").await);
+    published(stage.client(), sent[3]).await;
+    assert_eq!(stage.causes().await, sent);
+    let shown = stage.waits_until("use cursors again", |outbox| {
+        outbox.targets[0].promise == Some(Promise::Exact)
+    });
+    shown.await;
+}
+
+#[tokio::test]
+async fn stream_that_takes_cursors_no_longer_gets_messages_without_and_again_with_them() {
+    let disabled = Config {
+        allow_atomic_publish: false,
+        ..with_cursors()
+    };
+    for without in [without_their_subject(), disabled] {
+        let mut stage = Stage::start(Target::Cursors).await;
+        let mut sent = Vec::new();
+        for (config, promise) in [
+            (with_cursors(), Promise::Exact),
+            (without, Promise::ReadBack),
+            (with_cursors(), Promise::Exact),
+        ] {
+            stage.edit(config).await;
+            if promise == Promise::Exact && !sent.is_empty() {
+                // Looked for after a start only: messages without cursors are not refused.
+                stage.host.kill();
+                stage.host.restart().await;
+            }
+            for _ in 0..2 {
+                let last = stage.append(1, "one").await;
+                let shown = published(stage.client(), last).await;
+                sent.push(last);
+                let outbox = shown.outbox.expect("it is a handler");
+                assert_eq!(outbox.targets[0].promise, Some(promise));
+            }
+        }
+        assert_eq!(stage.causes().await, sent);
+    }
 }

@@ -29,7 +29,7 @@ const BATCH_MAX: usize = 500;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Cursor {
     /// Effects up to this place are stored; none before the first cursor.
-    pub(super) through: Option<Place>,
+    through: Option<Place>,
     /// The sequence of the message that says so; 0 for none.
     sequence: u64,
     /// The subject of that message.
@@ -37,6 +37,11 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
+    /// The sequence of the message that says so, if there is one.
+    pub(super) fn sequence(&self) -> Option<u64> {
+        self.through.map(|_| self.sequence)
+    }
+
     /// The subject and the sequence of the message that says so.
     fn at(&self) -> (&str, u64) {
         (&self.subject, self.sequence)

@@ -58,12 +58,14 @@ pub(super) enum LookError {
     Subjects(#[from] subject::Error),
 }
 
-/// Finds out which of all effects that wait are stored, since it is in doubt.
+/// Finds out which of all effects that wait are stored, since it is in doubt; with the sequence of a
+/// cursor, which of those that may have been sent without one since.
 pub(super) async fn look(
     publisher: &Publisher,
     (store, target): (&Store, &str),
     lineage: Lineage,
     grants: &Grants,
+    cursor: Option<u64>,
 ) -> Result<Known, LookError> {
     let description = publisher.describe().await?;
     let window = Known {
@@ -79,7 +81,15 @@ pub(super) async fn look(
         promise: Promise::ReadBack,
         ..window
     };
-    let Some(mark) = store.effect_mark(target) else {
+    let mark = store.effect_mark(target);
+    let mark = match cursor {
+        None => mark,
+        // The mark may be of a stream that is gone.
+        Some(cursor) => {
+            Some(cursor.max(mark.filter(|mark| *mark <= description.last).unwrap_or(0)))
+        }
+    };
+    let Some(mark) = mark else {
         // Durable before the first message: a crash after it must not have to search the whole
         // stream.
         store.set_effect_mark(target, description.last);

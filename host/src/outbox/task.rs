@@ -88,6 +88,8 @@ pub(super) struct Task {
     is_in_doubt: AtomicBool,
     /// How far the lineage is in the stream, if the stream takes cursors.
     cursor: Mutex<Option<Cursor>>,
+    /// The stream refused something with a cursor: perhaps it takes none any more.
+    doubts_cursor: AtomicBool,
     /// By which delayed effects are due.
     clock: Clock,
     /// When the task started: the steady clock counts from here.
@@ -130,6 +132,7 @@ impl Task {
             // After a start nobody knows what was sent before.
             is_in_doubt: AtomicBool::new(true),
             cursor: Mutex::default(),
+            doubts_cursor: AtomicBool::new(false),
             clock: Clock::default(),
             begun: Instant::now(),
             delayed_after: None,
@@ -374,8 +377,8 @@ impl Task {
     ) -> Sent {
         let lineage = self.parts.lineage;
         // What the stream has already is confirmed without being sent, also if its grant is gone.
-        let stored = match self.stored(publisher).await {
-            Ok(stored) => stored,
+        let (stored, through) = match self.stored(publisher).await {
+            Ok(found) => found,
             Err(trouble) => return Sent::nothing(trouble),
         };
         let places: HashSet<Place> = stored.iter().map(|row| row.place).collect();
@@ -384,6 +387,7 @@ impl Task {
         }
         let mut sent = Sent {
             again: stored.len() as u64,
+            sequence: through,
             confirmed: stored,
             ..Sent::default()
         };
@@ -395,29 +399,41 @@ impl Task {
         sent
     }
 
-    /// Effects that wait although the stream has them, as far as that is in doubt and no cursor says
-    /// it.
-    async fn stored(&self, publisher: &Publisher) -> Result<Vec<Row>, String> {
-        if !self.is_in_doubt.load(Ordering::Relaxed) {
-            return Ok(Vec::new());
+    /// Effects that wait although the stream has them, as far as that is in doubt, and up to which
+    /// sequence nothing else is. A cursor says nothing about those that were sent without one: a
+    /// stream may be edited to take none for a while.
+    async fn stored(&self, publisher: &Publisher) -> Result<(Vec<Row>, u64), String> {
+        let is_in_doubt = self.is_in_doubt.load(Ordering::Relaxed);
+        if !is_in_doubt && !self.doubts_cursor.load(Ordering::Relaxed) {
+            return Ok((Vec::new(), 0));
         }
         let lineage = self.parts.lineage;
         let found = cursor::find(publisher, lineage, &self.name).await;
         let found = found.map_err(|error| error.to_string())?;
-        let has_cursor = found.as_ref().is_some_and(|found| found.through.is_some());
-        *self.cursor.lock() = found;
-        if has_cursor {
-            self.is_in_doubt.store(false, Ordering::Relaxed);
-            return Ok(Vec::new());
+        self.doubts_cursor.store(false, Ordering::Relaxed);
+        if !is_in_doubt && found.is_some() {
+            *self.cursor.lock() = found;
+            return Ok((Vec::new(), 0));
         }
+        let sequence = found.as_ref().and_then(Cursor::sequence);
+        *self.cursor.lock() = found;
         let place = (&self.parts.store, self.name.as_str());
-        let known = jetstream::look(publisher, place, lineage, &(self.parts.grants)()).await;
+        let grants = (self.parts.grants)();
+        let known = jetstream::look(publisher, place, lineage, &grants, sequence).await;
         let known = known.map_err(|error| error.to_string())?;
-        self.parts.status.change(&self.name, |target| {
-            (target.window, target.promise) = (Some(known.description.window), Some(known.promise));
-        });
+        if sequence.is_none() {
+            self.parts.status.change(&self.name, |target| {
+                (target.window, target.promise) =
+                    (Some(known.description.window), Some(known.promise));
+            });
+        }
         self.is_in_doubt.store(false, Ordering::Relaxed);
-        Ok(known.stored)
+        let through = match known.promise {
+            // It was not looked at.
+            Promise::Window => 0,
+            _ => known.description.last,
+        };
+        Ok((known.stored, through))
     }
 
     /// Sends effects that a stream does not have.
@@ -464,6 +480,8 @@ impl Task {
             });
         }
         self.is_in_doubt.store(sent.is_in_doubt, Ordering::Relaxed);
+        let is_refused = cursor.is_some() && sent.trouble.is_some();
+        self.doubts_cursor.store(is_refused, Ordering::Relaxed);
         sent
     }
 
