@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::stream::{Config, SubjectTransform};
 use foldstream::api::{self, GenerationStatus, Promise};
 use foldstream_tests::client::Client;
 use foldstream_tests::host::Host;
@@ -775,5 +775,81 @@ async fn stream_that_takes_cursors_no_longer_gets_messages_without_and_again_wit
             }
         }
         assert_eq!(stage.causes().await, sent);
+    }
+}
+
+#[tokio::test]
+async fn stream_that_transforms_subjects_promises_no_more_than_its_window() {
+    for (subjects, transformed) in [("out.>", "moved.>"), (">", "moved.>")] {
+        let mut stage = Stage::start(Target::Cursors).await;
+        stage
+            .edit(Config {
+                subject_transform: Some(SubjectTransform {
+                    source: subjects.to_owned(),
+                    destination: transformed.to_owned(),
+                }),
+                duplicate_window: Duration::from_secs(60),
+                allow_atomic_publish: subjects == ">",
+                ..with_cursors()
+            })
+            .await;
+        let first = stage.append(1, "one").await;
+        published(stage.client(), first).await;
+        for _ in 0..2 {
+            let before = stage.stored().await.len();
+            stage.swallow(true);
+            let last = stage.append(1, "one").await;
+            stage.stores_more_than(before).await;
+            stage.host.kill();
+            stage.swallow(false);
+            stage.host.restart().await;
+            let shown = published(stage.client(), last).await;
+            let target = &shown.outbox.expect("it is a handler").targets[0];
+            assert_eq!(target.promise, Some(Promise::Window), "{target:?}");
+        }
+        assert_eq!(stage.causes().await, [1, 2, 3]);
+    }
+}
+
+#[tokio::test]
+async fn older_copy_of_the_state_sends_nothing_again_that_it_makes_again_later() {
+    // Far from everything waits when the host looks at the stream.
+    let few = "[state]\noutbox_entries_max = 5\n[pipeline]\nbatch_events = 2\n";
+    for target in [Target::Plain(Version::Newest), Target::Cursors] {
+        let mut stage = Stage::start_with(target, few).await;
+        let first = stage.append(1, "one").await;
+        published(stage.client(), first).await;
+        stage.host.stop();
+        let file = stage.host.data_dir().join("state/reactor/1.redb");
+        let copy = std::fs::read(&file).expect("it is there");
+        stage.host.restart().await;
+        let what = ["one", "three", "past"];
+        let events: Vec<_> = (0..200)
+            .map(|number| event(number % 7, what[number as usize % 3]))
+            .collect();
+        let last = stage.client().append(&events).await.last_sequence;
+        published(stage.client(), last).await;
+        let before = stage.stored().await.len();
+
+        for kills in [0, 1] {
+            stage.host.kill();
+            std::fs::write(&file, &copy).expect("it is written");
+            // Longer than the window.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            stage.host.restart().await;
+            if kills > 0 {
+                // In the middle of it.
+                stage
+                    .waits_until("make some again", |outbox| outbox.entries > 0)
+                    .await;
+                stage.host.kill();
+                stage.host.restart().await;
+            }
+            published(stage.client(), last).await;
+            assert_eq!(stage.stored().await.len(), before, "{target:?}");
+        }
+        let last = stage.append(1, "one").await;
+        published(stage.client(), last).await;
+        assert_eq!(stage.stored().await.len(), before + 1, "{target:?}");
     }
 }

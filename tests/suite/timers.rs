@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use async_nats::jetstream::stream;
 use foldstream::api::{self, GenerationStatus};
 use foldstream_tests::client::Client;
 use foldstream_tests::host::Host;
@@ -489,9 +490,27 @@ async fn timers_of_a_stream_fire_through_kills_and_a_server_that_goes_away() {
 
 #[tokio::test]
 async fn stream_that_takes_no_firings_is_named_and_the_timers_wait() {
+    named_as_it_takes_no_firings(nats::stream_config("ALARMS", "alarm.>")).await;
+}
+
+#[tokio::test]
+async fn stream_that_stores_firings_under_another_subject_is_named_and_gets_none() {
+    let config = nats::stream_config("ALARMS", "alarm.>");
+    named_as_it_takes_no_firings(stream::Config {
+        subjects: vec!["alarm.>".to_owned(), "_fs.timers.>".to_owned()],
+        subject_transform: Some(stream::SubjectTransform {
+            source: "_fs.timers.>".to_owned(),
+            destination: "alarm.timers.>".to_owned(),
+        }),
+        ..config
+    })
+    .await;
+}
+
+async fn named_as_it_takes_no_firings(config: stream::Config) {
     let server = NatsServer::start().await;
     let jetstream = server.jetstream().await;
-    nats::create_stream(&jetstream, "ALARMS", "alarm.>").await;
+    nats::create_stream_with(&jetstream, config).await;
     let host = Host::start_on(&server, "ALARMS").await;
     host.client().deploy(ALARM, &guests::module(ALARM)).await;
     let data = json!({ "name": "tea" }).to_string();
@@ -513,4 +532,7 @@ async fn stream_that_takes_no_firings_is_named_and_the_timers_wait() {
         "{trouble}"
     );
     assert_eq!(timers.pending, 1);
+    let mut stream = jetstream.get_stream("ALARMS").await.expect("it is there");
+    let stored = stream.info().await.expect("it answers").state.messages;
+    assert_eq!(stored, 1, "only the event");
 }

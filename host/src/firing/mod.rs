@@ -85,6 +85,7 @@ impl Task {
             parts,
             under_way: BTreeMap::new(),
             publisher: None,
+            is_stored: false,
             clock: Clock::default(),
             deep_at: None,
             begun: Instant::now(),
@@ -125,6 +126,8 @@ struct Work {
     /// Firings whose timers are still pending in the file.
     under_way: BTreeMap<Due, Published>,
     publisher: Option<Publisher>,
+    /// Whether the stream takes firings, as far as is known.
+    is_stored: bool,
     clock: Clock,
     /// When the last timer of an endless row fired.
     deep_at: Option<Instant>,
@@ -352,7 +355,7 @@ impl Work {
                     Some(publisher) => publisher,
                     None => jetstream.publisher(),
                 };
-                let outcome = self.send(&publisher, ready).await;
+                let outcome = self.send(&publisher, jetstream.stream(), ready).await;
                 self.publisher = Some(publisher);
                 outcome
             }
@@ -371,7 +374,24 @@ impl Work {
         Ok(())
     }
 
-    async fn send(&mut self, publisher: &Publisher, ready: Vec<Ready>) -> Result<(), String> {
+    async fn send(
+        &mut self,
+        publisher: &Publisher,
+        stream: &str,
+        ready: Vec<Ready>,
+    ) -> Result<(), String> {
+        // The first ones, and those that did not come back.
+        if !self.is_stored || ready.iter().any(|ready| ready.attempt > 0) {
+            let stores = publisher.stores(&self.subject).await;
+            self.is_stored = stores.map_err(|error| error.to_string())?;
+            if !self.is_stored {
+                let subject = &self.subject;
+                return Err(format!(
+                    "stream {stream} stores no messages under subject {subject}, so no timer can fire; add it to the \
+                     subjects of the stream, and leave it out of its subject transform"
+                ));
+            }
+        }
         for ready in ready {
             let event = self.event(&ready);
             let message = Outgoing {

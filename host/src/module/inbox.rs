@@ -113,6 +113,10 @@ impl Inbox {
                 None => ("nats-msg-id", "", event.header("nats-msg-id")?.to_owned()),
             },
         };
+        // As for the server: no id at all.
+        if id.is_empty() {
+            return None;
+        }
         let mut hash = Sha256::new();
         for part in [place, &event.subject, source, &id] {
             hash.update((part.len() as u64).to_be_bytes());
@@ -201,6 +205,12 @@ mod tests {
         let with_both = [("ce-id", "7"), ("ce-source", "one"), ("nats-msg-id", "x")];
         assert_eq!(messages.id_of(&event("a", &with_both, "[]")), ce("one"));
         assert_eq!(messages.id_of(&event("a", &[], "{}")), None);
+        assert_eq!(
+            messages.id_of(&event("a", &[("nats-msg-id", "")], "{}")),
+            None
+        );
+        assert_eq!(headers.id_of(&event("a", &[("x-id", "")], "{}")), None);
+        assert_eq!(data.id_of(&event("a", &[], r#"{"id":""}"#)), None);
         assert_eq!(data.id_of(&event("a", &[], "no JSON")), None);
     }
 

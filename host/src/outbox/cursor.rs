@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::jetstream::{Conditions, outgoing};
@@ -24,6 +25,10 @@ use crate::source::jetstream::{BatchError, Outgoing, Publisher, Unavailable};
 
 /// Most effects that are stored together. The server takes a thousand messages.
 const BATCH_MAX: usize = 500;
+/// Most delayed effects on their way at once, each in a batch of its own: a server has 50 open ones
+/// per stream, for all that publish to it (`max_inflight_per_stream` in
+/// <https://docs.nats.io/reference/config/jetstream/limits/batch>).
+const DELAYED_IN_FLIGHT: usize = 8;
 
 /// How far a lineage is in a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -321,7 +326,7 @@ async fn judge(
     }
 }
 
-/// Sends delayed effects, one by one, each together with its note.
+/// Sends delayed effects, a few at a time, each together with its note.
 pub(super) async fn send_delayed(
     publisher: &Publisher,
     lineage: Lineage,
@@ -329,64 +334,86 @@ pub(super) async fn send_delayed(
     rows: Vec<Row>,
     conditions: &Conditions<'_>,
 ) -> Sent {
-    let mut sent = Sent::default();
-    for row in rows {
-        if *conditions.stopped.borrow() {
+    let send = |row| send_one_delayed(publisher, lineage, cursor, row, conditions);
+    let sending = futures_util::stream::iter(rows.into_iter().map(send));
+    let mut sending = sending.buffer_unordered(DELAYED_IN_FLIGHT);
+    let mut all = Sent::default();
+    while let Some((sent, refused)) = sending.next().await {
+        all.add(sent);
+        if let Some((message, words)) = refused {
+            // Each question leaves a batch open for a while, of which a stream has few.
+            if !all.leaves_refused {
+                let why = refusal(publisher, &message, words).await;
+                all.trouble.get_or_insert(why);
+            }
+            all.leaves_refused = true;
+        }
+        // A server that does not answer would not answer to the others either.
+        if all.is_in_doubt {
             break;
-        }
-        // Before each: without a connection every one of them would try to connect.
-        if let Err(error) = publisher.ready().await {
-            sent.trouble = Some(error.to_string());
-            break;
-        }
-        if let Some(denied) = (conditions.denied)(&row) {
-            // They have no order, so it holds nothing back.
-            sent.trouble = Some(denied);
-            sent.leaves_refused = true;
-            continue;
-        }
-        let mut note = Cursor {
-            through: None,
-            sequence: 0,
-            subject: cursor.note_subject(row.place),
-        };
-        let message = outgoing(&row, lineage);
-        let messages = std::slice::from_ref(&message);
-        let Err(error) = advance(publisher, &mut note, messages, row.place).await else {
-            sent.sequence = sent.sequence.max(note.sequence);
-            sent.confirmed.push(row);
-            continue;
-        };
-        // Its note is there, and so is it.
-        let is_stored = matches!(error, BatchError::Moved(_))
-            && matches!(is_noted(publisher, &note.subject).await, Ok(true));
-        if is_stored {
-            sent.again += 1;
-            sent.confirmed.push(row);
-            continue;
-        }
-        match judge(publisher, &message, &error, (note.at(), &note.subject)).await {
-            // From before the stream took cursors.
-            Found::Stored if advance(publisher, &mut note, &[], row.place).await.is_ok() => {
-                sent.again += 1;
-                sent.confirmed.push(row);
-            }
-            Found::Conflict(why) => sent.conflicts.push((row, why)),
-            Found::Refused(words) => {
-                // Each question leaves a batch open for a while, of which a stream has few.
-                if !sent.leaves_refused {
-                    sent.trouble = Some(refusal(publisher, &message, words).await);
-                }
-                sent.leaves_refused = true;
-            }
-            Found::Stored | Found::Unknown => {
-                sent.is_in_doubt = true;
-                sent.trouble = Some(error.to_string());
-                break;
-            }
         }
     }
-    sent
+    all
+}
+
+/// Sends one of them; also returns the message and what the client says if the stream refuses it.
+async fn send_one_delayed(
+    publisher: &Publisher,
+    lineage: Lineage,
+    cursor: &Cursor,
+    row: Row,
+    conditions: &Conditions<'_>,
+) -> (Sent, Option<(Outgoing, String)>) {
+    let mut sent = Sent::default();
+    if *conditions.stopped.borrow() {
+        return (sent, None);
+    }
+    // Before each: without a connection every one of them would try to connect.
+    if let Err(error) = publisher.ready().await {
+        sent.is_in_doubt = true;
+        sent.trouble = Some(error.to_string());
+        return (sent, None);
+    }
+    if let Some(denied) = (conditions.denied)(&row) {
+        // They have no order, so it holds nothing back.
+        sent.trouble = Some(denied);
+        sent.leaves_refused = true;
+        return (sent, None);
+    }
+    let mut note = Cursor {
+        through: None,
+        sequence: 0,
+        subject: cursor.note_subject(row.place),
+    };
+    let message = outgoing(&row, lineage);
+    let messages = std::slice::from_ref(&message);
+    let Err(error) = advance(publisher, &mut note, messages, row.place).await else {
+        sent.sequence = note.sequence;
+        sent.confirmed.push(row);
+        return (sent, None);
+    };
+    // Its note is there, and so is it.
+    let is_stored = matches!(error, BatchError::Moved(_))
+        && matches!(is_noted(publisher, &note.subject).await, Ok(true));
+    if is_stored {
+        sent.again = 1;
+        sent.confirmed.push(row);
+        return (sent, None);
+    }
+    match judge(publisher, &message, &error, (note.at(), &note.subject)).await {
+        // From before the stream took cursors.
+        Found::Stored if advance(publisher, &mut note, &[], row.place).await.is_ok() => {
+            sent.again = 1;
+            sent.confirmed.push(row);
+        }
+        Found::Conflict(why) => sent.conflicts.push((row, why)),
+        Found::Refused(words) => return (sent, Some((message, words))),
+        Found::Stored | Found::Unknown => {
+            sent.is_in_doubt = true;
+            sent.trouble = Some(error.to_string());
+        }
+    }
+    (sent, None)
 }
 
 /// Stores effects behind the cursor, and moves it.

@@ -12,7 +12,7 @@
 //! different keys leave side by side. So the order of a key holds even if one message is refused.
 //! Delayed effects begin in the order of their times, and one that is refused holds none back.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -39,6 +39,8 @@ pub(super) struct Known {
     pub(super) description: Description,
     /// Waiting effects that are stored.
     pub(super) stored: Vec<Row>,
+    /// Places of effects that are stored, and that the handler makes again: its state is older.
+    pub(super) ahead: BTreeSet<Place>,
 }
 
 /// Why nobody knows for now which effects are stored.
@@ -72,9 +74,11 @@ pub(super) async fn look(
         promise: Promise::Window,
         description,
         stored: Vec::new(),
+        ahead: BTreeSet::new(),
     };
-    // It may have removed what it stored, so only its window can recognise an id.
-    if !description.keeps {
+    // It may have removed what it stored, or have it under another subject, so only its window can
+    // recognise an id.
+    if !description.keeps || description.transforms {
         return Ok(window);
     }
     let read_back = Known {
@@ -121,10 +125,25 @@ pub(super) async fn look(
         None
     };
     match ids {
-        Some(ids) => Ok(Known {
-            stored: waiting(store, target, lineage, &ids).await?,
-            ..read_back
-        }),
+        Some(ids) => {
+            // Before the rows are read, so that none is in neither.
+            let position = store.durable_position();
+            let places: BTreeSet<_> = ids
+                .iter()
+                .filter_map(|id| Place::of_id(id, lineage))
+                .collect();
+            let stored = waiting(store, target, places.clone()).await?;
+            let mut ahead = places;
+            ahead.retain(|place| place.sequence >= position);
+            for row in &stored {
+                ahead.remove(&row.place);
+            }
+            Ok(Known {
+                stored,
+                ahead,
+                ..read_back
+            })
+        }
         None => {
             tracing::warn!(
                 target,
@@ -168,22 +187,18 @@ async fn of_other_subjects(
     Ok(subjects.into_iter().collect())
 }
 
-/// Effects that wait for a target, by their ids.
-async fn waiting(
+/// Effects that wait for a target at some places.
+pub(super) async fn waiting(
     store: &Store,
     target: &str,
-    lineage: Lineage,
-    ids: &HashSet<String>,
-) -> Result<Vec<Row>, LookError> {
-    let places: BTreeSet<_> = ids
-        .iter()
-        .filter_map(|id| Place::of_id(id, lineage))
-        .collect();
+    places: BTreeSet<Place>,
+) -> Result<Vec<Row>, state::Error> {
     if places.is_empty() {
         return Ok(Vec::new());
     }
     let store = store.clone();
-    let mut rows = tokio::task::spawn_blocking(move || store.rows_at(&places)).await??;
+    let read = tokio::task::spawn_blocking(move || store.rows_at(&places));
+    let mut rows = state::joined(read.await)?;
     rows.retain(|row| row.target == target);
     Ok(rows)
 }

@@ -9,6 +9,8 @@ mod jetstream;
 mod releaser;
 mod status;
 mod task;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use releaser::{Parts, Releaser};
 pub(crate) use status::Status;

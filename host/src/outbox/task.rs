@@ -1,6 +1,6 @@
 //! The task of an owner that sends its effects to one source.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -88,6 +88,10 @@ pub(super) struct Task {
     is_in_doubt: AtomicBool,
     /// How far the lineage is in the stream, if the stream takes cursors.
     cursor: Mutex<Option<Cursor>>,
+    /// Places of effects that the stream has, and that the handler makes again, because its state is
+    /// from a backup: they are not sent again. Until it has made all of them, the mark stays, so that
+    /// they are found again after a crash.
+    ahead: Mutex<BTreeSet<Place>>,
     /// The stream refused something with a cursor: perhaps it takes none any more.
     doubts_cursor: AtomicBool,
     /// By which delayed effects are due.
@@ -99,8 +103,8 @@ pub(super) struct Task {
     delayed_after: Option<RowKey>,
     /// Whether an effect with an order waited after the last attempt.
     holds_ordered: AtomicBool,
-    /// Keys of which an effect is refused: no later ones are read, so that they do not take the
-    /// place of other keys.
+    /// Keys of which a stream without cursors refuses an effect: no later ones are read, so that they
+    /// do not take the place of other keys.
     refused: Mutex<HashSet<String>>,
 }
 
@@ -132,6 +136,7 @@ impl Task {
             // After a start nobody knows what was sent before.
             is_in_doubt: AtomicBool::new(true),
             cursor: Mutex::default(),
+            ahead: Mutex::default(),
             doubts_cursor: AtomicBool::new(false),
             clock: Clock::default(),
             begun: Instant::now(),
@@ -202,12 +207,10 @@ impl Task {
         };
         let (store, name) = (self.parts.store.clone(), self.name.clone());
         let after = self.delayed_after.take();
-        let delayed_max = if self.cursor.get_mut().is_some() {
-            SINGLE_MAX
-        } else {
-            ROWS_MAX
-        };
-        let refused = std::mem::take(self.refused.get_mut());
+        // After a start nobody knows whether there is a cursor.
+        let may_be_single = *self.is_in_doubt.get_mut() || self.cursor.get_mut().is_some();
+        let delayed_max = if may_be_single { SINGLE_MAX } else { ROWS_MAX };
+        let refused = self.refused.get_mut().clone();
         let read = tokio::task::spawn_blocking(move || {
             let rows = store.effects(&name, &refused, ROWS_MAX, BYTES_MAX)?;
             let limits = (delayed_max, BYTES_MAX);
@@ -259,10 +262,11 @@ impl Task {
         let held: HashSet<String> = held.map(|(_, key)| key).collect();
         self.holds_ordered
             .store(!held.is_empty(), Ordering::Relaxed);
-        // A cursor of places passes none, whatever its key.
-        if self.cursor.lock().is_none() {
-            *self.refused.lock() = held;
-        }
+        *self.refused.lock() = if self.has_places() {
+            HashSet::new()
+        } else {
+            held
+        };
         let leaves_refused = sent.leaves_refused;
         let conflicts = std::mem::take(&mut sent.conflicts);
         let has_conflicts = !conflicts.is_empty();
@@ -279,6 +283,15 @@ impl Task {
         status.troubled(&self.name, trouble);
         self.confirm(sent).await;
         (outcome, leaves_refused)
+    }
+
+    /// Whether the target knows how far it has come by one place: it would pass an effect that was
+    /// left out.
+    fn has_places(&self) -> bool {
+        match &self.outlet {
+            Outlet::Embedded(_) => true,
+            Outlet::JetStream(_) => self.cursor.lock().is_some(),
+        }
     }
 
     /// Takes out effects whose grants are missing, and says so: an operator may have withdrawn a
@@ -377,7 +390,11 @@ impl Task {
     ) -> Sent {
         let lineage = self.parts.lineage;
         // What the stream has already is confirmed without being sent, also if its grant is gone.
-        let (stored, through) = match self.stored(publisher).await {
+        // Rows can be read a moment before the position of their commit.
+        let read = rows.iter().chain(&delayed).map(|row| row.place.sequence);
+        let position = self.parts.store.durable_position();
+        let position = read.max().unwrap_or(0).max(position);
+        let (stored, through) = match self.stored(publisher, position).await {
             Ok(found) => found,
             Err(trouble) => return Sent::nothing(trouble),
         };
@@ -391,6 +408,10 @@ impl Task {
             confirmed: stored,
             ..Sent::default()
         };
+        // They were read for a stream without cursors. The next round has all of them.
+        if self.has_places() && !self.refused.lock().is_empty() {
+            rows.clear();
+        }
         let withheld = self.withhold(&mut rows, &mut delayed);
         if !(rows.is_empty() && delayed.is_empty()) {
             sent.add(self.send_new(publisher, lineage, rows, delayed).await);
@@ -402,10 +423,18 @@ impl Task {
     /// Effects that wait although the stream has them, as far as that is in doubt, and up to which
     /// sequence nothing else is. A cursor says nothing about those that were sent without one: a
     /// stream may be edited to take none for a while.
-    async fn stored(&self, publisher: &Publisher) -> Result<(Vec<Row>, u64), String> {
+    async fn stored(
+        &self,
+        publisher: &Publisher,
+        position: u64,
+    ) -> Result<(Vec<Row>, u64), String> {
         let is_in_doubt = self.is_in_doubt.load(Ordering::Relaxed);
         if !is_in_doubt && !self.doubts_cursor.load(Ordering::Relaxed) {
-            return Ok((Vec::new(), 0));
+            let stored = self
+                .made_again(position)
+                .await
+                .map_err(|error| error.to_string())?;
+            return Ok((stored, 0));
         }
         let lineage = self.parts.lineage;
         let found = cursor::find(publisher, lineage, &self.name).await;
@@ -427,6 +456,7 @@ impl Task {
                     (Some(known.description.window), Some(known.promise));
             });
         }
+        *self.ahead.lock() = known.ahead;
         self.is_in_doubt.store(false, Ordering::Relaxed);
         let through = match known.promise {
             // It was not looked at.
@@ -434,6 +464,25 @@ impl Task {
             _ => known.description.last,
         };
         Ok((known.stored, through))
+    }
+
+    /// Effects up to a position that the handler has made again, and that the stream has.
+    async fn made_again(&self, position: u64) -> Result<Vec<Row>, state::Error> {
+        let next = Place {
+            sequence: position.saturating_add(1),
+            sub: 0,
+            index: 0,
+        };
+        let made: BTreeSet<Place> = self.ahead.lock().range(..next).copied().collect();
+        let rows = jetstream::waiting(&self.parts.store, &self.name, made).await?;
+        let mut ahead = self.ahead.lock();
+        // What does not wait is not made any more, or was confirmed. At the position itself there may
+        // be more: an event that was parked is retried behind others.
+        ahead.retain(|place| place.sequence >= position);
+        for row in &rows {
+            ahead.remove(&row.place);
+        }
+        Ok(rows)
     }
 
     /// Sends effects that a stream does not have.
@@ -586,7 +635,8 @@ impl Task {
             .parts
             .store
             .confirm_effects(confirmed.iter().map(Row::key));
-        if sequence > 0 && !self.is_in_doubt.load(Ordering::Relaxed) {
+        let is_known = !self.is_in_doubt.load(Ordering::Relaxed) && self.ahead.lock().is_empty();
+        if sequence > 0 && is_known {
             // Nothing that waits is stored, so whatever is stored from now on comes after it.
             let mark = self.parts.store.effect_mark(&self.name).unwrap_or(0);
             self.parts
@@ -646,9 +696,7 @@ impl Task {
             Outlet::Embedded(_) => !holds_ordered,
             Outlet::JetStream(publisher) => {
                 let is_in_doubt = self.is_in_doubt.load(Ordering::Relaxed);
-                // A cursor of places passes none that is refused.
-                let is_held = holds_ordered && self.cursor.lock().is_some();
-                publisher.is_up() && !is_in_doubt && !is_held
+                publisher.is_up() && !is_in_doubt && !(holds_ordered && self.has_places())
             }
         }
     }

@@ -276,7 +276,8 @@ fn check_owner(owner: &Owner, store: &Store) -> Result<(), OwnerMismatch> {
         found => Err(OwnerMismatch::new(format!(
             "the state file of {name} does not own its effects (it has {}, the catalogue has {}), \
              so it is another file or an older copy; nothing is handled or published; restore \
-             catalogue and state from one backup, or delete {name} and deploy it again",
+             catalogue and state from one backup, or build the state again: `foldstream rebuild {name} \
+             --accept-lost-effects` (its help says for which events that publishes)",
             found.map_or("no owner".to_owned(), words),
             words(wanted)
         ))),

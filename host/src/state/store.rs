@@ -528,6 +528,12 @@ impl Store {
         Ok(())
     }
 
+    /// The position of the last commit; 0 before the first one.
+    pub fn durable_position(&self) -> u64 {
+        let durable = self.inner.durable.borrow();
+        durable.as_ref().map_or(0, |checkpoint| checkpoint.position)
+    }
+
     /// Whether a commit failed, so that the store must be reopened.
     pub fn has_failed(&self) -> bool {
         self.inner.failed.load(Ordering::Acquire)

@@ -19,7 +19,6 @@ use super::headers::Block;
 use super::link::{Link, Trouble};
 use super::open::trouble;
 use super::wire::{Api, StreamConfig, StreamInfo};
-use crate::subject::Pattern;
 use crate::timestamp;
 
 /// How long a confirmation may take.
@@ -130,6 +129,8 @@ pub struct Description {
     pub window: Duration,
     /// Whether it keeps messages long enough to find out later what it has stored.
     pub keeps: bool,
+    /// Whether it stores some messages under other subjects, where nobody looks for them.
+    pub transforms: bool,
     /// Whether it stores several messages at once, or none.
     pub is_atomic: bool,
     /// Whether messages may have a time to live of their own.
@@ -203,13 +204,10 @@ impl Publisher {
         Ok(info.map_err(|error| trouble(&self.settings.stream, &error))?)
     }
 
-    /// Connects if it must, and finds out whether the stream stores messages to a subject, as far
-    /// as its settings say. An error says why that is not known.
+    /// Connects if it must, and finds out whether the stream stores messages to a subject, and under
+    /// it, as far as its settings say. An error says why that is not known.
     pub async fn stores(&self, subject: &str) -> Result<bool, Unavailable> {
-        let config = self.stream_info().await?.config;
-        let takes =
-            |taken: &String| Pattern::parse(taken).is_ok_and(|pattern| pattern.matches(subject));
-        Ok(config.subjects.iter().any(takes))
+        Ok(self.stream_info().await?.config.stores(subject))
     }
 
     /// Connects if it must, and describes the stream.
@@ -219,6 +217,7 @@ impl Publisher {
         Ok(Description {
             window: Duration::from_nanos(info.config.duplicate_window),
             keeps: keeps(&info.config),
+            transforms: info.config.subject_transform.is_some(),
             is_atomic: info.config.allow_atomic,
             // A server that does not know it does not repeat it.
             takes_ttl: info.config.allow_msg_ttl,

@@ -12,6 +12,8 @@ use async_nats::{Client, Message};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::subject::Pattern;
+
 /// How long the API may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// How long it may take to create a consumer: on a stream of hundreds of millions of events the
@@ -119,6 +121,7 @@ pub(super) struct StreamConfig {
     pub(super) consumer_limits: ConsumerLimits,
     pub(super) mirror: Option<MirrorConfig>,
     pub(super) sources: Option<Vec<serde::de::IgnoredAny>>,
+    pub(super) subject_transform: Option<SubjectTransform>,
     pub(super) metadata: BTreeMap<String, String>,
 }
 
@@ -128,6 +131,24 @@ impl StreamConfig {
         let level = self.metadata.get("_nats.level");
         level.and_then(|level| level.parse().ok()).unwrap_or(0)
     }
+
+    /// Whether the stream stores messages to a subject, and under it, as far as its settings say.
+    pub(super) fn stores(&self, subject: &str) -> bool {
+        let matches =
+            |pattern: &str| Pattern::parse(pattern).is_ok_and(|pattern| pattern.matches(subject));
+        let transform = self.subject_transform.as_ref();
+        let is_moved =
+            transform.is_some_and(|transform| transform.src.is_empty() || matches(&transform.src));
+        !is_moved && self.subjects.iter().any(|taken| matches(taken))
+    }
+}
+
+/// A stream stores messages under other subjects than they were published to.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct SubjectTransform {
+    /// The subjects that it changes; empty for all.
+    pub(super) src: String,
 }
 
 /// Limits of the stream for its consumers; 0 is no limit.
