@@ -91,7 +91,7 @@ async fn effects_that_waited_for_a_grant_are_all_appended_in_their_order() {
             &store,
             &mut writer,
             sequence,
-            ["a", "a", "b"][sequence as usize % 3],
+            ["b", "a", "a"][sequence as usize % 3],
         );
     }
     let grants = Arc::new(Mutex::new(Grants::default()));
@@ -129,7 +129,7 @@ async fn effects_that_waited_for_a_grant_are_all_appended_in_their_order() {
     let (events, _) = log.read(0, None, 100, usize::MAX).expect("reads");
     let subjects: Vec<&str> = events.iter().map(|event| &*event.subject).collect();
     let wanted: Vec<String> = (1..=20)
-        .map(|sequence| format!("out.{}.{sequence}", ["a", "a", "b"][sequence % 3]))
+        .map(|sequence| format!("out.{}.{sequence}", ["b", "a", "a"][sequence % 3]))
         .collect();
     assert_eq!(subjects, wanted);
     let stopped = tokio::task::spawn_blocking(move || releaser.stop());
