@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_is_told_to_remove_a_state_for_a_limit_of_the_process() {
+    fn nobody_is_asked_to_remove_a_state_for_a_limit_of_the_process() {
         let told = of_file(&Errno::MFILE.into()).expect("something helps");
         assert!(
             told.contains("LimitNOFILE") && !told.contains("remove"),

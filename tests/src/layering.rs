@@ -1,5 +1,5 @@
 //! The rules of our own code that a compiler does not check: which file may name which crate and
-//! which layer, how long files and functions may be. It reads text, formatted by rustfmt, and knows
+//! which layer, how long files and functions may be, which words names do without. It reads text, formatted by rustfmt, and knows
 //! nothing of types.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -129,6 +129,19 @@ const CLI_FORBIDDEN: &[&str] = &[
     "serve",
 ];
 
+/// Words that names do without, each with the plain one; names are compared in lower case, between
+/// underscores.
+const WORDS: &[(&str, &str)] = &[
+    ("anew", "again"),
+    ("are_told", "are_reported"),
+    ("beside", "alongside"),
+    ("go_on", "continue"),
+    ("goes_on", "continues"),
+    ("is_told", "is_reported"),
+    ("what_serves", "active_generation"),
+    ("whoever", "no_matter_who"),
+];
+
 /// A rule that a file breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
@@ -246,6 +259,7 @@ fn level(module: &str) -> Option<usize> {
 /// The violations of one file, given its path in the repository.
 pub fn check_file(path: &str, text: &str) -> Vec<Violation> {
     let mut violations = lengths(path, text);
+    violations.extend(words(path, text));
     if let Some(inner) = path.strip_prefix("host/src/") {
         let module = module_of(inner);
         // `lib` and `main` name every layer.
@@ -420,6 +434,26 @@ fn without_comment(line: &str) -> String {
         };
     }
     code
+}
+
+/// Names with a word that they do without.
+fn words(path: &str, text: &str) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let code = without_comment(line);
+        let in_name = |character: char| character.is_alphanumeric() || character == '_';
+        for name in code.split(|character| !in_name(character)) {
+            let apart = format!("_{}_", name.to_lowercase());
+            let found = WORDS
+                .iter()
+                .find(|(word, _)| apart.contains(&format!("_{word}_")));
+            violations.extend(found.map(|(word, plain)| Violation {
+                place: format!("{path}:{}", number + 1),
+                rule: format!("{name} has the word {word}; say {plain}"),
+            }));
+        }
+    }
+    violations
 }
 
 /// Files and functions that are too long.

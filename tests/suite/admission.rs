@@ -159,7 +159,7 @@ async fn a_first_start_makes_a_token_that_commands_of_its_user_find() {
 }
 
 #[tokio::test]
-async fn other_users_find_no_token_and_are_told_what_to_do() {
+async fn other_users_find_no_token_and_learn_what_to_do() {
     let host = Bare::start("").await;
     let home = tempfile::tempdir().expect("a temporary folder");
     let append = |more: &[&str]| {

@@ -130,7 +130,7 @@ async fn every_invalid_event_is_refused_by_the_name_of_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn every_valid_event_is_taken_and_told_by_source_and_id() {
+async fn every_valid_event_is_taken_and_reported_by_source_and_id() {
     let host = Host::start().await;
     let client = host.client();
     assert_eq!(
@@ -435,7 +435,7 @@ async fn what_is_exported_as_cloud_events_comes_back_equal() {
 }
 
 #[tokio::test]
-async fn times_that_would_go_back_are_told_or_refused() {
+async fn times_that_would_go_back_are_reported_or_refused() {
     let host = Host::start().await;
     let now = cli::on(&host, &["events", "append", "a.b", "{}"]).expect(0);
     assert_eq!((now.stdout.as_str(), now.stderr.as_str()), ("1\n", ""));

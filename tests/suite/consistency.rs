@@ -306,7 +306,7 @@ async fn a_resume_point_that_is_no_longer_known_is_said_so() {
 }
 
 #[tokio::test]
-async fn reads_go_on_while_a_deployment_is_replaced_by_another() {
+async fn reads_continue_while_a_deployment_is_replaced_by_another() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;
     stage.publish(1_000).await;
     stage.assert_ledger_equals_model().await;

@@ -392,7 +392,7 @@ async fn another_gate_for_a_candidate_that_is_there_is_compared_again() {
 }
 
 #[tokio::test]
-async fn a_fold_that_is_stopped_is_verified_up_to_there_and_the_cause_is_told() {
+async fn a_fold_that_is_stopped_is_verified_up_to_there_and_the_cause_is_reported() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;
     stage.publish(300).await;
     append_poison(&stage).await;

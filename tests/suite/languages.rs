@@ -203,10 +203,10 @@ async fn first_projection(language: &Language) {
     assert!(failure.message.contains(language.told[0]), "{failure:?}");
     host.prints(language.told[1]).await;
 
-    broken_source_is_told(language, &project, &source);
+    broken_source_is_reported(language, &project, &source);
 }
 
-fn broken_source_is_told(language: &Language, project: &Path, source: &Path) {
+fn broken_source_is_reported(language: &Language, project: &Path, source: &Path) {
     std::fs::write(source, "this is (no program").expect("written");
     let refused = run_in(project, &["foldstream", "build"]).expect(1).stderr;
     let file = source.file_name().expect("it has one").to_string_lossy();

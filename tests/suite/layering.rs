@@ -83,6 +83,19 @@ fn a_module_without_a_layer_is_found() {
 }
 
 #[test]
+fn a_name_with_a_word_that_is_not_plain_is_found() {
+    let text = "// goes on\nfn a_fold_goes_on() {\n    let s = \"anew\";\n}\nconst BESIDE: u8 = \
+                0;\nfn besides() {}\n";
+    assert_eq!(
+        rules("tests/suite/swap.rs", text),
+        [
+            "a_fold_goes_on has the word goes_on; say continues",
+            "BESIDE has the word beside; say alongside"
+        ]
+    );
+}
+
+#[test]
 fn a_dependency_that_no_file_names_is_found() {
     let manifest = "[package]\nname = \"a\"\n[dependencies]\nserde.workspace = \
                     true\nhumantime-serde = \"1\"\n# why\nbackon = { version = \"1\" \

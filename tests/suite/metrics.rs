@@ -173,7 +173,7 @@ async fn positions_lag_and_counts_move_with_the_events() {
 }
 
 #[tokio::test]
-async fn lag_grows_while_paused_and_states_are_told_apart() {
+async fn lag_grows_while_paused_and_states_are_distinguished() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;
     stage.publish(10).await;
     stage.assert_ledger_equals_model().await;

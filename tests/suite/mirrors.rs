@@ -121,7 +121,7 @@ async fn verified(client: &Client, name: &str, parameters: &str) -> api::Verific
 }
 
 #[tokio::test]
-async fn what_a_mirror_of_some_subjects_has_lost_is_told_and_counted() {
+async fn what_a_mirror_of_some_subjects_has_lost_is_reported_and_counted() {
     let transformed = stream::Config {
         mirror: Some(stream::Source {
             name: ORIGIN.to_owned(),
@@ -175,7 +175,7 @@ async fn what_a_mirror_of_some_subjects_has_lost_is_told_and_counted() {
 }
 
 #[tokio::test]
-async fn what_a_limit_of_a_mirror_has_removed_is_told() {
+async fn what_a_limit_of_a_mirror_has_removed_is_reported() {
     let mut bed = Bed::start(stream::Config {
         max_messages: 10,
         discard: stream::DiscardPolicy::Old,

@@ -232,7 +232,7 @@ async fn a_stream_that_is_replaced_while_a_state_is_built_does_not_take_its_plac
 }
 
 #[tokio::test]
-async fn a_purge_by_subject_while_paused_is_told_and_can_be_accepted() {
+async fn a_purge_by_subject_while_paused_is_reported_and_can_be_accepted() {
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
     stage.publish(50).await;
     stage.assert_ledger_equals_model().await;

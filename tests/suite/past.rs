@@ -260,7 +260,7 @@ async fn verified(client: &Client, name: &str, parameters: &str) -> api::Verific
 }
 
 #[tokio::test]
-async fn what_keeps_a_fold_aside_from_getting_on_is_told() {
+async fn what_holds_up_a_side_fold_is_reported() {
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
     let last = stage.publish(300).await;
     stage.client().reached(LEDGER, last).await;

@@ -358,7 +358,7 @@ async fn a_paused_candidate_keeps_no_other_from_its_turn() {
 }
 
 #[tokio::test]
-async fn a_stream_that_was_made_anew_is_folded_anew_and_served() {
+async fn a_stream_that_was_created_again_is_folded_again_and_served() {
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
     stage.publish(500).await;
     stage.assert_ledger_equals_model().await;

@@ -302,7 +302,7 @@ async fn comparison_shows_the_parts_of_a_value_that_differ() {
 }
 
 #[tokio::test]
-async fn comparison_allows_what_was_named_or_stands_in_a_file_of_rules() {
+async fn comparison_allows_what_was_named_or_is_in_a_file_of_rules() {
     let stage = stage(500, "").await;
     let host = &stage.host;
     let kept = deploy(

@@ -402,7 +402,7 @@ async fn a_module_that_hangs_keeps_no_log_from_its_retention() {
 }
 
 #[tokio::test]
-async fn a_log_storm_is_cut_off_and_the_module_goes_on() {
+async fn a_log_storm_is_cut_off_and_the_module_continues() {
     let mut stage = stage().await;
     let last = stage
         .client()
@@ -459,7 +459,7 @@ async fn a_failure_survives_a_restart() {
 }
 
 #[tokio::test]
-async fn queries_that_misbehave_are_refused_and_the_deployment_goes_on() {
+async fn queries_that_misbehave_are_refused_and_the_deployment_continues() {
     let stage = stage().await;
     let client = stage.client();
     client.append(&[event("note one")]).await;

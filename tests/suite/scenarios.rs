@@ -425,7 +425,7 @@ scenarios:
 ";
 
 #[test]
-fn exploring_finds_the_smallest_scenario_and_writes_it_beside_the_file() {
+fn exploring_finds_the_smallest_scenario_and_writes_it_next_to_the_file() {
     let files = Files::new();
     let scenarios = files.write(
         "stumbling.yaml",

@@ -432,7 +432,7 @@ async fn progress_of_a_build_is_counted_from_where_the_stream_begins() {
 }
 
 #[tokio::test]
-async fn a_panic_is_told_with_its_message_and_place() {
+async fn a_panic_is_reported_with_its_message_and_place() {
     let stage = Stage::start(Kind::Embedded).await;
     stage
         .client()

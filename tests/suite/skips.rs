@@ -296,7 +296,7 @@ async fn what_is_left_out_is_shown_wherever_one_looks() {
 }
 
 #[tokio::test]
-async fn events_are_left_out_wherever_they_stand_in_a_batch() {
+async fn events_are_left_out_wherever_they_are_in_a_batch() {
     let bed = Bed::start(Kind::JetStream).await;
     let notes: Vec<String> = (1..=300).map(|number| format!("note {number}")).collect();
     let mut verbs: Vec<&str> = notes.iter().map(String::as_str).collect();

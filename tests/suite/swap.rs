@@ -11,7 +11,7 @@ use foldstream_tests::wait;
 use reqwest::Method;
 
 on_both_sources! {
-    a_new_version_is_built_beside_the_old_one_and_takes_over
+    a_new_version_is_built_alongside_the_old_one_and_takes_over
     the_same_state_version_inherits_the_state
     a_module_that_fails_on_the_state_it_inherited_is_put_back
     a_migration_gives_what_a_fold_would_give
@@ -20,7 +20,7 @@ on_both_sources! {
     rebuilds_resume_after_a_kill
 }
 
-async fn a_new_version_is_built_beside_the_old_one_and_takes_over(kind: Kind) {
+async fn a_new_version_is_built_alongside_the_old_one_and_takes_over(kind: Kind) {
     let mut stage = Stage::with_ledger(kind).await;
     stage.publish(3_000).await;
     let deployed = stage
@@ -499,7 +499,7 @@ async fn a_sample_states_what_it_proves() {
 }
 
 #[tokio::test]
-async fn a_rollback_beyond_its_time_says_so_and_rebuilds_when_told() {
+async fn a_rollback_beyond_its_time_says_so_and_rebuilds_when_asked() {
     let mut stage = Stage::start_with(Kind::Embedded, "[rollout]\nkeep_previous = \"1ms\"\n").await;
     stage.deploy_ledger().await;
     stage.publish(300).await;
@@ -706,7 +706,7 @@ async fn pages_of_one_generation_stay_of_it_while_another_takes_over() {
 }
 
 #[tokio::test]
-async fn a_watch_is_told_to_begin_again_when_another_generation_takes_over() {
+async fn a_watch_is_asked_to_begin_again_when_another_generation_takes_over() {
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
     let last = stage.publish(500).await;
     stage.client().reached(LEDGER, last).await;

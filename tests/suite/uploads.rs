@@ -313,7 +313,7 @@ async fn hostile_module_in_the_data_folder_fails_its_deployment_alone() {
         digest.clone_from(&bears);
         stage.host.restart().await;
         // What may only be a lack of memory or time is tried again now and then; the rest fails.
-        let is_told = |shown: &api::Deployment| {
+        let is_reported = |shown: &api::Deployment| {
             matches!(
                 shown.state,
                 DeploymentState::Failed | DeploymentState::Retrying
@@ -321,7 +321,7 @@ async fn hostile_module_in_the_data_folder_fails_its_deployment_alone() {
         };
         let shown = stage
             .client()
-            .show_when("bomb", "say what is wrong with its module", is_told)
+            .show_when("bomb", "say what is wrong with its module", is_reported)
             .await;
         let failure = shown.failure.as_ref().expect("it was just looked at");
         assert_eq!(

@@ -216,7 +216,7 @@ impl Projection for Visits {
 }
 
 #[test]
-fn entries_stand_in_the_order_of_their_parts() {
+fn entries_are_in_the_order_of_their_parts() {
     let mut visits = Harness::<Visits>::new();
     visits.given([
         event("visits.b", json!(1)).at("2026-01-02T00:00:00Z"),

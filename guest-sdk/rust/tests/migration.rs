@@ -87,7 +87,7 @@ fn refusal(from_version: u32, key: &str, value: foldstream_sdk::testing::Value) 
 }
 
 #[test]
-fn migrating_gives_what_folding_gives_and_goes_on_from_there() {
+fn migrating_gives_what_folding_gives_and_continues_from_there() {
     let mut old = Harness::<First>::new();
     let mut folded = Harness::<Second>::new();
     // Names that are escaped in keys, and an entry that a later version has in another order.
@@ -187,7 +187,7 @@ fn entries_are_kept_as_they_are_or_left_out() {
 }
 
 #[test]
-fn a_table_has_what_stands_behind_its_name_and_a_slash() {
+fn a_table_has_what_follows_its_name_and_a_slash() {
     let harness = anything(&[
         ("t", "where"),
         ("t-x/1", "where"),

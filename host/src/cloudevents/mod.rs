@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_types_are_told_apart_whatever_their_case_and_parameters() {
+    fn content_types_are_distinguished_whatever_their_case_and_parameters() {
         for (text, expected) in [
             ("application/cloudevents+json", Some(Form::Structured)),
             (

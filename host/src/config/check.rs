@@ -19,7 +19,7 @@ const BATCH_EVENTS_MAX: usize = 65_536;
 pub const QUERIES_MAX: usize = 1_024;
 /// Instances that should remain for queries and candidates when the host has as many deployments as
 /// allowed.
-const INSTANCES_BESIDE: usize = 64;
+const INSTANCES_FOR_QUERIES: usize = 64;
 /// An older memtable makes the replay after a crash noticeably long.
 const FLUSH_INTERVAL_USUAL_MAX: Duration = Duration::from_secs(60);
 /// Longest name of a source, in bytes.
@@ -199,12 +199,12 @@ impl Config {
         findings.positive("modules.instances_max", modules.instances_max);
         findings.positive("modules.host_calls_max", modules.host_calls_max);
         // One instance for each deployment, and some for what comes in addition.
-        let wanted = self.limits.deployments.saturating_add(INSTANCES_BESIDE);
+        let wanted = self.limits.deployments.saturating_add(INSTANCES_FOR_QUERIES);
         if modules.instances_max > 0 && (modules.instances_max as usize) < wanted {
             findings.warning(
                 "modules.instances_max",
                 format!(
-                    "leaves fewer than {INSTANCES_BESIDE} instances for queries and rebuilds in \
+                    "leaves fewer than {INSTANCES_FOR_QUERIES} instances for queries and rebuilds in \
                      addition to limits.deployments; raise it to {wanted}, or lower the other"
                 ),
             );

@@ -361,13 +361,13 @@ fn values_of_a_wrong_type_are_named_with_what_is_expected() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once() {
+fn all_mistakes_are_reported_at_once() {
     let mistakes = from_file("[serve]\nlisen = 1\nwait_max = 30\n").expect_err("two mistakes");
     assert_eq!(mistakes.len(), 2, "{mistakes:?}");
 }
 
 #[test]
-fn broken_toml_is_told_with_its_line() {
+fn broken_toml_is_reported_with_its_line() {
     let said = mistake("[serve]\nlisten = \n");
     assert!(said.starts_with("2: is not valid TOML: "), "{said}");
     let said = mistake("[limits]\ndeployments = 1\ndeployments = 2\n");
@@ -444,7 +444,7 @@ fn environment_of_others_is_left_alone() {
 }
 
 #[test]
-fn variable_that_lacks_an_underscore_is_told_its_right_name() {
+fn variable_that_lacks_an_underscore_is_refused_with_its_right_name() {
     for (name, right) in [
         ("FOLDSTREAM_SERVE_LISTEN", "FOLDSTREAM_SERVE__LISTEN"),
         (

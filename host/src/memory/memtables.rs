@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_holds_half_a_fair_part_yields_once_the_budget_is_exceeded() {
+    fn a_holder_of_half_a_fair_part_yields_once_the_budget_is_exceeded() {
         let budget = Arc::new(Budget::new(1_000));
         let mut shares: Vec<Share> = (0..10).map(|_| Share::of(&budget)).collect();
         shares.iter_mut().for_each(|share| share.set(100));

@@ -101,7 +101,7 @@ fn series_of_a_deleted_deployment_go_away() {
 }
 
 #[test]
-fn the_disk_is_told_for_each_deployment_and_in_all() {
+fn the_disk_is_reported_for_each_deployment_and_in_all() {
     let metrics = Metrics::new();
     let deployments = [("orders".to_owned(), 8_192)].into();
     let usage = Usage {
@@ -130,7 +130,7 @@ fn the_disk_is_told_for_each_deployment_and_in_all() {
 }
 
 #[test]
-fn parts_of_the_memory_budget_are_told_with_what_they_were_refused() {
+fn parts_of_the_memory_budget_are_reported_with_what_they_were_refused() {
     let metrics = Metrics::new();
     let part = |name: &str, used_bytes, refused| MemoryPart {
         name: name.to_owned(),

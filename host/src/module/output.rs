@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_storm_of_lines_is_cut_and_told_of_now_and_then() {
+    fn a_storm_of_lines_is_cut_and_reported_now_and_then() {
         let (flow, begin) = (Flow::default(), Instant::now());
         let at = |ms: u64| begin + Duration::from_millis(ms);
         let passed = (0..2_000).filter(|_| flow.take(100, at(0)).0).count();

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn effects_are_stored_once_whoever_sends_them_again() {
+    fn effects_are_stored_once_no_matter_who_sends_them_again() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("log.redb");
         let log = Log::open(&path, log::Options::default()).expect("opens");

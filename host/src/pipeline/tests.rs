@@ -618,7 +618,7 @@ fn a_search_for_a_failing_event_ends_with_the_call_that_runs_when_something_else
 }
 
 #[test]
-fn a_search_that_was_interrupted_goes_on_where_it_was() {
+fn a_search_that_was_interrupted_continues_where_it_was() {
     let stage = Stage::with_events(2_048);
     let running = stage.start(Arc::new(|event, _| {
         (event.sequence == 2_000).then(|| {
@@ -692,7 +692,7 @@ fn a_passing_failure_is_tried_again_and_leaves_no_trace() {
 }
 
 #[test]
-fn a_failed_pipeline_goes_on_at_the_event_that_failed() {
+fn a_failed_pipeline_continues_at_the_event_that_failed() {
     let mut stage = Stage::with_events(100);
     assert!(matches!(
         stage.run(Arc::new(
@@ -760,7 +760,7 @@ fn set_ceiling(stage: &Stage, ceiling: Ceiling, epoch: u64) {
 }
 
 #[test]
-fn a_pipeline_stands_at_its_ceiling_durable_and_goes_on_when_it_is_lifted() {
+fn a_pipeline_is_durable_at_its_ceiling_and_continues_when_it_is_lifted() {
     let stage = Stage::with_events(5_000);
     set_ceiling(&stage, Ceiling::Position(1_234), 1);
     let running = stage.start(peaceful());
@@ -796,7 +796,7 @@ fn a_pipeline_stands_at_its_ceiling_durable_and_goes_on_when_it_is_lifted() {
 }
 
 #[test]
-fn what_stands_is_durable_even_if_the_process_dies_then() {
+fn a_pipeline_at_its_ceiling_is_durable_even_if_the_process_dies_then() {
     let stage = Stage::with_events(3_000);
     set_ceiling(&stage, Ceiling::Position(999), 1);
     let running = stage.start(peaceful());

@@ -631,7 +631,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_lost_is_told_as_exactly_as_it_is_known() {
+    fn what_is_lost_is_reported_as_exactly_as_it_is_known() {
         let described =
             |from, to, count, others| describe(Missing { from, to, count }, others, "ORDERS");
         assert_eq!(

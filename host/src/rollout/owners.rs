@@ -423,7 +423,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn difference_of_grants_is_told() {
+    fn difference_of_grants_is_reported() {
         let before = Grants::parse(&["a.>@one", "b@one"]).expect("sound");
         let after = Grants::parse(&["b@one", "c@two"]).expect("sound");
         assert_eq!(difference(&before, &after), "+c@two, -a.>@one");

@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_once_a_second_with_the_number_of_the_others() {
+    fn refusals_are_reported_once_a_second_with_the_number_of_the_others() {
         let (refusals, begin) = (Refusals::default(), Instant::now());
         assert_eq!(refusals.may_log(begin), Some(0));
         for _ in 0..5 {

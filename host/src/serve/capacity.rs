@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn request_beyond_the_places_is_told_to_come_back() {
+    async fn request_beyond_the_places_is_asked_to_come_back() {
         let places = Arc::new(Semaphore::new(1));
         let first = acquire(&places, "queries").await.expect("a place");
         assert_eq!(

@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn problem_carries_what_a_client_needs_to_go_on() {
+    async fn problem_carries_what_a_client_needs_to_continue() {
         let behind = runner::ReadError::from(runner::Behind {
             wanted: 9,
             position: 7,

@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn last_event_id_stands_above_after() {
+    fn last_event_id_wins_over_after() {
         let mut headers = HeaderMap::new();
         assert_eq!(
             resume(&headers, Some(3)).expect("sound"),

@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_were_hashed_by_hand_are_told_apart() {
+    fn tokens_that_were_hashed_by_hand_are_distinguished() {
         let (short, long) = ("0123456789", "0123456789abcdef");
         let text = [
             entry("short", short, "scopes = [\"read\"]"),

@@ -200,7 +200,7 @@ async fn what_is_malformed_never_stops_a_reader_and_carries_a_note() {
 }
 
 #[tokio::test]
-async fn a_source_may_be_told_not_to_look_and_changing_that_loses_no_position() {
+async fn a_source_may_be_set_not_to_look_and_changing_that_loses_no_position() {
     let server = stream().await;
     publish_one(
         &server,
@@ -238,7 +238,7 @@ async fn a_source_may_be_told_not_to_look_and_changing_that_loses_no_position() 
 }
 
 #[tokio::test]
-async fn an_operator_is_told_how_the_first_events_are_read() {
+async fn an_operator_learns_how_the_first_events_are_read() {
     let server = stream().await;
     let source = |recognition| {
         let options = Options {

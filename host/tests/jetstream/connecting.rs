@@ -261,7 +261,7 @@ async fn credentials_file_and_jwt_with_nkey_are_presented() {
 }
 
 #[tokio::test]
-async fn missing_permission_is_told_in_the_servers_words() {
+async fn missing_permission_is_reported_in_the_servers_words() {
     let users = |denied: &str| {
         format!(
             "authorization {{ users = [ {{ user: admin, password: secret }}, {{ user: reader, \
@@ -450,7 +450,7 @@ async fn tls_is_spoken_and_the_server_is_verified() {
 }
 
 #[tokio::test]
-async fn certificate_that_changed_is_told_and_its_new_authority_is_read() {
+async fn certificate_that_changed_is_reported_and_its_new_authority_is_read() {
     let mut server = Server::prepare("");
     let authority = certify(&server).authority;
     server.configure(&format!("{TLS} }}"));

@@ -111,7 +111,7 @@ async fn idle_reader_survives_a_restart_of_the_server() {
 }
 
 #[tokio::test]
-async fn consumer_deleted_under_the_reader_is_made_anew() {
+async fn consumer_deleted_under_the_reader_is_created_again() {
     let server = stream_of(20_000).await;
     let mut reading = Reading::begin(
         options(&server),
@@ -603,7 +603,7 @@ async fn stream_without_its_beginning_is_incomplete() {
 }
 
 #[tokio::test]
-async fn stopped_reader_goes_on_once_the_stream_is_restored() {
+async fn stopped_reader_continues_once_the_stream_is_restored() {
     let mut server = stream_of(100).await;
     let resume = Some(checkpoint_behind(&server, 50).await);
     server.kill();

@@ -410,7 +410,7 @@ async fn send(jetstream: &jetstream::Context, subject: &str, (name, value): (&st
 }
 
 #[tokio::test]
-async fn whatever_removes_events_while_a_reader_is_away_is_told_with_their_number() {
+async fn whatever_removes_events_while_a_reader_is_away_is_reported_with_their_number() {
     // After 3 events that were read come those under 10 subjects, 3 of each, and what removes some
     // of them.
     for (way, wanted) in [
@@ -624,7 +624,7 @@ async fn events_deleted_in_the_middle_or_at_the_end_stop_a_reader_unless_accepte
 }
 
 #[tokio::test]
-async fn a_purge_by_subject_while_a_reader_is_away_is_told_with_its_number() {
+async fn a_purge_by_subject_while_a_reader_is_away_is_reported_with_its_number() {
     let server = Server::start().await;
     let jetstream = mixed(&server, 2).await;
     let known = folded(options(&server), request(MINE), 2).await;

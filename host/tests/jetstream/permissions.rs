@@ -112,7 +112,7 @@ async fn everything_that_is_refused_is_named_at_the_first_open_and_by_an_examina
 }
 
 #[tokio::test]
-async fn user_who_may_not_delete_consumers_reads_and_is_told() {
+async fn user_who_may_not_delete_consumers_reads_and_is_warned() {
     let server = Server::start_with(&handed_out("CONSUMER.DELETE")).await;
     fill(&server).await;
     for _ in 0..3 {
@@ -136,14 +136,14 @@ async fn user_who_may_not_delete_consumers_reads_and_is_told() {
 /// Waits for a refusal that names something.
 async fn refusal(reading: &mut Reading, named: &str) {
     let Reading { reader, status } = reading;
-    let is_told = |status: &foldstream::source::Status| {
+    let is_reported = |status: &foldstream::source::Status| {
         let message = status.message.as_deref().unwrap_or_default();
         status.state == SourceState::Unauthorized && message.contains(named)
     };
     within(named, async {
         tokio::select! {
             batch = async { loop { reader.next().await.expect("the reader continues"); } } => batch,
-            told = status.wait_for(is_told) => drop(told.expect("the reader lives")),
+            told = status.wait_for(is_reported) => drop(told.expect("the reader lives")),
         }
     })
     .await;

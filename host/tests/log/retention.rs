@@ -84,7 +84,7 @@ fn log_keeps_its_newest_bytes() {
 }
 
 #[test]
-fn sequences_and_times_go_on_after_everything_is_removed() {
+fn sequences_and_times_continue_after_everything_is_removed() {
     let place = Place::with(Options {
         max_age: Some(Duration::from_secs(60)),
         ..Options::default()

@@ -89,7 +89,7 @@ fn parts(path: std::path::PathBuf) -> Options {
 }
 
 #[test]
-fn a_reader_that_panics_is_told_and_started_again_not_at_once() {
+fn a_reader_that_panics_is_reported_and_started_again_not_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
     // A runtime without network: the reader panics at its first connection.
     let runtime = tokio::runtime::Builder::new_multi_thread()

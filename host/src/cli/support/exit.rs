@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_told_once() {
+    fn causes_are_reported_once() {
         let inner = std::io::Error::other("the disk is full");
         let outer = Failure::new(Exit::Failed, "cannot write: the disk is full");
         let error = Err::<(), _>(inner)

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_are_told_with_what_is_known() {
+    fn steps_are_reported_with_what_is_known() {
         let step = Step {
             done: 12,
             ..Step::default()

@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_ends_when_what_serves_is_paused_and_so_can_not_be_met() {
+    fn waiting_ends_when_the_active_generation_is_paused_and_so_can_not_be_met() {
         let paused = Deployment {
             state: DeploymentState::Paused,
             ..deployment()
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_comparison_keeps_is_told_with_examples_and_what_to_do() {
+    fn what_a_comparison_keeps_is_reported_with_examples_and_what_to_do() {
         let mut kept = with(GenerationStatus::Ready, Promotion::Manual);
         kept.comparison = Some(comparison());
         kept.reason = format!("held back by its gate: {}", comparison().conclusion);

@@ -553,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn page_that_goes_on_names_its_last_key() {
+    fn page_that_is_not_the_last_names_its_last_key() {
         let entries = vec![
             ("a".into(), Payload::from("1")),
             ("b".into(), Payload::from("two")),

@@ -13,7 +13,7 @@ const HALVINGS_MAX: u32 = 8;
 /// How long it lasts, without a loss, until requests may be twice as large again.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
 /// Losses before the operator hears of them: a single one is normal.
-const LOSSES_TOLD: u32 = 3;
+const LOSSES_SHOWN: u32 = 3;
 
 /// How much to request.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +64,7 @@ impl Appetite {
 
     /// What the losses are probably due to, once there were several.
     pub(super) fn explanation(&self, bytes: u64, now: Instant) -> Option<String> {
-        (self.losses >= LOSSES_TOLD).then(|| {
+        (self.losses >= LOSSES_SHOWN).then(|| {
             format!(
                 "the connection was lost {} times while events arrived; perhaps the server's \
                  max_pending is too small for what is requested at once: raise it; from now on at \
@@ -77,7 +77,7 @@ impl Appetite {
 
     /// Whether this loss is the first of which the operator hears.
     pub(super) fn is_worth_a_warning(&self) -> bool {
-        self.losses == LOSSES_TOLD
+        self.losses == LOSSES_SHOWN
     }
 
     /// How long ago the last loss was.

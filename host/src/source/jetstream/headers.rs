@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn bookkeeping_of_the_broker_is_told_from_events() {
+    fn bookkeeping_of_the_broker_is_distinguished_from_events() {
         for (block, expected) in [
             (&b"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\n\r\n"[..], true),
             (b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n", true),

@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn outcome_is_told_in_one_line_with_its_reason() {
+    fn outcome_is_reported_in_one_line_with_its_reason() {
         let created = Deployed {
             compile_ms: 48,
             ..deployed(DeployOutcome::Created, "the name is new")
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn end_says_what_serves_or_what_is_ready_to() {
+    fn end_names_the_active_generation_or_the_one_that_is_ready() {
         let mut deployment = super::super::show::tests::deployment();
         assert_eq!(
             end_line(&deployment, 2),

@@ -465,7 +465,7 @@ query          top-customers: those who spent most"
     }
 
     #[test]
-    fn candidate_and_previous_stand_below_what_serves() {
+    fn candidate_and_previous_are_below_the_active_generation() {
         use crate::api::GenerationStatus;
         let candidate = crate::cli::commands::rollouts::generations::tests::generation();
         let mut previous = Generation {

@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_become_batches_as_they_stand() {
+    fn lines_become_batches_as_they_are() {
         let mut batches = batches(
             "{\"subject\":\"a.b\"}\n\n  {\"subject\":\"c\",\"data\":12345678901234567890123}",
         );

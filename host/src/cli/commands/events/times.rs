@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_how_many_times_were_raised_and_why() {
+    fn the_number_of_raised_times_is_reported_with_the_reason() {
         assert!(
             warning_of(1).starts_with("1 event had a time earlier"),
             "{}",

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_file_is_told_with_what_it_takes_or_why_it_could_not_be_compacted() {
+    fn each_file_is_reported_with_what_it_takes_or_why_it_could_not_be_compacted() {
         let done = |error: Option<&str>| Compacted {
             file: "state/a/1.redb".to_owned(),
             before_bytes: 4 << 20,

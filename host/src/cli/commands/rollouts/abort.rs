@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_on_is_told() {
+    fn what_continues_is_reported() {
         let told = line(&crate::cli::commands::deployments::show::tests::deployment());
         assert_eq!(
             told,

@@ -318,7 +318,7 @@ NUMBER  STATUS    SINCE                 STRATEGY  STATE-VERSION  POSITION  LAG  
     }
 
     #[test]
-    fn last_comparison_stands_below_the_table() {
+    fn last_comparison_is_below_the_table() {
         let older = Comparison {
             at: "2026-11-23T10:00:00Z".to_owned(),
             ..comparison()

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cut_over_is_told_in_the_words_of_the_host() {
+    fn cut_over_is_reported_in_the_words_of_the_host() {
         let cut_over = CutOver {
             deployment: crate::cli::commands::deployments::show::tests::deployment(),
             from: 1,

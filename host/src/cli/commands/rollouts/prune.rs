@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_or_would_go_is_told_with_its_size() {
+    fn what_is_or_would_be_removed_is_reported_with_its_size() {
         let told = |generations: &[u64], dry_run| {
             line(
                 "totals",

@@ -71,7 +71,7 @@ mod tests {
     use crate::api::BuildSettings;
 
     #[test]
-    fn limits_are_told_as_they_are_now() {
+    fn limits_are_reported_as_they_are_now() {
         let told = |max_rate, cpu_percent| {
             let build = BuildSettings {
                 max_rate,

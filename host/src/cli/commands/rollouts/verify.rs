@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_is_told_with_what_it_takes_to_repeat_it() {
+    fn what_was_found_is_reported_with_what_it_takes_to_repeat_it() {
         let text = lines(&verification());
         assert_eq!(
             text,
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_told_in_events() {
+    fn progress_is_reported_in_events() {
         let running = Verification {
             progress: 0.25,
             rate: 100.0,

@@ -32,7 +32,7 @@ pub(crate) async fn run(args: Args, verb: &str, context: &Context) -> anyhow::Re
     let changed: TimerChanged = client.answer_of(request).await?;
     context
         .output
-        .one(&changed, |changed| told(&name, verb, changed))?;
+        .one(&changed, |changed| line_of(&name, verb, changed))?;
     if changed.waits {
         context.output.note(&format!(
             "events of its key are parked, so it waits until they are retried or dropped \
@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args, verb: &str, context: &Context) -> anyhow::Re
     Ok(())
 }
 
-fn told(name: &str, verb: &str, changed: &TimerChanged) -> String {
+fn line_of(name: &str, verb: &str, changed: &TimerChanged) -> String {
     let (timer, at) = (printable(&changed.timer.name), &changed.timer.at);
     match changed.sequence {
         None => format!("would {verb} timer {timer}, which is due at {at}"),
@@ -69,10 +69,10 @@ mod tests {
             sequence: None,
             waits: false,
         };
-        let text = told("kitchen", "drop", &changed);
+        let text = line_of("kitchen", "drop", &changed);
         assert!(text.starts_with("would drop timer tea"), "{text}");
         changed.sequence = Some(9);
-        let text = told("kitchen", "fire", &changed);
+        let text = line_of("kitchen", "fire", &changed);
         assert!(text.ends_with("kitchen will fire it at event 9"), "{text}");
     }
 }

@@ -209,7 +209,7 @@ pub(super) async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compil
         .map(|folder| ("VIRTUAL_ENV", folder.as_os_str()));
     let run = tool::run(&program, arguments, scratch.path(), environment.as_slice()).await?;
     if !run.status.success() {
-        let told = told(&String::from_utf8_lossy(&run.stderr), &folders);
+        let told = message_of(&String::from_utf8_lossy(&run.stderr), &folders);
         return Err(tool::refused(&project.name, &told).into());
     }
     let module = tokio::fs::read(&component)
@@ -234,7 +234,7 @@ fn arguments(wit: &Path, folders: &[PathBuf], component: &Path) -> Vec<OsString>
 
 /// What Python said, out of all that the tool printed, with the folders by their names: the tool
 /// shows each by its number.
-fn told(printed: &str, folders: &[PathBuf]) -> String {
+fn message_of(printed: &str, folders: &[PathBuf]) -> String {
     const BEGIN: &str = "Traceback (most recent call last):";
     // The tool's own traceback comes first, and what it adds comes last.
     let from = printed.rfind(BEGIN).unwrap_or(0);
@@ -260,11 +260,11 @@ mod tests {
                        \"/1/bad.py\", line 3\nSyntaxError: invalid syntax\n\n\nCaused by:\n    \
                        SyntaxError\n\nStack backtrace:\n   0: anyhow\n";
         assert_eq!(
-            told(printed, &["entry".into(), "bad/src".into()]),
+            message_of(printed, &["entry".into(), "bad/src".into()]),
             "Traceback (most recent call last):\n  File \"bad/src/bad.py\", line 3\nSyntaxError: \
              invalid syntax"
         );
-        assert_eq!(told("no such option\n", &[]), "no such option");
+        assert_eq!(message_of("no such option\n", &[]), "no such option");
     }
 
     #[test]
