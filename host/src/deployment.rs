@@ -254,7 +254,7 @@ impl Deployment {
             }
             tokio::select! {
                 // All arms only observe.
-                () = runner.answers(at_least) => {}
+                () = runner.wait_until_answering(at_least) => {}
                 // `changed` marks it as seen, which is for the loop to do.
                 _ = active.changed() => active.mark_changed(),
                 () = tokio::time::sleep_until(deadline) => {}
@@ -279,7 +279,7 @@ impl Deployment {
                 return Err(declined);
             }
             // It only observes.
-            let _ = tokio::time::timeout_at(deadline, runner.answers(at_least)).await;
+            let _ = tokio::time::timeout_at(deadline, runner.wait_until_answering(at_least)).await;
         }
     }
 

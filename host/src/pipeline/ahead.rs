@@ -134,11 +134,11 @@ pub(super) async fn read(
     progress: Arc<Progress>,
 ) {
     // Numbers this run, so that reports of an earlier one do not count.
-    let run = progress.begins_to_read();
+    let run = progress.begin_reading();
     loop {
         let (input, last) = match reader.next().await {
             Ok(batch) => {
-                progress.read(run, &batch, std::mem::take(&mut is_first));
+                progress.note_read(run, &batch, std::mem::take(&mut is_first));
                 (Input::Batch(batch), false)
             }
             Err(error) => (Input::Failed(error), true),

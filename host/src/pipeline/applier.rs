@@ -115,7 +115,7 @@ impl Living {
             fold,
             is_used: false,
             progress: Arc::clone(progress),
-            _alive: progress.instance(),
+            _alive: progress.count_instance(),
         }
     }
 }
@@ -129,7 +129,7 @@ impl Living {
 
 impl Drop for Living {
     fn drop(&mut self) {
-        self.progress.memory(0);
+        self.progress.set_memory(0);
     }
 }
 
@@ -195,7 +195,7 @@ impl Applier {
         let passed = duplicates.take_passed();
         if !passed.is_empty() {
             self.metrics.events_duplicate.inc_by(passed.len() as u64);
-            self.progress.left_out(&passed, position);
+            self.progress.note_left_out(&passed, position);
         }
     }
 
@@ -211,7 +211,7 @@ impl Applier {
         interrupt: &Interrupt<'_>,
         share: &mut Share,
     ) -> Result<Processed, Ended> {
-        self.progress.received(batch);
+        self.progress.note_received(batch);
         if self.ladder.attempts() == 0 && self.waiting.is_none() {
             self.metrics.batch_events.observe(batch.events.len() as f64);
         }
@@ -293,9 +293,9 @@ impl Applier {
         }
         let events = left_out.events();
         if !events.is_empty() {
-            self.progress.left_out(&events, batch.through);
+            self.progress.note_left_out(&events, batch.through);
         }
-        self.progress.finished(batch);
+        self.progress.note_finished(batch);
         Ok(Processed::All)
     }
 
@@ -307,7 +307,7 @@ impl Applier {
             &self.metrics.events_rebuilt
         };
         counter.inc_by(events.len() as u64);
-        self.progress.applied(events);
+        self.progress.note_applied(events);
     }
 
     /// Applies events; returns how long the call took.
@@ -342,14 +342,14 @@ impl Applier {
         {
             self.waiting = None;
             if self.ladder.attempts() == 0 {
-                self.progress.recovered();
+                self.progress.note_recovered();
             }
         }
         // Read before the instance is kept or dropped.
         let on_used = living.is_used;
         match &result {
             Ok(()) => {
-                self.progress.memory(living.fold.memory_bytes());
+                self.progress.set_memory(living.fold.memory_bytes());
                 living.is_used = true;
                 self.fold = Some(living);
             }
@@ -427,7 +427,7 @@ impl Applier {
         writer.publish_with(checkpoint, passed);
         // The failing event has been applied, so its attempts are over.
         if matches!(latest, Some(Latest::Applied(_))) && self.ladder.passed() {
-            self.progress.recovered();
+            self.progress.note_recovered();
         }
     }
 
@@ -494,7 +494,7 @@ impl Applier {
             .map_or(HOST_PAUSE.0, |last| (last * 2).min(HOST_PAUSE.1));
         self.waiting = Some(pause);
         self.metrics.apply_failed(Some(FailureClass::Busy));
-        self.progress.lacks(kind, message);
+        self.progress.note_lack(kind, message);
         // Randomised, so that waiting pipelines do not all ask at once.
         let pause = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
         self.host_rests_until = Some(Instant::now() + pause);
@@ -533,7 +533,7 @@ impl Applier {
             // The events before it are applied again without it, and kept.
             (Some(index), _) if index > 0 => Ok(Next::Try(index)),
             (Some(_), error) => {
-                self.progress.failing(&events[0]);
+                self.progress.note_failing(&events[0]);
                 let message = error.to_string();
                 let attempt = Attempt {
                     class: error.class(),
@@ -596,7 +596,7 @@ impl Applier {
                     pause,
                     breaker_open: is_open,
                 };
-                self.progress.retrying(&cause, self.ladder.attempts(), next);
+                self.progress.note_retry(&cause, self.ladder.attempts(), next);
                 self.metrics.retries.inc();
                 Ok(Next::Yield)
             }

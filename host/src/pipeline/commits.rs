@@ -28,7 +28,7 @@ impl Run {
         self.share.set(self.store.memory_bytes());
         let committed = state::joined(joined);
         if committed.is_ok() {
-            self.applier.progress.made_durable();
+            self.applier.progress.note_durable();
         }
         committed
     }
@@ -152,7 +152,7 @@ impl Run {
             sequence,
         }) = self.applier.obstacle.take()
         {
-            self.applier.progress.stopped_by(&Cause {
+            self.applier.progress.note_stopped_by(&Cause {
                 kind,
                 class,
                 message: &message,
@@ -186,11 +186,11 @@ impl Run {
                  continues when a tenth is confirmed; `foldstream show` says what keeps them"
             );
             if !was {
-                self.applier.progress.waiting("outbox", &message);
+                self.applier.progress.note_waiting("outbox", &message);
             }
         } else if was && self.applier.ladder.attempts() == 0 {
             // An event that fails is still failing.
-            self.applier.progress.recovered();
+            self.applier.progress.note_recovered();
         }
         self.is_clogged
     }

@@ -81,7 +81,7 @@ impl Run {
             // Only what this check has reported; a lack of space for commits is reported elsewhere.
             if self.lacks == Some(Use::Grow) {
                 self.lacks = None;
-                self.applier.progress.has_room();
+                self.applier.progress.note_room();
             }
             return false;
         };
@@ -100,7 +100,7 @@ impl Run {
     }
 
     fn wait_to_grow(&mut self, why: &str) {
-        self.applier.progress.waiting("state", why);
+        self.applier.progress.note_waiting("state", why);
         self.lacks.get_or_insert(Use::Grow);
         self.wait_for_room();
     }

@@ -202,7 +202,7 @@ impl Pipeline {
         let ended = run.until_the_end();
         // In this order: a reader that continued would report progress of a run that is over.
         drop(reading);
-        run.applier.progress.reads_no_more();
+        run.applier.progress.note_reading_ended();
         let ended = run.finish(ended);
         (
             run.applier
@@ -411,7 +411,7 @@ impl Run {
             .is_some_and(|shuffle| shuffle.restarts_after(count))
         {
             self.applier.fold = None;
-            self.applier.progress.shuffled();
+            self.applier.progress.note_shuffle();
         }
         self.plan_flush(begun, count);
         self.share.set(self.store.memory_bytes());
@@ -420,7 +420,7 @@ impl Run {
                 self.pacing.pending = Some(batch.pending);
                 // Only a commit proves that there is room.
                 if self.lacks.is_none() && self.store.is_durable() {
-                    self.applier.progress.has_room();
+                    self.applier.progress.note_room();
                 }
                 self.pacing.rests_until =
                     self.pacing
@@ -446,7 +446,7 @@ impl Run {
     fn must_put_off(&mut self) -> Result<bool, Ended> {
         // Snapshots of slow readers keep pages and memtables in memory that nothing can free.
         if let Some(shortage) = self.share.pinned(self.store.pinned_bytes()) {
-            self.applier.progress.lacks("busy", &shortage);
+            self.applier.progress.note_lack("busy", &shortage);
             self.applier.waiting.get_or_insert(ROOM_LOOK);
             self.wait_for_room();
             return Ok(true);

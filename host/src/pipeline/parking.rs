@@ -270,9 +270,9 @@ impl Applier {
         self.metrics.events_parked.inc();
         // It is no longer to come, like a skipped one.
         self.progress
-            .left_out(std::slice::from_ref(event), step.through);
+            .note_left_out(std::slice::from_ref(event), step.through);
         if self.ladder.passed() {
-            self.progress.recovered();
+            self.progress.note_recovered();
         }
         Ok(())
     }
@@ -350,7 +350,7 @@ impl Run {
             let first = queued[0].event.sequence;
             let message =
                 format!("event {first} has to wait behind a parked event of its key, and {limit}");
-            self.applier.progress.waiting("parked", &message);
+            self.applier.progress.note_waiting("parked", &message);
             self.is_parking_full = true;
             return Ok(Separated::Full);
         }
@@ -361,7 +361,7 @@ impl Run {
     /// Reports that no limit keeps it from parking any more, if one did.
     fn parking_has_room(&mut self) {
         if std::mem::take(&mut self.is_parking_full) {
-            self.applier.progress.recovered();
+            self.applier.progress.note_recovered();
         }
     }
 }

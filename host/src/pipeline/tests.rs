@@ -218,7 +218,7 @@ impl Stage {
         writer: Writer,
         make_fold: MakeFold,
     ) -> std::thread::JoinHandle<Ended> {
-        self.progress.started(1);
+        self.progress.note_started(1);
         let pipeline = Pipeline {
             source: Source::Embedded(Embedded::new(self.log.clone())),
             request: Request {

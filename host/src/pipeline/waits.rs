@@ -44,14 +44,14 @@ impl Run {
             Ok(()) => {
                 if self.lacks == Some(purpose) {
                     self.lacks = None;
-                    self.applier.progress.has_room();
+                    self.applier.progress.note_room();
                 }
                 true
             }
             Err(shortage) => {
                 self.applier
                     .progress
-                    .waiting("state", &format!("disk: {shortage}"));
+                    .note_waiting("state", &format!("disk: {shortage}"));
                 // The first lack stays: it ends when that very kind of room is back.
                 self.lacks.get_or_insert(purpose);
                 false
@@ -224,7 +224,7 @@ impl Run {
         if let Some(Wake::Committed(result)) = &woken {
             self.commit = None;
             if result.is_ok() {
-                self.applier.progress.made_durable();
+                self.applier.progress.note_durable();
             }
             self.share.set(self.store.memory_bytes());
         }

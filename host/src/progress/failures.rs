@@ -45,14 +45,14 @@ impl<'a> Cause<'a> {
 
 impl Progress {
     /// An event failed, and will be tried again after a pause. The first error of a streak stays.
-    pub fn retrying(&self, cause: &Cause<'_>, attempts: u32, next: NextAttempt) {
+    pub fn note_retry(&self, cause: &Cause<'_>, attempts: u32, next: NextAttempt) {
         let mut inner = self.change();
         inner.now.state = DeploymentState::Retrying;
         inner.note(cause, attempts, Some(next));
     }
 
     /// The host lacks what it takes to apply. No attempt counts, and no event is blamed.
-    pub fn lacks(&self, kind: &str, message: &str) {
+    pub fn note_lack(&self, kind: &str, message: &str) {
         self.wait_for(&Cause {
             class: Some(FailureClass::Busy),
             ..Cause::other(kind, message, None)
@@ -60,7 +60,7 @@ impl Progress {
     }
 
     /// It waits for something else that passes. No attempt counts, and no event is blamed.
-    pub fn waiting(&self, kind: &str, message: &str) {
+    pub fn note_waiting(&self, kind: &str, message: &str) {
         self.wait_for(&Cause::other(kind, message, None));
     }
 
@@ -78,7 +78,7 @@ impl Progress {
     }
 
     /// A single event failed.
-    pub fn failing(&self, event: &Event) {
+    pub fn note_failing(&self, event: &Event) {
         self.inner.lock().failing = Some(event.clone());
     }
 
@@ -88,12 +88,12 @@ impl Progress {
     }
 
     /// It can't continue without an operator, for another reason than a failure to apply events.
-    pub fn stopped(&self, kind: &str, message: &str, sequence: Option<u64>) {
-        self.stopped_by(&Cause::other(kind, message, sequence));
+    pub fn note_stopped(&self, kind: &str, message: &str, sequence: Option<u64>) {
+        self.note_stopped_by(&Cause::other(kind, message, sequence));
     }
 
     /// It can't continue without an operator.
-    pub fn stopped_by(&self, cause: &Cause<'_>) {
+    pub fn note_stopped_by(&self, cause: &Cause<'_>) {
         let mut inner = self.change();
         // This is one failure more, also if it is the first.
         let attempts = inner
@@ -106,9 +106,9 @@ impl Progress {
     }
 
     /// The disk has room again: a failure that said otherwise is over.
-    pub fn has_room(&self) {
+    pub fn note_room(&self) {
         // Also with nothing to write: what waits for room cannot show it by a commit.
-        self.made_durable();
+        self.note_durable();
         if self
             .inner
             .lock()
@@ -117,13 +117,13 @@ impl Progress {
             .as_ref()
             .is_some_and(|failure| failure.kind == "state")
         {
-            self.recovered();
+            self.note_recovered();
         }
     }
 
     /// The state could not be read or written, for example because the disk is full. It is reopened
     /// until that succeeds; the count is the number of failures in a row.
-    pub fn state_failed(&self, message: &str) -> u32 {
+    pub fn note_state_failed(&self, message: &str) -> u32 {
         let inner = &mut *self.change();
         let attempts = inner
             .state_failure
@@ -144,7 +144,7 @@ impl Progress {
     }
 
     /// Data was made durable: a streak of state failures is over.
-    pub fn made_durable(&self) {
+    pub fn note_durable(&self) {
         let inner = &mut *self.change();
         if inner.state_failure.take().is_none() {
             return;
@@ -168,7 +168,7 @@ impl Progress {
     }
 
     /// The streak of failures is over.
-    pub fn recovered(&self) {
+    pub fn note_recovered(&self) {
         let Inner {
             now, state_failure, ..
         } = &mut *self.change();

@@ -14,7 +14,7 @@ impl Progress {
     }
 
     /// Clients have seen this position: reads are answered from there on, or from a later position.
-    pub fn shown(&self, position: u64) {
+    pub fn note_shown(&self, position: u64) {
         let now = &mut self.inner.lock().now;
         // It only rises: several reads may report their positions in any order.
         now.floor = now.floor.max(position);
@@ -23,7 +23,7 @@ impl Progress {
     /// This generation replaces another, of which clients saw `position` or more, at that position:
     /// whatever the other one may have shown before the process started, this one may have shown as
     /// well.
-    pub fn succeeds(&self, before: &Now, position: u64) {
+    pub fn note_predecessor(&self, before: &Now, position: u64) {
         let now = &mut self.change().now;
         now.floor = now.floor.max(before.floor).max(position);
         // If the other one never reached its stream, where it ended for this one takes its place.
@@ -37,7 +37,7 @@ impl Progress {
 
     /// It stopped at an event that nothing passes, so readers cannot have seen anything beyond.
     /// Reads are answered from now on, unless clients are known to have seen more.
-    pub fn answers_now(&self) {
+    pub fn note_nothing_shown(&self) {
         self.change().now.catches_up_to = Some(0);
     }
 }

@@ -263,13 +263,13 @@ impl Progress {
     }
 
     /// The repair of the state file progresses, or is over.
-    pub fn repairing(&self, percent: Option<f64>) {
+    pub fn note_repair(&self, percent: Option<f64>) {
         self.inner.lock().now.repair_percent = percent;
     }
 
     /// Its state was opened at a checkpoint; `is_settled` says that readers saw nothing beyond
     /// that.
-    pub fn opened(&self, checkpoint: Option<&Checkpoint>, is_settled: bool) {
+    pub fn note_opened(&self, checkpoint: Option<&Checkpoint>, is_settled: bool) {
         let last_event = checkpoint.and_then(|checkpoint| checkpoint.last_event.as_ref());
         let inner = &mut *self.change();
         inner.now.last_event_ns = last_event.map_or(0, |event| event.time_ns);
@@ -290,7 +290,7 @@ impl Progress {
 
     /// A check outside the reader found that the stream reaches from `first` to `head`; the state
     /// reflects `position`.
-    pub fn seen(&self, first: u64, head: u64, position: u64) {
+    pub fn note_stream(&self, first: u64, head: u64, position: u64) {
         let inner = &mut *self.change();
         inner.now.looked_at = Some(Instant::now());
         inner.now.stream_first = Some(first);
@@ -331,7 +331,7 @@ impl Progress {
     }
 
     /// The oldest event that waits in the stream has this time.
-    pub fn oldest_is_of(&self, time_ns: u64) {
+    pub fn note_oldest(&self, time_ns: u64) {
         let inner = &mut *self.inner.lock();
         // Otherwise the oldest is one that was read, whose time is known exactly.
         if inner.read.is_empty() && inner.beyond > 0 {
@@ -340,7 +340,7 @@ impl Progress {
     }
 
     /// Nothing waits in the stream up to this sequence: all that is there is for others.
-    pub fn nothing_waits_through(&self, head: u64) {
+    pub fn note_nothing_waits(&self, head: u64) {
         let inner = &mut *self.change();
         if inner.read.is_empty() && inner.now.head <= head {
             inner.beyond = 0;
@@ -350,7 +350,7 @@ impl Progress {
     }
 
     /// Returns the number of the run that begins to read.
-    pub fn begins_to_read(&self) -> u64 {
+    pub fn begin_reading(&self) -> u64 {
         let inner = &mut *self.inner.lock();
         // A new number each time: the previous reader may still have a batch on its way.
         inner.run += 1;
@@ -359,7 +359,7 @@ impl Progress {
 
     /// A run has read a batch, which waits to be applied. `is_first` says whether it is the first
     /// one ever read for this state.
-    pub fn read(&self, run: u64, batch: &Batch, is_first: bool) {
+    pub fn note_read(&self, run: u64, batch: &Batch, is_first: bool) {
         let inner = &mut *self.change();
         // A batch of an earlier run is thrown away, and read again by the run that took over.
         if run != inner.run {
@@ -387,7 +387,7 @@ impl Progress {
     }
 
     /// Reading has stopped; events that were read and not applied will be read again.
-    pub fn reads_no_more(&self) {
+    pub fn note_reading_ended(&self) {
         let inner = &mut *self.change();
         // The oldest of what was read is now the oldest of what is to be read again.
         inner.run += 1;
@@ -397,7 +397,7 @@ impl Progress {
     }
 
     /// A batch is about to be applied.
-    pub fn received(&self, batch: &Batch) {
+    pub fn note_received(&self, batch: &Batch) {
         let now = &mut self.change().now;
         if now.stream.is_none() {
             now.stream = Some(batch.stream.name.clone());
@@ -411,7 +411,7 @@ impl Progress {
     }
 
     /// Some events of a batch were applied.
-    pub fn applied(&self, events: &[Event]) {
+    pub fn note_applied(&self, events: &[Event]) {
         let inner = &mut *self.change();
         if !events.is_empty() {
             (inner.failing, inner.failed_before) = (None, None);
@@ -425,7 +425,7 @@ impl Progress {
     }
 
     /// Events up to a position were skipped: they are no longer to come.
-    pub fn left_out(&self, events: &[Event], through: u64) {
+    pub fn note_left_out(&self, events: &[Event], through: u64) {
         let inner = &mut *self.change();
         // Batches that lie before the position entirely; at most one lies across it.
         while inner.read.front().is_some_and(|read| read.last <= through) {
@@ -442,7 +442,7 @@ impl Progress {
     }
 
     /// The whole batch was applied.
-    pub fn finished(&self, batch: &Batch) {
+    pub fn note_finished(&self, batch: &Batch) {
         let mut inner = self.change();
         let now = &mut inner.now;
         if batch.pending == 0 && !now.awaits_start {
@@ -455,12 +455,12 @@ impl Progress {
     }
 
     /// The memory of the instance that applies; none once it is gone.
-    pub fn memory(&self, bytes: u64) {
+    pub fn set_memory(&self, bytes: u64) {
         self.inner.lock().now.memory_bytes = bytes;
     }
 
     /// Counts an instance until the guard is dropped.
-    pub fn instance(self: &Arc<Self>) -> Alive {
+    pub fn count_instance(self: &Arc<Self>) -> Alive {
         self.inner.lock().now.instances += 1;
         Alive {
             progress: Arc::clone(self),
@@ -468,7 +468,7 @@ impl Progress {
     }
 
     /// The module of a generation begins to fold: the old failure is over.
-    pub fn started(&self, generation: u64) {
+    pub fn note_started(&self, generation: u64) {
         let Inner {
             now,
             state_failure,
@@ -498,7 +498,7 @@ impl Progress {
 
     /// The state was closed at this position. Its events in memory have to be read again, so
     /// earlier knowledge about the rest of the stream no longer counts.
-    pub fn closed(&self, position: u64) {
+    pub fn note_closed(&self, position: u64) {
         let inner = &mut *self.change();
         // All of this came from a reader that has ended with the state.
         inner.now.last_position = position;
@@ -509,12 +509,12 @@ impl Progress {
     }
 
     /// The module's instance was dropped on purpose.
-    pub fn shuffled(&self) {
+    pub fn note_shuffle(&self) {
         self.inner.lock().now.restarts += 1;
     }
 
     /// A module is about to begin to fold, again or in place of another: its progress is unknown.
-    pub fn awaits_start(&self) {
+    pub fn note_awaited_start(&self) {
         let Inner {
             now, failed_before, ..
         } = &mut *self.change();

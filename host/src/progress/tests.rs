@@ -41,18 +41,18 @@ fn batch(sequences: std::ops::RangeInclusive<u64>, head: u64) -> Batch {
 #[test]
 fn lag_grows_with_the_stream_while_nothing_is_read() {
     let progress = Progress::new(None, 0);
-    progress.seen(1, 10, 4);
+    progress.note_stream(1, 10, 4);
     assert_eq!(
         lag(&progress),
         (10, 6),
         "nothing is known but where the stream ends"
     );
     assert!(progress.asks_for_age(), "and not how old those events are");
-    progress.seen(1, 15, 4);
+    progress.note_stream(1, 15, 4);
     assert_eq!(lag(&progress), (15, 11), "each of the new ones may match");
-    progress.seen(1, 12, 4);
+    progress.note_stream(1, 12, 4);
     assert_eq!(lag(&progress), (15, 11), "an older look says nothing new");
-    progress.oldest_is_of(7);
+    progress.note_oldest(7);
     assert_eq!(progress.now().oldest_ns, Some(7));
 }
 
@@ -60,26 +60,26 @@ fn lag_grows_with_the_stream_while_nothing_is_read() {
 fn lag_counts_what_was_read_and_not_applied_and_is_as_old_as_the_first_of_it() {
     let progress = Progress::new(Some(0), 0);
     let (one, other) = (batch(1..=4, 6), batch(5..=6, 9));
-    let run = progress.begins_to_read();
-    progress.read(run, &one, true);
-    progress.read(run, &other, false);
+    let run = progress.begin_reading();
+    progress.note_read(run, &one, true);
+    progress.note_read(run, &other, false);
     assert_eq!(
         (lag(&progress), progress.now().oldest_ns),
         ((9, 9), Some(10))
     );
-    progress.applied(&one.events[..1]);
+    progress.note_applied(&one.events[..1]);
     assert_eq!(
         (lag(&progress), progress.now().oldest_ns),
         ((9, 8), Some(10)),
         "the next one is at least as young"
     );
-    progress.applied(&one.events[1..]);
+    progress.note_applied(&one.events[1..]);
     assert_eq!(
         (lag(&progress), progress.now().oldest_ns),
         ((9, 5), Some(50))
     );
-    progress.reads_no_more();
-    progress.read(run, &other, false);
+    progress.note_reading_ended();
+    progress.note_read(run, &other, false);
     assert_eq!(
         (lag(&progress), progress.now().oldest_ns),
         ((9, 5), Some(50)),
@@ -90,18 +90,18 @@ fn lag_counts_what_was_read_and_not_applied_and_is_as_old_as_the_first_of_it() {
 #[test]
 fn state_that_failed_is_retrying_until_something_is_durable_again() {
     let progress = Progress::new(Some(0), 0);
-    assert_eq!(progress.state_failed("state: no space left"), 1);
-    progress.started(1);
-    assert_eq!(progress.state_failed("no space left"), 2);
-    progress.started(1);
-    progress.finished(&batch(1..=1, 1));
+    assert_eq!(progress.note_state_failed("state: no space left"), 1);
+    progress.note_started(1);
+    assert_eq!(progress.note_state_failed("no space left"), 2);
+    progress.note_started(1);
+    progress.note_finished(&batch(1..=1, 1));
     let now = progress.now();
     let failure = now.failure.expect("it lasts");
     assert_eq!(
         (now.state, failure.attempts, failure.message.as_str()),
         (DeploymentState::Retrying, 2, "no space left")
     );
-    progress.made_durable();
+    progress.note_durable();
     assert_eq!(
         (progress.now().state, progress.now().failure),
         (DeploymentState::Live, None)
@@ -112,18 +112,18 @@ fn state_that_failed_is_retrying_until_something_is_durable_again() {
 fn what_may_have_been_shown_ends_where_the_stream_did_when_it_was_first_reached() {
     let progress = Progress::new(None, 3);
     assert_eq!(progress.answers_from(), None);
-    progress.seen(1, 2, 4);
+    progress.note_stream(1, 2, 4);
     assert_eq!(
         progress.answers_from(),
         None,
         "another stream ends before the state"
     );
-    progress.seen(1, 9, 4);
-    progress.seen(1, 12, 4);
+    progress.note_stream(1, 9, 4);
+    progress.note_stream(1, 12, 4);
     assert_eq!(progress.answers_from(), Some(9));
-    progress.answers_now();
+    progress.note_nothing_shown();
     assert_eq!(progress.answers_from(), Some(3));
-    progress.shown(7);
+    progress.note_shown(7);
     assert_eq!(progress.answers_from(), Some(7));
 }
 
@@ -147,25 +147,25 @@ fn nothing_is_live_before_the_module_that_was_asked_for_last_has_begun() {
         passed_over: Vec::new(),
         left_out: Vec::new(),
     };
-    progress.started(1);
-    progress.finished(&nothing(2));
+    progress.note_started(1);
+    progress.note_finished(&nothing(2));
     assert_eq!(
         (progress.now().state, progress.now().begun),
         (DeploymentState::CatchingUp, false)
     );
-    progress.finished(&nothing(0));
+    progress.note_finished(&nothing(0));
     assert_eq!(
         (progress.now().state, progress.now().begun),
         (DeploymentState::Live, true)
     );
-    progress.awaits_start();
-    progress.finished(&nothing(0));
+    progress.note_awaited_start();
+    progress.note_finished(&nothing(0));
     assert_eq!(
         (progress.now().state, progress.now().begun),
         (DeploymentState::CatchingUp, false)
     );
-    progress.started(2);
-    progress.finished(&nothing(0));
+    progress.note_started(2);
+    progress.note_finished(&nothing(0));
     assert_eq!(
         (progress.now().state, progress.now().begun),
         (DeploymentState::Live, true)
@@ -175,29 +175,29 @@ fn nothing_is_live_before_the_module_that_was_asked_for_last_has_begun() {
 #[test]
 fn a_state_that_was_closed_in_good_order_answers_from_where_it_is() {
     let progress = Progress::new(None, 0);
-    progress.opened(None, false);
+    progress.note_opened(None, false);
     assert_eq!(progress.answers_from(), None);
-    progress.opened(None, true);
+    progress.note_opened(None, true);
     assert_eq!(progress.answers_from(), Some(0));
 }
 
 #[test]
 fn who_takes_over_answers_from_no_earlier_than_the_one_before() {
     let knowing = Progress::new(None, 2);
-    knowing.seen(1, 9, 0);
+    knowing.note_stream(1, 9, 0);
     let successor = Progress::new(Some(0), 0);
-    successor.succeeds(&knowing.now(), 5);
+    successor.note_predecessor(&knowing.now(), 5);
     assert_eq!(successor.answers_from(), Some(9));
     // One before that never reached the stream may have shown anything up to where the stream ends.
     let unknowing = Progress::new(None, 2).now();
     let successor = Progress::new(Some(0), 0);
-    successor.seen(1, 8, 0);
-    successor.succeeds(&unknowing, 5);
+    successor.note_stream(1, 8, 0);
+    successor.note_predecessor(&unknowing, 5);
     assert_eq!(successor.answers_from(), Some(8));
     let successor = Progress::new(Some(0), 0);
-    successor.succeeds(&unknowing, 5);
+    successor.note_predecessor(&unknowing, 5);
     assert_eq!(successor.answers_from(), None);
-    successor.seen(1, 4, 0);
+    successor.note_stream(1, 4, 0);
     assert_eq!(
         successor.answers_from(),
         Some(5),
@@ -210,21 +210,21 @@ async fn a_milestone_wakes_those_who_wait_and_a_batch_that_only_raises_figures_d
     use futures_util::FutureExt as _;
 
     let progress = Progress::new(Some(0), 0);
-    let run = progress.begins_to_read();
-    progress.started(1);
-    progress.read(run, &batch(1..=4, 9), true);
-    progress.applied(&batch(1..=4, 9).events[..1]);
+    let run = progress.begin_reading();
+    progress.note_started(1);
+    progress.note_read(run, &batch(1..=4, 9), true);
+    progress.note_applied(&batch(1..=4, 9).events[..1]);
     let mut milestone = std::pin::pin!(progress.milestone());
-    progress.applied(&batch(1..=4, 9).events[1..]);
-    progress.memory(7);
+    progress.note_applied(&batch(1..=4, 9).events[1..]);
+    progress.set_memory(7);
     assert!(
         milestone.as_mut().now_or_never().is_none(),
         "it only got further"
     );
-    progress.stopped("trap", "it divided by zero", Some(5));
+    progress.note_stopped("trap", "it divided by zero", Some(5));
     assert!(milestone.now_or_never().is_some(), "it failed");
     let milestone = progress.milestone();
-    progress.started(1);
+    progress.note_started(1);
     assert!(
         milestone.now_or_never().is_some(),
         "a change before the first poll counts"
@@ -244,7 +244,7 @@ fn paused_deployment_names_no_next_attempt_and_no_open_breaker() {
         pause: Duration::from_secs(60),
         breaker_open: true,
     };
-    progress.retrying(&cause, 12, next);
+    progress.note_retry(&cause, 12, next);
     assert!(
         progress
             .now()

@@ -40,9 +40,9 @@ async fn candidate_begins(deployment: &Deployment) {
             // The task that drives it lets it continue.
             let before = runner.now();
             if before.state == api::DeploymentState::Paused {
-                runner.settles(&before, SETTLE_MAX).await;
+                runner.wait_until_settled(&before, SETTLE_MAX).await;
             }
-            runner.begins(BEGIN_MAX).await;
+            runner.wait_until_begun(BEGIN_MAX).await;
             skips::failure_noted(deployment).await;
         }
     };
@@ -91,7 +91,7 @@ impl Rollouts {
         // Without the lock: the first batch may take as long as its deadline.
         drop(changing);
         match choice {
-            GenerationChoice::Active => deployment.active().begins(BEGIN_MAX).await,
+            GenerationChoice::Active => deployment.active().wait_until_begun(BEGIN_MAX).await,
             GenerationChoice::Candidate => candidate_begins(&deployment).await,
         }
         Ok(deployment.info())
@@ -154,7 +154,7 @@ impl Rollouts {
         // rest at.
         if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()).filter(|_| paused) {
             runner.pause();
-            runner.settles(before, SETTLE_MAX).await;
+            runner.wait_until_settled(before, SETTLE_MAX).await;
         }
         let committed = self
             .commit(deployment, record, action, format!("generation {number}"))
@@ -163,7 +163,7 @@ impl Rollouts {
             // A pause that could not be recorded is not a pause.
             if committed.is_ok() != paused {
                 runner.resume();
-                runner.settles(before, SETTLE_MAX).await;
+                runner.wait_until_settled(before, SETTLE_MAX).await;
             }
         }
         // The runner is as it was before.

@@ -52,7 +52,7 @@ impl Rollouts {
         let mut cut_over = self.rollback(name, options).await?;
         let deployment = self.deployment(name)?;
         if cut_over.position.is_some() {
-            deployment.active().begins(super::BEGIN_MAX).await;
+            deployment.active().wait_until_begun(super::BEGIN_MAX).await;
         }
         cut_over.deployment = deployment.info();
         Ok(cut_over)

@@ -138,7 +138,7 @@ impl Scratch {
         // A failed runner does not move either, so check for a failure first and last.
         tokio::select! {
             biased;
-            () = self.runner.stopped() => {}
+            () = self.runner.wait_until_stopped() => {}
             position = self.runner.held_at(epoch) => {
                 if self.runner.now().state != DeploymentState::Failed {
                     return Ok(position);

@@ -49,7 +49,7 @@ impl Rollouts {
             }
             let stops = async {
                 match &runner {
-                    Some(runner) => runner.stopped().await,
+                    Some(runner) => runner.wait_until_stopped().await,
                     None => std::future::pending().await,
                 }
             };

@@ -118,7 +118,9 @@ impl Runner {
     /// Records where the stream begins and ends, which a runner that does not read would not learn.
     pub fn stream_reaches(&self, first: u64, head: u64) {
         if let Some(store) = self.store() {
-            self.shared.progress.seen(first, head, store.position());
+            self.shared
+                .progress
+                .note_stream(first, head, store.position());
         }
     }
 
@@ -126,8 +128,8 @@ impl Runner {
     pub fn next_event_is(&self, waiting: Waiting, head: u64) {
         let progress = &self.shared.progress;
         match waiting {
-            Waiting::Since(time_ns) => progress.oldest_is_of(time_ns),
-            Waiting::Nothing => progress.nothing_waits_through(head),
+            Waiting::Since(time_ns) => progress.note_oldest(time_ns),
+            Waiting::Nothing => progress.note_nothing_waits(head),
             Waiting::Unknown => {}
         }
     }

@@ -77,10 +77,14 @@ impl Worker {
             match self.loaded(store, writer, wanted, Duration::MAX)? {
                 Some((program, Ok(module))) => return Ok((program, module)),
                 Some((_, Err(error))) if !error.is_passing => {
-                    self.shared.progress.stopped("module", &error.message, None);
+                    self.shared
+                        .progress
+                        .note_stopped("module", &error.message, None);
                     return Err(Ended::Failed);
                 }
-                Some((_, Err(error))) => self.shared.progress.waiting("module", &error.message),
+                Some((_, Err(error))) => {
+                    self.shared.progress.note_waiting("module", &error.message);
+                }
                 None => {}
             }
             // A passing failure, such as a lack of memory, is tried again with growing pauses.

@@ -64,6 +64,9 @@ async fn start_later(runner: Weak<Runner>) {
 }
 
 /// Shared between the thread and all handles of a runner.
+///
+/// The locks are taken in this order: `releasing`, then `program`; of the handle `thread`, then
+/// `worker`.
 struct Shared {
     deployment: String,
     path: PathBuf,
@@ -214,7 +217,7 @@ impl Runner {
             Ok(started) => *thread = Some(started),
             Err(error) => {
                 let message = format!("cannot start a thread: {error}; raise the limit of tasks");
-                self.shared.progress.waiting("host", &message);
+                self.shared.progress.note_waiting("host", &message);
             }
         }
         thread.is_some()
@@ -351,7 +354,7 @@ impl Runner {
         // It may have had no thread so far, for lack of one in the system.
         self.start_thread();
         // Before the request: a waiter that looks in between must not see the old failure.
-        self.shared.progress.awaits_start();
+        self.shared.progress.note_awaited_start();
         // A number that rises, so that a resume after a failure differs from the request before it.
         self.shared.control.send_modify(|desired| {
             let number = if let Desired::Run(number) = desired {
@@ -441,7 +444,7 @@ impl Runner {
         self.shared.progress.set_probation(false);
         // The event stopped it, and during a probation it did not answer for that reason.
         if self.shared.progress.stopped_at_event() {
-            self.shared.progress.answers_now();
+            self.shared.progress.note_nothing_shown();
         }
     }
 

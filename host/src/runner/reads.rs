@@ -76,7 +76,9 @@ impl Runner {
     /// Replaces another runner: rejects reads until this runner reaches the highest position that
     /// the other has (or may have) served.
     pub fn succeeds(&self, other: &Self, position: u64) {
-        self.shared.progress.succeeds(&other.now(), position);
+        self.shared
+            .progress
+            .note_predecessor(&other.now(), position);
     }
 
     fn why_not_ready(&self) -> String {
@@ -131,7 +133,7 @@ impl Runner {
         let progress = Arc::clone(&self.shared.progress);
         let answered = tokio::task::spawn_blocking(move || {
             // Counted while it runs, so that the host knows how many instances there are.
-            let _alive = progress.instance();
+            let _alive = progress.count_instance();
             let started = Instant::now();
             let answer = module.query(&identity, snapshot, &name, &args);
             seconds.observe(started.elapsed().as_secs_f64());

@@ -310,14 +310,14 @@ async fn a_wait_ends_as_soon_as_a_request_takes_effect() {
     let runner = resting(parts(path, true)).await;
     let before = runner.now();
     runner.resume();
-    tokio::time::timeout(in_time, runner.stopped())
+    tokio::time::timeout(in_time, runner.wait_until_stopped())
         .await
         .expect("it stops without a module");
-    tokio::time::timeout(in_time, runner.begins(longer))
+    tokio::time::timeout(in_time, runner.wait_until_begun(longer))
         .await
         .expect("its failure is known");
     runner.pause();
-    tokio::time::timeout(in_time, runner.settles(&before, longer))
+    tokio::time::timeout(in_time, runner.wait_until_settled(&before, longer))
         .await
         .expect("it pauses");
     assert_eq!(runner.now().state, DeploymentState::Paused);

@@ -73,7 +73,7 @@ impl Runner {
     }
 
     /// Waits until it has a view that reflects at least a sequence. Cancel-safe: it only observes.
-    pub async fn answers(&self, at_least: Option<u64>) {
+    pub async fn wait_until_answering(&self, at_least: Option<u64>) {
         loop {
             // The same here.
             let position = self.position();
@@ -86,14 +86,14 @@ impl Runner {
     }
 
     /// Waits until its module can't continue on its own. Cancel-safe: it only observes.
-    pub async fn stopped(&self) {
+    pub async fn wait_until_stopped(&self) {
         self.until(|runner| runner.now().has_stopped().then_some(()))
             .await;
     }
 
     /// Waits briefly until the last request has taken effect; `before` is the progress before the
     /// request. A running guest call ends first. Cancel-safe: it only observes.
-    pub async fn settles(&self, before: &Now, at_most: Duration) {
+    pub async fn wait_until_settled(&self, before: &Now, at_most: Duration) {
         let settled = self.until(|runner| {
             let now = runner.now();
             // A pause is over when the thread rests, and not when it is asked for.
@@ -110,7 +110,7 @@ impl Runner {
     /// Waits briefly until the last requested module has applied an event, found nothing to apply,
     /// or failed. Ends early if its source turns out to be unreachable, and waits for the
     /// confirmation of a second check. Cancel-safe: it only observes.
-    pub async fn begins(&self, at_most: Duration) {
+    pub async fn wait_until_begun(&self, at_most: Duration) {
         let begun = self.until(|runner| {
             let now = runner.now();
             let source = runner.source_status();

@@ -90,8 +90,8 @@ impl Worker {
             if let Some(store) = self.shared.store.send_replace(None) {
                 // Events that readers saw may be lost, and will come again: until then, nothing
                 // older is shown.
-                self.shared.progress.shown(store.position());
-                self.shared.progress.closed(store.position());
+                self.shared.progress.note_shown(store.position());
+                self.shared.progress.note_closed(store.position());
             }
             let (message, may_pass) = match lived {
                 Ok(Ok(())) => continue,
@@ -130,7 +130,7 @@ impl Worker {
     fn note_state_failure(&self, message: &str) {
         let (deployment, progress) = (&self.shared.deployment, &self.shared.progress);
         self.shared.metrics.state_failures.inc();
-        let attempts = progress.state_failed(message);
+        let attempts = progress.note_state_failed(message);
         if attempts % FAILURES_LOGGED_EVERY == 1 {
             tracing::error!(
                 deployment,
@@ -153,15 +153,15 @@ impl Worker {
         // A file after an unclean stop is repaired first, which may take minutes.
         let progress = Arc::clone(&self.shared.progress);
         let opened = Store::open(&self.shared.path, self.state.clone(), move |percent| {
-            progress.repairing(Some(percent));
+            progress.note_repair(Some(percent));
         });
-        self.shared.progress.repairing(None);
+        self.shared.progress.note_repair(None);
         let (store, writer) = opened?;
         // Before anybody sees the store: a hand-over that ended half-way is settled first.
         self.settle_ownership(&store)?;
         // Format 1 had no note of a settled state; a pause made everything durable there as well.
         let was_paused = store.is_of_format_1() && *self.control.borrow() == Desired::Pause;
-        self.shared.progress.opened(
+        self.shared.progress.note_opened(
             store.checkpoint().as_ref(),
             store.is_settled() || was_paused,
         );
@@ -170,7 +170,7 @@ impl Worker {
         // Otherwise the stream has to bring back what readers saw.
         if store.position() >= self.shared.progress.now().last_position {
             // No event is lost that was there before.
-            self.shared.progress.made_durable();
+            self.shared.progress.note_durable();
         }
         self.shared.opened_outbox(&store);
         self.work(&store, writer)
@@ -198,7 +198,7 @@ impl Worker {
                 // The file is damaged, so it is only read: the request is answered with the reason.
                 Desired::Run(_) if self.halted.is_some() => {
                     let message = self.halted.take().unwrap_or_default();
-                    self.shared.progress.stopped("state", &message, None);
+                    self.shared.progress.note_stopped("state", &message, None);
                     self.log_failure(store.position());
                 }
                 Desired::Run(_) => {
@@ -208,7 +208,7 @@ impl Worker {
                         Ended::Asked => {
                             if *self.control.borrow() == wanted {
                                 // Nobody asked: its reader failed, and would fail again at once.
-                                self.shared.progress.waiting("host", BROKE_OFF);
+                                self.shared.progress.note_waiting("host", BROKE_OFF);
                                 self.pause_before_reopening();
                             }
                             continue;
@@ -218,7 +218,7 @@ impl Worker {
                             // It stopped at an event and not in the stream, so nothing newer is to
                             // come: it answers.
                             if self.shared.progress.stopped_at_event() {
-                                self.shared.progress.answers_now();
+                                self.shared.progress.note_nothing_shown();
                             }
                             self.settle(store)?;
                             self.log_failure(store.position());
@@ -343,7 +343,7 @@ impl Worker {
             return Ok(false);
         }
         store.flush()?;
-        self.shared.progress.has_room();
+        self.shared.progress.note_room();
         Ok(true)
     }
 
@@ -412,12 +412,12 @@ impl Worker {
         };
         // Before anything can fail, so that a failure is judged as one on probation.
         self.shared.progress.set_probation(program.on_probation);
-        self.shared.progress.started(program.generation);
+        self.shared.progress.note_started(program.generation);
         let source = match &program.source {
             Ok(source) => source.clone(),
             Err(unknown) => {
                 let message = unknown.to_string();
-                self.shared.progress.stopped("source", &message, None);
+                self.shared.progress.note_stopped("source", &message, None);
                 source::report(
                     &self.shared.source_status,
                     SourceState::Stopped,
@@ -432,7 +432,7 @@ impl Worker {
             Err(mismatch) => {
                 self.shared
                     .progress
-                    .stopped("owner-mismatch", &mismatch.to_string(), None);
+                    .note_stopped("owner-mismatch", &mismatch.to_string(), None);
                 return (writer, Ended::Failed);
             }
         };

@@ -639,8 +639,8 @@ impl Life {
         let (store, mut writer) = Store::open(path, stage.state.clone(), |_| ())?;
         writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
         let progress = Arc::new(Progress::new(Some(0), 0));
-        progress.opened(store.checkpoint().as_ref(), true);
-        progress.started(1);
+        progress.note_opened(store.checkpoint().as_ref(), true);
+        progress.note_started(1);
         let (control, standing) = (
             watch::Sender::new(Desired::Run(0)),
             watch::Sender::new(None),

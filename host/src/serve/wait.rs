@@ -85,7 +85,7 @@ async fn wait(deployment: &Deployment, sequences: &[u64], until: Instant) -> Wai
         if let Some(outcome) = outcome(&runner, sequences, last) {
             return waited(deployment, &runner, outcome);
         }
-        let answers = runner.answers(Some(last));
+        let answers = runner.wait_until_answering(Some(last));
         let stops = runner.until(|runner| (!runner.is_running()).then_some(()));
         tokio::select! {
             // All arms only observe.
