@@ -4,21 +4,22 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::wire::{Begin, Header, Sum, Tag, Writer};
 use super::{Error, LeftOut};
 use crate::deployment::Deployment;
 use crate::rollout::{self, OnDrop, Rollouts};
+use crate::runner::Runner;
 use crate::source::Source;
 use crate::state;
 use crate::state::catalogue::Record;
 use crate::state::tables::{Frozen, Item};
 
-/// How often files are frozen again because the catalogue changed in between, and the pause before
-/// that.
-const TRIES: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long files are frozen again because the catalogue changed in between. After that the operator
+/// knows better than a loop how long the change takes.
+const CHANGES_MAX: Duration = Duration::from_secs(2);
 /// Bytes of a module to read at a time.
 const READ_BYTES: usize = 64 << 10;
 
@@ -63,8 +64,12 @@ struct Gathered {
 
 /// Why files could not be frozen just now.
 enum Again {
+    /// A deployment is being created or deleted.
+    Changing(String),
+    /// Its state is being opened.
+    Opening(Arc<Deployment>),
     /// The catalogue changed in between.
-    Changed(String),
+    Changed,
     /// Trying again would not help.
     Failed(rollout::Error),
 }
@@ -72,6 +77,35 @@ enum Again {
 impl<E: Into<rollout::Error>> From<E> for Again {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
+    }
+}
+
+impl Again {
+    /// What keeps the files from being frozen.
+    fn reason(&self) -> String {
+        match self {
+            Self::Changing(name) => format!("{name} is being changed"),
+            Self::Opening(deployment) => {
+                format!("the state of {} is being opened", deployment.name())
+            }
+            Self::Changed => "deployments are being changed all the time".to_owned(),
+            Self::Failed(error) => error.to_string(),
+        }
+    }
+
+    /// Waits until the files may be frozen. Cancel-safe: it only observes.
+    async fn over(&self, host: &Rollouts) {
+        match self {
+            // Both hold this lock from the change of the catalogue until the deployment is here, or
+            // gone.
+            Self::Changing(_) => drop(host.inner.changing.lock().await),
+            Self::Opening(deployment) => {
+                let opened = |_: &Runner| deployment.is_opened().then_some(());
+                deployment.active().until(opened).await;
+            }
+            // That change is over.
+            Self::Changed | Self::Failed(_) => {}
+        }
     }
 }
 
@@ -85,28 +119,27 @@ impl Rollouts {
             let message = "another backup is being taken; try again when it is done".to_owned();
             return Err(rollout::Error::Conflict(message));
         }
-        let inner = std::sync::Arc::clone(&self.inner);
+        let inner = Arc::clone(&self.inner);
         // On every way out, also if the client never asks for the content.
         let turn = Box::new(OnDrop(move || {
             inner.chores.lock().remove(&chore);
         }));
-        let mut tries = 0;
+        let give_up = tokio::time::Instant::now() + CHANGES_MAX;
         let gathered = loop {
-            match self.gather() {
+            let again = match self.gather() {
                 Ok(gathered) => break gathered,
                 Err(Again::Failed(error)) => return Err(error),
-                Err(Again::Changed(what)) if tries == TRIES => {
-                    // After some two seconds: the operator knows better than a loop how long the
-                    // change takes.
-                    let message = format!(
-                        "{what}; nothing can be copied before that is over, so try again later"
-                    );
-                    return Err(rollout::Error::Conflict(message));
-                }
-                // No event announces to a thread that a rollout is over; another try costs little.
-                Err(Again::Changed(_)) => std::thread::sleep(PAUSE),
+                Err(again) => again,
+            };
+            let over = async { tokio::time::timeout_at(give_up, again.over(self)).await };
+            let _ = self.inner.runtime.block_on(over);
+            if tokio::time::Instant::now() >= give_up {
+                let message = format!(
+                    "{}; nothing can be copied before that is over, so try again later",
+                    again.reason()
+                );
+                return Err(rollout::Error::Conflict(message));
             }
-            tries += 1;
         };
         for LeftOut { file, reason } in &gathered.left_out {
             tracing::warn!(file, reason, "a backup lacks a file");
@@ -139,8 +172,7 @@ impl Rollouts {
         for record in &records {
             let deployment = self.deployment(&record.name);
             // In the catalogue and not here: its first deploy, or its deletion, is under way.
-            let deployment = deployment
-                .map_err(|_| Again::Changed(format!("{} is being changed", record.name)))?;
+            let deployment = deployment.map_err(|_| Again::Changing(record.name.clone()))?;
             self.gather_states(record, &deployment, &mut gathered)?;
             let kept = record
                 .generations
@@ -189,9 +221,7 @@ impl Rollouts {
         }
         // Only now: if no record changed, the frozen catalogue names just the files frozen since.
         if catalogue.deployments()? != records {
-            return Err(Again::Changed(
-                "deployments are being changed all the time".to_owned(),
-            ));
+            return Err(Again::Changed);
         }
         let begin = Begin {
             file: "catalog.redb".to_owned(),
@@ -212,7 +242,7 @@ impl Rollouts {
     fn gather_states(
         &self,
         record: &Record,
-        deployment: &Deployment,
+        deployment: &Arc<Deployment>,
         gathered: &mut Gathered,
     ) -> Result<(), Again> {
         // Numbers of files, and not generations: one that inherits its state continues the file of
@@ -236,10 +266,7 @@ impl Rollouts {
                 // It has not started yet, and starts in the copy as it would have here.
                 None if !path.exists() => continue,
                 None if !deployment.is_opened() => {
-                    return Err(Again::Changed(format!(
-                        "the state of {} is being opened",
-                        record.name
-                    )));
+                    return Err(Again::Opening(Arc::clone(deployment)));
                 }
                 // Nobody has it open: for example, the state of a candidate that an event stopped.
                 None => frozen_aside(&path),

@@ -23,7 +23,6 @@ const FOLDERS: [&str; 3] = ["modules", "state", "log"];
 pub(crate) struct Progress {
     /// Files that are copied, or compared.
     pub files: u64,
-    /// All files.
     pub files_total: u64,
     /// Bytes of content so far.
     pub bytes: u64,

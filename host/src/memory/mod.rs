@@ -12,14 +12,18 @@ pub mod caches;
 mod freed;
 pub mod memtables;
 pub(crate) mod read_ahead;
+mod releases;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
+use tokio::sync::watch;
 
 use self::freed::Freed;
+pub(crate) use self::releases::Releases;
 use crate::api::{MemoryPart, ProcessInfo};
 
 /// A holder of at most this fraction of the total, and at most this many bytes, may use the
@@ -89,17 +93,43 @@ impl Purpose {
 }
 
 /// Too little memory is left.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "host-memory: {wanted} more bytes are needed for {purpose}, and {used} of the {total} that are \
+    "host-memory: {wanted} more bytes are needed for {}, and {used} of the {} that are \
      allocated on demand are in use; it continues on its own when others end; if this lasts, raise \
-     limits.memory_bytes, or ask for less in manifests"
+     limits.memory_bytes, or ask for less in manifests",
+    purpose.name(),
+    memory.total()
 )]
 pub struct Shortage {
-    purpose: &'static str,
+    memory: Memory,
+    purpose: Purpose,
+    /// What the holder would have had.
+    bytes: u64,
+    /// The part of it that was missing.
     wanted: u64,
     used: u64,
-    total: u64,
+}
+
+impl Shortage {
+    /// Whether the holder could have the memory by now, if it has released what it had.
+    pub(crate) fn is_over(&self) -> bool {
+        self.memory.inner.has(self.purpose, self.bytes, self.bytes)
+    }
+
+    /// Waits until the holder can have the memory. Cancel-safe: it only observes.
+    pub(crate) async fn over(&self) {
+        let inner = &self.memory.inner;
+        let is_over = || {
+            let is_over = self.is_over();
+            if !is_over && self.purpose == Purpose::Fold {
+                // Each time: who took what was released may be idle by now.
+                self.memory.want();
+            }
+            is_over
+        };
+        inner.releases.until(is_over).await;
+    }
 }
 
 /// The memory that is taken as needed. Cloning shares it.
@@ -118,6 +148,9 @@ struct Inner {
     kinds: [Kind; Purpose::ALL.len()],
     /// Released by the purposes that take their memory from the allocator.
     freed: Freed,
+    releases: Releases,
+    /// Changes whenever a fold or query lacks memory, or a place: idle folds then release theirs.
+    wanted: watch::Sender<()>,
 }
 
 /// Usage of one purpose.
@@ -145,6 +178,8 @@ impl Memory {
                 used: AtomicU64::new(0),
                 kinds: Default::default(),
                 freed: Freed::default(),
+                releases: Releases::default(),
+                wanted: watch::Sender::default(),
             }),
         }
     }
@@ -187,6 +222,16 @@ impl Memory {
     /// The most that one holder can ever get, in bytes.
     pub fn most_of_one(&self) -> u64 {
         self.inner.total - self.inner.total / KEPT_FOR_SMALL
+    }
+
+    /// Asks idle folds to release their instances.
+    pub(crate) fn want(&self) {
+        self.inner.wanted.send_replace(());
+    }
+
+    /// Changes whenever idle folds are asked to release their instances.
+    pub(crate) fn wanted(&self) -> watch::Receiver<()> {
+        self.inner.wanted.subscribe()
     }
 
     /// An empty reservation.
@@ -235,13 +280,18 @@ impl Inner {
 
     /// The total use up to which one holder may grow to this many bytes.
     fn limit(&self, purpose: Purpose, bytes: u64) -> u64 {
+        self.limit_at(purpose, bytes, self.used_for(purpose))
+    }
+
+    /// The same once this much is in use for the purpose.
+    fn limit_at(&self, purpose: Purpose, bytes: u64, used_for_purpose: u64) -> u64 {
         let for_answers = self.kept_for_answers();
         let kept = match purpose {
             // Large is large, whatever it is for: a greedy module must leave something for small
             // batches.
             _ if self.is_large(bytes) => self.total / KEPT_FOR_SMALL,
             // What is kept for them, whatever others have taken.
-            Purpose::Request | Purpose::Connection if self.used_for(purpose) <= for_answers => 0,
+            Purpose::Request | Purpose::Connection if used_for_purpose <= for_answers => 0,
             Purpose::Query | Purpose::Request | Purpose::Watch | Purpose::Connection => {
                 self.total / KEPT_FOR_FOLDS
             }
@@ -260,18 +310,31 @@ impl Inner {
         self.kind(purpose).used.load(Ordering::Relaxed)
     }
 
+    /// Whether there are bytes for a holder that has this many with them.
+    fn has(&self, purpose: Purpose, wanted: u64, bytes: u64) -> bool {
+        let fits = |used: u64, most: u64| used.checked_add(wanted).is_some_and(|sum| sum <= most);
+        let used_for = self.used_for(purpose);
+        let limit = self.limit_at(purpose, bytes, used_for.saturating_add(wanted));
+        fits(used_for, self.limit_of_kind(purpose, bytes))
+            && fits(self.used.load(Ordering::Acquire), limit)
+    }
+
     /// Takes bytes for a holder that has this many with them; returns whether there were enough.
     fn take(&self, purpose: Purpose, wanted: u64, bytes: u64) -> bool {
+        // Asked first, so that a refusal adds nothing that others would see for a moment.
+        if !self.has(purpose, wanted, bytes) {
+            return false;
+        }
         let kind = self.kind(purpose);
-        // First its own limit, then that of all, which depends on its own use, with this. Between the
-        // two another holder may be refused although there is room: it tries again, or its client
-        // does.
+        // First its own limit, then that of all, which depends on its own use, with this.
         if !add(&kind.used, wanted, self.limit_of_kind(purpose, bytes)) {
             return false;
         }
         if !add(&self.used, wanted, self.limit(purpose, bytes)) {
-            // The purpose had room and the host has none: give back what nobody got.
+            // Another holder was faster: give back what nobody got. Somebody may have been refused
+            // because of it, and waits.
             kind.used.fetch_sub(wanted, Ordering::AcqRel);
+            self.releases.announce();
             return false;
         }
         true
@@ -300,6 +363,11 @@ impl Reservation {
             .min(inner.limit(self.purpose, u64::MAX))
     }
 
+    /// The budget that it is part of.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// What it holds, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -316,16 +384,31 @@ impl Reservation {
             .kind(self.purpose)
             .refused
             .fetch_add(1, Ordering::Relaxed);
-        let (purpose, used) = (self.purpose.name(), self.memory.used());
         Err(Shortage {
-            purpose,
+            memory: self.memory.clone(),
+            purpose: self.purpose,
+            bytes,
             wanted: bytes.saturating_sub(self.bytes),
-            used,
-            total: inner.total,
+            used: self.memory.used(),
         })
     }
 
-    /// The same for a caller that waits and tries again: a failure does not count as refused.
+    /// The same, but waits at most this long for it. Cancel-safe: it keeps what it has.
+    pub(crate) async fn grow_within(
+        &mut self,
+        at_most: Duration,
+        bytes: u64,
+    ) -> Result<(), Shortage> {
+        let memory = self.memory.clone();
+        let grown = memory.inner.releases.until(|| self.try_grow_to(bytes));
+        // The last look is the one that counts, and gives the reason.
+        if tokio::time::timeout(at_most, grown).await.is_ok() {
+            return Ok(());
+        }
+        self.grow_to(bytes)
+    }
+
+    /// The same for a caller that has another way, or waits: a failure does not count as refused.
     /// Returns whether it grew.
     pub fn try_grow_to(&mut self, bytes: u64) -> bool {
         let wanted = bytes.saturating_sub(self.bytes);
@@ -347,6 +430,7 @@ impl Reservation {
             .kind(self.purpose)
             .used
             .fetch_sub(rest, Ordering::AcqRel);
+        inner.releases.announce();
         // Linear memory and native code go back to the system at once.
         if matches!(
             self.purpose,
@@ -684,6 +768,55 @@ mod tests {
             Shares::of(12 << 30, Some(MIB), Some(2 * MIB)).memtables,
             MIB
         );
+    }
+
+    #[test]
+    fn no_release_is_missed_by_those_who_wait_for_memory() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        let memory = Memory::new(100 * MIB);
+        // Again and again, because a release may come before, during or after the first look.
+        for _ in 0..500 {
+            let mut held = memory.reservation(Purpose::Fold);
+            held.grow_to(75 * MIB).expect("all that one may have");
+            let mut waiting = memory.reservation(Purpose::Fold);
+            let shortage = waiting.grow_to(75 * MIB).expect_err("it is taken");
+            let begun = std::time::Instant::now();
+            let releasing = std::thread::spawn(move || drop(held));
+            runtime.block_on(async {
+                tokio::time::timeout(Duration::from_secs(20), shortage.over())
+                    .await
+                    .expect("the release is announced");
+                let grown = waiting.grow_within(Duration::from_secs(20), 75 * MIB);
+                grown.await.expect("it was released");
+            });
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            releasing.join().expect("no panic");
+        }
+    }
+
+    #[test]
+    fn idle_folds_are_asked_again_while_another_waits_for_memory() {
+        let memory = Memory::new(100 * MIB);
+        let [mut first, mut second] = [(), ()].map(|()| memory.reservation(Purpose::Fold));
+        first.grow_to(75 * MIB).expect("all that one may have");
+        let shortage = memory
+            .reservation(Purpose::Fold)
+            .grow_to(75 * MIB)
+            .expect_err("it is taken");
+        let mut waiting = std::pin::pin!(shortage.over());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        // Another one is faster. It looks for requests from before it took anything.
+        let wanted = memory.wanted();
+        first.shrink_to(0);
+        second.grow_to(75 * MIB).expect("it was released");
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        assert!(wanted.has_changed().expect("the budget is there"));
+        drop(second);
+        assert!(waiting.as_mut().poll(&mut context).is_ready());
     }
 
     fn write(root: &Path, path: &str, text: &str) {

@@ -113,6 +113,7 @@ impl Engine {
         let cache = Cache::open(&options.cache_dir, &wasmtime)?;
         let turn = bounded(1);
         turn.0.send(()).expect("it has room for one");
+        let places = Arc::new(Places::new(instances, options.memory.clone()));
         let inner = Inner {
             wasmtime,
             options,
@@ -121,7 +122,7 @@ impl Engine {
             cache,
             loaded: Mutex::default(),
             turn,
-            places: Arc::new(Places::new(instances)),
+            places,
             ticker: Arc::new(ticker),
             flows: Mutex::default(),
         };
@@ -262,7 +263,7 @@ impl Engine {
                 compile_time: None,
             });
         }
-        // Before it is read, so that what there is no memory for takes none.
+        // Before it is read: code that does not fit must take no memory.
         // The length of the file serves as that of the code.
         let mut memory = self.inner.options.memory.reservation(Purpose::Code);
         memory.grow_to(self.inner.cache.length(&accepted.digest))?;
@@ -370,8 +371,8 @@ impl Engine {
     }
 }
 
-/// Reserves what code takes once it is loaded: before that, so that what there is no memory for
-/// takes none.
+/// Reserves the memory that code takes once it is loaded. Called before that: code that does not
+/// fit must take none.
 fn charge(memory: &mut Reservation, code: &[u8]) -> Result<(), Error> {
     let bytes = description::memory_bytes(code);
     memory.shrink_to(bytes);

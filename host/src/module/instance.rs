@@ -11,6 +11,7 @@ use super::bindings::{Events, Failure, FailureKind, Fired, PayloadCopy, PayloadR
 use super::causes::Causes;
 use super::outbox::Handling;
 use super::output::clipped;
+use super::places::Permit;
 use super::sandbox::{Access, Host};
 use super::ticker::TICK;
 use super::{ApplyError, KeyRule, MESSAGE_BYTES_MAX, QueryError};
@@ -35,6 +36,8 @@ pub struct Instance {
     pub(super) handles: Option<Handles>,
     /// A call failed: the guest's memory no longer matches the state.
     pub(super) spent: bool,
+    /// After the store, so that who is told of the place finds the memories of this one free.
+    pub(super) _permit: Permit,
 }
 
 /// What the messages of a handler need of its manifest.
@@ -288,7 +291,7 @@ impl Instance {
     }
 
     /// Changes whenever something else needs a place for an instance, or memory.
-    pub fn wanted(&self) -> tokio::sync::watch::Receiver<u64> {
+    pub fn wanted(&self) -> tokio::sync::watch::Receiver<()> {
         self.store.data().wanted()
     }
 

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, Func, InstancePre, TypedFunc};
-use wasmtime::{PoolConcurrencyLimitError, Store};
 
 use super::bindings::{Events, Fired, HandlerRecord, ManifestRecord, PayloadRef, QueryFailure};
 use super::copies::Room;
@@ -13,7 +13,7 @@ use super::inbox::{INBOX, InboxRecord};
 use super::instance::{ApplyResult, Handles, Instance, QueryResult, failed, message, ticks};
 use super::manifest::{self, Described};
 use super::migration;
-use super::places::Purpose;
+use super::places::{NoFreePlace, Permit, Purpose};
 use super::sandbox::{Access, Bounds, Host, MEMORIES_MAX, Made, System};
 use super::{
     Accepted, ApplyError, Error, HANDLES_MAX, Identity, Kind, Manifest, Migration, QueryError,
@@ -54,7 +54,7 @@ struct Exports {
 /// Why there is no instance.
 enum StartError {
     /// The maximum number of instances is in use.
-    Busy,
+    Busy(NoFreePlace),
     /// The host is short of memory.
     Short(Shortage),
     /// The host could not create one, whatever the module.
@@ -161,7 +161,7 @@ impl Module {
     /// epoch: events that are older do not set it back.
     pub fn instantiate_at(&self, identity: &Identity, time_ns: u64) -> Result<Instance, Error> {
         self.start(identity, Purpose::Fold, time_ns)
-            .map_err(|error| self.unavailable(error))
+            .map_err(unavailable)
     }
 
     /// Creates an instance that migrates a state of version `from_version`, page by page.
@@ -182,8 +182,9 @@ impl Module {
             purpose: Purpose::Fold,
             time_ns: 0,
         };
-        let (mut store, instance) =
-            start(&self.engine, &self.linked, &made).map_err(|error| self.unavailable(error))?;
+        // In this order, so that the place is released after the store, also on the way out.
+        let (permit, mut store, instance) =
+            start(&self.engine, &self.linked, &made).map_err(unavailable)?;
         // The result of a page is copied at once, however large it is.
         let mut room = self
             .engine
@@ -198,17 +199,8 @@ impl Module {
             migrate,
             from_version,
             ticks(bounds.deadline),
-            room,
+            (room, permit),
         ))
-    }
-
-    fn unavailable(&self, error: StartError) -> Error {
-        match error {
-            StartError::Busy => Error::Busy(self.engine.places.total()),
-            StartError::Short(shortage) => Error::Short(shortage),
-            StartError::Host(error) => not_created(error),
-            StartError::Failed(error) => Error::Refused(format!("it does not start: {error}")),
-        }
     }
 
     /// Answers a query on a fresh instance over a snapshot.
@@ -224,7 +216,7 @@ impl Module {
     ) -> Result<Payload, QueryError> {
         let mut instance = match self.start(identity, Purpose::Query, snapshot.time_ns()) {
             Ok(instance) => instance,
-            Err(StartError::Busy | StartError::Host(_)) => return Err(QueryError::Busy),
+            Err(StartError::Busy(_) | StartError::Host(_)) => return Err(QueryError::Busy),
             Err(StartError::Short(shortage)) => return Err(QueryError::Short(shortage)),
             Err(StartError::Failed(error)) => return Err(failed(error)),
         };
@@ -269,7 +261,7 @@ impl Module {
             purpose,
             time_ns,
         };
-        let (mut store, instance) = start(&self.engine, &self.linked, &made)?;
+        let (permit, mut store, instance) = start(&self.engine, &self.linked, &made)?;
         let apply = function(&mut store, instance, self.exports.apply);
         let query = function(&mut store, instance, self.exports.query);
         let on_timer = self
@@ -292,6 +284,7 @@ impl Module {
                     .then(|| timers::subject(&identity.deployment)),
             }),
             spent: false,
+            _permit: permit,
         })
     }
 }
@@ -354,7 +347,7 @@ fn start(
     engine: &Inner,
     linked: &InstancePre<Host>,
     made: &Made<'_>,
-) -> Result<(Store<Host>, wasmtime::component::Instance), StartError> {
+) -> Result<(Permit, Store<Host>, wasmtime::component::Instance), StartError> {
     let Made {
         bounds,
         identity,
@@ -362,10 +355,11 @@ fn start(
         time_ns,
         ..
     } = *made;
+    let wanted = engine.options.memory.wanted();
     let permit = engine
         .places
         .take(purpose, places(linked))
-        .ok_or(StartError::Busy)?;
+        .map_err(StartError::Busy)?;
     let memory = engine.options.memory.reservation(match purpose {
         Purpose::Fold => memory::Purpose::Fold,
         Purpose::Query => memory::Purpose::Query,
@@ -374,7 +368,7 @@ fn start(
         engine.flow(&identity.deployment),
         Arc::clone(&engine.ticker),
     );
-    let host = Host::new(made, permit, memory, shared);
+    let host = Host::new(made, wanted, memory, shared);
     // For a query the time of its snapshot's last event, never that of the machine: the answer is
     // the same wherever it is asked. Events and firings advance that of a fold.
     host.clock.advance(time_ns);
@@ -396,8 +390,7 @@ fn start(
     let result = linked.instantiate(&mut store);
     store.data_mut().end_call();
     match result {
-        Ok(instance) => Ok((store, instance)),
-        Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(StartError::Busy),
+        Ok(instance) => Ok((permit, store, instance)),
         Err(error) => {
             let host = store.data();
             Err(match host.shortage() {
@@ -411,6 +404,15 @@ fn start(
                 None => StartError::Host(error),
             })
         }
+    }
+}
+
+fn unavailable(error: StartError) -> Error {
+    match error {
+        StartError::Busy(none) => Error::Busy(none),
+        StartError::Short(shortage) => Error::Short(shortage),
+        StartError::Host(error) => not_created(error),
+        StartError::Failed(error) => Error::Refused(format!("it does not start: {error}")),
     }
 }
 
@@ -437,15 +439,8 @@ fn ask(
         purpose: Purpose::Fold,
         time_ns: 0,
     };
-    let (mut store, instance) = match start(engine, linked, &made) {
-        Ok(started) => started,
-        Err(StartError::Busy) => return Err(Error::Busy(engine.places.total())),
-        Err(StartError::Short(shortage)) => return Err(Error::Short(shortage)),
-        Err(StartError::Host(error)) => return Err(not_created(error)),
-        Err(StartError::Failed(error)) => {
-            return Err(Error::Refused(format!("it does not start: {error}")));
-        }
-    };
+    // In this order, so that the place is released after the store.
+    let (_permit, mut store, instance) = start(engine, linked, &made).map_err(unavailable)?;
     // Types before the call: what has another type is refused as such, not as a failed call.
     let (manifest, inbox) = check_types(&mut store, instance, exports)?;
     store.set_epoch_deadline(ticks(bounds.deadline));

@@ -9,6 +9,7 @@ use wasmtime::component::{Func, TypedFunc};
 
 use super::bindings::{EntryCopy, EntryRef};
 use super::instance::message;
+use super::places::Permit;
 use super::sandbox::{Access, Host};
 use super::{ApplyError, MIGRATED_ENTRIES_MAX, MIGRATION_ENTRIES_MAX, MigrateError};
 use crate::event::Payload;
@@ -33,6 +34,8 @@ pub struct Migration {
     spent: bool,
     /// The memory of one page that comes back.
     _room: Reservation,
+    /// After the store, as that of an instance.
+    _permit: Permit,
 }
 
 impl fmt::Debug for Migration {
@@ -51,7 +54,7 @@ impl Migration {
         migrate: Func,
         from_version: u32,
         deadline_ticks: u64,
-        room: Reservation,
+        (room, permit): (Reservation, Permit),
     ) -> Self {
         Self {
             store,
@@ -60,6 +63,7 @@ impl Migration {
             deadline_ticks,
             spent: false,
             _room: room,
+            _permit: permit,
         }
     }
 

@@ -43,6 +43,7 @@ pub use instance::Instance;
 pub use linked::Module;
 pub use manifest::DrawnManifest;
 pub use migration::Migration;
+pub use places::NoFreePlace;
 pub use upload::digest;
 pub use wanted::{Waiting, Wanted};
 
@@ -267,11 +268,8 @@ pub enum Error {
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
     /// The maximum number of instances is running; there is a place again when one of them ends.
-    #[error(
-        "no instance is free: all {0} places are taken; delete deployments that are no longer \
-         needed, or raise modules.instances_max"
-    )]
-    Busy(u32),
+    #[error(transparent)]
+    Busy(#[from] NoFreePlace),
     /// The host is short of memory; some is available again when others end.
     #[error(transparent)]
     Short(#[from] Shortage),
@@ -337,6 +335,15 @@ impl Error {
         }
     }
 
+    /// What the host lacks, if that is why.
+    pub(crate) fn lack(&self) -> Option<Lack> {
+        match self {
+            Self::Busy(none) => Some(Lack::Place(none.clone())),
+            Self::Short(shortage) => Some(Lack::Memory(shortage.clone())),
+            _ => None,
+        }
+    }
+
     /// Whether a retry may succeed without a change of the module. Only for a module that was
     /// accepted once.
     pub fn is_passing(&self) -> bool {
@@ -348,6 +355,33 @@ impl Error {
                 | Self::Check(_)
                 | Self::Compile(_)
         )
+    }
+}
+
+/// What the host lacks that comes back when another holder of it ends.
+#[derive(Clone, Debug)]
+pub(crate) enum Lack {
+    /// A place for an instance.
+    Place(NoFreePlace),
+    /// Memory of its budget.
+    Memory(Shortage),
+}
+
+impl Lack {
+    /// Whether it is there by now.
+    pub(crate) fn is_over(&self) -> bool {
+        match self {
+            Self::Place(none) => none.is_over(),
+            Self::Memory(shortage) => shortage.is_over(),
+        }
+    }
+
+    /// Waits until it is there. Cancel-safe: it only observes.
+    pub(crate) async fn over(&self) {
+        match self {
+            Self::Place(none) => none.over().await,
+            Self::Memory(shortage) => shortage.over().await,
+        }
     }
 }
 
@@ -364,6 +398,14 @@ impl ApplyError {
                 message,
             },
             other => other,
+        }
+    }
+
+    /// What the host lacks, if that is why.
+    pub(crate) fn lack(&self) -> Option<Lack> {
+        match self {
+            Self::Busy(shortage) => Some(Lack::Memory(shortage.clone())),
+            _ => None,
         }
     }
 

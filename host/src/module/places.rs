@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tokio::sync::watch;
+use crate::memory::{Memory, Releases};
 
 /// Folds leave one of this many places for queries.
 const KEPT_FOR_QUERIES: u32 = 16;
@@ -28,8 +28,42 @@ pub(super) struct Places {
     total: u32,
     taken: AtomicU32,
     by_queries: AtomicU32,
-    /// Raised whenever a request finds no place: idle folds then release theirs.
-    wanted: watch::Sender<u64>,
+    releases: Releases,
+    /// Through it idle folds are asked to release their places.
+    memory: Memory,
+}
+
+/// All places that a purpose may have are taken.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "no instance is free: all {} places are taken; delete deployments that are no longer needed, or \
+     raise modules.instances_max",
+    places.total
+)]
+pub struct NoFreePlace {
+    places: Arc<Places>,
+    purpose: Purpose,
+    count: u32,
+}
+
+impl NoFreePlace {
+    /// Whether there are places by now.
+    pub(crate) fn is_over(&self) -> bool {
+        self.places.has(self.purpose, self.count)
+    }
+
+    /// Waits until there are places. Cancel-safe: it only observes.
+    pub(crate) async fn over(&self) {
+        let is_over = || {
+            let is_over = self.is_over();
+            if !is_over {
+                // Each time: who took what was released may be idle by now.
+                self.places.memory.want();
+            }
+            is_over
+        };
+        self.places.releases.until(is_over).await;
+    }
 }
 
 /// Occupied places; dropping it releases them.
@@ -41,53 +75,73 @@ pub(super) struct Permit {
 }
 
 impl Places {
-    pub(super) fn new(total: u32) -> Self {
+    pub(super) fn new(total: u32, memory: Memory) -> Self {
         let (taken, by_queries) = (AtomicU32::new(0), AtomicU32::new(0));
         Self {
             total: total.max(1),
             taken,
             by_queries,
-            wanted: watch::Sender::new(0),
+            releases: Releases::default(),
+            memory,
         }
     }
 
-    /// The number of places.
-    pub(super) fn total(&self) -> u32 {
-        self.total
+    /// How many places may be taken once a purpose has this many more, and how many by queries.
+    fn limits(&self, purpose: Purpose, count: u32) -> (u32, u32) {
+        match purpose {
+            // Folds can wait for a place and queries cannot, so some are never given to folds.
+            Purpose::Fold => (
+                (self.total - self.total / KEPT_FOR_QUERIES).max(count),
+                u32::MAX,
+            ),
+            // Both counts: the share of queries, and what all together have.
+            Purpose::Query => (self.total, (self.total / KEPT_FOR_FOLDS).max(count)),
+        }
+    }
+
+    /// Whether there are places.
+    fn has(&self, purpose: Purpose, count: u32) -> bool {
+        let (most, share) = self.limits(purpose, count);
+        let fits = |taken: &AtomicU32, most: u32| {
+            let sum = taken.load(Ordering::Acquire).checked_add(count);
+            sum.is_some_and(|sum| sum <= most)
+        };
+        fits(&self.taken, most) && (purpose == Purpose::Fold || fits(&self.by_queries, share))
     }
 
     /// Takes places, unless too few are free.
-    pub(super) fn take(self: &Arc<Self>, purpose: Purpose, count: u32) -> Option<Permit> {
+    pub(super) fn take(
+        self: &Arc<Self>,
+        purpose: Purpose,
+        count: u32,
+    ) -> Result<Permit, NoFreePlace> {
         // A module that needs more places than exist can still run alone.
         let count = count.clamp(1, self.total);
-        let most = match purpose {
-            // Folds can wait for a place and queries cannot, so some are never given to folds.
-            Purpose::Fold => (self.total - self.total / KEPT_FOR_QUERIES).max(count),
-            Purpose::Query => {
-                // Both counts: the share of queries, and what all together have.
-                let share = (self.total / KEPT_FOR_FOLDS).max(count);
-                add(&self.by_queries, count, share).then_some(self.total)?
-            }
+        let (most, share) = self.limits(purpose, count);
+        let is_query = purpose == Purpose::Query;
+        let refused = || NoFreePlace {
+            places: Arc::clone(self),
+            purpose,
+            count,
         };
+        if is_query && !add(&self.by_queries, count, share) {
+            return Err(refused());
+        }
         if add(&self.taken, count, most) {
-            return Some(Permit {
+            return Ok(Permit {
                 places: Arc::clone(self),
                 purpose,
                 count,
             });
         }
-        // Their share was counted before it was known whether there is a place.
-        if purpose == Purpose::Query {
+        // Their share was counted before it was known whether there is a place. No fold is refused
+        // because of it, and queries do not wait.
+        if is_query {
             self.by_queries.fetch_sub(count, Ordering::AcqRel);
         }
         // Also for a query: an idle fold's place serves it as well.
-        self.wanted.send_modify(|times| *times += 1);
-        None
-    }
-
-    /// Changes whenever a request finds no place.
-    pub(super) fn wanted(&self) -> watch::Receiver<u64> {
-        self.wanted.subscribe()
+        self.memory.want();
+        Err(refused())
     }
 }
 
@@ -99,18 +153,6 @@ fn add(counter: &AtomicU32, count: u32, most: u32) -> bool {
         .is_ok()
 }
 
-impl Permit {
-    /// Asks idle folds to release their places.
-    pub(super) fn want(&self) {
-        self.places.wanted.send_modify(|times| *times += 1);
-    }
-
-    /// Changes whenever a request found no place, or an instance no memory.
-    pub(super) fn wanted(&self) -> watch::Receiver<u64> {
-        self.places.wanted()
-    }
-}
-
 impl Drop for Permit {
     fn drop(&mut self) {
         self.places.taken.fetch_sub(self.count, Ordering::AcqRel);
@@ -119,6 +161,7 @@ impl Drop for Permit {
                 .by_queries
                 .fetch_sub(self.count, Ordering::AcqRel);
         }
+        self.places.releases.announce();
     }
 }
 
@@ -127,12 +170,12 @@ mod tests {
     use super::*;
 
     fn take_all(places: &Arc<Places>, purpose: Purpose, count: u32) -> Vec<Permit> {
-        std::iter::from_fn(|| places.take(purpose, count)).collect()
+        std::iter::from_fn(|| places.take(purpose, count).ok()).collect()
     }
 
     #[test]
     fn queries_and_folds_leave_places_to_each_other() {
-        let places = Arc::new(Places::new(32));
+        let places = Arc::new(Places::new(32, Memory::unlimited()));
         let queries = take_all(&places, Purpose::Query, 1);
         assert_eq!(queries.len(), 16);
         let folds = take_all(&places, Purpose::Fold, 1);
@@ -143,14 +186,42 @@ mod tests {
     }
 
     #[test]
+    fn a_place_that_is_released_reaches_those_who_wait() {
+        let places = Arc::new(Places::new(1, Memory::unlimited()));
+        let taken = places.take(Purpose::Fold, 1).expect("it is free");
+        let none = places.take(Purpose::Fold, 1).expect_err("it is taken");
+        let mut waiting = std::pin::pin!(none.over());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        let wanted = places.memory.wanted();
+        drop(taken);
+        // Another one is faster, and is asked for the place once it is idle.
+        let taken = places.take(Purpose::Fold, 1).expect("it was released");
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        assert!(wanted.has_changed().expect("the budget is there"));
+        let releasing = std::thread::spawn(move || drop(taken));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            tokio::time::timeout(std::time::Duration::from_secs(20), waiting)
+                .await
+                .expect("the release is announced");
+        });
+        releasing.join().expect("no panic");
+        assert!(none.is_over());
+    }
+
+    #[test]
     fn what_needs_several_memories_takes_several_places() {
-        let places = Arc::new(Places::new(16));
+        let places = Arc::new(Places::new(16, Memory::unlimited()));
         assert_eq!(take_all(&places, Purpose::Fold, 4).len(), 3);
         assert_eq!(places.taken.load(Ordering::Relaxed), 0, "places come back");
-        let only = Arc::new(Places::new(1));
-        let wanted = only.wanted();
+        let only = Arc::new(Places::new(1, Memory::unlimited()));
+        let wanted = only.memory.wanted();
         let heavy = only.take(Purpose::Fold, 4).expect("it can run alone");
-        assert!(only.take(Purpose::Query, 1).is_none() && only.take(Purpose::Fold, 1).is_none());
+        assert!(only.take(Purpose::Query, 1).is_err() && only.take(Purpose::Fold, 1).is_err());
         assert_eq!(
             only.by_queries.load(Ordering::Relaxed),
             0,
@@ -161,6 +232,6 @@ mod tests {
             "those without work are told"
         );
         drop(heavy);
-        assert!(only.take(Purpose::Query, 4).is_some());
+        assert!(only.take(Purpose::Query, 4).is_ok());
     }
 }

@@ -7,12 +7,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use wasmtime::{ResourceLimiter, Trap, WasmBacktrace};
 use wasmtime_wasi::{I32Exit, WasiCtxView, WasiView};
 
 use super::outbox::Handling;
 use super::output::{Flow, Output, clipped};
-use super::places::{Permit, Purpose};
+use super::places::Purpose;
 use super::ticker::{Running, Ticker};
 use super::wasi::{Clock, Wasi};
 use super::{ApplyError, Identity, MESSAGE_BYTES_MAX};
@@ -208,8 +209,9 @@ pub(super) struct Host {
     /// When the running call must end.
     ends_at: Instant,
     bounds: Bounds,
-    /// Counts against the engine's limit while the store exists.
-    permit: Permit,
+    /// Changes whenever something else lacks a place for an instance, or memory. From before this
+    /// instance took its own, so that it is seen even if it happens during a call.
+    wanted: watch::Receiver<()>,
     ticker: Arc<Ticker>,
     /// Keeps the deadline clock running during a call.
     running: Option<Running>,
@@ -227,7 +229,7 @@ impl fmt::Debug for Host {
 impl Host {
     pub(super) fn new(
         made: &Made<'_>,
-        permit: Permit,
+        wanted: watch::Receiver<()>,
         memory: Reservation,
         (flow, ticker): (Arc<Flow>, Arc<Ticker>),
     ) -> Self {
@@ -256,15 +258,15 @@ impl Host {
             calls_left: bounds.host_calls_max,
             ends_at: Instant::now() + bounds.deadline,
             bounds,
-            permit,
+            wanted,
             ticker,
             running: None,
         }
     }
 
     /// Changes whenever an instance found no place, or no memory.
-    pub(super) fn wanted(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.permit.wanted()
+    pub(super) fn wanted(&self) -> watch::Receiver<()> {
+        self.wanted.clone()
     }
 
     /// Counters start again with each call.
@@ -406,7 +408,7 @@ fn is_out_of_fuel(error: &wasmtime::Error) -> bool {
 impl Host {
     /// The host is short of memory: idle instances release theirs.
     pub(super) fn want_memory(&self) {
-        self.permit.want();
+        self.growth.memory.memory().want();
     }
 
     fn short(&self, shortage: Shortage) -> ApplyError {

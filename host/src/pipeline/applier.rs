@@ -16,7 +16,7 @@ use crate::batch::Batch;
 use crate::event::Event;
 use crate::memory::memtables::Share;
 use crate::metrics::DeploymentMetrics;
-use crate::module::{self, ApplyError};
+use crate::module::{self, ApplyError, Lack};
 use crate::progress::{Alive, Cause, NextAttempt, Progress};
 use crate::state::exceptions::Skips;
 use crate::state::{self, ParkedFailure, Store, Writer};
@@ -122,7 +122,7 @@ impl Living {
 
 impl Living {
     /// Changes whenever another fold needs an instance.
-    pub(super) fn wanted(&self) -> Option<watch::Receiver<u64>> {
+    pub(super) fn wanted(&self) -> Option<watch::Receiver<()>> {
         self.fold.wanted()
     }
 }
@@ -152,8 +152,10 @@ pub(super) struct Applier {
     pub(super) portion: Portion,
     /// How long to wait for the host, while it lacks something.
     pub(super) waiting: Option<Duration>,
-    /// Until when to wait for the host.
+    /// Until when to wait for the host at least.
     pub(super) host_rests_until: Option<Instant>,
+    /// What the host lacked at the last attempt, if it says when it has it again.
+    pub(super) lack: Option<Lack>,
     /// Why it can't continue, once it can't.
     pub(super) obstacle: Option<Obstacle>,
     /// What happens to events after their last attempt.
@@ -438,6 +440,8 @@ impl Applier {
         events: &[Event],
         store: &Store,
     ) -> Result<Next, Ended> {
+        // That of an earlier attempt, which got further this time.
+        self.lack = None;
         match fault {
             Fault::NoInstance(error) if error.is_passing() => {
                 let kind = if matches!(error, module::Error::Busy(_) | module::Error::Short(_)) {
@@ -445,7 +449,7 @@ impl Applier {
                 } else {
                     "host"
                 };
-                Ok(self.wait_for_host(kind, &error.to_string()))
+                Ok(self.wait_for_host(kind, &error.to_string(), error.lack()))
             }
             // The instance started when the module was accepted. No event is to blame.
             Fault::NoInstance(error) => self.retry(
@@ -461,7 +465,7 @@ impl Applier {
             Fault::Call {
                 error: error @ (ApplyError::Host(_) | ApplyError::Busy(_)),
                 ..
-            } => Ok(self.wait_for_host(error.kind(), &error.to_string())),
+            } => Ok(self.wait_for_host(error.kind(), &error.to_string(), error.lack())),
             Fault::Call {
                 error,
                 on_used,
@@ -488,16 +492,18 @@ impl Applier {
 
     /// Waits for a resource that the host lacked, while the pipeline commits what was applied. No
     /// attempt counts, and no event is blamed.
-    fn wait_for_host(&mut self, kind: &str, message: &str) -> Next {
+    fn wait_for_host(&mut self, kind: &str, message: &str, lack: Option<Lack>) -> Next {
         let pause = self
             .waiting
             .map_or(HOST_PAUSE.0, |last| (last * 2).min(HOST_PAUSE.1));
         self.waiting = Some(pause);
         self.metrics.apply_failed(Some(FailureClass::Busy));
         self.progress.note_lack(kind, message);
-        // Randomised, so that waiting pipelines do not all ask at once.
+        // Also if the lack is over at once: an attempt may need more than what it lacked first. And
+        // randomised, so that waiting pipelines do not all ask at once.
         let pause = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
         self.host_rests_until = Some(Instant::now() + pause);
+        self.lack = lack;
         Next::Yield
     }
 
@@ -505,6 +511,11 @@ impl Applier {
     pub(super) fn rests_until(&self) -> Option<Instant> {
         // Both have to be over.
         self.ladder.rests_until().max(self.host_rests_until)
+    }
+
+    /// Whether the host still lacks something.
+    pub(super) fn lacks(&self) -> bool {
+        self.lack.as_ref().is_some_and(|lack| !lack.is_over())
     }
 
     /// What to do after a failed call: how many events to try next, or why to end.
@@ -596,7 +607,8 @@ impl Applier {
                     pause,
                     breaker_open: is_open,
                 };
-                self.progress.note_retry(&cause, self.ladder.attempts(), next);
+                self.progress
+                    .note_retry(&cause, self.ladder.attempts(), next);
                 self.metrics.retries.inc();
                 Ok(Next::Yield)
             }

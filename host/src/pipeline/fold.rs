@@ -19,7 +19,7 @@ pub trait Fold: Send {
     }
 
     /// Changes whenever another fold needs the instance that this one holds while it is idle.
-    fn wanted(&self) -> Option<watch::Receiver<u64>> {
+    fn wanted(&self) -> Option<watch::Receiver<()>> {
         None
     }
 }
@@ -33,7 +33,7 @@ impl Fold for module::Instance {
         module::Instance::memory_bytes(self)
     }
 
-    fn wanted(&self) -> Option<watch::Receiver<u64>> {
+    fn wanted(&self) -> Option<watch::Receiver<()>> {
         Some(module::Instance::wanted(self))
     }
 }

@@ -170,6 +170,7 @@ impl Pipeline {
             portion: Portion::default(),
             waiting: None,
             host_rests_until: None,
+            lack: None,
             obstacle: None,
             parking: self.parking,
             outcomes: Outcomes::default(),

@@ -106,6 +106,7 @@ impl Run {
         let is_at_leash = self.leash.is_at_end(self.store.position());
         !self.is_full
             && !is_resting
+            && !self.applier.lacks()
             && !is_at_leash
             && !self.pacing.is_standing
             && !self.is_clogged()
@@ -160,6 +161,7 @@ impl Run {
         let is_at_leash = self.leash.is_at_end(self.store.position());
         let (is_full, is_clogged, rests_until) =
             (self.is_full, self.is_clogged, self.rests_until());
+        let lack = self.applier.lack.clone();
         let Self {
             control,
             inbox,
@@ -175,7 +177,7 @@ impl Run {
         let committing = commit.is_some();
         let is_kept = pacing.is_standing || is_full || is_clogged || is_at_leash;
         // If something else keeps it from applying, the end of the pause changes nothing.
-        let rests_until = rests_until.filter(|_| !may_apply && !is_kept);
+        let may_rest = !may_apply && !is_kept && (rests_until.is_some() || lack.is_some());
         let woken = runtime.block_on(async {
             let flush = async {
                 match *flush_at {
@@ -189,10 +191,13 @@ impl Run {
                     None => std::future::pending().await,
                 }
             };
+            // First the pause: a lack that is over within it may be back at its end.
             let rested = async {
-                match rests_until {
-                    Some(until) => tokio::time::sleep_until(until.into()).await,
-                    None => std::future::pending().await,
+                if let Some(until) = rests_until {
+                    tokio::time::sleep_until(until.into()).await;
+                }
+                if let Some(lack) = &lack {
+                    lack.over().await;
                 }
             };
             let needed = async {
@@ -214,7 +219,7 @@ impl Run {
                 joined = committed => Some(Wake::Committed(state::joined(joined))),
                 input = inbox.next(), if may_apply => input.map(Wake::Input),
                 () = flush => Some(Wake::FlushDue),
-                () = rested => Some(Wake::Rested),
+                () = rested, if may_rest => Some(Wake::Rested),
                 () = freed => Some(Wake::Rested),
                 () = leash.moved(), if !may_apply => Some(Wake::Rested),
                 () = needed => Some(Wake::Wanted),

@@ -13,13 +13,14 @@ use crate::actor::blocking;
 use crate::api::{self, BuildSettings, DeployOutcome, GenerationStatus, Strategy};
 use crate::deployment::Deployment;
 use crate::effects::Grants;
-use crate::module::{self, Accepted, Loaded, Module, Wanted};
+use crate::module::{Accepted, Loaded, Module, Wanted};
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, Record};
 use crate::{audit, names};
 
-/// How often, and at what interval, a deploy asks for an instance to try its module.
-const BUSY_TRIES: u32 = 20;
+/// How long a deploy waits for an instance to try its module, and the shortest time between two
+/// attempts.
+const BUSY_MAX: Duration = Duration::from_secs(2);
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// What to do if a rebuild would lose what events did that the stream no longer has.
 const KEEP_OR_ACCEPT: &str = "keep the existing state with --strategy inherit or migrate, or \
@@ -73,24 +74,7 @@ impl Rollouts {
             .catalogue
             .check_place()
             .map_err(crate::state::Error::Displaced)?;
-        let inner = Arc::clone(&self.inner);
-        let upload = blocking(move || {
-            let accepted = inner.engine.accept_while(upload, &wanted)?;
-            let mut tries = 0;
-            // Outside any lock: to compile a module may take long.
-            let loaded = loop {
-                match inner.engine.load_while(&accepted, &wanted) {
-                    // Deployments without work release their instances on request.
-                    Err(module::Error::Busy(_) | module::Error::Short(_)) if tries < BUSY_TRIES => {
-                        std::thread::sleep(BUSY_PAUSE);
-                    }
-                    loaded => break loaded?,
-                }
-                tries += 1;
-            };
-            Ok::<_, Error>(Upload { accepted, loaded })
-        })
-        .await?;
+        let upload = self.accept(upload, wanted).await?;
         let name = request
             .name
             .clone()
@@ -104,6 +88,33 @@ impl Rollouts {
         match existing {
             Some(existing) => self.deploy_over(existing, upload, request).await,
             None => self.create(name, upload, request).await,
+        }
+    }
+
+    /// Checks and compiles a module, outside any lock: that may take long.
+    async fn accept(&self, upload: Bytes, wanted: Wanted) -> Result<Upload, Error> {
+        let (engine, asked) = (self.inner.engine.clone(), wanted.clone());
+        let accepted = blocking(move || engine.accept_while(upload, &asked)).await?;
+        let give_up = tokio::time::Instant::now() + BUSY_MAX;
+        loop {
+            let (engine, module, asked) =
+                (self.inner.engine.clone(), accepted.clone(), wanted.clone());
+            let error = match blocking(move || engine.load_while(&module, &asked)).await {
+                Ok(loaded) => return Ok(Upload { accepted, loaded }),
+                Err(error) => error,
+            };
+            // Deployments without work release their instances on request.
+            let Some(lack) = error.lack() else {
+                return Err(error.into());
+            };
+            let over = async {
+                // An attempt may need more than what it lacked first, and reads all of the code.
+                tokio::time::sleep(BUSY_PAUSE).await;
+                lack.over().await;
+            };
+            if tokio::time::timeout_at(give_up, over).await.is_err() {
+                return Err(error.into());
+            }
         }
     }
 

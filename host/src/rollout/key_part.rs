@@ -223,7 +223,7 @@ impl Fold for PartFold {
         self.fold.memory_bytes()
     }
 
-    fn wanted(&self) -> Option<tokio::sync::watch::Receiver<u64>> {
+    fn wanted(&self) -> Option<tokio::sync::watch::Receiver<()>> {
         self.fold.wanted()
     }
 }

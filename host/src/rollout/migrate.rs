@@ -11,10 +11,10 @@ use super::crash_points;
 use super::{Error, Rollouts};
 use crate::actor::blocking;
 use crate::deployment::Deployment;
-use crate::module::{Identity, MIGRATION_ENTRIES_MAX};
+use crate::module::{self, Identity, MIGRATION_ENTRIES_MAX, Migration, Module};
 use crate::runner::Runner;
 use crate::state;
-use crate::state::catalogue::Generation;
+use crate::state::catalogue::{Generation, Record};
 
 /// Pause before the next request for an instance, or another resource that the host lacked.
 const HOST_PAUSE: Duration = Duration::from_millis(200);
@@ -80,27 +80,13 @@ impl Rollouts {
         };
         // Only its limits matter: the new file is written through a separate cache, and closed.
         let options = self.inner.config.state_options(0, &self.inner.memory);
-        let (host, watched, number) = (self.clone(), Arc::clone(deployment), generation.number);
+        let (watched, number) = (Arc::clone(deployment), generation.number);
         // Asked between pages: an abort, or the end of the host, ends a conversion that may take
         // hours.
-        let is_wanted = move || {
-            let record = watched.record();
-            let is_candidate = record
-                .generation(number)
-                .is_some_and(|generation| generation.status.is_candidate());
-            is_candidate && !host.is_stopping()
-        };
+        let is_wanted = move || is_wanted(&watched, number);
+        let module = blocking(move || inner.load(&digest)).await?;
+        let mut migration = begin(&module, &identity, from_version, deployment).await?;
         blocking(move || {
-            let module = inner.load(&digest)?;
-            let mut migration = loop {
-                match module.migration(&identity, from_version) {
-                    // Others use what it needs at the moment; the module is not at fault.
-                    Err(error) if error.is_passing() && is_wanted() => {
-                        std::thread::sleep(HOST_PAUSE);
-                    }
-                    made => break made?,
-                }
-            };
             let mut map = |page: &[(state::Key, crate::event::Payload)]| {
                 if !is_wanted() {
                     return Err(state::Error::Refused(
@@ -120,6 +106,47 @@ impl Rollouts {
         })
         .await
     }
+}
+
+/// Begins a migration once the host has what it takes. Fails if the candidate is discarded meanwhile.
+async fn begin(
+    module: &Arc<Module>,
+    identity: &Identity,
+    from_version: u32,
+    deployment: &Deployment,
+) -> Result<Migration, module::Error> {
+    loop {
+        let (module, identity) = (Arc::clone(module), identity.clone());
+        let number = identity.generation;
+        let made = blocking(move || module.migration(&identity, from_version)).await;
+        let error = match made {
+            // Others use what it needs at the moment; the module is not at fault.
+            Err(error) if error.is_passing() && is_wanted(deployment, number) => error,
+            made => return made,
+        };
+        let over = async {
+            tokio::time::sleep(HOST_PAUSE).await;
+            // What the machine lacks announces nothing: it is tried again after the pause.
+            if let Some(lack) = error.lack() {
+                lack.over().await;
+            }
+        };
+        // Whatever ends the wait, the next attempt says what to do.
+        tokio::select! {
+            () = over => {}
+            _ = deployment.until(|record| (!is_candidate(record, number)).then_some(())) => {}
+        }
+    }
+}
+
+/// Whether a generation is still to be built.
+fn is_wanted(deployment: &Deployment, number: u64) -> bool {
+    deployment.with_record(|record| is_candidate(record, number)) && !deployment.is_gone()
+}
+
+fn is_candidate(record: &Record, number: u64) -> bool {
+    let generation = record.generation(number);
+    generation.is_some_and(|generation| generation.status.is_candidate())
 }
 
 /// Makes a state durable; returns whether it is, up to a position.

@@ -32,8 +32,6 @@ const APPENDS_MAX: usize = 256;
 const DEPLOYS_MAX: usize = 4;
 /// Memory for the body of a request is taken in pieces of this size, in bytes.
 const BODY_PIECE: u64 = 64 << 10;
-/// How often a request that waits for memory checks whether there is some.
-const LOOK: Duration = Duration::from_millis(50);
 /// Answers up to this size are not charged, in bytes: a connection has one of them at a time, and
 /// is charged itself.
 const SMALL_ANSWER_BYTES: usize = 16 << 10;
@@ -93,17 +91,8 @@ impl BodyRoom {
 
 /// Waits a moment for memory.
 async fn grow(memory: &mut Reservation, bytes: u64) -> Result<(), Problem> {
-    // Counted by the pauses, which is exact enough for a second.
-    let mut waited = Duration::ZERO;
-    while !memory.try_grow_to(bytes) {
-        if waited >= WAIT {
-            // Once more, for the reason.
-            return memory.grow_to(bytes).map_err(|shortage| short(&shortage));
-        }
-        tokio::time::sleep(LOOK).await;
-        waited += LOOK;
-    }
-    Ok(())
+    let grown = memory.grow_within(WAIT, bytes).await;
+    grown.map_err(|shortage| short(&shortage))
 }
 
 /// The memory of a page that is read and then written as text, taken before it is read.

@@ -21,7 +21,7 @@ use crate::event::{Event, Payload};
 use crate::log::{Expectation, Log, NewEvent, Options};
 use crate::memory::memtables::Budget;
 use crate::memory::{self, Memory, Purpose};
-use crate::module::{self, ApplyError, KeyRule};
+use crate::module::{ApplyError, KeyRule};
 use crate::source::embedded::Embedded;
 use crate::state::{Direction, Scan, Selection};
 use crate::subject::SubjectSet;
@@ -33,10 +33,13 @@ const LIMITS: ParkingLimits = ParkingLimits {
     bytes: 100_000,
 };
 
-/// The host has no memory left.
+/// The host had no memory left, and has some again by the time this returns.
 fn shortage() -> memory::Shortage {
-    let mut none = Memory::new(0).reservation(Purpose::Fold);
-    none.grow_to(1).expect_err("there is none")
+    let memory = Memory::new(1);
+    let mut taken = memory.reservation(Purpose::Fold);
+    taken.grow_to(1).expect("there is that much");
+    let refused = memory.reservation(Purpose::Fold).grow_to(1);
+    refused.expect_err("all is taken")
 }
 
 /// What a test fold does when it meets an event.
@@ -110,6 +113,8 @@ struct Stage {
     shuffle: Option<u64>,
     /// How often the host has no free instance yet.
     busy: Arc<AtomicU32>,
+    /// The memory from which a fold needs one byte to start.
+    memory: Memory,
     attempts: u32,
     backoff: Duration,
     build_attempts: u32,
@@ -141,6 +146,7 @@ impl Stage {
             standing: watch::Sender::new(None),
             shuffle: None,
             busy: Arc::default(),
+            memory: Memory::new(1),
             attempts: 3,
             backoff: Duration::from_millis(1),
             build_attempts: u32::MAX,
@@ -193,6 +199,7 @@ impl Stage {
         mischief: Mischief,
     ) -> std::thread::JoinHandle<Ended> {
         let (batches, busy) = (Arc::clone(&self.batches), Arc::clone(&self.busy));
+        let memory = self.memory.clone();
         let emits = self.emits;
         let make_fold = Box::new(move || {
             let relaxed = std::sync::atomic::Ordering::Relaxed;
@@ -200,8 +207,9 @@ impl Stage {
                 .fetch_update(relaxed, relaxed, |left| left.checked_sub(1))
                 .is_ok()
             {
-                return Err(module::Error::Busy(1));
+                return Err(shortage().into());
             }
+            memory.reservation(Purpose::Fold).grow_to(1)?;
             let fold = Counting {
                 mischief: Arc::clone(&mischief),
                 batches: Arc::clone(&batches),
@@ -494,6 +502,35 @@ fn a_free_instance_is_waited_for_and_no_event_is_to_blame() {
         std::thread::yield_now();
     }
     assert_eq!(stage.progress.now().failure, None);
+    stage.control.send_replace(Desired::Stop);
+    assert!(matches!(running.join().expect("no panic"), Ended::Asked));
+    assert_eq!(durable(&stage.state()), (fold_of(100), 100));
+}
+
+#[test]
+fn a_pipeline_that_lacks_memory_continues_when_another_holder_releases_it() {
+    let stage = Stage::with_events(100);
+    let mut held = stage.memory.reservation(Purpose::Fold);
+    held.grow_to(1).expect("there is one byte");
+    let running = stage.start(peaceful());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while stage.progress.now().failure.is_none() {
+        assert!(Instant::now() < deadline, "it never says that it waits");
+        std::thread::yield_now();
+    }
+    let refused = stage.memory.refused_for(Purpose::Fold);
+    // Longer than the pause after the first attempt: what was not released is not tried again.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(stage.memory.refused_for(Purpose::Fold), refused);
+    drop(held);
+    while stage.progress.now().state != DeploymentState::Live {
+        assert!(
+            !running.is_finished() && Instant::now() < deadline,
+            "{:?}",
+            stage.progress.now()
+        );
+        std::thread::yield_now();
+    }
     stage.control.send_replace(Desired::Stop);
     assert!(matches!(running.join().expect("no panic"), Ended::Asked));
     assert_eq!(durable(&stage.state()), (fold_of(100), 100));
