@@ -109,6 +109,6 @@ impl Writes {
         let octets = &self.text[start as usize..end as usize];
         // SAFETY: `push` wrote this part whole: a key of UTF-8 in two pieces, or what serde_json
         // wrote, which is UTF-8.
-        unsafe { str::from_utf8_unchecked(octets) }
+        unsafe { std::str::from_utf8_unchecked(octets) }
     }
 }

@@ -13,9 +13,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::backend::Writes;
+use crate::cached_key::{CachedKey, hash_long};
 use crate::event::Payload;
 use crate::failure::TableError;
-use crate::held::{HeldKey, hash_long};
 use crate::key::{Key, KeyWriter};
 use crate::state::{
     CACHED_BYTES_MAX, CACHED_ENTRIES_MAX, Cached, KEY_BYTES_MAX, Shared, Unwritable,
@@ -51,7 +51,7 @@ pub(crate) struct Cache<V> {
 
 /// One entry.
 struct Slot<V> {
-    key: HeldKey,
+    key: CachedKey,
     value: Option<V>,
     /// Length of the value as text, when it was read or written last.
     text_length: u32,
@@ -64,7 +64,7 @@ struct Slot<V> {
 /// A key that was just encoded: its hash, and what a slot would hold if it is short.
 struct Sought {
     hash: u64,
-    short: Option<HeldKey>,
+    short: Option<CachedKey>,
 }
 
 impl<V: Serialize + DeserializeOwned> Cache<V> {
@@ -188,11 +188,11 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
     /// Hashes the key in `scratch`.
     #[inline]
     fn seek(&mut self) -> Sought {
-        let short = HeldKey::short(&mut self.scratch, self.name_length);
+        let short = CachedKey::short(&mut self.scratch, self.name_length);
         Sought {
             hash: short.map_or_else(
                 || hash_long(&self.scratch[self.name_length..]),
-                HeldKey::hash,
+                CachedKey::hash,
             ),
             short,
         }
@@ -247,7 +247,7 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
         let key = sought.short.unwrap_or_else(|| {
             let (key, start) = (&self.scratch[self.name_length..], self.long_keys.len());
             self.long_keys.extend_from_slice(key);
-            HeldKey::long(key, start)
+            CachedKey::long(key, start)
         });
         let place = self.slots.len();
         self.slots.push(Slot {

@@ -69,7 +69,7 @@ impl<'a> Payload<'a> {
         match self {
             Self::Text(text) => serde_json::from_str(text),
             Self::Bytes(bytes) => {
-                serde_json::from_str(str::from_utf8(bytes).map_err(serde::de::Error::custom)?)
+                serde_json::from_str(std::str::from_utf8(bytes).map_err(serde::de::Error::custom)?)
             }
         }
     }
@@ -200,7 +200,7 @@ impl<'a> Event<'a> {
         if self.data_is_bytes == 0 {
             // SAFETY: data that is not marked as bytes is UTF-8: `with` took it from a `str`, and
             // the host checked it.
-            Payload::Text(unsafe { str::from_utf8_unchecked(octets) })
+            Payload::Text(unsafe { std::str::from_utf8_unchecked(octets) })
         } else {
             Payload::Bytes(octets)
         }
@@ -455,6 +455,6 @@ impl<'a> Text<'a> {
     pub(crate) fn get(self) -> &'a str {
         // SAFETY: `new` took the octets from a `str`; in the sandbox the host checked that they are
         // UTF-8.
-        unsafe { str::from_utf8_unchecked(self.0.get()) }
+        unsafe { std::str::from_utf8_unchecked(self.0.get()) }
     }
 }

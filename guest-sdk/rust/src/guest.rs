@@ -164,12 +164,12 @@ pub unsafe fn query<P: Projection>(
 ) -> *const u8 {
     // SAFETY: the host wrote both, and checked what is text.
     let (name, arguments) = unsafe {
-        let name = str::from_utf8_unchecked(std::slice::from_raw_parts(name, name_length));
+        let name = std::str::from_utf8_unchecked(std::slice::from_raw_parts(name, name_length));
         let arguments = std::slice::from_raw_parts(arguments, arguments_length);
         (
             name,
             if is_bytes == 0 {
-                Payload::Text(str::from_utf8_unchecked(arguments))
+                Payload::Text(std::str::from_utf8_unchecked(arguments))
             } else {
                 Payload::Bytes(arguments)
             },
@@ -490,7 +490,7 @@ fn keep<T>(value: T) -> *const u8 {
 /// The same for a text.
 fn keep_text(text: &str) -> Text<'static> {
     // SAFETY: they are the octets of a `str`.
-    Text::new(unsafe { str::from_utf8_unchecked(keep_list(text.as_bytes()).get()) })
+    Text::new(unsafe { std::str::from_utf8_unchecked(keep_list(text.as_bytes()).get()) })
 }
 
 /// The same for a list.

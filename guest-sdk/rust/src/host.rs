@@ -251,7 +251,7 @@ impl<'a> WirePayload<'a> {
         let octets = self.octets.get();
         if self.is_bytes == 0 {
             // SAFETY: the host checked that text is UTF-8.
-            Payload::Text(unsafe { str::from_utf8_unchecked(octets) })
+            Payload::Text(unsafe { std::str::from_utf8_unchecked(octets) })
         } else {
             Payload::Bytes(octets)
         }

@@ -23,6 +23,7 @@
 use std::error::Error;
 use std::fmt::{self, Display};
 
+use crate::cached_key::word;
 use crate::time::{Date, Timestamp};
 
 /// A type that can be the key of a [`Table`](crate::Table).
@@ -91,12 +92,13 @@ impl<'a> KeyWriter<'a> {
         self.octets.push(b'/');
         let start = self.octets.len();
         // Eight octets at a time: nearly all keys need no escaping, and this runs for each event.
-        let (words, rest) = part.as_bytes().as_chunks::<8>();
-        for word in words {
-            if has_escaped(u64::from_le_bytes(*word)) {
+        let words = part.as_bytes().chunks_exact(8);
+        let rest = words.remainder();
+        for octets in words {
+            if has_escaped(word(octets)) {
                 return self.escape(start, part);
             }
-            self.octets.extend_from_slice(word);
+            self.octets.extend_from_slice(octets);
         }
         for byte in rest {
             if is_escaped(*byte) {

@@ -4,6 +4,7 @@
 mod arena;
 mod backend;
 mod cache;
+mod cached_key;
 mod effects;
 pub mod event;
 mod failure;
@@ -11,7 +12,6 @@ mod failure;
 #[doc(hidden)]
 pub mod guest;
 mod handler;
-mod held;
 #[cfg(target_arch = "wasm32")]
 mod host;
 pub mod key;

@@ -83,7 +83,7 @@ impl<'a> Fired<'a> {
         self.time
     }
 
-    /// The sequence of its firing in the stream, where it has a place like an event.
+    /// The sequence of its firing, which has a place in the stream like any event.
     pub fn sequence(&self) -> u64 {
         self.sequence
     }

@@ -365,7 +365,7 @@ fn key_of_timer(saga: &str, name: &str) -> Option<String> {
     while let Some((first, behind)) = rest.split_first() {
         rest = behind;
         if *first == b'%' {
-            let digits = str::from_utf8(rest.get(..2)?).ok()?;
+            let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
             octets.push(u8::from_str_radix(digits, 16).ok()?);
             rest = &rest[2..];
         } else {

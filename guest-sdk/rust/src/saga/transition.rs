@@ -52,10 +52,11 @@ impl<'a, D> Transition<'a, D> {
 
     /// Takes an event that concerns the saga.
     pub(super) fn meet(&mut self, event: &Event<'_>) -> Result<Handled, Failure> {
-        if let Some(action) = self.action()
-            && !self.instance.status.has_ended()
-            && let Some(answer) = Answer::of(action, event)
-        {
+        let answer = self
+            .action()
+            .filter(|_| !self.instance.status.has_ended())
+            .and_then(|action| Answer::of(action, event));
+        if let Some(answer) = answer {
             self.free();
             return self.answered(answer, event);
         }

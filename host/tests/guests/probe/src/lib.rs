@@ -261,7 +261,6 @@ fn scan(event: &Event) {
     );
 }
 
-#[allow(clippy::empty_loop)]
 fn endless() -> ! {
     let mut number = 0u64;
     loop {

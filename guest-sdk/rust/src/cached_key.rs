@@ -12,9 +12,9 @@ const LONG: u64 = 0xff;
 /// They contain a short key, with its length in the last octet, or the hash of
 /// a long key and its index among the long keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HeldKey([u64; 3]);
+pub(crate) struct CachedKey([u64; 3]);
 
-impl HeldKey {
+impl CachedKey {
     /// Stores the key that `octets` has from `start` to its end, if it is short.
     ///
     /// It takes the octets as a vector, to append zeros: reading three whole words is faster than
@@ -27,8 +27,7 @@ impl HeldKey {
         }
         // Three whole words can be read from anywhere, also at the end of the key.
         octets.extend_from_slice(&[0; 24]);
-        let (words, _) = octets[start..].as_chunks::<8>();
-        let mut held = [0, 1, 2].map(|place| u64::from_le_bytes(words[place]));
+        let mut held = [0, 1, 2].map(|place| word(&octets[start + 8 * place..][..8]));
         // A short key leaves the last octet free.
         held[2] |= ((end - start) as u64) << 56;
         octets.truncate(end);
@@ -69,8 +68,8 @@ impl HeldKey {
                 &long_keys[start..start + length]
             }
             length => {
-                for (octets, word) in buffer.as_chunks_mut::<8>().0.iter_mut().zip(self.0) {
-                    *octets = word.to_le_bytes();
+                for (octets, word) in buffer.chunks_exact_mut(8).zip(self.0) {
+                    octets.copy_from_slice(&word.to_le_bytes());
                 }
                 &buffer[..length as usize]
             }
@@ -80,14 +79,19 @@ impl HeldKey {
 
 /// The hash of a long key.
 pub(crate) fn hash_long(key: &[u8]) -> u64 {
-    let (words, rest) = key.as_chunks::<8>();
-    let hash = words.iter().fold(key.len() as u64, |hash, word| {
-        mix(hash, u64::from_le_bytes(*word))
-    });
+    let words = key.chunks_exact(8);
+    let rest = words.remainder();
+    let hash = words.fold(key.len() as u64, |hash, octets| mix(hash, word(octets)));
     finish(
         rest.iter()
             .fold(hash, |hash, octet| mix(hash, u64::from(*octet))),
     )
+}
+
+/// A word of eight octets.
+#[inline]
+pub(crate) fn word(octets: &[u8]) -> u64 {
+    u64::from_le_bytes(octets.try_into().expect("a word has eight octets"))
 }
 
 #[inline]
@@ -108,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn held_keys_differ_as_keys_do_and_give_them_back() {
+    fn cached_keys_differ_as_keys_do_and_give_them_back() {
         let mut long_keys = Vec::new();
         let mut all = std::collections::HashMap::new();
         for length in 0..60_usize {
@@ -118,9 +122,9 @@ mod tests {
                     *octet = last;
                 }
                 let mut octets = [b"name".as_slice(), &key].concat();
-                let held = HeldKey::short(&mut octets, 4).unwrap_or_else(|| {
+                let held = CachedKey::short(&mut octets, 4).unwrap_or_else(|| {
                     long_keys.extend_from_slice(&key);
-                    HeldKey::long(&key, long_keys.len() - key.len())
+                    CachedKey::long(&key, long_keys.len() - key.len())
                 });
                 assert_eq!(octets.len(), 4 + length);
                 assert_eq!(held.octets(&long_keys, &mut [0; 24]), key);
