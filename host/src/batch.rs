@@ -158,7 +158,7 @@ impl Batch {
         Checkpoint {
             position: through,
             stream: (*self.stream).clone(),
-            // A mark is only needed where nothing later was applied.
+            // A mark is only needed if nothing later was applied.
             last_seen: seen.filter(|seen| seen.sequence > applied).cloned(),
             earlier: self.earlier(before, (passed, through), last_event.as_ref()),
             last_event,

@@ -19,11 +19,11 @@ const WORDS_MAX: usize = 200;
 /// The content of a file is inconsistent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its content is inconsistent ({0})")]
-pub struct Inconsistent(String);
+pub(crate) struct Inconsistent(String);
 
 /// Runs work on a file, and returns an error if it panics. The database must not be trusted
 /// afterwards: using or closing it may panic again.
-pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Inconsistent> {
+pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Inconsistent> {
     // While it lives, the panic hook leaves the report to the caller.
     let guard = Guard::new();
     let done = catch_unwind(AssertUnwindSafe(work));
@@ -44,18 +44,18 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Inconsistent> {
 }
 
 /// Whether this thread runs guarded work, so that the caller of [`guarded`] reports a panic.
-pub fn is_guarded() -> bool {
+pub(crate) fn is_guarded() -> bool {
     GUARDED.with(|guarded| guarded.get() > 0)
 }
 
 /// An open database. Closing one writes to its file, and may panic at damage; nobody waits for the
 /// outcome, so that panic ends here.
 #[derive(Debug)]
-pub struct Open<D>(Option<D>);
+pub(crate) struct Open<D>(Option<D>);
 
 impl<D> Open<D> {
     /// Takes over an open database.
-    pub fn new(database: D) -> Self {
+    pub(crate) fn new(database: D) -> Self {
         Self(Some(database))
     }
 }

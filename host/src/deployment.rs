@@ -443,7 +443,7 @@ impl Deployment {
         let failure = now.map_or_else(|| generation.failure.clone(), |now| now.failure.clone())?;
         let is_candidate =
             generation.status.is_candidate() || generation.status == api::GenerationStatus::Failed;
-        // Only where an operator can do something: the others have ended.
+        // Only if an operator can do something: the others have ended.
         let may_be_passed = is_candidate || generation.number == self.record.borrow().active;
         Some(if may_be_passed {
             failure.with_way_past(&self.name, is_candidate)

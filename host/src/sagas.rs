@@ -35,8 +35,7 @@ pub struct Wanted {
 
 /// A page of instances.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listed {
-    /// The instances.
+pub(crate) struct Listed {
     pub instances: Vec<SagaInstance>,
     /// Where the next page begins.
     pub next: Option<String>,
@@ -70,7 +69,7 @@ struct Instance {
 }
 
 /// The sagas of a state, in figures. Reads a few entries per saga, however many instances it has.
-pub fn figures(snapshot: &Snapshot) -> Result<Vec<Saga>, Error> {
+pub(crate) fn figures(snapshot: &Snapshot) -> Result<Vec<Saga>, Error> {
     let mut sagas = Vec::new();
     for (key, value) in page(snapshot, COUNTS, None, SAGAS_MAX)?.entries {
         let name = key.as_ref()[COUNTS.len()..].to_owned();
@@ -112,7 +111,7 @@ pub fn figures(snapshot: &Snapshot) -> Result<Vec<Saga>, Error> {
 
 /// A page of instances. `after` is where the page before ended; none if no such page can have ended
 /// there.
-pub fn list(
+pub(crate) fn list(
     snapshot: &Snapshot,
     wanted: &Wanted,
     after: Option<&str>,
@@ -158,7 +157,7 @@ pub fn list(
 }
 
 /// The sagas that a state knows, if it knows any and has never had an instance of this one.
-pub fn known_without(snapshot: &Snapshot, saga: &str) -> Result<Option<Vec<String>>, Error> {
+pub(crate) fn known_without(snapshot: &Snapshot, saga: &str) -> Result<Option<Vec<String>>, Error> {
     // Not only in the list, which has the first ones.
     if snapshot.get(&format!("{COUNTS}{saga}"))?.is_some() {
         return Ok(None);

@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod client;
 pub mod dependencies;
+pub mod events;
 pub mod fuzz;
 pub mod guests;
 pub mod host;

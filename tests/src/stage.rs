@@ -30,6 +30,11 @@ pub enum Kind {
     Embedded,
 }
 
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::JetStream, Self::Embedded];
+}
+
 /// A server, and the context of the stream on it.
 type Stream = (NatsServer, jetstream::Context);
 

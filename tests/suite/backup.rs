@@ -46,7 +46,7 @@ async fn restore(stage: &mut Stage, folder: &Path) {
 
 #[tokio::test]
 async fn a_host_on_a_backup_made_while_events_were_folded_has_their_fold() {
-    for kind in [Kind::Embedded, Kind::JetStream] {
+    for kind in Kind::ALL {
         let mut stage = Stage::with_ledger(kind).await;
         stage.publish(3_000).await;
         stage.assert_ledger_equals_model().await;

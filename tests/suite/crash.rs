@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use foldstream::api::{self, DeploymentState};
 use foldstream_tests::client::Client;
+use foldstream_tests::events::new_event;
 use foldstream_tests::orders::Order;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use foldstream_tests::wait;
@@ -177,14 +178,7 @@ async fn a_stop_ends_within_its_budget_even_under_load() {
 
 /// An event that tells the mischief what to do.
 fn told(verb: &str) -> api::NewEvent {
-    api::NewEvent {
-        subject: "mischief.a".to_owned(),
-        kind: None,
-        id: None,
-        time: None,
-        headers: std::collections::BTreeMap::new(),
-        data: serde_json::json!(verb),
-    }
+    new_event("mischief.a", serde_json::json!(verb))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 
 use foldstream::api::{self, DeployOutcome, DeploymentState, GenerationStatus};
 use foldstream_tests::cli::{self, Output};
+use foldstream_tests::events::new_event;
 use foldstream_tests::host::Host;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use foldstream_tests::{guests, wait};
@@ -28,25 +29,14 @@ fn deploy(host: &Host, guest: &str, options: &str) -> Output {
 
 /// An event for the mischief.
 fn told(verb: &str) -> api::NewEvent {
-    event("mischief.a", json!(verb))
-}
-
-fn event(subject: &str, data: serde_json::Value) -> api::NewEvent {
-    api::NewEvent {
-        subject: subject.to_owned(),
-        kind: None,
-        id: None,
-        time: None,
-        headers: std::collections::BTreeMap::new(),
-        data,
-    }
+    new_event("mischief.a", json!(verb))
 }
 
 /// An event that no version of the ledger can apply.
 async fn append_poison(stage: &Stage) {
     stage
         .client()
-        .append(&[event("orders.1.placed", json!({ "no": "order" }))])
+        .append(&[new_event("orders.1.placed", json!({ "no": "order" }))])
         .await;
     stage.client().failed(LEDGER).await;
 }
@@ -153,7 +143,7 @@ async fn code_is_not_put_back_behind_an_event_that_it_could_not_apply() {
         .show_when(MISCHIEF, "pass the event", |shown| shown.position == 2)
         .await;
     client
-        .append(&[event("orders.1.placed", json!({ "no": "order" }))])
+        .append(&[new_event("orders.1.placed", json!({ "no": "order" }))])
         .await;
     let (shown, failure) = client.failed(MISCHIEF).await;
     assert_eq!(
@@ -239,11 +229,11 @@ async fn a_rebuild_after_a_change_of_subjects_lacks_no_event_that_the_state_befo
     let client = stage.client().clone();
     // Only the second module wants events of four tokens.
     let events: Vec<_> = (0..50)
-        .map(|_| event("orders.1.placed", json!({})))
+        .map(|_| new_event("orders.1.placed", json!({})))
         .collect();
     client.append(&events).await;
     let others: Vec<_> = (0..950)
-        .map(|_| event("orders.1.placed.late", json!({})))
+        .map(|_| new_event("orders.1.placed.late", json!({})))
         .collect();
     let last = client.append(&others).await.last_sequence;
     client.deploy("tally", &guests::module("tally")).await;

@@ -3,6 +3,7 @@
 
 use foldstream::api::{self, DeploymentState, FailureClass, GenerationStatus, NewEvent};
 use foldstream_tests::cli::{self, Output};
+use foldstream_tests::events::new_event;
 use foldstream_tests::guests;
 use foldstream_tests::host::Host;
 use foldstream_tests::wait;
@@ -11,14 +12,7 @@ use serde_json::json;
 const NAME: &str = "mischief";
 
 fn told(verb: &str) -> NewEvent {
-    NewEvent {
-        subject: "mischief.a".to_owned(),
-        kind: None,
-        id: None,
-        time: None,
-        headers: std::collections::BTreeMap::new(),
-        data: json!(verb),
-    }
+    new_event("mischief.a", json!(verb))
 }
 
 /// A host with a module that does what its events say, and has three attempts.

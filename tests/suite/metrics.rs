@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use foldstream::api::{DeploymentState, NewEvent};
 use foldstream_tests::client::Client;
+use foldstream_tests::events::new_event;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use foldstream_tests::{guests, wait};
 
@@ -263,14 +264,7 @@ async fn lag_grows_on_jetstream_while_nothing_is_read() {
 
 /// An event that tells the mischief what to do.
 fn told(verb: &str) -> NewEvent {
-    NewEvent {
-        subject: "mischief.a".to_owned(),
-        kind: None,
-        id: None,
-        time: None,
-        headers: std::collections::BTreeMap::new(),
-        data: serde_json::json!(verb),
-    }
+    new_event("mischief.a", serde_json::json!(verb))
 }
 
 #[tokio::test]

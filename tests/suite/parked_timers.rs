@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use foldstream::api::{self, GenerationStatus};
 use foldstream_tests::cli::{self, Output};
+use foldstream_tests::events::new_event;
 use foldstream_tests::host::{Host, jetstream_source};
 use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::stage::Kind;
@@ -21,7 +22,7 @@ const LATER_MS: u64 = 3_600_000;
 const A_WHILE: Duration = Duration::from_millis(1_500);
 
 fn told(subject: &str, data: &Value) -> api::NewEvent {
-    serde_json::from_value(json!({ "subject": subject, "data": data })).expect("an event")
+    new_event(subject, data.clone())
 }
 
 on_both_sources!(

@@ -4,6 +4,7 @@
 use foldstream::api::{self, DeploymentState, NewEvent};
 use foldstream_tests::cli::{self, Output};
 use foldstream_tests::client::Client;
+use foldstream_tests::events::new_event;
 use foldstream_tests::guests;
 use foldstream_tests::host::{Host, jetstream_source};
 use foldstream_tests::nats::{self, NatsServer};
@@ -13,14 +14,7 @@ use serde_json::json;
 pub(crate) const NAME: &str = "mischief";
 
 fn told((subject, verb): (&str, &str)) -> NewEvent {
-    NewEvent {
-        subject: format!("mischief.{subject}"),
-        kind: None,
-        id: None,
-        time: None,
-        headers: std::collections::BTreeMap::new(),
-        data: json!(verb),
-    }
+    new_event(&format!("mischief.{subject}"), json!(verb))
 }
 
 /// A host whose module has subjects as keys, and whose failed events are parked.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use foldstream::api::{self, WorkState};
 use foldstream_tests::client::{Answer, Client};
+use foldstream_tests::events::new_event;
 use foldstream_tests::guests;
 use foldstream_tests::model::Ledger;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
@@ -541,14 +542,7 @@ async fn parts_are_refused_where_entries_are_not_of_one_key() {
 
 /// An event that tells the mischief what to do.
 fn told(subject: &str, verb: &str) -> api::NewEvent {
-    api::NewEvent {
-        subject: subject.to_owned(),
-        kind: None,
-        id: None,
-        time: None,
-        headers: BTreeMap::new(),
-        data: serde_json::json!(verb),
-    }
+    new_event(subject, serde_json::json!(verb))
 }
 
 #[tokio::test]

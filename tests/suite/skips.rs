@@ -339,7 +339,7 @@ async fn events_are_left_out_wherever_they_are_in_a_batch() {
 
 #[tokio::test]
 async fn only_an_event_that_is_still_to_be_folded_can_be_skipped() {
-    for kind in [Kind::Embedded, Kind::JetStream] {
+    for kind in Kind::ALL {
         let bed = Bed::start(kind).await;
         bed.tell(&["note one"]).await;
         bed.publish([("other.a", "not for it")].into_iter()).await;
@@ -423,7 +423,7 @@ async fn an_event_of_a_subject_that_is_not_read_needs_no_skip() {
 
 #[tokio::test]
 async fn a_decision_outlasts_a_kill_before_anything_came_of_it() {
-    for kind in [Kind::Embedded, Kind::JetStream] {
+    for kind in Kind::ALL {
         let mut bed = Bed::start(kind).await;
         bed.tell(&["note one", "trap", "note three"]).await;
         bed.deploy().await;

@@ -18,15 +18,15 @@ use crate::event::{Event, Payload};
 use crate::state::{Call, Key, Scanned, Traced};
 use crate::timers::Timer;
 
-pub use keeper::Keeper;
-pub use replay::{Change, Ended, Replay, ReplayError, Step};
+pub(crate) use keeper::Keeper;
+pub(crate) use replay::{Change, Ended, Replay, Step};
 
 /// The format that this build writes, and the newest that it reads.
 const FORMAT: u32 = 1;
 /// Largest bundle that is read, in bytes.
-pub const BUNDLE_BYTES_MAX: u64 = 512 << 20;
+pub(crate) const BUNDLE_BYTES_MAX: u64 = 512 << 20;
 /// Most bytes of the events of a bundle.
-pub const EVENTS_BYTES_MAX: usize = 8 << 20;
+pub(crate) const EVENTS_BYTES_MAX: usize = 8 << 20;
 
 /// A failure with everything that it depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,26 +95,21 @@ pub struct Failed {
 /// An event of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventRow {
-    /// Its sequence.
     pub sequence: u64,
     /// When the stream stored it, in nanoseconds since the Unix epoch.
     pub time_ns: u64,
-    /// Its subject.
     pub subject: String,
     /// Its type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Its headers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(String, String)>,
-    /// Its data.
     pub data: Octets,
 }
 
 /// An entry of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryRow {
-    /// Its key.
     pub key: String,
     /// Its value; null if there was no entry.
     pub value: Option<Octets>,
@@ -123,7 +118,6 @@ pub struct EntryRow {
 /// A timer of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimerRow {
-    /// Its name.
     pub name: String,
     /// What was pending under that name; null if nothing was.
     pub timer: Option<Timer>,
@@ -133,7 +127,6 @@ pub struct TimerRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Octets {
-    /// Text.
     Text(String),
     /// Bytes, in base64.
     Base64(String),

@@ -22,7 +22,7 @@ const OWNERSHIP: Ownership = Ownership {
 
 /// Why nothing can be replayed.
 #[derive(Debug, thiserror::Error)]
-pub enum ReplayError {
+pub(crate) enum ReplayError {
     /// The file is no bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -51,10 +51,9 @@ pub enum ReplayError {
 
 /// How an event ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// It was applied.
     Applied,
-    /// It failed.
     Failed {
         /// As in the failure of a deployment.
         kind: &'static str,
@@ -65,8 +64,7 @@ pub enum Ended {
 
 /// An entry before and after an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// Its key.
+pub(crate) struct Change {
     pub key: String,
     /// Its value before; none if it did not exist.
     pub before: Option<Payload>,
@@ -76,12 +74,11 @@ pub struct Change {
 
 /// What an event did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct Step {
     /// How it ended.
     pub ended: Ended,
     /// The entries that it changed, or would have changed before it failed.
     pub changes: Vec<Change>,
-    /// Its calls.
     pub calls: Vec<Call>,
     /// What it read that the bundle does not have: from here on, the replay may differ from the
     /// host.
@@ -89,7 +86,7 @@ pub struct Step {
 }
 
 /// A replay that has begun.
-pub struct Replay {
+pub(crate) struct Replay {
     _engine: Engine,
     module: Arc<Module>,
     identity: Identity,
@@ -115,7 +112,7 @@ impl std::fmt::Debug for Replay {
 
 impl Replay {
     /// Prepares a replay in an empty folder, with the module of the bundle or another one.
-    pub fn begin(
+    pub(crate) fn begin(
         bundle: &Bundle,
         module: Option<Bytes>,
         folder: &Path,
@@ -172,7 +169,7 @@ impl Replay {
 
     /// Applies the next event; none if there is none. An event that fails changes nothing, and the
     /// next one is applied by another instance.
-    pub fn step(&mut self) -> Result<Option<(Event, Step)>, ReplayError> {
+    pub(crate) fn step(&mut self) -> Result<Option<(Event, Step)>, ReplayError> {
         let Some(event) = self.events.next() else {
             return Ok(None);
         };

@@ -59,7 +59,7 @@ pub(crate) fn into_event(message: Message, reading: Reading) -> Event {
         },
         recognition => parts_of(headers, &data, recognition, reading.wants_headers),
     };
-    // Type and data are needed also where headers are not wanted: see `Reading`.
+    // Type and data are needed also if headers are not wanted: see `Reading`.
     let kind = parts.kind.unwrap_or_else(|| kind_of_subject(&subject));
     let mut headers = if reading.wants_headers {
         parts.headers

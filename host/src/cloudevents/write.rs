@@ -67,7 +67,7 @@ impl<'a> Written<'a> {
                 }
                 last = name;
             }
-            // Written only where it says something else than the event's own `time`.
+            // Written only if it says something else than the event's own `time`.
             let said = event
                 .header("ce-time")
                 .and_then(|time| timestamp::parse_ns(time).ok());

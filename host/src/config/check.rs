@@ -199,7 +199,10 @@ impl Config {
         findings.positive("modules.instances_max", modules.instances_max);
         findings.positive("modules.host_calls_max", modules.host_calls_max);
         // One instance for each deployment, and some for what comes in addition.
-        let wanted = self.limits.deployments.saturating_add(INSTANCES_FOR_QUERIES);
+        let wanted = self
+            .limits
+            .deployments
+            .saturating_add(INSTANCES_FOR_QUERIES);
         if modules.instances_max > 0 && (modules.instances_max as usize) < wanted {
             findings.warning(
                 "modules.instances_max",

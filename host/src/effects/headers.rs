@@ -69,7 +69,7 @@ pub fn outgoing(
     headers
 }
 
-/// Headers of an event that stand for it where it is no longer at hand: what its effects would
+/// Headers that represent an event once it is no longer at hand: what its effects would
 /// continue, also if a timer causes them later.
 pub fn continued(cause: &Event) -> Vec<(String, String)> {
     let own_id = sound(cause, "ce-id").or_else(|| sound(cause, "nats-msg-id"));

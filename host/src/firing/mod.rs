@@ -102,7 +102,6 @@ impl Drop for Task {
 
 /// A firing that is stored in the stream.
 struct Published {
-    /// Its sequence.
     sequence: u64,
     /// How often the timer's firings were ignored before.
     attempt: u32,

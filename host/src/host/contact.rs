@@ -31,7 +31,7 @@ pub(super) struct ReaderStatus {
     pub status: Status,
 }
 
-/// The state of all sources.
+/// The state of all sources. No task holds two of its locks at a time.
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
     sources: Mutex<BTreeMap<String, Contact>>,

@@ -415,7 +415,7 @@ impl Host {
     pub fn info(&self) -> api::HostInfo {
         api::HostInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            contract: "foldstream:module@0.1.0".to_owned(),
+            contract: api::CONTRACT.to_owned(),
             started_at: self.inner.started_at.to_string(),
             deployments: self.inner.deployments.read().len() as u64,
             process: memory::process(

@@ -99,7 +99,6 @@ pub(super) enum CursorError {
          stored; delete that message"
     )]
     Foreign {
-        /// The subject.
         subject: Arc<str>,
         /// The sequence of the message.
         sequence: u64,

@@ -70,7 +70,7 @@ const OTHERS_SUBJECT: &str = "_fs.scenario.others";
 
 /// Why a scenario could not be played to its end. It says nothing about the module.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The module can't be used.
     #[error(transparent)]
     Module(#[from] module::Error),
@@ -102,7 +102,7 @@ pub enum Error {
 
 /// Where runs have their files.
 #[derive(Clone, Debug)]
-pub struct Folders {
+pub(crate) struct Folders {
     /// On a disk.
     pub disk: PathBuf,
     /// In memory, where nothing waits for a disk; none if the system has no such folder.

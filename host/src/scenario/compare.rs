@@ -1,4 +1,4 @@
-//! Compares what there is with what a scenario expects.
+//! Compares the actual state with what a scenario expects.
 
 use std::collections::BTreeMap;
 
@@ -18,9 +18,9 @@ const OTHERS: &str = "...";
 /// Most differences that one step shows.
 const SHOWN_MAX: usize = 50;
 
-/// A difference between what there is and what there should be.
+/// A difference between the actual state and the expected one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// The step, from 1.
     pub step: usize,
     /// Where the file claims it, if that is known.
@@ -33,7 +33,7 @@ pub struct Difference {
     /// What there should be; absent if nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected: Option<Value>,
-    /// What there is; absent if nothing.
+    /// The actual value; absent if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub found: Option<Value>,
     /// The path below `then` of what claims it.

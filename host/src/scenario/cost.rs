@@ -12,7 +12,7 @@ use crate::state::{Trace, Writer};
 
 /// What the events of a scenario cost, on average.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Cost {
+pub(crate) struct Cost {
     /// Events and firings that were applied.
     pub events: u64,
     /// Time in the module per event, in microseconds.
@@ -31,19 +31,18 @@ pub struct Cost {
 
 /// A cost that is larger than in the baseline.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Growth {
+pub(crate) struct Growth {
     /// Which one: `fuel`, `host_calls`, `state_bytes` or `memory_bytes`.
     pub figure: &'static str,
     /// In the baseline.
     pub before: f64,
-    /// Now.
     pub now: f64,
 }
 
 impl Cost {
     /// What has grown since a baseline: instructions, calls and bytes, because they depend on the
     /// module alone. Time depends on the machine and the moment, and is not compared.
-    pub fn grown(&self, before: &Self) -> Vec<Growth> {
+    pub(crate) fn grown(&self, before: &Self) -> Vec<Growth> {
         let calls = |cost: &Self| cost.host_calls.unwrap_or(0.0);
         let figures = [
             ("fuel", before.fuel, self.fuel),

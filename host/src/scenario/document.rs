@@ -19,7 +19,7 @@ const KEY_CHARS_MAX: usize = 16 << 10;
 
 /// A file of scenarios that was read and checked.
 #[derive(Clone, Debug)]
-pub struct Document {
+pub(crate) struct Document {
     pub(super) file: File,
     places: Places,
 }
@@ -27,7 +27,7 @@ pub struct Document {
 /// What is wrong in a file of scenarios, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct Mistake {
+pub(crate) struct Mistake {
     /// Where, if that is known.
     pub place: Option<Place>,
     /// What is wrong, and what to do.
@@ -36,7 +36,7 @@ pub struct Mistake {
 
 impl Document {
     /// Reads a file of scenarios, in YAML or JSON.
-    pub fn read(text: &str) -> Result<Self, Mistake> {
+    pub(crate) fn read(text: &str) -> Result<Self, Mistake> {
         if text.trim().is_empty() {
             return Err(Mistake {
                 place: Some(Place { line: 1, column: 1 }),
@@ -67,7 +67,7 @@ impl Document {
     }
 
     /// A file that a program made.
-    pub fn of(file: File) -> Result<Self, Mistake> {
+    pub(crate) fn of(file: File) -> Result<Self, Mistake> {
         let document = Self {
             file,
             places: Places::default(),
@@ -76,13 +76,12 @@ impl Document {
         Ok(document)
     }
 
-    /// Its scenarios.
-    pub fn scenarios(&self) -> &[Scenario] {
+    pub(crate) fn scenarios(&self) -> &[Scenario] {
         &self.file.scenarios
     }
 
     /// Where a scenario begins, if that is known.
-    pub fn place_of(&self, index: usize) -> Option<Place> {
+    pub(crate) fn place_of(&self, index: usize) -> Option<Place> {
         self.place(&path_of(index, &[]))
     }
 

@@ -40,7 +40,7 @@ const LONG_BYTES: usize = 1_000;
 
 /// What to explore.
 #[derive(Clone, Copy, Debug)]
-pub struct Exploration {
+pub(crate) struct Exploration {
     /// How many scenarios to draw.
     pub scenarios: u32,
     /// The same seed draws the same scenarios.
@@ -51,7 +51,7 @@ pub struct Exploration {
 
 /// The smallest scenario that fails.
 #[derive(Clone, Debug)]
-pub struct Explored {
+pub(crate) struct Explored {
     /// What is wrong.
     pub fault: Fault,
     /// A file with the scenario.
@@ -61,7 +61,7 @@ pub struct Explored {
 /// What is wrong with a module, whatever a scenario claims.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Fault {
+pub(crate) enum Fault {
     /// It lacks a property.
     Property(Finding),
     /// It fails, and does not reject the event.
@@ -74,8 +74,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Its name.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::Property(finding) => finding.property.name(),
             Self::Failure { kind, .. } => kind,
@@ -85,13 +84,13 @@ impl Fault {
 
 impl Suite {
     /// Whether a file has events to draw from.
-    pub fn has_examples(document: &Document) -> Result<bool, Mistake> {
+    pub(crate) fn has_examples(document: &Document) -> Result<bool, Mistake> {
         Ok(!Examples::of(document)?.events.is_empty())
     }
 
     /// Plays scenarios that are drawn from the examples in a file; returns the smallest one that
     /// fails. None if all pass, or if the file has no examples. Blocking.
-    pub fn explore(
+    pub(crate) fn explore(
         &self,
         document: &Document,
         exploration: Exploration,

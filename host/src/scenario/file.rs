@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// Most scenarios in one file.
-pub const SCENARIOS_MAX: usize = 10_000;
+pub(crate) const SCENARIOS_MAX: usize = 10_000;
 /// Most times that one action repeats its event.
 pub(super) const TIMES_MAX: u32 = 100_000;
 
@@ -15,7 +15,7 @@ pub(super) const TIMES_MAX: u32 = 100_000;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Foldstream scenarios")]
-pub struct File {
+pub(crate) struct File {
     /// Variables of all scenarios. `${name}` in a text stands for the value of a variable; a text
     /// that is nothing else becomes the value itself, such as a number.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -30,7 +30,7 @@ pub struct File {
 /// An event that scenarios repeat.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Template {
+pub(crate) struct Template {
     /// Its subject.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
@@ -55,7 +55,7 @@ pub struct Template {
 /// What happens, and what is expected then.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Scenario {
+pub(crate) struct Scenario {
     /// Its name, as a claim: `a cancelled order does not count`.
     pub name: String,
     /// Variables of this scenario.
@@ -88,7 +88,7 @@ pub struct Scenario {
 /// A further step of a scenario.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Step {
+pub(crate) struct Step {
     /// What happens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub when: Vec<Action>,
@@ -100,7 +100,7 @@ pub struct Step {
 /// What a deployment does with an event that has used up its attempts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum OnFailure {
+pub(crate) enum OnFailure {
     /// It stops at the event.
     #[default]
     Stop,
@@ -117,7 +117,7 @@ impl OnFailure {
 /// When timers fire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum TimersFire {
+pub(crate) enum TimersFire {
     /// As soon as time has passed until they are due.
     #[default]
     WhenDue,
@@ -137,7 +137,7 @@ impl TimersFire {
 /// (`others`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Action {
+pub(crate) struct Action {
     /// The name of a template. Other fields replace those of the template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
@@ -196,7 +196,7 @@ pub struct Action {
 /// `failure` nothing may fail, and without `parked` nothing may be parked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Then {
+pub(crate) struct Then {
     /// Entries by key; `null` says that there is none. A text stands for the value that is this
     /// text, so `"null"` is an entry with the JSON value null. `${any}` stands for any value. An object with
     /// the member `"..."` may have members that are not named.
@@ -230,7 +230,7 @@ pub struct Then {
 /// A message that is published. What is left out is not compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ExpectedMessage {
+pub(crate) struct ExpectedMessage {
     /// Its subject.
     pub subject: String,
     /// Its type.
@@ -264,7 +264,7 @@ pub struct ExpectedMessage {
 /// The last sequence that a subject or pattern must have in the target of a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ExpectedLast {
+pub(crate) struct ExpectedLast {
     /// The subject or pattern; without it, that of the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
@@ -275,7 +275,7 @@ pub struct ExpectedLast {
 /// A failure at which a deployment stops. What is left out is not compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ExpectedFailure {
+pub(crate) struct ExpectedFailure {
     /// Its kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<FailureKind>,
@@ -290,7 +290,7 @@ pub struct ExpectedFailure {
 /// Why an event was not applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum FailureKind {
+pub(crate) enum FailureKind {
     /// The module rejects it.
     Rejected,
     /// The module wants to see it again.
@@ -318,7 +318,7 @@ impl FailureKind {
 
 impl File {
     /// As YAML.
-    pub fn to_yaml(&self) -> String {
+    pub(crate) fn to_yaml(&self) -> String {
         serde_saphyr::to_string(self).expect("a file of scenarios is plain data")
     }
 }
@@ -329,6 +329,6 @@ fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D:
 }
 
 /// The JSON Schema of a file of scenarios, for editors.
-pub fn schema() -> Value {
+pub(crate) fn schema() -> Value {
     schemars::schema_for!(File).to_value()
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Does this many pieces of work on up to `jobs` threads; returns the outcomes in the order of the
 /// pieces. After an outcome that ends it nothing more begins, and what has not begun is left out:
 /// all pieces before that outcome have theirs.
-pub fn in_order<T: Send + Sync>(
+pub(crate) fn in_order<T: Send + Sync>(
     count: usize,
     jobs: usize,
     work: impl Fn(usize) -> T + Sync,

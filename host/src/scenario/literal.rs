@@ -14,12 +14,12 @@ const MESSAGE_ID: &str = "nats-msg-id";
 const ADDED: [&str; 2] = ["nats-", "foldstream-"];
 
 /// A text that stands for itself, whatever is in it.
-pub fn literal(text: String) -> String {
+pub(crate) fn literal(text: String) -> String {
     text.replace("${", "$${")
 }
 
 /// All texts of a value, changed; also names of members.
-pub fn texts(value: Value, change: &impl Fn(String) -> String) -> Value {
+pub(crate) fn texts(value: Value, change: &impl Fn(String) -> String) -> Value {
     match value {
         Value::String(text) => Value::String(change(text)),
         Value::Array(values) => values
@@ -38,7 +38,7 @@ pub fn texts(value: Value, change: &impl Fn(String) -> String) -> Value {
 
 impl Action {
     /// An event as it is.
-    pub fn literal(event: NewEvent) -> Self {
+    pub(crate) fn literal(event: NewEvent) -> Self {
         let NewEvent {
             subject,
             kind,
@@ -65,7 +65,7 @@ impl Action {
     }
 
     /// An event of a stream.
-    pub fn recorded(event: StoredEvent) -> Self {
+    pub(crate) fn recorded(event: StoredEvent) -> Self {
         let StoredEvent {
             time,
             subject,

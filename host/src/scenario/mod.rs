@@ -22,17 +22,14 @@ mod suite;
 #[cfg(test)]
 mod tests;
 
-pub use bed::{Error, Folders};
-pub use compare::Difference;
-pub use cost::{Cost, Growth};
-pub use document::{Document, Mistake};
-pub use explore::{Exploration, Explored, Fault};
-pub use file::{
-    Action, ExpectedFailure, ExpectedMessage, FailureKind, File, OnFailure, SCENARIOS_MAX,
-    Scenario, Step, Template, Then, TimersFire, schema,
-};
-pub use in_order::in_order;
-pub use literal::{literal, texts};
-pub use places::Place;
-pub use properties::{Finding, Property};
-pub use suite::{Failed, Outcome, Suite};
+pub(crate) use bed::Folders;
+pub(crate) use compare::Difference;
+pub(crate) use cost::{Cost, Growth};
+pub(crate) use document::{Document, Mistake};
+pub(crate) use explore::{Exploration, Explored, Fault};
+pub(crate) use file::{Action, File, OnFailure, Scenario, Then, TimersFire, schema};
+pub(crate) use in_order::in_order;
+pub(crate) use literal::{literal, texts};
+pub(crate) use places::Place;
+pub(crate) use properties::Finding;
+pub(crate) use suite::{Failed, Outcome, Suite};

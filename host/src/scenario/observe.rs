@@ -8,7 +8,6 @@ use super::bed::{Bed, Error};
 use crate::api::Failure;
 use crate::effects::{Condition, Delivery};
 use crate::event::Payload;
-use crate::state::{Direction, Scan, Selection};
 use crate::timestamp;
 
 /// Entries and rows per read.
@@ -51,7 +50,7 @@ impl Message {
     }
 }
 
-/// What there is after a step.
+/// The actual state after a step.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Observation {
     pub(super) entries: BTreeMap<String, Payload>,
@@ -102,24 +101,12 @@ impl Observation {
 fn entries(bed: &Bed<'_>) -> Result<BTreeMap<String, Payload>, Error> {
     let snapshot = bed.store().snapshot();
     let mut entries = BTreeMap::new();
-    let mut after = None;
-    loop {
-        let page = snapshot.scan(&Scan {
-            selection: Selection::Prefix(String::new()),
-            after: after.take(),
-            direction: Direction::Forwards,
-            limit: PAGE,
-        })?;
-        after = page.entries.last().map(|(key, _)| key.to_string());
-        entries.extend(
-            page.entries
-                .into_iter()
-                .map(|(key, value)| (key.to_string(), value)),
-        );
-        if !page.more {
-            return Ok(entries);
-        }
-    }
+    snapshot.for_each_page(PAGE, |page| {
+        let page = page.into_iter();
+        entries.extend(page.map(|(key, value)| (key.to_string(), value)));
+        Ok::<_, Error>(())
+    })?;
+    Ok(entries)
 }
 
 /// All messages so far, in the order of their places. Nobody sends them, so none is gone.

@@ -9,7 +9,7 @@ use serde_saphyr::{Location, Spanned};
 
 /// A place in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub(crate) struct Place {
     /// The line, from 1.
     pub line: u64,
     /// The column, from 1.

@@ -1,4 +1,4 @@
-//! Plays a scenario: what is to happen, in order, and what there is after each step.
+//! Plays a scenario: its steps in order, and the actual state after each.
 
 use std::time::Duration;
 

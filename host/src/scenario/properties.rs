@@ -14,7 +14,7 @@ use crate::event::Payload;
 /// What a module must not depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Property {
+pub(crate) enum Property {
     /// Random numbers.
     Chance,
     /// The time at which the module runs.
@@ -32,8 +32,7 @@ pub enum Property {
 }
 
 impl Property {
-    /// Its name.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Chance => "chance",
             Self::Time => "time",
@@ -46,7 +45,7 @@ impl Property {
     }
 
     /// What a difference means, and what to do.
-    pub fn advice(self) -> &'static str {
+    pub(crate) fn advice(self) -> &'static str {
         match self {
             Self::Chance => {
                 "the result depends on chance: another seed of random numbers changes it; take \
@@ -82,7 +81,7 @@ impl Property {
 
 /// A property that a module lacks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// Which one.
     pub property: Property,
     /// What it means, and what to do.

@@ -15,7 +15,7 @@ use super::properties::{Finding, look};
 use crate::module::Module;
 
 /// Runs scenarios against one module.
-pub struct Suite {
+pub(crate) struct Suite {
     pub(super) stage: Stage,
     /// Whether each scenario is played again under other conditions.
     looks_at_properties: bool,
@@ -23,7 +23,7 @@ pub struct Suite {
 
 /// Why a scenario has no outcome.
 #[derive(Debug, thiserror::Error)]
-pub enum Failed {
+pub(crate) enum Failed {
     /// The file has a mistake.
     #[error(transparent)]
     Mistake(#[from] Mistake),
@@ -34,7 +34,7 @@ pub enum Failed {
 
 /// How a scenario ended.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// What is not as expected.
     pub differences: Vec<Difference>,
     /// The property that the module lacks, if one was found.
@@ -49,7 +49,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// Whether everything is as expected.
-    pub fn is_passed(&self) -> bool {
+    pub(crate) fn is_passed(&self) -> bool {
         self.differences.is_empty() && self.finding.is_none()
     }
 }
@@ -66,7 +66,7 @@ impl std::fmt::Debug for Suite {
 impl Suite {
     /// Prepares runs of a module. `stops` ends the work. Must be called on a
     /// thread for blocking work of a runtime, as all other functions.
-    pub fn new(
+    pub(crate) fn new(
         module: Arc<Module>,
         folders: Folders,
         looks_at_properties: bool,
@@ -79,7 +79,7 @@ impl Suite {
     }
 
     /// Plays the scenario at an index of a file. Blocking.
-    pub fn run(&self, document: &Document, index: usize) -> Result<Outcome, Failed> {
+    pub(crate) fn run(&self, document: &Document, index: usize) -> Result<Outcome, Failed> {
         let begun = Instant::now();
         let script = Script::of(document, index)?;
         let usual = self.play(&script)?;

@@ -51,6 +51,7 @@ pub use openapi::document;
 pub use startup::Entrance;
 
 use self::problem::{Kind, Problem};
+use crate::actor;
 use crate::config::{self, Config};
 use crate::host::Host;
 use crate::rollout::Rollouts;
@@ -190,7 +191,7 @@ fn router(app: App) -> Router {
         None => router,
     };
     router
-        .layer(from_fn_with_state(app.clone(), observe::limit))
+        .layer(from_fn_with_state(app.clone(), observe::time_out))
         .layer(CatchPanicLayer::custom(problem::from_panic))
         .layer(from_fn_with_state(app.clone(), observe::record))
         .with_state(app)
@@ -232,6 +233,16 @@ async fn in_place<T: Send + 'static>(
         // A runtime of one thread cannot.
         _ => blocking(work).await,
     }
+}
+
+/// Completes a change even if its client disconnects, because a half-finished deploy helps no one.
+async fn finish<T: Send + 'static>(
+    change: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Problem> {
+    // The actor goes along, because a spawned task has none of its own.
+    tokio::spawn(actor::scope(actor::current(), change))
+        .await
+        .map_err(|error| lost(&error))
 }
 
 /// Our own work panicked; the panic hook has logged its message and location.

@@ -76,7 +76,7 @@ fn status_label(status: u16) -> &'static str {
 }
 
 /// Ends a request that takes too long. A stream is past this once it is open.
-pub(super) async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(super) async fn time_out(State(app): State<App>, request: Request, next: Next) -> Response {
     let mut longest = app.config.request_timeout;
     // A deploy is checked and compiled, each with a limit of its own, which together may be longer.
     if request.method() == Method::POST && request.uri().path() == "/v1/deployments" {

@@ -35,6 +35,7 @@ pub(super) struct Admission {
 #[derive(Clone)]
 pub(super) struct Secrets(Arc<Shared>);
 
+/// No task holds two of its locks at a time.
 struct Shared {
     address: std::net::SocketAddr,
     /// The settings they are loaded from.
@@ -193,11 +194,11 @@ fn look(config: &config::Serve) -> Vec<FileStamp> {
         &config.tls_cert,
         &config.tls_key,
     ];
-    let sight = |path: &PathBuf| {
+    let stamp = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok();
         let seen =
             metadata.map(|found| (found.ino(), found.len(), found.mtime(), found.mtime_nsec()));
         (path.clone(), seen)
     };
-    files.into_iter().flatten().map(sight).collect()
+    files.into_iter().flatten().map(stamp).collect()
 }

@@ -112,7 +112,7 @@ pub struct Delayed {
     pub has_more: bool,
 }
 
-/// The outbox of an open state.
+/// The outbox of an open state. No task holds two of its locks at a time.
 #[derive(Debug)]
 pub(super) struct Outbox {
     owner: Mutex<Option<Owned>>,

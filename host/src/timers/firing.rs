@@ -6,12 +6,12 @@ use crate::event::{Event, Payload};
 
 /// How the subjects of firings begin. Patterns with wildcards in their place do not match them, so
 /// no module gets those of another.
-pub const SUBJECT_PREFIX: &str = "_fs.timers";
+pub(crate) const SUBJECT_PREFIX: &str = "_fs.timers";
 /// The type of a firing.
 const KIND: &str = "timer";
 
 /// The subject of the firings of a deployment.
-pub fn subject(deployment: &str) -> String {
+pub(crate) fn subject(deployment: &str) -> String {
     format!("{SUBJECT_PREFIX}.{deployment}")
 }
 
@@ -109,7 +109,6 @@ impl Firing {
     /// Its type.
     pub const KIND: &str = KIND;
 
-    /// Its data.
     pub fn data(&self) -> Payload {
         Payload::from(serde_json::to_string(self).expect("a firing is plain data"))
     }

@@ -14,14 +14,14 @@ mod firing;
 
 use serde::{Deserialize, Serialize};
 
-pub use firing::{Firing, SUBJECT_PREFIX, What, subject};
+pub(crate) use firing::{Firing, SUBJECT_PREFIX, What, subject};
 
 /// Longest name of a timer, in bytes.
-pub const NAME_BYTES_MAX: usize = 512;
+pub(crate) const NAME_BYTES_MAX: usize = 512;
 /// Longest key of a timer, in bytes.
 const KEY_BYTES_MAX: usize = 1_024;
 /// Most timers that one event may set.
-pub const SETS_PER_EVENT_MAX: u32 = 10_000;
+pub(crate) const SETS_PER_EVENT_MAX: u32 = 10_000;
 
 /// A timer that is set by a timer for no later than this is set for at once, in nanoseconds.
 const AT_ONCE_NS: u64 = 1_000_000_000;
@@ -35,7 +35,6 @@ pub struct Timer {
     /// The sequence of the event or firing that set it.
     #[serde(rename = "set")]
     pub set_by: u64,
-    /// Its key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// How many timers in a row led to it, each of which set the next for at once; 0 if an event set
@@ -49,7 +48,7 @@ pub struct Timer {
 
 /// Why a timer is refused; the name of the limit comes first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub(crate) struct Refused {
     /// Name of the limit.
     pub limit: &'static str,
     /// What happened, and what to do.
@@ -57,7 +56,7 @@ pub struct Refused {
 }
 
 /// Checks the name of a timer.
-pub fn check_name(name: &str) -> Result<(), Refused> {
+pub(crate) fn check_name(name: &str) -> Result<(), Refused> {
     let refused = |message: String| {
         Err(Refused {
             limit: "timer-name",
@@ -79,7 +78,7 @@ pub fn check_name(name: &str) -> Result<(), Refused> {
 }
 
 /// Checks the key of a timer.
-pub fn check_key(key: &str) -> Result<(), Refused> {
+pub(crate) fn check_key(key: &str) -> Result<(), Refused> {
     if key.len() <= KEY_BYTES_MAX {
         return Ok(());
     }

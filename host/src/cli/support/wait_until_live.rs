@@ -165,7 +165,7 @@ pub(crate) fn failure_text(deployment: &Deployment) -> String {
 /// The outcome of a resume or a rollback, in one line; an error if the deployment failed.
 pub(crate) fn outcome(deployment: &Deployment) -> Result<String, Failure> {
     let (name, position) = (&deployment.name, grouped(deployment.position));
-    let state = crate::cli::commands::deployments::show::state_word(deployment.state);
+    let state = deployment.state.name();
     if deployment.state == DeploymentState::Failed {
         return Err(Failure::new(Exit::Failed, failure_text(deployment)));
     }

@@ -5,7 +5,7 @@ use axum::extract::State;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::reads;
+use super::pages;
 use crate::api;
 use crate::serve::App;
 use crate::serve::capacity::acquire;
@@ -20,7 +20,7 @@ pub(super) struct AuditParameters {
     /// Only entries about this deployment, which may be deleted.
     deployment: Option<String>,
     /// Maximum number of entries.
-    #[serde(default = "reads::page")]
+    #[serde(default = "pages::default_limit")]
     #[param(minimum = 1, maximum = 10_000, default = 100, required = false)]
     limit: usize,
 }
@@ -35,7 +35,7 @@ pub(super) async fn read(
     State(app): State<App>,
     Parameters(parameters): Parameters<AuditParameters>,
 ) -> Result<Json<api::AuditLog>, Problem> {
-    reads::check_limit(parameters.limit)?;
+    pages::check_limit(parameters.limit)?;
     let place = acquire(&app.capacity.scans, "scans").await?;
     let host = app.host.clone();
     let entries = crate::serve::blocking(move || {

@@ -10,14 +10,13 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use crate::actor;
 use crate::api;
 use crate::effects::Grants;
 use crate::module::Wanted;
 use crate::rollout::{self, DeployRequest, GenerationChoice, Rollouts, WantedSkips};
-use crate::serve::App;
 use crate::serve::extract::{self, NoParameters, Parameters, Segments};
 use crate::serve::problem::Problem;
+use crate::serve::{App, finish};
 
 /// Largest body of a resume, in bytes: far more than its reason and sequences need.
 const RESUME_BYTES_MAX: usize = 64 << 10;
@@ -488,14 +487,4 @@ where
     F: Future<Output = Result<T, rollout::Error>> + Send + 'static,
 {
     Ok(Json(finish(make(app.rollouts.clone())).await??))
-}
-
-/// Completes a change even if its client disconnects, because a half-finished deploy helps no one.
-pub(super) async fn finish<T: Send + 'static>(
-    change: impl Future<Output = T> + Send + 'static,
-) -> Result<T, Problem> {
-    // The actor goes along, because a spawned task has none of its own.
-    tokio::spawn(actor::scope(actor::current(), change))
-        .await
-        .map_err(|error| crate::serve::lost(&error))
 }

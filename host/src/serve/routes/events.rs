@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use utoipa::IntoParams;
 
-use super::reads;
+use super::pages;
 use crate::api::{self, PositionMark};
 use crate::cloudevents::{BATCH_MEDIA_TYPE, SubjectTemplate, Written};
 use crate::event::Event;
@@ -103,7 +103,7 @@ pub(super) struct EventsParameters {
     /// Only subjects that match this pattern, such as `orders.*.placed` or `orders.>`.
     subject: Option<String>,
     /// Most events on the page.
-    #[serde(default = "reads::page")]
+    #[serde(default = "pages::default_limit")]
     #[param(minimum = 1, maximum = 10_000, default = 100, required = false)]
     limit: usize,
 }
@@ -239,7 +239,7 @@ pub(super) async fn read(
     Parameters(parameters): Parameters<EventsParameters>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    reads::check_limit(parameters.limit)?;
+    pages::check_limit(parameters.limit)?;
     let subjects = subjects(parameters.subject.as_deref())?;
     let source = app.host.source(parameters.source.as_deref())?;
     let _place = acquire(&app.capacity.scans, "scans").await?;

@@ -8,6 +8,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
+use super::pages;
 use crate::api;
 use crate::deployment::View;
 use crate::event::Payload;
@@ -18,9 +19,7 @@ use crate::serve::extract::{self, Parameters, Segments};
 use crate::serve::json;
 use crate::serve::position::{self, Answer, Lacks};
 use crate::serve::problem::{self, Problem};
-use crate::state::{
-    Direction, KEY_BYTES_MAX, Page, SCAN_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot,
-};
+use crate::state::{Direction, KEY_BYTES_MAX, Page, SCAN_BYTES_MAX, Scan, Selection, Snapshot};
 
 /// Most bytes of a value to hash and parse on a thread of the runtime, which takes some tens of
 /// microseconds.
@@ -107,25 +106,10 @@ read_parameters! {
         #[param(inline, required = false)]
         order: Order,
         /// Most entries on the page.
-        #[serde(default = "page")]
+        #[serde(default = "pages::default_limit")]
         #[param(minimum = 1, maximum = 10_000, default = 100, required = false)]
         limit: usize,
     }
-}
-
-/// Default number of entries or events per page.
-pub(super) fn page() -> usize {
-    100
-}
-
-/// Checks the size of a page.
-pub(super) fn check_limit(limit: usize) -> Result<(), Problem> {
-    if (1..=SCAN_ENTRIES_MAX).contains(&limit) {
-        return Ok(());
-    }
-    Err(Problem::invalid(format!(
-        "limit {limit} is refused; ask for 1 to {SCAN_ENTRIES_MAX} a page"
-    )))
 }
 
 read_parameters! {
@@ -263,7 +247,7 @@ pub(super) async fn scan(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    check_limit(parameters.limit)?;
+    pages::check_limit(parameters.limit)?;
     let view = view(&app, &name, &parameters.read()).await?;
     let scan = Scan {
         selection: selection(parameters.prefix, parameters.start, parameters.end)?,
@@ -277,7 +261,7 @@ pub(super) async fn scan(
     // Places first, then memory: who waits for a place must not hold memory.
     let place = acquire(&app.capacity.scans, "scans").await?;
     let room = app.capacity.page(SCAN_BYTES_MAX).await?;
-    let is_short = parameters.limit <= page();
+    let is_short = parameters.limit <= pages::default_limit();
     let work = move || {
         let _place = place;
         let (position, generation) = (view.snapshot.position(), view.generation);
@@ -513,7 +497,7 @@ async fn to_its_end<T: Send + 'static>(
     places: impl Send + 'static,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, Problem> {
-    super::deployments::finish(async move {
+    crate::serve::finish(async move {
         let done = work.await;
         drop(places);
         done
@@ -526,6 +510,7 @@ mod tests {
     use super::*;
     use crate::position::{Checkpoint, StreamIdentity};
     use crate::state;
+    use crate::state::SCAN_ENTRIES_MAX;
 
     fn some(text: &str) -> Option<String> {
         Some(text.to_owned())
@@ -660,7 +645,8 @@ mod tests {
 
     #[test]
     fn page_sizes_have_a_limit() {
-        assert!(check_limit(1).is_ok() && check_limit(SCAN_ENTRIES_MAX).is_ok());
-        assert!(check_limit(0).is_err() && check_limit(SCAN_ENTRIES_MAX + 1).is_err());
+        assert!(pages::check_limit(1).is_ok() && pages::check_limit(SCAN_ENTRIES_MAX).is_ok());
+        assert!(pages::check_limit(0).is_err());
+        assert!(pages::check_limit(SCAN_ENTRIES_MAX + 1).is_err());
     }
 }

@@ -5,8 +5,7 @@ use axum::extract::State;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::pages::PageParameters;
-use super::reads;
+use super::pages::{self, PageParameters};
 use crate::api;
 use crate::sagas::Wanted;
 use crate::serve::App;
@@ -29,7 +28,7 @@ pub(super) struct ListParameters {
     /// What the page before returned as `next`.
     after: Option<String>,
     /// Maximum number of entries.
-    #[serde(default = "reads::page")]
+    #[serde(default = "pages::default_limit")]
     #[param(minimum = 1, maximum = 1_000, default = 100, required = false)]
     limit: usize,
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::ValueEnum;
 
-use super::show::state_word;
 use crate::api::{DeployOutcome, Deployed, Deployment, EffectsFrom, missing_remark};
 use crate::cli::Context;
 use crate::cli::support::candidate::CandidateArgs;
@@ -310,7 +309,7 @@ pub(crate) fn end_line(deployment: &Deployment, generation: u64) -> String {
         ),
         _ => format!(
             "{name}: {} at position {}{}",
-            state_word(deployment.state),
+            deployment.state.name(),
             grouped(deployment.position),
             missing_remark(deployment.missing_events)
         ),

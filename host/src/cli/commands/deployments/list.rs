@@ -1,7 +1,6 @@
 //! `foldstream list`: all deployments.
 
 use super::show::source_word;
-use super::show::state_word;
 use crate::api::{Deployment, DeploymentList, GenerationStatus};
 use crate::cli::Context;
 use crate::cli::commands::rollouts::generations::percent;
@@ -34,7 +33,7 @@ fn lines(deployments: &[Deployment]) -> String {
     let rows = deployments.iter().map(|deployment| {
         vec![
             deployment.name.clone(),
-            state_word(deployment.state),
+            deployment.state.name().to_owned(),
             grouped(deployment.position),
             known(deployment.lag_events, grouped),
             known(deployment.lag_seconds, span),

@@ -1,4 +1,4 @@
-//! Commands about deployments: what runs on a host, and how it fares.
+//! Commands about deployments: what runs on a host, and in which state.
 
 pub(crate) mod delete;
 pub(crate) mod deploy;

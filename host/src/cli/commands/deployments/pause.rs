@@ -1,6 +1,5 @@
 //! `foldstream pause`.
 
-use super::show::state_word;
 use crate::api::Deployment;
 use crate::cli::Context;
 use crate::cli::support::output::grouped;
@@ -39,8 +38,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
                 )
             }
             _ => {
-                let (state, position) =
-                    (state_word(deployment.state), grouped(deployment.position));
+                let (state, position) = (deployment.state.name(), grouped(deployment.position));
                 format!("{}: {state} at position {position}", deployment.name)
             }
         })?;

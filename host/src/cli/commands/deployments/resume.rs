@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::show::state_word;
 use crate::api::{
     Deployment, DeploymentList, DeploymentState, Generation, GenerationList, GenerationStatus,
     Resume,
@@ -267,7 +266,7 @@ fn lines(deployments: &[Deployment]) -> String {
     let row = |deployment: &Deployment| {
         vec![
             deployment.name.clone(),
-            state_word(deployment.state),
+            deployment.state.name().to_owned(),
             grouped(deployment.position),
         ]
     };

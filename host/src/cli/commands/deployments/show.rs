@@ -2,8 +2,8 @@
 
 use super::{outbox, sagas, timers};
 use crate::api::{
-    Deployment, DeploymentInbox, DeploymentState, Failure, Generation, ModuleInfo, OnFailure,
-    ParkedCounts, SourceState, SourceStatus,
+    Deployment, DeploymentInbox, Failure, Generation, ModuleInfo, OnFailure, ParkedCounts,
+    SourceState, SourceStatus,
 };
 use crate::cli::Context;
 use crate::cli::commands::project::inspect::{self, MIGRATES};
@@ -26,18 +26,6 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let deployment = context.client()?.deployment(&args.name).await?;
     context.output.one(&deployment, lines)?;
     Ok(())
-}
-
-/// The name of a state, as in the API.
-pub(crate) fn state_word(state: DeploymentState) -> String {
-    word(&state)
-}
-
-fn word(thing: &impl serde::Serialize) -> String {
-    match serde_json::to_value(thing) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => String::new(),
-    }
 }
 
 /// What is shown of a deployment: names and values.
@@ -159,7 +147,7 @@ fn module_rows(module: &ModuleInfo) -> Rows {
 }
 
 fn state_line(deployment: &Deployment) -> String {
-    let mut line = state_word(deployment.state);
+    let mut line = deployment.state.name().to_owned();
     if let Some(percent) = deployment.repair_percent {
         line.push_str(&format!(", repairing the state file: {percent:.0} %"));
     }
@@ -356,6 +344,7 @@ fn source_line(deployment: &Deployment) -> String {
 #[cfg(test)]
 pub(in crate::cli) mod tests {
     use super::*;
+    use crate::api::DeploymentState;
     use crate::api::{
         ErrorPolicy, FailureClass, ModuleInfo, ModuleLimits, QueryDescription, SourceStatus,
     };
