@@ -10,8 +10,8 @@ use foldstream_tests::{cli, guests, root};
 use serde_json::{Value, json};
 
 /// A language with the tools that a project of it needs.
-struct Language {
-    name: &'static str,
+pub(crate) struct Language {
+    pub(crate) name: &'static str,
     /// Commands that install the tools of a new project without a network; none if those on PATH do.
     install: &'static [&'static str],
     /// The command that tests a project, and what it prints if that went well.
@@ -24,7 +24,7 @@ struct Language {
     told: [&'static str; 2],
 }
 
-const PYTHON: Language = Language {
+pub(crate) const PYTHON: Language = Language {
     name: "python",
     install: &[],
     test: (
@@ -46,7 +46,7 @@ const PYTHON: Language = Language {
         "File \"page_visits.py\", line 16, in apply",
     ],
 };
-const TYPESCRIPT: Language = Language {
+pub(crate) const TYPESCRIPT: Language = Language {
     name: "typescript",
     install: &[
         "npm",
@@ -104,7 +104,7 @@ fn with_tools(mut command: Command) -> Command {
     command
 }
 
-fn run_in(folder: &Path, words: &[&str]) -> cli::Output {
+pub(crate) fn run_in(folder: &Path, words: &[&str]) -> cli::Output {
     let command = match words[0] {
         "foldstream" => host::foldstream(),
         program => Command::new(program),
@@ -125,14 +125,14 @@ fn sdk_of_python_and_its_examples_pass_their_tests() {
 #[test]
 fn sdk_of_typescript_and_its_examples_pass_their_tests_and_have_sound_types() {
     let sdk = root().join("guest-sdk/typescript");
-    for file in ["test/keys.test.ts", "test/projection.test.ts"] {
+    for file in [
+        "test/keys.test.ts",
+        "test/projection.test.ts",
+        "test/handler.test.ts",
+        "examples/order-totals/test/index.test.ts",
+    ] {
         run_in(&sdk, &["tsx", "--test", file]).expect(0);
     }
-    run_in(
-        &sdk,
-        &["tsx", "--test", "examples/order-totals/test/index.test.ts"],
-    )
-    .expect(0);
     let types = root().join(".cache/node/node_modules/@types");
     let types = types.display().to_string();
     run_in(&sdk, &["tsc", "--typeRoots", &types]).expect(0);
@@ -156,12 +156,12 @@ fn sdk_of_c_and_its_examples_pass_their_tests() {
     }
 }
 
-/// Makes a project, tests and builds it, deploys it and asks it: all that its README says.
-async fn first_projection(language: &Language) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let new = ["foldstream", "new", "--lang", language.name, "page-visits"];
-    run_in(folder.path(), &new).expect(0);
-    let project = folder.path().join("page-visits");
+/// Makes a project of a kind in a folder, installs its tools, tests it, builds it, and plays its
+/// scenarios; returns its folder.
+pub(crate) fn made(language: &Language, kind: &str, folder: &Path, name: &str) -> PathBuf {
+    let new = ["foldstream", "new", "--lang", language.name, "--kind", kind];
+    run_in(folder, &[&new[..], &[name]].concat()).expect(0);
+    let project = folder.join(name);
     if !language.install.is_empty() {
         run_in(&project, language.install).expect(0);
     }
@@ -169,16 +169,24 @@ async fn first_projection(language: &Language) {
     assert!(tested.stdout.contains(language.test.1), "{tested:?}");
     let built = run_in(&project, &["foldstream", "build"]).expect(0);
     assert!(
-        built.stdout.starts_with("projection page-visits, ") && built.stdout.contains("sha256:"),
+        built.stdout.starts_with(&format!("{kind} {name}, ")) && built.stdout.contains("sha256:"),
         "{built:?}"
     );
+    let module = format!("{name}.wasm");
+    let test = ["foldstream", "test", &module, "scenarios.yaml"];
+    let tested = run_in(&project, &test).expect(0);
+    assert!(tested.stdout.contains("2 passed, 0 failed"), "{tested:?}");
+    project
+}
+
+/// Makes a project, tests and builds it, deploys it and asks it: all that its README says.
+async fn first_projection(language: &Language) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let project = made(language, "projection", folder.path(), "page-visits");
 
     // As after `foldstream test --schema`, so that editors complete the file.
     let schema = std::fs::read_to_string(project.join("scenarios.schema.json")).expect("made");
     assert_eq!(schema, cli::run(&["test", "--schema"]).stdout);
-    let test = ["foldstream", "test", "page-visits.wasm", "scenarios.yaml"];
-    let tested = run_in(&project, &test).expect(0);
-    assert!(tested.stdout.contains("2 passed, 0 failed"), "{tested:?}");
 
     let host = Host::start().await;
     let module = project.join("page-visits.wasm").display().to_string();
@@ -310,7 +318,7 @@ fn a_missing_tool_is_named_with_the_command_that_installs_it() {
 }
 
 /// A module of an SDK's folder, built once a run.
-fn module(path: &str) -> Vec<u8> {
+pub(crate) fn module(path: &str) -> Vec<u8> {
     let folder = root().join("guest-sdk").join(path);
     let out: PathBuf = foldstream_tests::built()
         .join("guests")

@@ -11,7 +11,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// The examples with scenarios.
-const EXAMPLES: [&str; 4] = ["starter", "order-totals", "fulfilment", "saga-orchestrated"];
+const EXAMPLES: [&str; 5] = [
+    "starter",
+    "starter-handler",
+    "order-totals",
+    "fulfilment",
+    "saga-orchestrated",
+];
 
 /// Files of one test.
 struct Files(TempDir);

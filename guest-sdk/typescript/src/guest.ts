@@ -1,20 +1,22 @@
-/** What a TypeScript module exports to a host; only `foldstream build` imports it, for the
- * component. */
+/** What TypeScript modules of any kind export to a host; only components import it. */
 
 import { write } from "foldstream:module/log@0.1.0";
 import { get, putMany, scan, type Payload } from "foldstream:module/state@0.1.0";
 import { InvalidArguments, NotFound, isDeliberate, summary } from "./errors";
+import type { Outbox } from "./effects";
 import { Event } from "./events";
-import type { Manifest } from "./manifest";
-import { Instance, Projection, type ProjectionClass } from "./projection";
+import { Instance, type Failed } from "./instance";
+import { wantsHeaders, type HandlerManifest, type Manifest } from "./manifest";
+import type { Module, ModuleClass } from "./module";
 import { firstPlace, resolveStack } from "./stack";
 import type { Backend } from "./tables";
+import type { Fired } from "./timers";
 
 /** Most entries that a host takes in one call. */
 const PUTS_MAX = 65_536;
 
 /** An event, as the host passes it. */
-interface WireEvent {
+export interface WireEvent {
   sequence: number;
   /** A number has 53 bits, so of a time in nanoseconds the last 256 are lost. */
   timeNs: number;
@@ -44,59 +46,94 @@ const state: Backend = {
 
 const NO_HEADERS: ReadonlyMap<string, string> = new Map();
 
-/** The functions that a component exports. Runs when the component is built, so a mistake in a
- * declaration is found then. */
-export function exported(module: unknown) {
-  if (typeof module !== "function" || !(module.prototype instanceof Projection)) {
-    throw new TypeError("the module must export its projection: export default class … extends Projection");
+/** A kind of module, as its class says it. */
+export interface Kind<M extends Module> {
+  /** The class that modules of the kind extend. */
+  base: abstract new () => M;
+  /** Its name, for people. */
+  name: "projection" | "handler";
+  /** What a module of another kind is told. */
+  otherwise: string;
+  /** Only handlers have one. */
+  outbox?: Outbox;
+}
+
+/** A module that runs: what components of any kind do with it. */
+export class Running<M extends Module> {
+  readonly manifest: Manifest & HandlerManifest;
+  readonly queries: { name: string; description: string }[];
+  readonly #made: ModuleClass<M>;
+  readonly #outbox: Outbox | undefined;
+  #instance: Instance | undefined;
+
+  /** Runs when the component is built, so a mistake in a declaration is found then. */
+  constructor(module: unknown, { base, name, otherwise, outbox }: Kind<M>) {
+    if (typeof module !== "function" || !(module.prototype instanceof base)) {
+      const advice = `the module must export its ${name}: export default class … extends ${base.name}`;
+      throw new TypeError(`${advice}; ${otherwise}`);
+    }
+    this.#made = module as unknown as ModuleClass<M>;
+    this.#outbox = outbox;
+    this.manifest = this.#made.manifest;
+    if (this.manifest === undefined || !Array.isArray(this.manifest.subjects)) {
+      throw new TypeError(`${this.#made.name} lacks its manifest: static override manifest = { name, subjects }`);
+    }
+    setConsole();
+    const queries = Object.entries(opened(this.#made).module.queries);
+    this.queries = queries.map(([name, { description }]) => ({ name, description }));
   }
-  const made = module as unknown as ProjectionClass;
-  const asked: Manifest | undefined = made.manifest;
-  if (asked === undefined || !Array.isArray(asked.subjects)) {
-    throw new TypeError(`${made.name} lacks its manifest: static override manifest = { name, subjects }`);
+
+  /** Applies or handles a batch; what it throws is the failure in the terms of the contract. */
+  apply(events: WireEvent[]): void {
+    this.#do((instance) => instance.apply(events.map(eventOf)));
   }
-  setConsole();
-  const queries = Object.entries(opened(made).projection.queries);
-  let running: Instance | undefined;
-  return {
-    manifest: () => manifest(asked, queries.map(([name, { description }]) => ({ name, description }))),
-    inbox: () => inbox(asked),
-    apply(events: WireEvent[]) {
-      running ??= new Instance(made, state);
-      const failed = running.apply(
-        events.map(({ sequence, timeNs, subject, kind, headers, data }) => {
-          const named = headers.length === 0 ? NO_HEADERS : new Map(headers);
-          // The nearest microsecond: exact if the time was given in microseconds.
-          return new Event(sequence, Math.round(timeNs / 1_000), subject, kind, named, data.val);
-        }),
-      );
-      if (failed === undefined) return;
-      // What the instance holds no longer matches the host's state.
-      running = undefined;
-      tell(failed.error);
-      throw {
-        index: failed.index,
-        kind: failed.retry ? "retry" : "reject",
-        message: summary(failed.error, firstPlace),
-      };
-    },
-    query(name: string, args: Payload): Payload {
-      let answer: string | undefined;
-      try {
-        // A fresh instance: the state of a query is a snapshot of its own.
-        answer = new Instance(made, state).query(name, args.val);
-      } catch (error) {
-        tell(error);
-        throw queryError(error);
-      }
-      if (answer === undefined) throw { tag: "unknown-query" };
-      return { tag: "text", val: answer };
-    },
-  };
+
+  /** Handles timers that fire, in the same way. */
+  fire(timers: Fired[]): void {
+    this.#do((instance) => instance.fire(timers));
+  }
+
+  query(name: string, args: Payload): Payload {
+    let answer: string | undefined;
+    try {
+      // A fresh instance: the state of a query is a snapshot of its own.
+      answer = new Instance(this.#made, state).query(name, args.val);
+    } catch (error) {
+      tell(error);
+      throw queryError(error);
+    }
+    if (answer === undefined) throw { tag: "unknown-query" };
+    return { tag: "text", val: answer };
+  }
+
+  #do(call: (instance: Instance) => Failed | undefined): void {
+    this.#instance ??= new Instance(this.#made, state, this.#outbox);
+    const failed = call(this.#instance);
+    if (failed === undefined) return;
+    // What the instance holds no longer matches the host's state.
+    this.#instance = undefined;
+    tell(failed.error);
+    throw {
+      index: failed.index,
+      kind: failed.retry ? "retry" : "reject",
+      message: summary(failed.error, firstPlace),
+    };
+  }
+}
+
+/** The nearest microsecond of a time as the host passes it: exact if the time was given in
+ * microseconds. */
+export function microseconds(nanoseconds: number): number {
+  return Math.round(nanoseconds / 1_000);
+}
+
+function eventOf({ sequence, timeNs, subject, kind, headers, data }: WireEvent): Event {
+  const named = headers.length === 0 ? NO_HEADERS : new Map(headers);
+  return new Event(sequence, microseconds(timeNs), subject, kind, named, data.val);
 }
 
 /** An instance, or what is wrong with the declarations, in terms of the sources. */
-function opened(made: ProjectionClass): Instance {
+function opened(made: ModuleClass): Instance {
   try {
     return new Instance(made, state);
   } catch (error) {
@@ -137,13 +174,13 @@ function shown(value: unknown): string {
   }
 }
 
-function manifest(asked: Manifest, queries: { name: string; description: string }[]) {
+/** What the manifests of all kinds have. */
+export function manifestOf({ manifest: asked, queries }: Running<Module>) {
   return {
-    kind: "projection",
     name: asked.name,
     description: asked.description ?? "",
     subjects: asked.subjects,
-    wantsHeaders: asked.headers ?? false,
+    wantsHeaders: wantsHeaders(asked),
     keyRule: keyRule(asked),
     stateVersion: asked.stateVersion ?? 1,
     errorPolicy: {
@@ -169,7 +206,8 @@ function keyRule({ key }: Manifest) {
   return { tag: "data-pointer", val: key.dataPointer };
 }
 
-function inbox({ inbox: asked }: Manifest) {
+/** How events are recognised that were published twice. */
+export function inboxOf({ manifest: { inbox: asked } }: Running<Module>) {
   if (asked === undefined) return undefined;
   let id: { tag: string; val?: string } = { tag: "message-id" };
   if (asked.id !== undefined) {

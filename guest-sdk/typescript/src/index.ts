@@ -1,12 +1,16 @@
-/** Foldstream SDK for TypeScript and JavaScript: write a projection, test it with the test runner of
- * Node, build one `.wasm` file. */
+/** Foldstream SDK for TypeScript and JavaScript: write a projection or a handler, test it with the
+ * test runner of Node, build one `.wasm` file. */
 
+export type { Effects, MessageOptions } from "./effects";
 export { InvalidArguments, Mismatch, NotFound, Reject, Retry } from "./errors";
 export { Event } from "./events";
-export type { Inbox, KeyRule, Manifest } from "./manifest";
-export { Projection, query, type Query } from "./projection";
+export { Handler } from "./handler";
+export type { HandlerManifest, Inbox, KeyRule, Manifest } from "./manifest";
+export { query, type Query } from "./module";
+export { Projection } from "./projection";
 export { Table, Value, type ScanOptions } from "./tables";
-export { addDays } from "./time";
+export { addDays, days, hours, minutes, seconds } from "./time";
+export { Fired } from "./timers";
 export {
   bool,
   date,

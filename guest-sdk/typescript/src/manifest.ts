@@ -15,7 +15,7 @@ export interface Inbox {
   idsMax?: number;
 }
 
-/** What a projection is and needs. Only name and subjects are required. */
+/** What a module is and needs. Only name and subjects are required. */
 export interface Manifest {
   /** Its name, and the default name of its deployment: 1 to 63 lower-case letters, digits and
    * hyphens, a letter first. */
@@ -45,4 +45,27 @@ export interface Manifest {
   batchLimit?: number;
   /** The largest total size of all keys and values, in bytes. */
   stateLimit?: number;
+}
+
+/** What a handler is and needs. */
+export interface HandlerManifest extends Manifest {
+  /** The subjects that it publishes to, with the wildcards `*` and `>`. This grants nothing: who
+   * deploys it decides, with `--allow-publish`, which of them it may publish to. */
+  publishes?: string[];
+  /** Whether it replies to the publishers of events with `effects.reply`. Events then carry their
+   * headers. Who deploys it decides whether it may, with `--allow-publish '_INBOX.>@SOURCE'`. */
+  replies?: boolean;
+  /** Whether it sets timers, with `effects.setTimer`. The host records their firings in the stream
+   * that the handler reads. */
+  timers?: boolean;
+}
+
+/** The subjects that a handler may publish to, with those of replies. */
+export function publishesOf({ publishes = [], replies }: HandlerManifest): string[] {
+  return replies ? [...publishes, "_INBOX.>"] : publishes;
+}
+
+/** Whether events carry their headers. */
+export function wantsHeaders({ headers, replies }: HandlerManifest): boolean {
+  return headers === true || replies === true;
 }

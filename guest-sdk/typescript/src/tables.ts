@@ -18,7 +18,7 @@ const TEXT_MAX = 2 << 20;
 /** Most entries of a scan to request at once. */
 const PAGE_ENTRIES_MAX = 1_000;
 /** Between two events. */
-const NO_EVENT = -1;
+export const NO_EVENT = -1;
 
 /** The state that tables read and write: a host's, or one in memory for tests. */
 export interface Backend {

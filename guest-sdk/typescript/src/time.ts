@@ -91,3 +91,23 @@ export function nanosecondsOf(time: string): bigint | undefined {
 function pad(number: number, width: number): string {
   return String(number).padStart(width, "0");
 }
+
+/** A number of seconds in microseconds, to add to the time of an event. */
+export function seconds(count: number): number {
+  return Math.round(count * 1_000_000);
+}
+
+/** A number of minutes in microseconds. */
+export function minutes(count: number): number {
+  return seconds(count * 60);
+}
+
+/** A number of hours in microseconds. */
+export function hours(count: number): number {
+  return seconds(count * 3_600);
+}
+
+/** A number of days of 24 hours in microseconds. */
+export function days(count: number): number {
+  return seconds(count * DAY_SECONDS);
+}

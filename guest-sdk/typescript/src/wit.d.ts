@@ -19,3 +19,26 @@ declare module "foldstream:module/state@0.1.0" {
 declare module "foldstream:module/log@0.1.0" {
   export function write(level: "debug" | "info" | "warn" | "error", message: string): void;
 }
+
+declare module "foldstream:module/outbox@0.1.0" {
+  import type { Payload } from "foldstream:module/state@0.1.0";
+  export interface Message {
+    cause: number;
+    subject: string;
+    kind: string | undefined;
+    headers: [string, string][];
+    data: Payload;
+    key: string | undefined;
+  }
+  export interface Delivery {
+    notBeforeNs: number | undefined;
+    timeToLiveS: number | undefined;
+    expectedLast: { subject?: string; sequence: number } | undefined;
+  }
+  export function publishWith(messages: [Message, Delivery][]): void;
+}
+
+declare module "foldstream:module/timers@0.1.0" {
+  export function set(cause: number, timers: { name: string; atNs: number; key: string | undefined }[]): void;
+  export function cancel(cause: number, names: string[]): void;
+}

@@ -32,7 +32,7 @@ import {
 } from "../src/index";
 import { summary } from "../src/errors";
 import { Event as MadeEvent } from "../src/events";
-import { Instance } from "../src/projection";
+import { Instance } from "../src/instance";
 import { Harness, event, eventsFromNdjson } from "../src/testing";
 import { parse } from "../src/types";
 
@@ -246,7 +246,7 @@ test("mistakes in declarations are named", () => {
   assert.throws(() => new Harness(Twice), /two tables are named "t"/);
   assert.throws(() => new Harness(NoKey), /a key is 1 to 4 texts/);
   assert.throws(() => new Harness(Async).given(event("a")), /apply must not be async/);
-  assert.throws(() => new Sums(), /a host or a test makes projections/);
+  assert.throws(() => new Sums(), /a host or a test makes modules/);
 });
 
 test("dependence on batches is found", () => {

@@ -8,7 +8,7 @@ use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
 use super::tool::{self, Tool};
-use super::{Compiled, Files, Name, Row, add_sources, samples};
+use super::{Compiled, Files, Kind, Name, Row, add_sources, samples};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::Output;
 
@@ -72,12 +72,13 @@ pub(super) static ROW: Row = Row {
     other_folders: &["tests", "build"],
     reserved: "foldstream test vendor",
     sdk: "vendor",
-    files,
+    projection,
+    handler: None,
     first_steps: &[("make test", "test it without WebAssembly")],
 };
 
-fn files(name: &Name) -> Files {
-    let mut files = samples();
+fn projection(name: &Name) -> Files {
+    let mut files = samples(Kind::Projection);
     files.push((".gitignore".into(), "/build\n*.wasm\n".into()));
     for (path, text) in TEMPLATE {
         let text = if path.ends_with(".c") {

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use include_dir::{Dir, include_dir};
 
 use super::tool::{self, Tool};
-use super::{Compiled, Files, Name, Row, add_sources, samples};
+use super::{Compiled, Files, Kind, Name, Row, add_sources, samples};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::Output;
 
@@ -67,12 +67,13 @@ pub(super) static ROW: Row = Row {
     other_folders: &["testdata"],
     reserved: RESERVED,
     sdk: "foldstream",
-    files,
+    projection,
+    handler: None,
     first_steps: &[("go test .", "test it without WebAssembly")],
 };
 
-fn files(name: &Name) -> Files {
-    let mut files = samples();
+fn projection(name: &Name) -> Files {
+    let mut files = samples(Kind::Projection);
     files.push((".gitignore".into(), "*.wasm\n".into()));
     for (path, text) in TEMPLATE {
         let text = if path.ends_with(".go") {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use include_dir::Dir;
+use serde::Deserialize;
 
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{Output, pretty};
@@ -22,17 +23,44 @@ mod wit;
 
 pub(crate) use name::Name;
 
+/// The kind of module that a project makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// Folds events into a read model.
+    #[default]
+    Projection,
+    /// Also publishes messages and sets timers.
+    Handler,
+}
+
+impl Kind {
+    /// Its name, for people and in what a project says.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Projection => "projection",
+            Self::Handler => "handler",
+        }
+    }
+}
+
 /// What the starter has in every language: sample events and scenarios, and what editors need to
 /// complete the scenarios.
-fn samples() -> Files {
+fn samples(kind: Kind) -> Files {
     let schema = pretty(&crate::scenario::schema()) + "\n";
-    let scenarios = include_str!("../../../../../../examples/starter/scenarios.yaml")
-        .replace("../../docs/scenarios.schema.json", "scenarios.schema.json");
-    vec![
-        (
-            "events.ndjson".into(),
-            include_str!("../../../../../../examples/starter/events.ndjson").into(),
+    let (events, scenarios) = match kind {
+        Kind::Projection => (
+            include_str!("../../../../../../examples/starter/events.ndjson"),
+            include_str!("../../../../../../examples/starter/scenarios.yaml"),
         ),
+        Kind::Handler => (
+            include_str!("../../../../../../examples/starter-handler/events.ndjson"),
+            include_str!("../../../../../../examples/starter-handler/scenarios.yaml"),
+        ),
+    };
+    let scenarios = scenarios.replace("../../docs/scenarios.schema.json", "scenarios.schema.json");
+    vec![
+        ("events.ndjson".into(), events.into()),
         ("scenarios.yaml".into(), scenarios.into_bytes()),
         ("scenarios.schema.json".into(), schema.into_bytes()),
     ]
@@ -70,8 +98,10 @@ pub(crate) struct Row {
     pub reserved: &'static str,
     /// The folder of a new project with the SDK in it.
     pub sdk: &'static str,
-    /// The files of a new project, by their paths.
-    pub files: fn(&Name) -> Files,
+    /// The files of a new projection, by their paths.
+    pub projection: fn(&Name) -> Files,
+    /// Those of a new handler, if its SDK writes handlers.
+    pub handler: Option<fn(&Name) -> Files>,
     /// Commands to try in a new project before `foldstream dev`, each with what it does.
     pub first_steps: &'static [(&'static str, &'static str)],
 }
@@ -139,6 +169,25 @@ impl Language {
 }
 
 impl Row {
+    /// The files of a new project of a kind.
+    pub(crate) fn files(&self, name: &Name, kind: Kind) -> Result<Files, Failure> {
+        let files = match kind {
+            Kind::Projection => Some(self.projection),
+            Kind::Handler => self.handler,
+        };
+        files.map(|files| files(name)).ok_or_else(|| {
+            let with = Language::ALL.map(Language::row);
+            let with = with.iter().filter(|row| row.handler.is_some());
+            let with: Vec<_> = with.map(|row| row.name).collect();
+            let message = format!(
+                "the SDK for {} writes no handlers yet; choose another language with --lang: {}",
+                self.name,
+                with.join(", ")
+            );
+            Failure::new(Exit::Usage, message)
+        })
+    }
+
     /// Whether a build reads this file at the top of a project.
     pub(crate) fn is_source(&self, file: &str) -> bool {
         self.sources
@@ -168,11 +217,20 @@ fn add_sources(files: &mut Files, folder: &Dir<'_>, to: &Path, endings: &[&str])
 mod tests {
     use super::*;
 
+    /// The files of a new project of each language and kind.
+    fn projects() -> Vec<(Language, Files)> {
+        let kinds = [Kind::Projection, Kind::Handler];
+        let all = Language::ALL.into_iter().flat_map(|language| {
+            let name = Name::parse("order-totals", language).expect("is sound");
+            kinds.map(|kind| (language, language.row().files(&name, kind)))
+        });
+        all.filter_map(|(language, files)| Some((language, files.ok()?)))
+            .collect()
+    }
+
     #[test]
     fn nothing_of_the_starter_remains_in_a_new_project() {
-        for language in Language::ALL {
-            let name = Name::parse("order-totals", language).expect("is sound");
-            let files = (language.row().files)(&name);
+        for (language, files) in projects() {
             for wanted in [
                 language.row().manifest,
                 "README.md",
@@ -200,6 +258,19 @@ mod tests {
                 assert!(!text.contains("../.."), "{}: {text}", path.display());
             }
         }
+    }
+
+    #[test]
+    fn languages_without_handlers_name_those_with_them() {
+        let name = Name::parse("order-totals", Language::C).expect("is sound");
+        let refused = Language::C.row().files(&name, Kind::Handler);
+        let refused = refused.expect_err("has none");
+        assert_eq!(refused.exit, Exit::Usage);
+        assert!(
+            refused.message.contains("C writes no handlers yet")
+                && refused.message.contains("Rust"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -52,18 +52,23 @@ impl Name {
 
     /// A template that is text, for this name.
     pub(crate) fn in_text(&self, template: &str) -> String {
-        template
+        named(template)
             .replace("Starter", &self.pascal)
             .replace("starter", &self.kebab)
     }
 
     /// A template that is code: a quoted name is the module's name; anything else is a variable.
     pub(crate) fn in_code(&self, template: &str) -> String {
-        let quoted = template.replace("\"starter\"", &format!("\"{}\"", self.kebab));
+        let quoted = named(template).replace("\"starter\"", &format!("\"{}\"", self.kebab));
         quoted
             .replace("Starter", &self.pascal)
             .replace("starter", &self.snake)
     }
+}
+
+/// A template with the one name that is replaced: two crates of our workspace cannot share it.
+fn named(template: &str) -> String {
+    template.replace("starter-handler", "starter")
 }
 
 #[cfg(test)]

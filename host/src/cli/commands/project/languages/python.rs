@@ -8,7 +8,7 @@ use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
 use super::tool::{self, Tool};
-use super::{Compiled, Files, Name, Row, add_sources, samples, wit};
+use super::{Compiled, Files, Kind, Name, Row, add_sources, samples, wit};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::Output;
 
@@ -81,7 +81,8 @@ pub(super) static ROW: Row = Row {
     other_folders: &["tests", "build", "dist", "__pycache__"],
     reserved: RESERVED,
     sdk: "vendor",
-    files,
+    projection,
+    handler: None,
     first_steps: &[
         ("python3 -m venv .venv", "make an environment"),
         (
@@ -92,8 +93,8 @@ pub(super) static ROW: Row = Row {
     ],
 };
 
-fn files(name: &Name) -> Files {
-    let mut files = samples();
+fn projection(name: &Name) -> Files {
+    let mut files = samples(Kind::Projection);
     files.push((
         ".gitignore".into(),
         b"__pycache__/\n/.venv\n/.pytest_cache\n*.wasm\n".to_vec(),
@@ -183,7 +184,7 @@ pub(super) async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compil
     let project = Project::read(dir)?;
     let program = COMPONENTIZE.find(dir)?;
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
-    wit::write(&scratch.path().join("wit"))?;
+    wit::write(&scratch.path().join("wit"), Kind::Projection)?;
     let entry = scratch.path().join("entry");
     let module = &project.module;
     let text = format!(

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-use super::{Compiled, Files, Name, Row, add_sources, samples};
+use super::{Compiled, Files, Kind, Name, Row, add_sources, samples};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::Output;
 
@@ -27,18 +27,19 @@ const PROFILE: [(&str, &str); 5] = [
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_SOURCES: &str = "/usr/lib/rustlib/src/rust/library/std/Cargo.toml";
 
-/// The starter example, which is built and tested in `examples/`.
-static STARTER_SOURCES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../examples/starter/src");
-const STARTER_FILES: [(&str, &str); 2] = [
-    (
-        "Cargo.toml",
-        include_str!("../../../../../../examples/starter/Cargo.toml"),
-    ),
-    (
-        "README.md",
-        include_str!("../../../../../../examples/starter/README.md"),
-    ),
-];
+/// The starter examples, which are built and tested in `examples/`.
+const PROJECTION: Template = Template {
+    kind: Kind::Projection,
+    sources: include_dir!("$CARGO_MANIFEST_DIR/../examples/starter/src"),
+    manifest: include_str!("../../../../../../examples/starter/Cargo.toml"),
+    readme: include_str!("../../../../../../examples/starter/README.md"),
+};
+const HANDLER: Template = Template {
+    kind: Kind::Handler,
+    sources: include_dir!("$CARGO_MANIFEST_DIR/../examples/starter-handler/src"),
+    manifest: include_str!("../../../../../../examples/starter-handler/Cargo.toml"),
+    readme: include_str!("../../../../../../examples/starter-handler/README.md"),
+};
 /// The SDK is included so that the crate builds without a registry of ours. Only the files that a
 /// build reads are embedded: the whole folder might contain build output.
 static SDK_SOURCES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../guest-sdk/rust/src");
@@ -84,32 +85,40 @@ pub(super) static ROW: Row = Row {
     other_folders: &["target"],
     reserved: RESERVED,
     sdk: "vendor",
-    files,
+    projection: |name| PROJECTION.files(name),
+    handler: Some(|name| HANDLER.files(name)),
     first_steps: &[("cargo test", "test it without WebAssembly")],
 };
 
-fn files(name: &Name) -> Files {
-    let mut files = samples();
-    files.push((".gitignore".into(), IGNORED.into()));
-    for (path, text) in STARTER_FILES {
-        let mut text = name.in_text(text);
-        if path == ROW.manifest {
-            text = text.replace(SDK_PATH_EXAMPLE, SDK_PATH) + WORKSPACE;
+/// What a project begins with.
+struct Template {
+    kind: Kind,
+    sources: Dir<'static>,
+    manifest: &'static str,
+    readme: &'static str,
+}
+
+impl Template {
+    fn files(&self, name: &Name) -> Files {
+        let mut files = samples(self.kind);
+        files.push((".gitignore".into(), IGNORED.into()));
+        let manifest = name.in_text(self.manifest);
+        let manifest = manifest.replace(SDK_PATH_EXAMPLE, SDK_PATH) + WORKSPACE;
+        files.push((ROW.manifest.into(), manifest.into_bytes()));
+        files.push(("README.md".into(), name.in_text(self.readme).into_bytes()));
+        let mut sources = Files::new();
+        add_sources(&mut sources, &self.sources, Path::new("src"), &[".rs"]);
+        files.extend(sources.into_iter().map(|(path, contents)| {
+            let text = String::from_utf8(contents).expect("sources are text");
+            (path, name.in_code(&text).into_bytes())
+        }));
+        let sdk = Path::new(SDK_PATH);
+        for (path, text) in SDK_FILES {
+            files.push((sdk.join(path), text.as_bytes().to_vec()));
         }
-        files.push((path.into(), text.into_bytes()));
+        add_sources(&mut files, &SDK_SOURCES, &sdk.join("src"), &[".rs", ".bin"]);
+        files
     }
-    let mut sources = Files::new();
-    add_sources(&mut sources, &STARTER_SOURCES, Path::new("src"), &[".rs"]);
-    files.extend(sources.into_iter().map(|(path, contents)| {
-        let text = String::from_utf8(contents).expect("sources are text");
-        (path, name.in_code(&text).into_bytes())
-    }));
-    let sdk = Path::new(SDK_PATH);
-    for (path, text) in SDK_FILES {
-        files.push((sdk.join(path), text.as_bytes().to_vec()));
-    }
-    add_sources(&mut files, &SDK_SOURCES, &sdk.join("src"), &[".rs", ".bin"]);
-    files
 }
 
 /// Runs cargo on the crate. Cancelling also stops cargo.

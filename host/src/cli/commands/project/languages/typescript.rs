@@ -9,7 +9,7 @@ use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
 use super::tool::{self, Tool};
-use super::{Compiled, Files, Name, Row, add_sources, samples, wit};
+use super::{Compiled, Files, Kind, Name, Row, add_sources, samples, wit};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::Output;
 
@@ -27,8 +27,8 @@ const COMPONENTIZE: Tool = Tool {
     program: "componentize-qjs",
     ..BUNDLE
 };
-/// The template, which is built and tested in its place.
-const TEMPLATE: [(&str, &str); 6] = [
+/// The templates, which are built and tested in their places.
+const PROJECTION: [(&str, &str); 6] = [
     (
         "package.json",
         include_str!("../../../../../../guest-sdk/typescript/examples/starter/package.json"),
@@ -54,18 +54,50 @@ const TEMPLATE: [(&str, &str); 6] = [
         include_str!("../../../../../../guest-sdk/typescript/examples/starter/test/index.test.ts"),
     ),
 ];
+const HANDLER: [(&str, &str); 6] = [
+    (
+        "package.json",
+        include_str!(
+            "../../../../../../guest-sdk/typescript/examples/starter-handler/package.json"
+        ),
+    ),
+    (
+        "package-lock.json",
+        include_str!("../../../../../../guest-sdk/typescript/examples/starter/package-lock.json"),
+    ),
+    (
+        "tsconfig.json",
+        include_str!("../../../../../../guest-sdk/typescript/examples/starter/tsconfig.json"),
+    ),
+    (
+        "README.md",
+        include_str!("../../../../../../guest-sdk/typescript/examples/starter-handler/README.md"),
+    ),
+    (
+        "src/index.ts",
+        include_str!(
+            "../../../../../../guest-sdk/typescript/examples/starter-handler/src/index.ts"
+        ),
+    ),
+    (
+        "test/index.test.ts",
+        include_str!(
+            "../../../../../../guest-sdk/typescript/examples/starter-handler/test/index.test.ts"
+        ),
+    ),
+];
 static SDK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../guest-sdk/typescript/src");
 /// The folder of the SDK in the template, and in a new project.
 const SDK_PATH_TEMPLATE: &str = "\"../../src/";
 const SDK_PATH: &str = "\"./vendor/foldstream-sdk/";
-/// Files that may have the projection.
+/// Files that may have the module.
 const MAIN: [&str; 2] = ["src/index.ts", "src/index.js"];
 /// Words of the language.
 const RESERVED: &str = "\
     await break case catch class const continue debugger default delete do else enum export \
     extends false finally for function if implements import in instanceof interface let new null \
     package private protected public return static super switch this throw true try typeof var \
-    void while with yield projection query event text test assert node-modules";
+    void while with yield projection handler effects query event text test assert node-modules";
 
 /// The row of the language.
 pub(super) static ROW: Row = Row {
@@ -75,17 +107,18 @@ pub(super) static ROW: Row = Row {
     other_folders: &["test", "dist", "build", "node_modules"],
     reserved: RESERVED,
     sdk: "vendor",
-    files,
+    projection: |name| files(name, Kind::Projection, &PROJECTION),
+    handler: Some(|name| files(name, Kind::Handler, &HANDLER)),
     first_steps: &[
         ("npm install", "install the tools"),
         ("npm test", "test it without WebAssembly"),
     ],
 };
 
-fn files(name: &Name) -> Files {
-    let mut files = samples();
+fn files(name: &Name, kind: Kind, template: &[(&str, &str)]) -> Files {
+    let mut files = samples(kind);
     files.push((".gitignore".into(), "/node_modules\n*.wasm\n".into()));
-    for (path, text) in TEMPLATE {
+    for (path, text) in template {
         let text = if path.ends_with(".ts") {
             name.in_code(text)
         } else {
@@ -102,8 +135,9 @@ fn files(name: &Name) -> Files {
 #[derive(Debug)]
 struct Project {
     name: String,
-    /// The file with the projection.
+    /// The file with the module.
     main: PathBuf,
+    kind: Kind,
 }
 
 impl Project {
@@ -118,6 +152,8 @@ impl Project {
         #[serde(deny_unknown_fields)]
         struct Settings {
             main: Option<PathBuf>,
+            #[serde(default)]
+            kind: Kind,
         }
         let file = dir.join(ROW.manifest);
         let shown = file.display();
@@ -129,7 +165,7 @@ impl Project {
         let name = read
             .name
             .ok_or_else(|| refused(format!("{shown} has no name; add one")))?;
-        let named = read.foldstream.main;
+        let Settings { main: named, kind } = read.foldstream;
         let wanted: Vec<PathBuf> = match &named {
             Some(main) => vec![main.clone()],
             None => MAIN.map(PathBuf::from).to_vec(),
@@ -148,7 +184,7 @@ impl Project {
         };
         // A scope is no part of a file's name.
         let name = name.rsplit('/').next().unwrap_or_default().to_owned();
-        Ok(Self { name, main })
+        Ok(Self { name, main, kind })
     }
 }
 
@@ -158,7 +194,7 @@ pub(super) async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compil
     let (bundler, componentizer) = (BUNDLE.find(dir)?, COMPONENTIZE.find(dir)?);
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
     let wit = scratch.path().join("wit");
-    wit::write(&wit)?;
+    wit::write(&wit, project.kind)?;
     output.note(&format!(
         "building {} with {}",
         project.name,
@@ -193,11 +229,16 @@ async fn bundle_project(
 ) -> anyhow::Result<()> {
     let dir = std::path::absolute(dir).with_context(|| format!("cannot find {}", dir.display()))?;
     let main = std::path::absolute(&project.main).unwrap_or_else(|_| project.main.clone());
+    let functions = match project.kind {
+        Kind::Projection => "manifest, inbox, apply, query",
+        Kind::Handler => "manifest, inbox, handle, onTimer, query",
+    };
     // Next to the bundle, and resolved as if it were in the project.
     let entry = format!(
-        "import module from {};\nimport {{ exported }} from \"@foldstream/sdk/guest\";\nexport \
-         const {{ manifest, inbox, apply, query }} = exported(module);\n",
-        serde_json::Value::from(main.to_string_lossy())
+        "import module from {};\nimport {{ exported }} from \"@foldstream/sdk/guest-{}\";\nexport \
+         const {{ {functions} }} = exported(module);\n",
+        serde_json::Value::from(main.to_string_lossy()),
+        project.kind.name(),
     );
     let stdin = bundle.with_extension("entry.ts");
     std::fs::write(&stdin, entry).with_context(|| format!("cannot write {}", stdin.display()))?;
@@ -295,6 +336,10 @@ mod tests {
                 r#"{"name": "a", "foldstream": {"main": "b.ts"}}"#,
                 "there is no b.ts",
             ),
+            (
+                r#"{"name": "a", "foldstream": {"kind": "saga"}}"#,
+                "unknown variant `saga`, expected `projection` or `handler`",
+            ),
         ] {
             let error = read(text).expect_err("is wrong");
             assert!(error.contains(message), "{text}: {error}");
@@ -304,5 +349,15 @@ mod tests {
         let project = read(r#"{"name": "@ours/a"}"#).expect("is sound");
         assert_eq!(project.name, "a");
         assert!(project.main.ends_with("src/index.js"));
+        assert_eq!(project.kind, Kind::Projection);
+    }
+
+    #[test]
+    fn templates_of_both_kinds_need_the_tools_that_the_lockfile_lists() {
+        let tools = |template: &[(&str, &str)]| {
+            let read: serde_json::Value = serde_json::from_str(template[0].1).expect("is JSON");
+            (read["scripts"].clone(), read["devDependencies"].clone())
+        };
+        assert_eq!(tools(&PROJECTION), tools(&HANDLER));
     }
 }

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use super::Kind;
+
 /// The files of our package.
 const CONTRACT: [(&str, &str); 3] = [
     (
@@ -16,23 +18,29 @@ const CONTRACT: [(&str, &str); 3] = [
     ),
     ("inbox.wit", include_str!("../../../../../../wit/inbox.wit")),
 ];
-/// The world of a projection with all that its SDK exports.
-const GUEST: &str = "\
+/// The world of a module with all that its SDK exports.
+fn guest(kind: Kind) -> String {
+    let world = kind.name();
+    format!(
+        "\
 package foldstream:guest;
 
-world guest {
-  include foldstream:module/projection@0.1.0;
+world guest {{
+  include foldstream:module/{world}@0.1.0;
   include foldstream:module/with-inbox@0.1.0;
+}}
+"
+    )
 }
-";
+
 /// The name of that world.
 pub(super) const WORLD: &str = "guest";
 
 /// Writes the contract, and the world that guests export, into a folder.
-pub(super) fn write(folder: &Path) -> anyhow::Result<()> {
+pub(super) fn write(folder: &Path, kind: Kind) -> anyhow::Result<()> {
     let package = folder.join("deps/foldstream");
     std::fs::create_dir_all(&package)
-        .and_then(|()| std::fs::write(folder.join("guest.wit"), GUEST))
+        .and_then(|()| std::fs::write(folder.join("guest.wit"), guest(kind)))
         .and_then(|()| {
             CONTRACT
                 .iter()
