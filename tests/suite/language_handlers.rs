@@ -12,7 +12,7 @@ use foldstream_tests::{cli, guests, reactor};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
-use crate::languages::{Language, TYPESCRIPT, made, module, run_in};
+use crate::languages::{Language, PYTHON, TYPESCRIPT, made, module, run_in};
 
 /// What the template of a handler has in a language.
 struct Template {
@@ -38,6 +38,23 @@ const IN_TYPESCRIPT: Template = Template {
         "\"kind\": \"handler\"",
         "the module must export its projection: export default class … extends Projection; a \
          handler needs \"foldstream\": { \"kind\": \"handler\" } in package.json",
+    ],
+};
+
+const IN_PYTHON: Template = Template {
+    language: &PYTHON,
+    source: "src/order_tasks.py",
+    line: "        id = event.token(2)\n",
+    throws: "        id = {}[event.token(2)]\n",
+    told: [
+        "KeyError: '7' (order_tasks.py, line 40, in paid)",
+        "File \"order_tasks.py\", line 40, in paid",
+    ],
+    kind: [
+        "pyproject.toml",
+        "kind = \"handler\"",
+        "order_tasks must define one class that extends Projection; it has none; a handler needs \
+         kind = \"handler\" in [tool.foldstream]",
     ],
 };
 
@@ -109,6 +126,11 @@ async fn first_handler(template: &Template) {
 #[tokio::test]
 async fn a_first_handler_in_typescript_works_as_its_readme_says() {
     first_handler(&IN_TYPESCRIPT).await;
+}
+
+#[tokio::test]
+async fn a_first_handler_in_python_works_as_its_readme_says() {
+    first_handler(&IN_PYTHON).await;
 }
 
 #[test]
@@ -302,7 +324,7 @@ async fn a_handler_has_the_same_effects_and_fails_alike_in_every_language() {
     assert_eq!(count(&wanted["messages"]), 17, "{wanted:#}");
     assert_eq!(count(&wanted["waiting"]), 2, "{wanted:#}");
     assert_eq!(count(&wanted["timers"]), 2, "{wanted:#}");
-    for language in ["typescript/test"] {
+    for language in ["typescript/test", "python/tests"] {
         let module = module(&format!("{language}/guests/{ANSWERS}"));
         let found = done(&module).await;
         assert_eq!(found, wanted, "{language}: {found:#}\n{wanted:#}");

@@ -1,16 +1,24 @@
-"""Foldstream SDK for Python: write a projection, test it with pytest, build one `.wasm` file."""
+"""Foldstream SDK for Python: write a projection or a handler, test it with pytest, build one `.wasm` file."""
 
+from .effects import Effects
 from .errors import InvalidArguments, NotFound, Reject, Retry
 from .events import Event, on
+from .handler import Handler
 from .keys import i8, i16, i32, i64, u8, u16, u32, u64
-from .manifest import EventId, Inbox, KeyRule, Manifest
-from .projection import Projection, query
+from .manifest import EventId, HandlerManifest, Inbox, KeyRule, Manifest
+from .module import query
+from .projection import Projection
 from .tables import Table, Value
 from .time import Timestamp
+from .timers import Fired, Timer
 
 __all__ = [
+    "Effects",
     "Event",
     "EventId",
+    "Fired",
+    "Handler",
+    "HandlerManifest",
     "Inbox",
     "InvalidArguments",
     "KeyRule",
@@ -20,6 +28,7 @@ __all__ = [
     "Reject",
     "Retry",
     "Table",
+    "Timer",
     "Timestamp",
     "Value",
     "i8",

@@ -1,22 +1,25 @@
-"""What a Python module exports to a host; only `foldstream build` imports it, for the component."""
+"""What Python modules of any kind export to a host; only components import it."""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from datetime import timedelta
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-import wit_world
 from componentize_py_types import Err
 from wit_world.imports import inboxes, log as host_log, state, types
 
 from . import log
+from .effects import Outbox
 from .errors import InvalidArguments, NotFound, summary
 from .errors import is_deliberate
 from .events import Event
+from .instance import Failed, Instance
 from .manifest import EventId, KeyRule
-from .projection import Instance, Projection, describe
+from .module import Module, describe
+from .timers import Fired
 
 _LEVELS = {
     "debug": host_log.Level.DEBUG,
@@ -26,59 +29,74 @@ _LEVELS = {
 }
 
 
-def find(module: ModuleType) -> type[Projection]:
-    """The one projection that a Python module defines. Raises `TypeError`."""
+M = TypeVar("M", bound=Module)
+
+
+def find(module: ModuleType, base: type[M], otherwise: str) -> type[M]:
+    """The one class of a Python module that extends another. Raises `TypeError`."""
     found = [
         member
         for member in vars(module).values()
-        if isinstance(member, type) and issubclass(member, Projection) and member.__module__ == module.__name__
+        if isinstance(member, type) and issubclass(member, base) and member.__module__ == module.__name__
     ]
     if len(found) != 1:
         names = ", ".join(sorted(one.__name__ for one in found)) or "none"
-        raise TypeError(f"{module.__name__} must define one class that extends Projection; it has {names}")
+        raise TypeError(
+            f"{module.__name__} must define one class that extends {base.__name__}; it has {names}; {otherwise}"
+        )
     return found[0]
 
 
-def export(module: ModuleType) -> type[Any]:
-    """The class that a component exports. Runs when the component is built."""
-    projection = find(module)
-    # A mistake in a declaration is found now, and what is looked up now is part of the component.
-    describe(projection)
+class Running:
+    """A module that runs: what components of any kind do with it."""
 
-    class WitWorld(wit_world.WitWorld):
-        running: Instance | None = None
+    def __init__(self, module: type[Module], outbox: Outbox | None = None) -> None:
+        """Runs when the component is built: a mistake in a declaration is found then, and what is
+        looked up now is part of the component."""
+        describe(module)
+        self.module = module
+        self._outbox = outbox
+        self._instance: Instance | None = None
+        log.sink = lambda level, message: host_log.write(_LEVELS[level], message)
 
-        def manifest(self) -> types.Manifest:
-            return _manifest(projection)
+    def apply(self, events: list[types.Event]) -> None:
+        """Applies or handles a batch; what it raises is the failure in the terms of the contract."""
+        made = [
+            Event(e.sequence, e.time_ns, e.subject, e.kind, dict(e.headers), e.data.value) for e in events
+        ]
+        self._do(lambda instance: instance.apply(made))
 
-        def inbox(self) -> inboxes.InboxSettings | None:
-            return _inbox(projection)
+    def fire(self, timers: list[Fired]) -> None:
+        """Handles timers that fire, in the same way."""
+        self._do(lambda instance: instance.fire(timers))
 
-        def apply(self, events: list[types.Event]) -> None:
-            instance = WitWorld.running
-            if instance is None:
-                instance = WitWorld.running = Instance(projection, _State())
-            failed = instance.apply(
-                [
-                    Event(e.sequence, e.time_ns, e.subject, e.kind, dict(e.headers), e.data.value)
-                    for e in events
-                ]
-            )
-            if failed is not None:
-                # What the instance holds no longer matches the host's state.
-                WitWorld.running = None
-                kind = types.FailureKind.RETRY if failed.retry else types.FailureKind.REJECT
-                raise Err(types.Failure(failed.index, kind, failed.message))
+    def query(self, name: str, args: types.Payload) -> types.Payload:
+        # A fresh instance: the state of a query is a snapshot of its own.
+        return _answer(Instance(self.module, _State()), name, args)
 
-        def query(self, name: str, args: types.Payload) -> types.Payload:
-            # A fresh instance: the state of a query is a snapshot of its own.
-            return _answer(Instance(projection, _State()), name, args)
+    def inbox(self) -> inboxes.InboxSettings | None:
+        return _inbox(self.module)
 
-    log.sink = lambda level, message: host_log.write(_LEVELS[level], message)
-    # What exists now stays for good: the collector need not look at it again.
+    def manifest(self) -> dict[str, Any]:
+        """The fields that the manifests of all kinds have."""
+        return _manifest(self.module)
+
+    def _do(self, call: Callable[[Instance], Failed | None]) -> None:
+        if self._instance is None:
+            self._instance = Instance(self.module, _State(), self._outbox)
+        failed = call(self._instance)
+        if failed is not None:
+            # What the instance holds no longer matches the host's state.
+            self._instance = None
+            kind = types.FailureKind.RETRY if failed.retry else types.FailureKind.REJECT
+            raise Err(types.Failure(failed.index, kind, failed.message))
+
+
+def settle() -> None:
+    """Called last when a component is built: what exists now stays for good, so the collector need
+    not look at it again."""
     gc.collect()
     gc.freeze()
-    return WitWorld
 
 
 class _State:
@@ -125,16 +143,15 @@ def _answer(instance: Instance, name: str, args: types.Payload) -> types.Payload
     return types.Payload_Text(answer)
 
 
-def _manifest(projection: type[Projection]) -> types.Manifest:
-    asked = projection.manifest
+def _manifest(module: type[Module]) -> dict[str, Any]:
+    asked = module.manifest
     backoff = asked.backoff
-    description = asked.description or (projection.__doc__ or "").strip().partition("\n\n")[0]
-    return types.Manifest(
-        kind=types.ModuleKind.PROJECTION,
+    description = asked.description or (module.__doc__ or "").strip().partition("\n\n")[0]
+    return dict(
         name=asked.name,
         description=" ".join(description.split()),
         subjects=list(asked.subjects),
-        wants_headers=asked.headers,
+        wants_headers=asked._wants_headers(),
         key_rule=_key_rule(asked.key),
         state_version=asked.state_version,
         error_policy=types.ErrorPolicy(
@@ -150,7 +167,7 @@ def _manifest(projection: type[Projection]) -> types.Manifest:
         ),
         queries=[
             types.QueryDescription(query.name, query.description)
-            for query in describe(projection).queries.values()
+            for query in describe(module).queries.values()
         ],
     )
 
@@ -173,8 +190,8 @@ def _key_rule(rule: KeyRule) -> types.KeyRule:
     return types.KeyRule_None_()
 
 
-def _inbox(projection: type[Projection]) -> inboxes.InboxSettings | None:
-    asked = projection.manifest.inbox
+def _inbox(module: type[Module]) -> inboxes.InboxSettings | None:
+    asked = module.manifest.inbox
     if asked is None:
         return None
     window = asked.window // timedelta(milliseconds=1)

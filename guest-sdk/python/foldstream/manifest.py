@@ -69,7 +69,7 @@ class Inbox:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a projection is and needs. Only name and subjects are required."""
+    """What a module is and needs. Only name and subjects are required."""
 
     name: str
     """Its name, and the default name of its deployment: 1 to 63 lower-case letters, digits and
@@ -103,3 +103,41 @@ class Manifest:
     def __post_init__(self) -> None:
         if isinstance(self.subjects, str) or not self.subjects:
             raise TypeError('subjects are a list of patterns, such as ["orders.>"]')
+
+    def _publishes(self) -> list[str]:
+        return []
+
+    def _wants_headers(self) -> bool:
+        return self.headers
+
+    def _sets_timers(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class HandlerManifest(Manifest):
+    """What a handler is and needs."""
+
+    publishes: Sequence[str] = ()
+    """The subjects that it publishes to, with the wildcards `*` and `>`. This grants nothing: who
+    deploys it decides, with `--allow-publish`, which of them it may publish to."""
+    replies: bool = False
+    """Whether it replies to the publishers of events with `effects.reply`. Events then carry their
+    headers. Who deploys it decides whether it may, with `--allow-publish '_INBOX.>@SOURCE'`."""
+    timers: bool = False
+    """Whether it sets timers, with `effects.set_timer`. The host records their firings in the stream
+    that the handler reads."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.publishes, str):
+            raise TypeError('publishes is a list of patterns, such as ["shipping.*.send"]')
+
+    def _publishes(self) -> list[str]:
+        return [*self.publishes, "_INBOX.>"] if self.replies else list(self.publishes)
+
+    def _wants_headers(self) -> bool:
+        return self.headers or self.replies
+
+    def _sets_timers(self) -> bool:
+        return self.timers

@@ -1,4 +1,4 @@
-"""Tests of projections without Wasm and without a host: plain pytest, or any other runner.
+"""Tests of projections and handlers without Wasm and without a host: plain pytest, or any other runner.
 
 ::
 
@@ -8,21 +8,35 @@
     assert visits.get("page/home") == 2
     assert visits.query("visits", "about") == 1
     visits.assert_same_for_any_batching()
+
+    shipping = Harness(Shipping)
+    shipping.given(event("orders.7.paid"))
+
+    assert shipping.published() == [Published("shipping.7.send", "send", {"order": "7"})]
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 from .codec import parse
+from .effects import Cancelled, Message
+from .errors import Mismatch
 from .events import Event, subject_matches
-from .projection import Failed, Instance, Projection
+from .instance import Failed, Instance
+from .manifest import Manifest
+from .module import Module, describe
 from .time import Timestamp
+from .timers import Fired, Timer
 
-__all__ = ["GivenEvent", "Harness", "event", "events_from_ndjson"]
+__all__ = ["GivenEvent", "Harness", "Published", "event", "events_from_ndjson"]
+
+_FIRINGS_MAX = 100_000
+"""Most timers that fire while a test lets time pass."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +89,66 @@ def events_from_ndjson(text: str) -> list[GivenEvent]:
     return events
 
 
-class Memory:
-    """A state in memory, with which a batch either becomes visible or is dropped."""
+@dataclass(frozen=True)
+class Published:
+    """A message that a handler published, with what it was given."""
 
-    def __init__(self, entries: Mapping[str, str] = {}) -> None:
-        self.entries = dict(entries)
-        self._before = self.entries
+    subject: str
+    kind: str
+    """The given one, or the last token of the subject."""
+    data: Any
+    """As JSON; other text as a `str`, bytes as they are."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
+    not_before: Timestamp | None = None
+    time_to_live: timedelta | None = None
+    expected_last: tuple[str, int] | None = None
+
+
+class Memory:
+    """A state, timers and messages in memory, with which a batch either becomes visible or is dropped."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.entries: dict[str, str] = {}
+        self.timers: dict[str, Timer] = {}
+        self.messages: list[Message] = []
+        self.begin()
 
     def begin(self) -> None:
-        self._before = dict(self.entries)
+        self._before = (dict(self.entries), dict(self.timers), list(self.messages))
 
     def roll_back(self) -> None:
-        self.entries = self._before
+        self.entries, self.timers, self.messages = self._before
+
+    def publish(self, cause: int, messages: Sequence[Message]) -> None:
+        """Refuses what a host would refuse."""
+        declared = self.manifest._publishes()
+        for message in messages:
+            subject = message.subject
+            if not any(subject_matches(pattern, subject) for pattern in declared):
+                raise ValueError(
+                    f"it publishes to {subject}, which its manifest does not declare; add it to publishes"
+                )
+            covered = message.expected_last[0] if message.expected_last else None
+            if covered is not None and not subject_matches(covered, subject):
+                raise ValueError(
+                    f"a message to {subject} expects the last sequence of {covered}, which does not cover it"
+                )
+        self.messages += messages
+
+    def change_timers(self, cause: int, changes: Sequence[Timer | Cancelled]) -> None:
+        for change in changes:
+            if isinstance(change, Cancelled):
+                self.timers.pop(change.name, None)
+                continue
+            if not self.manifest._sets_timers():
+                raise ValueError("it sets timers, which its manifest does not declare; add timers=True")
+            self.timers[change.name] = change
+
+    def pending(self) -> list[Timer]:
+        """The pending timers, in the order in which they fire."""
+        return sorted(self.timers.values(), key=lambda timer: (timer.at, timer.name))
 
     def get(self, key: str) -> str | None:
         return self.entries.get(key)
@@ -111,24 +173,24 @@ class Memory:
 
 
 class Harness:
-    """A projection over a state in memory."""
+    """A projection or handler over a state in memory."""
 
-    def __init__(self, projection: type[Projection]) -> None:
-        self._projection = projection
-        self._memory = Memory()
+    def __init__(self, module: type[Module]) -> None:
+        # Mistakes in declarations are raised here, not by the first event.
+        describe(module)
+        self._module = module
+        self._memory = Memory(module.manifest)
         self._instance: Instance | None = None
-        self._applied: list[Event] = []
+        self._applied: list[Event | Fired] = []
         self._next_sequence = 1
         self._next_time = Timestamp.parse("2026-01-01T00:00:00Z")
-        # Mistakes in declarations are raised here, not by the first event.
-        Instance(projection, self._memory)
 
     def given(self, *events: GivenEvent) -> Harness:
         """Applies events, as one batch; returns itself.
 
         Like a host, it ignores events that the manifest's subjects do not match. If one fails, it
-        drops everything that the batch wrote, applies the events before the failing one again, and
-        raises what the projection raised.
+        drops everything that the batch wrote and published, applies the events before the failing one
+        again, and raises what the module raised.
         """
         batch = [stored for one in events if (stored := self._store(one)) is not None]
         failed = self._apply(batch)
@@ -148,11 +210,11 @@ class Harness:
         Raises what the query raised, and `LookupError` if there is no such query.
         """
         # A fresh instance, as in a host: what is only in memory is not there.
-        instance = Instance(self._projection, self._memory)
+        instance = self._open()
         given = "" if arguments is None else json.dumps(arguments)
         answer = instance.query(name, given)
         if answer is None:
-            raise LookupError(f"the projection has no query {name!r}")
+            raise LookupError(f"the module has no query {name!r}")
         return json.loads(answer)
 
     def get(self, key: str) -> Any:
@@ -164,6 +226,40 @@ class Harness:
         """The stored entries whose keys begin with a text, in order."""
         return {key: parse(text) for key, text in sorted(self._memory.entries.items()) if key.startswith(prefix)}
 
+    def published(self) -> list[Published]:
+        """What the handler has published so far, in order."""
+        return [_shown(message) for message in self._memory.messages]
+
+    def timers(self) -> list[Timer]:
+        """The pending timers, in the order in which they fire."""
+        return self._memory.pending()
+
+    def after(self, span: timedelta) -> Harness:
+        """Lets time pass after the last event, and fires the timers that are due meanwhile, in order,
+        each at its time; returns itself.
+
+        If one fails it stays pending, like those after it; everything that it did is dropped, and what
+        the handler raised is raised.
+        """
+        until = self._next_time + span
+        for _ in range(_FIRINGS_MAX):
+            due = self._memory.pending()[:1]
+            if not due or due[0].at > until:
+                self._next_time = until
+                return self
+            timer = due[0]
+            # Never before an event that came already: time does not go back in a stream.
+            time = max(timer.at, self._next_time)
+            firing = Fired(timer.name, timer.at, time, self._next_sequence, timer.key)
+            # Firings are stored in the stream, so they have sequences like events.
+            self._next_sequence += 1
+            self._next_time = time
+            failed = self._apply([firing])
+            if failed is not None:
+                raise failed.error
+            self._applied.append(firing)
+        raise AssertionError(f"more than {_FIRINGS_MAX} timers fired: timers set each other without end")
+
     def restart(self) -> Harness:
         """Drops everything that is not in the state, as a restart does."""
         self._instance = None
@@ -171,11 +267,11 @@ class Harness:
 
     def assert_same_for_any_batching(self) -> None:
         """Applies all events so far again in batches of other sizes, with and without a restart
-        after each, and compares the stored entries."""
+        after each, and compares the stored entries, the messages and the pending timers."""
         # Small batches, odd ones, one that splits most tests unevenly, and all at once.
         for size in (1, 2, 3, 7, 64, max(1, len(self._applied))):
             for restarts in (False, True):
-                other = Harness(self._projection)
+                other = Harness(self._module)
                 for start in range(0, len(self._applied), size):
                     failed = other._apply(self._applied[start : start + size])
                     if failed is not None:
@@ -185,14 +281,19 @@ class Harness:
                 self._compare(other, f"in batches of {size}{', restarted after each' * restarts}")
 
     def _compare(self, other: Harness, how: str) -> None:
-        ours, theirs = self._memory.entries, other._memory.entries
+        ours, theirs = self._results(), other._results()
         for key in sorted(ours.keys() | theirs.keys()):
             if ours.get(key) != theirs.get(key):
                 raise AssertionError(
                     f"the result depends on the batches: {key} is {ours.get(key, 'nothing')} as given, "
-                    f"and {theirs.get(key, 'nothing')} {how}, so some of what the projection needs is "
+                    f"and {theirs.get(key, 'nothing')} {how}, so some of what the module needs is "
                     "not in its tables"
                 )
+
+    def _results(self) -> dict[str, Any]:
+        messages = {f"message {place}": message for place, message in enumerate(self.published())}
+        timers = {f"timer {timer.name}": timer for timer in self.timers()}
+        return {**self._memory.entries, **messages, **timers}
 
     def _store(self, given: GivenEvent) -> Event | None:
         sequence = self._next_sequence
@@ -204,23 +305,68 @@ class Harness:
         elif isinstance(time, str):
             time = Timestamp.parse(time)
         self._next_time = time + 1_000_000_000
-        manifest = self._projection.manifest
+        manifest = self._module.manifest
         if not any(subject_matches(pattern, given.subject) for pattern in manifest.subjects):
             return None
         data = given.data
         if not isinstance(data, (str, bytes)):
             data = json.dumps(data, ensure_ascii=False)
         kind = given.kind or given.subject.rpartition(".")[2]
-        headers = dict(sorted(given.headers.items())) if manifest.headers else {}
+        headers = dict(sorted(given.headers.items())) if manifest._wants_headers() else {}
         return Event(sequence, int(time), given.subject, kind, headers, data)
 
-    def _apply(self, batch: Iterable[Event]) -> Failed | None:
+    def _open(self) -> Instance:
+        return Instance(self._module, self._memory, self._memory)
+
+    def _apply(self, batch: Sequence[Event | Fired]) -> Failed | None:
         if self._instance is None:
-            self._instance = Instance(self._projection, self._memory)
+            self._instance = self._open()
         self._memory.begin()
-        failed = self._instance.apply(list(batch))
-        if failed is not None:
-            # What the instance holds no longer matches the state.
-            self._memory.roll_back()
-            self._instance = None
-        return failed
+        done = 0
+        while done < len(batch):
+            # Firings go one by one, and events up to the next firing in one batch.
+            count, failed = self._call(self._instance, batch[done:])
+            if failed is not None:
+                # What the instance holds no longer matches the state.
+                self._memory.roll_back()
+                self._instance = None
+                return replace(failed, index=failed.index + done)
+            done += count
+        return None
+
+    def _call(self, instance: Instance, rest: Sequence[Event | Fired]) -> tuple[int, Failed | None]:
+        """One call of the module with what comes next, and how much that was."""
+        first = rest[0]
+        if isinstance(first, Fired):
+            # It is pending no more, and may be set again under its name.
+            timer = self._memory.timers.pop(first.name, None)
+            return 1, None if timer is None else instance.fire([first])
+        events: list[Event] = []
+        for item in rest:
+            if isinstance(item, Fired):
+                break
+            events.append(item)
+        return len(events), instance.apply(events)
+
+
+def _shown(message: Message) -> Published:
+    last = message.expected_last
+    return Published(
+        message.subject,
+        message.kind or message.subject.rpartition(".")[2],
+        _parsed(message.data),
+        dict(message.headers),
+        message.key,
+        message.not_before,
+        None if message.time_to_live is None else timedelta(seconds=message.time_to_live),
+        None if last is None else (last[0] or message.subject, last[1]),
+    )
+
+
+def _parsed(data: str | bytes) -> Any:
+    if isinstance(data, bytes):
+        return data
+    try:
+        return parse(data)
+    except Mismatch:
+        return data

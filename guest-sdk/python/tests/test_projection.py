@@ -24,7 +24,7 @@ from foldstream import (
     u64,
 )
 from foldstream.errors import Mismatch, summary
-from foldstream.projection import Instance, describe
+from foldstream.instance import Instance, describe
 from foldstream.testing import Harness, Memory, event, events_from_ndjson
 
 
@@ -121,7 +121,7 @@ def test_what_came_before_a_failing_event_is_kept(bad: Any, kind: type[Exception
 def test_an_unexpected_exception_is_told_with_its_line_and_its_traceback(monkeypatch: Any) -> None:
     told: list[str] = []
     monkeypatch.setattr(log, "sink", lambda _, message: told.append(message))
-    instance = Instance(Sums, Memory())
+    instance = Instance(Sums, Memory(Sums.manifest))
     bad = Event(1, 0, "sums.a.added", "added", {}, '{"amount":15}')
     failed = instance.apply([bad])
     assert failed is not None and not failed.retry
@@ -138,7 +138,7 @@ def test_running_out_of_memory_is_no_fault_of_the_event() -> None:
             raise MemoryError
 
     with pytest.raises(MemoryError):
-        Instance(Hungry, Memory()).apply([Event(1, 0, "a", "a", {}, "")])
+        Instance(Hungry, Memory(Hungry.manifest)).apply([Event(1, 0, "a", "a", {}, "")])
 
 
 def test_a_value_that_cannot_be_stored_blames_the_event_that_touched_it() -> None:
@@ -149,7 +149,7 @@ def test_a_value_that_cannot_be_stored_blames_the_event_that_touched_it() -> Non
         def apply(self, event: Event) -> None:
             self.totals.edit(event.token(2)).count -= event.kind == "bad"
 
-    instance = Instance(Careless, Memory())
+    instance = Instance(Careless, Memory(Careless.manifest))
     events = [Event(n, 0, f"a.{n}", kind, {}, "") for n, kind in enumerate(["good", "bad", "good"])]
     failed = instance.apply(events)
     assert failed is not None and failed.index == 1

@@ -20,15 +20,11 @@ const COMPONENTIZE: Tool = Tool {
     install: "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt, or pip install \
               componentize-py==0.25.1",
 };
-/// The template, which is built and tested in its place.
-const TEMPLATE: [(&str, &str); 5] = [
+/// The templates, which are built and tested in their places.
+const PROJECTION: [(&str, &str); 5] = [
     (
         "pyproject.toml",
         include_str!("../../../../../../guest-sdk/python/examples/starter/pyproject.toml"),
-    ),
-    (
-        "requirements.txt",
-        include_str!("../../../../../../guest-sdk/python/examples/starter/requirements.txt"),
     ),
     (
         "README.md",
@@ -41,6 +37,34 @@ const TEMPLATE: [(&str, &str); 5] = [
     (
         "tests/test_starter.py",
         include_str!("../../../../../../guest-sdk/python/examples/starter/tests/test_starter.py"),
+    ),
+    (
+        "requirements.txt",
+        include_str!("../../../../../../guest-sdk/python/examples/starter/requirements.txt"),
+    ),
+];
+const HANDLER: [(&str, &str); 5] = [
+    (
+        "pyproject.toml",
+        include_str!("../../../../../../guest-sdk/python/examples/starter-handler/pyproject.toml"),
+    ),
+    (
+        "README.md",
+        include_str!("../../../../../../guest-sdk/python/examples/starter-handler/README.md"),
+    ),
+    (
+        "src/starter.py",
+        include_str!("../../../../../../guest-sdk/python/examples/starter-handler/src/starter.py"),
+    ),
+    (
+        "tests/test_starter.py",
+        include_str!(
+            "../../../../../../guest-sdk/python/examples/starter-handler/tests/test_starter.py"
+        ),
+    ),
+    (
+        "requirements.txt",
+        include_str!("../../../../../../guest-sdk/python/examples/starter/requirements.txt"),
     ),
 ];
 static SDK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../guest-sdk/python/foldstream");
@@ -81,8 +105,8 @@ pub(super) static ROW: Row = Row {
     other_folders: &["tests", "build", "dist", "__pycache__"],
     reserved: RESERVED,
     sdk: "vendor",
-    projection,
-    handler: None,
+    projection: |name| files(name, Kind::Projection, &PROJECTION),
+    handler: Some(|name| files(name, Kind::Handler, &HANDLER)),
     first_steps: &[
         ("python3 -m venv .venv", "make an environment"),
         (
@@ -93,13 +117,13 @@ pub(super) static ROW: Row = Row {
     ],
 };
 
-fn projection(name: &Name) -> Files {
-    let mut files = samples(Kind::Projection);
+fn files(name: &Name, kind: Kind, template: &[(&str, &str)]) -> Files {
+    let mut files = samples(kind);
     files.push((
         ".gitignore".into(),
         b"__pycache__/\n/.venv\n/.pytest_cache\n*.wasm\n".to_vec(),
     ));
-    for (path, text) in TEMPLATE {
+    for (path, text) in template {
         let text = if path.ends_with(".py") {
             name.in_code(text)
         } else {
@@ -117,8 +141,9 @@ fn projection(name: &Name) -> Files {
 #[derive(Debug)]
 struct Project {
     name: String,
-    /// The Python module with the projection.
+    /// The Python module with the class.
     module: String,
+    kind: Kind,
     /// Folders to import from.
     path: Vec<PathBuf>,
 }
@@ -145,6 +170,8 @@ impl Project {
         struct Settings {
             module: Option<String>,
             path: Option<Vec<PathBuf>>,
+            #[serde(default)]
+            kind: Kind,
         }
         let file = dir.join(ROW.manifest);
         let shown = file.display();
@@ -158,7 +185,7 @@ impl Project {
                 refused(format!("{shown} names no project; add [project] and name")).into(),
             );
         };
-        let Settings { module, path } = read.tool.foldstream;
+        let Settings { module, path, kind } = read.tool.foldstream;
         let module = module.unwrap_or_else(|| name.replace('-', "_"));
         let path: Vec<PathBuf> = path
             .unwrap_or_else(|| vec!["src".into(), "vendor".into()])
@@ -175,7 +202,12 @@ impl Project {
             );
             return Err(Failure::new(Exit::NotFound, message).into());
         }
-        Ok(Self { name, module, path })
+        Ok(Self {
+            name,
+            module,
+            kind,
+            path,
+        })
     }
 }
 
@@ -184,11 +216,12 @@ pub(super) async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compil
     let project = Project::read(dir)?;
     let program = COMPONENTIZE.find(dir)?;
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
-    wit::write(&scratch.path().join("wit"), Kind::Projection)?;
+    wit::write(&scratch.path().join("wit"), project.kind)?;
     let entry = scratch.path().join("entry");
     let module = &project.module;
     let text = format!(
-        "import {module}\nfrom foldstream.guest import export\n\nWitWorld = export({module})\n"
+        "import {module}\nfrom foldstream.guest_{} import export\n\nWitWorld = export({module})\n",
+        project.kind.name()
     );
     std::fs::create_dir(&entry)
         .and_then(|()| std::fs::write(entry.join(format!("{ENTRY}.py")), text))
@@ -283,6 +316,10 @@ mod tests {
                 "[project]\nname = \"a\"\n[tool.foldstream]\nmodul = \"b\"",
                 "unknown field `modul`",
             ),
+            (
+                "[project]\nname = \"a\"\n[tool.foldstream]\nkind = \"saga\"",
+                "unknown variant `saga`, expected `projection` or `handler`",
+            ),
         ] {
             let error = read(text).expect_err("is wrong");
             assert!(error.contains(message), "{text}: {error}");
@@ -291,8 +328,8 @@ mod tests {
         std::fs::write(folder.path().join("src/a_b.py"), "").expect("write");
         let project = read("[project]\nname = \"a-b\"").expect("is sound");
         assert_eq!(
-            (project.name.as_str(), project.module.as_str()),
-            ("a-b", "a_b")
+            (project.name.as_str(), project.module.as_str(), project.kind),
+            ("a-b", "a_b", Kind::Projection)
         );
     }
 }

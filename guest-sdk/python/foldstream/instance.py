@@ -1,0 +1,96 @@
+"""One running instance of a module: answers the calls of the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import log
+from .effects import Effects, Outbox
+from .errors import Retry, is_deliberate, summary
+from .events import Event
+from .handler import Handler
+from .module import Module, describe
+from .tables import Backend, State, Unwritable
+from .timers import Fired
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why a batch could not be applied completely."""
+
+    index: int
+    retry: bool
+    message: str
+    error: Exception
+
+
+class Instance:
+    """A module with its state: answers the calls of the host."""
+
+    def __init__(self, module: type[Module], backend: Backend, outbox: Outbox | None = None) -> None:
+        """Only handlers need an outbox."""
+        described = describe(module)
+        self.state = State(backend)
+        self.outbox = outbox
+        self.module = module()
+        for name, (table, types) in described.tables.items():
+            # The attribute of the instance takes the place of the class's, which has no state.
+            self.module.__dict__[name] = table._open(self.state, types)
+
+    def apply(self, events: Sequence[Event]) -> Failed | None:
+        """Applies or handles a batch. After a failure the instance must not be used again."""
+        if isinstance(self.module, Handler):
+            return self._each(events, self._acting(self.module.handle))
+        return self._each(events, self.module.apply)  # type: ignore[attr-defined]
+
+    def fire(self, timers: Sequence[Fired]) -> Failed | None:
+        """Handles timers that fire. After a failure the instance must not be used again."""
+        assert isinstance(self.module, Handler)
+        return self._each(timers, self._acting(self.module.on_timer))
+
+    def _acting(self, method: Callable[[Any, Effects], None]) -> Callable[[Any], None]:
+        """Passes effects on after success only: a failed event has none."""
+
+        def act(item: Any) -> None:
+            effects = Effects()
+            method(item, effects)
+            if self.outbox is not None:
+                # The host finds the cause by its index in the batch.
+                effects._pass_on(self.state.event, self.outbox)
+
+        return act
+
+    def _each(self, items: Sequence[Any], react: Callable[[Any], None]) -> Failed | None:
+        state, index = self.state, 0
+        try:
+            for index, item in enumerate(items):
+                state.event = index
+                react(item)
+                state.event = -1
+                state.make_room()
+            # Once for all events: a value that many of them change is encoded once.
+            state.flush()
+        except MemoryError:
+            # Not the event's fault: it ends the call, and the host says which limit it was.
+            raise
+        except Unwritable as error:
+            return _failed(error.index, error.cause)
+        except Exception as error:
+            return _failed(index, error)
+        return None
+
+    def query(self, name: str, arguments: str | bytes) -> str | None:
+        """Answers a query with JSON text; none if there is no such query."""
+        found = describe(type(self.module)).queries.get(name)
+        if found is None:
+            return None
+        self.state.writable = False
+        return found.answer(self.module, arguments)
+
+
+def _failed(index: int, error: Exception) -> Failed:
+    if not is_deliberate(error):
+        log.traceback(error)
+    return Failed(index, isinstance(error, Retry), summary(error), error)
