@@ -120,11 +120,11 @@ impl DataDir {
             .map_err(|error| self.refused(&error))
     }
 
-    /// Removes files that ended with the process that made them: scratch states, and unfinished
+    /// Removes files that ended with the process that made them: files of side folds, and unfinished
     /// files. Only for the holder of the catalogue, before anything else is opened. What can't be
     /// removed is left for the next time.
     pub(crate) fn sweep(&self) {
-        // Whatever is in there: scratch states end with their process.
+        // Whatever is in there: side folds end with their process.
         let mut left = entries(&self.scratch());
         left.retain(|path| is_ours(path, is_state_file));
         for (part, is_name) in [

@@ -22,12 +22,16 @@ mod damage;
 mod data_dir;
 mod data_path;
 mod deployment;
+pub mod deployments;
 mod descriptors;
 pub mod effects;
 #[doc(hidden)]
 pub mod entry;
 pub mod event;
+pub mod exceptions;
 mod firing;
+pub mod handlers;
+pub mod history;
 pub mod host;
 mod integrity;
 pub mod log;

@@ -199,7 +199,7 @@ async fn strike(world: &World, fault: Fault, random: &mut fastrand::Rng) {
 }
 
 async fn kill_at_step(world: &World, random: &mut fastrand::Rng) {
-    let steps = foldstream::rollout::crash_points::STEPS;
+    let steps = foldstream::deployments::crash_points::STEPS;
     let step = steps[random.usize(..steps.len())];
     world.note(&format!("fate: the next host dies at {step}"));
     world.kill_host(Some(step)).await;

@@ -244,7 +244,7 @@ fn every_step_is_among_those_that_are_tried() {
         "hand-over-prepared",
         "hand-over-confirmed",
     ];
-    let missing: Vec<_> = foldstream::rollout::crash_points::STEPS
+    let missing: Vec<_> = foldstream::deployments::crash_points::STEPS
         .iter()
         .filter(|step| !tried.contains(step) && !apart.contains(step))
         .collect();

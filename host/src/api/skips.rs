@@ -28,7 +28,7 @@ pub enum SkipState {
     /// from scratch skip it.
     Folded,
     /// The active state skipped it, but the decision was withdrawn: states that are built from
-    /// scratch fold it.
+    /// side fold it.
     Withdrawn,
 }
 

@@ -7,12 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use super::wire::{Begin, Header, Sum, Tag, Writer};
 use super::{Error, LeftOut};
+use crate::data_dir::DataDir;
 use crate::deployment::Deployment;
-use crate::rollout::{self, OnDrop, Rollouts};
+use crate::deployments::{self, Chore, Deployments};
 use crate::runner::Runner;
-use crate::source::Source;
+use crate::source::{Source, Sources};
 use crate::state;
 use crate::state::catalogue::Record;
 use crate::state::tables::{Frozen, Item};
@@ -25,11 +28,11 @@ const READ_BYTES: usize = 64 << 10;
 
 /// A backup that is ready to be sent: every file is frozen.
 pub struct Backup {
-    host: Rollouts,
+    deployments: Arc<Deployments>,
     header: Header,
     parts: Vec<Part>,
     /// One backup at a time.
-    _turn: Box<dyn Send + Sync>,
+    _turn: Chore,
 }
 
 impl std::fmt::Debug for Backup {
@@ -71,10 +74,10 @@ enum Again {
     /// The catalogue changed in between.
     Changed,
     /// Trying again would not help.
-    Failed(rollout::Error),
+    Failed(deployments::Error),
 }
 
-impl<E: Into<rollout::Error>> From<E> for Again {
+impl<E: Into<deployments::Error>> From<E> for Again {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
@@ -94,11 +97,11 @@ impl Again {
     }
 
     /// Waits until the files may be frozen. Cancel-safe: it only observes.
-    async fn over(&self, host: &Rollouts) {
+    async fn over(&self, deployments: &Deployments) {
         match self {
             // Both hold this lock from the change of the catalogue until the deployment is here, or
             // gone.
-            Self::Changing(_) => drop(host.inner.changing.lock().await),
+            Self::Changing(_) => drop(deployments.changing.lock().await),
             Self::Opening(deployment) => {
                 let opened = |_: &Runner| deployment.is_opened().then_some(());
                 deployment.active().until(opened).await;
@@ -109,36 +112,34 @@ impl Again {
     }
 }
 
-impl Rollouts {
-    /// Freezes all files of the data folder for a backup. Blocking, and short.
-    pub fn begin_backup(&self) -> Result<Backup, rollout::Error> {
-        let chore = ("backup", String::new());
+impl Backup {
+    /// Freezes all files of the data folder of these deployments. Blocking, and short.
+    pub(crate) fn begin(
+        deployments: &Arc<Deployments>,
+        sources: &Sources,
+        runtime: &Handle,
+    ) -> Result<Self, deployments::Error> {
         // A second one would freeze the same files again, and frozen files keep the pages that they
-        // show.
-        if !self.inner.chores.lock().insert(chore.clone()) {
+        // show. It ends on every way out, also if the client never asks for the content.
+        let Some(turn) = deployments.begin_chore("backup", "") else {
             let message = "another backup is being taken; try again when it is done".to_owned();
-            return Err(rollout::Error::Conflict(message));
-        }
-        let inner = Arc::clone(&self.inner);
-        // On every way out, also if the client never asks for the content.
-        let turn = Box::new(OnDrop(move || {
-            inner.chores.lock().remove(&chore);
-        }));
+            return Err(deployments::Error::Conflict(message));
+        };
         let give_up = tokio::time::Instant::now() + CHANGES_MAX;
         let gathered = loop {
-            let again = match self.gather() {
+            let again = match gather(deployments, sources) {
                 Ok(gathered) => break gathered,
                 Err(Again::Failed(error)) => return Err(error),
                 Err(again) => again,
             };
-            let over = async { tokio::time::timeout_at(give_up, again.over(self)).await };
-            let _ = self.inner.runtime.block_on(over);
+            let over = async { tokio::time::timeout_at(give_up, again.over(deployments)).await };
+            let _ = runtime.block_on(over);
             if tokio::time::Instant::now() >= give_up {
                 let message = format!(
                     "{}; nothing can be copied before that is over, so try again later",
                     again.reason()
                 );
-                return Err(rollout::Error::Conflict(message));
+                return Err(deployments::Error::Conflict(message));
             }
         };
         for LeftOut { file, reason } in &gathered.left_out {
@@ -150,158 +151,19 @@ impl Rollouts {
             files: gathered.parts.len() as u64,
             left_out: gathered.left_out,
         };
-        Ok(Backup {
-            host: self.clone(),
+        Ok(Self {
+            deployments: Arc::clone(deployments),
             header,
             parts: gathered.parts,
             _turn: turn,
         })
     }
 
-    /// Freezes the catalogue, then the files that its records name, then the logs, so that no state
-    /// is ahead of its log. The catalogue is copied last, because a folder without one is not a
-    /// data folder.
-    fn gather(&self) -> Result<Gathered, Again> {
-        let catalogue = &self.inner.catalogue;
-        // Read before the catalogue is frozen, and compared at the end: a change between the two is
-        // seen.
-        let records = catalogue.deployments()?;
-        let frozen = catalogue.frozen()?;
-        let mut gathered = Gathered::default();
-        let mut modules = BTreeSet::new();
-        for record in &records {
-            let deployment = self.deployment(&record.name);
-            // In the catalogue and not here: its first deploy, or its deletion, is under way.
-            let deployment = deployment.map_err(|_| Again::Changing(record.name.clone()))?;
-            self.gather_states(record, &deployment, &mut gathered)?;
-            let kept = record
-                .generations
-                .iter()
-                .filter(|generation| generation.has_file());
-            modules.extend(kept.map(|generation| generation.module.digest.clone()));
-        }
-        // Several generations may have the same module, which is copied once.
-        for digest in modules {
-            let file = format!("modules/{digest}.wasm");
-            match File::open(self.inner.folder.module(&digest)) {
-                Ok(open) => {
-                    gathered.parts.push(Part {
-                        begin: Begin {
-                            file,
-                            position: None,
-                        },
-                        content: Content::Module(open),
-                    });
-                }
-                Err(error) => {
-                    // States and log can be kept without it: a later deploy brings it back.
-                    let reason = format!("cannot read it: {error}; deploy the module again");
-                    gathered.left_out.push(LeftOut { file, reason });
-                }
-            }
-        }
-        for (name, source) in &self.inner.sources {
-            let Source::Embedded(embedded) = source else {
-                continue;
-            };
-            // Its events are nowhere else: without it there is no backup.
-            let log = embedded.log()?;
-            let frozen = Frozen::of(log.frozen()?);
-            let begin = Begin {
-                file: format!("log/{name}.redb"),
-                position: Some(log.info().last_sequence),
-            };
-            gathered.parts.push(Part {
-                begin,
-                content: Content::Tables {
-                    frozen,
-                    is_state: false,
-                },
-            });
-        }
-        // Only now: if no record changed, the frozen catalogue names just the files frozen since.
-        if catalogue.deployments()? != records {
-            return Err(Again::Changed);
-        }
-        let begin = Begin {
-            file: "catalog.redb".to_owned(),
-            position: None,
-        };
-        gathered.parts.push(Part {
-            begin,
-            content: Content::Tables {
-                frozen,
-                is_state: false,
-            },
-        });
-        Ok(gathered)
-    }
-
-    /// Freezes the states of a deployment: those of the active, the previous and the candidate
-    /// generation.
-    fn gather_states(
-        &self,
-        record: &Record,
-        deployment: &Arc<Deployment>,
-        gathered: &mut Gathered,
-    ) -> Result<(), Again> {
-        // Numbers of files, and not generations: one that inherits its state continues the file of
-        // another.
-        let kept = record
-            .generations
-            .iter()
-            .filter(|generation| generation.has_file());
-        let numbers: BTreeSet<u64> = kept.map(|generation| generation.state_file).collect();
-        for number in numbers {
-            let path = self.inner.folder.state(&record.name, number);
-            let file = format!("state/{}/{number}.redb", record.name);
-            let store = deployment.runner(number).and_then(|runner| runner.store());
-            let frozen = match store {
-                Some(store) => {
-                    // Taken before the freeze, so a commit between the two makes it too low: it is
-                    // only information.
-                    let position = store.checkpoint().map(|checkpoint| checkpoint.position);
-                    store.frozen().map(|frozen| (frozen, position))
-                }
-                // It has not started yet, and starts in the copy as it would have here.
-                None if !path.exists() => continue,
-                None if !deployment.is_opened() => {
-                    return Err(Again::Opening(Arc::clone(deployment)));
-                }
-                // Nobody has it open: for example, the state of a candidate that an event stopped.
-                None => frozen_aside(&path),
-            };
-            match frozen {
-                Ok((frozen, position)) => {
-                    let content = Content::Tables {
-                        frozen,
-                        is_state: true,
-                    };
-                    gathered.parts.push(Part {
-                        begin: Begin { file, position },
-                        content,
-                    });
-                }
-                Err(error) => {
-                    let reason = format!("{error}; a host builds it from the stream again");
-                    gathered.left_out.push(LeftOut { file, reason });
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn frozen_aside(path: &Path) -> Result<(Frozen, Option<u64>), state::Error> {
-    Frozen::open(path).map(|frozen| (frozen, None))
-}
-
-impl Backup {
     /// Sends everything. Blocking, for as long as it takes to read all files; `send` fails if the
     /// client has disconnected.
     pub fn send(self, send: &mut dyn FnMut(Vec<u8>) -> Result<(), Error>) -> Result<(), Error> {
         let Self {
-            host,
+            deployments,
             header,
             parts,
             _turn,
@@ -309,7 +171,7 @@ impl Backup {
         tracing::info!(files = header.files, "a backup begins");
         let begun = std::time::Instant::now();
         let mut writer = Writer::begin(send);
-        let sent = send_all(&mut writer, &header, parts, &|| host.is_stopping());
+        let sent = send_all(&mut writer, &header, parts, &|| deployments.is_stopping());
         match &sent {
             Ok(bytes) => tracing::info!(
                 bytes,
@@ -327,6 +189,143 @@ impl Backup {
         }
         sent.map(drop)
     }
+}
+
+/// Freezes the catalogue, then the files that its records name, then the logs, so that no state
+/// is ahead of its log. The catalogue is copied last, because a folder without one is not a
+/// data folder.
+fn gather(deployments: &Deployments, sources: &Sources) -> Result<Gathered, Again> {
+    let catalogue = &deployments.catalogue;
+    // Read before the catalogue is frozen, and compared at the end: a change between the two is
+    // seen.
+    let records = catalogue.deployments()?;
+    let frozen = catalogue.frozen()?;
+    let mut gathered = Gathered::default();
+    let mut modules = BTreeSet::new();
+    for record in &records {
+        let deployment = deployments.get(&record.name);
+        // In the catalogue and not here: its first deploy, or its deletion, is under way.
+        let deployment = deployment.map_err(|_| Again::Changing(record.name.clone()))?;
+        gather_states(&deployments.folder, record, &deployment, &mut gathered)?;
+        let kept = record
+            .generations
+            .iter()
+            .filter(|generation| generation.has_file());
+        modules.extend(kept.map(|generation| generation.module.digest.clone()));
+    }
+    // Several generations may have the same module, which is copied once.
+    for digest in modules {
+        let file = format!("modules/{digest}.wasm");
+        match File::open(deployments.folder.module(&digest)) {
+            Ok(open) => {
+                gathered.parts.push(Part {
+                    begin: Begin {
+                        file,
+                        position: None,
+                    },
+                    content: Content::Module(open),
+                });
+            }
+            Err(error) => {
+                // States and log can be kept without it: a later deploy brings it back.
+                let reason = format!("cannot read it: {error}; deploy the module again");
+                gathered.left_out.push(LeftOut { file, reason });
+            }
+        }
+    }
+    for (name, source) in sources.iter() {
+        let Source::Embedded(embedded) = source else {
+            continue;
+        };
+        // Its events are nowhere else: without it there is no backup.
+        let log = embedded.log()?;
+        let frozen = Frozen::of(log.frozen()?);
+        let begin = Begin {
+            file: format!("log/{name}.redb"),
+            position: Some(log.info().last_sequence),
+        };
+        gathered.parts.push(Part {
+            begin,
+            content: Content::Tables {
+                frozen,
+                is_state: false,
+            },
+        });
+    }
+    // Only now: if no record changed, the frozen catalogue names just the files frozen since.
+    if catalogue.deployments()? != records {
+        return Err(Again::Changed);
+    }
+    let begin = Begin {
+        file: "catalog.redb".to_owned(),
+        position: None,
+    };
+    gathered.parts.push(Part {
+        begin,
+        content: Content::Tables {
+            frozen,
+            is_state: false,
+        },
+    });
+    Ok(gathered)
+}
+
+/// Freezes the states of a deployment: those of the active, the previous and the candidate
+/// generation.
+fn gather_states(
+    folder: &DataDir,
+    record: &Record,
+    deployment: &Arc<Deployment>,
+    gathered: &mut Gathered,
+) -> Result<(), Again> {
+    // Numbers of files, and not generations: one that inherits its state continues the file of
+    // another.
+    let kept = record
+        .generations
+        .iter()
+        .filter(|generation| generation.has_file());
+    let numbers: BTreeSet<u64> = kept.map(|generation| generation.state_file).collect();
+    for number in numbers {
+        let path = folder.state(&record.name, number);
+        let file = format!("state/{}/{number}.redb", record.name);
+        let store = deployment.runner(number).and_then(|runner| runner.store());
+        let frozen = match store {
+            Some(store) => {
+                // Taken before the freeze, so a commit between the two makes it too low: it is
+                // only information.
+                let position = store.checkpoint().map(|checkpoint| checkpoint.position);
+                store.frozen().map(|frozen| (frozen, position))
+            }
+            // It has not started yet, and starts in the copy as it would have here.
+            None if !path.exists() => continue,
+            None if !deployment.is_opened() => {
+                return Err(Again::Opening(Arc::clone(deployment)));
+            }
+            // Nobody has it open: for example, the state of a candidate that an event stopped.
+            None => frozen_aside(&path),
+        };
+        match frozen {
+            Ok((frozen, position)) => {
+                let content = Content::Tables {
+                    frozen,
+                    is_state: true,
+                };
+                gathered.parts.push(Part {
+                    begin: Begin { file, position },
+                    content,
+                });
+            }
+            Err(error) => {
+                let reason = format!("{error}; a host builds it from the stream again");
+                gathered.left_out.push(LeftOut { file, reason });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn frozen_aside(path: &Path) -> Result<(Frozen, Option<u64>), state::Error> {
+    Frozen::open(path).map(|frozen| (frozen, None))
 }
 
 /// Sends all parts; returns their size in bytes.

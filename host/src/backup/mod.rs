@@ -6,7 +6,7 @@
 //! data folder of the rows (`unpack.rs`) under another name (`target.rs`), reads it again,
 //! compares, and only then gives it its name.
 
-mod make;
+pub(crate) mod make;
 mod target;
 mod unpack;
 mod wire;

@@ -8,39 +8,43 @@
 //! cache/                   compiled modules
 //! ```
 //!
-//! `rollout/` decides how generations are created, switched and retired.
+//! `deployments/` knows all deployments; `rollout/`, `exceptions/`, `handlers/` and `history/` work
+//! on them.
 
 mod contact;
 mod retention;
 pub(crate) mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use self::contact::{Contacts, ReaderStatus};
 use crate::actor::blocking;
 use crate::api::{self, DeploymentState};
+use crate::backup::make::Backup;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::deployment::Deployment;
+pub use crate::deployments::Error;
+use crate::deployments::{Deployments, Loader, Queue, Runners};
+use crate::exceptions::Exceptions;
+use crate::handlers::Handlers;
+use crate::history::History;
 use crate::log::Log;
 use crate::memory::caches::Caches;
 use crate::memory::memtables::Budget;
 use crate::memory::{self, Memory};
 use crate::metrics::Metrics;
 use crate::module::{self, Engine};
-pub use crate::rollout::Error;
-use crate::rollout::{Loader, PastStates, Queue, Rollouts, Shared, Snapshots};
+use crate::rollout::{Others, Rollouts};
 use crate::room::Room;
 use crate::runner::Runner;
-use crate::source::Source;
+use crate::source::{Source, Sources};
 use crate::state::catalogue::{Audit, Catalogue, Record};
 use crate::usage;
 use crate::view::EventView;
@@ -74,24 +78,34 @@ pub struct Host {
     inner: Arc<Inner>,
 }
 
-/// What the host has beyond what its rollouts share with it.
+/// What the host owns, and what works on it.
 #[derive(Debug)]
 struct Inner {
-    shared: Arc<Shared>,
+    config: Arc<Config>,
+    folder: DataDir,
+    catalogue: Arc<Catalogue>,
+    sources: Sources,
+    engine: Engine,
+    /// Reads streams and sends effects, apart from requests.
+    runtime: Handle,
+    loader: Arc<Loader>,
+    metrics: Metrics,
+    budget: Arc<Budget>,
+    /// What is taken of the host's memory when it is needed.
+    memory: Memory,
+    /// Cancelled once the host stops.
+    stopping: CancellationToken,
+    deployments: Arc<Deployments>,
+    history: Arc<History>,
+    exceptions: Arc<Exceptions>,
+    handlers: Arc<Handlers>,
+    rollouts: Arc<Rollouts>,
     /// Keeps the logs' shares of the caches reserved; logs stay open as long as the host lives.
     _log_caches: Vec<crate::memory::caches::Share>,
     contacts: Contacts,
     /// What the data folder takes on its disk.
     usage: usage::Recent,
     started_at: jiff::Timestamp,
-}
-
-impl Deref for Inner {
-    type Target = Shared;
-
-    fn deref(&self) -> &Shared {
-        &self.shared
-    }
 }
 
 impl Host {
@@ -112,10 +126,8 @@ impl Host {
             // Each step only starts what is due: nothing waits for anything else.
             host.enforce_retention();
             host.rollouts().retire_previous();
-            host.rollouts().make_snapshots();
-            host.inner
-                .past_states
-                .expire(host.inner.config.rollout.as_of_unused_max);
+            host.history().make_snapshots();
+            host.history().expire();
             // Both are asked: each remembers when it was asked last.
             let calm = [
                 host.inner.budget.has_calmed_down(),
@@ -175,15 +187,15 @@ impl Host {
         // Sources that nobody reads are asked as well, though less often: an operator sees their
         // state.
         let used = self.used_sources();
-        for name in self
+        for (name, _) in self
             .inner
             .sources
-            .keys()
-            .filter(|name| !used.contains(*name))
+            .iter()
+            .filter(|(name, _)| !used.contains(*name))
         {
             if self.inner.contacts.is_due(name) {
                 // No runners: the answer is only for the state of the source itself.
-                asking.entry(name.clone()).or_default();
+                asking.entry(name.to_owned()).or_default();
             }
         }
         let looks = asking.into_iter().map(async |(source, runners)| {
@@ -218,7 +230,7 @@ impl Host {
 
     /// Records how the deployments see their sources, and whether the data folder is where it was.
     fn look_at_contacts(&self) {
-        let mut readers: BTreeMap<&str, Vec<ReaderStatus>> = BTreeMap::new();
+        let mut readers: BTreeMap<String, Vec<ReaderStatus>> = BTreeMap::new();
         for deployment in self.deployments() {
             let failure = deployment.active().now().failure;
             self.inner.contacts.state_seen(
@@ -226,25 +238,20 @@ impl Host {
                 failure.is_some_and(|failure| failure.kind == "state"),
             );
             for runner in deployment.runners() {
+                // Also of a source that was removed from the configuration, while a deployment
+                // still names it; nobody asks for that below.
                 let name = runner.program().source_name;
-                let Some((name, _)) = self.inner.sources.get_key_value(&name) else {
-                    // A source that was removed from the configuration, while a deployment still
-                    // names it.
-                    continue;
-                };
                 let reader = ReaderStatus {
                     deployment: deployment.name().to_owned(),
                     status: runner.source_status(),
                 };
-                readers.entry(name.as_str()).or_default().push(reader);
+                readers.entry(name).or_default().push(reader);
             }
         }
-        for (name, source) in &self.inner.sources {
-            self.inner.contacts.seen(
-                name,
-                source,
-                readers.get(name.as_str()).map_or(&[], Vec::as_slice),
-            );
+        for (name, source) in self.inner.sources.iter() {
+            self.inner
+                .contacts
+                .seen(name, source, readers.get(name).map_or(&[], Vec::as_slice));
         }
         let folder = self.inner.folder.root();
         self.inner.contacts.folder_seen(folder, &self.faults());
@@ -288,22 +295,49 @@ impl Host {
             .page(&deployments, &sources, &usage, &self.memory_parts())
     }
 
-    /// The deployments of this host, and what changes them.
-    pub fn rollouts(&self) -> Rollouts {
-        Rollouts {
-            inner: Arc::clone(&self.inner.shared),
-        }
+    /// All deployments of this host.
+    pub fn all_deployments(&self) -> &Arc<Deployments> {
+        &self.inner.deployments
+    }
+
+    /// What creates, switches and retires generations.
+    pub fn rollouts(&self) -> &Arc<Rollouts> {
+        &self.inner.rollouts
+    }
+
+    /// What decides about events that fail.
+    pub fn exceptions(&self) -> &Arc<Exceptions> {
+        &self.inner.exceptions
+    }
+
+    /// What shows and changes the effects of handlers.
+    pub fn handlers(&self) -> &Arc<Handlers> {
+        &self.inner.handlers
+    }
+
+    /// What reads and checks the past of deployments.
+    pub fn history(&self) -> &Arc<History> {
+        &self.inner.history
+    }
+
+    /// Freezes all files of the data folder for a backup. Blocking, and short.
+    pub fn begin_backup(&self) -> Result<Backup, Error> {
+        Backup::begin(
+            &self.inner.deployments,
+            &self.inner.sources,
+            &self.inner.runtime,
+        )
     }
 
     /// All deployments, by name.
     pub fn deployments(&self) -> Vec<Arc<Deployment>> {
-        self.rollouts().deployments()
+        self.inner.deployments.all()
     }
 
     /// All sources and their current state.
     pub async fn sources(&self) -> Vec<api::SourceInfo> {
         let sources =
-            futures_util::future::join_all(self.inner.sources.values().map(Source::info)).await;
+            futures_util::future::join_all(self.inner.sources.all().map(Source::info)).await;
         sources
             .iter()
             .for_each(|info| self.inner.contacts.asked(info));
@@ -313,32 +347,28 @@ impl Host {
     /// A source; without a name, the only one or the only embedded log.
     pub fn source(&self, name: Option<&str>) -> Result<EventView, Error> {
         let sources = &self.inner.sources;
-        let is_log = |name: &&String| matches!(sources[*name], Source::Embedded(_));
-        let mut logs = sources.keys().filter(is_log);
+        let mut logs = sources
+            .iter()
+            .filter(|(_, source)| source.embedded().is_some());
         let chosen = match (name, logs.next(), logs.next()) {
             // One embedded log among other sources is what the operator intends.
-            (None, Some(log), None) => log.clone(),
-            _ => self.inner.choose_source(name)?,
+            (None, Some((log, _)), None) => log.to_owned(),
+            _ => sources.choose(name)?,
         };
-        Ok(EventView::new(sources[&chosen].clone()))
+        Ok(EventView::new(sources.known(&chosen)?.clone()))
     }
 
     /// The embedded log of a source; without a name, the only one.
     pub fn log(&self, source: Option<&str>) -> Result<Log, Error> {
         if let Some(name) = source {
-            let source = self
-                .inner
-                .sources
-                .get(name)
-                .ok_or_else(|| self.inner.no_source(name))?;
-            let embedded = source.embedded().ok_or_else(|| {
+            let embedded = self.inner.sources.known(name)?.embedded().ok_or_else(|| {
                 Error::Source(format!(
                     "source {name} is a JetStream stream; publish to it and read it through NATS"
                 ))
             })?;
             return Ok(embedded.log()?);
         }
-        let mut logs = self.inner.sources.values().filter_map(Source::embedded);
+        let mut logs = self.inner.sources.all().filter_map(Source::embedded);
         match (logs.next(), logs.next()) {
             (Some(embedded), None) => Ok(embedded.log()?),
             (None, _) => Err(Error::Source(
@@ -359,7 +389,7 @@ impl Host {
             Some(source) => Some(source),
             None => sources
                 .find(|(_, source)| source.embedded().is_some())
-                .map(|(name, _)| name.as_str()),
+                .map(|(name, _)| name),
         }
     }
 
@@ -417,7 +447,7 @@ impl Host {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             contract: api::CONTRACT.to_owned(),
             started_at: self.inner.started_at.to_string(),
-            deployments: self.inner.deployments.read().len() as u64,
+            deployments: self.inner.deployments.count() as u64,
             process: memory::process(
                 &self.inner.config.shares(),
                 Some(&self.inner.memory),
@@ -487,7 +517,7 @@ impl Host {
             // Runners end while a running change does, because the change may be waiting for one of
             // them.
             self.ask_all_to_stop();
-            let _changing = self.inner.changing.lock().await;
+            let _changing = self.inner.deployments.changing.lock().await;
             // What the change started meanwhile is asked to stop by the second call.
             let runners = self.ask_all_to_stop();
             blocking(move || runners.iter().for_each(|runner| runner.join())).await;
@@ -525,31 +555,66 @@ impl Inner {
         let room = Room::of(folder.root()).within(config.limits.disk_bytes);
         // Before the deployments, which read from them as soon as they start.
         let (sources, log_caches) = sources::sources(&config, (&folder, &room), &caches)?;
-        let shared = Shared {
-            loader: Arc::new(Loader::new(folder.clone(), engine.clone())),
-            folder,
+        let sources = Sources::from(sources);
+        let stopping = CancellationToken::new();
+        let deployments = Arc::new(Deployments::new(
+            Arc::clone(&catalogue),
+            folder.clone(),
+            stopping.clone(),
+        ));
+        let runners = Arc::new(Runners {
+            config: Arc::clone(&config),
+            runtime: Handle::current(),
+            folder: folder.clone(),
             room,
-            engine,
-            catalogue,
-            sources,
+            loader: Arc::new(Loader::new(folder.clone(), engine.clone())),
+            sources: sources.clone(),
             caches,
-            deployments: RwLock::default(),
-            changing: tokio::sync::Mutex::default(),
-            ending: tokio::sync::watch::Sender::default(),
-            naming: tokio::sync::RwLock::default(),
             metrics: Metrics::new(),
-            rebuilds: Queue::new(config.rollout.rebuilds_max),
-            past_states: PastStates::default(),
-            snapshots: Snapshots::default(),
-            chores: parking_lot::Mutex::default(),
             budget: Arc::new(Budget::of(shares.memtables, shares.read_ahead)),
             memory,
-            stopping: CancellationToken::new(),
-            runtime: Handle::current(),
-            config,
-        };
+        });
+        let rebuilds = Queue::new(config.rollout.rebuilds_max);
+        let history = History::new(
+            Arc::clone(&deployments),
+            Arc::clone(&runners),
+            rebuilds.clone(),
+        );
+        let history = Arc::new(history);
+        let exceptions = Arc::new(Exceptions::new(
+            Arc::clone(&deployments),
+            Arc::clone(&history),
+            sources.clone(),
+        ));
+        let handlers = Arc::new(Handlers::new(Arc::clone(&deployments), sources.clone()));
+        let rollouts = Arc::new(Rollouts::new(
+            Arc::clone(&deployments),
+            Arc::clone(&runners),
+            engine.clone(),
+            rebuilds,
+            Others {
+                history: Arc::clone(&history),
+                exceptions: Arc::clone(&exceptions),
+                handlers: Arc::clone(&handlers),
+            },
+        ));
         Ok(Self {
-            shared: Arc::new(shared),
+            config,
+            folder,
+            catalogue,
+            sources,
+            engine,
+            runtime: runners.runtime.clone(),
+            loader: Arc::clone(&runners.loader),
+            metrics: runners.metrics.clone(),
+            budget: Arc::clone(&runners.budget),
+            memory: runners.memory.clone(),
+            stopping,
+            deployments,
+            history,
+            exceptions,
+            handlers,
+            rollouts,
             _log_caches: log_caches,
             contacts: Contacts::default(),
             usage: usage::Recent::default(),

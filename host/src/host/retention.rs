@@ -10,7 +10,7 @@ impl Host {
         let logs: Vec<_> = self
             .inner
             .sources
-            .values()
+            .all()
             .filter_map(|source| source.embedded()?.log().ok())
             .collect();
         blocking(move || logs.iter().for_each(|log| log.note_newest())).await;
@@ -18,7 +18,7 @@ impl Host {
 
     /// Removes expired events from the embedded logs, and notes how far each has come.
     pub(crate) fn enforce_retention(&self) {
-        for (name, source) in &self.inner.sources {
+        for (name, source) in self.inner.sources.iter() {
             let Source::Embedded(embedded) = source else {
                 continue;
             };
@@ -26,7 +26,7 @@ impl Host {
             let Ok(log) = embedded.log() else { continue };
             // As a chore, of which one per log runs at a time: a large log may take longer than the
             // interval.
-            self.rollouts().chore("retention", name, async move {
+            self.inner.deployments.chore("retention", name, async move {
                 let done = blocking(move || {
                     log.note_newest();
                     log.enforce_retention()

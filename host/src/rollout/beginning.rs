@@ -7,76 +7,81 @@ use std::time::Duration;
 use super::Rollouts;
 use crate::api::Start;
 use crate::deployment::Deployment;
+use crate::deployments::Error;
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, Record};
 
 /// Pause before the record is written again after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-impl Rollouts {
-    /// Records where the active state began as soon as its file says so, if it began at the first
-    /// event that its stream had.
-    pub(super) fn note_beginning(&self, deployment: &Arc<Deployment>) {
-        let state_file = deployment.with_record(|record| record.active().state_file);
-        if deployment.with_record(|record| !is_wanted(record, state_file)) {
-            return;
-        }
-        let (host, deployment) = (self.clone(), Arc::clone(deployment));
-        // It ends with the deployment, and there is one for each.
-        tokio::spawn(async move {
-            let runner = deployment.active();
-            let is_over = |record: &Record| (!is_wanted(record, state_file)).then_some(());
-            // Both only observe. The first ends as well if the deployment is deleted or the host
-            // stops.
-            let begun = tokio::select! {
-                biased;
-                _ = deployment.until(is_over) => return,
-                begun = begun_after(&runner) => begun,
+/// Records where the active state began as soon as its file says so, if it began at the first
+/// event that its stream had.
+pub(super) fn note_beginning(rollouts: &Arc<Rollouts>, deployment: &Arc<Deployment>) {
+    let state_file = deployment.with_record(|record| record.active().state_file);
+    if deployment.with_record(|record| !is_wanted(record, state_file)) {
+        return;
+    }
+    let (rollouts, deployment) = (Arc::clone(rollouts), Arc::clone(deployment));
+    // It ends with the deployment, and there is one for each.
+    tokio::spawn(async move {
+        let runner = deployment.active();
+        let is_over = |record: &Record| (!is_wanted(record, state_file)).then_some(());
+        // Both only observe. The first ends as well if the deployment is deleted or the host
+        // stops.
+        let begun = tokio::select! {
+            biased;
+            _ = deployment.until(is_over) => return,
+            begun = begun_after(&runner) => begun,
+        };
+        while !deployment.is_gone() {
+            let Err(error) = note_begun(&rollouts, &deployment, state_file, begun).await else {
+                break;
             };
-            while !deployment.is_gone() {
-                let Err(error) = host.note_begun(&deployment, state_file, begun).await else {
-                    break;
-                };
-                tracing::warn!(
-                    deployment = deployment.name(),
-                    %error,
-                    "could not record yet where the state began"
-                );
-                tokio::time::sleep(RETRY).await;
-            }
-            runner.set_begins_after(begun);
-        });
-    }
-
-    /// Warns of an active state without a file, which is built again from the stream.
-    pub(super) fn warn_of_lost_file(&self, record: &Record, active: &Generation) {
-        let path = self.inner.folder.state(&record.name, active.state_file);
-        if !path.exists() {
             tracing::warn!(
-                deployment = record.name,
-                generation = active.number,
-                file = %path.display(),
-                after = active.begins_after,
-                "the state has no file and is built again from the stream"
+                deployment = deployment.name(),
+                %error,
+                "could not record yet where the state began"
             );
+            tokio::time::sleep(RETRY).await;
         }
-    }
+        runner.set_begins_after(begun);
+    });
+}
 
-    async fn note_begun(
-        &self,
-        deployment: &Arc<Deployment>,
-        state_file: u64,
-        begun: u64,
-    ) -> Result<(), super::Error> {
-        let _changing = self.lock(deployment).await?;
-        let mut record = deployment.draft();
-        if !is_wanted(&record, state_file) {
-            return Ok(());
-        }
-        begin_at(&mut record, state_file, begun);
-        let detail = format!("after {begun}");
-        self.commit(deployment, record, "begun", detail).await
+/// Warns of an active state without a file, which is built again from the stream.
+pub(super) fn warn_of_lost_file(rollouts: &Rollouts, record: &Record, active: &Generation) {
+    let path = rollouts
+        .deployments
+        .folder
+        .state(&record.name, active.state_file);
+    if !path.exists() {
+        tracing::warn!(
+            deployment = record.name,
+            generation = active.number,
+            file = %path.display(),
+            after = active.begins_after,
+            "the state has no file and is built again from the stream"
+        );
     }
+}
+
+async fn note_begun(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    state_file: u64,
+    begun: u64,
+) -> Result<(), Error> {
+    let _changing = rollouts.deployments.lock(deployment).await?;
+    let mut record = deployment.draft();
+    if !is_wanted(&record, state_file) {
+        return Ok(());
+    }
+    begin_at(&mut record, state_file, begun);
+    let detail = format!("after {begun}");
+    rollouts
+        .deployments
+        .commit(deployment, record, "begun", detail)
+        .await
 }
 
 /// Copies to a record where the state of a runner began, as far as that is durable in its file.

@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Rollouts;
 use super::candidate::{Built, Pace, Stopped};
-use super::{Error, Role, Rollouts, crash_points, owners};
+use super::{candidate, disk_space, migrate, prune, take_over};
 use crate::actor::blocking;
 use crate::api::{self, DeploymentState, GenerationStatus, Promotion, Strategy};
 use crate::deployment::Deployment;
+use crate::deployments::{Error, Role, crash_points, owners};
 use crate::module::{Accepted, Module};
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, Record};
@@ -23,397 +25,366 @@ const RECHECK_PAUSE: Duration = Duration::from_secs(3);
 /// disk, or too few open files, may pass.
 const LOST_MAX: Duration = Duration::from_secs(15);
 
-impl Rollouts {
-    /// Records a candidate with its module, and starts to build it. The caller holds the
-    /// deployment's lock.
-    pub(super) async fn begin_candidate(
-        &self,
-        deployment: &Arc<Deployment>,
-        accepted: &Accepted,
-        generation: Generation,
-    ) -> Result<(), Error> {
-        // Checked before the module is stored, so that a full disk does not get that as well.
-        self.check_room(deployment).await?;
-        // A shared hold on naming: the removal of unnamed files must not see the module's file
-        // between its creation and the commit that names it.
-        let naming = self.inner.naming.read().await;
-        let (inner, accepted) = (Arc::clone(&self.inner), accepted.clone());
-        blocking(move || inner.store_module(&accepted)).await?;
-        // After a crash here, the module's file has no row, and the next start removes it.
-        crash_points::reached("deploy-module-stored");
-        let number = generation.number;
-        self.note_candidate(deployment, generation, "deploy")
-            .await?;
-        drop(naming);
-        // The commit above retired older candidates; their runners end only now that it is durable.
-        self.end_unused(deployment).await;
-        self.drive(deployment, number);
-        Ok(())
-    }
+/// Records a candidate with its module, and starts to build it. The caller holds the
+/// deployment's lock.
+pub(super) async fn begin_candidate(
+    rollouts: &Arc<Rollouts>,
+    deployment: &Arc<Deployment>,
+    accepted: &Accepted,
+    generation: Generation,
+) -> Result<(), Error> {
+    // Checked before the module is stored, so that a full disk does not get that as well.
+    disk_space::check(rollouts, deployment).await?;
+    // A shared hold on naming: the removal of unnamed files must not see the module's file
+    // between its creation and the commit that names it.
+    let naming = rollouts.deployments.naming.read().await;
+    let (deployments, room) = (Arc::clone(&rollouts.deployments), rollouts.room.clone());
+    let accepted = accepted.clone();
+    blocking(move || disk_space::store_module(&deployments.folder, &room, &accepted)).await?;
+    // After a crash here, the module's file has no row, and the next start removes it.
+    crash_points::reached("deploy-module-stored");
+    let number = generation.number;
+    note_candidate(rollouts, deployment, generation, "deploy").await?;
+    drop(naming);
+    // The commit above retired older candidates; their runners end only now that it is durable.
+    prune::end_unused(rollouts, deployment).await;
+    drive(rollouts, deployment, number);
+    Ok(())
+}
 
-    /// The same for a module that is already stored.
-    pub(super) async fn add_candidate(
-        &self,
-        deployment: &Arc<Deployment>,
-        generation: Generation,
-        action: &str,
-    ) -> Result<(), Error> {
-        self.check_room(deployment).await?;
-        let number = generation.number;
-        self.note_candidate(deployment, generation, action).await?;
-        self.end_unused(deployment).await;
-        self.drive(deployment, number);
-        Ok(())
-    }
+/// The same for a module that is already stored.
+pub(super) async fn add_candidate(
+    rollouts: &Arc<Rollouts>,
+    deployment: &Arc<Deployment>,
+    generation: Generation,
+    action: &str,
+) -> Result<(), Error> {
+    disk_space::check(rollouts, deployment).await?;
+    let number = generation.number;
+    note_candidate(rollouts, deployment, generation, action).await?;
+    prune::end_unused(rollouts, deployment).await;
+    drive(rollouts, deployment, number);
+    Ok(())
+}
 
-    /// Records a candidate. An older candidate is retired.
-    async fn note_candidate(
-        &self,
-        deployment: &Arc<Deployment>,
-        generation: Generation,
-        action: &str,
-    ) -> Result<(), Error> {
-        let mut record = deployment.draft();
-        // A lost owner may be replaced only by a candidate that says from where it publishes.
-        if deployment.active().is_lost() {
-            owners::refuse_lost(&record, &generation)?;
+/// Records a candidate. An older candidate is retired.
+async fn note_candidate(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    generation: Generation,
+    action: &str,
+) -> Result<(), Error> {
+    let mut record = deployment.draft();
+    // A lost owner may be replaced only by a candidate that says from where it publishes.
+    if deployment.active().is_lost() {
+        owners::refuse_lost(&record, &generation)?;
+    }
+    let (number, reason) = (generation.number, generation.reason.clone());
+    // A deployment has one candidate at most, and a failed one keeps its file until it is
+    // replaced.
+    for other in &mut record.generations {
+        if other.status.is_candidate() || other.status == GenerationStatus::Failed {
+            other.enter(
+                GenerationStatus::Retired,
+                format!("replaced by generation {number}"),
+            );
         }
-        let (number, reason) = (generation.number, generation.reason.clone());
-        // A deployment has one candidate at most, and a failed one keeps its file until it is
-        // replaced.
-        for other in &mut record.generations {
-            if other.status.is_candidate() || other.status == GenerationStatus::Failed {
-                other.enter(
-                    GenerationStatus::Retired,
-                    format!("replaced by generation {number}"),
-                );
-            }
-        }
-        record.add(generation);
-        self.commit(
+    }
+    record.add(generation);
+    rollouts
+        .deployments
+        .commit(
             deployment,
             record,
             action,
             format!("generation {number}: {reason}"),
         )
         .await?;
-        // After a crash here, the start of the host drives the candidate from the catalogue.
-        crash_points::reached("deploy-recorded");
-        Ok(())
-    }
+    // After a crash here, the start of the host drives the candidate from the catalogue.
+    crash_points::reached("deploy-recorded");
+    Ok(())
+}
 
-    /// Drives a candidate to its end, in a separate task.
-    pub(crate) fn drive(&self, deployment: &Arc<Deployment>, number: u64) {
-        let (host, deployment) = (self.clone(), Arc::clone(deployment));
-        // Not awaited: a build may take days, and the request that began it returns at once.
-        tokio::spawn(async move {
-            match host.build(&deployment, number).await {
-                Built::Ready => match host.check_origin(&deployment, number).await {
-                    Ok(()) => host.bring_in(&deployment, number).await,
-                    Err(error) => {
-                        host.give_up(&deployment, number, &Stopped::because(&error))
-                            .await;
-                    }
-                },
-                Built::Failed(stopped) => host.give_up(&deployment, number, &stopped).await,
-                // `build` waits through a pause itself, and a candidate that is gone needs nothing.
-                Built::Paused | Built::Gone => {}
-            }
-        });
-    }
-
-    /// Refuses a candidate that was folded from another stream than the active generation, unless
-    /// that was accepted: the stream may have been replaced since it was allowed.
-    async fn check_origin(&self, deployment: &Deployment, number: u64) -> Result<(), Error> {
-        let Some(candidate) = self.candidate(deployment, number) else {
-            return Ok(());
-        };
-        let is_of_one = candidate.source == deployment.record().active().source;
-        // Only a fold of the same source from its beginning must be of the same history.
-        let may_differ =
-            candidate.strategy != Strategy::Rebuild || candidate.build.accept_missing || !is_of_one;
-        if may_differ || self.check_history(deployment).await.is_ok() {
-            return Ok(());
-        }
-        // Once more, as a reader does: a server that has just started may not have the whole stream
-        // yet.
-        tokio::time::sleep(RECHECK_PAUSE).await;
-        self.check_history(deployment).await
-    }
-
-    /// The candidate with this number, as long as it is a candidate.
-    pub(super) fn candidate(&self, deployment: &Deployment, number: u64) -> Option<Generation> {
-        if deployment.is_gone() {
-            return None;
-        }
-        // This is called often, so it copies only this generation.
-        deployment.with_record(|record| {
-            record
-                .generation(number)
-                .filter(|generation| generation.status.is_candidate())
-                .cloned()
-        })
-    }
-
-    /// Waits until a candidate is as wanted, or no longer a candidate. Cancel-safe: it only
-    /// observes.
-    pub(super) async fn candidate_until(
-        &self,
-        deployment: &Deployment,
-        number: u64,
-        is_wanted: impl Fn(&Generation) -> bool,
-    ) {
-        let is_over = |record: &Record| {
-            let candidate = record
-                .generation(number)
-                .filter(|generation| generation.status.is_candidate());
-            candidate.is_none_or(&is_wanted).then_some(())
-        };
-        deployment.until(is_over).await;
-    }
-
-    async fn build(&self, deployment: &Arc<Deployment>, number: u64) -> Built {
-        loop {
-            let Some(generation) = self.candidate(deployment, number) else {
-                return Built::Gone;
-            };
-            if generation.paused {
-                // Without a place in the queue: others need not wait for an operator.
-                self.candidate_until(deployment, number, |candidate| !candidate.paused)
-                    .await;
-                continue;
-            }
-            // Entered again in every round, so that a resumed candidate queues behind those that
-            // waited.
-            let ticket = self.inner.rebuilds.enter();
-            let turn =
-                ticket.turn(|place| deployment.set_place(generation.state_file, Some(place)));
-            // Dropping the turn that lost loses nothing: the ticket keeps the place in the queue.
-            let has_turn = tokio::select! {
-                () = turn => true,
-                () = self.candidate_until(deployment, number, |candidate| candidate.paused) => false,
-            };
-            let built = if has_turn {
-                self.build_now(deployment, number).await
-            } else {
-                Built::Paused
-            };
-            deployment.set_place(generation.state_file, None);
-            drop(ticket);
-            if !matches!(built, Built::Paused) {
-                return built;
-            }
-        }
-    }
-
-    async fn build_now(&self, deployment: &Arc<Deployment>, number: u64) -> Built {
-        // A runner that exists was paused before; it continues where it stopped.
-        let runner = match self
-            .candidate(deployment, number)
-            .and_then(|known| deployment.runner(known.state_file))
-        {
-            Some(paused) => {
-                paused.resume();
-                paused
-            }
-            None => match self.begin(deployment, number).await {
-                Ok(runner) => runner,
-                Err(built) => return built,
+/// Drives a candidate to its end, in a separate task.
+pub(crate) fn drive(rollouts: &Arc<Rollouts>, deployment: &Arc<Deployment>, number: u64) {
+    let (rollouts, deployment) = (Arc::clone(rollouts), Arc::clone(deployment));
+    // Not awaited: a build may take days, and the request that began it returns at once.
+    tokio::spawn(async move {
+        match build(&rollouts, &deployment, number).await {
+            Built::Ready => match check_origin(&rollouts, &deployment, number).await {
+                Ok(()) => take_over::bring_in(&rollouts, &deployment, number).await,
+                Err(error) => {
+                    take_over::give_up(&rollouts, &deployment, number, &Stopped::because(&error))
+                        .await;
+                }
             },
-        };
-        // The rate is measured from here on, without what earlier runs of this host applied.
-        let (pace, hold) = (Pace::of(&runner.now()), self.inner.config.rollout.hold_max);
-        let outcome = |runner: &Runner| {
-            let now = runner.now();
-            if let Some(stopped) = Stopped::of(&now, deployment.name()) {
-                return Some(Built::Failed(stopped));
+            Built::Failed(stopped) => {
+                take_over::give_up(&rollouts, &deployment, number, &stopped).await;
             }
-            let is_automatic = || {
-                self.candidate(deployment, number)
-                    .is_some_and(|candidate| candidate.build.promote == Promotion::Auto)
-            };
-            let is_ready = match now.state {
-                // It may be live without having read anything since it was resumed.
-                DeploymentState::Live => now.begun,
-                // Before a manual promotion, a candidate is reported as ready only after it has
-                // applied all events. One that must not pass the active generation has caught up
-                // once it is where that is.
-                DeploymentState::CatchingUp => {
-                    (pace.is_within_reach(&now, hold) && is_automatic())
-                        || self.is_with_lead(deployment, number, runner)
+            // `build` waits through a pause itself, and a candidate that is gone needs nothing.
+            Built::Paused | Built::Gone => {}
+        }
+    });
+}
+
+/// Refuses a candidate that was folded from another stream than the active generation, unless
+/// that was accepted: the stream may have been replaced since it was allowed.
+async fn check_origin(
+    rollouts: &Rollouts,
+    deployment: &Deployment,
+    number: u64,
+) -> Result<(), Error> {
+    let Some(candidate) = candidate::find(deployment, number) else {
+        return Ok(());
+    };
+    let is_of_one = candidate.source == deployment.record().active().source;
+    // Only a fold of the same source from its beginning must be of the same history.
+    let may_differ =
+        candidate.strategy != Strategy::Rebuild || candidate.build.accept_missing || !is_of_one;
+    if may_differ || rollouts.history.check_history(deployment).await.is_ok() {
+        return Ok(());
+    }
+    // Once more, as a reader does: a server that has just started may not have the whole stream
+    // yet.
+    tokio::time::sleep(RECHECK_PAUSE).await;
+    rollouts.history.check_history(deployment).await
+}
+
+async fn build(rollouts: &Rollouts, deployment: &Arc<Deployment>, number: u64) -> Built {
+    loop {
+        let Some(generation) = candidate::find(deployment, number) else {
+            return Built::Gone;
+        };
+        if generation.paused {
+            // Without a place in the queue: others need not wait for an operator.
+            candidate::until(deployment, number, |candidate| !candidate.paused).await;
+            continue;
+        }
+        // Entered again in every round, so that a resumed candidate queues behind those that
+        // waited.
+        let ticket = rollouts.rebuilds.enter();
+        let turn = ticket.turn(|place| deployment.set_place(generation.state_file, Some(place)));
+        // Dropping the turn that lost loses nothing: the ticket keeps the place in the queue.
+        let has_turn = tokio::select! {
+            () = turn => true,
+            () = candidate::until(deployment, number, |candidate| candidate.paused) => false,
+        };
+        let built = if has_turn {
+            build_now(rollouts, deployment, number).await
+        } else {
+            Built::Paused
+        };
+        deployment.set_place(generation.state_file, None);
+        drop(ticket);
+        if !matches!(built, Built::Paused) {
+            return built;
+        }
+    }
+}
+
+async fn build_now(rollouts: &Rollouts, deployment: &Arc<Deployment>, number: u64) -> Built {
+    // A runner that exists was paused before; it continues where it stopped.
+    let runner = match candidate::find(deployment, number)
+        .and_then(|known| deployment.runner(known.state_file))
+    {
+        Some(paused) => {
+            paused.resume();
+            paused
+        }
+        None => match begin(rollouts, deployment, number).await {
+            Ok(runner) => runner,
+            Err(built) => return built,
+        },
+    };
+    // The rate is measured from here on, without what earlier runs of this host applied.
+    let (pace, hold) = (Pace::of(&runner.now()), rollouts.config.rollout.hold_max);
+    let outcome = |runner: &Runner| {
+        let now = runner.now();
+        if let Some(stopped) = Stopped::of(&now, deployment.name()) {
+            return Some(Built::Failed(stopped));
+        }
+        let is_automatic = || {
+            candidate::find(deployment, number)
+                .is_some_and(|candidate| candidate.build.promote == Promotion::Auto)
+        };
+        let is_ready = match now.state {
+            // It may be live without having read anything since it was resumed.
+            DeploymentState::Live => now.begun,
+            // Before a manual promotion, a candidate is reported as ready only after it has
+            // applied all events. One that must not pass the active generation has caught up
+            // once it is where that is.
+            DeploymentState::CatchingUp => {
+                (pace.is_within_reach(&now, hold) && is_automatic())
+                    || candidate::is_with_lead(deployment, number, runner)
+            }
+            _ => false,
+        };
+        is_ready.then_some(Built::Ready)
+    };
+    // A pause or an abort comes first, so that nothing takes over that was just stopped.
+    tokio::select! {
+        biased;
+        () = candidate::until(deployment, number, |candidate| candidate.paused) => {
+            candidate::find(deployment, number).map_or(Built::Gone, |_| Built::Paused)
+        }
+        built = runner.until_figures(outcome) => built,
+        // It would wait behind it without end, with its place in the queue.
+        () = owner_is_lost(deployment, number) => {
+            Built::Failed(Stopped::because(&owners::lost(deployment.name())))
+        }
+    }
+}
+
+/// Waits until the owner of effects that a candidate must not pass has been unreadable for a
+/// while. Cancel-safe: it only observes.
+async fn owner_is_lost(deployment: &Deployment, number: u64) {
+    // With `lost_effects_after` the candidate succeeds a lost owner, so it waits for none.
+    let needs_owner = candidate::find(deployment, number)
+        .is_some_and(|candidate| candidate.lost_effects_after.is_none())
+        && deployment.with_record(|record| record.handler.is_some());
+    if !needs_owner {
+        return std::future::pending().await;
+    }
+    let mut actives = deployment.actives();
+    // A cut-over may replace the active runner while this waits, so each round takes the
+    // newest.
+    loop {
+        let owner = Arc::clone(&actives.borrow_and_update());
+        let lost = async {
+            owner.until(|owner| owner.is_lost().then_some(())).await;
+            let back = owner.until(|owner| (!owner.is_lost()).then_some(()));
+            // It must stay lost for all of `LOST_MAX`: a file that could be opened again is no
+            // reason.
+            tokio::time::timeout(LOST_MAX, back).await.is_err()
+        };
+        // Both arms only observe.
+        let is_lost = tokio::select! {
+            is_lost = lost => is_lost,
+            changed = actives.changed() => {
+                // The deployment is gone; other arms of the caller see that.
+                if changed.is_err() {
+                    return std::future::pending().await;
                 }
-                _ => false,
-            };
-            is_ready.then_some(Built::Ready)
+                false
+            }
         };
-        // A pause or an abort comes first, so that nothing takes over that was just stopped.
-        tokio::select! {
-            biased;
-            () = self.candidate_until(deployment, number, |candidate| candidate.paused) => {
-                self.candidate(deployment, number).map_or(Built::Gone, |_| Built::Paused)
-            }
-            built = runner.until_figures(outcome) => built,
-            // It would wait behind it without end, with its place in the queue.
-            () = self.owner_is_lost(deployment, number) => {
-                Built::Failed(Stopped::because(&owners::lost(deployment.name())))
-            }
+        if is_lost {
+            return;
         }
     }
+}
 
-    /// Waits until the owner of effects that a candidate must not pass has been unreadable for a
-    /// while. Cancel-safe: it only observes.
-    async fn owner_is_lost(&self, deployment: &Deployment, number: u64) {
-        // With `lost_effects_after` the candidate succeeds a lost owner, so it waits for none.
-        let needs_owner = self
-            .candidate(deployment, number)
-            .is_some_and(|candidate| candidate.lost_effects_after.is_none())
-            && deployment.with_record(|record| record.handler.is_some());
-        if !needs_owner {
-            return std::future::pending().await;
+async fn begin(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+) -> Result<Arc<Runner>, Built> {
+    // In this order: the file of a migration is made only once there is room for it.
+    wait_for_room(rollouts, deployment, number).await?;
+    prepare_file(rollouts, deployment, number).await?;
+    let runner = start_candidate(rollouts, deployment, number).await?;
+    crash_points::reached("build-started");
+    Ok(runner)
+}
+
+/// Waits until the disk has room for a candidate: earlier rebuilds have used some since the
+/// deploy.
+async fn wait_for_room(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+) -> Result<(), Built> {
+    // One warning per wait, not one per look.
+    let mut is_logged = false;
+    while let Err(error) = disk_space::check(rollouts, deployment).await {
+        if !std::mem::replace(&mut is_logged, true) {
+            tracing::warn!(
+                deployment = deployment.name(),
+                generation = number,
+                %error,
+                "a candidate waits for room"
+            );
         }
-        let mut actives = deployment.actives();
-        // A cut-over may replace the active runner while this waits, so each round takes the
-        // newest.
-        loop {
-            let owner = Arc::clone(&actives.borrow_and_update());
-            let lost = async {
-                owner.until(|owner| owner.is_lost().then_some(())).await;
-                let back = owner.until(|owner| (!owner.is_lost()).then_some(()));
-                // It must stay lost for all of `LOST_MAX`: a file that could be opened again is no
-                // reason.
-                tokio::time::timeout(LOST_MAX, back).await.is_err()
-            };
-            // Both arms only observe.
-            let is_lost = tokio::select! {
-                is_lost = lost => is_lost,
-                changed = actives.changed() => {
-                    // The deployment is gone; other arms of the caller see that.
-                    if changed.is_err() {
-                        return std::future::pending().await;
-                    }
-                    false
-                }
-            };
-            if is_lost {
-                return;
-            }
+        // Nobody announces free space, so the pause ends at the next look at the disk, or
+        // earlier if the candidate changes.
+        let paused = candidate::until(deployment, number, |candidate| candidate.paused);
+        // It only observes.
+        let _ = tokio::time::timeout(ROOM_LOOK, paused).await;
+        match candidate::find(deployment, number) {
+            None => return Err(Built::Gone),
+            Some(candidate) if candidate.paused => return Err(Built::Paused),
+            Some(_) => {}
         }
     }
+    Ok(())
+}
 
-    /// Whether a candidate has applied everything that it may as long as it owns no effects.
-    pub(super) fn is_with_lead(
-        &self,
-        deployment: &Deployment,
-        number: u64,
-        runner: &Runner,
-    ) -> bool {
-        if !runner.is_on_leash() || !runner.now().has_started() {
-            return false;
-        }
-        // Position and row are two reads; a wrong answer in between is corrected at the next
-        // figures.
-        let active = deployment.active();
-        let continues_after = deployment.with_record(|record| {
-            owners::continues_after(record, &active, record.generation(number)?)
-        });
-        match continues_after {
-            Some(after) => runner
-                .store()
-                .is_some_and(|store| store.position() >= after),
-            None => runner.is_as_far_as(&active),
-        }
+/// Creates the file of a candidate that does not start with an empty one.
+async fn prepare_file(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+) -> Result<(), Built> {
+    let Some(generation) = candidate::find(deployment, number) else {
+        return Err(Built::Gone);
+    };
+    if generation.strategy != Strategy::Migrate {
+        return Ok(());
     }
-
-    async fn begin(&self, deployment: &Arc<Deployment>, number: u64) -> Result<Arc<Runner>, Built> {
-        // In this order: the file of a migration is made only once there is room for it.
-        self.wait_for_room(deployment, number).await?;
-        self.prepare_file(deployment, number).await?;
-        let runner = self.start_candidate(deployment, number).await?;
-        crash_points::reached("build-started");
-        Ok(runner)
-    }
-
-    /// Waits until the disk has room for a candidate: earlier rebuilds have used some since the
-    /// deploy.
-    async fn wait_for_room(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Built> {
-        // One warning per wait, not one per look.
-        let mut is_logged = false;
-        while let Err(error) = self.check_room(deployment).await {
-            if !std::mem::replace(&mut is_logged, true) {
-                tracing::warn!(
-                    deployment = deployment.name(),
-                    generation = number,
-                    %error,
-                    "a candidate waits for room"
-                );
-            }
-            // Nobody announces free space, so the pause ends at the next look at the disk, or
-            // earlier if the candidate changes.
-            let paused = self.candidate_until(deployment, number, |candidate| candidate.paused);
-            // It only observes.
-            let _ = tokio::time::timeout(ROOM_LOOK, paused).await;
-            match self.candidate(deployment, number) {
-                None => return Err(Built::Gone),
-                Some(candidate) if candidate.paused => return Err(Built::Paused),
-                Some(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Creates the file of a candidate that does not start with an empty one.
-    async fn prepare_file(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Built> {
-        let Some(generation) = self.candidate(deployment, number) else {
-            return Err(Built::Gone);
-        };
-        if generation.strategy != Strategy::Migrate {
-            return Ok(());
-        }
-        // Without the lock: converting a large state takes long, and must not keep other changes
-        // out.
-        let made = self
-            .migrate(deployment, &generation)
+    // Without the lock: converting a large state takes long, and must not keep other changes
+    // out.
+    let made = migrate::prepare(rollouts, deployment, &generation)
+        .await
+        .map_err(|error| Built::Failed(Stopped::because(&error)))?;
+    // `u64::MAX` means that this migration decides from where the state has its subjects.
+    if let Some(position) = made.filter(|_| generation.subjects_from == u64::MAX) {
+        let _changing = rollouts
+            .deployments
+            .lock(deployment)
             .await
-            .map_err(|error| Built::Failed(Stopped::because(&error)))?;
-        // `u64::MAX` means that this migration decides from where the state has its subjects.
-        if let Some(position) = made.filter(|_| generation.subjects_from == u64::MAX) {
-            let _changing = self.lock(deployment).await.map_err(|_| Built::Gone)?;
-            let mut record = deployment.draft();
-            // It may have been aborted during the conversion.
-            if let Some(candidate) = record
-                .generation_mut(number)
-                .filter(|known| known.status.is_candidate())
-            {
-                candidate.subjects_from = position;
-                let noted = self
-                    .commit(
-                        deployment,
-                        record,
-                        "migrated",
-                        format!("generation {number}"),
-                    )
-                    .await;
-                noted.map_err(|error| Built::Failed(Stopped::because(&error)))?;
-            }
+            .map_err(|_| Built::Gone)?;
+        let mut record = deployment.draft();
+        // It may have been aborted during the conversion.
+        if let Some(candidate) = record
+            .generation_mut(number)
+            .filter(|known| known.status.is_candidate())
+        {
+            candidate.subjects_from = position;
+            let noted = rollouts
+                .deployments
+                .commit(
+                    deployment,
+                    record,
+                    "migrated",
+                    format!("generation {number}"),
+                )
+                .await;
+            noted.map_err(|error| Built::Failed(Stopped::because(&error)))?;
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    /// Starts the runner, unless the candidate was removed meanwhile.
-    async fn start_candidate(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-    ) -> Result<Arc<Runner>, Built> {
-        let _changing = self.lock(deployment).await.map_err(|_| Built::Gone)?;
-        // Looked up under the lock, so that an abort is either seen here or sees the runner.
-        let Some(generation) = self.candidate(deployment, number) else {
-            return Err(Built::Gone);
-        };
-        let runner = self.start_runner(&deployment.record(), &generation, Role::Build);
-        deployment.add_runner(generation.state_file, Arc::clone(&runner));
-        Ok(runner)
-    }
+/// Starts the runner, unless the candidate was removed meanwhile.
+async fn start_candidate(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+) -> Result<Arc<Runner>, Built> {
+    let _changing = rollouts
+        .deployments
+        .lock(deployment)
+        .await
+        .map_err(|_| Built::Gone)?;
+    // Looked up under the lock, so that an abort is either seen here or sees the runner.
+    let Some(generation) = candidate::find(deployment, number) else {
+        return Err(Built::Gone);
+    };
+    let runner = rollouts
+        .runners
+        .start(&deployment.record(), &generation, Role::Build);
+    deployment.add_runner(generation.state_file, Arc::clone(&runner));
+    Ok(runner)
 }
 
 /// What a generation is built from, and how.

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::Error;
 use crate::api::{BuildSettings, Promotion};
+use crate::deployment::Deployment;
+use crate::deployments::{Error, owners};
 use crate::progress::Now;
 use crate::runner::Runner;
-use crate::state::catalogue::Generation;
+use crate::state::catalogue::{Generation, Record};
 
 /// The outcome of building a candidate.
 pub(super) enum Built {
@@ -139,4 +140,52 @@ pub(super) fn throttled(name: &str, candidate: &Generation) -> String {
          promote {name} --lift-throttle` lifts it and promotes",
         limits.join(" and ")
     )
+}
+
+/// The candidate with this number, as long as it is a candidate.
+pub(super) fn find(deployment: &Deployment, number: u64) -> Option<Generation> {
+    if deployment.is_gone() {
+        return None;
+    }
+    // This is called often, so it copies only this generation.
+    deployment.with_record(|record| {
+        record
+            .generation(number)
+            .filter(|generation| generation.status.is_candidate())
+            .cloned()
+    })
+}
+
+/// Waits until a candidate is as wanted, or no longer a candidate. Cancel-safe: it only
+/// observes.
+pub(super) async fn until(
+    deployment: &Deployment,
+    number: u64,
+    is_wanted: impl Fn(&Generation) -> bool,
+) {
+    let is_over = |record: &Record| {
+        let candidate = record
+            .generation(number)
+            .filter(|generation| generation.status.is_candidate());
+        candidate.is_none_or(&is_wanted).then_some(())
+    };
+    deployment.until(is_over).await;
+}
+
+/// Whether a candidate has applied everything that it may as long as it owns no effects.
+pub(super) fn is_with_lead(deployment: &Deployment, number: u64, runner: &Runner) -> bool {
+    if !runner.is_on_leash() || !runner.now().has_started() {
+        return false;
+    }
+    // Position and row are two reads; a wrong answer in between is corrected at the next
+    // figures.
+    let active = deployment.active();
+    let continues_after = deployment
+        .with_record(|record| owners::continues_after(record, &active, record.generation(number)?));
+    match continues_after {
+        Some(after) => runner
+            .store()
+            .is_some_and(|store| store.position() >= after),
+        None => runner.is_as_far_as(&active),
+    }
 }

@@ -8,15 +8,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::align::{Aligned, align};
+use super::Rollouts;
 use super::candidate::throttled;
 use super::hand_over::HandOver;
 use super::inherit::Held;
-use super::{Error, Rollouts};
-use super::{beginning, crash_points, history, owners, parked_rules};
+use super::{beginning, hand_over, prune};
 use crate::actor::blocking;
 use crate::api::{self, GenerationStatus};
 use crate::deployment::Deployment;
+use crate::deployments::{Aligned, Error, align, crash_points, owners};
+use crate::exceptions::parked_rules;
+use crate::history::{lacking, lacking_in_words};
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, Record};
 
@@ -53,359 +55,363 @@ struct Flip<'a> {
     hand_over: Option<&'a mut HandOver>,
 }
 
-impl Rollouts {
-    /// Makes another generation active whose runner follows the stream. The caller holds the
-    /// deployment's lock.
-    pub(super) async fn switch(
-        &self,
-        deployment: &Arc<Deployment>,
-        to: u64,
-        switch: Switch,
-    ) -> Result<api::CutOver, Error> {
+/// Makes another generation active whose runner follows the stream. The caller holds the
+/// deployment's lock.
+pub(super) async fn switch(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    to: u64,
+    switch: Switch,
+) -> Result<api::CutOver, Error> {
+    let record = deployment.record();
+    let next = record
+        .generation(to)
+        .expect("the caller took it from the record");
+    let gone = || {
+        Error::Conflict(format!(
+            "generation {to} does not run; deploy its module again"
+        ))
+    };
+    let runner = deployment.runner(next.state_file).ok_or_else(gone)?;
+    let serving = deployment.active();
+    if let Some(handler) = &record.handler {
+        rollouts.handlers.check_grants_of(&handler.grants, next)?;
+    }
+    let (is_lost, continues_after) = check_certain(deployment, &serving, &runner, next).await?;
+    let of_another_history = is_of_another_history(&serving, &runner)?;
+    // If the stream was deleted and created again, and the candidate was built from the new
+    // one, the two positions cannot be compared. The same holds if the active state cannot be
+    // opened; no read is answered from it either.
+    let can_align = !of_another_history && !is_lost;
+    // May wait; nothing is held before both are close.
+    if can_align {
+        come_together(rollouts, deployment, &serving, &runner, switch).await?;
+    }
+    let state_file = next.state_file;
+    parked_rules::check_switch(deployment, &serving, &runner)?;
+    let mut hand_over = hand_over::begin(
+        rollouts,
+        deployment,
+        &serving,
+        &runner,
+        (state_file, continues_after),
+    )
+    .await?;
+    let aligned = if can_align {
+        Some(hold(rollouts, deployment, &serving, &runner, switch).await?)
+    } else {
+        None
+    };
+    // Not one event may be applied between the last one of a mute fold and the first one of the
+    // owner.
+    let alone = if hand_over.is_some() && !can_align {
+        Some(Held::at(&runner).await?)
+    } else {
+        None
+    };
+    // Asked again: events may have been parked before the hold.
+    parked_rules::check_switch(deployment, &serving, &runner)?;
+    if aligned.is_some() && switch == Switch::CutOver {
+        check_lacking(rollouts, &record, next, &serving, &runner).await?;
+    }
+    crash_points::reached("cut-over-held");
+    let position = aligned
+        .as_ref()
+        .map_or_else(|| runner.position(), |aligned| aligned.position);
+    // In memory until `flip` commits it.
+    let from = record.active;
+    let mut changed = after_switch(Record::clone(&record), to, switch, position);
+    beginning::copy(&runner, state_file, &mut changed);
+    if is_lost && let Some(before) = changed.generation_mut(from) {
+        let why = "its state could not be opened, or did not own its effects";
+        before.enter(GenerationStatus::Retired, why);
+    }
+    if !of_another_history {
+        // In the first moments after a restart, readers may have seen a later position than the
+        // one at which the two were aligned.
+        runner.succeeds(&serving, position);
+    }
+    let both = Flip {
+        runner: &runner,
+        serving: &serving,
+        switch,
+        position,
+        hand_over: hand_over.as_mut(),
+    };
+    flip(rollouts, deployment, changed, both).await?;
+    // Read before the release: it is how long applying was held.
+    let held = aligned.as_ref().map(Aligned::held).unwrap_or_default();
+    // Both runners continue; what follows may take its time.
+    drop((aligned, alone));
+    crash_points::reached("cut-over-released");
+    rollouts
+        .metrics
+        .cut_over(deployment.name(), switch.action(), Some(held));
+    // Only bookkeeping in the two files; the catalogue has decided already.
+    if let Some(hand_over) = hand_over {
+        hand_over.complete().await;
+    }
+    after_flip(rollouts, deployment, &runner, &serving).await;
+    let parked = parked_rules::remark_of_both(&runner, &serving);
+    Ok(done(deployment, (from, to), (position, held), &parked))
+}
+
+/// Refuses a candidate that lacks events of the active generation because the stream has lost
+/// them without showing it, unless that is accepted; then they are counted. Both are held.
+async fn check_lacking(
+    rollouts: &Rollouts,
+    record: &Record,
+    next: &Generation,
+    serving: &Arc<Runner>,
+    runner: &Arc<Runner>,
+) -> Result<(), Error> {
+    let active = record.active();
+    let is_comparable = next.source == active.source
+        && next.start == active.start
+        && active.subjects_from == 0
+        && runner.applies_same_events(serving);
+    let (Some(ours), Some(theirs)) = (serving.store(), runner.store()) else {
+        return Ok(());
+    };
+    let (ours, theirs) = (ours.snapshot(), theirs.snapshot());
+    let lacking = lacking(&ours, &theirs, &record.skips());
+    let (Some(lacking @ 1..), Some(source)) = (
+        lacking.filter(|_| is_comparable),
+        rollouts.sources.get(&active.source),
+    ) else {
+        return Ok(());
+    };
+    let lacks = lacking_in_words(lacking, &source.stream());
+    if !next.may_lack() && !source.on_missing().is_count() {
+        return Err(Error::Lacking {
+            events: lacking,
+            message: format!(
+                "{lacks}, and generation {} lacks them; accept that with `foldstream resume \
+                 {name} --candidate --accept-missing`, or keep the existing state with \
+                 `foldstream abort {name}`",
+                next.number,
+                name = record.name
+            ),
+        });
+    }
+    tracing::warn!(
+        deployment = record.name,
+        generation = next.number,
+        lacks,
+        "a generation takes over without missing events, as accepted"
+    );
+    let missing = ours.checkpoint().map_or(0, |known| known.missing);
+    runner.note_missing(missing + lacking).await?;
+    Ok(())
+}
+
+/// Waits until it is known which position the active generation has shown; returns whether its
+/// state is lost, so that only a candidate that has caught up may replace it, and the position
+/// after which that candidate publishes in place of a lost owner.
+async fn check_certain(
+    deployment: &Deployment,
+    serving: &Arc<Runner>,
+    runner: &Arc<Runner>,
+    next: &Generation,
+) -> Result<(bool, Option<u64>), Error> {
+    // Right after a start this takes as long as it takes to reach the source.
+    let is_known = |serving: &Runner| (!serving.is_uncertain() || serving.is_lost()).then_some(());
+    let _ = tokio::time::timeout(CERTAIN_MAX, serving.until(is_known)).await;
+    let record = deployment.record();
+    let continues_after = owners::continues_after(&record, serving, next);
+    // What a file that is another one answered from is as unknown as what it published.
+    let is_lost = serving.is_lost() || continues_after.is_some();
+    if is_lost {
+        owners::refuse_lost(&record, next)?;
+        check_caught_up(deployment, runner, next)?;
+    } else if serving.is_uncertain() {
+        return Err(Error::Conflict(format!(
+            "{} has just started and does not know yet which position it has shown; try again",
+            deployment.name()
+        )));
+    }
+    Ok((is_lost, continues_after))
+}
+
+/// Waits until the two are so close that aligning them is quick; an error if they are not.
+async fn come_together(
+    rollouts: &Rollouts,
+    deployment: &Deployment,
+    serving: &Arc<Runner>,
+    runner: &Arc<Runner>,
+    switch: Switch,
+) -> Result<(), Error> {
+    // A rollback goes back to a state that may have stopped behind; it is checked next.
+    if switch == Switch::CutOver {
+        super::candidate::check_ahead(serving, runner)?;
+    }
+    let now = runner.now();
+    if !runner.is_running() && runner.position() < serving.position() {
+        let failure = now
+            .failure
+            .map(|failure| format!(": {}", failure.message))
+            .unwrap_or_default();
+        return Err(Error::Conflict(format!(
+            "generation {} does not progress at {}, behind {} at {} ({}{failure}); resume it, \
+             or deploy a corrected module",
+            runner.program().generation,
+            runner.position(),
+            deployment.name(),
+            serving.position(),
+            now.state.name()
+        )));
+    }
+    if !come_near(rollouts, serving, runner).await {
         let record = deployment.record();
-        let next = record
-            .generation(to)
-            .expect("the caller took it from the record");
-        let gone = || {
-            Error::Conflict(format!(
-                "generation {to} does not run; deploy its module again"
-            ))
-        };
-        let runner = deployment.runner(next.state_file).ok_or_else(gone)?;
-        let serving = deployment.active();
-        if let Some(handler) = &record.handler {
-            self.check_grants_of(&handler.grants, next)?;
-        }
-        let (is_lost, continues_after) = self
-            .check_certain(deployment, &serving, &runner, next)
-            .await?;
-        let of_another_history = is_of_another_history(&serving, &runner)?;
-        // If the stream was deleted and created again, and the candidate was built from the new
-        // one, the two positions cannot be compared. The same holds if the active state cannot be
-        // opened; no read is answered from it either.
-        let can_align = !of_another_history && !is_lost;
-        // May wait; nothing is held before both are close.
-        if can_align {
-            self.come_together(deployment, &serving, &runner, switch)
-                .await?;
-        }
-        let state_file = next.state_file;
-        parked_rules::check_switch(deployment, &serving, &runner)?;
-        let mut hand_over = self
-            .begin_hand_over(deployment, &serving, &runner, (state_file, continues_after))
-            .await?;
-        let aligned = if can_align {
-            Some(self.hold(deployment, &serving, &runner, switch).await?)
-        } else {
-            None
-        };
-        // Not one event may be applied between the last one of a mute fold and the first one of the
-        // owner.
-        let alone = if hand_over.is_some() && !can_align {
-            Some(Held::at(&runner).await?)
-        } else {
-            None
-        };
-        // Asked again: events may have been parked before the hold.
-        parked_rules::check_switch(deployment, &serving, &runner)?;
-        if aligned.is_some() && switch == Switch::CutOver {
-            self.check_lacking(&record, next, &serving, &runner).await?;
-        }
-        crash_points::reached("cut-over-held");
-        let position = aligned
-            .as_ref()
-            .map_or_else(|| runner.position(), |aligned| aligned.position);
-        // In memory until `flip` commits it.
-        let from = record.active;
-        let mut changed = after_switch(Record::clone(&record), to, switch, position);
-        beginning::copy(&runner, state_file, &mut changed);
-        if is_lost && let Some(before) = changed.generation_mut(from) {
-            let why = "its state could not be opened, or did not own its effects";
-            before.enter(GenerationStatus::Retired, why);
-        }
-        if !of_another_history {
-            // In the first moments after a restart, readers may have seen a later position than the
-            // one at which the two were aligned.
-            runner.succeeds(&serving, position);
-        }
-        let flip = Flip {
-            runner: &runner,
-            serving: &serving,
-            switch,
-            position,
-            hand_over: hand_over.as_mut(),
-        };
-        self.flip(deployment, changed, flip).await?;
-        // Read before the release: it is how long applying was held.
-        let held = aligned.as_ref().map(Aligned::held).unwrap_or_default();
-        // Both runners continue; what follows may take its time.
-        drop((aligned, alone));
-        crash_points::reached("cut-over-released");
-        self.inner
-            .metrics
-            .cut_over(deployment.name(), switch.action(), Some(held));
-        // Only bookkeeping in the two files; the catalogue has decided already.
-        if let Some(hand_over) = hand_over {
-            hand_over.complete().await;
-        }
-        self.after_flip(deployment, &runner, &serving).await;
-        let parked = parked_rules::remark_of_both(&runner, &serving);
-        Ok(done(deployment, (from, to), (position, held), &parked))
+        let throttled = record
+            .generation(runner.program().generation)
+            .map(|next| throttled(deployment.name(), next))
+            .unwrap_or_default();
+        return Err(Error::Conflict(format!(
+            "generation {} is at {} and can't reach {} at {} quickly{throttled}; nothing was \
+             held, try again when it has caught up",
+            runner.program().generation,
+            runner.position(),
+            deployment.name(),
+            serving.position()
+        )));
     }
+    Ok(())
+}
 
-    /// Refuses a candidate that lacks events of the active generation because the stream has lost
-    /// them without showing it, unless that is accepted; then they are counted. Both are held.
-    async fn check_lacking(
-        &self,
-        record: &Record,
-        next: &Generation,
-        serving: &Arc<Runner>,
-        runner: &Arc<Runner>,
-    ) -> Result<(), Error> {
-        let active = record.active();
-        let is_comparable = next.source == active.source
-            && next.start == active.start
-            && active.subjects_from == 0
-            && runner.applies_same_events(serving);
-        let (Some(ours), Some(theirs)) = (serving.store(), runner.store()) else {
-            return Ok(());
-        };
-        let (ours, theirs) = (ours.snapshot(), theirs.snapshot());
-        let lacking = history::lacking(&ours, &theirs, &record.skips());
-        let (Some(lacking @ 1..), Some(source)) = (
-            lacking.filter(|_| is_comparable),
-            self.inner.sources.get(&active.source),
-        ) else {
-            return Ok(());
-        };
-        let lacks = history::lacking_in_words(lacking, &source.stream());
-        if !next.may_lack() && !source.on_missing().is_count() {
-            return Err(Error::Lacking {
-                events: lacking,
-                message: format!(
-                    "{lacks}, and generation {} lacks them; accept that with `foldstream resume \
-                     {name} --candidate --accept-missing`, or keep the existing state with \
-                     `foldstream abort {name}`",
-                    next.number,
-                    name = record.name
-                ),
-            });
-        }
-        tracing::warn!(
-            deployment = record.name,
-            generation = next.number,
-            lacks,
-            "a generation takes over without missing events, as accepted"
-        );
-        let missing = ours.checkpoint().map_or(0, |known| known.missing);
-        runner.note_missing(missing + lacking).await?;
-        Ok(())
-    }
-
-    /// Waits until it is known which position the active generation has shown; returns whether its
-    /// state is lost, so that only a candidate that has caught up may replace it, and the position
-    /// after which that candidate publishes in place of a lost owner.
-    async fn check_certain(
-        &self,
-        deployment: &Deployment,
-        serving: &Arc<Runner>,
-        runner: &Arc<Runner>,
-        next: &Generation,
-    ) -> Result<(bool, Option<u64>), Error> {
-        // Right after a start this takes as long as it takes to reach the source.
-        let is_known =
-            |serving: &Runner| (!serving.is_uncertain() || serving.is_lost()).then_some(());
-        let _ = tokio::time::timeout(CERTAIN_MAX, serving.until(is_known)).await;
-        let record = deployment.record();
-        let continues_after = owners::continues_after(&record, serving, next);
-        // What a file that is another one answered from is as unknown as what it published.
-        let is_lost = serving.is_lost() || continues_after.is_some();
-        if is_lost {
-            owners::refuse_lost(&record, next)?;
-            check_caught_up(deployment, runner, next)?;
-        } else if serving.is_uncertain() {
-            return Err(Error::Conflict(format!(
-                "{} has just started and does not know yet which position it has shown; try again",
-                deployment.name()
-            )));
-        }
-        Ok((is_lost, continues_after))
-    }
-
-    /// Waits until the two are so close that aligning them is quick; an error if they are not.
-    async fn come_together(
-        &self,
-        deployment: &Deployment,
-        serving: &Arc<Runner>,
-        runner: &Arc<Runner>,
-        switch: Switch,
-    ) -> Result<(), Error> {
-        // A rollback goes back to a state that may have stopped behind; it is checked next.
-        if switch == Switch::CutOver {
-            super::candidate::check_ahead(serving, runner)?;
-        }
-        let now = runner.now();
-        if !runner.is_running() && runner.position() < serving.position() {
-            let failure = now
-                .failure
-                .map(|failure| format!(": {}", failure.message))
-                .unwrap_or_default();
-            return Err(Error::Conflict(format!(
-                "generation {} does not progress at {}, behind {} at {} ({}{failure}); resume it, \
-                 or deploy a corrected module",
-                runner.program().generation,
-                runner.position(),
-                deployment.name(),
-                serving.position(),
-                now.state.name()
-            )));
-        }
-        if !self.come_near(serving, runner).await {
+/// Aligns the two.
+async fn hold(
+    rollouts: &Rollouts,
+    deployment: &Deployment,
+    serving: &Arc<Runner>,
+    runner: &Arc<Runner>,
+    switch: Switch,
+) -> Result<Aligned, Error> {
+    // `hold_max` bounds how long readers see no new events.
+    align(serving, runner, rollouts.config.rollout.hold_max)
+        .await
+        .map_err(|missed| {
+            rollouts
+                .metrics
+                .cut_over(deployment.name(), switch.action(), None);
             let record = deployment.record();
-            let throttled = record
+            match record
                 .generation(runner.program().generation)
                 .map(|next| throttled(deployment.name(), next))
-                .unwrap_or_default();
-            return Err(Error::Conflict(format!(
-                "generation {} is at {} and can't reach {} at {} quickly{throttled}; nothing was \
-                 held, try again when it has caught up",
-                runner.program().generation,
-                runner.position(),
-                deployment.name(),
-                serving.position()
-            )));
-        }
-        Ok(())
-    }
-
-    /// Aligns the two.
-    async fn hold(
-        &self,
-        deployment: &Deployment,
-        serving: &Arc<Runner>,
-        runner: &Arc<Runner>,
-        switch: Switch,
-    ) -> Result<Aligned, Error> {
-        // `hold_max` bounds how long readers see no new events.
-        align(serving, runner, self.inner.config.rollout.hold_max)
-            .await
-            .map_err(|missed| {
-                self.inner
-                    .metrics
-                    .cut_over(deployment.name(), switch.action(), None);
-                let record = deployment.record();
-                match record
-                    .generation(runner.program().generation)
-                    .map(|next| throttled(deployment.name(), next))
-                    .filter(|text| !text.is_empty())
-                {
-                    Some(throttled) => Error::Conflict(format!("{missed}{throttled}")),
-                    None => {
-                        Error::Conflict(format!("{missed}; try again, or raise rollout.hold_max"))
-                    }
-                }
-            })
-    }
-
-    /// Waits until a runner is close to the active one, so that the hold is short; returns whether
-    /// it is.
-    pub(super) async fn come_near(&self, serving: &Arc<Runner>, runner: &Arc<Runner>) -> bool {
-        // The rest of one batch can be applied within a hold.
-        let batch = self.inner.config.pipeline.batch_events as u64;
-        let at_most = self.inner.config.rollout.hold_max.max(NEAR_MAX);
-        let is_near = |runner: &Runner| {
-            let now = runner.now();
-            // One on a leash gets no closer before the active one is durable, which aligning begins
-            // with.
-            let is_near = (runner.is_on_leash() && runner.is_as_far_as(serving))
-                || runner.position().saturating_add(batch) >= serving.position()
-                || (now.pending <= batch && now.applied > 0)
-                || runner.last_event() >= serving.last_event();
-            is_near.then_some(())
-        };
-        tokio::time::timeout(at_most, runner.until_figures(is_near))
-            .await
-            .is_ok()
-    }
-
-    /// The commit, and the switch of the handle.
-    async fn flip(
-        &self,
-        deployment: &Arc<Deployment>,
-        mut record: Record,
-        flip: Flip<'_>,
-    ) -> Result<(), Error> {
-        let Flip {
-            runner,
-            serving,
-            switch,
-            position,
-            mut hand_over,
-        } = flip;
-        // The new owner's file is prepared before the commit, so that a crash after it finds a
-        // whole outbox there.
-        if let Some(hand_over) = &mut hand_over {
-            hand_over.prepare(position).await?;
-            hand_over.name_owner(&mut record);
-        }
-        // Not through `commit`: the record is set together with the runner, in `flip` below.
-        let (catalogue, noted) = (Arc::clone(&self.inner.catalogue), record.clone());
-        let detail = format!("generation {} at position {position}", record.active);
-        let audit = crate::audit::entry(switch.action(), deployment.name(), detail);
-        match (
-            blocking(move || catalogue.put(&noted, &audit)).await,
-            &hand_over,
-        ) {
-            // An error of the commit does not say whether it is durable; for effects that has to be
-            // known.
-            (Ok(()), _) => {}
-            (Err(error), None) => return Err(error.into()),
-            (Err(error), Some(hand_over)) => {
-                hand_over
-                    .look_up(Arc::clone(&self.inner.catalogue), error)
-                    .await?;
+                .filter(|text| !text.is_empty())
+            {
+                Some(throttled) => Error::Conflict(format!("{missed}{throttled}")),
+                None => Error::Conflict(format!("{missed}; try again, or raise rollout.hold_max")),
             }
-        }
-        crash_points::reached("cut-over-recorded");
-        if let Some(hand_over) = &mut hand_over {
-            hand_over.pass(&record, position);
-        }
-        // `start_serving` and `stop_serving` change how failures are retried. Reads follow the
-        // handle, which moves between the two.
-        runner.start_serving();
-        deployment.flip(record, Arc::clone(runner));
-        serving.follow();
-        Ok(())
-    }
+        })
+}
 
-    /// Work that need not be done during the hold. The switch is done: a failure here is made up
-    /// for later.
-    async fn after_flip(
-        &self,
-        deployment: &Arc<Deployment>,
-        runner: &Arc<Runner>,
-        before: &Arc<Runner>,
+/// Waits until a runner is close to the active one, so that the hold is short; returns whether
+/// it is.
+pub(super) async fn come_near(
+    rollouts: &Rollouts,
+    serving: &Arc<Runner>,
+    runner: &Arc<Runner>,
+) -> bool {
+    // The rest of one batch can be applied within a hold.
+    let batch = rollouts.config.pipeline.batch_events as u64;
+    let at_most = rollouts.config.rollout.hold_max.max(NEAR_MAX);
+    let is_near = |runner: &Runner| {
+        let now = runner.now();
+        // One on a leash gets no closer before the active one is durable, which aligning begins
+        // with.
+        let is_near = (runner.is_on_leash() && runner.is_as_far_as(serving))
+            || runner.position().saturating_add(batch) >= serving.position()
+            || (now.pending <= batch && now.applied > 0)
+            || runner.last_event() >= serving.last_event();
+        is_near.then_some(())
+    };
+    tokio::time::timeout(at_most, runner.until_figures(is_near))
+        .await
+        .is_ok()
+}
+
+/// The commit, and the switch of the handle.
+async fn flip(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    mut record: Record,
+    flip: Flip<'_>,
+) -> Result<(), Error> {
+    let Flip {
+        runner,
+        serving,
+        switch,
+        position,
+        mut hand_over,
+    } = flip;
+    // The new owner's file is prepared before the commit, so that a crash after it finds a
+    // whole outbox there.
+    if let Some(hand_over) = &mut hand_over {
+        hand_over.prepare(position).await?;
+        hand_over.name_owner(&mut record);
+    }
+    // Not through `commit`: the record is set together with the runner, in `flip` below.
+    let (catalogue, noted) = (Arc::clone(&rollouts.deployments.catalogue), record.clone());
+    let detail = format!("generation {} at position {position}", record.active);
+    let audit = crate::audit::entry(switch.action(), deployment.name(), detail);
+    match (
+        blocking(move || catalogue.put(&noted, &audit)).await,
+        &hand_over,
     ) {
-        // Limits of a rebuild do not apply to an active generation.
-        runner.set_throttle(crate::pipeline::Throttle::default());
-        // A paused generation follows from now on, like any previous generation.
-        if before.now().state == api::DeploymentState::Paused {
-            before.resume();
+        // An error of the commit does not say whether it is durable; for effects that has to be
+        // known.
+        (Ok(()), _) => {}
+        (Err(error), None) => return Err(error.into()),
+        (Err(error), Some(hand_over)) => {
+            hand_over
+                .look_up(Arc::clone(&rollouts.deployments.catalogue), error)
+                .await?;
         }
-        let mut record = deployment.draft();
-        if self.limit_previous(&mut record) {
-            let detail = "beyond rollout.keep_previous_generations".to_owned();
-            if let Err(error) = self.commit(deployment, record, "retire", detail).await {
-                tracing::error!(
-                    deployment = deployment.name(),
-                    %error,
-                    "could not retire a generation"
-                );
-            }
-            crash_points::reached("retire-recorded");
-        }
-        self.end_unused(deployment).await;
     }
+    crash_points::reached("cut-over-recorded");
+    if let Some(hand_over) = &mut hand_over {
+        hand_over.pass(&record, position);
+    }
+    // `start_serving` and `stop_serving` change how failures are retried. Reads follow the
+    // handle, which moves between the two.
+    runner.start_serving();
+    deployment.flip(record, Arc::clone(runner));
+    serving.follow();
+    Ok(())
+}
+
+/// Work that need not be done during the hold. The switch is done: a failure here is made up
+/// for later.
+async fn after_flip(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    runner: &Arc<Runner>,
+    before: &Arc<Runner>,
+) {
+    // Limits of a rebuild do not apply to an active generation.
+    runner.set_throttle(crate::pipeline::Throttle::default());
+    // A paused generation follows from now on, like any previous generation.
+    if before.now().state == api::DeploymentState::Paused {
+        before.resume();
+    }
+    let mut record = deployment.draft();
+    if prune::limit_previous(rollouts, &mut record) {
+        let detail = "beyond rollout.keep_previous_generations".to_owned();
+        if let Err(error) = rollouts
+            .deployments
+            .commit(deployment, record, "retire", detail)
+            .await
+        {
+            tracing::error!(
+                deployment = deployment.name(),
+                %error,
+                "could not retire a generation"
+            );
+        }
+        crash_points::reached("retire-recorded");
+    }
+    prune::end_unused(rollouts, deployment).await;
 }
 
 /// Logs a cut-over that is done, and returns the answer to the request.

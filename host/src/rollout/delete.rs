@@ -2,31 +2,39 @@
 
 use std::sync::Arc;
 
-use super::ending::Ending;
-use super::{Error, Rollouts, crash_points};
+use super::{Rollouts, prune};
 use crate::actor::blocking;
 use crate::audit;
 use crate::deployment::Deployment;
-use crate::runner::Runner;
+use crate::deployments::{Ending, Error, crash_points};
+
+/// What a deletion does with messages that wait to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitingEffects {
+    /// They keep the deployment from being deleted.
+    Keep,
+    /// They are dropped with it.
+    Drop,
+}
 
 impl Rollouts {
     /// Stops a deployment and removes its state. Messages that wait to be published are lost with
-    /// it, so they keep it from being deleted unless `drop_effects` is set.
-    pub async fn delete(&self, name: &str, drop_effects: bool) -> Result<(), Error> {
-        let deployment = self.deployment(name)?;
+    /// it, so they keep it from being deleted unless `waiting` says that they are dropped.
+    pub async fn delete(&self, name: &str, waiting: WaitingEffects) -> Result<(), Error> {
+        let deployment = self.deployments.get(name)?;
         // In this order: work on the deployment may take a while, and other deployments need not
         // wait for it.
-        let _changing = self.lock(&deployment).await?;
-        let dropped = check_effects(&deployment, drop_effects)?;
-        let all = self.inner.changing.lock().await;
+        let _changing = self.deployments.lock(&deployment).await?;
+        let dropped = check_effects(&deployment, waiting)?;
+        let all = self.deployments.changing.lock().await;
         // The audit entry is in the same commit: what was dropped is recorded exactly if it is
         // gone.
-        let (catalogue, gone) = (Arc::clone(&self.inner.catalogue), name.to_owned());
+        let (catalogue, gone) = (Arc::clone(&self.deployments.catalogue), name.to_owned());
         blocking(move || catalogue.remove(&gone, &audit::entry("delete", &gone, dropped))).await?;
         crash_points::reached("delete-recorded");
         // From here on nobody can create the name again before its runners have ended.
-        let _ending = Ending::begin(&self.inner.ending, name);
-        self.inner.deployments.write().remove(name);
+        let _ending = Ending::begin(&self.deployments.ending, name);
+        self.deployments.remove(name);
         // Waiting readers and watches end now instead of at their time limits.
         deployment.leave();
         // A guest call may take as long as its deadline. Other deployments need not wait for it.
@@ -35,25 +43,19 @@ impl Rollouts {
         // All are asked before the first is awaited, so that they end side by side.
         runners.iter().for_each(|runner| runner.ask_to_stop());
         for runner in runners {
-            self.end(runner).await;
+            prune::end_runner(runner).await;
         }
-        self.inner.past_states.forget(name);
+        self.history.forget(name);
         // Their files have no row any more.
-        self.remove_leftovers().await;
-        self.inner.metrics.forget(name);
+        self.deployments.remove_leftovers().await;
+        self.metrics.forget(name);
         tracing::info!(deployment = name, "deleted");
         Ok(())
-    }
-
-    /// Ends a runner.
-    pub(crate) async fn end(&self, runner: Arc<Runner>) {
-        runner.ask_to_stop();
-        blocking(move || runner.join()).await;
     }
 }
 
 /// Whether effects that wait may be dropped; returns what is dropped, for the audit log.
-fn check_effects(deployment: &Deployment, drop: bool) -> Result<String, Error> {
+fn check_effects(deployment: &Deployment, wanted: WaitingEffects) -> Result<String, Error> {
     if deployment.record().handler.is_none() {
         return Ok(String::new());
     }
@@ -63,17 +65,17 @@ fn check_effects(deployment: &Deployment, drop: bool) -> Result<String, Error> {
         .active()
         .store()
         .map(|store| store.waiting_effects().entries);
-    match (waiting, drop) {
+    match (waiting, wanted) {
         (Some(0), _) => Ok(String::new()),
-        (Some(count), true) => Ok(format!("{count} messages were not published")),
-        (None, true) => {
+        (Some(count), WaitingEffects::Drop) => Ok(format!("{count} messages were not published")),
+        (None, WaitingEffects::Drop) => {
             Ok("its state was not open; messages may not have been published".to_owned())
         }
-        (Some(count), false) => Err(Error::Conflict(format!(
+        (Some(count), WaitingEffects::Keep) => Err(Error::Conflict(format!(
             "{count} messages of {name} are not published yet and would be lost; wait until they \
              are (`foldstream show {name}`), or delete it with --drop-effects"
         ))),
-        (None, false) => Err(Error::Conflict(format!(
+        (None, WaitingEffects::Keep) => Err(Error::Conflict(format!(
             "the state of {name} is not open, so nobody knows whether messages wait in it; try \
              again, or delete it with --drop-effects"
         ))),

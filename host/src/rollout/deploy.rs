@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::Rollouts;
 use super::build::{Recipe, new_generation, set_beginning};
 use super::plan::{Plan, Requested};
-use super::{Error, GenerationChoice, Role, Rollouts, check_gate};
-use super::{crash_points, failure_events, failure_policy, history, owners, plan};
+use super::{beginning, build, disk_space, inherit, plan, take_over};
 use crate::actor::blocking;
 use crate::api::{self, BuildSettings, DeployOutcome, GenerationStatus, Strategy};
 use crate::deployment::Deployment;
-use crate::effects::Grants;
+use crate::deployments::{
+    Error, GenerationChoice, MissingEvents, Role, check_gate, crash_points, owners,
+};
+use crate::exceptions::FailureRequest;
+use crate::handlers::EffectsRequest;
+use crate::history::Accepted as AcceptedLoss;
 use crate::module::{Accepted, Loaded, Module, Wanted};
-use crate::runner::Runner;
 use crate::state::catalogue::{Generation, Record};
 use crate::{audit, names};
 
@@ -39,16 +43,10 @@ pub struct DeployRequest {
     pub strategy: Option<Strategy>,
     /// How a candidate is built, and when it takes over.
     pub build: BuildSettings,
-    /// What a handler may publish; absent: what it may already, or nothing.
-    pub grants: Option<Grants>,
-    /// From which event on a new handler publishes.
-    pub effects_from: Option<api::EffectsFrom>,
-    /// What happens to events that have used up their attempts; absent: as before, at first stop.
-    pub on_failure: Option<api::OnFailure>,
-    /// Whether the module retries what an earlier one has parked.
-    pub retry_parked: bool,
-    /// Where error events go, as `SUBJECT@SOURCE`; empty: nowhere; absent: as before.
-    pub failure_events: Option<String>,
+    /// What a handler may publish.
+    pub effects: EffectsRequest,
+    /// What happens to events that fail.
+    pub failures: FailureRequest,
 }
 
 /// A module that passed its checks, as it was uploaded and as it was compiled.
@@ -60,7 +58,7 @@ struct Upload {
 impl Rollouts {
     /// Deploys a module. Its check and its compilation end when the caller no longer waits.
     pub async fn deploy(
-        &self,
+        self: &Arc<Self>,
         upload: Bytes,
         request: DeployRequest,
         wanted: Wanted,
@@ -70,463 +68,497 @@ impl Rollouts {
             check_gate(gate)?;
         }
         // Before the module is written into a folder that is not there.
-        self.inner
+        self.deployments
             .catalogue
             .check_place()
             .map_err(crate::state::Error::Displaced)?;
-        let upload = self.accept(upload, wanted).await?;
+        let upload = accept(self, upload, wanted).await?;
         let name = request
             .name
             .clone()
             .unwrap_or_else(|| upload.loaded.module.manifest().name.clone());
         names::check(&name)?;
-        if self.is_stopping() {
+        if self.deployments.is_stopping() {
             return Err(Error::Stopping);
         }
         // A name that is new needs the lock of all deployments, and one that exists only its own.
-        let existing = self.inner.deployments.read().get(&name).cloned();
-        match existing {
-            Some(existing) => self.deploy_over(existing, upload, request).await,
-            None => self.create(name, upload, request).await,
+        match self.deployments.find(&name) {
+            Some(existing) => deploy_over(self, existing, upload, request).await,
+            None => create(self, name, upload, request).await,
         }
     }
+}
 
-    /// Checks and compiles a module, outside any lock: that may take long.
-    async fn accept(&self, upload: Bytes, wanted: Wanted) -> Result<Upload, Error> {
-        let (engine, asked) = (self.inner.engine.clone(), wanted.clone());
-        let accepted = blocking(move || engine.accept_while(upload, &asked)).await?;
-        let give_up = tokio::time::Instant::now() + BUSY_MAX;
-        loop {
-            let (engine, module, asked) =
-                (self.inner.engine.clone(), accepted.clone(), wanted.clone());
-            let error = match blocking(move || engine.load_while(&module, &asked)).await {
-                Ok(loaded) => return Ok(Upload { accepted, loaded }),
-                Err(error) => error,
-            };
-            // Deployments without work release their instances on request.
-            let Some(lack) = error.lack() else {
-                return Err(error.into());
-            };
-            let over = async {
-                // An attempt may need more than what it lacked first, and reads all of the code.
-                tokio::time::sleep(BUSY_PAUSE).await;
-                lack.over().await;
-            };
-            if tokio::time::timeout_at(give_up, over).await.is_err() {
-                return Err(error.into());
-            }
+/// Checks and compiles a module, outside any lock: that may take long.
+async fn accept(rollouts: &Rollouts, upload: Bytes, wanted: Wanted) -> Result<Upload, Error> {
+    let (engine, asked) = (rollouts.engine.clone(), wanted.clone());
+    let accepted = blocking(move || engine.accept_while(upload, &asked)).await?;
+    let give_up = tokio::time::Instant::now() + BUSY_MAX;
+    loop {
+        let (engine, module, asked) = (rollouts.engine.clone(), accepted.clone(), wanted.clone());
+        let error = match blocking(move || engine.load_while(&module, &asked)).await {
+            Ok(loaded) => return Ok(Upload { accepted, loaded }),
+            Err(error) => error,
+        };
+        // Deployments without work release their instances on request.
+        let Some(lack) = error.lack() else {
+            return Err(error.into());
+        };
+        let over = async {
+            // An attempt may need more than what it lacked first, and reads all of the code.
+            tokio::time::sleep(BUSY_PAUSE).await;
+            lack.over().await;
+        };
+        if tokio::time::timeout_at(give_up, over).await.is_err() {
+            return Err(error.into());
         }
     }
+}
 
-    async fn create(
-        &self,
-        name: String,
-        upload: Upload,
-        request: DeployRequest,
-    ) -> Result<api::Deployed, Error> {
-        let source = self.inner.choose_source(request.source.as_deref())?;
-        self.check_readable(&source).await?;
-        // From here on no deployment of that name can come or go.
-        let changing = self.turn_to_create(&name).await;
-        let known = self.inner.deployments.read().get(&name).cloned();
-        if let Some(existing) = known {
-            // Released before its own lock is taken: locks are taken in a fixed order (`Shared`).
-            drop(changing);
-            return Box::pin(self.deploy_over(existing, upload, request)).await;
-        }
-        let Upload { accepted, loaded } = upload;
-        let compile_ms = compile_ms(&loaded);
-        // Checked under the lock, so that two deploys cannot both take the last place.
-        if self.inner.deployments.read().len() >= self.inner.config.limits.deployments {
-            return Err(Error::TooMany(self.inner.config.limits.deployments));
-        }
-        let handler = self.first_owner(&loaded.module, &source, &request).await?;
-        let mut parking = failure_policy::first_policy(request.on_failure, &loaded.module)?;
-        let events = request.failure_events.as_deref();
-        parking.events = failure_events::first(self, events, &loaded.module, &source)?;
-        let start = request.start.unwrap_or_default();
-        let accepts_missing_through = self
-            .accepts_from(&source, request.build.accept_missing)
-            .await?;
-        let recipe = Recipe {
-            module: &loaded.module,
-            source,
-            start,
-            strategy: Strategy::Rebuild,
-            build: request.build,
-        };
-        let mut generation = new_generation(1, recipe);
-        generation.accepts_missing_through = accepts_missing_through;
-        let reason = self
-            .explain_new(&name, &generation, "the name is new".to_owned())
-            .await;
-        generation.enter(GenerationStatus::Active, reason.clone());
-        let generations = vec![generation.clone()];
-        let skips = Vec::new();
-        let record = Record {
-            name,
-            active: 1,
-            next: 2,
-            generations,
-            repairs: 0,
-            skips,
-            parking,
-            handler,
-        };
-        // In the catalogue before anything runs: whatever the runner writes has an owner then.
-        self.store(&accepted, &record, "deploy", &reason).await?;
-        let role = Role::Serve {
-            // Nobody has seen anything of a new deployment, so it answers from the first moment.
-            catches_up_to: Some(0),
-        };
-        let runner =
-            Runner::start(
-                self.inner
-                    .runner_options(&record, &generation, Ok(loaded.module), role),
-            );
-        runner.start_serving();
-        let deployment = Deployment::new(record, runner, self.inner.stopping.child_token());
-        self.inner
-            .deployments
-            .write()
-            .insert(deployment.name().to_owned(), Arc::clone(&deployment));
-        self.publish_failures(&deployment);
-        self.note_beginning(&deployment);
-        tracing::info!(deployment = deployment.name(), generation = 1, "deployed");
-        Ok(self
-            .deployed(&deployment, DeployOutcome::Created, 1, reason, compile_ms)
-            .await)
+async fn create(
+    rollouts: &Arc<Rollouts>,
+    name: String,
+    upload: Upload,
+    request: DeployRequest,
+) -> Result<api::Deployed, Error> {
+    let source = rollouts.sources.choose(request.source.as_deref())?;
+    check_readable(rollouts, &source).await?;
+    // From here on no deployment of that name can come or go.
+    let changing = turn_to_create(rollouts, &name).await;
+    if let Some(existing) = rollouts.deployments.find(&name) {
+        // Released before its own lock is taken: locks are taken in a fixed order (`Deployments`).
+        drop(changing);
+        return Box::pin(deploy_over(rollouts, existing, upload, request)).await;
     }
+    let Upload { accepted, loaded } = upload;
+    let compile_ms = compile_ms(&loaded);
+    // Checked under the lock, so that two deploys cannot both take the last place.
+    if rollouts.deployments.count() >= rollouts.config.limits.deployments {
+        return Err(Error::TooMany(rollouts.config.limits.deployments));
+    }
+    let handler = rollouts
+        .handlers
+        .first_owner(&loaded.module, &source, &request.effects)
+        .await?;
+    let parking = rollouts
+        .exceptions
+        .first_policy(&request.failures, &loaded.module, &source)?;
+    let start = request.start.unwrap_or_default();
+    let accepts_missing_through = rollouts
+        .history
+        .accepts_from(&source, request.build.accept_missing.into())
+        .await?;
+    let recipe = Recipe {
+        module: &loaded.module,
+        source,
+        start,
+        strategy: Strategy::Rebuild,
+        build: request.build,
+    };
+    let mut generation = new_generation(1, recipe);
+    generation.accepts_missing_through = accepts_missing_through;
+    let reason = rollouts
+        .history
+        .explain_new(&name, &generation, "the name is new".to_owned())
+        .await;
+    generation.enter(GenerationStatus::Active, reason.clone());
+    let generations = vec![generation.clone()];
+    let skips = Vec::new();
+    let record = Record {
+        name,
+        active: 1,
+        next: 2,
+        generations,
+        repairs: 0,
+        skips,
+        parking,
+        handler,
+    };
+    // In the catalogue before anything runs: whatever the runner writes has an owner then.
+    store(rollouts, &accepted, &record, "deploy", &reason).await?;
+    let role = Role::Serve {
+        // Nobody has seen anything of a new deployment, so it answers from the first moment.
+        catches_up_to: Some(0),
+    };
+    let runner = rollouts
+        .runners
+        .start_with(&record, &generation, Ok(loaded.module), role);
+    let deployment = rollouts.deployments.add(record, runner);
+    rollouts.exceptions.publish_failures(&deployment);
+    beginning::note_beginning(rollouts, &deployment);
+    tracing::info!(deployment = deployment.name(), generation = 1, "deployed");
+    Ok(deployed(
+        rollouts,
+        &deployment,
+        DeployOutcome::Created,
+        1,
+        reason,
+        compile_ms,
+    )
+    .await)
+}
 
-    /// The lock to create a deployment, once nothing is left of an earlier one with its name.
-    async fn turn_to_create(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
-        let mut ending = self.inner.ending.subscribe();
-        loop {
-            // Without the lock, so that others do not wait for a guest call to end.
-            let _ = ending.wait_for(|ending| !ending.contains(name)).await;
-            // Asked again under the lock: a deletion may have begun in between.
-            let changing = self.inner.changing.lock().await;
-            if !ending.borrow().contains(name) {
-                return changing;
-            }
+/// The lock to create a deployment, once nothing is left of an earlier one with its name.
+async fn turn_to_create<'a>(rollouts: &'a Rollouts, name: &str) -> tokio::sync::MutexGuard<'a, ()> {
+    let mut ending = rollouts.deployments.ending.subscribe();
+    loop {
+        // Without the lock, so that others do not wait for a guest call to end.
+        let _ = ending.wait_for(|ending| !ending.contains(name)).await;
+        // Asked again under the lock: a deletion may have begun in between.
+        let changing = rollouts.deployments.changing.lock().await;
+        if !ending.borrow().contains(name) {
+            return changing;
         }
     }
+}
 
-    async fn deploy_over(
-        &self,
-        deployment: Arc<Deployment>,
-        upload: Upload,
-        request: DeployRequest,
-    ) -> Result<api::Deployed, Error> {
-        let changing = self.lock(&deployment).await?;
-        let record = deployment.record();
-        let source = match &request.source {
-            Some(source) => self.inner.choose_source(Some(source))?,
-            None => record.active().source.clone(),
-        };
-        let start = request.start.unwrap_or(record.active().start);
-        let requested = Requested {
-            module: upload.loaded.module.info(),
-            source: &source,
-            start,
-            strategy: request.strategy,
-            needs_own_state: request.build.gate.is_some()
-                || request.build.promote == api::Promotion::Manual,
-        };
-        // A plan is only a decision; nothing has changed if it is refused.
-        let plan = plan::decide(&record, &requested)?;
-        let policy = self
-            .set_failure_policy(&deployment, &plan, &upload.loaded.module, &request)
-            .await?;
-        let (strategy, continued, reason) = match plan {
-            Plan::Unchanged {
-                generation,
-                mut reason,
-            } => {
-                reason.extend(policy.iter().flat_map(|changed| ["; ", changed]));
-                return self
-                    .keep(&deployment, changing, upload, request, (generation, reason))
-                    .await;
-            }
-            Plan::New { strategy, reason } => (strategy, None, reason),
-            Plan::Continue { generation, reason } => {
-                let stopped = record
-                    .generation(generation)
-                    .expect("it is one of the record's");
-                (stopped.strategy, Some(stopped), reason)
-            }
-        };
-        self.check_readable(&source).await?;
-        let accept = request.build.accept_missing;
-        // A fold from the beginning needs to know what the stream has lost; the others keep what
-        // the state has.
-        let (accepted, reason) = if continued.is_none() && strategy == Strategy::Rebuild {
-            let accepted = self
-                .may_refold(&deployment, &source, accept, KEEP_OR_ACCEPT)
-                .await?;
-            let reason = accepted.explain(reason);
-            (accepted, reason)
-        } else {
-            let kept = continued.unwrap_or(record.active());
-            let through = self.accepts_from(&source, accept).await?;
-            (history::Accepted::kept(through, kept), reason)
-        };
-        let reason = self
-            .regrant(
+async fn deploy_over(
+    rollouts: &Arc<Rollouts>,
+    deployment: Arc<Deployment>,
+    upload: Upload,
+    request: DeployRequest,
+) -> Result<api::Deployed, Error> {
+    let changing = rollouts.deployments.lock(&deployment).await?;
+    let record = deployment.record();
+    let source = match &request.source {
+        Some(source) => rollouts.sources.choose(Some(source))?,
+        None => record.active().source.clone(),
+    };
+    let start = request.start.unwrap_or(record.active().start);
+    let requested = Requested {
+        module: upload.loaded.module.info(),
+        source: &source,
+        start,
+        strategy: request.strategy,
+        needs_own_state: request.build.gate.is_some()
+            || request.build.promote == api::Promotion::Manual,
+    };
+    // A plan is only a decision; nothing has changed if it is refused.
+    let plan = plan::decide(&record, &requested)?;
+    let policy = rollouts
+        .exceptions
+        .set_failure_policy(
+            &deployment,
+            plan.new_strategy(),
+            &upload.loaded.module,
+            &request.failures,
+        )
+        .await?;
+    let (strategy, continued, reason) = match plan {
+        Plan::Unchanged {
+            generation,
+            mut reason,
+        } => {
+            reason.extend(policy.iter().flat_map(|changed| ["; ", changed]));
+            return keep(
+                rollouts,
                 &deployment,
-                (&upload.loaded.module, &source),
-                &request,
-                reason,
+                changing,
+                upload,
+                request,
+                (generation, reason),
             )
-            .await?;
-        let recipe = Recipe {
-            module: &upload.loaded.module,
-            source,
-            start,
-            strategy,
-            build: request.build,
-        };
-        let mut generation = new_generation(record.next, recipe);
-        generation.reason = reason;
-        accepted.apply(&mut generation);
-        set_beginning(&mut generation, &record, continued);
-        let deployed = self.add_generation(&deployment, upload, generation).await?;
-        // Only code that takes over the state with its parked events can retry them.
-        if request.retry_parked && strategy == Strategy::Inherit {
-            self.want_retry(&deployment, record.next).await?;
+            .await;
         }
-        Ok(deployed)
+        Plan::New { strategy, reason } => (strategy, None, reason),
+        Plan::Continue { generation, reason } => {
+            let stopped = record
+                .generation(generation)
+                .expect("it is one of the record's");
+            (stopped.strategy, Some(stopped), reason)
+        }
+    };
+    check_readable(rollouts, &source).await?;
+    let accept = MissingEvents::from(request.build.accept_missing);
+    // A fold from the beginning needs to know what the stream has lost; the others keep what
+    // the state has.
+    let (accepted, reason) = if continued.is_none() && strategy == Strategy::Rebuild {
+        let accepted = rollouts
+            .history
+            .may_refold(&deployment, &source, accept, KEEP_OR_ACCEPT)
+            .await?;
+        let reason = accepted.explain(reason);
+        (accepted, reason)
+    } else {
+        let kept = continued.unwrap_or(record.active());
+        let through = rollouts.history.accepts_from(&source, accept).await?;
+        (AcceptedLoss::kept(through, kept), reason)
+    };
+    let reason = rollouts
+        .handlers
+        .regrant(
+            &deployment,
+            (&upload.loaded.module, &source),
+            &request.effects,
+            reason,
+        )
+        .await?;
+    let recipe = Recipe {
+        module: &upload.loaded.module,
+        source,
+        start,
+        strategy,
+        build: request.build,
+    };
+    let mut generation = new_generation(record.next, recipe);
+    generation.reason = reason;
+    accepted.apply(&mut generation);
+    set_beginning(&mut generation, &record, continued);
+    let deployed = add_generation(rollouts, &deployment, upload, generation).await?;
+    // Only code that takes over the state with its parked events can retry them.
+    if request.failures.retry_parked && strategy == Strategy::Inherit {
+        rollouts
+            .exceptions
+            .want_retry(&deployment, record.next)
+            .await?;
     }
+    Ok(deployed)
+}
 
-    /// Ends a deploy of a module that a generation has already.
-    async fn keep(
-        &self,
-        deployment: &Arc<Deployment>,
-        changing: tokio::sync::MutexGuard<'_, ()>,
-        upload: Upload,
-        request: DeployRequest,
-        (generation, reason): (u64, String),
-    ) -> Result<api::Deployed, Error> {
-        let Upload { accepted, loaded } = upload;
-        let compile_ms = compile_ms(&loaded);
-        // Also if nothing else changes: this is how an operator repairs a lost file.
-        self.restore_module(deployment, &accepted, &loaded.module)
-            .await?;
-        let record = deployment.record();
-        let source = record
-            .generation(generation)
-            .map_or(&record.active().source, |kept| &kept.source);
-        let reason = self
-            .regrant(deployment, (&loaded.module, source), &request, reason)
-            .await?;
-        let mut reason = reason;
-        if request.retry_parked {
-            let active = deployment.record().active;
-            reason.push_str(&match self.want_retry(deployment, active).await? {
+/// Ends a deploy of a module that a generation has already.
+async fn keep(
+    rollouts: &Arc<Rollouts>,
+    deployment: &Arc<Deployment>,
+    changing: tokio::sync::MutexGuard<'_, ()>,
+    upload: Upload,
+    request: DeployRequest,
+    (generation, reason): (u64, String),
+) -> Result<api::Deployed, Error> {
+    let Upload { accepted, loaded } = upload;
+    let compile_ms = compile_ms(&loaded);
+    // Also if nothing else changes: this is how an operator repairs a lost file.
+    restore_module(rollouts, deployment, &accepted, &loaded.module).await?;
+    let record = deployment.record();
+    let source = record
+        .generation(generation)
+        .map_or(&record.active().source, |kept| &kept.source);
+    let reason = rollouts
+        .handlers
+        .regrant(
+            deployment,
+            (&loaded.module, source),
+            &request.effects,
+            reason,
+        )
+        .await?;
+    let mut reason = reason;
+    if request.failures.retry_parked {
+        let active = deployment.record().active;
+        reason.push_str(
+            &match rollouts.exceptions.want_retry(deployment, active).await? {
                 0 => "; nothing is retried, as this module has tried all that is parked".to_owned(),
                 1 => "; 1 parked key is retried".to_owned(),
                 keys => format!("; {keys} parked keys are retried"),
-            });
-        }
-        let reason = self
-            .unchanged(deployment, changing, generation, request.build, reason)
-            .await?;
-        let outcome = DeployOutcome::Unchanged;
-        Ok(self
-            .deployed(deployment, outcome, generation, reason, compile_ms)
-            .await)
-    }
-
-    /// Gives a deployment its next generation, by its strategy.
-    async fn add_generation(
-        &self,
-        deployment: &Arc<Deployment>,
-        upload: Upload,
-        generation: Generation,
-    ) -> Result<api::Deployed, Error> {
-        let Upload { accepted, loaded } = upload;
-        let compile_ms = compile_ms(&loaded);
-        let (number, strategy) = (generation.number, generation.strategy);
-        let reason = generation.reason.clone();
-        let outcome = match strategy {
-            Strategy::Inherit => DeployOutcome::Inherited,
-            Strategy::Rebuild => DeployOutcome::Rebuilding,
-            Strategy::Migrate => DeployOutcome::Migrating,
-        };
-        if strategy == Strategy::Inherit {
-            self.inherit(deployment, &accepted, loaded.module, generation)
-                .await?;
-        } else {
-            self.begin_candidate(deployment, &accepted, generation)
-                .await?;
-        }
-        tracing::info!(
-            deployment = deployment.name(),
-            generation = number,
-            strategy = strategy.name(),
-            reason,
-            "deployed"
+            },
         );
-        Ok(self
-            .deployed(deployment, outcome, number, reason, compile_ms)
-            .await)
     }
+    let reason = unchanged(
+        rollouts,
+        deployment,
+        changing,
+        generation,
+        request.build,
+        reason,
+    )
+    .await?;
+    let outcome = DeployOutcome::Unchanged;
+    Ok(deployed(
+        rollouts, deployment, outcome, generation, reason, compile_ms,
+    )
+    .await)
+}
 
-    /// Handles the options of a deploy whose module is already deployed: another gate for a
-    /// candidate, or continuing without missing events. Returns the reason with what was done.
-    async fn unchanged(
-        &self,
-        deployment: &Arc<Deployment>,
-        changing: tokio::sync::MutexGuard<'_, ()>,
-        generation: u64,
-        build: BuildSettings,
-        reason: String,
-    ) -> Result<String, Error> {
-        let record = deployment.record();
-        let is_candidate =
-            |known: &Generation| known.number == generation && known.status.is_candidate();
-        let accepts = build.accept_missing;
-        let accept = accepts && generation == record.active;
-        let accept_for_candidate = accepts && record.candidate().is_some_and(is_candidate);
-        let mut reason = self
-            .ask_candidate_again(deployment, generation, build, reason)
+/// Gives a deployment its next generation, by its strategy.
+async fn add_generation(
+    rollouts: &Arc<Rollouts>,
+    deployment: &Arc<Deployment>,
+    upload: Upload,
+    generation: Generation,
+) -> Result<api::Deployed, Error> {
+    let Upload { accepted, loaded } = upload;
+    let compile_ms = compile_ms(&loaded);
+    let (number, strategy) = (generation.number, generation.strategy);
+    let reason = generation.reason.clone();
+    let outcome = match strategy {
+        Strategy::Inherit => DeployOutcome::Inherited,
+        Strategy::Rebuild => DeployOutcome::Rebuilding,
+        Strategy::Migrate => DeployOutcome::Migrating,
+    };
+    if strategy == Strategy::Inherit {
+        inherit::begin(rollouts, deployment, &accepted, loaded.module, generation).await?;
+    } else {
+        build::begin_candidate(rollouts, deployment, &accepted, generation).await?;
+    }
+    tracing::info!(
+        deployment = deployment.name(),
+        generation = number,
+        strategy = strategy.name(),
+        reason,
+        "deployed"
+    );
+    Ok(deployed(rollouts, deployment, outcome, number, reason, compile_ms).await)
+}
+
+/// Handles the options of a deploy whose module is already deployed: another gate for a
+/// candidate, or continuing without missing events. Returns the reason with what was done.
+async fn unchanged(
+    rollouts: &Arc<Rollouts>,
+    deployment: &Arc<Deployment>,
+    changing: tokio::sync::MutexGuard<'_, ()>,
+    generation: u64,
+    build: BuildSettings,
+    reason: String,
+) -> Result<String, Error> {
+    let record = deployment.record();
+    let is_candidate =
+        |known: &Generation| known.number == generation && known.status.is_candidate();
+    let accepts = build.accept_missing;
+    let accept = accepts && generation == record.active;
+    let accept_for_candidate = accepts && record.candidate().is_some_and(is_candidate);
+    let mut reason =
+        take_over::ask_candidate_again(rollouts, deployment, generation, build, reason).await?;
+    // `resume` takes the lock itself.
+    drop(changing);
+    if accept_for_candidate {
+        rollouts
+            .accept_missing(deployment.name(), GenerationChoice::Candidate)
             .await?;
-        // `resume` takes the lock itself.
-        drop(changing);
-        if accept_for_candidate {
-            self.accept_missing(deployment.name(), GenerationChoice::Candidate)
-                .await?;
-            reason.push_str("; events missing from its stream are accepted");
-        }
-        // Missing events stop a deployment; accepting them has to start it again.
-        if accept && deployment.active().now().state == api::DeploymentState::Failed {
-            self.accept_missing(deployment.name(), GenerationChoice::Active)
-                .await?;
-            self.resume(deployment.name(), GenerationChoice::Active, None)
-                .await?;
-            reason.push_str("; events missing from its stream are accepted");
-        }
-        Ok(reason)
+        reason.push_str("; events missing from its stream are accepted");
     }
-
-    /// The outcome of a deploy, with a warning if its source can't be reached, because then nothing
-    /// is built yet.
-    pub(super) async fn deployed(
-        &self,
-        deployment: &Deployment,
-        outcome: DeployOutcome,
-        generation: u64,
-        reason: String,
-        compile_ms: u64,
-    ) -> api::Deployed {
-        let record = deployment.record();
-        let name = record
-            .generation(generation)
-            .map_or(&record.active().source, |generation| &generation.source);
-        let mut warnings: Vec<_> = match self.inner.sources.get(name) {
-            Some(source) => source.info().await.unreachable().into_iter().collect(),
-            None => Vec::new(),
-        };
-        warnings.extend(owners::not_granted_warning(&record, generation));
-        warnings.extend(self.no_firings_warning(&record, generation).await);
-        api::Deployed {
-            deployment: deployment.info(),
-            outcome,
-            generation,
-            reason,
-            compile_ms,
-            warnings,
-        }
+    // Missing events stop a deployment; accepting them has to start it again.
+    if accept && deployment.active().now().state == api::DeploymentState::Failed {
+        rollouts
+            .accept_missing(deployment.name(), GenerationChoice::Active)
+            .await?;
+        rollouts
+            .resume(deployment.name(), GenerationChoice::Active, None)
+            .await?;
+        reason.push_str("; events missing from its stream are accepted");
     }
+    Ok(reason)
+}
 
-    /// Refuses a source whose stream loses events by its kind, before anything is changed.
-    async fn check_readable(&self, source: &str) -> Result<(), Error> {
-        let Some(source) = self.inner.sources.get(source) else {
-            return Ok(());
-        };
-        let refused =
-            |error: crate::source::Error| Error::Refused(format!("{}: {error}", error.kind()));
-        source.check_readable().await.map_err(refused)
+/// The outcome of a deploy, with a warning if its source can't be reached, because then nothing
+/// is built yet.
+pub(super) async fn deployed(
+    rollouts: &Rollouts,
+    deployment: &Deployment,
+    outcome: DeployOutcome,
+    generation: u64,
+    reason: String,
+    compile_ms: u64,
+) -> api::Deployed {
+    let record = deployment.record();
+    let name = record
+        .generation(generation)
+        .map_or(&record.active().source, |generation| &generation.source);
+    let mut warnings: Vec<_> = match rollouts.sources.get(name) {
+        Some(source) => source.info().await.unreachable().into_iter().collect(),
+        None => Vec::new(),
+    };
+    warnings.extend(owners::not_granted_warning(&record, generation));
+    warnings.extend(
+        rollouts
+            .handlers
+            .no_firings_warning(&record, generation)
+            .await,
+    );
+    api::Deployed {
+        deployment: deployment.info(),
+        outcome,
+        generation,
+        reason,
+        compile_ms,
+        warnings,
     }
+}
 
-    /// Stores a module again that is already deployed: its file may be missing or damaged, and
-    /// runners may lack it.
-    async fn restore_module(
-        &self,
-        deployment: &Deployment,
-        accepted: &Accepted,
-        module: &Arc<Module>,
-    ) -> Result<(), Error> {
-        // The lookup reads the whole file, so it runs on a blocking thread.
-        let (inner, accepted) = (Arc::clone(&self.inner), accepted.clone());
-        let digest = accepted.digest.clone();
-        blocking(move || {
-            let path = inner.folder.module(&accepted.digest);
-            let is_there = std::fs::read(path).is_ok_and(|found| found == accepted.component);
-            if is_there {
-                Ok(())
-            } else {
-                inner
-                    .folder
-                    .store_module(&accepted.digest, &accepted.component)
-            }
-        })
-        .await?;
-        let record = deployment.record();
-        for generation in record
-            .generations
-            .iter()
-            .filter(|known| known.has_file() && known.module.digest == digest)
-        {
-            let runner = deployment.runner(generation.state_file);
-            // A runner of another generation on the same file has its own module.
-            let runner = runner.filter(|runner| runner.program().generation == generation.number);
-            if runner.is_some_and(|runner| runner.give_module(module)) {
-                tracing::info!(
-                    deployment = deployment.name(),
-                    generation = generation.number,
-                    "the module is available again"
-                );
-            }
-        }
-        Ok(())
-    }
+/// Refuses a source whose stream loses events by its kind, before anything is changed.
+async fn check_readable(rollouts: &Rollouts, source: &str) -> Result<(), Error> {
+    let Some(source) = rollouts.sources.get(source) else {
+        return Ok(());
+    };
+    let refused =
+        |error: crate::source::Error| Error::Refused(format!("{}: {error}", error.kind()));
+    source.check_readable().await.map_err(refused)
+}
 
-    /// Writes a module and a record that names it.
-    pub(super) async fn store(
-        &self,
-        accepted: &Accepted,
-        record: &Record,
-        action: &str,
-        reason: &str,
-    ) -> Result<(), Error> {
-        let (inner, accepted, record) = (Arc::clone(&self.inner), accepted.clone(), record.clone());
-        let newest = record
-            .generations
-            .last()
-            .map_or(0, |generation| generation.number);
-        let audit = audit::entry(
-            action,
-            &record.name,
-            format!(
-                "generation {newest} of module {}: {reason}",
-                accepted.digest
-            ),
-        );
-        // Held until the record names the files, so that they are not removed as leftovers.
-        let _naming = self.inner.naming.read().await;
-        blocking(move || {
-            // Files first, then the record: a crash leaves files without a row at worst.
-            inner.store_module(&accepted)?;
-            inner.folder.prepare_state(&record.name)?;
-            owners::create_file(&inner.folder, &record)?;
-            crash_points::reached("deploy-module-stored");
-            inner.catalogue.put(&record, &audit)?;
-            crash_points::reached("deploy-recorded");
+/// Stores a module again that is already deployed: its file may be missing or damaged, and
+/// runners may lack it.
+async fn restore_module(
+    rollouts: &Rollouts,
+    deployment: &Deployment,
+    accepted: &Accepted,
+    module: &Arc<Module>,
+) -> Result<(), Error> {
+    // The lookup reads the whole file, so it runs on a blocking thread.
+    let (folder, accepted) = (rollouts.deployments.folder.clone(), accepted.clone());
+    let digest = accepted.digest.clone();
+    blocking(move || {
+        let path = folder.module(&accepted.digest);
+        let is_there = std::fs::read(path).is_ok_and(|found| found == accepted.component);
+        if is_there {
             Ok(())
-        })
-        .await
+        } else {
+            folder.store_module(&accepted.digest, &accepted.component)
+        }
+    })
+    .await?;
+    let record = deployment.record();
+    for generation in record
+        .generations
+        .iter()
+        .filter(|known| known.has_file() && known.module.digest == digest)
+    {
+        let runner = deployment.runner(generation.state_file);
+        // A runner of another generation on the same file has its own module.
+        let runner = runner.filter(|runner| runner.program().generation == generation.number);
+        if runner.is_some_and(|runner| runner.give_module(module)) {
+            tracing::info!(
+                deployment = deployment.name(),
+                generation = generation.number,
+                "the module is available again"
+            );
+        }
     }
+    Ok(())
+}
+
+/// Writes a module and a record that names it.
+pub(super) async fn store(
+    rollouts: &Rollouts,
+    accepted: &Accepted,
+    record: &Record,
+    action: &str,
+    reason: &str,
+) -> Result<(), Error> {
+    let (deployments, room) = (Arc::clone(&rollouts.deployments), rollouts.room.clone());
+    let (accepted, record) = (accepted.clone(), record.clone());
+    let newest = record
+        .generations
+        .last()
+        .map_or(0, |generation| generation.number);
+    let audit = audit::entry(
+        action,
+        &record.name,
+        format!(
+            "generation {newest} of module {}: {reason}",
+            accepted.digest
+        ),
+    );
+    // Held until the record names the files, so that they are not removed as leftovers.
+    let _naming = rollouts.deployments.naming.read().await;
+    blocking(move || {
+        // Files first, then the record: a crash leaves files without a row at worst.
+        disk_space::store_module(&deployments.folder, &room, &accepted)?;
+        deployments.folder.prepare_state(&record.name)?;
+        owners::create_file(&deployments.folder, &record)?;
+        crash_points::reached("deploy-module-stored");
+        deployments.catalogue.put(&record, &audit)?;
+        crash_points::reached("deploy-recorded");
+        Ok(())
+    })
+    .await
 }
 
 fn compile_ms(loaded: &Loaded) -> u64 {

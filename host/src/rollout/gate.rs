@@ -3,128 +3,105 @@
 
 use std::sync::Arc;
 
-use super::align::{Aligned, align};
-use super::{Error, Rollouts, compare, parked_rules};
+use super::{Rollouts, cut_over};
 use crate::actor::blocking;
 use crate::api::{self, GenerationStatus, Promotion};
 use crate::deployment::{Deployment, parked_counts};
-use crate::runner::Runner;
+use crate::deployments::{Error, align, compare, parked_remark};
 use crate::state::Snapshot;
 
-impl Rollouts {
-    /// Compares a candidate with the active generation, and records the result; an error if its
-    /// gate does not allow the differences. The deployment's lock is held only at the beginning and
-    /// at the end, because comparing a large state takes long.
-    pub(super) async fn pass_gate(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-    ) -> Result<(), Error> {
-        let (ours, theirs, gate, against) = self.take_snapshots(deployment, number).await?;
-        // Snapshots stay as they are, so applying and other changes continue meanwhile.
-        let comparison = blocking(move || compare::compare(&ours, &theirs, &gate)).await?;
-        let comparison = api::Comparison {
-            against,
-            ..comparison
-        };
-        let _changing = self.lock(deployment).await?;
-        let mut record = deployment.draft();
-        let active = record.active;
-        let candidate = record
-            .generation_mut(number)
-            .filter(|candidate| candidate.status.is_candidate());
-        // A comparison with a generation that is no longer active proves nothing.
-        let Some(generation) = candidate.filter(|_| active == against) else {
-            return Err(Error::Conflict(format!(
-                "{} changed while it was compared; try again",
-                deployment.name()
-            )));
-        };
-        let passed = comparison.refused == 0;
-        let verdict = if passed {
-            "passed the gate"
-        } else {
-            "held back by its gate"
-        };
-        let parked = parked_counts(deployment.active().store().as_ref());
-        let parked = parked_rules::remark(&parked);
-        let reason = format!("{verdict}: {}{parked}", comparison.conclusion);
-        // It would try again at each new event, and fail again; an operator decides instead.
-        if !passed {
-            generation.build.promote = Promotion::Manual;
-        }
-        generation.comparison = Some(comparison);
-        generation.enter(GenerationStatus::Ready, reason.clone());
-        self.commit(
+/// Compares a candidate with the active generation, and records the result; an error if its
+/// gate does not allow the differences. The deployment's lock is held only at the beginning and
+/// at the end, because comparing a large state takes long.
+pub(super) async fn pass(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+) -> Result<(), Error> {
+    let (ours, theirs, gate, against) = take_snapshots(rollouts, deployment, number).await?;
+    // Snapshots stay as they are, so applying and other changes continue meanwhile.
+    let comparison = blocking(move || compare(&ours, &theirs, &gate)).await?;
+    let comparison = api::Comparison {
+        against,
+        ..comparison
+    };
+    let _changing = rollouts.deployments.lock(deployment).await?;
+    let mut record = deployment.draft();
+    let active = record.active;
+    let candidate = record
+        .generation_mut(number)
+        .filter(|candidate| candidate.status.is_candidate());
+    // A comparison with a generation that is no longer active proves nothing.
+    let Some(generation) = candidate.filter(|_| active == against) else {
+        return Err(Error::Conflict(format!(
+            "{} changed while it was compared; try again",
+            deployment.name()
+        )));
+    };
+    let passed = comparison.refused == 0;
+    let verdict = if passed {
+        "passed the gate"
+    } else {
+        "held back by its gate"
+    };
+    let parked = parked_counts(deployment.active().store().as_ref());
+    let parked = parked_remark(&parked);
+    let reason = format!("{verdict}: {}{parked}", comparison.conclusion);
+    // It would try again at each new event, and fail again; an operator decides instead.
+    if !passed {
+        generation.build.promote = Promotion::Manual;
+    }
+    generation.comparison = Some(comparison);
+    generation.enter(GenerationStatus::Ready, reason.clone());
+    rollouts
+        .deployments
+        .commit(
             deployment,
             record,
             "compare",
             format!("generation {number} {reason}"),
         )
         .await?;
-        if passed {
-            return Ok(());
-        }
-        Err(Error::Conflict(format!(
-            "generation {number} is {reason}; inspect it with `foldstream generations {name}` and \
-             `foldstream scan {name} --generation {number}`, promote it with `foldstream promote \
-             {name} --force`, or `foldstream abort {name}`",
-            name = deployment.name()
-        )))
+    if passed {
+        return Ok(());
     }
-
-    /// Both states at one position, with the gate and the number of the active generation. Applying
-    /// is held only until the snapshots are taken.
-    async fn take_snapshots(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-    ) -> Result<(Snapshot, Snapshot, api::Gate, u64), Error> {
-        let _changing = self.lock(deployment).await?;
-        let record = deployment.record();
-        let gone = || Error::Conflict(format!("generation {number} does not run"));
-        let generation = record.generation(number).ok_or_else(gone)?;
-        let gate = generation.build.gate.clone().unwrap_or_default();
-        let (serving, runner) = (
-            deployment.active(),
-            deployment.runner(generation.state_file).ok_or_else(gone)?,
-        );
-        if !runner.is_of_same_stream(&serving) {
-            return Err(Error::Conflict(
-                "cannot compare: the stream was deleted and created again since the active \
-                 generation was built; promote with --force"
-                    .to_owned(),
-            ));
-        }
-        // The result does not matter: aligning reports what keeps the two apart.
-        self.come_near(&serving, &runner).await;
-        let aligned = align(&serving, &runner, self.inner.config.rollout.hold_max)
-            .await
-            .map_err(|missed| Error::Conflict(format!("cannot compare: {missed}; try again")))?;
-        // `aligned` is dropped on return, and both continue while the snapshots are compared.
-        let (ours, theirs) = snapshots(&aligned, &serving, &runner)?;
-        Ok((ours, theirs, gate, record.active))
-    }
+    Err(Error::Conflict(format!(
+        "generation {number} is {reason}; inspect it with `foldstream generations {name}` and \
+         `foldstream scan {name} --generation {number}`, promote it with `foldstream promote \
+         {name} --force`, or `foldstream abort {name}`",
+        name = deployment.name()
+    )))
 }
 
-/// Both states at one position.
-pub(super) fn snapshots(
-    aligned: &Aligned,
-    serving: &Runner,
-    runner: &Runner,
-) -> Result<(Snapshot, Snapshot), Error> {
-    // They differ only if the active runner cannot move; then there is nothing equal to compare.
-    if aligned.serving != aligned.position {
-        return Err(Error::Conflict(format!(
-            "cannot compare: the active generation does not progress at {}, the candidate is at \
-             {}; resume the deployment first",
-            aligned.serving, aligned.position
-        )));
+/// Both states at one position, with the gate and the number of the active generation. Applying
+/// is held only until the snapshots are taken.
+async fn take_snapshots(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+) -> Result<(Snapshot, Snapshot, api::Gate, u64), Error> {
+    let _changing = rollouts.deployments.lock(deployment).await?;
+    let record = deployment.record();
+    let gone = || Error::Conflict(format!("generation {number} does not run"));
+    let generation = record.generation(number).ok_or_else(gone)?;
+    let gate = generation.build.gate.clone().unwrap_or_default();
+    let (serving, runner) = (
+        deployment.active(),
+        deployment.runner(generation.state_file).ok_or_else(gone)?,
+    );
+    if !runner.is_of_same_stream(&serving) {
+        return Err(Error::Conflict(
+            "cannot compare: the stream was deleted and created again since the active \
+             generation was built; promote with --force"
+                .to_owned(),
+        ));
     }
-    match (serving.store(), runner.store()) {
-        (Some(ours), Some(theirs)) => Ok((ours.snapshot(), theirs.snapshot())),
-        _ => Err(Error::Conflict(
-            "cannot compare: a state is still opening; try again".to_owned(),
-        )),
-    }
+    // The result does not matter: aligning reports what keeps the two apart.
+    cut_over::come_near(rollouts, &serving, &runner).await;
+    let aligned = align(&serving, &runner, rollouts.config.rollout.hold_max)
+        .await
+        .map_err(|missed| Error::Conflict(format!("cannot compare: {missed}; try again")))?;
+    // `aligned` is dropped on return, and both continue while the snapshots are compared.
+    let (ours, theirs) = aligned.snapshots(&serving, &runner)?;
+    Ok((ours, theirs, gate, record.active))
 }

@@ -9,10 +9,10 @@
 
 use std::sync::Arc;
 
-use super::disk_space::with_headroom;
-use super::{Error, Role, Rollouts, crash_points, owners};
+use super::Rollouts;
 use crate::actor::blocking;
 use crate::deployment::Deployment;
+use crate::deployments::{Error, Role, crash_points, owners, with_headroom};
 use crate::effects::{self, Lineage, OwnerMismatch};
 use crate::pipeline::NO_LEASH;
 use crate::room::Use;
@@ -51,95 +51,93 @@ impl Drop for HandOver {
     }
 }
 
-impl Rollouts {
-    /// Begins to hand effects over, if there are any: copies most of what waits, and stops sending.
-    /// The caller holds the deployment's lock.
-    pub(super) async fn begin_hand_over(
-        &self,
-        deployment: &Deployment,
-        from: &Arc<Runner>,
-        to: &Arc<Runner>,
-        (state_file, continues_after): (u64, Option<u64>),
-    ) -> Result<Option<HandOver>, Error> {
-        let Some(handler) = deployment.with_record(|record| record.handler.clone()) else {
-            return Ok(None);
-        };
-        if let Some(after) = continues_after {
-            return Ok(Some(succeed(
-                deployment,
-                handler,
-                (from, to),
-                (state_file, after),
-            )));
-        }
-        let name = deployment.name().to_owned();
-        // Both files must be open: rows are copied from one to the other.
-        let (ours, theirs) = stores(&name, from, to)?;
-        if ours.ownership() != Some(owners::ownership(&handler)) {
-            return Err(Error::Conflict(format!(
-                "the state file of the active generation of {name} does not own its effects, so \
-                 nobody knows what is published; restore catalogue and states from one backup, or \
-                 accept the loss with `foldstream rebuild {name} --accept-lost-effects`"
-            )));
-        }
-        let is_same_history = to.is_of_same_stream(from);
-        // Places in another stream are other places: an id must not mean two effects.
-        let lineage = if is_same_history {
-            handler.lineage
-        } else {
-            Lineage(rand::random())
-        };
-        let effects_after = if is_same_history {
-            handler.effects_after
-        } else {
-            0
-        };
-        // The next epoch marks later files: whichever has the highest one is the newest owner.
-        let epoch = handler.epoch + 1;
-        let next = HandlerRecord {
-            lineage,
-            state_file,
-            epoch,
-            effects_after,
-            ..handler
-        };
-        let owner = owners::ownership(&next);
-        let hand_over = HandOver {
-            deployment: name.clone(),
-            from: Arc::clone(from),
-            to: Arc::clone(to),
-            is_same_history,
-            is_from_gone: false,
-            next,
-            prepared: None,
-        };
-        if !is_same_history {
-            // Before anything is held: an attempt after the other would keep them from leaving.
-            check_nothing_waits(&name, &ours)?;
-        }
-        // Until it is dropped, a reopened file keeps what it is prepared for.
-        to.set_preparing(true);
-        let (room, waiting) = (self.inner.room.clone(), ours.waiting_effects());
-        let (source, target) = (ours.clone(), theirs.clone());
-        blocking(move || {
-            let state::Waiting { entries, bytes, .. } = waiting;
-            let what = format!("{entries} messages of {bytes} bytes wait and must be copied");
-            room.check(Use::Write, with_headroom(bytes))
-                .map_err(Error::no_room(what))?;
-            // Most of the copying happens here, while the old owner still sends.
-            Ok::<_, Error>(copy_ahead(&source, &target, owner)?)
-        })
-        .await
-        .inspect_err(|_| to.reopen_if_failed())?;
-        // From here on nothing leaves, so the outbox only grows by what is handled.
-        from.hold_effects().await;
-        // Again: something may have been decided during the copy.
-        if !is_same_history {
-            check_nothing_waits(&name, &ours)?;
-        }
-        crash_points::reached("hand-over-copied");
-        Ok(Some(hand_over))
+/// Begins to hand effects over, if there are any: copies most of what waits, and stops sending.
+/// The caller holds the deployment's lock.
+pub(super) async fn begin(
+    rollouts: &Rollouts,
+    deployment: &Deployment,
+    from: &Arc<Runner>,
+    to: &Arc<Runner>,
+    (state_file, continues_after): (u64, Option<u64>),
+) -> Result<Option<HandOver>, Error> {
+    let Some(handler) = deployment.with_record(|record| record.handler.clone()) else {
+        return Ok(None);
+    };
+    if let Some(after) = continues_after {
+        return Ok(Some(succeed(
+            deployment,
+            handler,
+            (from, to),
+            (state_file, after),
+        )));
     }
+    let name = deployment.name().to_owned();
+    // Both files must be open: rows are copied from one to the other.
+    let (ours, theirs) = stores(&name, from, to)?;
+    if ours.ownership() != Some(owners::ownership(&handler)) {
+        return Err(Error::Conflict(format!(
+            "the state file of the active generation of {name} does not own its effects, so \
+             nobody knows what is published; restore catalogue and states from one backup, or \
+             accept the loss with `foldstream rebuild {name} --accept-lost-effects`"
+        )));
+    }
+    let is_same_history = to.is_of_same_stream(from);
+    // Places in another stream are other places: an id must not mean two effects.
+    let lineage = if is_same_history {
+        handler.lineage
+    } else {
+        Lineage(rand::random())
+    };
+    let effects_after = if is_same_history {
+        handler.effects_after
+    } else {
+        0
+    };
+    // The next epoch marks later files: whichever has the highest one is the newest owner.
+    let epoch = handler.epoch + 1;
+    let next = HandlerRecord {
+        lineage,
+        state_file,
+        epoch,
+        effects_after,
+        ..handler
+    };
+    let owner = owners::ownership(&next);
+    let hand_over = HandOver {
+        deployment: name.clone(),
+        from: Arc::clone(from),
+        to: Arc::clone(to),
+        is_same_history,
+        is_from_gone: false,
+        next,
+        prepared: None,
+    };
+    if !is_same_history {
+        // Before anything is held: an attempt after the other would keep them from leaving.
+        check_nothing_waits(&name, &ours)?;
+    }
+    // Until it is dropped, a reopened file keeps what it is prepared for.
+    to.set_preparing(true);
+    let (room, waiting) = (rollouts.room.clone(), ours.waiting_effects());
+    let (source, target) = (ours.clone(), theirs.clone());
+    blocking(move || {
+        let state::Waiting { entries, bytes, .. } = waiting;
+        let what = format!("{entries} messages of {bytes} bytes wait and must be copied");
+        room.check(Use::Write, with_headroom(bytes))
+            .map_err(Error::no_room(what))?;
+        // Most of the copying happens here, while the old owner still sends.
+        Ok::<_, Error>(copy_ahead(&source, &target, owner)?)
+    })
+    .await
+    .inspect_err(|_| to.reopen_if_failed())?;
+    // From here on nothing leaves, so the outbox only grows by what is handled.
+    from.hold_effects().await;
+    // Again: something may have been decided during the copy.
+    if !is_same_history {
+        check_nothing_waits(&name, &ours)?;
+    }
+    crash_points::reached("hand-over-copied");
+    Ok(Some(hand_over))
 }
 
 /// The hand-over of an owner that is gone: nothing passes but the right to publish, for the events

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::crash_points;
-use super::{Error, Role, Rollouts};
+use super::{Rollouts, deploy, prune};
 use crate::api::GenerationStatus;
 use crate::deployment::Deployment;
+use crate::deployments::{Error, Role, crash_points};
 use crate::module::{Accepted, Module};
 use crate::pipeline::Ceiling;
 use crate::runner::{NotLoaded, Runner};
@@ -57,208 +57,218 @@ impl Drop for Held {
     }
 }
 
-impl Rollouts {
-    /// Puts a module on the state of the active generation. The caller holds the deployment's lock.
-    pub(super) async fn inherit(
-        &self,
-        deployment: &Arc<Deployment>,
-        accepted: &Accepted,
-        module: Arc<Module>,
-        mut generation: Generation,
-    ) -> Result<(), Error> {
-        let runner = deployment.active();
-        let failing_at = runner.now().failing_at();
-        let differs = deployment.record().active().module.subjects != generation.module.subjects;
-        // If the subjects differ, the state has all their events from the position at which the
-        // code changes.
-        let held = if differs {
-            Some(Held::at(&runner).await?)
-        } else {
-            None
-        };
-        // Read after the hold, which may have taken a while.
-        let mut record = deployment.draft();
-        for other in record
-            .generations
-            .iter_mut()
-            .filter(|other| other.status.is_candidate())
-        {
-            other.enter(
-                GenerationStatus::Retired,
-                format!("replaced by generation {}", generation.number),
-            );
-        }
-        let active = record.active_mut();
-        let reason = generation.reason.clone();
-        // Code that has not finished its probation is nothing to roll back to.
-        let was_doubted = std::mem::take(&mut active.on_probation);
-        // Remembered across restarts: whether the new code passes that event decides its probation.
-        active.failed_at = failing_at.or(active.failed_at);
-        let left = if was_doubted {
-            GenerationStatus::Retired
-        } else {
-            GenerationStatus::Previous
-        };
-        active.enter(
-            left,
-            format!("generation {} inherited its state", generation.number),
+/// Puts a module on the state of the active generation. The caller holds the deployment's lock.
+pub(super) async fn begin(
+    rollouts: &Arc<Rollouts>,
+    deployment: &Arc<Deployment>,
+    accepted: &Accepted,
+    module: Arc<Module>,
+    mut generation: Generation,
+) -> Result<(), Error> {
+    let runner = deployment.active();
+    let failing_at = runner.now().failing_at();
+    let differs = deployment.record().active().module.subjects != generation.module.subjects;
+    // If the subjects differ, the state has all their events from the position at which the
+    // code changes.
+    let held = if differs {
+        Some(Held::at(&runner).await?)
+    } else {
+        None
+    };
+    // Read after the hold, which may have taken a while.
+    let mut record = deployment.draft();
+    for other in record
+        .generations
+        .iter_mut()
+        .filter(|other| other.status.is_candidate())
+    {
+        other.enter(
+            GenerationStatus::Retired,
+            format!("replaced by generation {}", generation.number),
         );
-        generation.state_file = active.state_file;
-        generation.serves_from = active.serves_from;
-        generation.paused = active.paused;
-        generation.subjects_from = held
-            .as_ref()
-            .map_or(active.subjects_from, |held| held.position);
-        generation.releases_before = releases_of(&runner);
-        generation.on_probation = true;
-        generation.enter(GenerationStatus::Active, reason.clone());
-        let number = generation.number;
-        let program = self
-            .inner
-            .program(&record, &generation, Ok(module), Role::TAKES_OVER);
-        record.add(generation);
-        record.active = number;
-        self.limit_previous(&mut record);
-        self.store(accepted, &record, "inherit", &reason).await?;
-        deployment.set_record(record);
-        crash_points::reached("inherit-recorded");
-        deployment.active().take_over(program);
-        drop(held);
-        self.watch_probation(deployment, number);
-        self.end_unused(deployment).await;
-        Ok(())
     }
+    let active = record.active_mut();
+    let reason = generation.reason.clone();
+    // Code that has not finished its probation is nothing to roll back to.
+    let was_doubted = std::mem::take(&mut active.on_probation);
+    // Remembered across restarts: whether the new code passes that event decides its probation.
+    active.failed_at = failing_at.or(active.failed_at);
+    let left = if was_doubted {
+        GenerationStatus::Retired
+    } else {
+        GenerationStatus::Previous
+    };
+    active.enter(
+        left,
+        format!("generation {} inherited its state", generation.number),
+    );
+    generation.state_file = active.state_file;
+    generation.serves_from = active.serves_from;
+    generation.paused = active.paused;
+    generation.subjects_from = held
+        .as_ref()
+        .map_or(active.subjects_from, |held| held.position);
+    generation.releases_before = releases_of(&runner);
+    generation.on_probation = true;
+    generation.enter(GenerationStatus::Active, reason.clone());
+    let number = generation.number;
+    let program = rollouts
+        .runners
+        .program(&record, &generation, Ok(module), Role::TAKES_OVER);
+    record.add(generation);
+    record.active = number;
+    prune::limit_previous(rollouts, &mut record);
+    deploy::store(rollouts, accepted, &record, "inherit", &reason).await?;
+    deployment.set_record(record);
+    crash_points::reached("inherit-recorded");
+    deployment.active().take_over(program);
+    drop(held);
+    watch_probation(rollouts, deployment, number);
+    prune::end_unused(rollouts, deployment).await;
+    Ok(())
+}
 
-    /// Watches the first batches of a generation that inherited its state.
-    pub(crate) fn watch_probation(&self, deployment: &Arc<Deployment>, number: u64) {
-        let (host, deployment) = (self.clone(), Arc::clone(deployment));
-        tokio::spawn(async move {
-            // Only events that this code applied count.
-            let runner = deployment.active();
-            let begun = runner.now().applied;
-            loop {
-                let is_over = |record: &Record| {
-                    let is_on_probation = record.active == number && record.active().on_probation;
-                    (!is_on_probation || !Arc::ptr_eq(&deployment.active(), &runner)).then_some(())
-                };
-                // A change of the record comes first: another task has then ended the probation.
-                // A runner that is not active any more was replaced by a cut-over, which ends the
-                // probation.
-                let verdict = tokio::select! {
-                    biased;
-                    _ = deployment.until(is_over) => return,
-                    verdict = runner.until_figures(|runner| verdict(&deployment, runner, number, begun)) => verdict,
-                };
-                let ended = match verdict {
-                    Verdict::Passed => host.pass_probation(&deployment, number).await,
-                    Verdict::Failed(failure) => host.put_back(&deployment, number, &failure).await,
-                };
-                let Err(error) = ended else { return };
-                let name = deployment.name();
-                tracing::error!(
-                    deployment = name,
-                    generation = number,
-                    %error,
-                    "could not end the probation yet"
-                );
-                // The record could not be written; the verdict will be the same.
-                tokio::time::sleep(RETRY).await;
-            }
-        });
-    }
-
-    async fn pass_probation(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
-        let _changing = self.lock(deployment).await?;
-        let mut record = deployment.draft();
-        // A rollback or a cut-over came first.
-        if record.active != number {
-            return Ok(());
+/// Watches the first batches of a generation that inherited its state.
+pub(crate) fn watch_probation(rollouts: &Arc<Rollouts>, deployment: &Arc<Deployment>, number: u64) {
+    let (rollouts, deployment) = (Arc::clone(rollouts), Arc::clone(deployment));
+    tokio::spawn(async move {
+        // Only events that this code applied count.
+        let runner = deployment.active();
+        let begun = runner.now().applied;
+        loop {
+            let is_over = |record: &Record| {
+                let is_on_probation = record.active == number && record.active().on_probation;
+                (!is_on_probation || !Arc::ptr_eq(&deployment.active(), &runner)).then_some(())
+            };
+            // A change of the record comes first: another task has then ended the probation.
+            // A runner that is not active any more was replaced by a cut-over, which ends the
+            // probation.
+            let verdict = tokio::select! {
+                biased;
+                _ = deployment.until(is_over) => return,
+                verdict = runner.until_figures(|runner| verdict(&deployment, runner, number, begun)) => verdict,
+            };
+            let ended = match verdict {
+                Verdict::Passed => pass_probation(&rollouts, &deployment, number).await,
+                Verdict::Failed(failure) => {
+                    restore_previous(&rollouts, &deployment, number, &failure).await
+                }
+            };
+            let Err(error) = ended else { return };
+            let name = deployment.name();
+            tracing::error!(
+                deployment = name,
+                generation = number,
+                %error,
+                "could not end the probation yet"
+            );
+            // The record could not be written; the verdict will be the same.
+            tokio::time::sleep(RETRY).await;
         }
-        record.active_mut().on_probation = false;
-        self.limit_previous(&mut record);
-        self.commit(
+    });
+}
+
+async fn pass_probation(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+) -> Result<(), Error> {
+    let _changing = rollouts.deployments.lock(deployment).await?;
+    let mut record = deployment.draft();
+    // A rollback or a cut-over came first.
+    if record.active != number {
+        return Ok(());
+    }
+    record.active_mut().on_probation = false;
+    prune::limit_previous(rollouts, &mut record);
+    rollouts
+        .deployments
+        .commit(
             deployment,
             record,
             "inherit-passed",
             format!("generation {number}"),
         )
         .await?;
-        deployment.active().pass_probation();
-        self.end_unused(deployment).await;
-        Ok(())
-    }
+    deployment.active().pass_probation();
+    prune::end_unused(rollouts, deployment).await;
+    Ok(())
+}
 
-    /// Restores the previous code.
-    async fn put_back(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-        failure: &str,
-    ) -> Result<(), Error> {
-        let _changing = self.lock(deployment).await?;
-        let mut record = deployment.draft();
-        if record.active != number {
-            return Ok(());
-        }
-        let is_fix = has_mended(&record, &deployment.active());
-        let Some(before) = record.to_put_back().filter(|_| !is_fix).cloned() else {
-            tracing::error!(
-                deployment = deployment.name(),
-                generation = number,
-                failure,
-                "failed on the state that it inherited, and there is no previous code to restore; \
-                 deploy a corrected module"
-            );
-            record.active_mut().on_probation = false;
-            self.commit(
+/// Restores the previous code.
+async fn restore_previous(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+    failure: &str,
+) -> Result<(), Error> {
+    let _changing = rollouts.deployments.lock(deployment).await?;
+    let mut record = deployment.draft();
+    if record.active != number {
+        return Ok(());
+    }
+    let is_fix = has_mended(&record, &deployment.active());
+    let Some(before) = record.to_restore().filter(|_| !is_fix).cloned() else {
+        tracing::error!(
+            deployment = deployment.name(),
+            generation = number,
+            failure,
+            "failed on the state that it inherited, and there is no previous code to restore; \
+             deploy a corrected module"
+        );
+        record.active_mut().on_probation = false;
+        rollouts
+            .deployments
+            .commit(
                 deployment,
                 record,
                 "inherit-kept",
                 format!("generation {number}: {failure}"),
             )
             .await?;
-            deployment.active().pass_probation();
-            return Ok(());
-        };
-        let (inner, digest) = (Arc::clone(&self.inner), before.module.digest.clone());
-        let module = crate::actor::blocking(move || inner.load(&digest))
-            .await
-            .map_err(NotLoaded::Failed);
-        let failed = record.active_mut();
-        failed.on_probation = false;
-        failed.failed_at = deployment.active().now().failing_at();
-        failed.enter(
-            GenerationStatus::Failed,
-            format!("generation {} was restored: {failure}", before.number),
-        );
-        record.active = before.number;
-        let reason =
-            format!("restored, because generation {number} failed on its state: {failure}");
-        if record
-            .generation(number)
-            .is_some_and(|failed| failed.module.subjects != before.module.subjects)
-        {
-            // It did not see events of its own subjects meanwhile.
-            record.active_mut().subjects_from = deployment.active().position();
-        }
-        record
-            .active_mut()
-            .enter(GenerationStatus::Active, reason.clone());
-        let program = self
-            .inner
-            .program(&record, record.active(), module, Role::TAKES_OVER);
-        self.commit(deployment, record, "put-back", reason).await?;
-        crash_points::reached("inherit-put-back");
-        let runner = deployment.active();
-        runner.take_over(program);
-        tracing::warn!(
-            deployment = deployment.name(),
-            generation = number,
-            failure,
-            "failed on the state that it inherited; the previous code was restored"
-        );
-        Ok(())
+        deployment.active().pass_probation();
+        return Ok(());
+    };
+    let (runners, digest) = (Arc::clone(&rollouts.runners), before.module.digest.clone());
+    let module = crate::actor::blocking(move || runners.load(&digest))
+        .await
+        .map_err(NotLoaded::Failed);
+    let failed = record.active_mut();
+    failed.on_probation = false;
+    failed.failed_at = deployment.active().now().failing_at();
+    failed.enter(
+        GenerationStatus::Failed,
+        format!("generation {} was restored: {failure}", before.number),
+    );
+    record.active = before.number;
+    let reason = format!("restored, because generation {number} failed on its state: {failure}");
+    if record
+        .generation(number)
+        .is_some_and(|failed| failed.module.subjects != before.module.subjects)
+    {
+        // It did not see events of its own subjects meanwhile.
+        record.active_mut().subjects_from = deployment.active().position();
     }
+    record
+        .active_mut()
+        .enter(GenerationStatus::Active, reason.clone());
+    let program = rollouts
+        .runners
+        .program(&record, record.active(), module, Role::TAKES_OVER);
+    rollouts
+        .deployments
+        .commit(deployment, record, "put-back", reason)
+        .await?;
+    crash_points::reached("inherit-put-back");
+    let runner = deployment.active();
+    runner.take_over(program);
+    tracing::warn!(
+        deployment = deployment.name(),
+        generation = number,
+        failure,
+        "failed on the state that it inherited; the previous code was restored"
+    );
+    Ok(())
 }
 
 /// How a probation ends.
@@ -303,7 +313,7 @@ fn has_mended(record: &Record, runner: &Runner) -> bool {
     // A skipped event was not fixed by anybody.
     let is_folded = |at: &u64| !record.skips.iter().any(|skip| skip.has(*at));
     let before = record
-        .to_put_back()
+        .to_restore()
         .and_then(|before| before.failed_at)
         .filter(is_folded);
     let position = runner.position();

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::crash_points;
-use super::{Error, Rollouts};
+use super::Rollouts;
 use crate::actor::blocking;
 use crate::deployment::Deployment;
+use crate::deployments::{Error, crash_points};
 use crate::module::{self, Identity, MIGRATION_ENTRIES_MAX, Migration, Module};
 use crate::runner::Runner;
 use crate::state;
@@ -23,89 +23,89 @@ const DURABLE_MAX: Duration = Duration::from_secs(30);
 /// How long a newly started host may take to open a state, including a repair.
 const OPEN_MAX: Duration = Duration::from_secs(600);
 
-impl Rollouts {
-    /// Creates the state file of a generation, unless it exists; returns the position that it
-    /// reflects if it was created now.
-    pub(super) async fn migrate(
-        &self,
-        deployment: &Arc<Deployment>,
-        generation: &Generation,
-    ) -> Result<Option<u64>, Error> {
-        let path = self
-            .inner
-            .folder
-            .state(deployment.name(), generation.state_file);
-        // A crash may have come between the file and its record: the file is complete, because it
-        // got its name last.
-        if path.exists() {
-            return Ok(None);
-        }
-        let record = deployment.record();
-        // The old version of the entries, which `migrate` of the new module is called with.
-        let from_version = record.active().module.state_version;
-        let refused = |error: String| Error::Conflict(format!("cannot migrate: {error}"));
-        let serving = deployment.active();
-        let opened = tokio::time::timeout(OPEN_MAX, serving.opened()).await;
-        let store = opened
-            .map_err(|_| refused("the state can't be opened; see `foldstream show`".to_owned()))?;
-        // The copy would lack parked events, and nobody would know: so before and after.
-        let parked = store.parked_counts().events;
-        // Taken between the two counts, so that an event that is parked or released meanwhile is
-        // noticed.
-        let snapshot = store.snapshot();
-        if parked.max(store.parked_counts().events) > 0 {
-            return Err(refused(
-                "events are parked, which the new state would lack; retry or drop them \
-                 (`foldstream parked list`), and \
-                 deploy again"
-                    .to_owned(),
-            ));
-        }
-        if snapshot.checkpoint().is_none() {
-            return Err(refused("there is no state yet; rebuild instead".to_owned()));
-        }
-        // The candidate reads on after this position.
-        let position = snapshot.position();
-        if record.handler.is_some() && !is_durable(&serving, position).await {
-            // After a crash the owner would handle events again that the new state already has.
-            return Err(refused(
-                "the state could not be made durable; see `foldstream show`, and try again"
-                    .to_owned(),
-            ));
-        }
-        let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
-        let identity = Identity {
-            deployment: deployment.name().to_owned(),
-            generation: generation.number,
-        };
-        // Only its limits matter: the new file is written through a separate cache, and closed.
-        let options = self.inner.config.state_options(0, &self.inner.memory);
-        let (watched, number) = (Arc::clone(deployment), generation.number);
-        // Asked between pages: an abort, or the end of the host, ends a conversion that may take
-        // hours.
-        let is_wanted = move || is_wanted(&watched, number);
-        let module = blocking(move || inner.load(&digest)).await?;
-        let mut migration = begin(&module, &identity, from_version, deployment).await?;
-        blocking(move || {
-            let mut map = |page: &[(state::Key, crate::event::Payload)]| {
-                if !is_wanted() {
-                    return Err(state::Error::Refused(
-                        "the candidate was discarded meanwhile".to_owned(),
-                    ));
-                }
-                let entries = migration
-                    .page(page)
-                    .map_err(|error| state::Error::Refused(error.to_string()));
-                // With half of the entries in a temporary file, which the next start removes.
-                crash_points::reached("migrate-half");
-                entries
-            };
-            state::map(&snapshot, &path, &options, MIGRATION_ENTRIES_MAX, &mut map)?;
-            crash_points::reached("migrate-made");
-            Ok(Some(position))
-        })
-        .await
+/// Creates the state file of a generation, unless it exists; returns the position that it
+/// reflects if it was created now.
+pub(super) async fn prepare(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    generation: &Generation,
+) -> Result<Option<u64>, Error> {
+    let path = rollouts
+        .deployments
+        .folder
+        .state(deployment.name(), generation.state_file);
+    // A crash may have come between the file and its record: the file is complete, because it
+    // got its name last.
+    if path.exists() {
+        return Ok(None);
     }
+    let record = deployment.record();
+    // The old version of the entries, which `migrate` of the new module is called with.
+    let from_version = record.active().module.state_version;
+    let refused = |error: String| Error::Conflict(format!("cannot migrate: {error}"));
+    let serving = deployment.active();
+    let opened = tokio::time::timeout(OPEN_MAX, serving.opened()).await;
+    let store = opened
+        .map_err(|_| refused("the state can't be opened; see `foldstream show`".to_owned()))?;
+    // The copy would lack parked events, and nobody would know: so before and after.
+    let parked = store.parked_counts().events;
+    // Taken between the two counts, so that an event that is parked or released meanwhile is
+    // noticed.
+    let snapshot = store.snapshot();
+    if parked.max(store.parked_counts().events) > 0 {
+        return Err(refused(
+            "events are parked, which the new state would lack; retry or drop them \
+             (`foldstream parked list`), and \
+             deploy again"
+                .to_owned(),
+        ));
+    }
+    if snapshot.checkpoint().is_none() {
+        return Err(refused("there is no state yet; rebuild instead".to_owned()));
+    }
+    // The candidate reads on after this position.
+    let position = snapshot.position();
+    if record.handler.is_some() && !is_durable(&serving, position).await {
+        // After a crash the owner would handle events again that the new state already has.
+        return Err(refused(
+            "the state could not be made durable; see `foldstream show`, and try again".to_owned(),
+        ));
+    }
+    let (runners, digest) = (
+        Arc::clone(&rollouts.runners),
+        generation.module.digest.clone(),
+    );
+    let identity = Identity {
+        deployment: deployment.name().to_owned(),
+        generation: generation.number,
+    };
+    // Only its limits matter: the new file is written through a separate cache, and closed.
+    let options = rollouts.config.state_options(0, &rollouts.memory);
+    let (watched, number) = (Arc::clone(deployment), generation.number);
+    // Asked between pages: an abort, or the end of the host, ends a conversion that may take
+    // hours.
+    let is_wanted = move || is_wanted(&watched, number);
+    let module = blocking(move || runners.load(&digest)).await?;
+    let mut migration = begin(&module, &identity, from_version, deployment).await?;
+    blocking(move || {
+        let mut map = |page: &[(state::Key, crate::event::Payload)]| {
+            if !is_wanted() {
+                return Err(state::Error::Refused(
+                    "the candidate was discarded meanwhile".to_owned(),
+                ));
+            }
+            let entries = migration
+                .page(page)
+                .map_err(|error| state::Error::Refused(error.to_string()));
+            // With half of the entries in a temporary file, which the next start removes.
+            crash_points::reached("migrate-half");
+            entries
+        };
+        state::map(&snapshot, &path, &options, MIGRATION_ENTRIES_MAX, &mut map)?;
+        crash_points::reached("migrate-made");
+        Ok(Some(position))
+    })
+    .await
 }
 
 /// Begins a migration once the host has what it takes. Fails if the candidate is discarded meanwhile.

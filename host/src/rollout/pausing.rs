@@ -3,21 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BEGIN_MAX, Error, Rollouts, WantedSkips, skips};
+use super::{BEGIN_MAX, Rollouts, take_over};
 use crate::api::{self, GenerationStatus};
 use crate::deployment::Deployment;
+use crate::deployments::{Error, GenerationChoice};
+use crate::exceptions::{WantedSkips, failure_noted};
 
 /// How long the response to a pause or a resume waits until it can confirm the new state.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
-
-/// Which generation of a deployment an operator means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GenerationChoice {
-    /// The active one.
-    Active,
-    /// The candidate.
-    Candidate,
-}
 
 /// What happens to applying.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +36,7 @@ async fn candidate_begins(deployment: &Deployment) {
                 runner.wait_until_settled(&before, SETTLE_MAX).await;
             }
             runner.wait_until_begun(BEGIN_MAX).await;
-            skips::failure_noted(deployment).await;
+            failure_noted(deployment).await;
         }
     };
     let _ = tokio::time::timeout(BEGIN_MAX, begun).await;
@@ -57,36 +50,34 @@ impl Rollouts {
         name: &str,
         choice: GenerationChoice,
     ) -> Result<api::Deployment, Error> {
-        let deployment = self.deployment(name)?;
-        let _changing = self.lock(&deployment).await?;
-        self.note_pause(&deployment, choice, PauseChange::Pause)
-            .await
+        let deployment = self.deployments.get(name)?;
+        let _changing = self.deployments.lock(&deployment).await?;
+        note_pause(self, &deployment, choice, PauseChange::Pause).await
     }
 
     /// Continues after a pause or a failure, and skips the given events, if any.
     pub async fn resume(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         choice: GenerationChoice,
         skips: Option<WantedSkips>,
     ) -> Result<api::Deployment, Error> {
         let is_candidate = choice == GenerationChoice::Candidate;
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         // Before the lock: the task that records the failure needs it.
         if is_candidate {
-            skips::failure_noted(&deployment).await;
+            failure_noted(&deployment).await;
         }
-        let changing = self.lock(&deployment).await?;
+        let changing = self.deployments.lock(&deployment).await?;
         if let Some(wanted) = skips {
             // Boxed, because a request without skips should not carry its large future.
-            Box::pin(self.decide(&deployment, choice, &wanted)).await?;
+            Box::pin(self.exceptions.decide(&deployment, choice, &wanted)).await?;
         }
         // One that an event stopped has no runner any more, and continues from its file.
         if is_candidate && let Some(stopped) = deployment.record().stopped_candidate() {
-            self.revive(&deployment, stopped.number).await?;
+            take_over::revive(self, &deployment, stopped.number).await?;
         } else {
-            self.note_pause(&deployment, choice, PauseChange::Resume)
-                .await?;
+            note_pause(self, &deployment, choice, PauseChange::Resume).await?;
         }
         // Without the lock: the first batch may take as long as its deadline.
         drop(changing);
@@ -100,17 +91,18 @@ impl Rollouts {
     /// Records that events missing from the stream up to its current head may be passed over. A
     /// candidate may also take over without events of the active generation that are gone.
     pub async fn accept_missing(&self, name: &str, choice: GenerationChoice) -> Result<(), Error> {
-        let deployment = self.deployment(name)?;
-        let _changing = self.lock(&deployment).await?;
+        let deployment = self.deployments.get(name)?;
+        let _changing = self.deployments.lock(&deployment).await?;
         let mut record = deployment.draft();
         let number = match (choice, record.stopped_candidate()) {
             // `resume` continues it from its file.
             (GenerationChoice::Candidate, Some(stopped)) => stopped.number,
-            _ => self.chosen(&record, choice)?.number,
+            _ => choice.of(&record)?.number,
         };
         let generation = record.generation_mut(number).expect("it was just found");
         // The head of now: what goes missing later stops it again.
         let through = self
+            .history
             .end_of(&generation.source)
             .await?
             .max(generation.accepts_missing_through);
@@ -120,7 +112,8 @@ impl Rollouts {
         }
         let state_file = generation.state_file;
         let detail = format!("generation {number}: events up to {through} may be missing");
-        self.commit(&deployment, record, "accept-missing", detail)
+        self.deployments
+            .commit(&deployment, record, "accept-missing", detail)
             .await?;
         // After the commit: what it passes over must be accepted by the record as well.
         if let Some(runner) = deployment.runner(state_file) {
@@ -128,46 +121,47 @@ impl Rollouts {
         }
         Ok(())
     }
+}
 
-    /// The caller holds the deployment's lock.
-    async fn note_pause(
-        &self,
-        deployment: &Arc<Deployment>,
-        choice: GenerationChoice,
-        change: PauseChange,
-    ) -> Result<api::Deployment, Error> {
-        let paused = change == PauseChange::Pause;
-        let mut record = deployment.draft();
-        let number = self.chosen(&record, choice)?.number;
-        let generation = record.generation_mut(number).expect("it was just found");
-        generation.paused = paused;
-        // A candidate continues when its turn in the queue comes; the task that drives it takes
-        // care of that.
-        let has_driver = !paused && generation.status == GenerationStatus::Building;
-        let runner = deployment
-            .runner(generation.state_file)
-            .filter(|_| !has_driver);
-        let action = if paused { "pause" } else { "resume" };
-        // Read before the request, so that `settles` can see the change.
-        let before = runner.as_ref().map(|runner| runner.now());
-        // What readers saw is made durable before the pause is: a restart finds no older state to
-        // rest at.
-        if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()).filter(|_| paused) {
-            runner.pause();
+/// The caller holds the deployment's lock.
+async fn note_pause(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    choice: GenerationChoice,
+    change: PauseChange,
+) -> Result<api::Deployment, Error> {
+    let paused = change == PauseChange::Pause;
+    let mut record = deployment.draft();
+    let number = choice.of(&record)?.number;
+    let generation = record.generation_mut(number).expect("it was just found");
+    generation.paused = paused;
+    // A candidate continues when its turn in the queue comes; the task that drives it takes
+    // care of that.
+    let has_driver = !paused && generation.status == GenerationStatus::Building;
+    let runner = deployment
+        .runner(generation.state_file)
+        .filter(|_| !has_driver);
+    let action = if paused { "pause" } else { "resume" };
+    // Read before the request, so that `settles` can see the change.
+    let before = runner.as_ref().map(|runner| runner.now());
+    // What readers saw is made durable before the pause is: a restart finds no older state to
+    // rest at.
+    if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()).filter(|_| paused) {
+        runner.pause();
+        runner.wait_until_settled(before, SETTLE_MAX).await;
+    }
+    let committed = rollouts
+        .deployments
+        .commit(deployment, record, action, format!("generation {number}"))
+        .await;
+    if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()) {
+        // A pause that could not be recorded is not a pause.
+        if committed.is_ok() != paused {
+            runner.resume();
             runner.wait_until_settled(before, SETTLE_MAX).await;
         }
-        let committed = self
-            .commit(deployment, record, action, format!("generation {number}"))
-            .await;
-        if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()) {
-            // A pause that could not be recorded is not a pause.
-            if committed.is_ok() != paused {
-                runner.resume();
-                runner.wait_until_settled(before, SETTLE_MAX).await;
-            }
-        }
-        // The runner is as it was before.
-        committed?;
-        Ok(deployment.info())
     }
+    // The runner is as it was before.
+    committed?;
+    Ok(deployment.info())
 }

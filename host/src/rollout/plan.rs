@@ -1,6 +1,7 @@
 //! Decides what a deploy does, and why, before anything is changed.
 
 use crate::api::{ModuleInfo, Start, Strategy};
+use crate::deployments::Impossible;
 use crate::state::catalogue::{Generation, Record};
 
 /// A requested deploy.
@@ -44,57 +45,14 @@ pub(super) enum Plan {
     },
 }
 
-/// Why a requested deploy is impossible.
-#[derive(Debug, thiserror::Error)]
-pub enum Impossible {
-    /// Another source has other positions.
-    #[error(
-        "{name} reads source {current}, whose positions have nothing to do with those of {wanted}; \
-         deploy it under another name with --name"
-    )]
-    OtherSource {
-        /// The deployment.
-        name: String,
-        /// The source that it reads.
-        current: String,
-        /// The requested source.
-        wanted: String,
-    },
-    /// To inherit leaves no state to compare with.
-    #[error(
-        "cannot inherit: an inherited state cannot be compared or promoted by hand; rebuild it"
-    )]
-    NothingToCompare,
-    /// To inherit a state with another version.
-    #[error(
-        "cannot inherit: state version {wanted} is not {current}; rebuild it, or give the module \
-         the same state version if both store the same"
-    )]
-    OtherVersion {
-        /// The version of the active generation.
-        current: u32,
-        /// The version of the module.
-        wanted: u32,
-    },
-    /// A projection cannot become a handler, nor the other way around.
-    #[error(
-        "{name} is a {current}, and the module is a {wanted}; deploy it under another name with \
-         --name"
-    )]
-    OtherKind {
-        /// The deployment.
-        name: String,
-        /// What it is.
-        current: String,
-        /// What the module is.
-        wanted: String,
-    },
-    /// To migrate without code for it.
-    #[error(
-        "cannot migrate: the module exports no `migrate`; add it (guest-sdk/rust has an example), \
-         or rebuild"
-    )]
-    NoMigration,
+impl Plan {
+    /// How the state of a new generation comes to be; none if it is not a new one.
+    pub(super) fn new_strategy(&self) -> Option<Strategy> {
+        match self {
+            Self::New { strategy, .. } => Some(*strategy),
+            Self::Unchanged { .. } | Self::Continue { .. } => None,
+        }
+    }
 }
 
 /// Decides what a deploy does.

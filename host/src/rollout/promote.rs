@@ -2,8 +2,9 @@
 
 use super::candidate::throttled;
 use super::cut_over::Switch;
-use super::{Error, Rollouts};
+use super::{Rollouts, cut_over, gate, rebuilds};
 use crate::api::{self, GenerationStatus, Promotion};
+use crate::deployments::{Error, candidate_of};
 use crate::state::catalogue::Generation;
 
 /// What a promotion requires.
@@ -11,8 +12,8 @@ use crate::state::catalogue::Generation;
 pub enum Demand {
     /// The gate, if there is one.
     Gate,
-    /// Nothing: the operator has looked at the differences.
-    Nothing,
+    /// Nothing: the operator has looked at the differences, and accepts them.
+    Force,
 }
 
 /// How fast a candidate is built that an operator promotes.
@@ -32,15 +33,15 @@ impl Rollouts {
         demand: Demand,
         speed: BuildSpeed,
     ) -> Result<api::CutOver, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         // Before the wait below, which would be in vain.
-        check_unpaused(name, self.candidate_of(&deployment.record())?)?;
+        check_unpaused(name, candidate_of(&deployment.record())?)?;
         // Without the lock: it waits until the candidate is ready.
         if speed == BuildSpeed::Unthrottled {
-            self.lift_throttle(name).await?;
+            rebuilds::lift_throttle(self, name).await?;
         }
-        let changing = self.lock(&deployment).await?;
-        let candidate = self.candidate_of(&deployment.record())?.clone();
+        let changing = self.deployments.lock(&deployment).await?;
+        let candidate = candidate_of(&deployment.record())?.clone();
         check_unpaused(name, &candidate)?;
         let info = deployment.generation_info(&candidate);
         if candidate.status != GenerationStatus::Ready {
@@ -64,13 +65,13 @@ impl Rollouts {
                 }
             )));
         }
-        // `pass_gate` takes the lock itself, and compares without it.
+        // `gate::pass` takes the lock itself, and compares without it.
         drop(changing);
         if demand == Demand::Gate && candidate.build.gate.is_some() {
-            self.pass_gate(&deployment, candidate.number).await?;
+            gate::pass(self, &deployment, candidate.number).await?;
         }
         // Looked up again: during the comparison, another deploy may have replaced the candidate.
-        let _changing = self.lock(&deployment).await?;
+        let _changing = self.deployments.lock(&deployment).await?;
         match deployment.record().candidate() {
             Some(still) if still.number == candidate.number => {}
             _ => {
@@ -80,8 +81,7 @@ impl Rollouts {
                 )));
             }
         }
-        self.switch(&deployment, candidate.number, Switch::CutOver)
-            .await
+        cut_over::switch(self, &deployment, candidate.number, Switch::CutOver).await
     }
 }
 

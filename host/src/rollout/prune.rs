@@ -3,110 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::crash_points;
-use super::{Error, Rollouts};
+use super::Rollouts;
+use crate::actor::blocking;
 use crate::api::{self, GenerationStatus};
 use crate::deployment::Deployment;
+use crate::deployments::{DryRun, Error, crash_points};
+use crate::runner::Runner;
 use crate::state::catalogue::{Generation, Record};
 
 impl Rollouts {
-    /// Retires previous generations beyond the number that is kept; returns whether anything
-    /// changed.
-    pub(super) fn limit_previous(&self, record: &mut Record) -> bool {
-        let keep = self.inner.config.rollout.keep_previous_generations;
-        let mut previous: Vec<(String, u64)> = record
-            .generations
-            .iter()
-            .filter(|generation| {
-                generation.status == GenerationStatus::Previous && !is_needed(record, generation)
-            })
-            .map(|generation| (generation.status_since.clone(), generation.number))
-            .collect();
-        // By time and not by number: a rollback makes an older number the newer previous
-        // generation.
-        previous.sort();
-        let surplus = previous.len().saturating_sub(keep);
-        for (_, number) in &previous[..surplus] {
-            let generation = record.generation_mut(*number).expect("it was just found");
-            generation.enter(
-                GenerationStatus::Retired,
-                format!("of the previous generations, {keep} may stay for a rollback"),
-            );
-        }
-        surplus > 0
-    }
-
-    /// Ends runners whose files no generation uses any more, and removes those files.
-    pub(super) async fn end_unused(&self, deployment: &Arc<Deployment>) {
-        let record = deployment.record();
-        // The record decides, and was committed by the caller: no file goes that a restart would
-        // look for.
-        let unused: Vec<u64> = deployment
-            .running_files()
-            .into_iter()
-            .filter(|state_file| !record.uses_file(*state_file))
-            .collect();
-        for state_file in unused {
-            if let Some(runner) = deployment.take_runner(state_file) {
-                self.end(runner).await;
-            }
-        }
-        self.remove_leftovers().await;
-    }
-
     /// Retires previous generations that were kept for long enough.
-    pub(crate) fn retire_previous(&self) {
-        let keep = self.inner.config.rollout.keep_previous;
-        for deployment in self.deployments() {
+    pub(crate) fn retire_previous(self: &Arc<Self>) {
+        let keep = self.config.rollout.keep_previous;
+        for deployment in self.deployments.all() {
             // A look without the lock; `retire` looks again with it.
             if deployment.with_record(|record| over(record, keep).is_empty()) {
                 continue;
             }
-            let host = self.clone();
+            let rollouts = Arc::clone(self);
             // The lock of the deployment may take long to get.
             let name = deployment.name().to_owned();
-            self.chore("retire", &name, async move {
-                host.retire(&deployment, keep).await;
+            self.deployments.chore("retire", &name, async move {
+                retire(&rollouts, &deployment, keep).await;
             });
         }
-    }
-
-    async fn retire(&self, deployment: &Arc<Deployment>, keep: Duration) {
-        let Ok(_changing) = self.lock(deployment).await else {
-            return;
-        };
-        let mut record = deployment.draft();
-        let over = over(&record, keep);
-        if over.is_empty() {
-            return;
-        }
-        for number in over {
-            let kept = humantime::format_duration(keep);
-            let generation = record.generation_mut(number).expect("it was just found");
-            generation.enter(
-                GenerationStatus::Retired,
-                format!("was kept for a rollback for {kept}"),
-            );
-        }
-        match self
-            .commit(
-                deployment,
-                record,
-                "retire",
-                "rollout.keep_previous has passed".to_owned(),
-            )
-            .await
-        {
-            Ok(()) => crash_points::reached("retire-recorded"),
-            Err(error) => {
-                tracing::error!(
-                    deployment = deployment.name(),
-                    %error,
-                    "could not retire a generation"
-                );
-            }
-        }
-        self.end_unused(deployment).await;
     }
 
     /// Removes all but the newest `keep` inactive generations, and their files. A candidate stays.
@@ -114,10 +34,10 @@ impl Rollouts {
         &self,
         name: &str,
         keep: usize,
-        dry_run: bool,
+        dry_run: DryRun,
     ) -> Result<api::Pruned, Error> {
-        let deployment = self.deployment(name)?;
-        let _changing = self.lock(&deployment).await?;
+        let deployment = self.deployments.get(name)?;
+        let _changing = self.deployments.lock(&deployment).await?;
         let mut record = deployment.draft();
         let may_go = |generation: &Generation| {
             let serves = generation.number == record.active || generation.status.is_candidate();
@@ -153,29 +73,113 @@ impl Rollouts {
         files.dedup();
         let bytes = files
             .iter()
-            .map(|file| size(&self.inner.folder.state(name, *file)))
+            .map(|file| size(&self.deployments.folder.state(name, *file)))
             .sum();
         // A dry run reports the same figures, and changes nothing.
-        if !dry_run && !gone.is_empty() {
+        if dry_run == DryRun::No && !gone.is_empty() {
             record
                 .generations
                 .retain(|generation| !gone.contains(&generation.number));
-            self.commit(
-                &deployment,
-                record,
-                "prune",
-                format!("generations {gone:?}"),
-            )
-            .await?;
+            self.deployments
+                .commit(
+                    &deployment,
+                    record,
+                    "prune",
+                    format!("generations {gone:?}"),
+                )
+                .await?;
             crash_points::reached("prune-recorded");
-            self.end_unused(&deployment).await;
+            end_unused(self, &deployment).await;
         }
         Ok(api::Pruned {
             generations: gone,
             bytes,
-            dry_run,
+            dry_run: dry_run == DryRun::Yes,
         })
     }
+}
+
+/// Retires previous generations beyond the number that is kept; returns whether anything
+/// changed.
+pub(super) fn limit_previous(rollouts: &Rollouts, record: &mut Record) -> bool {
+    let keep = rollouts.config.rollout.keep_previous_generations;
+    let mut previous: Vec<(String, u64)> = record
+        .generations
+        .iter()
+        .filter(|generation| {
+            generation.status == GenerationStatus::Previous && !is_needed(record, generation)
+        })
+        .map(|generation| (generation.status_since.clone(), generation.number))
+        .collect();
+    // By time and not by number: a rollback makes an older number the newer previous
+    // generation.
+    previous.sort();
+    let surplus = previous.len().saturating_sub(keep);
+    for (_, number) in &previous[..surplus] {
+        let generation = record.generation_mut(*number).expect("it was just found");
+        generation.enter(
+            GenerationStatus::Retired,
+            format!("of the previous generations, {keep} may stay for a rollback"),
+        );
+    }
+    surplus > 0
+}
+
+/// Ends runners whose files no generation uses any more, and removes those files.
+pub(super) async fn end_unused(rollouts: &Rollouts, deployment: &Arc<Deployment>) {
+    let record = deployment.record();
+    // The record decides, and was committed by the caller: no file goes that a restart would
+    // look for.
+    let unused: Vec<u64> = deployment
+        .running_files()
+        .into_iter()
+        .filter(|state_file| !record.uses_file(*state_file))
+        .collect();
+    for state_file in unused {
+        if let Some(runner) = deployment.take_runner(state_file) {
+            end_runner(runner).await;
+        }
+    }
+    rollouts.deployments.remove_leftovers().await;
+}
+
+async fn retire(rollouts: &Rollouts, deployment: &Arc<Deployment>, keep: Duration) {
+    let Ok(_changing) = rollouts.deployments.lock(deployment).await else {
+        return;
+    };
+    let mut record = deployment.draft();
+    let over = over(&record, keep);
+    if over.is_empty() {
+        return;
+    }
+    for number in over {
+        let kept = humantime::format_duration(keep);
+        let generation = record.generation_mut(number).expect("it was just found");
+        generation.enter(
+            GenerationStatus::Retired,
+            format!("was kept for a rollback for {kept}"),
+        );
+    }
+    match rollouts
+        .deployments
+        .commit(
+            deployment,
+            record,
+            "retire",
+            "rollout.keep_previous has passed".to_owned(),
+        )
+        .await
+    {
+        Ok(()) => crash_points::reached("retire-recorded"),
+        Err(error) => {
+            tracing::error!(
+                deployment = deployment.name(),
+                %error,
+                "could not retire a generation"
+            );
+        }
+    }
+    end_unused(rollouts, deployment).await;
 }
 
 /// Previous generations that were kept for long enough.
@@ -190,7 +194,7 @@ fn over(record: &Record, keep: Duration) -> Vec<u64> {
 /// Whether a generation would be restored if the one on probation failed.
 fn is_needed(record: &Record, generation: &Generation) -> bool {
     record
-        .to_put_back()
+        .to_restore()
         .is_some_and(|needed| needed.number == generation.number)
 }
 
@@ -206,4 +210,10 @@ fn is_over(generation: &Generation, keep: Duration) -> bool {
 
 fn size(path: &std::path::Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// Ends a runner.
+pub(crate) async fn end_runner(runner: Arc<Runner>) {
+    runner.ask_to_stop();
+    blocking(move || runner.join()).await;
 }

@@ -1,24 +1,22 @@
 //! Partial rebuilds: folds the entries of one key, or of a prefix of keys, again without touching
 //! the others.
 //!
-//! A scratch runner folds the key's events. When it is at the position of the active generation,
+//! A side fold folds the key's events. When it is at the position of the active generation,
 //! its entries replace the entries of the key in the active state, in one step. This is refused if
-//! the fold depended on what other events wrote, because the scratch state does not have that.
+//! the fold depended on what other events wrote, because the side fold does not have that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::align::align;
+use super::Rollouts;
 use super::belongings::{self, Ahead};
-use super::history::{self, Accepted};
 use super::key_part::{KeyPart, Keys, NoPart, Ownership};
-use super::side_fold::{Scratch, ScratchOptions};
-use super::{Error, Rollouts};
-use super::{crash_points, gate, parked_rules};
 use crate::actor::blocking;
 use crate::api;
 use crate::deployment::Deployment;
+use crate::deployments::{Error, FILTERED_HOLD_MAX, MissingEvents, align, crash_points};
 use crate::event::Payload;
+use crate::history::{Accepted, SideFold, SideFoldOptions, lacking, lacking_in_words};
 use crate::runner::Runner;
 use crate::state::catalogue::Generation;
 use crate::state::exceptions::{Past, Skips};
@@ -33,25 +31,26 @@ const NEAR_EVENTS: u64 = 2_048;
 impl Rollouts {
     /// Folds the events of some keys again, and replaces their entries with the result.
     ///
-    /// If the stream has lost events that were applied, this is refused unless `accept_missing` is
-    /// set.
+    /// If the stream has lost events that were applied, this is refused unless `missing` accepts
+    /// that.
     pub async fn rebuild_part(
         &self,
         name: &str,
         keys: Keys,
-        accept_missing: bool,
+        missing: MissingEvents,
     ) -> Result<api::PartialRebuild, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         // Before the fold, which may take hours; parked events are looked for again under the hold.
-        self.check_history(&deployment).await?;
-        parked_rules::refuse_part(&deployment, &keys)?;
+        self.history.check_history(&deployment).await?;
+        refuse_parked(&deployment, &keys)?;
         let mut generation = deployment.record().active().clone();
         let advice = "accept the loss with --accept-missing, or keep the existing state";
         let accepted = self
-            .may_refold(&deployment, &generation.source, accept_missing, advice)
+            .history
+            .may_refold(&deployment, &generation.source, missing, advice)
             .await?;
         accepted.apply(&mut generation);
-        let module = self.module_of(&generation).await?;
+        let module = self.runners.module_of(&generation).await?;
         let manifest = module.manifest();
         // Timers fire by name, and nothing says to which key they belong.
         if manifest.sets_timers {
@@ -68,175 +67,161 @@ impl Rollouts {
         // What was parked and applied later is folded at its own place: the order of a key is the
         // same.
         let skips = deployment.skips_as_folded()?.with_past(Past::default());
-        let options = ScratchOptions {
+        let options = SideFoldOptions {
             part: Some(Arc::new(part)),
             skips: skips.clone(),
-            ..ScratchOptions::default()
+            ..SideFoldOptions::default()
         };
         // It costs as much as a rebuild, and waits for its turn like one.
-        let ticket = self.inner.rebuilds.enter();
+        let ticket = self.rebuilds.enter();
         ticket.turn(|_| ()).await;
-        let scratch = self
-            .start_scratch(&deployment.record(), &generation, module, options)
+        let fold = self
+            .history
+            .start_side_fold(&deployment.record(), &generation, module, options)
             .await?;
         // Near the end first, so that the hold is short.
-        scratch
-            .unless_stuck(scratch.comes_near(NEAR_EVENTS))
-            .await?;
+        fold.unless_stuck(fold.comes_near(NEAR_EVENTS)).await?;
         // Slow work is done before anything is held.
         let ahead = look_ahead(&deployment.active(), &reads, &keys, name).await?;
-        let done = self
-            .put_in_place(
-                &deployment,
-                &generation,
-                &scratch,
-                Chosen {
-                    keys,
-                    reads,
-                    ahead,
-                    accepted: accepted.clone(),
-                    accepts: accept_missing,
-                    is_narrower: filtered_by_server,
-                    skips,
-                },
-            )
-            .await?;
+        let done = put_in_place(
+            self,
+            &deployment,
+            &generation,
+            &fold,
+            Chosen {
+                keys,
+                reads,
+                ahead,
+                accepted: accepted.clone(),
+                accepts: missing == MissingEvents::Accept,
+                is_narrower: filtered_by_server,
+                skips,
+            },
+        )
+        .await?;
         let store = deployment.active().store();
-        let missing = store.map_or(0, |store| store.snapshot().missing_count());
+        let missing_events = store.map_or(0, |store| store.snapshot().missing_count());
         // Past states that were built before would show the old entries.
-        self.inner.past_states.forget(name);
-        let (folder, state_file) = (self.inner.folder.snapshots(name), generation.state_file);
-        blocking(move || super::snapshots::remove_all_of(&folder, state_file)).await;
+        self.history
+            .forget_all_of(name, generation.state_file)
+            .await;
         Ok(api::PartialRebuild {
             events: folded.load(std::sync::atomic::Ordering::Relaxed),
             filtered_by_server,
             lacks: accepted.lacks,
-            missing_events: missing,
+            missing_events,
             ..done
         })
     }
+}
 
-    /// Holds both states at one position, and replaces entries of one with those of the other.
-    async fn put_in_place(
-        &self,
-        deployment: &Arc<Deployment>,
-        generation: &Generation,
-        scratch: &Scratch,
-        chosen: Chosen,
-    ) -> Result<api::PartialRebuild, Error> {
-        let name = deployment.name();
-        let _changing = self.lock(deployment).await?;
-        // The fold has the module of that generation.
-        if deployment.record().active != generation.number {
-            return Err(Error::Conflict(format!(
-                "another generation of {name} became active meanwhile; try again"
-            )));
-        }
-        let serving = deployment.active();
-        // If the server filters for a reader, the reader learns only now and then that it has
-        // passed the events of others.
-        let at_most = self
-            .inner
-            .config
-            .rollout
-            .hold_max
-            .max(super::FILTERED_HOLD_MAX);
-        let aligned = align(&serving, &scratch.runner, at_most).await;
-        let aligned = aligned.map_err(|missed| Error::Conflict(format!("{missed}; try again")))?;
-        // Again, now that nothing moves.
-        parked_rules::refuse_part(deployment, &chosen.keys)?;
-        let (ours, theirs) = gate::snapshots(&aligned, &serving, &scratch.runner)?;
-        let missing = self.lacking_in_part(generation, (&ours, &theirs), &chosen)?;
-        let skipped = theirs.exceptions().into_keys().collect();
-        let changed = match ours.position() {
-            position if position == chosen.ahead.position => Some(Vec::new()),
-            // None if more changed than is remembered: everything is then examined again, during
-            // the hold.
-            _ => ours.changed_since(chosen.ahead.position, ""),
-        };
-        let selection = chosen.keys.text();
-        let made = blocking(move || make_patch(&ours, &theirs, &chosen, changed));
-        let (patch, left) = made.await.map_err(|error| error.into_error(name))?;
-        let (written, removed) =
-            patch
-                .values()
-                .fold((0, 0), |(written, removed), value| match value {
-                    Some(_) => (written + 1, removed),
-                    None => (written, removed + 1),
-                });
-        let position = aligned.position;
-        let detail =
-            format!("{selection} at position {position}: {written} written, {removed} removed");
-        if !patch.is_empty() {
-            // Before and after: a reader in between may have read the old entries.
-            self.note_repair(deployment, "rebuild-part-begun", detail.clone())
-                .await?;
-            serving.patch(patch, missing).await?;
-        }
-        drop(aligned);
-        crash_points::reached("partial-applied");
-        self.note_repair(deployment, "rebuild-part", detail).await?;
-        Ok(api::PartialRebuild {
-            selection,
-            position,
-            events: 0,
-            written,
-            removed,
-            left,
-            filtered_by_server: false,
-            skipped,
-            lacks: None,
-            missing_events: 0,
-        })
+/// Holds both states at one position, and replaces entries of one with those of the other.
+async fn put_in_place(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    generation: &Generation,
+    fold: &SideFold,
+    chosen: Chosen,
+) -> Result<api::PartialRebuild, Error> {
+    let name = deployment.name();
+    let _changing = rollouts.deployments.lock(deployment).await?;
+    // The fold has the module of that generation.
+    if deployment.record().active != generation.number {
+        return Err(Error::Conflict(format!(
+            "another generation of {name} became active meanwhile; try again"
+        )));
     }
+    let serving = deployment.active();
+    // If the server filters for a reader, the reader learns only now and then that it has
+    // passed the events of others.
+    let at_most = rollouts.config.rollout.hold_max.max(FILTERED_HOLD_MAX);
+    let aligned = align(&serving, &fold.runner, at_most).await;
+    let aligned = aligned.map_err(|missed| Error::Conflict(format!("{missed}; try again")))?;
+    // Again, now that nothing moves.
+    refuse_parked(deployment, &chosen.keys)?;
+    let (ours, theirs) = aligned.snapshots(&serving, &fold.runner)?;
+    let missing = lacking_in_part(rollouts, generation, (&ours, &theirs), &chosen)?;
+    let skipped = theirs.exceptions().into_keys().collect();
+    let changed = match ours.position() {
+        position if position == chosen.ahead.position => Some(Vec::new()),
+        // None if more changed than is remembered: everything is then examined again, during
+        // the hold.
+        _ => ours.changed_since(chosen.ahead.position, ""),
+    };
+    let selection = chosen.keys.text();
+    let made = blocking(move || make_patch(&ours, &theirs, &chosen, changed));
+    let (patch, left) = made.await.map_err(|error| error.into_error(name))?;
+    let (written, removed) = patch
+        .values()
+        .fold((0, 0), |(written, removed), value| match value {
+            Some(_) => (written + 1, removed),
+            None => (written, removed + 1),
+        });
+    let position = aligned.position;
+    let detail =
+        format!("{selection} at position {position}: {written} written, {removed} removed");
+    if !patch.is_empty() {
+        // Before and after: a reader in between may have read the old entries.
+        rollouts
+            .deployments
+            .note_repair(deployment, "rebuild-part-begun", detail.clone())
+            .await?;
+        serving.patch(patch, missing).await?;
+    }
+    drop(aligned);
+    crash_points::reached("partial-applied");
+    rollouts
+        .deployments
+        .note_repair(deployment, "rebuild-part", detail)
+        .await?;
+    Ok(api::PartialRebuild {
+        selection,
+        position,
+        events: 0,
+        written,
+        removed,
+        left,
+        filtered_by_server: false,
+        skipped,
+        lacks: None,
+        missing_events: 0,
+    })
+}
 
-    /// How many events, at most, the new entries lack that the active state has; refused if nobody
-    /// accepts that.
-    fn lacking_in_part(
-        &self,
-        generation: &Generation,
-        (ours, theirs): (&Snapshot, &Snapshot),
-        chosen: &Chosen,
-    ) -> Result<u64, Error> {
-        let missing = |snapshot: &Snapshot| snapshot.checkpoint().map_or(0, |known| known.missing);
-        // What the stream shows to be missing, before the fold and in it.
-        let shown = missing(theirs)
-            .saturating_sub(missing(ours))
-            .max(chosen.accepted.count);
-        // A fold of fewer events than the active state has cannot be compared.
-        let by_count = history::lacking(ours, theirs, &chosen.skips)
-            .filter(|_| !chosen.is_narrower && generation.subjects_from == 0)
-            .unwrap_or(0);
-        let source = self.inner.sources.get(&generation.source);
-        let counts = source.is_some_and(|source| source.on_missing().is_count());
-        if by_count > 0 && !chosen.accepts && !counts {
-            let stream = source.map(|source| source.stream()).unwrap_or_default();
-            return Err(Error::Refused(format!(
-                "{}, so a fold from the beginning would lack them; accept the loss with \
-                 --accept-missing, or keep the existing state",
-                history::lacking_in_words(by_count, &stream)
-            )));
-        }
-        Ok(shown.max(by_count))
+/// How many events, at most, the new entries lack that the active state has; refused if nobody
+/// accepts that.
+fn lacking_in_part(
+    rollouts: &Rollouts,
+    generation: &Generation,
+    (ours, theirs): (&Snapshot, &Snapshot),
+    chosen: &Chosen,
+) -> Result<u64, Error> {
+    let missing = |snapshot: &Snapshot| snapshot.checkpoint().map_or(0, |known| known.missing);
+    // What the stream shows to be missing, before the fold and in it.
+    let shown = missing(theirs)
+        .saturating_sub(missing(ours))
+        .max(chosen.accepted.count);
+    // A fold of fewer events than the active state has cannot be compared.
+    let by_count = lacking(ours, theirs, &chosen.skips)
+        .filter(|_| !chosen.is_narrower && generation.subjects_from == 0)
+        .unwrap_or(0);
+    let source = rollouts.sources.get(&generation.source);
+    let counts = source.is_some_and(|source| source.on_missing().is_count());
+    if by_count > 0 && !chosen.accepts && !counts {
+        let stream = source.map(|source| source.stream()).unwrap_or_default();
+        return Err(Error::Refused(format!(
+            "{}, so a fold from the beginning would lack them; accept the loss with \
+             --accept-missing, or keep the existing state",
+            lacking_in_words(by_count, &stream)
+        )));
     }
-
-    /// Records that earlier reads no longer match their position.
-    pub(super) async fn note_repair(
-        &self,
-        deployment: &Deployment,
-        action: &str,
-        detail: String,
-    ) -> Result<(), Error> {
-        let mut record = deployment.draft();
-        record.repairs += 1;
-        self.commit(deployment, record, action, detail).await
-    }
+    Ok(shown.max(by_count))
 }
 
 /// The replacement.
 struct Chosen {
     keys: Keys,
-    /// What the scratch fold read and wrote.
+    /// What the side fold read and wrote.
     reads: Arc<Reads>,
     ahead: Ahead,
     /// Which events it may lack.
@@ -293,7 +278,7 @@ impl From<state::Error> for PatchError {
     }
 }
 
-/// What to write and remove so that the keys' entries equal those of the scratch fold, and which
+/// What to write and remove so that the keys' entries equal those of the side fold, and which
 /// entries stay because nobody knows to which key they belong. `changed` has the keys that changed
 /// since the examination, if known. Blocking.
 fn make_patch(
@@ -365,4 +350,21 @@ fn within_limit(entries: usize) -> Result<(), PatchError> {
     Err(PatchError::Refused(format!(
         "it would change more than {ENTRIES_MAX} entries; choose fewer keys, or rebuild everything"
     )))
+}
+
+/// Refuses to fold keys from scratch of which events are parked.
+fn refuse_parked(deployment: &Deployment, keys: &Keys) -> Result<(), Error> {
+    let store = deployment.active().store();
+    // A state that is not open is asked again under the hold.
+    let parked = store.map(|store| store.parked_keys()).unwrap_or_default();
+    match parked.keys().find(|key| keys.has(key)) {
+        None => Ok(()),
+        Some(key) => Err(Error::Refused(format!(
+            "cannot rebuild `{key}`: events of it are parked; `foldstream parked retry {0}` \
+             applies them, `foldstream \
+             parked drop {0}` leaves them out, and a rebuild of all of {0} gives a state without \
+             parked events",
+            deployment.name()
+        ))),
+    }
 }

@@ -1,10 +1,13 @@
 //! What operators do with candidates: rebuild, list, throttle and abort them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Error, Rollouts};
+use super::Rollouts;
+use super::{build, deploy, prune};
 use crate::api::{self, DeploymentState, GenerationStatus, Promotion};
 use crate::deployment::Deployment;
+use crate::deployments::{Error, candidate_of, check_gate, throttle};
 use crate::state::catalogue::Generation;
 
 /// How long a promotion that lifts the throttle waits until the candidate is ready.
@@ -13,40 +16,42 @@ const LIFTED_WAIT_MAX: Duration = Duration::from_secs(10);
 impl Rollouts {
     /// Discards a candidate.
     pub async fn abort(&self, name: &str) -> Result<api::Deployment, Error> {
-        let deployment = self.deployment(name)?;
-        let _changing = self.lock(&deployment).await?;
+        let deployment = self.deployments.get(name)?;
+        let _changing = self.deployments.lock(&deployment).await?;
         let mut record = deployment.draft();
-        let number = self.candidate_of(&record)?.number;
+        let number = candidate_of(&record)?.number;
         let generation = record.generation_mut(number).expect("it was just found");
         generation.enter(GenerationStatus::Retired, "aborted by an operator");
-        self.commit(&deployment, record, "abort", format!("generation {number}"))
+        self.deployments
+            .commit(&deployment, record, "abort", format!("generation {number}"))
             .await?;
-        self.end_unused(&deployment).await;
+        prune::end_unused(self, &deployment).await;
         Ok(deployment.info())
     }
 
     /// Rebuilds the state of the active module alongside the active generation. If the owner of its
     /// effects is gone, the new state continues them from an event on, as an operator accepts.
     pub async fn rebuild(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         build: api::BuildSettings,
         lost_effects_from: Option<api::EffectsFrom>,
     ) -> Result<api::Deployed, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         // Before the lock: a gate that is not valid needs nothing of the deployment.
         if let Some(gate) = &build.gate {
-            super::check_gate(gate)?;
+            check_gate(gate)?;
         }
-        let _changing = self.lock(&deployment).await?;
+        let _changing = self.deployments.lock(&deployment).await?;
         // The record does not change any more while the lock is held.
         let record = deployment.record();
         let advice = "accept the loss with --accept-missing, or keep the existing state";
         let accepted = self
+            .history
             .may_refold(
                 &deployment,
                 &record.active().source,
-                build.accept_missing,
+                build.accept_missing.into(),
                 advice,
             )
             .await?;
@@ -54,24 +59,23 @@ impl Rollouts {
         let mut reason = accepted.explain("a rebuild was requested".to_owned());
         let mut lost_effects_after = None;
         if let Some(from) = lost_effects_from {
-            let (after, given_up) = self.give_up_effects(&deployment, from).await?;
+            let (after, given_up) = self.handlers.give_up_effects(&deployment, from).await?;
             lost_effects_after = Some(after);
             reason.push_str(&format!("; {given_up}"));
         }
         let mut generation = record.active().to_rebuild(number, build, reason.clone());
         generation.lost_effects_after = lost_effects_after;
         accepted.apply(&mut generation);
-        self.add_candidate(&deployment, generation, "rebuild")
-            .await?;
-        Ok(self
-            .deployed(
-                &deployment,
-                api::DeployOutcome::Rebuilding,
-                number,
-                reason,
-                0,
-            )
-            .await)
+        build::add_candidate(self, &deployment, generation, "rebuild").await?;
+        Ok(deploy::deployed(
+            self,
+            &deployment,
+            api::DeployOutcome::Rebuilding,
+            number,
+            reason,
+            0,
+        )
+        .await)
     }
 
     /// Changes the limits on the speed of a candidate.
@@ -81,24 +85,22 @@ impl Rollouts {
         max_rate: Option<u64>,
         cpu_percent: Option<u8>,
     ) -> Result<api::Deployment, Error> {
-        let deployment = self.deployment(name)?;
-        let _changing = self.lock(&deployment).await?;
+        let deployment = self.deployments.get(name)?;
+        let _changing = self.deployments.lock(&deployment).await?;
         let mut record = deployment.draft();
-        let number = self.candidate_of(&record)?.number;
+        let number = candidate_of(&record)?.number;
         let generation = record.generation_mut(number).expect("it was just found");
         generation.build.max_rate = max_rate;
         generation.build.cpu_percent = cpu_percent;
-        let (throttle, state_file) = (
-            super::rollouts::throttle(&generation.build),
-            generation.state_file,
-        );
-        self.commit(
-            &deployment,
-            record,
-            "throttle",
-            format!("generation {number}"),
-        )
-        .await?;
+        let (throttle, state_file) = (throttle(&generation.build), generation.state_file);
+        self.deployments
+            .commit(
+                &deployment,
+                record,
+                "throttle",
+                format!("generation {number}"),
+            )
+            .await?;
         // After the commit, so that a restart and the runner agree on the limits.
         if let Some(runner) = deployment.runner(state_file) {
             runner.set_throttle(throttle);
@@ -106,25 +108,11 @@ impl Rollouts {
         Ok(deployment.info())
     }
 
-    /// Lifts the limits of the candidate, and waits for a while until it is ready.
-    pub(super) async fn lift_throttle(&self, name: &str) -> Result<(), Error> {
-        self.throttle(name, None, None).await?;
-        let deployment = self.deployment(name)?;
-        // It is over as soon as the candidate is ready, failed, or gone.
-        let built = deployment.until(|record| {
-            let is_building =
-                |candidate: &Generation| candidate.status == GenerationStatus::Building;
-            (!record.candidate().is_some_and(is_building)).then_some(())
-        });
-        // It only observes.
-        let _ = tokio::time::timeout(LIFTED_WAIT_MAX, built).await;
-        Ok(())
-    }
-
     /// All rebuilds: running ones first, then waiting ones in order.
     pub fn rebuilds(&self) -> api::RebuildList {
         let mut rebuilds: Vec<_> = self
-            .deployments()
+            .deployments
+            .all()
             .iter()
             .filter_map(|deployment| rebuild_of(deployment))
             .collect();
@@ -134,9 +122,23 @@ impl Rollouts {
         });
         api::RebuildList {
             rebuilds,
-            at_once: self.inner.rebuilds.at_once() as u64,
+            at_once: self.rebuilds.at_once() as u64,
         }
     }
+}
+
+/// Lifts the limits of the candidate, and waits for a while until it is ready.
+pub(super) async fn lift_throttle(rollouts: &Rollouts, name: &str) -> Result<(), Error> {
+    rollouts.throttle(name, None, None).await?;
+    let deployment = rollouts.deployments.get(name)?;
+    // It is over as soon as the candidate is ready, failed, or gone.
+    let built = deployment.until(|record| {
+        let is_building = |candidate: &Generation| candidate.status == GenerationStatus::Building;
+        (!record.candidate().is_some_and(is_building)).then_some(())
+    });
+    // It only observes.
+    let _ = tokio::time::timeout(LIFTED_WAIT_MAX, built).await;
+    Ok(())
 }
 
 fn rebuild_of(deployment: &Deployment) -> Option<api::Rebuild> {

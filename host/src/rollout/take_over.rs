@@ -6,353 +6,367 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Rollouts;
 use super::candidate::{Stopped, check_ahead, waits_for_operator};
 use super::cut_over::Switch;
-use super::{Error, Rollouts, crash_points};
+use super::{build, candidate, cut_over, gate, prune};
 use crate::api::{self, DeploymentState, GenerationStatus, Promotion};
 use crate::deployment::Deployment;
+use crate::deployments::{Error, crash_points};
 use crate::state::catalogue::Generation;
 
 /// Pause after a missed cut-over; it doubles up to the maximum.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-impl Rollouts {
-    /// Records that a candidate is ready, and lets it take over as soon as it can, if it should.
-    pub(super) async fn bring_in(&self, deployment: &Arc<Deployment>, number: u64) {
-        let mut pause = RETRY_PAUSE.0;
-        // Nothing but a retry is possible: the build is done, and only its record is missing.
-        while let Err(error) = self.note_ready(deployment, number).await {
-            let name = deployment.name();
-            tracing::error!(
-                deployment = name,
-                generation = number,
-                %error,
-                "could not record that a candidate is ready"
-            );
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_PAUSE.1);
-        }
-        crash_points::reached("build-ready");
-        // The second pause is for the cut-over, and starts short again.
-        pause = RETRY_PAUSE.0;
-        loop {
-            let Some(generation) = self.candidate(deployment, number) else {
-                return;
-            };
-            // Looked at before each attempt: it may have failed at an event since it was ready.
-            let runner = deployment.runner(generation.state_file);
-            if let Some(stopped) = runner
-                .as_ref()
-                .and_then(|runner| Stopped::of(&runner.now(), deployment.name()))
-            {
-                return self.give_up(deployment, number, &stopped).await;
-            }
-            let stops = async {
-                match &runner {
-                    Some(runner) => runner.wait_until_stopped().await,
-                    None => std::future::pending().await,
-                }
-            };
-            // Nothing to do but to watch it, for as long as the operator takes.
-            if waits_for_operator(&generation) {
-                // It may fail, or get another gate, before anybody promotes it.
-                tokio::select! {
-                    () = stops => {}
-                    () = self.candidate_until(deployment, number, |candidate| !waits_for_operator(candidate)) => {}
-                }
-                pause = RETRY_PAUSE.0;
-                continue;
-            }
-            let done = match generation.build.promote {
-                // With promotion by hand only the comparison is left to do.
-                Promotion::Manual => self.pass_gate(deployment, number).await,
-                Promotion::Auto => self.try_to_take_over(deployment, number).await,
-            };
-            match done {
-                // It passed its gate, and is watched until somebody promotes it.
-                Ok(()) if generation.build.promote == Promotion::Manual => continue,
-                Ok(()) => return,
-                // Another attempt would find the same; an operator accepts it, or aborts.
-                Err(Error::Lacking { events, message }) => {
-                    if self.hold_back(deployment, number, events, &message).await {
-                        let is_free = |candidate: &Generation| candidate.lacks_events == 0;
-                        tokio::select! {
-                            () = stops => {}
-                            () = self.candidate_until(deployment, number, is_free) => {}
-                        }
-                        pause = RETRY_PAUSE.0;
-                        continue;
-                    }
-                }
-                Err(error) => {
-                    tracing::info!(
-                        deployment = deployment.name(),
-                        generation = number,
-                        %error,
-                        "not taken over yet"
-                    );
-                }
-            }
-            // It only observes: a failed candidate is given up at once.
-            let _ = tokio::time::timeout(pause, stops).await;
-            pause = (pause * 2).min(RETRY_PAUSE.1);
-        }
-    }
-
-    async fn note_ready(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
-        // The host stops, or the deployment is gone: there is nothing left to record.
-        let Ok(_changing) = self.lock(deployment).await else {
-            return Ok(());
-        };
-        let Some(candidate) = self.candidate(deployment, number) else {
-            return Ok(());
-        };
-        if candidate.status == GenerationStatus::Ready {
-            // It was ready before the host restarted, and the reason why it waits still applies.
-            return Ok(());
-        }
-        let mut record = deployment.draft();
-        let generation = record
-            .generation_mut(number)
-            .expect("it was just looked at");
-        let has_caught_up = deployment
-            .runner(generation.state_file)
-            .is_some_and(|runner| {
-                runner.now().state == DeploymentState::Live
-                    || self.is_with_lead(deployment, number, &runner)
-            });
-        // A cut-over folds the rest during its hold, so "close enough" is ready too.
-        let mut reason = if has_caught_up {
-            "caught up"
-        } else {
-            "close enough to the head to take over"
-        }
-        .to_owned();
-        if generation.build.promote == Promotion::Manual {
-            reason.push_str("; waits to be promoted");
-        }
-        generation.enter(GenerationStatus::Ready, reason);
-        self.commit(deployment, record, "ready", format!("generation {number}"))
-            .await
-    }
-
-    /// Records that a candidate is ready, and which events keep it from taking over; returns whether
-    /// it could.
-    async fn hold_back(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-        events: u64,
-        message: &str,
-    ) -> bool {
-        tracing::warn!(
-            deployment = deployment.name(),
+/// Records that a candidate is ready, and lets it take over as soon as it can, if it should.
+pub(super) async fn bring_in(rollouts: &Rollouts, deployment: &Arc<Deployment>, number: u64) {
+    let mut pause = RETRY_PAUSE.0;
+    // Nothing but a retry is possible: the build is done, and only its record is missing.
+    while let Err(error) = note_ready(rollouts, deployment, number).await {
+        let name = deployment.name();
+        tracing::error!(
+            deployment = name,
             generation = number,
-            reason = message,
-            "a candidate does not take over; the active generation keeps serving"
+            %error,
+            "could not record that a candidate is ready"
         );
-        let noted = async {
-            let _changing = self.lock(deployment).await?;
-            let mut record = deployment.draft();
-            let candidate = record
-                .generation_mut(number)
-                .filter(|candidate| candidate.status.is_candidate());
-            // Accepted, or gone, since the attempt.
-            let Some(candidate) = candidate.filter(|candidate| !candidate.may_lack()) else {
-                return Ok(());
-            };
-            candidate.lacks_events = events;
-            candidate.enter(GenerationStatus::Ready, message);
-            let detail = format!("generation {number}: {message}");
-            self.commit(deployment, record, "held-back", detail).await
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_PAUSE.1);
+    }
+    crash_points::reached("build-ready");
+    // The second pause is for the cut-over, and starts short again.
+    pause = RETRY_PAUSE.0;
+    loop {
+        let Some(generation) = candidate::find(deployment, number) else {
+            return;
         };
-        let noted: Result<(), Error> = noted.await;
-        if let Err(error) = noted.as_ref()
-            && !self.is_stopping()
+        // Looked at before each attempt: it may have failed at an event since it was ready.
+        let runner = deployment.runner(generation.state_file);
+        if let Some(stopped) = runner
+            .as_ref()
+            .and_then(|runner| Stopped::of(&runner.now(), deployment.name()))
         {
-            tracing::error!(
-                deployment = deployment.name(),
-                %error,
-                "could not record why a candidate does not take over yet"
-            );
+            return give_up(rollouts, deployment, number, &stopped).await;
         }
-        noted.is_ok()
-    }
-
-    /// One attempt to take over.
-    async fn try_to_take_over(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-    ) -> Result<(), Error> {
-        let Some(candidate) = self.candidate(deployment, number) else {
-            return Ok(());
+        let stops = async {
+            match &runner {
+                Some(runner) => runner.wait_until_stopped().await,
+                None => std::future::pending().await,
+            }
         };
-        // A comparison counts only against the generation that is active now.
-        let must_pass = |candidate: &Generation, active: u64| {
-            let passed = candidate.comparison.as_ref();
-            candidate.build.gate.is_some()
-                && !passed.is_some_and(|comparison| {
-                    comparison.refused == 0 && comparison.against == active
-                })
+        // Nothing to do but to watch it, for as long as the operator takes.
+        if waits_for_operator(&generation) {
+            // It may fail, or get another gate, before anybody promotes it.
+            tokio::select! {
+                () = stops => {}
+                () = candidate::until(deployment, number, |candidate| !waits_for_operator(candidate)) => {}
+            }
+            pause = RETRY_PAUSE.0;
+            continue;
+        }
+        let done = match generation.build.promote {
+            // With promotion by hand only the comparison is left to do.
+            Promotion::Manual => gate::pass(rollouts, deployment, number).await,
+            Promotion::Auto => try_to_take_over(rollouts, deployment, number).await,
         };
-        self.check_moving(deployment, &candidate)?;
-        if must_pass(&candidate, deployment.record().active) {
-            // Without the lock, which `pass_gate` takes itself, and only for its beginning and end.
-            self.pass_gate(deployment, number).await?;
+        match done {
+            // It passed its gate, and is watched until somebody promotes it.
+            Ok(()) if generation.build.promote == Promotion::Manual => continue,
+            Ok(()) => return,
+            // Another attempt would find the same; an operator accepts it, or aborts.
+            Err(Error::Lacking { events, message }) => {
+                if hold_back(rollouts, deployment, number, events, &message).await {
+                    let is_free = |candidate: &Generation| candidate.lacks_events == 0;
+                    tokio::select! {
+                        () = stops => {}
+                        () = candidate::until(deployment, number, is_free) => {}
+                    }
+                    pause = RETRY_PAUSE.0;
+                    continue;
+                }
+            }
+            Err(error) => {
+                tracing::info!(
+                    deployment = deployment.name(),
+                    generation = number,
+                    %error,
+                    "not taken over yet"
+                );
+            }
         }
-        // Everything is checked again: during the comparison others could change the deployment.
-        let _changing = self.lock(deployment).await?;
-        let Some(candidate) = self.candidate(deployment, number) else {
-            return Ok(());
-        };
-        self.check_moving(deployment, &candidate)?;
-        if must_pass(&candidate, deployment.record().active) {
-            return Err(Error::Conflict(
-                "another generation became active since the comparison".to_owned(),
-            ));
-        }
-        self.switch(deployment, number, Switch::CutOver)
-            .await
-            .map(drop)
+        // It only observes: a failed candidate is given up at once.
+        let _ = tokio::time::timeout(pause, stops).await;
+        pause = (pause * 2).min(RETRY_PAUSE.1);
     }
+}
 
-    /// A candidate does not take over if it or the deployment is paused.
-    fn check_moving(&self, deployment: &Deployment, candidate: &Generation) -> Result<(), Error> {
-        if deployment.record().active().paused {
-            return Err(Error::Conflict(
-                "the deployment is paused; resume or promote it".to_owned(),
-            ));
-        }
-        match deployment.runner(candidate.state_file) {
-            Some(runner) if runner.is_running() => check_ahead(&deployment.active(), &runner),
-            _ => Err(Error::Conflict(
-                "the candidate is paused or failed; resume or abort it".to_owned(),
-            )),
-        }
+async fn note_ready(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+) -> Result<(), Error> {
+    // The host stops, or the deployment is gone: there is nothing left to record.
+    let Ok(_changing) = rollouts.deployments.lock(deployment).await else {
+        return Ok(());
+    };
+    let Some(candidate) = candidate::find(deployment, number) else {
+        return Ok(());
+    };
+    if candidate.status == GenerationStatus::Ready {
+        // It was ready before the host restarted, and the reason why it waits still applies.
+        return Ok(());
     }
-
-    pub(super) async fn give_up(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-        stopped: &Stopped,
-    ) {
-        let reason = stopped.reason.as_str();
-        tracing::warn!(
-            deployment = deployment.name(),
-            generation = number,
-            reason,
-            "a candidate failed; the active generation keeps serving"
-        );
-        let mut pause = RETRY_PAUSE.0;
-        // Until it is recorded, the candidate would be driven again after a restart, so retry.
-        while let Err(error) = self.note_failed(deployment, number, stopped).await {
-            tracing::error!(
-                deployment = deployment.name(),
-                %error,
-                "could not record the failure of a candidate yet"
-            );
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_PAUSE.1);
-        }
+    let mut record = deployment.draft();
+    let generation = record
+        .generation_mut(number)
+        .expect("it was just looked at");
+    let has_caught_up = deployment
+        .runner(generation.state_file)
+        .is_some_and(|runner| {
+            runner.now().state == DeploymentState::Live
+                || candidate::is_with_lead(deployment, number, &runner)
+        });
+    // A cut-over folds the rest during its hold, so "close enough" is ready too.
+    let mut reason = if has_caught_up {
+        "caught up"
+    } else {
+        "close enough to the head to take over"
     }
+    .to_owned();
+    if generation.build.promote == Promotion::Manual {
+        reason.push_str("; waits to be promoted");
+    }
+    generation.enter(GenerationStatus::Ready, reason);
+    rollouts
+        .deployments
+        .commit(deployment, record, "ready", format!("generation {number}"))
+        .await
+}
 
-    async fn note_failed(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-        stopped: &Stopped,
-    ) -> Result<(), Error> {
-        let reason = stopped.reason.as_str();
-        // The host stops, or the deployment is gone. A host that starts again drives it again.
-        let Ok(_changing) = self.lock(deployment).await else {
-            return Ok(());
-        };
-        if self.candidate(deployment, number).is_none() {
-            return Ok(());
-        }
+/// Records that a candidate is ready, and which events keep it from taking over; returns whether
+/// it could.
+async fn hold_back(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+    events: u64,
+    message: &str,
+) -> bool {
+    tracing::warn!(
+        deployment = deployment.name(),
+        generation = number,
+        reason = message,
+        "a candidate does not take over; the active generation keeps serving"
+    );
+    let noted = async {
+        let _changing = rollouts.deployments.lock(deployment).await?;
         let mut record = deployment.draft();
-        let generation = record
+        let candidate = record
             .generation_mut(number)
-            .expect("it was just looked at");
-        generation.enter(GenerationStatus::Failed, reason);
-        // Its file is removed if no event stopped it: nothing will continue it, and it may fill the
-        // disk.
-        generation.failed_at = stopped.sequence;
-        generation.failure = deployment
-            .runner(generation.state_file)
-            .and_then(|runner| runner.now().failure);
-        let (is_stopped, state_file) = (generation.is_stopped_candidate(), generation.state_file);
-        self.commit(
+            .filter(|candidate| candidate.status.is_candidate());
+        // Accepted, or gone, since the attempt.
+        let Some(candidate) = candidate.filter(|candidate| !candidate.may_lack()) else {
+            return Ok(());
+        };
+        candidate.lacks_events = events;
+        candidate.enter(GenerationStatus::Ready, message);
+        let detail = format!("generation {number}: {message}");
+        rollouts
+            .deployments
+            .commit(deployment, record, "held-back", detail)
+            .await
+    };
+    let noted: Result<(), Error> = noted.await;
+    if let Err(error) = noted.as_ref()
+        && !rollouts.deployments.is_stopping()
+    {
+        tracing::error!(
+            deployment = deployment.name(),
+            %error,
+            "could not record why a candidate does not take over yet"
+        );
+    }
+    noted.is_ok()
+}
+
+/// One attempt to take over.
+async fn try_to_take_over(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+) -> Result<(), Error> {
+    let Some(candidate) = candidate::find(deployment, number) else {
+        return Ok(());
+    };
+    // A comparison counts only against the generation that is active now.
+    let must_pass = |candidate: &Generation, active: u64| {
+        let passed = candidate.comparison.as_ref();
+        candidate.build.gate.is_some()
+            && !passed
+                .is_some_and(|comparison| comparison.refused == 0 && comparison.against == active)
+    };
+    check_moving(deployment, &candidate)?;
+    if must_pass(&candidate, deployment.record().active) {
+        // Without the lock, which `gate::pass` takes itself, and only for its beginning and end.
+        gate::pass(rollouts, deployment, number).await?;
+    }
+    // Everything is checked again: during the comparison others could change the deployment.
+    let _changing = rollouts.deployments.lock(deployment).await?;
+    let Some(candidate) = candidate::find(deployment, number) else {
+        return Ok(());
+    };
+    check_moving(deployment, &candidate)?;
+    if must_pass(&candidate, deployment.record().active) {
+        return Err(Error::Conflict(
+            "another generation became active since the comparison".to_owned(),
+        ));
+    }
+    cut_over::switch(rollouts, deployment, number, Switch::CutOver)
+        .await
+        .map(drop)
+}
+
+/// A candidate does not take over if it or the deployment is paused.
+fn check_moving(deployment: &Deployment, candidate: &Generation) -> Result<(), Error> {
+    if deployment.record().active().paused {
+        return Err(Error::Conflict(
+            "the deployment is paused; resume or promote it".to_owned(),
+        ));
+    }
+    match deployment.runner(candidate.state_file) {
+        Some(runner) if runner.is_running() => check_ahead(&deployment.active(), &runner),
+        _ => Err(Error::Conflict(
+            "the candidate is paused or failed; resume or abort it".to_owned(),
+        )),
+    }
+}
+
+pub(super) async fn give_up(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+    stopped: &Stopped,
+) {
+    let reason = stopped.reason.as_str();
+    tracing::warn!(
+        deployment = deployment.name(),
+        generation = number,
+        reason,
+        "a candidate failed; the active generation keeps serving"
+    );
+    let mut pause = RETRY_PAUSE.0;
+    // Until it is recorded, the candidate would be driven again after a restart, so retry.
+    while let Err(error) = note_failed(rollouts, deployment, number, stopped).await {
+        tracing::error!(
+            deployment = deployment.name(),
+            %error,
+            "could not record the failure of a candidate yet"
+        );
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_PAUSE.1);
+    }
+}
+
+async fn note_failed(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+    stopped: &Stopped,
+) -> Result<(), Error> {
+    let reason = stopped.reason.as_str();
+    // The host stops, or the deployment is gone. A host that starts again drives it again.
+    let Ok(_changing) = rollouts.deployments.lock(deployment).await else {
+        return Ok(());
+    };
+    if candidate::find(deployment, number).is_none() {
+        return Ok(());
+    }
+    let mut record = deployment.draft();
+    let generation = record
+        .generation_mut(number)
+        .expect("it was just looked at");
+    generation.enter(GenerationStatus::Failed, reason);
+    // Its file is removed if no event stopped it: nothing will continue it, and it may fill the
+    // disk.
+    generation.failed_at = stopped.sequence;
+    generation.failure = deployment
+        .runner(generation.state_file)
+        .and_then(|runner| runner.now().failure);
+    let (is_stopped, state_file) = (generation.is_stopped_candidate(), generation.state_file);
+    rollouts
+        .deployments
+        .commit(
             deployment,
             record,
             "candidate-failed",
             format!("generation {number}: {reason}"),
         )
         .await?;
-        // The commit comes first: if it fails, the runner still shows why it stopped.
-        if is_stopped && let Some(runner) = deployment.take_runner(state_file) {
-            self.end(runner).await;
-        }
-        self.end_unused(deployment).await;
-        Ok(())
+    // The commit comes first: if it fails, the runner still shows why it stopped.
+    if is_stopped && let Some(runner) = deployment.take_runner(state_file) {
+        prune::end_runner(runner).await;
     }
+    prune::end_unused(rollouts, deployment).await;
+    Ok(())
+}
 
-    /// Continues a candidate that an event stopped, from its state. The caller holds the
-    /// deployment's lock.
-    pub(super) async fn revive(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-    ) -> Result<(), Error> {
-        let mut record = deployment.draft();
-        let generation = record
-            .generation_mut(number)
-            .expect("the caller took it from the record");
-        // Both are shown again only if the event fails again.
-        (generation.failure, generation.failed_at) = (None, None);
-        generation.paused = false;
-        generation.enter(
-            GenerationStatus::Building,
-            "continues at the event that stopped it",
-        );
-        self.commit(deployment, record, "resume", format!("generation {number}"))
-            .await?;
-        self.drive(deployment, number);
-        Ok(())
-    }
+/// Continues a candidate that an event stopped, from its state. The caller holds the
+/// deployment's lock.
+pub(super) async fn revive(
+    rollouts: &Arc<Rollouts>,
+    deployment: &Arc<Deployment>,
+    number: u64,
+) -> Result<(), Error> {
+    let mut record = deployment.draft();
+    let generation = record
+        .generation_mut(number)
+        .expect("the caller took it from the record");
+    // Both are shown again only if the event fails again.
+    (generation.failure, generation.failed_at) = (None, None);
+    generation.paused = false;
+    generation.enter(
+        GenerationStatus::Building,
+        "continues at the event that stopped it",
+    );
+    rollouts
+        .deployments
+        .commit(deployment, record, "resume", format!("generation {number}"))
+        .await?;
+    build::drive(rollouts, deployment, number);
+    Ok(())
+}
 
-    /// If the same module is deployed again with another gate, gives the candidate that gate and
-    /// compares it again; otherwise returns why nothing changes.
-    pub(super) async fn ask_candidate_again(
-        &self,
-        deployment: &Arc<Deployment>,
-        number: u64,
-        build: api::BuildSettings,
-        mut reason: String,
-    ) -> Result<String, Error> {
-        let mut record = deployment.draft();
-        let candidate = record
-            .generation_mut(number)
-            .filter(|generation| generation.status.is_candidate());
-        let Some(candidate) = candidate.filter(|_| build.gate.is_some()) else {
-            return Ok(reason);
-        };
-        candidate.build.gate = build.gate;
-        candidate.build.promote = build.promote;
-        // The old comparison was made for the old gate, and would let it pass or hold it back.
-        candidate.comparison = None;
-        // It is tried again, whatever kept it from taking over.
-        candidate.lacks_events = 0;
-        reason.push_str("; it will be compared again with the new gate");
-        self.commit(
+/// If the same module is deployed again with another gate, gives the candidate that gate and
+/// compares it again; otherwise returns why nothing changes.
+pub(super) async fn ask_candidate_again(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+    build: api::BuildSettings,
+    mut reason: String,
+) -> Result<String, Error> {
+    let mut record = deployment.draft();
+    let candidate = record
+        .generation_mut(number)
+        .filter(|generation| generation.status.is_candidate());
+    let Some(candidate) = candidate.filter(|_| build.gate.is_some()) else {
+        return Ok(reason);
+    };
+    candidate.build.gate = build.gate;
+    candidate.build.promote = build.promote;
+    // The old comparison was made for the old gate, and would let it pass or hold it back.
+    candidate.comparison = None;
+    // It is tried again, whatever kept it from taking over.
+    candidate.lacks_events = 0;
+    reason.push_str("; it will be compared again with the new gate");
+    rollouts
+        .deployments
+        .commit(
             deployment,
             record,
             "compare-again",
             format!("generation {number}"),
         )
         .await?;
-        Ok(reason)
-    }
+    Ok(reason)
 }

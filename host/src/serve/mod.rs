@@ -54,7 +54,6 @@ use self::problem::{Kind, Problem};
 use crate::actor;
 use crate::config::{self, Config};
 use crate::host::Host;
-use crate::rollout::Rollouts;
 
 /// Why the server can't start or continue.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +90,6 @@ struct App(Arc<Shared>);
 
 struct Shared {
     host: Host,
-    rollouts: Rollouts,
     config: config::Serve,
     /// The address listened on.
     address: SocketAddr,
@@ -159,7 +157,6 @@ impl App {
         let document = serde_json::to_vec(&document()).expect("the description is plain data");
         Self(Arc::new(Shared {
             capacity: capacity::Capacity::new(config, host.memory().clone()),
-            rollouts: host.rollouts(),
             host,
             address,
             secrets,

@@ -11,7 +11,9 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::position::POSITION;
-use crate::{api, data_dir, host, log, module, rollout, runner, state, storage, subject};
+use crate::{
+    api, data_dir, deployments, history, host, log, module, runner, state, storage, subject,
+};
 
 /// Seconds after which a client may retry if the host was busy or not ready.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -388,22 +390,22 @@ impl From<log::Error> for Problem {
     }
 }
 
-impl From<rollout::ViewError> for Problem {
-    fn from(error: rollout::ViewError) -> Self {
+impl From<deployments::ViewError> for Problem {
+    fn from(error: deployments::ViewError) -> Self {
         match error {
-            rollout::ViewError::Host(error) => error.into(),
-            rollout::ViewError::Read(error) => error.into(),
+            deployments::ViewError::Host(error) => error.into(),
+            deployments::ViewError::Read(error) => error.into(),
         }
     }
 }
 
-impl From<rollout::AsOfError> for Problem {
-    fn from(error: rollout::AsOfError) -> Self {
+impl From<history::AsOfError> for Problem {
+    fn from(error: history::AsOfError) -> Self {
         match error {
-            rollout::AsOfError::Host(error) => error.into(),
-            rollout::AsOfError::Read(error) => error.into(),
-            busy @ rollout::AsOfError::Busy(_) => Self::new(Kind::Busy, busy.to_string()),
-            rollout::AsOfError::Preparing(preparing) => {
+            history::AsOfError::Host(error) => error.into(),
+            history::AsOfError::Read(error) => error.into(),
+            busy @ history::AsOfError::Busy(_) => Self::new(Kind::Busy, busy.to_string()),
+            history::AsOfError::Preparing(preparing) => {
                 let position = preparing.position;
                 Self::new(Kind::NotReady, preparing.to_string()).at(position)
             }

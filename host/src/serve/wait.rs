@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::problem::{Kind, Problem};
 use crate::api::{WaitOutcome, Waited};
 use crate::deployment::Deployment;
-use crate::rollout::Rollouts;
+use crate::deployments::Deployments;
 use crate::runner::Runner;
 
 /// Most deployments that one append waits for.
@@ -33,7 +33,7 @@ impl Waits {
     /// Those with these names, separated by commas, which must read the source. Before anything is
     /// appended.
     pub(super) fn of(
-        rollouts: &Rollouts,
+        all: &Deployments,
         text: &str,
         source: &str,
         timeout: Duration,
@@ -47,7 +47,7 @@ impl Waits {
         }
         let mut deployments = Vec::with_capacity(names.len());
         for name in names {
-            let deployment = rollouts.deployment(&name)?;
+            let deployment = all.get(&name)?;
             let reads = deployment.with_record(|record| record.active().source.clone());
             if reads != source {
                 return Err(Problem::new(

@@ -8,6 +8,7 @@
 
 pub mod embedded;
 pub mod jetstream;
+mod sources;
 mod status;
 
 use std::fmt;
@@ -24,6 +25,7 @@ use crate::memory::read_ahead::ReadAhead;
 use crate::position::Checkpoint;
 use crate::subject::SubjectSet;
 
+pub use sources::{NotChosen, Sources, Unknown};
 pub use status::{Status, StatusSender, doubt, heard, initial_status, lost, report};
 
 /// Options of a reader.
@@ -269,16 +271,6 @@ impl Error {
             _ => None,
         }
     }
-}
-
-/// No source of a name is configured.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no source {name}; the configuration has: {configured}")]
-pub struct Unknown {
-    /// The name.
-    pub name: String,
-    /// The names of the configured sources.
-    pub configured: String,
 }
 
 /// Why a source can't be looked into outside a reader at the moment.

@@ -36,9 +36,9 @@ pub(super) async fn backup(
     State(app): State<App>,
     _: Parameters<NoParameters>,
 ) -> Result<Response, Problem> {
-    let rollouts = app.rollouts.clone();
+    let host = app.host.clone();
     // Begun before the answer: what can't begin gets a problem, and not a broken body.
-    let backup = crate::serve::blocking(move || rollouts.begin_backup()).await??;
+    let backup = crate::serve::blocking(move || host.begin_backup()).await??;
     // One part waits while the connection writes another; files are read no faster than the client
     // reads.
     let (sender, receiver) = mpsc::channel(1);

@@ -11,9 +11,13 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::api;
+use crate::deployments::{self, GenerationChoice};
 use crate::effects::Grants;
+use crate::exceptions::{FailureRequest, WantedSkips};
+use crate::handlers::EffectsRequest;
+use crate::host::Host;
 use crate::module::Wanted;
-use crate::rollout::{self, DeployRequest, GenerationChoice, Rollouts, WantedSkips};
+use crate::rollout::{DeployRequest, WaitingEffects};
 use crate::serve::extract::{self, NoParameters, Parameters, Segments};
 use crate::serve::problem::Problem;
 use crate::serve::{App, finish};
@@ -129,11 +133,15 @@ impl DeployParameters {
             start,
             strategy,
             build,
-            grants,
-            effects_from,
-            on_failure,
-            retry_parked,
-            failure_events,
+            effects: EffectsRequest {
+                grants,
+                from: effects_from,
+            },
+            failures: FailureRequest {
+                on_failure,
+                events: failure_events,
+                retry_parked,
+            },
         })
     }
 }
@@ -186,8 +194,9 @@ pub(super) async fn list(
     _: Parameters<NoParameters>,
 ) -> Json<api::DeploymentList> {
     let mut deployments: Vec<_> = app
-        .rollouts
-        .deployments()
+        .host
+        .all_deployments()
+        .all()
         .iter()
         .map(|deployment| deployment.info())
         .collect();
@@ -240,12 +249,12 @@ pub(super) async fn deploy(
     }
     // Only after the body has arrived, so that a slow client keeps nobody else from deploying.
     let place = app.capacity.deploy().await?;
-    let rollouts = app.rollouts.clone();
+    let host = app.host.clone();
     // Dropped with this request: the check or compilation of the module ends when the client
     // disconnects.
     let (_waiting, wanted) = Wanted::while_waiting();
     let deployed = finish(async move {
-        let deployed = rollouts.deploy(upload, request, wanted).await;
+        let deployed = host.rollouts().deploy(upload, request, wanted).await;
         // Until the deploy has ended, not until the client has left.
         drop((room, place));
         deployed
@@ -275,7 +284,7 @@ pub(super) async fn show(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
-    Ok(Json(app.rollouts.shown(&name).await?))
+    Ok(Json(app.host.handlers().shown(&name).await?))
 }
 
 /// Parameters of a delete.
@@ -302,8 +311,13 @@ pub(super) async fn delete(
     Segments(name): Segments<String>,
     Parameters(DeleteParameters { drop_effects }): Parameters<DeleteParameters>,
 ) -> Result<Response, Problem> {
-    let rollouts = app.rollouts.clone();
-    finish(async move { rollouts.delete(&name, drop_effects).await }).await??;
+    let host = app.host.clone();
+    let waiting = if drop_effects {
+        WaitingEffects::Drop
+    } else {
+        WaitingEffects::Keep
+    };
+    finish(async move { host.rollouts().delete(&name, waiting).await }).await??;
     let mut response = Response::new(Body::empty());
     // A response without a body needs no content type.
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -350,8 +364,8 @@ pub(super) async fn pause(
     Segments(name): Segments<String>,
     Parameters(which): Parameters<WhichParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
-    change(&app, |rollouts| async move {
-        rollouts.pause(&name, choice(which.candidate)).await
+    change(&app, |host| async move {
+        host.rollouts().pause(&name, choice(which.candidate)).await
     })
     .await
 }
@@ -398,11 +412,11 @@ pub(super) async fn resume(
     let skips = WantedSkips::of(wanted).map_err(|error| Problem::invalid(error.to_string()))?;
     let (choice, accept_missing) = (choice(parameters.candidate), parameters.accept_missing);
     // In this order: the resume reads what was accepted.
-    change(&app, |rollouts| async move {
+    change(&app, |host| async move {
         if accept_missing {
-            rollouts.accept_missing(&name, choice).await?;
+            host.rollouts().accept_missing(&name, choice).await?;
         }
-        rollouts.resume(&name, choice, skips).await
+        host.rollouts().resume(&name, choice, skips).await
     })
     .await
 }
@@ -450,7 +464,7 @@ pub(super) async fn skips(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::SkipList>, Problem> {
-    Ok(Json(app.rollouts.skips(&name)?))
+    Ok(Json(app.host.exceptions().skips(&name)?))
 }
 
 /// Withdraws the decision to skip an event.
@@ -471,8 +485,8 @@ pub(super) async fn withdraw_skip(
     Segments((name, sequence)): Segments<(String, u64)>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::SkipList>, Problem> {
-    change(&app, |rollouts| async move {
-        rollouts.withdraw_skip(&name, sequence).await
+    change(&app, |host| async move {
+        host.exceptions().withdraw_skip(&name, sequence).await
     })
     .await
 }
@@ -480,11 +494,11 @@ pub(super) async fn withdraw_skip(
 /// Makes a change of deployments, and answers with its result.
 pub(super) async fn change<T, F>(
     app: &App,
-    make: impl FnOnce(Rollouts) -> F,
+    make: impl FnOnce(Host) -> F,
 ) -> Result<Json<T>, Problem>
 where
     T: Send + 'static,
-    F: Future<Output = Result<T, rollout::Error>> + Send + 'static,
+    F: Future<Output = Result<T, deployments::Error>> + Send + 'static,
 {
-    Ok(Json(finish(make(app.rollouts.clone())).await??))
+    Ok(Json(finish(make(app.host.clone())).await??))
 }

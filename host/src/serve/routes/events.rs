@@ -72,7 +72,7 @@ impl AppendParameters {
         };
         let source = app.host.log_name(self.source.as_deref());
         let source = source.unwrap_or_default();
-        Waits::of(&app.rollouts, names, source, timeout).map(Some)
+        Waits::of(app.host.all_deployments(), names, source, timeout).map(Some)
     }
 
     fn options(&self) -> Result<AppendOptions, Problem> {

@@ -25,7 +25,7 @@ pub(super) async fn list(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::GenerationList>, Problem> {
-    Ok(Json(app.rollouts.generations(&name)?))
+    Ok(Json(app.host.all_deployments().generations(&name)?))
 }
 
 /// Parameters of a promotion.
@@ -62,7 +62,7 @@ pub(super) async fn promote(
     Parameters(parameters): Parameters<PromoteParameters>,
 ) -> Result<Json<api::CutOver>, Problem> {
     let demand = if parameters.force {
-        Demand::Nothing
+        Demand::Force
     } else {
         Demand::Gate
     };
@@ -71,8 +71,8 @@ pub(super) async fn promote(
     } else {
         BuildSpeed::Unchanged
     };
-    change(&app, |rollouts| async move {
-        rollouts.promote(&name, demand, speed).await
+    change(&app, |host| async move {
+        host.rollouts().promote(&name, demand, speed).await
     })
     .await
 }
@@ -110,10 +110,10 @@ pub(super) async fn rollback(
 ) -> Result<Json<api::CutOver>, Problem> {
     let options = RollbackOptions {
         may_rebuild: parameters.rebuild,
-        accept_missing: parameters.accept_missing,
+        missing: parameters.accept_missing.into(),
     };
-    change(&app, |rollouts| async move {
-        rollouts.rollback_and_look(&name, options).await
+    change(&app, |host| async move {
+        host.rollouts().rollback_and_look(&name, options).await
     })
     .await
 }
@@ -131,7 +131,11 @@ pub(super) async fn abort(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
-    change(&app, |rollouts| async move { rollouts.abort(&name).await }).await
+    change(
+        &app,
+        |host| async move { host.rollouts().abort(&name).await },
+    )
+    .await
 }
 
 /// Parameters of a rebuild, whole or partial.
@@ -209,8 +213,10 @@ pub(super) async fn rebuild(
         accept_missing,
         ..build
     };
-    change(&app, |rollouts| async move {
-        rollouts.rebuild(&name, build, lost_effects_from).await
+    change(&app, |host| async move {
+        host.rollouts()
+            .rebuild(&name, build, lost_effects_from)
+            .await
     })
     .await
 }
@@ -271,9 +277,9 @@ pub(super) async fn rebuild_part(
             ));
         }
     };
-    change(&app, |rollouts| async move {
-        rollouts
-            .rebuild_part(&name, keys, parameters.accept_missing)
+    change(&app, |host| async move {
+        host.rollouts()
+            .rebuild_part(&name, keys, parameters.accept_missing.into())
             .await
     })
     .await
@@ -314,12 +320,13 @@ pub(super) async fn verify(
     Parameters(parameters): Parameters<VerifyParameters>,
 ) -> Result<Json<api::Verification>, Problem> {
     Ok(Json(
-        app.rollouts
+        app.host
+            .history()
             .verify(
                 &name,
                 parameters.sample,
                 parameters.seed,
-                parameters.accept_missing,
+                parameters.accept_missing.into(),
             )
             .await?,
     ))
@@ -338,7 +345,7 @@ pub(super) async fn verification(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::Verification>, Problem> {
-    Ok(Json(app.rollouts.verification(&name)?))
+    Ok(Json(app.host.history().verification(&name)?))
 }
 
 /// Changes the limits on the speed of the candidate's build.
@@ -359,8 +366,8 @@ pub(super) async fn throttle(
         cpu_percent,
     } = parameters;
     check_throttle(max_rate, cpu_percent)?;
-    change(&app, |rollouts| async move {
-        rollouts.throttle(&name, max_rate, cpu_percent).await
+    change(&app, |host| async move {
+        host.rollouts().throttle(&name, max_rate, cpu_percent).await
     })
     .await
 }
@@ -391,8 +398,10 @@ pub(super) async fn prune(
     Parameters(parameters): Parameters<PruneParameters>,
 ) -> Result<Json<api::Pruned>, Problem> {
     let PruneParameters { keep, dry_run } = parameters;
-    change(&app, |rollouts| async move {
-        rollouts.prune(&name, keep as usize, dry_run).await
+    change(&app, |host| async move {
+        host.rollouts()
+            .prune(&name, keep as usize, dry_run.into())
+            .await
     })
     .await
 }
@@ -405,5 +414,5 @@ pub(super) async fn rebuilds(
     State(app): State<App>,
     _: Parameters<NoParameters>,
 ) -> Json<api::RebuildList> {
-    Json(app.rollouts.rebuilds())
+    Json(app.host.rollouts().rebuilds())
 }

@@ -32,7 +32,8 @@ pub(super) async fn list(
     let PageParameters { after, limit } = parameters.checked()?;
     let _place = acquire(&app.capacity.scans, "scans").await?;
     Ok(Json(
-        app.rollouts
+        app.host
+            .handlers()
             .waiting_messages(&name, after.as_deref(), limit)
             .await?,
     ))
@@ -61,8 +62,8 @@ pub(super) async fn drop(
     request: Request,
 ) -> Result<Json<api::DroppedMessages>, Problem> {
     let wanted: api::DropMessages = wanted(&app, request, "DropMessages").await?;
-    change(&app, |rollouts| async move {
-        rollouts.drop_messages(&name, wanted).await
+    change(&app, |host| async move {
+        host.handlers().drop_messages(&name, wanted).await
     })
     .await
 }
@@ -93,8 +94,8 @@ pub(super) async fn send(
     request: Request,
 ) -> Result<Json<api::SentMessages>, Problem> {
     let wanted: api::SendMessages = wanted(&app, request, "SendMessages").await?;
-    change(&app, |rollouts| async move {
-        rollouts.send_messages(&name, wanted).await
+    change(&app, |host| async move {
+        host.handlers().send_messages(&name, wanted).await
     })
     .await
 }
@@ -153,7 +154,7 @@ pub(super) async fn retry(
 ) -> Result<Json<api::Deployment>, Problem> {
     change(
         &app,
-        |rollouts| async move { rollouts.retry_messages(&name) },
+        |host| async move { host.handlers().retry_messages(&name) },
     )
     .await
 }

@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 
 use super::deployments::change;
 use crate::api;
-use crate::rollout::ParkedAction;
+use crate::exceptions::ParkedAction;
 use crate::serve::App;
 use crate::serve::extract::{self, NoParameters, Parameters, Segments};
 use crate::serve::problem::Problem;
@@ -60,7 +60,7 @@ pub(super) async fn list(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Json<api::ParkedList>, Problem> {
-    Ok(Json(app.rollouts.parked(
+    Ok(Json(app.host.exceptions().parked(
         &name,
         parameters.class,
         parameters.after.as_deref(),
@@ -81,7 +81,10 @@ pub(super) async fn events(
     Parameters(parameters): Parameters<KeyParameters>,
 ) -> Result<Json<api::ParkedEvents>, Problem> {
     Ok(Json(
-        app.rollouts.parked_events(&name, &parameters.key).await?,
+        app.host
+            .exceptions()
+            .parked_events(&name, &parameters.key)
+            .await?,
     ))
 }
 
@@ -154,7 +157,8 @@ pub(super) async fn export(
     Parameters(parameters): Parameters<ExportParameters>,
 ) -> Result<Response, Problem> {
     let bundle = app
-        .rollouts
+        .host
+        .exceptions()
         .failure_bundle(&name, parameters.key.as_deref())
         .await?;
     let mut response = Response::new(Body::from(bundle));
@@ -184,8 +188,10 @@ async fn act(
     .await?;
     let selection = selection_of(&parts.headers, &body)?;
     // The host continues if the client leaves: see `change`.
-    change(app, |rollouts| async move {
-        rollouts.change_parked(&name, action, selection).await
+    change(app, |host| async move {
+        host.exceptions()
+            .change_parked(&name, action, selection)
+            .await
     })
     .await
 }

@@ -12,7 +12,7 @@ use super::pages;
 use crate::api;
 use crate::deployment::View;
 use crate::event::Payload;
-use crate::rollout::Moment;
+use crate::history::Moment;
 use crate::serve::App;
 use crate::serve::capacity::{BodyRoom, acquire};
 use crate::serve::extract::{self, Parameters, Segments};
@@ -123,20 +123,22 @@ read_parameters! {
 /// The state to read.
 async fn view(app: &App, name: &str, read: &Read) -> Result<View, Problem> {
     let timeout = position::timeout(read.timeout.as_deref(), app.config.wait_max)?;
-    let deployment = app.rollouts.deployment(name)?;
+    let deployment = app.host.all_deployments().get(name)?;
     match (read.generation, &read.as_of) {
         (None, None) => Ok(deployment.view(read.at_least, timeout).await?),
         (Some(generation), None) => Ok(app
-            .rollouts
+            .host
+            .all_deployments()
             .view_of(&deployment, generation, read.at_least, timeout)
             .await?),
         // A past state never rises, so there is nothing to wait for.
         (None, Some(moment)) if read.at_least.is_none() => Ok(app
-            .rollouts
+            .host
+            .history()
             .view_as_of(
                 &deployment,
                 moment_of(moment)?,
-                read.accept_missing,
+                read.accept_missing.into(),
                 timeout,
             )
             .await?),

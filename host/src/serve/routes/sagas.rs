@@ -58,6 +58,9 @@ pub(super) async fn list(
     let PageParameters { after, limit } = PageParameters { after, limit }.checked()?;
     let wanted = Wanted { saga, status, step };
     let _place = acquire(&app.capacity.scans, "scans").await?;
-    let instances = app.rollouts.saga_instances(&name, wanted, after, limit);
+    let instances = app
+        .host
+        .handlers()
+        .saga_instances(&name, wanted, after, limit);
     Ok(Json(instances.await?))
 }

@@ -8,7 +8,7 @@ use utoipa::IntoParams;
 use super::deployments::change;
 use super::pages::PageParameters;
 use crate::api;
-use crate::rollout::TimerAction;
+use crate::handlers::TimerAction;
 use crate::serve::App;
 use crate::serve::capacity::acquire;
 use crate::serve::extract::{Parameters, Segments};
@@ -43,7 +43,8 @@ pub(super) async fn list(
     let PageParameters { after, limit } = parameters.checked()?;
     let _place = acquire(&app.capacity.scans, "scans").await?;
     Ok(Json(
-        app.rollouts
+        app.host
+            .handlers()
             .pending_timers(&name, after.as_deref(), limit)
             .await?,
     ))
@@ -95,8 +96,10 @@ async fn act(
     action: TimerAction,
     TimerParameters { timer, dry_run }: TimerParameters,
 ) -> Result<Json<api::TimerChanged>, Problem> {
-    change(app, move |rollouts| async move {
-        rollouts.change_timer(&name, action, timer, dry_run).await
+    change(app, move |host| async move {
+        host.handlers()
+            .change_timer(&name, action, timer, dry_run.into())
+            .await
     })
     .await
 }

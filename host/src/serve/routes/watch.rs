@@ -102,7 +102,7 @@ pub(super) async fn changes(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let after = sse::resume(&headers, parameters.after)?;
-    let deployment = app.rollouts.deployment(&name)?;
+    let deployment = app.host.all_deployments().get(&name)?;
     // Not answered yet is no error: see `wait`.
     let view = deployment.view(None, HOLD).await.ok();
     let (sender, mut response) = sse::open(seat(&app)?, app.shutdown.clone());
@@ -141,7 +141,7 @@ impl Asked {
     async fn wait(mut self, name: String) {
         let mut comment_at = Instant::now();
         loop {
-            let Ok(deployment) = self.app.rollouts.deployment(&name) else {
+            let Ok(deployment) = self.app.host.all_deployments().get(&name) else {
                 return;
             };
             // Proxies close connections on which nothing comes.
@@ -324,8 +324,9 @@ impl Watch {
     fn follow(&mut self) -> Result<(), Ended> {
         let current = self
             .app
-            .rollouts
-            .deployment(self.deployment.name())
+            .host
+            .all_deployments()
+            .get(self.deployment.name())
             .map_err(|_| Ended)?;
         // Deleted and deployed again: another deployment of the same name.
         if !Arc::ptr_eq(&current, &self.deployment) {

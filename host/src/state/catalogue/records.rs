@@ -159,7 +159,7 @@ impl Record {
 
     /// The generation whose code would be restored if the active one failed on the state that it
     /// inherited.
-    pub fn to_put_back(&self) -> Option<&Generation> {
+    pub fn to_restore(&self) -> Option<&Generation> {
         let active = self.active();
         let shared = |generation: &Generation| generation.state_file == active.state_file;
         if active.on_probation {

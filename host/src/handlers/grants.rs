@@ -1,179 +1,35 @@
-//! Handlers: who owns the effects of a deployment, and what it may publish.
-//!
-//! A handler's effects belong to one state file, that of its active generation; a cut-over passes
-//! them to another (`hand_over.rs`). Every other fold (candidate, previous generation, scratch,
-//! partial rebuild) is mute.
+//! What a handler may publish, and from which event on.
 
 use std::sync::Arc;
 
-use super::{DeployRequest, Error, Role, Rollouts};
+use super::Handlers;
 use crate::api::EffectsFrom;
-use crate::data_dir::DataDir;
 use crate::deployment::Deployment;
-use crate::effects::{self, Grants, Lineage, Owner, OwnerMismatch, overlap};
+use crate::deployments::{Error, Role, owners};
+use crate::effects::{self, Grants, Lineage, overlap};
 use crate::module::{Kind, Module};
-use crate::runner::Runner;
 use crate::source::Source;
-use crate::state::catalogue::{Generation, HandlerRecord, Record};
-use crate::state::{self, Ownership};
-use crate::storage;
+use crate::state::catalogue::{Generation, HandlerRecord};
 use crate::subject::{Pattern, SubjectSet};
 
 const FIRST_EPOCH: u64 = 1;
 
-/// Whether the effects of a fold are sent. Only the catalogue makes an owner.
-pub(super) fn role(
-    record: &Record,
-    generation: &Generation,
-    role: Role,
-) -> Result<effects::Role, OwnerMismatch> {
-    // Only the active generation may send; followers and candidates are mute until a cut-over.
-    let serves = matches!(role, Role::Serve { .. });
-    if generation.module.kind != Kind::Handler.name() || !serves {
-        return Ok(effects::Role::Mute);
-    }
-    let name = &record.name;
-    // Without a row nobody knows what was sent, so nothing may be.
-    let Some(handler) = &record.handler else {
-        return Err(OwnerMismatch::new(format!(
-            "the catalogue does not say who owns the effects of {name}; restore catalog.redb from \
-             a backup, or delete {name} and deploy it again"
-        )));
-    };
-    if handler.state_file != generation.state_file {
-        return Err(OwnerMismatch::new(format!(
-            "state file {} owns the effects of {name}, and file {} is active; restore catalog.redb \
-             from a backup",
-            handler.state_file, generation.state_file
-        )));
-    }
-    Ok(effects::Role::Owner(Arc::new(Owner {
-        deployment: name.clone(),
-        lineage: handler.lineage,
-        epoch: handler.epoch,
-        // Effects of earlier events were the former owner's.
-        effects_after: handler.effects_after.max(handler.owned_after),
-        // Timers that were set before a hand-over pass on, so only the time before the first deploy
-        // counts.
-        timers_after: handler.effects_after,
-        grants: handler.grants.clone(),
-        // The runner knows them.
-        logs: Arc::default(),
-    })))
+/// What a deploy says about the effects of a handler.
+#[derive(Clone, Debug, Default)]
+pub struct EffectsRequest {
+    /// What it may publish; absent: what it may already, or nothing.
+    pub grants: Option<Grants>,
+    /// From which event on a new handler publishes.
+    pub from: Option<EffectsFrom>,
 }
 
-/// The owner that a row of the catalogue names.
-pub(super) fn ownership(handler: &HandlerRecord) -> Ownership {
-    Ownership {
-        lineage: handler.lineage,
-        epoch: handler.epoch,
-    }
-}
-
-/// Creates the state file of a new handler with its owner, before the catalogue names it: a file
-/// that is created later, because this one was lost, has no owner and is refused.
-pub(super) fn create_file(folder: &DataDir, record: &Record) -> Result<(), Error> {
-    let Some(handler) = record
-        .handler
-        .as_ref()
-        .filter(|_| record.next == 2 && record.generations.len() == 1)
-    else {
-        return Ok(());
-    };
-    let path = folder.state(&record.name, handler.state_file);
-    // Of a deploy that ended before it was recorded.
-    if let Err(error) = std::fs::remove_file(&path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        return Err(state::Error::Storage(storage::Error::of_file(&path, error)).into());
-    }
-    Ok(state::create_owned(&path, ownership(handler))?)
-}
-
-/// Refuses to replace an owner whose state cannot be opened: what waits in it would be lost, and
-/// nobody knows what was sent.
-pub(super) fn refuse_lost(record: &Record, candidate: &Generation) -> Result<(), Error> {
-    if record.handler.is_none() || candidate.lost_effects_after.is_some() {
-        return Ok(());
-    }
-    Err(lost(&record.name))
-}
-
-/// Why nobody can take over from an owner whose state cannot be opened.
-pub(super) fn lost(name: &str) -> Error {
-    Error::Conflict(format!(
-        "the state of {name}, which owns its effects, cannot be opened, so nobody knows which \
-         messages wait in it; restore it from a backup, or accept their loss with `foldstream \
-         rebuild {name} --accept-lost-effects`"
-    ))
-}
-
-/// Whether the active generation does not own the effects, because its file cannot be opened, or is
-/// another one than the catalogue says.
-fn is_owner_gone(record: &Record, runner: &Runner) -> bool {
-    let Some(handler) = &record.handler else {
-        return false;
-    };
-    // An open file with another owner is, for example, an older copy that was restored.
-    let is_other = |store: state::Store| store.ownership() != Some(ownership(handler));
-    runner.is_lost() || runner.store().is_some_and(is_other)
-}
-
-/// The position after which a candidate continues the effects of an owner that is gone; none if it
-/// is not, or if that was not accepted.
-pub(super) fn continues_after(
-    record: &Record,
-    active: &Runner,
-    candidate: &Generation,
-) -> Option<u64> {
-    candidate
-        .lost_effects_after
-        .filter(|_| is_owner_gone(record, active))
-}
-
-/// What a module wants to publish and may not.
-pub(crate) fn not_granted(record: &Record) -> Vec<String> {
-    let Some(handler) = &record.handler else {
-        return Vec::new();
-    };
-    let is_covered =
-        |wanted: &&String| Pattern::parse(wanted).is_ok_and(|wanted| handler.grants.cover(&wanted));
-    record
-        .active()
-        .module
-        .publishes
-        .iter()
-        // Without a grant it does not reply, and does not stop.
-        .filter(|wanted| !is_covered(wanted) && !effects::is_reply(wanted))
-        .cloned()
-        .collect()
-}
-
-/// A warning about that, after a deploy.
-pub(super) fn not_granted_warning(record: &Record, generation: u64) -> Option<String> {
-    let missing = if record.active == generation {
-        not_granted(record)
-    } else {
-        Vec::new()
-    };
-    if missing.is_empty() {
-        return None;
-    }
-    Some(format!(
-        "{} wants to publish to {}, which no grant covers, and stops at the first such message; \
-         allow it with --allow-publish 'SUBJECTS@SOURCE'",
-        record.name,
-        missing.join(", ")
-    ))
-}
-
-impl Rollouts {
+impl Handlers {
     /// The first owner of a new handler; none for a projection.
-    pub(super) async fn first_owner(
+    pub(crate) async fn first_owner(
         &self,
         module: &Module,
         source: &str,
-        request: &DeployRequest,
+        request: &EffectsRequest,
     ) -> Result<Option<HandlerRecord>, Error> {
         if module.kind() == Kind::Projection {
             refuse_options(request)?;
@@ -182,7 +38,7 @@ impl Rollouts {
         // Before the record exists: a deploy that is refused leaves nothing behind.
         let grants = request.grants.clone().unwrap_or_default();
         self.check_grants(&grants, &module.manifest().subjects, source)?;
-        let effects_after = match request.effects_from.unwrap_or_default() {
+        let effects_after = match request.from.unwrap_or_default() {
             EffectsFrom::Beginning => 0,
             // The sequence itself is the first that is handled.
             EffectsFrom::Sequence(sequence) => sequence.saturating_sub(1),
@@ -202,7 +58,7 @@ impl Rollouts {
 
     /// The position after which a candidate publishes in place of an owner that is gone, as an
     /// operator accepts, and what that means.
-    pub(super) async fn give_up_effects(
+    pub(crate) async fn give_up_effects(
         &self,
         deployment: &Deployment,
         from: EffectsFrom,
@@ -215,7 +71,7 @@ impl Rollouts {
                  publishes nothing"
             )));
         }
-        if !is_owner_gone(&record, &deployment.active()) {
+        if !owners::is_owner_gone(&record, &deployment.active()) {
             return Err(Error::Conflict(format!(
                 "the state of {name} owns its effects, or it is not known yet that it does not, so \
                  there is no loss to accept; rebuild it without --accept-lost-effects"
@@ -237,10 +93,7 @@ impl Rollouts {
 
     /// The end of a stream. Without it, nobody knows from where on a handler may act.
     async fn head_of(&self, source: &str) -> Result<u64, Error> {
-        let info = match self.inner.sources.get(source) {
-            Some(known) => known.info().await,
-            None => return Err(self.inner.no_source(source).into()),
-        };
+        let info = self.sources.known(source)?.info().await;
         info.last_sequence.ok_or_else(|| {
             let why = info
                 .message
@@ -255,11 +108,11 @@ impl Rollouts {
 
     /// Replaces the grants of a handler, if the deploy has some, for a module that reads from a
     /// source. Returns the reason with the difference. The caller holds the deployment's lock.
-    pub(super) async fn regrant(
+    pub(crate) async fn regrant(
         &self,
         deployment: &Arc<Deployment>,
         (module, source): (&Module, &str),
-        request: &DeployRequest,
+        request: &EffectsRequest,
         mut reason: String,
     ) -> Result<String, Error> {
         let mut record = deployment.draft();
@@ -273,7 +126,7 @@ impl Rollouts {
             return Ok(reason);
         };
         // It would change the past: which earlier events were handled is decided.
-        if request.effects_from.is_some() {
+        if request.from.is_some() {
             return Err(Error::Refused(format!(
                 "{} exists and publishes for events after {}; --effects-from is for a new \
                  deployment",
@@ -297,8 +150,9 @@ impl Rollouts {
         }
         let difference = difference(&handler.grants, &grants);
         handler.grants = grants;
-        let role = role(&record, record.active(), Role::TAKES_OVER);
-        self.commit(deployment, record, "grant", difference.clone())
+        let role = owners::role(&record, record.active(), Role::TAKES_OVER);
+        self.deployments
+            .commit(deployment, record, "grant", difference.clone())
             .await?;
         // After the commit, which a restart reads; the owner itself is the same.
         deployment
@@ -309,7 +163,7 @@ impl Rollouts {
     }
 
     /// Refuses grants with which the code of a generation would feed itself.
-    pub(super) fn check_grants_of(
+    pub(crate) fn check_grants_of(
         &self,
         grants: &Grants,
         generation: &Generation,
@@ -336,11 +190,8 @@ impl Rollouts {
         source: &str,
     ) -> Result<(), Error> {
         for grant in grants.iter() {
-            if !self.inner.sources.contains_key(&grant.source) {
-                return Err(self.inner.no_source(&grant.source).into());
-            }
-            let target = self.inner.sources.get(&grant.source);
-            if is_reply(&grant.subjects) && matches!(target, Some(Source::Embedded(_))) {
+            let target = self.sources.known(&grant.source)?;
+            if is_reply(&grant.subjects) && matches!(target, Source::Embedded(_)) {
                 return Err(Error::Refused(format!(
                     "grant `{grant}` is for replies, which leave over NATS, and {} is an embedded \
                      log; name a source of kind `jetstream`",
@@ -356,10 +207,10 @@ impl Rollouts {
 
     /// Says so if a handler that reads these subjects could publish to them.
     fn feeds_itself(&self, grants: &Grants, subjects: &SubjectSet, source: &str) -> Option<String> {
-        let own = self.inner.sources.get(source);
+        let own = self.sources.get(source);
         for grant in grants.iter() {
             // A source may publish under another name into the stream that it reads.
-            let target = self.inner.sources.get(&grant.source);
+            let target = self.sources.get(&grant.source);
             let is_own = grant.source == source
                 || own
                     .zip(target)
@@ -392,8 +243,8 @@ fn is_same(one: &Source, other: &Source) -> bool {
     }
 }
 
-fn refuse_options(request: &DeployRequest) -> Result<(), Error> {
-    let option = match (&request.grants, &request.effects_from) {
+fn refuse_options(request: &EffectsRequest) -> Result<(), Error> {
+    let option = match (&request.grants, &request.from) {
         (None, None) => return Ok(()),
         (Some(_), _) => "--allow-publish",
         (None, Some(_)) => "--effects-from",

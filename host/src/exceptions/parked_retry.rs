@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Exceptions;
 use super::parked::{KEYS_MAX, ParkedAction, open_store};
-use super::{Error, Rollouts};
 use crate::api::{self, DeploymentState};
 use crate::deployment::{Deployment, parked_counts as counts};
+use crate::deployments::Error;
 use crate::runner::Runner;
 use crate::state::ParkedKey;
 
@@ -21,11 +22,11 @@ enum Retried {
     All,
 }
 
-impl Rollouts {
+impl Exceptions {
     /// Has a generation retry what earlier ones have parked, now or after a restart; returns how
     /// many keys. The caller holds the deployment's lock.
-    pub(super) async fn want_retry(
-        &self,
+    pub(crate) async fn want_retry(
+        self: &Arc<Self>,
         deployment: &Arc<Deployment>,
         generation: u64,
     ) -> Result<u64, Error> {
@@ -41,22 +42,23 @@ impl Rollouts {
             return Ok(0);
         }
         record.parking.retry_by = Some(generation);
-        self.commit(
-            deployment,
-            record,
-            "parked-retry-wanted",
-            format!("by generation {generation}"),
-        )
-        .await?;
+        self.deployments
+            .commit(
+                deployment,
+                record,
+                "parked-retry-wanted",
+                format!("by generation {generation}"),
+            )
+            .await?;
         self.retry_what_is_parked(deployment);
         Ok(keys)
     }
 
     /// Retries everything that other code has parked, as a deploy asked.
-    pub(super) fn retry_what_is_parked(&self, deployment: &Arc<Deployment>) {
-        let (host, deployment) = (self.clone(), Arc::clone(deployment));
+    pub(crate) fn retry_what_is_parked(self: &Arc<Self>, deployment: &Arc<Deployment>) {
+        let (exceptions, deployment) = (Arc::clone(self), Arc::clone(deployment));
         let name = deployment.name().to_owned();
-        self.chore("parked-retry", &name, async move {
+        self.deployments.chore("parked-retry", &name, async move {
             for _ in 0..RETRIES_MAX {
                 // A paused deployment retries when it is resumed.
                 let is_paused = |runner: &Runner| runner.now().state == DeploymentState::Paused;
@@ -65,7 +67,7 @@ impl Rollouts {
                     .until(|runner| (!is_paused(runner)).then_some(()))
                     .await;
                 let begun = Instant::now();
-                match host.retry_some(&deployment).await {
+                match exceptions.retry_some(&deployment).await {
                     // The deployment was held meanwhile: other keys get as much time.
                     Ok(Retried::More) => tokio::time::sleep(begun.elapsed()).await,
                     Ok(Retried::All) => break,
@@ -83,7 +85,7 @@ impl Rollouts {
                     return;
                 }
             }
-            if let Err(error) = host.retried_all(&deployment).await {
+            if let Err(error) = exceptions.retried_all(&deployment).await {
                 tracing::warn!(
                     deployment = deployment.name(),
                     %error,
@@ -128,7 +130,7 @@ impl Rollouts {
     }
 
     async fn retried_all(&self, deployment: &Arc<Deployment>) -> Result<(), Error> {
-        let _changing = self.lock(deployment).await?;
+        let _changing = self.deployments.lock(deployment).await?;
         let mut record = deployment.draft();
         // Nothing to record: an earlier run of this did.
         if record.parking.retry_by.take().is_none() {
@@ -136,7 +138,8 @@ impl Rollouts {
         }
         let left = counts(deployment.active().store().as_ref()).events;
         let detail = format!("{left} parked events left");
-        self.commit(deployment, record, "parked-retry-done", detail)
+        self.deployments
+            .commit(deployment, record, "parked-retry-done", detail)
             .await
     }
 }

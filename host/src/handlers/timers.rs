@@ -1,16 +1,16 @@
 //! Timers of a handler that are pending, for people, and what they decide about them.
 
-use super::outlet::Outlet;
-use super::{Error, Rollouts};
+use super::Handlers;
 use crate::actor::blocking;
 use crate::api;
+use crate::deployments::{DryRun, Error, Outlet};
 use crate::source::Source;
 use crate::state::catalogue::Record;
 use crate::state::{Due, Parked};
 use crate::timers::{Firing, Timer, What};
 use crate::timestamp;
 
-impl Rollouts {
+impl Handlers {
     /// A page of the timers that are pending and durable, in the order in which they fire.
     pub async fn pending_timers(
         &self,
@@ -18,7 +18,7 @@ impl Rollouts {
         after: Option<&str>,
         limit: usize,
     ) -> Result<api::PendingTimers, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         // A projection has no tables of timers.
         if deployment.with_record(|record| record.handler.is_none()) {
             return Err(Error::Refused(format!(
@@ -75,7 +75,7 @@ impl TimerAction {
     }
 }
 
-impl Rollouts {
+impl Handlers {
     /// Fires a timer now, or drops it. That is a message in the handler's stream, like any firing,
     /// so that every fold of the stream meets the decision at the same place.
     pub async fn change_timer(
@@ -83,11 +83,11 @@ impl Rollouts {
         name: &str,
         action: TimerAction,
         timer: String,
-        dry_run: bool,
+        dry_run: DryRun,
     ) -> Result<api::TimerChanged, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         // A change of owner in between would publish into another stream than the new one reads.
-        let _changing = self.lock(&deployment).await?;
+        let _changing = self.deployments.lock(&deployment).await?;
         let record = deployment.record();
         if !record.active().module.sets_timers {
             return Err(Error::Refused(format!("{name} sets no timers")));
@@ -123,16 +123,16 @@ impl Rollouts {
             sequence: None,
             waits,
         };
-        if dry_run {
+        if dry_run == DryRun::Yes {
             return Ok(changed);
         }
         let source = &record.active().source;
-        let source = self.inner.sources.get(source);
-        let source = source.ok_or_else(|| self.inner.no_source(&record.active().source))?;
+        let source = self.sources.known(source)?;
         let outlet = Outlet::of(source)?;
         // Before it is published: what is not recorded does not happen.
         let detail = format!("{}, which is due at {}", firing.name, changed.timer.at);
-        self.commit(&deployment, deployment.draft(), action.name(), detail)
+        self.deployments
+            .commit(&deployment, deployment.draft(), action.name(), detail)
             .await?;
         // Each request has an id of its own: a timer may be set to the same time again.
         let id = format!("fst.{name}.{}.{:016x}", action.name(), fastrand::u64(..));
@@ -143,13 +143,13 @@ impl Rollouts {
     }
 
     /// A warning if a handler sets timers, and its stream does not take their firings.
-    pub(super) async fn no_firings_warning(
+    pub(crate) async fn no_firings_warning(
         &self,
         record: &Record,
         generation: u64,
     ) -> Option<String> {
         let generation = record.generation(generation)?;
-        let source = self.inner.sources.get(&generation.source)?;
+        let source = self.sources.get(&generation.source)?;
         let Source::JetStream(jetstream) = source else {
             return None;
         };

@@ -9,14 +9,14 @@ use crate::source::Source;
 use crate::source::jetstream::{Outgoing, PublishError, Publisher};
 
 /// Where events go.
-pub(super) enum Outlet {
+pub(crate) enum Outlet {
     Embedded(Log),
     JetStream(Box<Publisher>),
 }
 
 impl Outlet {
     /// That of a source.
-    pub(super) fn of(source: &Source) -> Result<Self, Error> {
+    pub(crate) fn of(source: &Source) -> Result<Self, Error> {
         Ok(match source {
             Source::Embedded(embedded) => {
                 let log = embedded.log();
@@ -28,7 +28,7 @@ impl Outlet {
 
     /// Publishes one event; returns its sequence. After an error it may be stored all the same, and
     /// is stored once if it is published again with the same id.
-    pub(super) async fn publish(
+    pub(crate) async fn publish(
         &self,
         subject: &str,
         kind: &str,

@@ -4,10 +4,11 @@
 //! A state knows how many missing events it passed over when it was built. Any further events that
 //! the stream lacks were applied, and a new fold would not have them.
 
+use super::History;
 use super::as_of::Moment;
-use super::{Error, Rollouts};
-use crate::api::{self, Start};
+use crate::api::Start;
 use crate::deployment::Deployment;
+use crate::deployments::{Error, MissingEvents};
 use crate::position::Checkpoint;
 use crate::source::{Had, LookError, Lost, Missing, Source};
 use crate::state::Snapshot;
@@ -22,23 +23,23 @@ const ADVICE: &str = "add accept-missing (--accept-missing) to read without them
 
 /// Which events a new fold of a stream may do without.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Accepted {
+pub(crate) struct Accepted {
     /// Events up to this sequence may be missing.
-    pub(super) through: u64,
+    pub(crate) through: u64,
     /// A description of the applied events that it will lack, and who accepts that; none if it
     /// lacks nothing.
-    pub(super) lacks: Option<String>,
+    pub(crate) lacks: Option<String>,
     /// How many these are, at most; 0 if it lacks nothing, or if that is unknown.
-    pub(super) count: u64,
+    pub(crate) count: u64,
     /// How many events it lacks, at most, without noticing it, because the gaps of its stream say
     /// nothing; 0 if it counts them itself.
-    pub(super) unseen: u64,
+    pub(crate) unseen: u64,
     /// Why it is unknown what the stream has lost, if it is: a fold whose stream does not show its
     /// gaps may lack events.
-    pub(super) unknown: Option<String>,
+    pub(crate) unknown: Option<String>,
     /// The sequence after which it begins, if the active state did not begin at the first event of
     /// its stream.
-    pub(super) begins_after: Option<u64>,
+    pub(crate) begins_after: Option<u64>,
 }
 
 /// Who accepts that events are missing: the source's settings, or the request.
@@ -61,7 +62,7 @@ impl Accepted {
 
     /// That of a fold which continues what another generation has: what was accepted once stays
     /// accepted.
-    pub(super) fn kept(through: u64, kept: &Generation) -> Self {
+    pub(crate) fn kept(through: u64, kept: &Generation) -> Self {
         Self {
             begins_after: kept.begins_after,
             ..Self::nothing_lost(through.max(kept.accepts_missing_through))
@@ -69,7 +70,7 @@ impl Accepted {
     }
 
     /// Prepares a generation for the fold.
-    pub(super) fn apply(&self, generation: &mut Generation) {
+    pub(crate) fn apply(&self, generation: &mut Generation) {
         generation.accepts_missing_through = self.through;
         // One that begins elsewhere than the active state did begins where it should.
         generation.begins_after = self
@@ -78,7 +79,7 @@ impl Accepted {
     }
 
     /// Adds to a reason which events the new fold will lack.
-    pub(super) fn explain(&self, reason: String) -> String {
+    pub(crate) fn explain(&self, reason: String) -> String {
         match &self.lacks {
             Some(lacks) => format!("{reason}; {lacks}"),
             None => reason,
@@ -86,15 +87,15 @@ impl Accepted {
     }
 }
 
-impl Rollouts {
+impl History {
     /// Which events a fold from the beginning may do without, if it replaces the active generation;
-    /// refused if the stream has lost applied events, or is another one, unless `accept` is set.
+    /// refused if the stream has lost applied events, or is another one, unless that is accepted.
     /// `source` is that of the new fold.
-    pub(super) async fn may_refold(
+    pub(crate) async fn may_refold(
         &self,
         deployment: &Deployment,
         source: &str,
-        accept: bool,
+        accept: MissingEvents,
         advice: &str,
     ) -> Result<Accepted, Error> {
         let record = deployment.record();
@@ -108,7 +109,7 @@ impl Rollouts {
         }
         // Asked first: in another stream, counts of lost events would be meaningless.
         if let Some(other) = self.other_history(deployment).await {
-            if !accept {
+            if accept == MissingEvents::Refuse {
                 return Err(Error::Refused(format!("{other}; {advice}")));
             }
             let lacks =
@@ -136,7 +137,7 @@ impl Rollouts {
         &self,
         deployment: &Deployment,
         lost: Option<Option<LostEvents>>,
-        accept: bool,
+        accept: MissingEvents,
         advice: &str,
     ) -> Result<Accepted, Error> {
         let record = deployment.record();
@@ -180,12 +181,12 @@ impl Rollouts {
         };
         // A source that counts missing events accepts them without a request.
         let counts = self
-            .inner
             .sources
             .get(source)
             .is_some_and(|source| source.on_missing().is_count());
-        if accept || counts {
-            let lacks = format!("{lacks}, {}", acceptance(counts && !accept));
+        let is_accepted = accept == MissingEvents::Accept;
+        if is_accepted || counts {
+            let lacks = format!("{lacks}, {}", acceptance(counts && !is_accepted));
             tracing::warn!(
                 deployment = deployment.name(),
                 lacks,
@@ -207,7 +208,7 @@ impl Rollouts {
 
     /// Refused if the stream is not the one that the active generation was built from: a fold of
     /// another history would say nothing about this state. Passes while that is unknown.
-    pub(super) async fn check_history(&self, deployment: &Deployment) -> Result<(), Error> {
+    pub(crate) async fn check_history(&self, deployment: &Deployment) -> Result<(), Error> {
         match self.other_history(deployment).await {
             Some(other) => Err(Error::Refused(format!("{}: {other}", other.kind()))),
             None => Ok(()),
@@ -218,19 +219,19 @@ impl Rollouts {
     async fn other_history(&self, deployment: &Deployment) -> Option<crate::source::Error> {
         // Each `?` means that it is unknown, which refuses nothing.
         let source = deployment.record().active().source.clone();
-        let source = self.inner.sources.get(&source)?;
+        let source = self.sources.get(&source)?;
         let checkpoint = deployment.active().store()?.published()?;
         source.contradiction(&checkpoint).await.ok()?
     }
 
     /// The same for an as-of read. `begins_later` says that it need not start at the beginning:
     /// what was accepted before is then checked again, if the stream shows its gaps.
-    pub(super) async fn may_look_back(
+    pub(crate) async fn may_look_back(
         &self,
         deployment: &Deployment,
         moment: Moment,
         begins_later: bool,
-        accept: bool,
+        accept: MissingEvents,
     ) -> Result<Accepted, Error> {
         // Positions of one history mean nothing in another.
         self.check_history(deployment).await?;
@@ -253,12 +254,12 @@ impl Rollouts {
         deployment: &Deployment,
         moment: Moment,
         begins_later: bool,
-        accept: bool,
+        accept: MissingEvents,
     ) -> Result<Accepted, NoLook> {
         let record = deployment.record();
         let active = record.active();
         let up_to = match moment {
-            Moment::Sequence(sequence) if !accept => Some(sequence),
+            Moment::Sequence(sequence) if accept == MissingEvents::Refuse => Some(sequence),
             _ => None,
         };
         let mut lost = self.lost(deployment, active, up_to).await?;
@@ -297,7 +298,7 @@ impl Rollouts {
             return Ok(0);
         };
         let (Some(source), Some(subjects)) =
-            (self.inner.sources.get(&active.source), subjects_of(active))
+            (self.sources.get(&active.source), subjects_of(active))
         else {
             return Ok(0);
         };
@@ -316,13 +317,13 @@ impl Rollouts {
 
     /// Adds to the reason of a new deployment what its stream has already lost, if that is
     /// accepted.
-    pub(super) async fn explain_new(
+    pub(crate) async fn explain_new(
         &self,
         name: &str,
         generation: &Generation,
         reason: String,
     ) -> String {
-        let Some(source) = self.inner.sources.get(&generation.source) else {
+        let Some(source) = self.sources.get(&generation.source) else {
             return reason;
         };
         let (counts, through) = (
@@ -377,20 +378,20 @@ impl Rollouts {
     }
 
     /// The current last sequence of a source, if missing events up to there are accepted; 0 if not.
-    pub(super) async fn accepts_from(&self, source: &str, accept: bool) -> Result<u64, Error> {
-        if accept {
-            self.end_of(source).await
-        } else {
-            Ok(0)
+    pub(crate) async fn accepts_from(
+        &self,
+        source: &str,
+        accept: MissingEvents,
+    ) -> Result<u64, Error> {
+        match accept {
+            MissingEvents::Accept => self.end_of(source).await,
+            MissingEvents::Refuse => Ok(0),
         }
     }
 
     /// The current last sequence of a source: missing events up to there are accepted.
-    pub(super) async fn end_of(&self, source: &str) -> Result<u64, Error> {
-        let Some(known) = self.inner.sources.get(source) else {
-            return Err(self.inner.no_source(source).into());
-        };
-        known.info().await.last_sequence.ok_or_else(|| {
+    pub(crate) async fn end_of(&self, source: &str) -> Result<u64, Error> {
+        self.sources.known(source)?.info().await.last_sequence.ok_or_else(|| {
             Error::Conflict(format!(
                 "source {source} can't be reached, so the end of the accepted range is unknown; \
                  try again when it can"
@@ -406,7 +407,7 @@ impl Rollouts {
         active: &Generation,
         up_to: Option<u64>,
     ) -> Result<Option<LostEvents>, Unknown> {
-        let source = self.inner.sources.get(&active.source);
+        let source = self.sources.get(&active.source);
         let source = source.ok_or(Unknown(None))?;
         let store = deployment.active().store();
         let Some((checkpoint, skipped)) = store.and_then(|store| {
@@ -548,7 +549,7 @@ fn in_parts(missing: u64) -> String {
 /// How many events a fold lacks, at least, that another state of the same events has; `decided` are
 /// the events that the fold skips. The fold is at least at the position of that state. None if
 /// unknown.
-pub(super) fn lacking(ours: &Snapshot, theirs: &Snapshot, decided: &Skips) -> Option<u64> {
+pub(crate) fn lacking(ours: &Snapshot, theirs: &Snapshot, decided: &Skips) -> Option<u64> {
     let events = |snapshot: &Snapshot| snapshot.checkpoint().and_then(|known| known.events);
     let (had, has) = (events(ours)?, events(theirs)?);
     // What neither has: it was skipped, and is gone since.
@@ -563,7 +564,7 @@ pub(super) fn lacking(ours: &Snapshot, theirs: &Snapshot, decided: &Skips) -> Op
 }
 
 /// What the stream lacks without showing it, in words.
-pub(super) fn lacking_in_words(count: u64, stream: &str) -> String {
+pub(crate) fn lacking_in_words(count: u64, stream: &str) -> String {
     let (events, were, are) = if count == 1 {
         ("event", "was", "is")
     } else {
@@ -616,14 +617,6 @@ fn describe(missing: Missing, may_be_of_others: bool, stream: &str) -> String {
         format!("(between {from} and {to})")
     };
     format!("{events} that {was} applied {is} gone from stream {stream} {place}")
-}
-
-/// What a verification reports about a state that it can't compare.
-pub(super) fn unequal(lacks: &str, comparison: &api::Comparison) -> String {
-    format!(
-        "{lacks}, so the new fold cannot be the same: {}; the active state has them, keep it",
-        comparison.conclusion
-    )
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Error, Rollouts};
+use super::Handlers;
 use crate::actor::blocking;
 use crate::api;
 use crate::audit;
 use crate::clock::wall_ns;
 use crate::deployment::Deployment;
+use crate::deployments::Error;
 use crate::effects::{Condition, Lineage, Queue, Row, RowKey, row_key};
 use crate::runner::Runner;
 use crate::state::Store;
@@ -40,7 +41,7 @@ impl Drop for Quiet {
     }
 }
 
-impl Rollouts {
+impl Handlers {
     /// A page of the messages that wait, after one of them.
     pub async fn waiting_messages(
         &self,
@@ -48,7 +49,7 @@ impl Rollouts {
         after: Option<&str>,
         limit: usize,
     ) -> Result<api::WaitingMessages, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         let (store, lineage) = outbox(&deployment)?;
         // A place outside this lineage belongs to another deployment or to one before it.
         let after = after.map(|after| key_of_page(after, lineage)).transpose()?;
@@ -70,9 +71,9 @@ impl Rollouts {
         name: &str,
         wanted: api::DropMessages,
     ) -> Result<api::DroppedMessages, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         check(&wanted.ids, &wanted.reason)?;
-        let _changing = self.lock(&deployment).await?;
+        let _changing = self.deployments.lock(&deployment).await?;
         let (_, lineage) = outbox(&deployment)?;
         // What is dropped must not be on its way.
         let _quiet = Quiet::of(deployment.active()).await;
@@ -82,7 +83,7 @@ impl Rollouts {
         let dropped: Vec<api::WaitingMessage> =
             rows.iter().map(|row| shown(row, lineage)).collect();
         let audit = noted("drop-messages", name, &wanted.reason, &dropped);
-        let (catalogue, writer) = (Arc::clone(&self.inner.catalogue), store.clone());
+        let (catalogue, writer) = (Arc::clone(&self.deployments.catalogue), store.clone());
         let keys: Vec<RowKey> = rows.iter().map(Row::key).collect();
         blocking(move || {
             // Before they are gone: nothing is dropped without a record.
@@ -108,9 +109,9 @@ impl Rollouts {
         name: &str,
         wanted: api::SendMessages,
     ) -> Result<api::SentMessages, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         check(&wanted.ids, &wanted.reason)?;
-        let _changing = self.lock(&deployment).await?;
+        let _changing = self.deployments.lock(&deployment).await?;
         let (_, lineage) = outbox(&deployment)?;
         // A message must not be on its way under its old terms.
         let _quiet = Quiet::of(deployment.active()).await;
@@ -137,7 +138,7 @@ impl Rollouts {
             "send-messages"
         };
         let audit = noted(action, name, &wanted.reason, &messages);
-        let catalogue = Arc::clone(&self.inner.catalogue);
+        let catalogue = Arc::clone(&self.deployments.catalogue);
         blocking(move || {
             catalogue.note(&audit)?;
             store.replace_effects(&changes)
@@ -148,7 +149,7 @@ impl Rollouts {
 
     /// Tries at once to send what waits.
     pub fn retry_messages(&self, name: &str) -> Result<api::Deployment, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         // For a projection this is an error, not a retry of nothing.
         outbox(&deployment)?;
         deployment.active().try_to_send();

@@ -2,30 +2,57 @@
 
 use std::sync::Arc;
 
-use super::plan::Plan;
-use super::{DeployRequest, Error, Rollouts, failure_events};
+use super::{Exceptions, failure_events};
 use crate::api::{OnFailure, Strategy};
 use crate::deployment::{Deployment, parked_counts as counts};
+use crate::deployments::Error;
 use crate::module::{KeyRule, Module};
 use crate::state::catalogue::ParkingRecord;
 
-impl Rollouts {
-    /// Sets what a deploy says about events that fail; returns what that changed, in words. The
-    /// caller holds the deployment's lock.
-    pub(super) async fn set_failure_policy(
+/// What a deploy says about events that fail.
+#[derive(Clone, Debug, Default)]
+pub struct FailureRequest {
+    /// What happens to events that have used up their attempts; absent: as before, at first stop.
+    pub on_failure: Option<OnFailure>,
+    /// Where error events go, as `SUBJECT@SOURCE`; empty: nowhere; absent: as before.
+    pub events: Option<String>,
+    /// Whether the module retries what an earlier one has parked.
+    pub retry_parked: bool,
+}
+
+impl Exceptions {
+    /// The policy of a new deployment, whose module reads from a source.
+    pub(crate) fn first_policy(
         &self,
-        deployment: &Arc<Deployment>,
-        plan: &Plan,
+        request: &FailureRequest,
         module: &Module,
-        request: &DeployRequest,
+        source: &str,
+    ) -> Result<ParkingRecord, Error> {
+        let on_failure = request.on_failure.unwrap_or_default();
+        check_policy(on_failure, module)?;
+        Ok(ParkingRecord {
+            on_failure,
+            events: failure_events::first(self, request.events.as_deref(), module, source)?,
+            ..ParkingRecord::default()
+        })
+    }
+
+    /// Sets what a deploy says about events that fail; returns what that changed, in words. A new
+    /// generation gets its state by the strategy. The caller holds the deployment's lock.
+    pub(crate) async fn set_failure_policy(
+        self: &Arc<Self>,
+        deployment: &Arc<Deployment>,
+        strategy: Option<Strategy>,
+        module: &Module,
+        request: &FailureRequest,
     ) -> Result<Option<String>, Error> {
         let before = deployment.with_record(|record| record.parking.clone());
-        let events = request.failure_events.as_deref();
+        let events = request.events.as_deref();
         if let Some(events) = events {
             // Before anything changes: a deploy that is refused leaves everything as it was.
             self.failure_target(events, module, &deployment.record().active().source)?;
         }
-        self.set_on_failure(deployment, plan, module, request.on_failure)
+        self.set_on_failure(deployment, strategy, module, request.on_failure)
             .await?;
         self.set_failure_events(deployment, module, events).await?;
         let parking = deployment.with_record(|record| record.parking.clone());
@@ -45,12 +72,12 @@ impl Rollouts {
     async fn set_on_failure(
         &self,
         deployment: &Arc<Deployment>,
-        plan: &Plan,
+        strategy: Option<Strategy>,
         module: &Module,
         wanted: Option<OnFailure>,
     ) -> Result<(), Error> {
         // Before anything is written: a refused plan must leave the policy as it was.
-        check_plan(deployment, plan, module, wanted)?;
+        check_plan(deployment, strategy, module, wanted)?;
         let mut record = deployment.draft();
         let before = record.parking.on_failure;
         let Some(wanted) = wanted.filter(|wanted| *wanted != before) else {
@@ -58,7 +85,8 @@ impl Rollouts {
         };
         let detail = format!("{} instead of {}", wanted.name(), before.name());
         record.parking.on_failure = wanted;
-        self.commit(deployment, record, "on-failure", detail)
+        self.deployments
+            .commit(deployment, record, "on-failure", detail)
             .await?;
         // Followers park as well, so that a rollback finds the same policy.
         deployment
@@ -86,19 +114,19 @@ fn check_policy(on_failure: OnFailure, module: &Module) -> Result<(), Error> {
 /// Refuses a plan that would lose what is parked, or the order of its keys.
 fn check_plan(
     deployment: &Deployment,
-    plan: &Plan,
+    strategy: Option<Strategy>,
     module: &Module,
     wanted: Option<OnFailure>,
 ) -> Result<(), Error> {
     let record = deployment.record();
     check_policy(wanted.unwrap_or(record.parking.on_failure), module)?;
     // An unchanged module and a rebuild keep nothing that could be lost.
-    let Plan::New { strategy, .. } = plan else {
+    let Some(strategy) = strategy else {
         return Ok(());
     };
     let parked = counts(deployment.active().store().as_ref());
     let name = deployment.name();
-    if *strategy == Strategy::Migrate && parked.events > 0 {
+    if strategy == Strategy::Migrate && parked.events > 0 {
         return Err(Error::Refused(format!(
             "{name} has {} parked events, which a migration would leave behind; retry or drop \
              them first (`foldstream parked list {name}`), or rebuild",
@@ -109,7 +137,7 @@ fn check_plan(
     let is_of_other_keys = *rule != module.info().key_rule;
     // Also if nothing is parked yet: an event may be parked until the module takes over.
     let may_park = parked.events > 0 || record.parking.on_failure == OnFailure::Park;
-    if *strategy == Strategy::Inherit && is_of_other_keys && may_park {
+    if strategy == Strategy::Inherit && is_of_other_keys && may_park {
         return Err(Error::Refused(format!(
             "cannot inherit: the module has key rule {} instead of {rule}, by which {name} \
              parks events; retry or drop what is parked (`foldstream parked list {name}`) and \
@@ -118,17 +146,4 @@ fn check_plan(
         )));
     }
     Ok(())
-}
-
-/// The policy of a new record.
-pub(super) fn first_policy(
-    wanted: Option<OnFailure>,
-    module: &Module,
-) -> Result<ParkingRecord, Error> {
-    let on_failure = wanted.unwrap_or_default();
-    check_policy(on_failure, module)?;
-    Ok(ParkingRecord {
-        on_failure,
-        ..ParkingRecord::default()
-    })
 }

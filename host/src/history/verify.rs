@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::align::align;
-use super::side_fold::{Scratch, ScratchOptions};
-use super::{Error, Rollouts};
-use super::{compare, gate, history, parked_rules, skips};
+use super::{History, SideFold, SideFoldOptions, lacking, lacking_in_words};
 use crate::actor::blocking;
 use crate::api::{self, Gate, WorkState};
 use crate::deployment::{Deployment, parked_counts};
+use crate::deployments::{
+    Error, FILTERED_HOLD_MAX, MissingEvents, align, check_gate, compare, first_other_timer,
+    parked_remark, skipped_remark,
+};
 use crate::module::Module;
 use crate::pipeline::{Ceiling, SINGLES};
 use crate::state::Snapshot;
@@ -28,28 +29,28 @@ const SEARCH_EVENTS_MAX: u64 = 1_000_000;
 /// How often progress is reported.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
-impl Rollouts {
+impl History {
     /// Starts to verify the active generation, unless a verification is running; returns its
     /// progress.
     ///
-    /// If the stream has lost events that were applied, this is refused unless `accept_missing` is
-    /// set.
+    /// If the stream has lost events that were applied, this is refused unless `missing` accepts
+    /// that.
     pub async fn verify(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         sample: Option<u64>,
         seed: Option<u64>,
-        accept_missing: bool,
+        missing: MissingEvents,
     ) -> Result<api::Verification, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         self.check_history(&deployment).await?;
         let mut generation = deployment.record().active().clone();
         let advice = "keep the state; use --accept-missing to verify the rest";
         let accepted = self
-            .may_refold(&deployment, &generation.source, accept_missing, advice)
+            .may_refold(&deployment, &generation.source, missing, advice)
             .await?;
         accepted.apply(&mut generation);
-        let module = self.module_of(&generation).await?;
+        let module = self.runners.module_of(&generation).await?;
         let skips = deployment.skips_as_folded()?;
         // Below 2^53, so that the seed survives JSON numbers.
         let seed = seed.unwrap_or_else(|| fastrand::u64(..1 << 53));
@@ -57,7 +58,7 @@ impl Rollouts {
             sample,
             ..Gate::default()
         };
-        super::check_gate(&gate)?;
+        check_gate(&gate)?;
         let begun = api::Verification {
             state: WorkState::Queued,
             generation: generation.number,
@@ -83,7 +84,7 @@ impl Rollouts {
         let lacks = accepted.lacks;
         let restarts = AtomicU64::new(0);
         let work = Verifying {
-            host: self.clone(),
+            history: Arc::clone(self),
             deployment,
             generation,
             module,
@@ -100,7 +101,7 @@ impl Rollouts {
 
     /// The progress of the last verification.
     pub fn verification(&self, name: &str) -> Result<api::Verification, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         deployment.verification().ok_or_else(|| {
             Error::Missing(format!(
                 "{name} was not verified since the host started; run `foldstream verify {name}`"
@@ -110,7 +111,7 @@ impl Rollouts {
 }
 
 struct Verifying {
-    host: Rollouts,
+    history: Arc<History>,
     deployment: Arc<Deployment>,
     generation: Generation,
     module: Arc<Module>,
@@ -157,7 +158,7 @@ impl Rest {
 impl Verifying {
     async fn run(self) {
         // It costs as much as a rebuild, and takes part in their queue.
-        let ticket = self.host.inner.rebuilds.enter();
+        let ticket = self.history.rebuilds.enter();
         ticket.turn(|_| ()).await;
         self.deployment.update_verification(|verification| {
             verification.state = WorkState::Running;
@@ -182,8 +183,8 @@ impl Verifying {
     async fn verify(&self) -> Result<(), Error> {
         // Decided once, before the fold: a deployment that starts to move later is noticed below.
         let rests = Rest::of(&self.deployment);
-        let scratch = self.refold(rests.as_ref()).await?;
-        let (ours, theirs) = self.take_snapshots(&scratch, rests.as_ref()).await?;
+        let fold = self.refold(rests.as_ref()).await?;
+        let (ours, theirs) = self.take_snapshots(&fold, rests.as_ref()).await?;
         let position = ours.position();
         let skipped: Vec<u64> = ours.exceptions().into_keys().collect();
         let missing = ours.missing_count();
@@ -191,8 +192,8 @@ impl Verifying {
         let gate = self.gate.clone();
         let lacks = self.lacking(&ours, &theirs);
         let (comparison, timer) = blocking(move || {
-            let comparison = compare::compare(&ours, &theirs, &gate)?;
-            Ok::<_, Error>((comparison, compare::first_other_timer(&ours, &theirs)?))
+            let comparison = compare(&ours, &theirs, &gate)?;
+            Ok::<_, Error>((comparison, first_other_timer(&ours, &theirs)?))
         })
         .await?;
         let equal = comparison.refused == 0 && timer.is_none();
@@ -210,7 +211,7 @@ impl Verifying {
                  the module depends on something other than its events",
                 timer.unwrap_or_default()
             ),
-            None if !equal => history::unequal(lacks.as_deref().unwrap_or("events"), &comparison),
+            None if !equal => unequal(lacks.as_deref().unwrap_or("events"), &comparison),
             // `SINGLES` restarts are those of the first events, which the text names apart.
             None => {
                 let further = self
@@ -253,9 +254,9 @@ impl Verifying {
                 "; {lacks}: they made no difference, or no entry has them"
             ));
         }
-        message.push_str(&skips::remark(&skipped));
+        message.push_str(&skipped_remark(&skipped));
         message.push_str(&api::missing_remark(missing));
-        message.push_str(&parked_rules::remark(&parked));
+        message.push_str(&parked_remark(&parked));
         self.deployment.update_verification(|verification| {
             verification.skipped = skipped;
             verification.missing_events = missing;
@@ -272,10 +273,10 @@ impl Verifying {
     /// Which applied events the stream has lost, as it showed before the fold, or as the fold shows.
     fn lacking(&self, ours: &Snapshot, theirs: &Snapshot) -> Option<String> {
         let by_count = || {
-            let count = history::lacking(ours, theirs, &self.skips)
+            let count = lacking(ours, theirs, &self.skips)
                 .filter(|count| *count > 0 && self.generation.subjects_from == 0)?;
-            let source = self.host.inner.sources.get(&self.generation.source)?;
-            Some(history::lacking_in_words(count, &source.stream()))
+            let source = self.history.sources.get(&self.generation.source)?;
+            Some(lacking_in_words(count, &source.stream()))
         };
         self.lacks.clone().or_else(by_count)
     }
@@ -283,19 +284,13 @@ impl Verifying {
     /// Both states at one position.
     async fn take_snapshots(
         &self,
-        scratch: &Scratch,
+        fold: &SideFold,
         rests: Option<&Rest>,
     ) -> Result<(Snapshot, Snapshot), Error> {
         let serving = self.deployment.active();
-        let at_most = self
-            .host
-            .inner
-            .config
-            .rollout
-            .hold_max
-            .max(super::FILTERED_HOLD_MAX);
+        let at_most = self.history.config.rollout.hold_max.max(FILTERED_HOLD_MAX);
         // So that no deploy, rollback or repair comes between the check and the snapshots.
-        let _changing = self.host.lock(&self.deployment).await?;
+        let _changing = self.history.deployments.lock(&self.deployment).await?;
         if self.deployment.record().active != self.generation.number {
             return Err(Error::Conflict(
                 "another generation became active meanwhile; verify again".to_owned(),
@@ -309,19 +304,19 @@ impl Verifying {
             ));
         }
         let Some(rest) = rests else {
-            let aligned = align(&serving, &scratch.runner, at_most).await;
+            let aligned = align(&serving, &fold.runner, at_most).await;
             let aligned = aligned.map_err(|missed| {
                 let now = Rest::of(&self.deployment)
                     .map(|rest| format!(": {}", rest.because))
                     .unwrap_or_default();
                 Error::Conflict(format!("{missed}{now}; verify again"))
             })?;
-            return gate::snapshots(&aligned, &serving, &scratch.runner);
+            return aligned.snapshots(&serving, &fold.runner);
         };
         // Neither moves: the active one rests, and the other one is at its ceiling.
         let closed = || Error::Conflict("a state is still opening; verify again".to_owned());
         let ours = serving.store().ok_or_else(closed)?.snapshot();
-        let theirs = scratch.runner.store().ok_or_else(closed)?.snapshot();
+        let theirs = fold.runner.store().ok_or_else(closed)?.snapshot();
         if ours.position() != rest.position || theirs.position() != rest.position {
             return Err(Error::Conflict(format!(
                 "the active generation continued from {} to {} meanwhile; verify again",
@@ -332,9 +327,9 @@ impl Verifying {
         Ok((ours, theirs))
     }
 
-    /// Folds the stream in scratch runners up to near its end, or to where the active generation
+    /// Folds the stream in side folds up to near its end, or to where the active generation
     /// rests, restarted on the way, each time with other boundaries.
-    async fn refold(&self, rests: Option<&Rest>) -> Result<Scratch, Error> {
+    async fn refold(&self, rests: Option<&Rest>) -> Result<SideFold, Error> {
         // One seed gives all choices, so that a run can be repeated.
         let mut random = fastrand::Rng::with_seed(self.seed);
         let end = self.deployment.active().position();
@@ -351,37 +346,37 @@ impl Verifying {
         // The stops may be equal, or at the end: any of them must give the same result.
         let mut stops: Vec<u64> = (0..RESTARTS).map(|_| random.u64(begun..=end)).collect();
         stops.sort_unstable();
-        let mut from: Option<Scratch> = None;
+        let mut from: Option<SideFold> = None;
         for stop in stops {
-            let scratch = self
+            let fold = self
                 .start(random.u64(..), Ceiling::Position(stop), from.as_ref())
                 .await?;
             // 0 is the ceiling that it started with.
-            self.reported(&scratch, end, scratch.arrives(0)).await?;
+            self.reported(&fold, end, fold.arrives(0)).await?;
             // Everything is durable and the file is closed before the next one copies it.
-            scratch.close().await;
-            self.count_restarts(&scratch, 1);
+            fold.close().await;
+            self.count_restarts(&fold, 1);
             // Kept until the next one has copied its file; dropping it removes the file.
-            from = Some(scratch);
+            from = Some(fold);
         }
         let ceiling = rests.map_or(Ceiling::None, |rest| Ceiling::Position(rest.position));
-        let scratch = self.start(random.u64(..), ceiling, from.as_ref()).await?;
+        let fold = self.start(random.u64(..), ceiling, from.as_ref()).await?;
         match rests {
             Some(_) => {
-                self.reported(&scratch, end, scratch.arrives(0)).await?;
+                self.reported(&fold, end, fold.arrives(0)).await?;
             }
             None => {
-                self.reported(&scratch, end, scratch.comes_near(NEAR_EVENTS))
+                self.reported(&fold, end, fold.comes_near(NEAR_EVENTS))
                     .await?;
             }
         }
-        self.count_restarts(&scratch, 0);
-        Ok(scratch)
+        self.count_restarts(&fold, 0);
+        Ok(fold)
     }
 
     /// Adds the restarts of a runner, and those between two runners.
-    fn count_restarts(&self, scratch: &Scratch, between: u64) {
-        let restarts = scratch.runner.now().restarts + between;
+    fn count_restarts(&self, fold: &SideFold, between: u64) {
+        let restarts = fold.runner.now().restarts + between;
         self.restarts.fetch_add(restarts, Ordering::Relaxed);
         self.deployment
             .update_verification(|verification| verification.restarts += restarts);
@@ -391,18 +386,18 @@ impl Verifying {
         &self,
         seed: u64,
         ceiling: Ceiling,
-        from: Option<&Scratch>,
-    ) -> Result<Scratch, Error> {
+        from: Option<&SideFold>,
+    ) -> Result<SideFold, Error> {
         let from = from.map(|from| from.path().to_owned());
-        let options = ScratchOptions {
+        let options = SideFoldOptions {
             ceiling,
             shuffle: Some(seed),
             from,
             skips: self.skips.clone(),
-            ..ScratchOptions::default()
+            ..SideFoldOptions::default()
         };
-        self.host
-            .start_scratch(
+        self.history
+            .start_side_fold(
                 &self.deployment.record(),
                 &self.generation,
                 Arc::clone(&self.module),
@@ -414,14 +409,14 @@ impl Verifying {
     /// Reports the progress of a fold until `work` is done.
     async fn reported<T>(
         &self,
-        scratch: &Scratch,
+        fold: &SideFold,
         end: u64,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         let report = async {
             loop {
-                let (now, position) = (scratch.runner.now(), scratch.runner.position());
-                let obstacle = scratch.obstacle();
+                let (now, position) = (fold.runner.now(), fold.runner.position());
+                let obstacle = fold.obstacle();
                 self.deployment.update_verification(|verification| {
                     verification.obstacle = obstacle;
                     // `end` may be 0, and the stream may have grown past it.
@@ -484,24 +479,32 @@ impl Verifying {
 
     async fn folded_to(&self, shuffle: Option<u64>, position: u64) -> Result<Snapshot, Error> {
         let skips = self.skips.clone();
-        let options = ScratchOptions {
+        let options = SideFoldOptions {
             ceiling: Ceiling::Position(position),
             shuffle,
             skips,
-            ..ScratchOptions::default()
+            ..SideFoldOptions::default()
         };
-        let scratch = self
-            .host
-            .start_scratch(
+        let fold = self
+            .history
+            .start_side_fold(
                 &self.deployment.record(),
                 &self.generation,
                 Arc::clone(&self.module),
                 options,
             )
             .await?;
-        // The file is removed with `scratch`, but the snapshot keeps what it needs open.
-        scratch.arrives(0).await?;
-        let closed = || Error::Conflict("a scratch state was closed; verify again".to_owned());
-        Ok(scratch.runner.store().ok_or_else(closed)?.snapshot())
+        // The file is removed with `fold`, but the snapshot keeps what it needs open.
+        fold.arrives(0).await?;
+        let closed = || Error::Conflict("a side fold was closed; verify again".to_owned());
+        Ok(fold.runner.store().ok_or_else(closed)?.snapshot())
     }
+}
+
+/// What a verification reports about a state that it can't compare.
+fn unequal(lacks: &str, comparison: &api::Comparison) -> String {
+    format!(
+        "{lacks}, so the new fold cannot be the same: {}; the active state has them, keep it",
+        comparison.conclusion
+    )
 }

@@ -4,31 +4,26 @@
 //! with everything durable. Each of their states has therefore either passed the event, and does
 //! not change, or has not, and will skip it. A crash at any point finds one or the other.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::crash_points;
-use super::{Error, GenerationChoice, Rollouts};
-use crate::api::{self, SkipState};
+use super::Exceptions;
+use crate::api;
 use crate::deployment::Deployment;
+use crate::deployments::{Error, GenerationChoice, crash_points};
 use crate::event::Event;
 use crate::pipeline::Ceiling;
 use crate::runner::Runner;
 use crate::source::{self, Source};
 use crate::state;
 use crate::state::catalogue::{Generation, Record};
-use crate::state::exceptions::{BEHIND_MAX, Exception, REASON_BYTES_MAX, SKIPS_MAX, Skip, Skips};
+use crate::state::exceptions::{BEHIND_MAX, REASON_BYTES_MAX, SKIPS_MAX, Skip};
 use crate::subject::SubjectSet;
 
 /// Most events that one request may skip.
 const REQUEST_MAX: usize = 100;
 /// How long the runners of a deployment may take to stop: a guest call ends first.
 const HOLD_MAX: Duration = Duration::from_secs(10);
-/// Decisions that the deployment itself shows; a separate list has all of them.
-const SHOWN_MAX: usize = 20;
-/// Sequences that a message lists.
-const NAMED_MAX: usize = 10;
 
 /// Events to skip, and why.
 #[derive(Clone, Debug)]
@@ -151,7 +146,7 @@ const NOTED_MAX: Duration = Duration::from_secs(5);
 
 /// Waits until the failure of a candidate that has just stopped is recorded. Recorded after a
 /// resume, it would end the candidate.
-pub(super) async fn failure_noted(deployment: &Deployment) {
+pub(crate) async fn failure_noted(deployment: &Deployment) {
     let noted = deployment.until(|record| {
         let runner = record
             .candidate()
@@ -162,10 +157,10 @@ pub(super) async fn failure_noted(deployment: &Deployment) {
     let _ = tokio::time::timeout(NOTED_MAX, noted).await;
 }
 
-impl Rollouts {
+impl Exceptions {
     /// Decides that events are skipped from now on. Events that are already skipped stay so. The
     /// caller holds the deployment's lock.
-    pub(super) async fn decide(
+    pub(crate) async fn decide(
         &self,
         deployment: &Arc<Deployment>,
         choice: GenerationChoice,
@@ -175,7 +170,7 @@ impl Rollouts {
         // A stopped candidate is no candidate by status any more.
         let generation = match (choice, record.stopped_candidate()) {
             (GenerationChoice::Candidate, Some(stopped)) => stopped,
-            _ => self.chosen(&record, choice)?,
+            _ => choice.of(&record)?,
         };
         let target = Target::new(deployment, generation);
         let known = record.skips();
@@ -203,7 +198,7 @@ impl Rollouts {
     }
 
     /// Records decisions in the place of earlier ones about the same events. The runners are held.
-    pub(super) async fn record_decisions(
+    pub(crate) async fn record_decisions(
         &self,
         deployment: &Arc<Deployment>,
         decided: Vec<Skip>,
@@ -217,7 +212,8 @@ impl Rollouts {
         record.skips.extend(decided);
         record.skips.sort_by_key(|skip| skip.sequence);
         let skips = record.skips();
-        self.commit(deployment, record, "skip", detail.clone())
+        self.deployments
+            .commit(deployment, record, "skip", detail.clone())
             .await?;
         crash_points::reached("skip-recorded");
         tracing::warn!(
@@ -258,8 +254,7 @@ impl Rollouts {
     /// The event of the stream, which must be one that the generation reads.
     async fn look_up(&self, name: &str, target: &Target, sequence: u64) -> Result<Event, Error> {
         let module = &target.generation.module;
-        let source = self.inner.sources.get(&target.generation.source);
-        let source = source.ok_or_else(|| self.inner.no_source(&target.generation.source))?;
+        let source = self.sources.known(&target.generation.source)?;
         let unknown = |why: source::LookError| {
             Error::Conflict(format!("cannot read event {sequence}: {why}; try again"))
         };
@@ -294,8 +289,8 @@ impl Rollouts {
 
     /// Withdraws a decision. States that have passed the event do not change.
     pub async fn withdraw_skip(&self, name: &str, sequence: u64) -> Result<api::SkipList, Error> {
-        let deployment = self.deployment(name)?;
-        let _changing = self.lock(&deployment).await?;
+        let deployment = self.deployments.get(name)?;
+        let _changing = self.deployments.lock(&deployment).await?;
         let is_decided = |record: &Record| record.skips.iter().any(|skip| skip.has(sequence));
         // Before the hold, so that a wrong request holds nobody.
         if !is_decided(&deployment.record()) {
@@ -314,13 +309,14 @@ impl Rollouts {
             }
         }
         let skips = record.skips();
-        self.commit(
-            &deployment,
-            record,
-            "skip-withdrawn",
-            format!("event {sequence}"),
-        )
-        .await?;
+        self.deployments
+            .commit(
+                &deployment,
+                record,
+                "skip-withdrawn",
+                format!("event {sequence}"),
+            )
+            .await?;
         deployment
             .runners()
             .iter()
@@ -333,7 +329,7 @@ impl Rollouts {
     /// The skipped events of a deployment.
     pub fn skips(&self, name: &str) -> Result<api::SkipList, Error> {
         Ok(api::SkipList {
-            skips: self.deployment(name)?.skips(),
+            skips: self.deployments.get(name)?.skips(),
         })
     }
 }
@@ -397,7 +393,7 @@ fn check_ahead(name: &str, target: &Target, sequence: u64) -> Result<(), Error> 
 }
 
 /// Holds all runners of a deployment, with everything durable.
-pub(super) async fn hold(deployment: &Deployment) -> Result<Held, Error> {
+pub(crate) async fn hold(deployment: &Deployment) -> Result<Held, Error> {
     // Made before the wait: if it fails, its drop lifts the ceilings.
     let held = Held(deployment.runners());
     let epochs: Vec<u64> = held
@@ -421,128 +417,4 @@ pub(super) async fn hold(deployment: &Deployment) -> Result<Held, Error> {
     };
     tokio::time::timeout(HOLD_MAX, stand).await.map_err(busy)?;
     Ok(held)
-}
-
-/// Text to add to a message about a state that skipped events.
-pub(super) fn remark(skipped: &[u64]) -> String {
-    if skipped.is_empty() {
-        return String::new();
-    }
-    let named: Vec<String> = skipped.iter().take(NAMED_MAX).map(u64::to_string).collect();
-    let more = if skipped.len() > NAMED_MAX {
-        ", …"
-    } else {
-        ""
-    };
-    format!(
-        "; without {} skipped: {}{more}",
-        events(skipped.len()),
-        named.join(", ")
-    )
-}
-
-fn events(count: usize) -> String {
-    if count == 1 {
-        "1 event that was".to_owned()
-    } else {
-        format!("{count} events that were")
-    }
-}
-
-impl Deployment {
-    /// The events that a fold must skip to reproduce the active state, and what it did with parked
-    /// ones.
-    pub(super) fn skips_as_folded(&self) -> Result<Skips, Error> {
-        let opening = || {
-            Error::Conflict(format!(
-                "the state of {} is still opening; try again",
-                self.name()
-            ))
-        };
-        // Skips and past are read from one state; what it did later is not yet to be repeated.
-        let store = self.active().store().ok_or_else(opening)?;
-        let snapshot = store.snapshot();
-        let skips = self
-            .record()
-            .skips()
-            .as_folded(&snapshot.exceptions(), snapshot.position());
-        Ok(skips.with_past(store.past()?))
-    }
-
-    /// The skipped events, by rising sequence.
-    pub fn skips(&self) -> Vec<api::Skip> {
-        let store = self.active().store();
-        let position = store.as_ref().map_or(0, state::Store::position);
-        // What has been done comes from the state, what is decided from the record.
-        let exceptions = store.map(|store| store.exceptions()).unwrap_or_default();
-        listed(&self.record().skips, &exceptions, position)
-    }
-
-    /// The last of them.
-    pub(crate) fn skips_shown(&self) -> Vec<api::Skip> {
-        let mut skips = self.skips();
-        skips.drain(..skips.len().saturating_sub(SHOWN_MAX));
-        skips
-    }
-}
-
-fn listed(
-    decided: &[Skip],
-    exceptions: &BTreeMap<u64, Exception>,
-    position: u64,
-) -> Vec<api::Skip> {
-    let mut listed: BTreeMap<u64, api::Skip> = BTreeMap::new();
-    // A decision that is not in the record any more, but was carried out, was withdrawn since.
-    let mut behind: BTreeMap<u64, u64> = BTreeMap::new();
-    for (sequence, exception) in exceptions {
-        match exception {
-            Exception::Skipped(skipped) => {
-                let done = Skip::carried_out(*sequence, skipped);
-                listed.insert(*sequence, shown(&done, SkipState::Withdrawn));
-            }
-            Exception::DroppedBehind { first, .. } => *behind.entry(*first).or_default() += 1,
-        }
-    }
-    for skip in decided {
-        let state = match (
-            listed.contains_key(&skip.sequence),
-            skip.sequence > position,
-        ) {
-            (true, _) => SkipState::Skipped,
-            (false, true) => SkipState::Ahead,
-            (false, false) => SkipState::Folded,
-        };
-        listed.insert(skip.sequence, shown(skip, state));
-    }
-    // What a state has left out counts, whatever was decided since.
-    for (first, later) in behind {
-        if let Some(skip) = listed.get_mut(&first) {
-            skip.later = skip.later.max(later);
-        }
-    }
-    listed.into_values().collect()
-}
-
-fn shown(skip: &Skip, state: SkipState) -> api::Skip {
-    let Skip {
-        sequence,
-        reason,
-        at,
-        error,
-        event,
-        behind,
-    } = skip.clone();
-    let event = event.as_ref();
-    api::Skip {
-        sequence,
-        later: behind.len() as u64,
-        state,
-        reason,
-        at,
-        error,
-        subject: event.map(|event| event.subject.clone()),
-        kind: event.map(|event| event.kind.clone()),
-        time: event.map(|event| event.time.clone()),
-        digest: event.map(|event| event.digest.clone()),
-    }
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 /// The name of a deleted deployment whose runners are ending; dropping it frees the name.
-pub(super) struct Ending<'a> {
+pub(crate) struct Ending<'a> {
     names: &'a tokio::sync::watch::Sender<BTreeSet<String>>,
     name: String,
 }
 
 impl<'a> Ending<'a> {
-    pub(super) fn begin(
+    pub(crate) fn begin(
         names: &'a tokio::sync::watch::Sender<BTreeSet<String>>,
         name: &str,
     ) -> Self {

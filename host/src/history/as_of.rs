@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::side_fold::{Scratch, ScratchOptions};
-use super::snapshots;
-use super::{Error, Rollouts};
+use super::{History, SideFold, SideFoldOptions, snapshots};
 use crate::api::DeploymentState;
 use crate::deployment::{Deployment, View};
+use crate::deployments::{Error, MissingEvents};
 use crate::pipeline::Ceiling;
 use crate::room::Use;
 use crate::runner::ReadError;
@@ -46,20 +45,20 @@ struct PastState {
     generation: u64,
     moment: Moment,
     /// Whether events that were applied may be missing from it.
-    accept_missing: bool,
+    missing: MissingEvents,
     /// Whether it started with a snapshot.
     begins_later: bool,
     /// How many events it lacks, at most, without having noticed it; none as long as that is
     /// unknown.
     unseen: Option<u64>,
-    scratch: Arc<Scratch>,
+    fold: Arc<SideFold>,
     used_at: Instant,
 }
 
 impl PastState {
     fn found(&self) -> Past {
         Past {
-            scratch: Arc::clone(&self.scratch),
+            fold: Arc::clone(&self.fold),
             begins_later: self.begins_later,
             unseen: self.unseen,
         }
@@ -68,7 +67,7 @@ impl PastState {
 
 /// A state of the past for one request; see [`PastState`].
 struct Past {
-    scratch: Arc<Scratch>,
+    fold: Arc<SideFold>,
     begins_later: bool,
     unseen: Option<u64>,
 }
@@ -146,16 +145,16 @@ pub enum AsOfError {
     Preparing(#[from] Preparing),
 }
 
-impl Rollouts {
+impl History {
     /// A view of a deployment as of a moment; waits at most `timeout` for it.
     ///
-    /// If the stream has lost events that were applied, the view is refused unless `accept_missing`
-    /// is set.
+    /// If the stream has lost events that were applied, the view is refused unless `missing`
+    /// accepts that.
     pub async fn view_as_of(
         &self,
         deployment: &Arc<Deployment>,
         moment: Moment,
-        accept_missing: bool,
+        missing: MissingEvents,
         timeout: Duration,
     ) -> Result<View, AsOfError> {
         // If the present can't be read, the past can't be told from the future.
@@ -164,17 +163,15 @@ impl Rollouts {
         let generation = record.active();
         check_past(moment, head, deployment.name())?;
         let Past {
-            scratch,
+            fold,
             begins_later,
             unseen,
-        } = self
-            .past(deployment, generation, moment, accept_missing)
-            .await?;
-        // `arrives(0)` waits for the ceiling of the scratch, which is the moment itself.
-        match tokio::time::timeout(timeout, scratch.arrives(0)).await {
+        } = self.past(deployment, generation, moment, missing).await?;
+        // `arrives(0)` waits for the ceiling of the fold, which is the moment itself.
+        match tokio::time::timeout(timeout, fold.arrives(0)).await {
             Ok(arrived) => arrived?,
             Err(_) => {
-                let (now, position) = (scratch.runner.now(), scratch.runner.position());
+                let (now, position) = (fold.runner.now(), fold.runner.position());
                 // The sequence of a time is known only when the fold gets there; the head bounds
                 // it.
                 let target = if let Moment::Sequence(sequence) = moment {
@@ -186,7 +183,7 @@ impl Rollouts {
                     position,
                     target,
                     rate: now.rate,
-                    obstacle: scratch.obstacle(),
+                    obstacle: fold.obstacle(),
                 }
                 .into());
             }
@@ -195,7 +192,7 @@ impl Rollouts {
             Some(unseen) => unseen,
             // The stream could not be asked before, and the fold has read it since.
             None => {
-                let looked = self.may_look_back(deployment, moment, begins_later, accept_missing);
+                let looked = self.may_look_back(deployment, moment, begins_later, missing);
                 let looked = looked.await?;
                 if let Some(why) = looked.unknown {
                     return Err(not_ready(&why));
@@ -203,21 +200,21 @@ impl Rollouts {
                 looked.unseen
             }
         };
-        let snapshot = self.counted(&scratch, unseen).await?;
-        Ok(View::of(Arc::clone(&scratch.runner), snapshot))
+        let snapshot = self.counted(&fold, unseen).await?;
+        Ok(View::of(Arc::clone(&fold.runner), snapshot))
     }
 
     /// A snapshot of a past state that counts events which it lacks without having noticed it.
-    async fn counted(&self, scratch: &Scratch, unseen: u64) -> Result<Snapshot, Error> {
+    async fn counted(&self, fold: &SideFold, unseen: u64) -> Result<Snapshot, Error> {
         let gone = || Error::Conflict("the past state was closed; try again".to_owned());
-        let snapshot = scratch.runner.store().ok_or_else(gone)?.snapshot();
+        let snapshot = fold.runner.store().ok_or_else(gone)?.snapshot();
         if snapshot.missing_count() >= unseen {
             return Ok(snapshot);
         }
         // One at a time: of two requests that note it at once, one would be told that it can't.
-        let _noting = self.inner.past_states.beginning.lock().await;
-        scratch.runner.note_missing(unseen).await?;
-        Ok(scratch.runner.store().ok_or_else(gone)?.snapshot())
+        let _noting = self.past_states.beginning.lock().await;
+        fold.runner.note_missing(unseen).await?;
+        Ok(fold.runner.store().ok_or_else(gone)?.snapshot())
     }
 
     /// The state as of a moment, found or started.
@@ -226,30 +223,26 @@ impl Rollouts {
         deployment: &Arc<Deployment>,
         generation: &Generation,
         moment: Moment,
-        accept_missing: bool,
+        missing: MissingEvents,
     ) -> Result<Past, AsOfError> {
         // Held until the state is in the list: a second request for the same moment then finds it,
         // and two requests together cannot exceed `as_of_max`.
-        let _beginning = self.inner.past_states.beginning.lock().await;
-        let wanted = (deployment.name(), generation.number, moment, accept_missing);
-        if let Some(known) = self.inner.past_states.find(wanted) {
+        let _beginning = self.past_states.beginning.lock().await;
+        let wanted = (deployment.name(), generation.number, moment, missing);
+        if let Some(known) = self.past_states.find(wanted) {
             return Ok(known);
         }
-        let rollout = &self.inner.config.rollout;
+        let rollout = &self.config.rollout;
         let most = rollout.as_of_max.max(1);
-        if !self
-            .inner
-            .past_states
-            .make_room(most, rollout.as_of_bytes_max)
-        {
+        if !self.past_states.make_room(most, rollout.as_of_bytes_max) {
             return Err(AsOfError::Busy(most));
         }
-        let shortage = self.inner.room.check(Use::Grow, 0);
+        let shortage = self.room.check(Use::Grow, 0);
         // Nothing is reserved: how large the past state will be is unknown, so this only keeps the
         // floor.
         shortage.map_err(Error::no_room("a past state can't be built"))?;
-        let module = self.module_of(generation).await?;
-        let folder = self.inner.folder.snapshots(deployment.name());
+        let module = self.runners.module_of(generation).await?;
+        let folder = self.deployments.folder.snapshots(deployment.name());
         let skips = deployment.skips_as_folded()?;
         // Snapshots have no parked events, so a fold that parks some begins before the first.
         let below = skips.past().parked.first().copied();
@@ -258,44 +251,44 @@ impl Rollouts {
         // With a snapshot, only what is gone after it matters.
         let begins_later = from.is_some();
         let accepted = self
-            .may_look_back(deployment, moment, begins_later, accept_missing)
+            .may_look_back(deployment, moment, begins_later, missing)
             .await?;
         accepted.apply(&mut generation);
-        let options = ScratchOptions {
+        let options = SideFoldOptions {
             ceiling: moment.ceiling(),
             from,
             skips,
-            ..ScratchOptions::default()
+            ..SideFoldOptions::default()
         };
-        let scratch = Arc::new(
-            self.start_scratch(&deployment.record(), &generation, module, options)
+        let fold = Arc::new(
+            self.start_side_fold(&deployment.record(), &generation, module, options)
                 .await?,
         );
         let past = PastState {
             deployment: deployment.name().to_owned(),
             generation: generation.number,
             moment,
-            accept_missing,
+            missing,
             begins_later,
             unseen: accepted.unknown.is_none().then_some(accepted.unseen),
-            scratch,
+            fold,
             used_at: Instant::now(),
         };
-        Ok(self.inner.past_states.add(past))
+        Ok(self.past_states.add(past))
     }
 }
 
 impl PastStates {
-    fn find(&self, wanted: (&str, u64, Moment, bool)) -> Option<Past> {
+    fn find(&self, wanted: (&str, u64, Moment, MissingEvents)) -> Option<Past> {
         let mut kept = self.kept.lock();
         // A failed one is started from scratch.
-        kept.retain(|past| past.scratch.runner.now().state != DeploymentState::Failed);
+        kept.retain(|past| past.fold.runner.now().state != DeploymentState::Failed);
         let is_wanted = |past: &&mut PastState| {
             (
                 past.deployment.as_str(),
                 past.generation,
                 past.moment,
-                past.accept_missing,
+                past.missing,
             ) == wanted
         };
         let past = kept.iter_mut().find(is_wanted)?;
@@ -310,14 +303,14 @@ impl PastStates {
         // Least recently used first.
         kept.sort_by_key(|past| past.used_at);
         let bytes = |past: &PastState| {
-            std::fs::metadata(past.scratch.path()).map_or(0, |metadata| metadata.len())
+            std::fs::metadata(past.fold.path()).map_or(0, |metadata| metadata.len())
         };
         while kept.len() >= most
             || (!kept.is_empty() && kept.iter().map(bytes).sum::<u64>() > bytes_max)
         {
             // One that is held has arrived at its moment. Readers that still use it have their own
             // `Arc`, so its file stays until they are done.
-            let Some(done) = kept.iter().position(|past| past.scratch.runner.is_held()) else {
+            let Some(done) = kept.iter().position(|past| past.fold.runner.is_held()) else {
                 return false;
             };
             kept.remove(done);
@@ -332,7 +325,7 @@ impl PastStates {
     }
 
     /// Removes all past states of a deployment.
-    pub(super) fn forget(&self, deployment: &str) {
+    pub(crate) fn forget(&self, deployment: &str) {
         self.kept
             .lock()
             .retain(|past| past.deployment != deployment);
@@ -343,7 +336,7 @@ impl PastStates {
         // A failed one is useless and takes up room.
         let is_kept = |past: &PastState| {
             past.used_at.elapsed() < unused
-                && past.scratch.runner.now().state != DeploymentState::Failed
+                && past.fold.runner.now().state != DeploymentState::Failed
         };
         self.kept.lock().retain(is_kept);
     }

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::Rollouts;
+use super::History;
 use super::as_of::Moment;
-use super::disk_space::with_headroom;
 use crate::actor::blocking;
 use crate::data_dir::create_private;
 use crate::deployment::Deployment;
+use crate::deployments::with_headroom;
 use crate::room::Use;
 use crate::{state, storage};
 
@@ -105,7 +105,7 @@ fn list(folder: &Path) -> Vec<Named> {
 }
 
 /// The last snapshot of a state at or before a moment.
-pub(super) fn nearest(
+pub(crate) fn nearest(
     folder: &Path,
     state_file: u64,
     moment: Moment,
@@ -128,26 +128,26 @@ pub(super) fn nearest(
         .map(|named| named.path)
 }
 
-impl Rollouts {
+impl History {
     /// Makes the snapshots that are due, and removes those that are no longer kept.
-    pub(crate) fn make_snapshots(&self) {
-        let rollout = &self.inner.config.rollout;
+    pub(crate) fn make_snapshots(self: &Arc<Self>) {
+        let rollout = &self.config.rollout;
         // Both off: no copies are made.
         if rollout.snapshot_events == 0 && rollout.snapshot_interval.is_zero() {
             return;
         }
-        for deployment in self.deployments() {
-            if !self.inner.snapshots.may_try(deployment.name()) {
+        for deployment in self.deployments.all() {
+            if !self.snapshots.may_try(deployment.name()) {
                 // The chore looks at everything again; this only spares a task.
                 continue;
             }
-            let (host, name) = (self.clone(), deployment.name().to_owned());
-            self.chore("snapshot", &name, async move {
+            let (history, name) = (Arc::clone(self), deployment.name().to_owned());
+            self.deployments.chore("snapshot", &name, async move {
                 let name = deployment.name();
-                match host.snapshot_if_due(&deployment).await {
-                    Ok(()) => host.inner.snapshots.succeeded(name),
+                match history.snapshot_if_due(&deployment).await {
+                    Ok(()) => history.snapshots.succeeded(name),
                     Err(error) => {
-                        let pause = host.inner.snapshots.failed(name).as_secs();
+                        let pause = history.snapshots.failed(name).as_secs();
                         tracing::warn!(
                             deployment = name,
                             %error,
@@ -160,12 +160,12 @@ impl Rollouts {
     }
 
     async fn snapshot_if_due(&self, deployment: &Arc<Deployment>) -> Result<(), state::Error> {
-        let rollout = &self.inner.config.rollout;
+        let rollout = &self.config.rollout;
         let state_file = deployment.record().active().state_file;
         let Some(store) = deployment.active().store() else {
             return Ok(());
         };
-        let folder = self.inner.folder.snapshots(deployment.name());
+        let folder = self.deployments.folder.snapshots(deployment.name());
         let looked_in = folder.clone();
         let known = blocking(move || list(&looked_in)).await;
         let last = known
@@ -191,12 +191,12 @@ impl Rollouts {
             return Ok(());
         }
         // The semaphore is never closed, so this always succeeds.
-        let Ok(_turn) = self.inner.snapshots.turns.acquire().await else {
+        let Ok(_turn) = self.snapshots.turns.acquire().await else {
             return Ok(());
         };
         // The copy is about as large as the state.
         let needed = with_headroom(store.sizes().file_bytes);
-        let shortage = self.inner.room.check(Use::Grow, needed);
+        let shortage = self.room.check(Use::Grow, needed);
         shortage.map_err(state::Error::Full)?;
         let snapshot = store.snapshot();
         // With 0 each copy would be removed as soon as it is made.
@@ -215,10 +215,11 @@ impl Rollouts {
         .await?;
         // The deployment may have been deleted meanwhile.
         if !self
-            .deployment(deployment.name())
+            .deployments
+            .get(deployment.name())
             .is_ok_and(|known| Arc::ptr_eq(&known, deployment))
         {
-            self.remove_leftovers().await;
+            self.deployments.remove_leftovers().await;
         }
         let seconds = begun.elapsed().as_secs_f64();
         tracing::info!(
@@ -232,7 +233,7 @@ impl Rollouts {
 }
 
 /// Removes all snapshots of a state. Blocking.
-pub(super) fn remove_all_of(folder: &Path, state_file: u64) {
+pub(crate) fn remove_all_of(folder: &Path, state_file: u64) {
     remove_surplus(folder, usize::MAX, |other| other != state_file);
 }
 

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::outlet::Outlet;
-use super::{Error, Rollouts};
+use super::Exceptions;
 use crate::actor::blocking;
 use crate::deployment::Deployment;
+use crate::deployments::{Error, Outlet};
 use crate::effects::Grant;
 use crate::module::Module;
 use crate::state::catalogue::{FailureEvents, ParkingRecord};
@@ -31,7 +31,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Checks where error events should go; an empty text means nowhere.
-pub(super) fn target(
+pub(crate) fn target(
     text: &str,
     module: &Module,
     reads: &str,
@@ -63,10 +63,10 @@ pub(super) fn target(
     }))
 }
 
-impl Rollouts {
+impl Exceptions {
     /// Sets where error events of a deployment go. The caller holds its lock.
-    pub(super) async fn set_failure_events(
-        &self,
+    pub(crate) async fn set_failure_events(
+        self: &Arc<Self>,
         deployment: &Arc<Deployment>,
         module: &Module,
         wanted: Option<&str>,
@@ -86,44 +86,46 @@ impl Rollouts {
         let detail = format!("to {} instead of {before}", place(&target));
         // A new target forgets the marks of the old one, so it gets everything that is parked now.
         record.parking.events = target;
-        self.commit(deployment, record, "failure-events", detail)
+        self.deployments
+            .commit(deployment, record, "failure-events", detail)
             .await?;
         self.publish_failures(deployment);
         Ok(())
     }
 
     /// The target of error events, if its source is configured.
-    pub(super) fn failure_target(
+    pub(crate) fn failure_target(
         &self,
         wanted: &str,
         module: &Module,
         reads: &str,
     ) -> Result<Option<FailureEvents>, Error> {
         let target = target(wanted, module, reads)?;
-        if let Some(FailureEvents { source, .. }) = &target
-            && !self.inner.sources.contains_key(source)
-        {
-            return Err(self.inner.no_source(source).into());
+        if let Some(FailureEvents { source, .. }) = &target {
+            self.sources.known(source)?;
         }
         Ok(target)
     }
 
     /// Publishes error events of a deployment for as long as it has a target for them.
-    pub(super) fn publish_failures(&self, deployment: &Arc<Deployment>) {
+    pub(crate) fn publish_failures(self: &Arc<Self>, deployment: &Arc<Deployment>) {
         if deployment.with_record(|record| record.parking.events.is_none()) {
             return;
         }
-        let (host, deployment) = (self.clone(), Arc::clone(deployment));
+        let (exceptions, deployment) = (Arc::clone(self), Arc::clone(deployment));
         let name = deployment.name().to_owned();
-        self.chore("failure-events", &name, async move {
+        self.deployments.chore("failure-events", &name, async move {
             // The outlet is kept between rounds: a publisher has a connection.
             let (mut outlet, mut pause) = (None, PAUSE);
             while let Some(events) = deployment.with_record(|record| record.parking.events.clone())
             {
-                if deployment.is_gone() || host.is_stopping() {
+                if deployment.is_gone() || exceptions.deployments.is_stopping() {
                     return;
                 }
-                match host.publish_some(&deployment, &events, &mut outlet).await {
+                match exceptions
+                    .publish_some(&deployment, &events, &mut outlet)
+                    .await
+                {
                     Ok(true) => pause = PAUSE,
                     Ok(false) => {
                         pause = PAUSE;
@@ -179,8 +181,7 @@ impl Rollouts {
             .as_ref()
             .is_none_or(|(name, _)| *name != events.source)
         {
-            let source = self.inner.sources.get(&events.source);
-            let source = source.ok_or_else(|| self.inner.no_source(&events.source))?;
+            let source = self.sources.known(&events.source)?;
             *outlet = Some((events.source.clone(), Outlet::of(source)?));
         }
         // At least once: a crash between publishing and the commit below publishes these again,
@@ -196,7 +197,7 @@ impl Rollouts {
         }
         // Only for the mark: publishing may take long, and must not keep changes of the deployment
         // out.
-        let _changing = self.lock(deployment).await?;
+        let _changing = self.deployments.lock(deployment).await?;
         let mut record = deployment.draft();
         // Changed meanwhile: the new target begins at its own mark.
         if let Some(known) = &mut record.parking.events
@@ -204,7 +205,8 @@ impl Rollouts {
         {
             (known.state_file, known.through) = (state_file, through);
             let detail = format!("{} through failure {through}", failed.len());
-            self.commit(deployment, record, "failure-events-published", detail)
+            self.deployments
+                .commit(deployment, record, "failure-events-published", detail)
                 .await?;
         }
         Ok(true)
@@ -277,18 +279,18 @@ fn message(name: &str, generation: u64, state_file: u64, parked: &Parked) -> (St
 }
 
 /// What a list of parked keys says about error events.
-pub(super) fn shown(parking: &ParkingRecord) -> Option<String> {
+pub(crate) fn shown(parking: &ParkingRecord) -> Option<String> {
     parking.events.as_ref().map(FailureEvents::place)
 }
 
 /// The settings of a new deployment.
 pub(super) fn first(
-    host: &Rollouts,
+    exceptions: &Exceptions,
     wanted: Option<&str>,
     module: &Module,
     reads: &str,
 ) -> Result<Option<FailureEvents>, Error> {
     wanted.map_or(Ok(None), |wanted| {
-        host.failure_target(wanted, module, reads)
+        exceptions.failure_target(wanted, module, reads)
     })
 }

@@ -21,12 +21,12 @@ const PARTS_MAX: usize = 5;
 /// Characters to show before the first difference of two texts.
 const BEFORE_CHARS_MAX: usize = 20;
 /// Most rules of a gate.
-pub(super) const RULES_MAX: usize = 100;
+pub(crate) const RULES_MAX: usize = 100;
 
 /// Compares all entries, or a sample of about `gate.sample`, at the position of both snapshots. A
 /// sample saves comparing, not reading: which keys belong to it is known only from the keys.
 /// Blocking.
-pub(super) fn compare(
+pub(crate) fn compare(
     active: &Snapshot,
     candidate: &Snapshot,
     gate: &Gate,
@@ -74,7 +74,7 @@ pub(super) fn compare(
 
 /// The name of the first timer that is not pending in both states at the same time; none if they
 /// have the same timers. Blocking.
-pub(super) fn first_other_timer(
+pub(crate) fn first_other_timer(
     one: &Snapshot,
     other: &Snapshot,
 ) -> Result<Option<String>, state::Error> {

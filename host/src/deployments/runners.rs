@@ -1,38 +1,29 @@
-//! What rollouts need of the host, and what a runner is given.
+//! Makes the runners of generations.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
 
-use super::loader::Loader;
-use super::{Error, PastStates, Queue, Snapshots, owners};
+use super::owners;
+use super::{Error, Loader};
+use crate::actor::blocking;
 use crate::api::{self, OnFailure};
 use crate::bundle::Keeper;
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::deployment::Deployment;
 use crate::memory::Memory;
 use crate::memory::caches::Caches;
 use crate::memory::memtables::Budget;
 use crate::metrics::Metrics;
-use crate::module::{Engine, Module};
+use crate::module::Module;
 use crate::pipeline::{Ceiling, NO_LEASH, ParkingLimits, Policy, Settings, Throttle, WhenFull};
 use crate::room::Room;
-use crate::runner::{self, LoadError, NotLoaded, Program};
-use crate::source::{Source, Unknown};
-use crate::state::catalogue::{Catalogue, Generation, Record};
-
-/// All deployments of a host, and every change to them. Cloning shares it.
-#[derive(Clone, Debug)]
-pub struct Rollouts {
-    pub(crate) inner: Arc<Shared>,
-}
+use crate::runner::{self, LoadError, NotLoaded, Program, Runner};
+use crate::source::Sources;
+use crate::state::catalogue::{Generation, Record};
 
 /// A module, or why it can't be loaded.
-pub(super) type LoadedOrNot = Result<Arc<Module>, NotLoaded>;
+type LoadedOrNot = Result<Arc<Module>, NotLoaded>;
 
 /// The role of a runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +40,10 @@ pub(crate) enum Role {
     Build,
 }
 
-/// What rollouts share with the host that they belong to.
-///
-/// The locks are taken in this order: `changing` of a deployment, `changing` of all, `naming`,
-/// `deployments`. A task that has one of them never waits for an earlier one; the last is never
-/// held across an await.
+/// Makes the runners of generations, and what they are given. Each field is what a runner needs of
+/// the host.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct Runners {
     pub(crate) config: Arc<Config>,
     /// Reads streams and sends effects. Requests have a runtime of their own, on which no runner
     /// may land.
@@ -63,31 +51,13 @@ pub(crate) struct Shared {
     pub(crate) folder: DataDir,
     /// The disk space of the data folder.
     pub(crate) room: Room,
-    pub(crate) engine: Engine,
     pub(crate) loader: Arc<Loader>,
-    pub(crate) catalogue: Arc<Catalogue>,
-    pub(crate) sources: BTreeMap<String, Source>,
+    pub(crate) sources: Sources,
     pub(crate) caches: Caches,
-    pub(crate) deployments: RwLock<BTreeMap<String, Arc<Deployment>>>,
-    /// Serialises changes to the set of deployments; reads don't wait for it.
-    pub(crate) changing: tokio::sync::Mutex<()>,
-    /// Names of deleted deployments whose runners have not ended yet. They cannot be created again
-    /// before that.
-    pub(crate) ending: tokio::sync::watch::Sender<BTreeSet<String>>,
-    /// Held while a file exists that no record names yet; code that removes unnamed files waits for
-    /// it.
-    pub(crate) naming: tokio::sync::RwLock<()>,
     pub(crate) metrics: Metrics,
-    pub(crate) rebuilds: Queue,
-    pub(crate) past_states: PastStates,
-    pub(crate) snapshots: Snapshots,
-    /// Housekeeping in progress: its kind, and the deployment or source.
-    pub(crate) chores: parking_lot::Mutex<BTreeSet<(&'static str, String)>>,
     pub(crate) budget: Arc<Budget>,
     /// What is taken of the host's memory when it is needed.
     pub(crate) memory: Memory,
-    /// Cancelled once the host stops.
-    pub(crate) stopping: CancellationToken,
 }
 
 impl Role {
@@ -97,36 +67,51 @@ impl Role {
     };
 }
 
-impl Rollouts {
-    /// All deployments, by name.
-    pub fn deployments(&self) -> Vec<Arc<Deployment>> {
-        self.inner.deployments.read().values().cloned().collect()
-    }
-
-    /// One deployment.
-    pub fn deployment(&self, name: &str) -> Result<Arc<Deployment>, Error> {
-        self.inner
-            .deployments
-            .read()
-            .get(name)
-            .cloned()
-            .ok_or_else(|| Error::NotFound(name.to_owned()))
-    }
-
-    /// Whether the host is stopping.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.inner.stopping.is_cancelled()
-    }
-}
-
-impl Shared {
-    /// Loads the module of a digest from the data folder.
+impl Runners {
+    /// Loads the module of a digest from the data folder. Blocking.
     pub(crate) fn load(&self, digest: &str) -> Result<Arc<Module>, LoadError> {
         self.loader.load(digest)
     }
 
+    /// The loaded module of a generation.
+    pub(crate) async fn module_of(
+        self: &Arc<Self>,
+        generation: &Generation,
+    ) -> Result<Arc<Module>, Error> {
+        let (runners, digest) = (Arc::clone(self), generation.module.digest.clone());
+        Ok(blocking(move || runners.load(&digest)).await?)
+    }
+
+    /// Starts a runner for a generation. The runner loads the module from the data folder itself,
+    /// so that nobody waits for a slow one.
+    pub(crate) fn start(
+        &self,
+        record: &Record,
+        generation: &Generation,
+        role: Role,
+    ) -> Arc<Runner> {
+        self.start_with(record, generation, Err(NotLoaded::Yet), role)
+    }
+
+    /// The same with a module that may be loaded.
+    pub(crate) fn start_with(
+        &self,
+        record: &Record,
+        generation: &Generation,
+        module: LoadedOrNot,
+        role: Role,
+    ) -> Arc<Runner> {
+        let runner = Runner::start(self.options(record, generation, module, role));
+        match role {
+            Role::Serve { .. } => runner.start_serving(),
+            Role::Follow => runner.follow(),
+            Role::Build => runner.stop_serving(),
+        }
+        runner
+    }
+
     /// The options for the runner of a generation.
-    pub(crate) fn runner_options(
+    pub(crate) fn options(
         &self,
         record: &Record,
         generation: &Generation,
@@ -157,7 +142,7 @@ impl Shared {
             cache,
             // A projection publishes nothing, and so needs no sources to publish to.
             outlets: if record.handler.is_some() {
-                Arc::new(self.sources.clone())
+                self.sources.by_name()
             } else {
                 Arc::default()
             },
@@ -221,7 +206,7 @@ impl Shared {
         role: Role,
     ) -> Program {
         // A source that the configuration no longer has fails this deployment and no other.
-        let source = self.sources.get(&generation.source).cloned();
+        let source = self.sources.known(&generation.source).cloned();
         let (loader, digest) = (Arc::clone(&self.loader), generation.module.digest.clone());
         Program {
             generation: generation.number,
@@ -229,7 +214,7 @@ impl Shared {
             // Called by the runner whenever it needs the module, on a thread of its own.
             load: Arc::new(move || loader.load(&digest)),
             source_name: generation.source.clone(),
-            source: source.ok_or_else(|| self.no_source(&generation.source)),
+            source,
             start: generation.start,
             begins_after: generation.begins_after,
             accepts_missing_through: generation.accepts_missing_through,
@@ -239,41 +224,6 @@ impl Shared {
             skips: record.skips(),
             role: owners::role(record, generation, role),
             ownership: record.handler.as_ref().map(owners::ownership),
-        }
-    }
-
-    pub(crate) fn choose_source(&self, name: Option<&str>) -> Result<String, Error> {
-        match name {
-            Some(name) if self.sources.contains_key(name) => Ok(name.to_owned()),
-            Some(name) => Err(self.no_source(name).into()),
-            None if self.sources.len() == 1 => {
-                Ok(self.sources.keys().next().expect("there is one").clone())
-            }
-            None => Err(Error::Source(format!(
-                "this host has several sources; choose one with --source: {}",
-                self.source_names()
-            ))),
-        }
-    }
-
-    pub(crate) fn no_source(&self, name: &str) -> Unknown {
-        Unknown {
-            name: name.to_owned(),
-            configured: self.source_names(),
-        }
-    }
-
-    fn source_names(&self) -> String {
-        self.sources.keys().cloned().collect::<Vec<_>>().join(", ")
-    }
-
-    /// Removes files that no generation uses: after a delete, a retirement, or a crash during one
-    /// of them.
-    pub(crate) fn remove_leftovers(&self) {
-        // Without the catalogue nobody knows what is used, so nothing is removed.
-        match self.catalogue.deployments() {
-            Ok(records) => self.folder.keep_only(&records),
-            Err(error) => tracing::warn!(%error, "left unused files in place"),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The sagas of a deployment, for people.
 
-use super::{Error, Rollouts};
+use super::Handlers;
 use crate::actor::blocking;
 use crate::api;
 use crate::deployment::Deployment;
+use crate::deployments::Error;
 use crate::sagas::{self, Wanted};
 
 impl Deployment {
@@ -19,10 +20,10 @@ impl Deployment {
     }
 }
 
-impl Rollouts {
+impl Handlers {
     /// A deployment, with its sagas in figures.
     pub async fn shown(&self, name: &str) -> Result<api::Deployment, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         Ok(blocking(move || deployment.info_with_sagas()).await)
     }
 
@@ -34,7 +35,7 @@ impl Rollouts {
         after: Option<String>,
         limit: usize,
     ) -> Result<api::SagaInstances, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         if deployment.with_record(|record| record.handler.is_none()) {
             return Err(Error::Refused(format!(
                 "{name} is a projection, which runs no sagas"

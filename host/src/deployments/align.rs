@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
 
+use super::Error;
 use crate::pipeline::Ceiling;
 use crate::runner::Runner;
+use crate::state::Snapshot;
 
 /// How long both may take to flush before anything is held, so that little is left to flush during
 /// the hold.
@@ -18,7 +20,7 @@ const FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// Two runners that are held. Dropping it releases both.
 #[derive(Debug)]
-pub(super) struct Aligned {
+pub(crate) struct Aligned {
     /// The position of the runner that should take over.
     pub position: u64,
     /// The position of the active runner; it differs only if that runner can't move, because it is
@@ -34,7 +36,7 @@ pub(super) struct Aligned {
     "the candidate (at {candidate}) did not reach the active generation (at {serving}) within \
      {held:?}; applying was not held any longer"
 )]
-pub(super) struct Missed {
+pub(crate) struct Missed {
     /// Position of the active runner.
     pub serving: u64,
     /// Position of the other one.
@@ -45,8 +47,30 @@ pub(super) struct Missed {
 
 impl Aligned {
     /// How long they have been held.
-    pub(super) fn held(&self) -> Duration {
+    pub(crate) fn held(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// Both states at one position.
+    pub(crate) fn snapshots(
+        &self,
+        serving: &Runner,
+        runner: &Runner,
+    ) -> Result<(Snapshot, Snapshot), Error> {
+        // They differ only if the active runner cannot move; then there is nothing equal to compare.
+        if self.serving != self.position {
+            return Err(Error::Conflict(format!(
+                "cannot compare: the active generation does not progress at {}, the candidate is at \
+                 {}; resume the deployment first",
+                self.serving, self.position
+            )));
+        }
+        match (serving.store(), runner.store()) {
+            (Some(ours), Some(theirs)) => Ok((ours.snapshot(), theirs.snapshot())),
+            _ => Err(Error::Conflict(
+                "cannot compare: a state is still opening; try again".to_owned(),
+            )),
+        }
     }
 }
 
@@ -60,7 +84,7 @@ impl Drop for Aligned {
 }
 
 /// Holds both runners at one position, for at most `at_most`.
-pub(super) async fn align(
+pub(crate) async fn align(
     serving: &Arc<Runner>,
     candidate: &Arc<Runner>,
     at_most: Duration,

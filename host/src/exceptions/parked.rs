@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Error, Rollouts, failure_events, skips};
+use super::{Exceptions, failure_events, skips};
 use crate::actor::blocking;
 use crate::api::{self, DeploymentState, FailureClass};
 use crate::bundle::Keeper;
 use crate::deployment::{Deployment, parked_counts as counts};
+use crate::deployments::Error;
 use crate::event::Payload;
 use crate::pipeline::{ParkedOutcome, ParkedWork, ParkedWorkError, decision};
 use crate::state::exceptions::{Behind, REASON_BYTES_MAX, Skip};
@@ -130,7 +131,7 @@ fn has_class(parked: &ParkedKey, class: Option<FailureClass>) -> bool {
     })
 }
 
-impl Rollouts {
+impl Exceptions {
     /// Some parked keys of a deployment, behind one of them.
     pub fn parked(
         &self,
@@ -138,7 +139,7 @@ impl Rollouts {
         class: Option<FailureClass>,
         after: Option<&str>,
     ) -> Result<api::ParkedList, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         let store = open_store(&deployment)?;
         let parked = store.parked_keys();
         let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -162,7 +163,7 @@ impl Rollouts {
 
     /// The parked events of a key.
     pub async fn parked_events(&self, name: &str, key: &str) -> Result<api::ParkedEvents, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         let store = open_store(&deployment)?;
         let total = store.parked_events_of(key);
         // An unknown key is an error; events that are retried at this moment give an empty page.
@@ -185,9 +186,9 @@ impl Rollouts {
         action: ParkedAction,
         selection: api::ParkedSelection,
     ) -> Result<api::ParkedOutcome, Error> {
-        let deployment = self.deployment(name)?;
+        let deployment = self.deployments.get(name)?;
         // For the whole change: a deploy in between could bring other code.
-        let changing = self.lock(&deployment).await?;
+        let changing = self.deployments.lock(&deployment).await?;
         let store = open_store(&deployment)?;
         let (mut keys, is_cut) = chosen(name, &store, &selection)?;
         let extent = Extent::of(&selection);
@@ -223,7 +224,9 @@ impl Rollouts {
                 // Before and after: a reader in between may have read the old entries.
                 // If the work fails in between, the note stays, which only makes readers start
                 // again.
-                self.note_repair(&deployment, begun, of_keys(&keys)).await?;
+                self.deployments
+                    .note_repair(&deployment, begun, of_keys(&keys))
+                    .await?;
                 let dropped = match &work {
                     ParkedWork::Drop { parts, .. } => to_drop(&store, parts),
                     _ => Vec::new(),
@@ -232,15 +235,17 @@ impl Rollouts {
                 if outcome.unfinished.is_none() && extent == Extent::WholeKey {
                     outcome.unfinished = left_of(&store, &keys);
                 }
-                let keeper = Keeper::new(self.inner.folder.clone(), name);
+                let keeper = Keeper::new(self.deployments.folder.clone(), name);
                 let gone = dropped.into_iter().flat_map(|(_, sequences)| sequences);
                 let gone: Vec<u64> = gone.collect();
                 blocking(move || keeper.forget(gone.into_iter())).await;
                 // States of the past may lack what was released, or have what was dropped, at a
                 // position that is the same as before.
-                self.inner.past_states.forget(name);
+                self.history.forget(name);
                 let detail = describe(&keys, &outcome, selection.reason.as_deref());
-                self.note_repair(&deployment, done, detail).await?;
+                self.deployments
+                    .note_repair(&deployment, done, detail)
+                    .await?;
                 outcome
             }
         };
@@ -285,10 +290,10 @@ impl Rollouts {
 
     /// A failure bundle: of a parked key, or of the last first error of the deployment.
     pub async fn failure_bundle(&self, name: &str, key: Option<&str>) -> Result<Bytes, Error> {
-        let deployment = self.deployment(name)?;
-        let keeper = Keeper::new(self.inner.folder.clone(), name);
+        let deployment = self.deployments.get(name)?;
+        let keeper = Keeper::new(self.deployments.folder.clone(), name);
         // Like a retry, it needs the instance of the deployment.
-        let _changing = self.lock(&deployment).await?;
+        let _changing = self.deployments.lock(&deployment).await?;
         let Some(key) = key else {
             let newest = blocking(move || keeper.newest()).await;
             let newest = newest.map_err(|error| {
@@ -322,7 +327,8 @@ impl Rollouts {
 
     /// Records that somebody took a bundle, which has data of events and entries.
     async fn note_export(&self, deployment: &Arc<Deployment>, detail: String) -> Result<(), Error> {
-        self.commit(deployment, deployment.draft(), "parked-export", detail)
+        self.deployments
+            .commit(deployment, deployment.draft(), "parked-export", detail)
             .await
     }
 }
@@ -497,7 +503,7 @@ fn of_keys(keys: &[String]) -> String {
     format!("keys {}{more}", named.join(", "))
 }
 
-pub(super) fn open_store(deployment: &Deployment) -> Result<Store, Error> {
+pub(crate) fn open_store(deployment: &Deployment) -> Result<Store, Error> {
     let opening = || {
         Error::Conflict(format!(
             "the state of {} is not open; try again",

@@ -1,4 +1,4 @@
-//! Scratch runners: they fold the stream of a deployment into a temporary file, for an as-of read,
+//! SideFold runners: they fold the stream of a deployment into a temporary file, for an as-of read,
 //! a verification or a partial rebuild.
 
 use std::path::{Path, PathBuf};
@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Error, Role, Rollouts};
+use super::History;
 use crate::actor::blocking;
 use crate::api::DeploymentState;
+use crate::deployments::{Error, Role};
 use crate::module::Module;
 use crate::pipeline::{Ceiling, NO_LEASH, Throttle, WhenFull};
 use crate::room::{Room, Use};
@@ -16,17 +17,17 @@ use crate::runner::{Part, Runner};
 use crate::state::catalogue::{Generation, Record};
 use crate::state::exceptions::Skips;
 
-/// How long a caller waits for the end of an obstacle that keeps a scratch runner from folding.
+/// How long a caller waits for the end of an obstacle that keeps a side fold from folding.
 const STUCK_MAX: Duration = Duration::from_secs(5);
 
-/// A scratch runner, whose file is removed with it.
+/// A side fold, whose file is removed with it.
 #[derive(Debug)]
-pub(crate) struct Scratch {
-    pub(super) runner: Arc<Runner>,
+pub(crate) struct SideFold {
+    pub(crate) runner: Arc<Runner>,
     path: PathBuf,
 }
 
-impl Drop for Scratch {
+impl Drop for SideFold {
     fn drop(&mut self) {
         self.runner.ask_to_stop();
         // An open file exists until its last user has closed it.
@@ -42,59 +43,59 @@ impl Drop for Scratch {
     }
 }
 
-/// How a scratch runner folds.
+/// How a side fold folds.
 #[derive(Clone, Default)]
-pub(super) struct ScratchOptions {
+pub(crate) struct SideFoldOptions {
     /// How far it folds.
-    pub(super) ceiling: Ceiling,
+    pub(crate) ceiling: Ceiling,
     /// How fast it folds.
-    pub(super) throttle: Throttle,
+    pub(crate) throttle: Throttle,
     /// Seed of its batch boundaries.
-    pub(super) shuffle: Option<u64>,
+    pub(crate) shuffle: Option<u64>,
     /// The part that it folds.
-    pub(super) part: Option<Arc<dyn Part>>,
+    pub(crate) part: Option<Arc<dyn Part>>,
     /// A state file to start from.
-    pub(super) from: Option<PathBuf>,
+    pub(crate) from: Option<PathBuf>,
     /// The events that it skips: those that the state which it should equal skipped.
-    pub(super) skips: Skips,
+    pub(crate) skips: Skips,
 }
 
-impl Rollouts {
+impl History {
     /// A path for a file that nobody else uses.
-    pub(super) fn scratch_path(&self) -> PathBuf {
+    fn new_path(&self) -> PathBuf {
         // The folder is emptied at each start, so numbers need to be unique in this process only.
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        self.inner
+        self.deployments
             .folder
             .scratch()
             .join(format!("{}.redb", NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
-    /// Starts a scratch runner with a generation's module.
-    pub(super) async fn start_scratch(
+    /// Starts a side fold with a generation's module.
+    pub(crate) async fn start_side_fold(
         &self,
         record: &Record,
         generation: &Generation,
         module: Arc<Module>,
-        options: ScratchOptions,
-    ) -> Result<Scratch, Error> {
-        let path = self.scratch_path();
-        // The copy is the scratch's own file: the snapshot stays for others.
+        options: SideFoldOptions,
+    ) -> Result<SideFold, Error> {
+        let path = self.new_path();
+        // The copy is its own file: the snapshot stays for others.
         if let Some(from) = options.from {
-            let (to, room) = (path.clone(), self.inner.room.clone());
+            let (to, room) = (path.clone(), self.room.clone());
             blocking(move || copy(&from, &to, &room)).await?;
         }
         let mut parts = self
-            .inner
-            .runner_options(record, generation, Ok(module), Role::Build);
+            .runners
+            .options(record, generation, Ok(module), Role::Build);
         parts.path.clone_from(&path);
-        // Nobody has seen a scratch state, so it answers from any position.
+        // Nobody has seen a side fold, so it answers from any position.
         parts.catches_up_to = Some(0);
         parts.pace = (options.ceiling, options.throttle);
         parts.settings.shuffle = options.shuffle;
-        // What fails in a scratch is no failure of the deployment, so it makes no bundle.
+        // What fails in a side fold is no failure of the deployment, so it makes no bundle.
         parts.settings.keeper = None;
-        // A scratch that waits for disk space would hold a request; it fails instead.
+        // A side fold that waits for disk space would hold a request; it fails instead.
         parts.settings.disk = parts
             .settings
             .disk
@@ -110,13 +111,7 @@ impl Rollouts {
         parts.paused = false;
         let runner = Runner::start(parts);
         runner.stop_serving();
-        Ok(Scratch { runner, path })
-    }
-
-    /// The loaded module of a generation.
-    pub(super) async fn module_of(&self, generation: &Generation) -> Result<Arc<Module>, Error> {
-        let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
-        Ok(blocking(move || inner.load(&digest)).await?)
+        Ok(SideFold { runner, path })
     }
 }
 
@@ -132,9 +127,9 @@ fn copy(from: &Path, to: &Path, room: &Room) -> Result<(), Error> {
     })
 }
 
-impl Scratch {
+impl SideFold {
     /// Waits until it reaches its ceiling; an error says why it can't.
-    pub(super) async fn arrives(&self, epoch: u64) -> Result<u64, Error> {
+    pub(crate) async fn arrives(&self, epoch: u64) -> Result<u64, Error> {
         // A failed runner does not move either, so check for a failure first and last.
         tokio::select! {
             biased;
@@ -157,7 +152,7 @@ impl Scratch {
     }
 
     /// Waits until it is close to the end of the stream.
-    pub(super) async fn comes_near(&self, within: u64) -> Result<(), Error> {
+    pub(crate) async fn comes_near(&self, within: u64) -> Result<(), Error> {
         let is_near = |runner: &Runner| {
             let now = runner.now();
             match now.state {
@@ -178,7 +173,7 @@ impl Scratch {
     }
 
     /// What keeps it from getting on just now, in words, if anything does.
-    pub(super) fn obstacle(&self) -> Option<String> {
+    pub(crate) fn obstacle(&self) -> Option<String> {
         let now = self.runner.now();
         if let Some(failure) = now
             .failure
@@ -195,7 +190,7 @@ impl Scratch {
 
     /// Waits for a result of it; an error if an obstacle keeps it from folding for longer than a
     /// moment, so that the caller gets an answer.
-    pub(super) async fn unless_stuck<T>(
+    pub(crate) async fn unless_stuck<T>(
         &self,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
@@ -223,7 +218,7 @@ impl Scratch {
 
     /// Ends it, with everything durable, and leaves its file to the next runner that starts from
     /// it.
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.runner.ask_to_stop();
         // Its file is durable when the thread has ended.
         let runner = Arc::clone(&self.runner);
@@ -231,7 +226,7 @@ impl Scratch {
     }
 
     /// Its file.
-    pub(super) fn path(&self) -> &std::path::Path {
+    pub(crate) fn path(&self) -> &std::path::Path {
         &self.path
     }
 }
@@ -242,13 +237,13 @@ mod tests {
     use crate::runner::tests::parts;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_file_that_is_made_after_its_scratch_was_dropped_goes_at_once() {
+    async fn a_file_that_is_made_after_its_fold_was_dropped_goes_at_once() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for number in 0..20 {
             let path = folder.path().join(format!("{number}.redb"));
             let runner = Runner::start(parts(path.clone(), true));
             let is_used = Arc::downgrade(&runner);
-            drop(Scratch { runner, path });
+            drop(SideFold { runner, path });
             let gone = async {
                 while is_used.strong_count() > 0 {
                     tokio::time::sleep(Duration::from_millis(1)).await;

@@ -1,7 +1,6 @@
 //! Why a change of deployments was refused, or failed.
 
 use super::compare::InvalidGate;
-use super::plan::Impossible;
 use crate::room::Shortage;
 use crate::runner::{LoadError, RepairError};
 use crate::{data_dir, log, module, names, source, state};
@@ -79,9 +78,62 @@ pub enum Error {
     Stopping,
 }
 
+/// Why a requested deploy is impossible.
+#[derive(Debug, thiserror::Error)]
+pub enum Impossible {
+    /// Another source has other positions.
+    #[error(
+        "{name} reads source {current}, whose positions have nothing to do with those of {wanted}; \
+         deploy it under another name with --name"
+    )]
+    OtherSource {
+        /// The deployment.
+        name: String,
+        /// The source that it reads.
+        current: String,
+        /// The requested source.
+        wanted: String,
+    },
+    /// To inherit leaves no state to compare with.
+    #[error(
+        "cannot inherit: an inherited state cannot be compared or promoted by hand; rebuild it"
+    )]
+    NothingToCompare,
+    /// To inherit a state with another version.
+    #[error(
+        "cannot inherit: state version {wanted} is not {current}; rebuild it, or give the module \
+         the same state version if both store the same"
+    )]
+    OtherVersion {
+        /// The version of the active generation.
+        current: u32,
+        /// The version of the module.
+        wanted: u32,
+    },
+    /// A projection cannot become a handler, nor the other way around.
+    #[error(
+        "{name} is a {current}, and the module is a {wanted}; deploy it under another name with \
+         --name"
+    )]
+    OtherKind {
+        /// The deployment.
+        name: String,
+        /// What it is.
+        current: String,
+        /// What the module is.
+        wanted: String,
+    },
+    /// To migrate without code for it.
+    #[error(
+        "cannot migrate: the module exports no `migrate`; add it (guest-sdk/rust has an example), \
+         or rebuild"
+    )]
+    NoMigration,
+}
+
 impl Error {
     /// There is no room on disk for something; `what` says for what.
-    pub(super) fn no_room(what: impl Into<String>) -> impl FnOnce(Shortage) -> Self {
+    pub(crate) fn no_room(what: impl Into<String>) -> impl FnOnce(Shortage) -> Self {
         let what = what.into();
         move |shortage| Self::NoRoom { what, shortage }
     }
@@ -89,5 +141,14 @@ impl Error {
     /// Whether another host uses the data folder.
     pub fn is_in_use(&self) -> bool {
         matches!(self, Self::State(state::Error::InUse(_)))
+    }
+}
+
+impl From<source::NotChosen> for Error {
+    fn from(error: source::NotChosen) -> Self {
+        match error {
+            source::NotChosen::Unknown(unknown) => Self::UnknownSource(unknown),
+            several @ source::NotChosen::Several(_) => Self::Source(several.to_string()),
+        }
     }
 }

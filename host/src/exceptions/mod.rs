@@ -1,0 +1,49 @@
+//! Exceptions to events: what becomes of events that fail, by rule or by decision of an operator.
+//!
+//! A deployment parks events that fail (`failure_policy`, `parked`), and reports them
+//! (`failure_events`); they are retried by newer code (`parked_retry`) or as an operator asks. An
+//! operator may also skip events (`skips`). `parked_rules` says what is impossible while events are
+//! parked.
+
+mod failure_events;
+mod failure_policy;
+mod parked;
+mod parked_retry;
+pub(crate) mod parked_rules;
+mod skips;
+
+use std::sync::Arc;
+
+pub use failure_policy::FailureRequest;
+pub use parked::ParkedAction;
+pub(crate) use skips::failure_noted;
+pub use skips::{InvalidSkips, Wanted as WantedSkips};
+
+use crate::deployments::Deployments;
+use crate::history::History;
+use crate::source::Sources;
+
+/// Decides about events that fail.
+#[derive(Debug)]
+pub struct Exceptions {
+    deployments: Arc<Deployments>,
+    /// Past states do not have what is released or dropped.
+    history: Arc<History>,
+    /// Where events are looked up, and failures reported.
+    sources: Sources,
+}
+
+impl Exceptions {
+    /// Decides about events of these deployments.
+    pub(crate) fn new(
+        deployments: Arc<Deployments>,
+        history: Arc<History>,
+        sources: Sources,
+    ) -> Self {
+        Self {
+            deployments,
+            history,
+            sources,
+        }
+    }
+}
