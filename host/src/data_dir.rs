@@ -202,7 +202,7 @@ impl DataDir {
         self.root.join("cache")
     }
 
-    /// Scratch states, for as long as they are used.
+    /// Files of side folds. The folder keeps its name on disk: earlier versions empty it as well.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.root.join("scratch")
     }

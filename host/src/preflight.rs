@@ -2,8 +2,7 @@
 //! they are named for. Everything that a start makes of the configuration before it opens the data
 //! folder is made here, and thrown away.
 
-use crate::config::{Config, Problem, Serve, Severity, Source};
-use crate::host::sources;
+use crate::config::{Config, Problem, Serve, Severity};
 use crate::serve::{self, Validity};
 
 /// A certificate that expires sooner causes a warning.
@@ -19,9 +18,8 @@ pub fn problems(config: &Config) -> Vec<Problem> {
     }
     for (name, source) in &config.sources {
         let key = format!("sources.{name}");
-        if let Source::Jetstream(settings) = source
-            && !has_error_with(&problems, &format!("{key}."))
-            && let Err(problem) = sources::jetstream(name, settings)
+        if !has_error_with(&problems, &format!("{key}."))
+            && let Some(Err(problem)) = source.without_host(name)
         {
             problems.push(error(&key, problem.to_string()));
         }

@@ -24,7 +24,7 @@ impl EventView {
     /// The last sequence of an embedded log, as it rises; none for a stream, or a log that is not
     /// open yet, which must be polled.
     pub fn log_head(&self) -> Option<watch::Receiver<u64>> {
-        Some(self.0.embedded()?.log().ok()?.head())
+        Some(self.0.open_log()?.head())
     }
 
     /// Some of its events; an error if it can't be reached.

@@ -130,6 +130,13 @@ pub struct SourceInfo {
 }
 
 impl SourceInfo {
+    /// Whether it is a log of the host, and not a stream of a server.
+    pub fn is_log(&self) -> bool {
+        self.kind == "embedded"
+    }
+}
+
+impl SourceInfo {
     /// A message saying that it could not be reached, if so.
     pub fn unreachable(&self) -> Option<String> {
         let message = self.message.as_deref().unwrap_or("it does not answer");

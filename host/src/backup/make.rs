@@ -15,7 +15,7 @@ use crate::data_dir::DataDir;
 use crate::deployment::Deployment;
 use crate::deployments::{self, Chore, Deployments};
 use crate::runner::Runner;
-use crate::source::{Source, Sources};
+use crate::source::Sources;
 use crate::state;
 use crate::state::catalogue::Record;
 use crate::state::tables::{Frozen, Item};
@@ -234,11 +234,10 @@ fn gather(deployments: &Deployments, sources: &Sources) -> Result<Gathered, Agai
         }
     }
     for (name, source) in sources.iter() {
-        let Source::Embedded(embedded) = source else {
+        // Its events are nowhere else: without it there is no backup.
+        let Some(log) = source.log().transpose()? else {
             continue;
         };
-        // Its events are nowhere else: without it there is no backup.
-        let log = embedded.log()?;
         let frozen = Frozen::of(log.frozen()?);
         let begin = Begin {
             file: format!("log/{name}.redb"),

@@ -28,7 +28,7 @@ use crate::source::OnMissing;
 pub use check::{Problem, QUERIES_MAX, Severity};
 pub use key::Key;
 pub use load::{Error, FILE_DEFAULT, Mistake, Origins, Override, load};
-pub use options::ReadError;
+pub use options::{ReadError, UnusableSource};
 pub use secret::Secret;
 pub use template::template;
 

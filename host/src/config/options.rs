@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::{Anonymous, Config, EmbeddedSource, JetStreamSource, Secret, Serve};
+use super::{Anonymous, Config, EmbeddedSource, JetStreamSource, Secret, Serve, Source};
 use crate::memory::{self, Memory, Shares};
 use crate::small_file::open_regular;
 use crate::{batch, log, module, source, state};
@@ -131,6 +131,43 @@ impl JetStreamSource {
             cloudevents: self.cloudevents,
             on_missing: self.missing,
         })
+    }
+}
+
+/// Why settings of a source make none.
+#[derive(Debug, thiserror::Error)]
+pub enum UnusableSource {
+    /// A file that they name can't be read.
+    #[error(transparent)]
+    File(#[from] ReadError),
+    /// They contradict each other, or a file is not what it should be.
+    #[error(transparent)]
+    Setting(#[from] source::jetstream::SetupError),
+}
+
+impl Source {
+    /// Whether it is a log of the host, and not a stream of a server.
+    pub fn is_log(&self) -> bool {
+        match self {
+            Self::Embedded(_) => true,
+            Self::Jetstream(_) => false,
+        }
+    }
+
+    /// The source as anybody can look at it; none if only a running host can.
+    pub fn without_host(&self, name: &str) -> Option<Result<source::Source, UnusableSource>> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Jetstream(settings) => Some(settings.source(name)),
+        }
+    }
+}
+
+impl JetStreamSource {
+    /// The source; reads the files that the settings name, and does not connect yet.
+    pub fn source(&self, name: &str) -> Result<source::Source, UnusableSource> {
+        let made = source::jetstream::JetStream::new(self.options(name)?)?;
+        Ok(source::Source::JetStream(made))
     }
 }
 

@@ -144,6 +144,12 @@ impl Error {
     }
 }
 
+impl From<source::NotPublished> for Error {
+    fn from(error: source::NotPublished) -> Self {
+        Self::Conflict(error.to_string())
+    }
+}
+
 impl From<source::NotChosen> for Error {
     fn from(error: source::NotChosen) -> Self {
         match error {

@@ -13,9 +13,12 @@ use serde_json::json;
 use super::Exceptions;
 use crate::actor::blocking;
 use crate::deployment::Deployment;
-use crate::deployments::{Error, Outlet};
+use crate::deployments::Error;
 use crate::effects::Grant;
+use crate::event::Payload;
+use crate::log::NewEvent;
 use crate::module::Module;
+use crate::source::Outlet;
 use crate::state::catalogue::{FailureEvents, ParkingRecord};
 use crate::state::{Parked, Store};
 
@@ -182,7 +185,7 @@ impl Exceptions {
             .is_none_or(|(name, _)| *name != events.source)
         {
             let source = self.sources.known(&events.source)?;
-            *outlet = Some((events.source.clone(), Outlet::of(source)?));
+            *outlet = Some((events.source.clone(), source.outlet()));
         }
         // At least once: a crash between publishing and the commit below publishes these again,
         // with the same ids.
@@ -192,7 +195,16 @@ impl Exceptions {
             // Another target in the same stream must not take it for one that it knows.
             let id = format!("{id}.{}", events.subject);
             if let Some((_, outlet)) = outlet.as_ref() {
-                outlet.publish(&events.subject, KIND, id, data).await?;
+                outlet
+                    .publish(NewEvent {
+                        subject: events.subject.clone(),
+                        kind: Some(KIND.to_owned()),
+                        id: Some(id),
+                        time_ns: None,
+                        headers: Vec::new(),
+                        data: Payload::from(data),
+                    })
+                    .await?;
             }
         }
         // Only for the mark: publishing may take long, and must not keep changes of the deployment

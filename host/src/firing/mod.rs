@@ -19,8 +19,8 @@ use tokio::task::JoinHandle;
 
 use crate::log::{Expectation, Log, NewEvent};
 use crate::metrics::DeploymentMetrics;
-use crate::source::Source;
 use crate::source::jetstream::{Outgoing, Publisher};
+use crate::source::{Outlet, Source};
 use crate::state::{self, Due, Store};
 use crate::timers::{self, Firing, What};
 
@@ -84,7 +84,7 @@ impl Task {
             checkpoints: parts.store.checkpoints(),
             parts,
             under_way: BTreeMap::new(),
-            publisher: None,
+            outlet: None,
             is_stored: false,
             clock: Clock::default(),
             deep_at: None,
@@ -124,7 +124,7 @@ struct Work {
     checkpoints: watch::Receiver<Option<crate::position::Checkpoint>>,
     /// Firings whose timers are still pending in the file.
     under_way: BTreeMap<Due, Published>,
-    publisher: Option<Publisher>,
+    outlet: Option<Outlet>,
     /// Whether the stream takes firings, as far as is known.
     is_stored: bool,
     clock: Clock,
@@ -222,29 +222,20 @@ impl Work {
     /// Finds out how far the clock of a server is ahead, now and then. Without an answer it stays
     /// as it was: the fold ignores what comes too early.
     async fn compare_clocks(&mut self, source: &Source) {
-        let Source::JetStream(jetstream) = source else {
-            return;
-        };
-        if !self.clock.must_compare(self.begun.elapsed()) {
-            return;
-        }
         // Taken out, because the call borrows it across an await.
-        let publisher = match self.publisher.take() {
-            Some(publisher) => publisher,
-            None => jetstream.publisher(),
-        };
-        let before_ns = wall_ns();
-        let time_ns = match publisher.describe().await {
-            Ok(description) => description.time_ns,
-            // The comparison is made again later; timers fire by the clock that is known.
-            Err(_) => None,
-        };
-        let (after_ns, steady) = (wall_ns(), self.begun.elapsed());
-        match time_ns {
-            Some(time_ns) => self.clock.compared(time_ns, before_ns, after_ns, steady),
-            None => self.clock.not_compared(steady),
+        let outlet = self.outlet.take().unwrap_or_else(|| source.outlet());
+        if outlet.has_other_clock() && self.clock.must_compare(self.begun.elapsed()) {
+            let before_ns = wall_ns();
+            // Without an answer the comparison is made again later; timers fire by the clock that
+            // is known.
+            let time_ns = outlet.time_ns().await;
+            let (after_ns, steady) = (wall_ns(), self.begun.elapsed());
+            match time_ns {
+                Some(time_ns) => self.clock.compared(time_ns, before_ns, after_ns, steady),
+                None => self.clock.not_compared(steady),
+            }
         }
-        self.publisher = Some(publisher);
+        self.outlet = Some(outlet);
     }
 
     /// The first durable timers: those that are under way, and some more.
@@ -344,21 +335,16 @@ impl Work {
 
     /// Publishes firings, in order; an error says why some are not known to be stored.
     async fn publish(&mut self, source: &Source, ready: Vec<Ready>) -> Result<(), String> {
-        match source {
-            Source::Embedded(embedded) => {
-                let log = embedded.log().map_err(|error| error.to_string())?;
-                self.append(log, ready).await
-            }
-            Source::JetStream(jetstream) => {
-                let publisher = match self.publisher.take() {
-                    Some(publisher) => publisher,
-                    None => jetstream.publisher(),
-                };
-                let outcome = self.send(&publisher, jetstream.stream(), ready).await;
-                self.publisher = Some(publisher);
-                outcome
-            }
-        }
+        let outlet = self.outlet.take().unwrap_or_else(|| source.outlet());
+        let outcome = match &outlet {
+            Outlet::Log(embedded) => match embedded.log() {
+                Ok(log) => self.append(log, ready).await,
+                Err(error) => Err(error.to_string()),
+            },
+            Outlet::Stream(publisher) => self.send(publisher, &source.stream(), ready).await,
+        };
+        self.outlet = Some(outlet);
+        outcome
     }
 
     async fn append(&mut self, log: Log, ready: Vec<Ready>) -> Result<(), String> {

@@ -8,7 +8,6 @@ use crate::deployment::Deployment;
 use crate::deployments::{Error, Role, owners};
 use crate::effects::{self, Grants, Lineage, overlap};
 use crate::module::{Kind, Module};
-use crate::source::Source;
 use crate::state::catalogue::{Generation, HandlerRecord};
 use crate::subject::{Pattern, SubjectSet};
 
@@ -191,7 +190,7 @@ impl Handlers {
     ) -> Result<(), Error> {
         for grant in grants.iter() {
             let target = self.sources.known(&grant.source)?;
-            if is_reply(&grant.subjects) && matches!(target, Source::Embedded(_)) {
+            if is_reply(&grant.subjects) && !target.takes_replies() {
                 return Err(Error::Refused(format!(
                     "grant `{grant}` is for replies, which leave over NATS, and {} is an embedded \
                      log; name a source of kind `jetstream`",
@@ -214,7 +213,7 @@ impl Handlers {
             let is_own = grant.source == source
                 || own
                     .zip(target)
-                    .is_some_and(|(own, target)| is_same(own, target));
+                    .is_some_and(|(own, target)| own.has_stream_of(target));
             let read = subjects.patterns().iter().find(|pattern| {
                 // No stream stores replies.
                 is_own && !is_reply(&grant.subjects) && overlap(pattern, &grant.subjects)
@@ -233,14 +232,6 @@ impl Handlers {
 
 fn is_reply(subjects: &Pattern) -> bool {
     effects::is_reply(subjects.as_str())
-}
-
-/// Whether two sources have the same stream.
-fn is_same(one: &Source, other: &Source) -> bool {
-    match (one, other) {
-        (Source::JetStream(one), Source::JetStream(other)) => one.stream() == other.stream(),
-        (Source::Embedded(_), _) | (_, Source::Embedded(_)) => false,
-    }
 }
 
 fn refuse_options(request: &EffectsRequest) -> Result<(), Error> {

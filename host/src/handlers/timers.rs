@@ -3,8 +3,8 @@
 use super::Handlers;
 use crate::actor::blocking;
 use crate::api;
-use crate::deployments::{DryRun, Error, Outlet};
-use crate::source::Source;
+use crate::deployments::{DryRun, Error};
+use crate::log::NewEvent;
 use crate::state::catalogue::Record;
 use crate::state::{Due, Parked};
 use crate::timers::{Firing, Timer, What};
@@ -128,7 +128,7 @@ impl Handlers {
         }
         let source = &record.active().source;
         let source = self.sources.known(source)?;
-        let outlet = Outlet::of(source)?;
+        let outlet = source.outlet();
         // Before it is published: what is not recorded does not happen.
         let detail = format!("{}, which is due at {}", firing.name, changed.timer.at);
         self.deployments
@@ -136,9 +136,15 @@ impl Handlers {
             .await?;
         // Each request has an id of its own: a timer may be set to the same time again.
         let id = format!("fst.{name}.{}.{:016x}", action.name(), fastrand::u64(..));
-        let data = firing.data();
-        let data = data.as_str().unwrap_or_default().to_owned();
-        changed.sequence = Some(outlet.publish(&subject, Firing::KIND, id, data).await?);
+        let event = NewEvent {
+            subject,
+            kind: Some(Firing::KIND.to_owned()),
+            id: Some(id),
+            time_ns: None,
+            headers: Vec::new(),
+            data: firing.data(),
+        };
+        changed.sequence = Some(outlet.publish(event).await?);
         Ok(changed)
     }
 
@@ -150,16 +156,11 @@ impl Handlers {
     ) -> Option<String> {
         let generation = record.generation(generation)?;
         let source = self.sources.get(&generation.source)?;
-        let Source::JetStream(jetstream) = source else {
-            return None;
-        };
         if !generation.module.sets_timers {
             return None;
         }
         let subject = crate::timers::subject(&record.name);
-        // A stream that is away was reported already.
-        let stores = jetstream.publisher().stores(&subject).await.unwrap_or(true);
-        let stream = jetstream.stream();
+        let (stores, stream) = (source.stores(&subject).await, source.stream());
         (!stores).then(|| {
             format!(
                 "stream {stream} does not take {subject}, so no timer of {} can fire; add it to the subjects of the stream: \

@@ -347,9 +347,7 @@ impl Host {
     /// A source; without a name, the only one or the only embedded log.
     pub fn source(&self, name: Option<&str>) -> Result<EventView, Error> {
         let sources = &self.inner.sources;
-        let mut logs = sources
-            .iter()
-            .filter(|(_, source)| source.embedded().is_some());
+        let mut logs = sources.iter().filter(|(_, source)| source.log().is_some());
         let chosen = match (name, logs.next(), logs.next()) {
             // One embedded log among other sources is what the operator intends.
             (None, Some((log, _)), None) => log.to_owned(),
@@ -361,16 +359,16 @@ impl Host {
     /// The embedded log of a source; without a name, the only one.
     pub fn log(&self, source: Option<&str>) -> Result<Log, Error> {
         if let Some(name) = source {
-            let embedded = self.inner.sources.known(name)?.embedded().ok_or_else(|| {
+            let log = self.inner.sources.known(name)?.log().ok_or_else(|| {
                 Error::Source(format!(
                     "source {name} is a JetStream stream; publish to it and read it through NATS"
                 ))
             })?;
-            return Ok(embedded.log()?);
+            return Ok(log?);
         }
-        let mut logs = self.inner.sources.all().filter_map(Source::embedded);
+        let mut logs = self.inner.sources.all().filter_map(Source::log);
         match (logs.next(), logs.next()) {
-            (Some(embedded), None) => Ok(embedded.log()?),
+            (Some(log), None) => Ok(log?),
             (None, _) => Err(Error::Source(
                 "this host has no embedded log; publish to the stream through NATS, or configure \
                  a source of kind `embedded`"
@@ -388,7 +386,7 @@ impl Host {
         match source {
             Some(source) => Some(source),
             None => sources
-                .find(|(_, source)| source.embedded().is_some())
+                .find(|(_, source)| source.log().is_some())
                 .map(|(name, _)| name),
         }
     }

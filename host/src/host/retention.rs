@@ -11,7 +11,7 @@ impl Host {
             .inner
             .sources
             .all()
-            .filter_map(|source| source.embedded()?.log().ok())
+            .filter_map(Source::open_log)
             .collect();
         blocking(move || logs.iter().for_each(|log| log.note_newest())).await;
     }
@@ -19,11 +19,10 @@ impl Host {
     /// Removes expired events from the embedded logs, and notes how far each has come.
     pub(crate) fn enforce_retention(&self) {
         for (name, source) in self.inner.sources.iter() {
-            let Source::Embedded(embedded) = source else {
+            // A log that is not open yet keeps its events.
+            let Some(log) = source.open_log() else {
                 continue;
             };
-            // A log that is not open yet keeps its events.
-            let Ok(log) = embedded.log() else { continue };
             // As a chore, of which one per log runs at a time: a large log may take longer than the
             // interval.
             self.inner.deployments.chore("retention", name, async move {

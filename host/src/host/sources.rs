@@ -11,7 +11,6 @@ use crate::memory::caches::{Caches, Share};
 use crate::room::Room;
 use crate::source::Source;
 use crate::source::embedded::Embedded;
-use crate::source::jetstream::JetStream;
 
 /// Name of the default source, an embedded log, if none is configured.
 pub(crate) const DEFAULT_SOURCE: &str = "events";
@@ -22,11 +21,11 @@ const OPEN_WAIT: Duration = Duration::from_secs(2);
 
 /// Number of configured embedded logs.
 pub(crate) fn logs(config: &Config) -> usize {
-    let embedded = |source: &&config::Source| matches!(source, config::Source::Embedded(_));
     if config.sources.is_empty() {
         1
     } else {
-        config.sources.values().filter(embedded).count()
+        let logs = config.sources.values().filter(|source| source.is_log());
+        logs.count()
     }
 }
 
@@ -67,7 +66,9 @@ pub(crate) fn sources(
                 shares.push(share);
             }
             config::Source::Jetstream(settings) => {
-                drop(sources.insert(name.clone(), jetstream(name, settings)?));
+                let source = settings.source(name);
+                let source = source.map_err(|error| Error::Source(error.to_string()))?;
+                sources.insert(name.clone(), source);
             }
         }
     }
@@ -92,14 +93,4 @@ pub(crate) fn sources(
         Some(error) => Err(error.into()),
         None => Ok((sources, shares)),
     }
-}
-
-/// Creates a JetStream source from its settings; reads the files that they name.
-pub(crate) fn jetstream(name: &str, settings: &config::JetStreamSource) -> Result<Source, Error> {
-    let options = settings
-        .options(name)
-        .map_err(|error| Error::Source(error.to_string()))?;
-    JetStream::new(options)
-        .map(Source::JetStream)
-        .map_err(|error| Error::Source(error.to_string()))
 }

@@ -17,8 +17,8 @@ use crate::api::Promise;
 use crate::clock::{Clock, Look, wall_ns};
 use crate::effects::{self, Grants, Lineage, Place, Row, RowKey};
 use crate::room::Use;
-use crate::source::Source;
 use crate::source::jetstream::{Description, Publisher};
+use crate::source::{Outlet, Source};
 use crate::state::{self, Delayed};
 
 /// Most effects read at once.
@@ -59,21 +59,6 @@ enum Others {
     Later,
     /// Delayed ones.
     Delayed,
-}
-
-/// Where effects go.
-enum Outlet {
-    Embedded(crate::source::embedded::Embedded),
-    JetStream(Box<Publisher>),
-}
-
-impl Outlet {
-    fn of(source: &Source) -> Self {
-        match source {
-            Source::Embedded(embedded) => Self::Embedded(embedded.clone()),
-            Source::JetStream(jetstream) => Self::JetStream(Box::new(jetstream.publisher())),
-        }
-    }
 }
 
 /// Sends the effects for one source.
@@ -130,7 +115,7 @@ impl Task {
     ) -> Self {
         Self {
             name,
-            outlet: Outlet::of(source),
+            outlet: source.outlet(),
             stopped,
             changed: parts.changed.clone(),
             // After a start nobody knows what was sent before.
@@ -289,8 +274,8 @@ impl Task {
     /// left out.
     fn has_places(&self) -> bool {
         match &self.outlet {
-            Outlet::Embedded(_) => true,
-            Outlet::JetStream(_) => self.cursor.lock().is_some(),
+            Outlet::Log(_) => true,
+            Outlet::Stream(_) => self.cursor.lock().is_some(),
         }
     }
 
@@ -359,7 +344,7 @@ impl Task {
     async fn send(&self, mut rows: Vec<Row>, mut delayed: Vec<Row>) -> Sent {
         let (lineage, status) = (self.parts.lineage, &self.parts.status);
         match &self.outlet {
-            Outlet::Embedded(embedded) => {
+            Outlet::Log(embedded) => {
                 // The log says exactly what it has, and in one commit.
                 status.change(&self.name, |target| target.promise = Some(Promise::Exact));
                 let withheld = self.withhold(&mut rows, &mut delayed);
@@ -378,7 +363,7 @@ impl Task {
                 sent.add(withheld);
                 sent
             }
-            Outlet::JetStream(publisher) => self.send_to_stream(publisher, rows, delayed).await,
+            Outlet::Stream(publisher) => self.send_to_stream(publisher, rows, delayed).await,
         }
     }
 
@@ -693,8 +678,8 @@ impl Task {
     fn takes_others(&self, others: Others) -> bool {
         let holds_ordered = others == Others::Later && self.holds_ordered.load(Ordering::Relaxed);
         match &self.outlet {
-            Outlet::Embedded(_) => !holds_ordered,
-            Outlet::JetStream(publisher) => {
+            Outlet::Log(_) => !holds_ordered,
+            Outlet::Stream(publisher) => {
                 let is_in_doubt = self.is_in_doubt.load(Ordering::Relaxed);
                 publisher.is_up() && !is_in_doubt && !(holds_ordered && self.has_places())
             }

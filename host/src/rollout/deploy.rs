@@ -272,18 +272,16 @@ async fn deploy_over(
     let accept = MissingEvents::from(request.build.accept_missing);
     // A fold from the beginning needs to know what the stream has lost; the others keep what
     // the state has.
-    let (accepted, reason) = if continued.is_none() && strategy == Strategy::Rebuild {
-        let accepted = rollouts
-            .history
+    let accepted = if continued.is_none() && strategy == Strategy::Rebuild {
+        let history = &rollouts.history;
+        history
             .may_refold(&deployment, &source, accept, KEEP_OR_ACCEPT)
-            .await?;
-        let reason = accepted.explain(reason);
-        (accepted, reason)
+            .await?
     } else {
-        let kept = continued.unwrap_or(record.active());
         let through = rollouts.history.accepts_from(&source, accept).await?;
-        (AcceptedLoss::kept(through, kept), reason)
+        AcceptedLoss::kept(through, continued.unwrap_or(record.active()))
     };
+    let reason = accepted.explain(reason);
     let reason = rollouts
         .handlers
         .regrant(

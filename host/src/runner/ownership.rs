@@ -75,7 +75,7 @@ impl Shared {
             return role;
         };
         let outlets = self.releasing.outlets.iter();
-        let logs = outlets.filter(|(_, source)| matches!(source, Source::Embedded(_)));
+        let logs = outlets.filter(|(_, source)| source.log().is_some());
         Role::Owner(Arc::new(Owner {
             logs: Arc::new(logs.map(|(name, _)| name.clone()).collect()),
             ..Owner::clone(&owner)

@@ -148,10 +148,7 @@ impl App {
         secrets: secrets::Secrets,
         shutdown: CancellationToken,
     ) -> Self {
-        let streams = config
-            .sources
-            .iter()
-            .filter(|(_, source)| matches!(source, config::Source::Jetstream(_)));
+        let streams = config.sources.iter().filter(|(_, source)| !source.is_log());
         let streams: BTreeSet<String> = streams.map(|(name, _)| name.clone()).collect();
         // Made once: it is the same for all clients.
         let document = serde_json::to_vec(&document()).expect("the description is plain data");

@@ -8,6 +8,8 @@
 
 pub mod embedded;
 pub mod jetstream;
+mod kind;
+mod outlet;
 mod sources;
 mod status;
 
@@ -18,13 +20,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::api::{SourceInfo, Start};
+use crate::api::Start;
 use crate::batch::{Batch, Limits};
 use crate::event::Event;
-use crate::memory::read_ahead::ReadAhead;
 use crate::position::Checkpoint;
 use crate::subject::SubjectSet;
 
+pub use kind::{Reader, Source};
+pub(crate) use outlet::{NotPublished, Outlet};
 pub use sources::{NotChosen, Sources, Unknown};
 pub use status::{Status, StatusSender, doubt, heard, initial_status, lost, report};
 
@@ -334,179 +337,6 @@ impl Passed {
                 "events are gone from the stream and were passed over without being applied, as \
                  accepted"
             );
-        }
-    }
-}
-
-/// A configured source. The set is closed, so that the compiler lists every place to visit.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// A JetStream stream.
-    JetStream(jetstream::JetStream),
-    /// The log in our own data folder.
-    Embedded(embedded::Embedded),
-}
-
-impl Source {
-    /// Creates a reader; it connects in [`Reader::next`]. Must be called within a runtime.
-    pub fn read(&self, request: Request, status: StatusSender) -> Reader {
-        match self {
-            Self::JetStream(source) => Reader::JetStream(Box::new(source.read(request, status))),
-            Self::Embedded(source) => Reader::Embedded(Box::new(source.read(request, status))),
-        }
-    }
-
-    /// The same within a budget: what a server may send unasked is bounded by the reader's part of
-    /// it. The embedded log is read only when a batch is wanted.
-    pub(crate) fn read_within(
-        &self,
-        request: Request,
-        status: StatusSender,
-        ahead: &ReadAhead,
-    ) -> Reader {
-        match self {
-            Self::JetStream(source) => {
-                Reader::JetStream(Box::new(source.read(request, status).within(ahead)))
-            }
-            Self::Embedded(source) => Reader::Embedded(Box::new(source.read(request, status))),
-        }
-    }
-
-    /// The embedded log as a source, if it is one.
-    pub fn embedded(&self) -> Option<&embedded::Embedded> {
-        if let Self::Embedded(source) = self {
-            Some(source)
-        } else {
-            None
-        }
-    }
-
-    /// Its location, for messages: the servers, or the log itself.
-    pub fn place(&self) -> String {
-        match self {
-            Self::JetStream(source) => source.servers(),
-            Self::Embedded(_) => "the data folder".to_owned(),
-        }
-    }
-
-    /// Name of its stream.
-    pub fn stream(&self) -> String {
-        match self {
-            Self::JetStream(source) => source.stream().to_owned(),
-            Self::Embedded(source) => source.stream(),
-        }
-    }
-
-    /// Whether an event that may match waits after a position.
-    pub async fn time_behind(&self, position: u64, subjects: &SubjectSet) -> Waiting {
-        match self {
-            Self::JetStream(source) => {
-                source
-                    .time_behind(position, subjects.covering().as_str())
-                    .await
-            }
-            Self::Embedded(source) => {
-                let (source, subjects) = (source.clone(), subjects.clone());
-                tokio::task::spawn_blocking(move || source.time_behind(position, &subjects))
-                    .await
-                    .unwrap_or(Waiting::Unknown)
-            }
-        }
-    }
-
-    /// What it does if events are gone that were not applied.
-    pub fn on_missing(&self) -> OnMissing {
-        match self {
-            Self::JetStream(source) => source.on_missing(),
-            Self::Embedded(source) => source.what_is_missing(),
-        }
-    }
-
-    /// The sequences of a state's range that the stream no longer has; none if it has all. An error
-    /// says why that is unknown at the moment.
-    pub async fn lost(&self, had: &Had<'_>) -> Result<Option<Lost>, LookError> {
-        match self {
-            Self::JetStream(source) => source.lost(had).await,
-            Self::Embedded(source) => Ok(source.lost(had.after, had.through)?),
-        }
-    }
-
-    /// Why the stream is not the one to which a checkpoint belongs; none if it is, or as far as
-    /// anybody can tell. A tail that was lost contradicts nothing. An error says why that is
-    /// unknown at the moment.
-    pub async fn contradiction(&self, checkpoint: &Checkpoint) -> Result<Option<Error>, LookError> {
-        match self {
-            Self::JetStream(source) => source.contradiction(checkpoint).await,
-            Self::Embedded(source) => {
-                let (source, checkpoint) = (source.clone(), checkpoint.clone());
-                Ok(
-                    tokio::task::spawn_blocking(move || source.contradiction(&checkpoint))
-                        .await??,
-                )
-            }
-        }
-    }
-
-    /// Checks that the kind of stream can be read at all; an unreachable stream passes.
-    pub async fn check_readable(&self) -> Result<(), Error> {
-        match self {
-            Self::JetStream(source) => source.check_readable().await,
-            Self::Embedded(_) => Ok(()),
-        }
-    }
-
-    /// One event of the stream; if it does not exist, the last sequence. An error says why that is
-    /// unknown at the moment.
-    pub async fn event(&self, sequence: u64) -> Result<Result<Event, u64>, LookError> {
-        match self {
-            Self::JetStream(source) => source.event(sequence).await,
-            Self::Embedded(source) => {
-                let source = source.clone();
-                Ok(tokio::task::spawn_blocking(move || source.event(sequence)).await??)
-            }
-        }
-    }
-
-    /// A page of events, without a reader. An error says why it can't be read at the moment.
-    pub async fn page(&self, wanted: Wanted) -> Result<Page, LookError> {
-        match self {
-            Self::JetStream(source) => source.page(&wanted).await,
-            Self::Embedded(source) => {
-                let source = source.clone();
-                Ok(tokio::task::spawn_blocking(move || source.page(&wanted)).await??)
-            }
-        }
-    }
-
-    /// The current state of the stream; an unreachable stream is a result, not an error.
-    pub async fn info(&self) -> SourceInfo {
-        match self {
-            Self::JetStream(source) => source.info().await,
-            Self::Embedded(source) => source.info(),
-        }
-    }
-}
-
-/// A supervised reader.
-#[derive(Debug)]
-pub enum Reader {
-    /// Of a JetStream stream.
-    JetStream(Box<jetstream::Reader>),
-    /// Of the embedded log.
-    Embedded(Box<embedded::Reader>),
-}
-
-impl Reader {
-    /// Returns ready events, up to the limits; waits if there are none. Batches
-    /// follow each other in order: `through` never falls, and no matching event
-    /// between two batches is left out. Cancel-safe: what a cancelled call read
-    /// is returned by the next one. The first call returns as soon as the
-    /// stream was reached and checked, even without events, so that its caller
-    /// learns head and pending.
-    pub async fn next(&mut self) -> Result<Batch, Error> {
-        match self {
-            Self::JetStream(reader) => reader.next().await,
-            Self::Embedded(reader) => reader.next().await,
         }
     }
 }

@@ -17,6 +17,7 @@ mod currency;
 mod cursor;
 mod headers;
 mod inspect;
+mod kind;
 mod left;
 mod link;
 mod look;

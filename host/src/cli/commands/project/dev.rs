@@ -194,10 +194,7 @@ impl Session<'_> {
             return Ok(());
         }
         let list: SourceList = self.client.get(&["v1", "sources"], &[]).await?;
-        let mut embedded = list
-            .sources
-            .iter()
-            .filter(|source| source.kind == "embedded");
+        let mut embedded = list.sources.iter().filter(|source| source.is_log());
         let chosen = match &self.args.source {
             Some(name) => embedded.find(|source| source.name == *name),
             None => embedded.next(),

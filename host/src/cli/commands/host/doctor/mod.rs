@@ -17,9 +17,8 @@ use crate::cli::support::config_args;
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{Format, Output, compact, counted, pretty, table};
 use crate::cli::support::wait_until_live;
-use crate::config::{Config, Severity, Source};
+use crate::config::{Config, Severity};
 use crate::memory;
-use crate::source::jetstream::JetStream;
 
 /// Longest wait for one source.
 const SOURCE_WAIT: Duration = Duration::from_secs(10);
@@ -347,20 +346,13 @@ async fn check_sources_directly(config: &Config) -> Vec<Check> {
     let mut checks = Vec::new();
     for (name, source) in &config.sources {
         let title = format!("source {name}");
-        let Source::Jetstream(jetstream) = source else {
-            checks.push(Check::ok(
+        match source.without_host(name) {
+            None => checks.push(Check::ok(
                 title,
                 "embedded log; only a running host can check it",
-            ));
-            continue;
-        };
-        let made = jetstream
-            .options(name)
-            .map_err(|error| error.to_string())
-            .and_then(|options| JetStream::new(options).map_err(|error| error.to_string()));
-        match made {
-            Err(error) => checks.push(Check::fail(title, error)),
-            Ok(source) => match tokio::time::timeout(SOURCE_WAIT, source.info()).await {
+            )),
+            Some(Err(error)) => checks.push(Check::fail(title, error.to_string())),
+            Some(Ok(source)) => match tokio::time::timeout(SOURCE_WAIT, source.info()).await {
                 Ok(info) => checks.extend(check_source(&info)),
                 Err(_) => checks.push(Check::fail(
                     title,

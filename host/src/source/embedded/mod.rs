@@ -1,5 +1,7 @@
 //! Readers over the embedded log, with the semantics of a JetStream reader.
 
+mod kind;
+
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
