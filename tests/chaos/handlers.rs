@@ -170,10 +170,15 @@ fn outbox(shown: &Deployment) -> &Outbox {
 /// probation is replaced, as an operator would do it.
 async fn settled(world: &World, of: &Operated, last: u64) -> Deployment {
     operator::resume(world, of.name).await;
-    let begin = Instant::now();
+    let (mut moved, mut place) = (Instant::now(), None);
     loop {
         let shown = world.show(of.name).await;
         let outbox = outbox(&shown);
+        // A busy machine takes long for thousands of messages.
+        let now = Some((shown.position, outbox.entries));
+        if place != now {
+            (moved, place) = (Instant::now(), now);
+        }
         if shown.state == DeploymentState::Live
             && shown.position >= last
             && shown.candidate.is_none()
@@ -183,7 +188,7 @@ async fn settled(world: &World, of: &Operated, last: u64) -> Deployment {
             return shown;
         }
         assert!(
-            begin.elapsed() < wait::DEADLINE,
+            moved.elapsed() < wait::DEADLINE,
             "waited in vain for {} to publish everything up to {last}: {shown:#?}",
             of.name
         );

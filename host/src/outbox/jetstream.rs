@@ -88,10 +88,11 @@ pub(super) async fn look(
     let mark = store.effect_mark(target);
     let mark = match cursor {
         None => mark,
-        // The mark may be of a stream that is gone.
-        Some(cursor) => {
-            Some(cursor.max(mark.filter(|mark| *mark <= description.last).unwrap_or(0)))
-        }
+        // The mark may be of a stream that is gone. A later cursor may hide what left before it
+        // without one.
+        Some(cursor) => mark
+            .filter(|mark| *mark <= description.last)
+            .or(Some(cursor)),
     };
     let Some(mark) = mark else {
         // Durable before the first message: a crash after it must not have to search the whole

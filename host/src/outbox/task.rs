@@ -173,7 +173,10 @@ impl Task {
             if outcome != Outcome::Nothing {
                 pause = PAUSE.0;
             }
-            if outcome != Outcome::Done {
+            if self.delayed_after.is_some() {
+                // Those behind the refused ones get their turn before the pause.
+                self.rest_after_trouble(&mut durable, PAUSE.0, sleep).await;
+            } else if outcome != Outcome::Done {
                 // From half to all of the pause, so that owners that failed together do not retry
                 // together.
                 let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
@@ -415,11 +418,7 @@ impl Task {
     ) -> Result<(Vec<Row>, u64), String> {
         let is_in_doubt = self.is_in_doubt.load(Ordering::Relaxed);
         if !is_in_doubt && !self.doubts_cursor.load(Ordering::Relaxed) {
-            let stored = self
-                .made_again(position)
-                .await
-                .map_err(|error| error.to_string())?;
-            return Ok((stored, 0));
+            return self.made_again(position).await;
         }
         let lineage = self.parts.lineage;
         let found = cursor::find(publisher, lineage, &self.name).await;
@@ -427,7 +426,7 @@ impl Task {
         self.doubts_cursor.store(false, Ordering::Relaxed);
         if !is_in_doubt && found.is_some() {
             *self.cursor.lock() = found;
-            return Ok((Vec::new(), 0));
+            return self.made_again(position).await;
         }
         let sequence = found.as_ref().and_then(Cursor::sequence);
         *self.cursor.lock() = found;
@@ -452,14 +451,15 @@ impl Task {
     }
 
     /// Effects up to a position that the handler has made again, and that the stream has.
-    async fn made_again(&self, position: u64) -> Result<Vec<Row>, state::Error> {
+    async fn made_again(&self, position: u64) -> Result<(Vec<Row>, u64), String> {
         let next = Place {
             sequence: position.saturating_add(1),
             sub: 0,
             index: 0,
         };
         let made: BTreeSet<Place> = self.ahead.lock().range(..next).copied().collect();
-        let rows = jetstream::waiting(&self.parts.store, &self.name, made).await?;
+        let rows = jetstream::waiting(&self.parts.store, &self.name, made).await;
+        let rows = rows.map_err(|error| error.to_string())?;
         let mut ahead = self.ahead.lock();
         // What does not wait is not made any more, or was confirmed. At the position itself there may
         // be more: an event that was parked is retried behind others.
@@ -467,7 +467,7 @@ impl Task {
         for row in &rows {
             ahead.remove(&row.place);
         }
-        Ok(rows)
+        Ok((rows, 0))
     }
 
     /// Sends effects that a stream does not have.

@@ -395,7 +395,7 @@ impl File {
     ) -> Result<Vec<Row>, Error> {
         let (first, last) = keys_of(target, Queue::Ordered).into_inner();
         let (mut rows, mut bytes) = (Vec::new(), 0);
-        let mut seen = HashSet::new();
+        let (mut seen, mut refused_bytes) = (HashSet::new(), 0);
         let mut from = Bound::Included(first);
         loop {
             let (page, has_more) = self.rows_in(
@@ -410,10 +410,16 @@ impl File {
             };
             for row in page {
                 let key = &row.effect.key;
-                if refused.contains(key) && !seen.insert(key.clone()) {
-                    continue;
+                let row_bytes = row.effect.data.len();
+                if refused.contains(key) {
+                    // Half of it is for others. What is left out here counts as new next time.
+                    let is_much = seen.len() >= entries_max / 2 || refused_bytes >= bytes_max / 2;
+                    if is_much || !seen.insert(key.clone()) {
+                        continue;
+                    }
+                    refused_bytes += row_bytes;
                 }
-                bytes += row.effect.data.len();
+                bytes += row_bytes;
                 rows.push(row);
                 if rows.len() >= entries_max || bytes >= bytes_max {
                     return Ok(rows);
@@ -936,5 +942,36 @@ mod tests {
         store.flush().expect("commits");
         drop((store, writer));
         assert_eq!(format(&plain), FORMAT);
+    }
+
+    #[test]
+    fn refused_keys_take_no_more_than_half_of_what_is_read() {
+        let (_folder, path) = owned();
+        let (store, mut writer) = open(&path);
+        for sequence in 1..=9 {
+            let mut row = row("a", sequence);
+            row.effect.key = ["x", "y", "z"][sequence as usize / 4].to_owned();
+            writer.begin();
+            writer.emit(&row).expect("within limits");
+            let stream = StreamIdentity {
+                name: "s".to_owned(),
+                created_ns: 1,
+            };
+            writer.publish(Checkpoint::at(sequence, stream));
+        }
+        store.flush().expect("commits");
+        let read = |refused: &[&str], entries_max| {
+            let refused = refused.iter().map(|key| (*key).to_owned()).collect();
+            let rows = store.effects("a", &refused, entries_max, usize::MAX);
+            let places = rows
+                .expect("reads")
+                .into_iter()
+                .map(|row| row.place.sequence);
+            places.collect::<Vec<_>>()
+        };
+        assert_eq!(read(&[], 100), (1..=9).collect::<Vec<_>>());
+        assert_eq!(read(&["x"], 100), [1, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(read(&["x", "y"], 100), [1, 4, 8, 9]);
+        assert_eq!(read(&["x", "y"], 2), [1, 8], "one place is for others");
     }
 }
