@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Config, SubjectTransform};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, SubjectTransform};
 use foldstream::api::{self, GenerationStatus, Promise};
 use foldstream_tests::client::Client;
 use foldstream_tests::host::Host;
@@ -852,4 +852,78 @@ async fn older_copy_of_the_state_sends_nothing_again_that_it_makes_again_later()
         published(stage.client(), last).await;
         assert_eq!(stage.stored().await.len(), before + 1, "{target:?}");
     }
+}
+
+/// The stream, as full as it may be.
+fn full() -> Config {
+    Config {
+        max_messages: 1,
+        discard: DiscardPolicy::New,
+        ..plain()
+    }
+}
+
+#[tokio::test]
+async fn no_message_is_left_out_if_a_stream_takes_cursors_after_it_refused_some() {
+    let stage = Stage::start(Target::Plain(Version::Newest)).await;
+    let mut sent = vec![stage.append(1, "one").await];
+    published(stage.client(), sent[0]).await;
+    stage.edit(full()).await;
+    for key in [1, 1, 2, 1, 2] {
+        sent.push(stage.append(key, "one").await);
+    }
+    stage
+        .waits_until("have all", |outbox| outbox.entries == 5)
+        .await;
+    let why = trouble(&stage).await;
+    assert!(why.contains("maximum messages exceeded"), "{why}");
+    // Until nobody knows what is stored.
+    stage.swallow(true);
+    stage
+        .waits_until("be in doubt", |outbox| {
+            let why = outbox.targets[0].trouble.as_deref();
+            why.is_some_and(|why| !why.contains("maximum messages exceeded"))
+        })
+        .await;
+    stage.edit(with_cursors()).await;
+    stage.swallow(false);
+    published(stage.client(), *sent.last().expect("there are some")).await;
+    assert_eq!(stage.causes().await, sent);
+}
+
+#[tokio::test]
+async fn withdrawn_grant_holds_back_its_key_and_no_other_on_a_stream_without_cursors() {
+    let stage = Stage::start(Target::Plain(Version::Newest)).await;
+    let first = stage.append(1, "one").await;
+    published(stage.client(), first).await;
+    stage.edit(full()).await;
+    let mut sent = Vec::new();
+    for key in [1, 2, 1, 2] {
+        sent.push(stage.append(key, "one").await);
+    }
+    stage
+        .waits_until("have all", |outbox| outbox.entries == 4)
+        .await;
+    let grant = async |subjects: &str| {
+        let module = guests::module(REACTOR);
+        let parameters = format!("&allow-publish={subjects}%40out");
+        stage
+            .client()
+            .deploy_with(REACTOR, &module, &parameters)
+            .await;
+    };
+    grant("out.2.%2A").await;
+    stage.edit(plain()).await;
+    stage
+        .waits_until("publish those of the other key", |outbox| {
+            outbox.entries == 2
+        })
+        .await;
+    assert_eq!(stage.causes().await, [first, sent[1], sent[3]]);
+    grant("out.%3E").await;
+    published(stage.client(), sent[3]).await;
+    assert_eq!(
+        stage.causes().await,
+        [first, sent[1], sent[3], sent[0], sent[2]]
+    );
 }

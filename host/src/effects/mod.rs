@@ -73,10 +73,18 @@ pub struct Place {
     pub index: u32,
 }
 
+/// In the number of an input that is no event of its own: events that were parked and are retried.
+pub const RELEASE_SUB: u32 = 1 << 31;
+
 /// Length of a [`Place`] as bytes.
 pub const PLACE_BYTES: usize = 16;
 
 impl Place {
+    /// Whether it belongs to an event that was parked, and retried behind others.
+    pub fn is_of_release(self) -> bool {
+        self.sub >= RELEASE_SUB
+    }
+
     /// As bytes, in the order of the places.
     pub fn to_bytes(self) -> [u8; PLACE_BYTES] {
         // Big endian, so that the order of the bytes is that of the places.

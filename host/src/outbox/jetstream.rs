@@ -86,22 +86,14 @@ pub(super) async fn look(
         ..window
     };
     let mark = store.effect_mark(target);
-    let mark = match cursor {
-        None => mark,
-        // The mark may be of a stream that is gone. A later cursor may hide what left before it
-        // without one.
-        Some(cursor) => mark
-            .filter(|mark| *mark <= description.last)
-            .or(Some(cursor)),
-    };
-    let Some(mark) = mark else {
+    if mark.is_none() && cursor.is_none() {
         // Durable before the first message: a crash after it must not have to search the whole
         // stream.
         store.set_effect_mark(target, description.last);
         let store = store.clone();
         tokio::task::spawn_blocking(move || store.remove_confirmed_effects()).await??;
         return Ok(read_back);
-    };
+    }
     let mut subjects: Vec<String> = grants
         .iter()
         .filter(|grant| grant.source == target)
@@ -116,15 +108,18 @@ pub(super) async fn look(
     }
     let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
     let covering = SubjectSet::parse(&subjects)?.covering();
-    // Otherwise messages after the mark are gone, or the stream is another one than before.
-    let is_whole = description.first <= mark + 1 && mark <= description.last;
-    let ids = if is_whole {
-        publisher
-            .ids_after(mark, covering.as_str(), &format!("fs.{lineage}."))
-            .await?
-    } else {
-        None
-    };
+    // The mark first: a later cursor may hide what left before it without one.
+    let mut ids = None;
+    for from in [mark, cursor].into_iter().flatten() {
+        // Otherwise messages after it are gone, or the stream is another one than before.
+        let is_whole = description.first <= from + 1 && from <= description.last;
+        if ids.is_none() && is_whole {
+            let prefix = format!("fs.{lineage}.");
+            ids = publisher
+                .ids_after(from, covering.as_str(), &prefix)
+                .await?;
+        }
+    }
     match ids {
         Some(ids) => {
             // Before the rows are read, so that none is in neither.
@@ -135,7 +130,8 @@ pub(super) async fn look(
                 .collect();
             let stored = waiting(store, target, places.clone()).await?;
             let mut ahead = places;
-            ahead.retain(|place| place.sequence >= position);
+            // The places of retried events say nothing: they depend on when these were retried.
+            ahead.retain(|place| place.sequence >= position && !place.is_of_release());
             for row in &stored {
                 ahead.remove(&row.place);
             }
@@ -146,14 +142,16 @@ pub(super) async fn look(
             })
         }
         None => {
-            tracing::warn!(
-                target,
-                mark,
-                first = description.first,
-                last = description.last,
-                "the stream no longer shows what it has stored; messages in doubt are sent again, \
-                 and its duplicate window decides"
-            );
+            if cursor.is_none() {
+                tracing::warn!(
+                    target,
+                    mark,
+                    first = description.first,
+                    last = description.last,
+                    "the stream no longer shows what it has stored; messages in doubt are sent \
+                     again, and its duplicate window decides"
+                );
+            }
             // What came before can't be looked up any more, so doubts begin here.
             store.set_effect_mark(target, description.last);
             Ok(Known {
@@ -261,7 +259,7 @@ async fn send_chain(
             return sent;
         }
         let is_reply = effects::is_reply(&row.effect.subject);
-        if is_reply && since_ns(row.made_ns) > effects::REPLY_AGE_MAX {
+        if is_reply && is_late(&row) {
             // Nobody waits for it any more.
             sent.confirmed.push(row);
             continue;
@@ -313,6 +311,11 @@ async fn send_chain(
         }
     }
     sent
+}
+
+/// Whether nobody waits for a reply any more.
+pub(super) fn is_late(row: &Row) -> bool {
+    since_ns(row.made_ns) > effects::REPLY_AGE_MAX
 }
 
 /// An effect as a message.

@@ -19,7 +19,7 @@ use crate::effects::{self, Grants, Lineage, Place, Row, RowKey};
 use crate::room::Use;
 use crate::source::jetstream::{Description, Publisher};
 use crate::source::{Outlet, Source};
-use crate::state::{self, Delayed};
+use crate::state::{self, Delayed, RefusedKeys};
 
 /// Most effects read at once.
 const ROWS_MAX: usize = 1_000;
@@ -91,6 +91,8 @@ pub(super) struct Task {
     /// Keys of which a stream without cursors refuses an effect: no later ones are read, so that they
     /// do not take the place of other keys.
     refused: Mutex<HashSet<String>>,
+    /// Behind which of their first effects to read on: there may be too many for one round.
+    refused_after: Option<Place>,
 }
 
 /// What may be sent now.
@@ -104,6 +106,8 @@ struct Ready {
     sleep: Option<Duration>,
     /// The last of the delayed effects, if more are due.
     last_of_more: Option<RowKey>,
+    /// All delayed ones were tried, and these are the first again.
+    begins_again: bool,
 }
 
 impl Task {
@@ -128,6 +132,7 @@ impl Task {
             delayed_after: None,
             holds_ordered: AtomicBool::new(false),
             refused: Mutex::default(),
+            refused_after: None,
             parts,
         }
     }
@@ -167,13 +172,14 @@ impl Task {
                 continue;
             }
             let last_of_more = ready.last_of_more.take();
+            let begins_again = ready.begins_again;
             let (outcome, leaves_refused) = self.release(ready).await;
             self.delayed_after = last_of_more.filter(|_| leaves_refused);
             // Some progress is enough: the next attempt starts with what is left.
             if outcome != Outcome::Nothing {
                 pause = PAUSE.0;
             }
-            if self.delayed_after.is_some() {
+            if self.delayed_after.is_some() && !begins_again {
                 // Those behind the refused ones get their turn before the pause.
                 self.rest_after_trouble(&mut durable, PAUSE.0, sleep).await;
             } else if outcome != Outcome::Done {
@@ -198,24 +204,31 @@ impl Task {
         // After a start nobody knows whether there is a cursor.
         let may_be_single = *self.is_in_doubt.get_mut() || self.cursor.get_mut().is_some();
         let delayed_max = if may_be_single { SINGLE_MAX } else { ROWS_MAX };
-        let refused = self.refused.get_mut().clone();
+        let refused = RefusedKeys {
+            keys: self.refused.get_mut().clone(),
+            after: self.refused_after.take(),
+        };
         let read = tokio::task::spawn_blocking(move || {
-            let rows = store.effects(&name, &refused, ROWS_MAX, BYTES_MAX)?;
+            let (rows, refused_after) = store.effects(&name, &refused, ROWS_MAX, BYTES_MAX)?;
             let limits = (delayed_max, BYTES_MAX);
             let mut delayed = store.delayed_effects(&name, after.as_ref(), until_ns, limits)?;
-            if delayed.due.is_empty() && after.is_some() {
+            let begins_again = delayed.due.is_empty() && after.is_some();
+            if begins_again {
                 delayed = store.delayed_effects(&name, None, until_ns, limits)?;
             }
-            Ok((rows, delayed))
+            Ok((rows, refused_after, delayed, begins_again))
         });
         let (
             rows,
+            refused_after,
             Delayed {
                 due,
                 next_ns,
                 has_more,
             },
+            begins_again,
         ) = state::joined(read.await)?;
+        self.refused_after = refused_after;
         let last_of_more = due.last().filter(|_| has_more).map(Row::key);
         let sleep = next_ns.map(|next_ns| {
             let left = Duration::from_nanos(next_ns.saturating_sub(until_ns));
@@ -226,6 +239,7 @@ impl Task {
             delayed: due,
             sleep,
             last_of_more,
+            begins_again,
         })
     }
 
@@ -244,17 +258,23 @@ impl Task {
         let mut sent = self.send_unless_stopped(rows, delayed).await;
         let left = sent.conflicts.iter().map(|(row, _)| row);
         let left: HashSet<Place> = left.chain(&sent.confirmed).map(|row| row.place).collect();
-        let held = ordered
-            .into_iter()
-            .filter(|(place, _)| !left.contains(place));
-        let held: HashSet<String> = held.map(|(_, key)| key).collect();
+        let is_held = |(place, _): &&(Place, String)| !left.contains(place);
+        let held = ordered.iter().filter(is_held);
+        let held: HashSet<String> = held.map(|(_, key)| key.clone()).collect();
         self.holds_ordered
             .store(!held.is_empty(), Ordering::Relaxed);
-        *self.refused.lock() = if self.has_places() {
-            HashSet::new()
-        } else {
-            held
-        };
+        {
+            let mut refused = self.refused.lock();
+            if self.has_places() {
+                refused.clear();
+            }
+            for (_, key) in &ordered {
+                refused.remove(key);
+            }
+            if !self.has_places() {
+                refused.extend(held);
+            }
+        }
         let leaves_refused = sent.leaves_refused;
         let conflicts = std::mem::take(&mut sent.conflicts);
         let has_conflicts = !conflicts.is_empty();
@@ -286,17 +306,25 @@ impl Task {
     /// grant since the fold had it.
     fn withhold(&self, rows: &mut Vec<Row>, delayed: &mut Vec<Row>) -> Sent {
         let grants = (self.parts.grants)();
-        let mut denied = rows.iter().enumerate().filter_map(|(index, row)| {
-            let why = self.denied(&grants, row)?;
-            Some((index, why))
+        let mut trouble = None;
+        let has_places = self.has_places();
+        let (mut is_over, mut keys) = (false, HashSet::new());
+        rows.retain(|row| {
+            let is_reply = effects::is_reply(&row.effect.subject);
+            // No order holds a reply, and one that is too late is dropped where it is sent.
+            let why = self.denied(&grants, row);
+            let why = why.filter(|_| !(is_reply && jetstream::is_late(row)));
+            let is_behind = !is_reply && (is_over || keys.contains(&row.effect.key));
+            if let Some(why) = &why {
+                trouble.get_or_insert_with(|| why.clone());
+                // Later ones wait as well: all of them, or those with its key.
+                is_over |= has_places && !is_reply;
+                if !is_reply {
+                    keys.insert(row.effect.key.clone());
+                }
+            }
+            why.is_none() && !is_behind
         });
-        let (length, mut trouble) = match denied.next() {
-            Some((index, why)) => (index, Some(why)),
-            None => (rows.len(), None),
-        };
-        drop(denied);
-        // Later ones wait as well: their order is that of their places.
-        rows.truncate(length);
         // Delayed ones have no order, so each waits for itself.
         let mut leaves_refused = false;
         delayed.retain(|row| match self.denied(&grants, row) {
@@ -623,10 +651,7 @@ impl Task {
         let is_known = !self.is_in_doubt.load(Ordering::Relaxed) && self.ahead.lock().is_empty();
         if sequence > 0 && is_known {
             // Nothing that waits is stored, so whatever is stored from now on comes after it.
-            let mark = self.parts.store.effect_mark(&self.name).unwrap_or(0);
-            self.parts
-                .store
-                .set_effect_mark(&self.name, mark.max(sequence));
+            self.parts.store.set_effect_mark(&self.name, sequence);
         }
         // A handler that waits for room commits nothing that would remove them.
         if has_many || self.parts.store.is_outbox_full() {

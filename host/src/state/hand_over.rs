@@ -339,14 +339,13 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
     use std::path::{Path, PathBuf};
 
     use super::*;
     use crate::effects::{Delivery, Effect, Grants, Lineage, Owner, Place, Role, Row};
     use crate::event::Payload;
     use crate::position::{Checkpoint, StreamIdentity};
-    use crate::state::{Options, Writer, create_owned};
+    use crate::state::{Options, RefusedKeys, Writer, create_owned};
 
     const FIRST: Ownership = Ownership {
         lineage: Lineage(7),
@@ -412,8 +411,8 @@ mod tests {
     }
 
     fn sequences(store: &Store) -> Vec<u64> {
-        let rows = store
-            .effects("a", &HashSet::new(), 10_000, usize::MAX)
+        let (rows, _) = store
+            .effects("a", &RefusedKeys::default(), 10_000, usize::MAX)
             .expect("reads");
         rows.into_iter().map(|row| row.place.sequence).collect()
     }

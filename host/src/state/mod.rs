@@ -55,6 +55,7 @@ pub use snapshot::Snapshot;
 pub use store::Store;
 pub use timers::Due;
 pub use trace::{Call, Scanned, Trace, Traced};
+pub use waiting::RefusedKeys;
 pub use writer::{Patch, Replaced, Writer};
 
 /// Longest key, in bytes.

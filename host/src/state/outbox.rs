@@ -8,7 +8,7 @@
 //!
 //! A file with an owner has format 3, so that a release that knows no owners refuses it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -384,53 +384,6 @@ impl File {
         Ok((added, removed))
     }
 
-    /// Durable rows of a target in order, without those of `leave_out`, up to a number and about a
-    /// size; of each key in `refused` only the first one.
-    fn rows(
-        &self,
-        target: &str,
-        leave_out: &BTreeSet<RowKey>,
-        refused: &HashSet<String>,
-        (entries_max, bytes_max): (usize, usize),
-    ) -> Result<Vec<Row>, Error> {
-        let (first, last) = keys_of(target, Queue::Ordered).into_inner();
-        let (mut rows, mut bytes) = (Vec::new(), 0);
-        let (mut seen, mut refused_bytes) = (HashSet::new(), 0);
-        let mut from = Bound::Included(first);
-        loop {
-            let (page, has_more) = self.rows_in(
-                (from.as_ref().map(|key| &**key), Bound::Included(&*last)),
-                // Such a row is confirmed, but a commit has yet to remove it.
-                |key| !leave_out.contains(key),
-                (entries_max, bytes_max),
-            )?;
-            from = match page.last() {
-                Some(row) if has_more => Bound::Excluded(row.key()),
-                _ => Bound::Unbounded,
-            };
-            for row in page {
-                let key = &row.effect.key;
-                let row_bytes = row.effect.data.len();
-                if refused.contains(key) {
-                    // Half of it is for others. What is left out here counts as new next time.
-                    let is_much = seen.len() >= entries_max / 2 || refused_bytes >= bytes_max / 2;
-                    if is_much || !seen.insert(key.clone()) {
-                        continue;
-                    }
-                    refused_bytes += row_bytes;
-                }
-                bytes += row_bytes;
-                rows.push(row);
-                if rows.len() >= entries_max || bytes >= bytes_max {
-                    return Ok(rows);
-                }
-            }
-            if matches!(from, Bound::Unbounded) {
-                return Ok(rows);
-            }
-        }
-    }
-
     /// Delayed rows of a target that are due, in the order of their times and after a key, without
     /// those of `leave_out`, and when the next one is due.
     fn delayed(
@@ -552,22 +505,6 @@ impl Store {
         self.inner.outbox.changes.subscribe()
     }
 
-    /// Durable effects of a target in order, without confirmed ones, up to a number and about a
-    /// size; of each key in `refused` only the first one. Blocking.
-    pub fn effects(
-        &self,
-        target: &str,
-        refused: &HashSet<String>,
-        entries_max: usize,
-        bytes_max: usize,
-    ) -> Result<Vec<Row>, Error> {
-        // A copy: the lock is not held while the file is read.
-        let confirmed = self.inner.outbox.pending.lock().confirmed.clone();
-        self.inner
-            .file
-            .rows(target, &confirmed, refused, (entries_max, bytes_max))
-    }
-
     /// Durable effects of a target that wait for a time, if that is not after `until_ns`, and that
     /// come after a key, up to a number and about a size. Blocking.
     pub fn delayed_effects(
@@ -683,6 +620,7 @@ mod tests {
     use crate::effects::{Delivery, Effect, Grants, Owner, Place, Role};
     use crate::event::Payload;
     use crate::position::{Checkpoint, StreamIdentity};
+    use crate::state::RefusedKeys;
     use crate::state::{FORMAT, Writer, copy};
 
     const OWNERSHIP: Ownership = Ownership {
@@ -753,8 +691,9 @@ mod tests {
     }
 
     fn sequences(store: &Store, target: &str) -> Vec<u64> {
-        let rows = store
-            .effects(target, &HashSet::new(), 100, usize::MAX)
+        let none = RefusedKeys::default();
+        let (rows, _) = store
+            .effects(target, &none, 100, usize::MAX)
             .expect("reads");
         rows.into_iter().map(|row| row.place.sequence).collect()
     }
@@ -960,18 +899,23 @@ mod tests {
             writer.publish(Checkpoint::at(sequence, stream));
         }
         store.flush().expect("commits");
-        let read = |refused: &[&str], entries_max| {
-            let refused = refused.iter().map(|key| (*key).to_owned()).collect();
-            let rows = store.effects("a", &refused, entries_max, usize::MAX);
-            let places = rows
-                .expect("reads")
-                .into_iter()
-                .map(|row| row.place.sequence);
-            places.collect::<Vec<_>>()
+        let read = |refused: &[&str], after, entries_max| {
+            let refused = RefusedKeys {
+                keys: refused.iter().map(|key| (*key).to_owned()).collect(),
+                after,
+            };
+            let read = store.effects("a", &refused, entries_max, usize::MAX);
+            let (rows, after) = read.expect("reads");
+            let places: Vec<u64> = rows.iter().map(|row| row.place.sequence).collect();
+            (places, after)
         };
-        assert_eq!(read(&[], 100), (1..=9).collect::<Vec<_>>());
-        assert_eq!(read(&["x"], 100), [1, 4, 5, 6, 7, 8, 9]);
-        assert_eq!(read(&["x", "y"], 100), [1, 4, 8, 9]);
-        assert_eq!(read(&["x", "y"], 2), [1, 8], "one place is for others");
+        let at = |sequence| Some(row("a", sequence).place);
+        assert_eq!(read(&[], None, 100), ((1..=9).collect(), None));
+        assert_eq!(read(&["x"], None, 100), (vec![1, 4, 5, 6, 7, 8, 9], None));
+        assert_eq!(read(&["x", "y"], None, 100), (vec![1, 4, 8, 9], None));
+        // One place is for others, and the refused ones take turns.
+        assert_eq!(read(&["x", "y"], None, 2), (vec![1, 8], at(1)));
+        assert_eq!(read(&["x", "y"], at(1), 2), (vec![4, 8], at(4)));
+        assert_eq!(read(&["x", "y", "z"], at(4), 2), (vec![8], None));
     }
 }

@@ -12,14 +12,12 @@ use super::file::storage;
 use super::parked::{ParkedKey, RowKey, damaged, opened};
 use super::store::Inner;
 use super::{Error, Store};
-use crate::effects::{EFFECTS_PER_EVENT_MAX, Place};
+use crate::effects::{EFFECTS_PER_EVENT_MAX, Place, RELEASE_SUB};
 
 /// Releases: position and number, each big endian, to key and sequences as JSON.
 pub(super) const RELEASED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("released");
 /// Length of the keys of releases. Those of parked events are longer.
 pub(super) const RELEASE_KEY_BYTES: usize = 12;
-/// Added to the number of a release in the places of its effects: events have 0 there.
-const RELEASE_SUB: u32 = 1 << 31;
 
 /// Parked events of a key that were applied together, behind later events of other keys.
 #[derive(Clone, Debug, PartialEq, Eq)]

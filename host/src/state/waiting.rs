@@ -1,6 +1,6 @@
 //! What waits in an outbox, for people: pages of rows, and rows by their place.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -13,7 +13,69 @@ use crate::effects::{Place, Queue, Row, RowKey, keys_of, queue_of_key, row_key};
 /// Most rows, and about the most bytes, that are in memory while all are looked at.
 const PAGE: (usize, usize) = (1_000, 4 << 20);
 
+/// Keys of which a target refuses an effect.
+#[derive(Debug, Default)]
+pub struct RefusedKeys {
+    /// The keys.
+    pub keys: HashSet<String>,
+    /// Those whose first effect is up to here are left out.
+    pub after: Option<Place>,
+}
+
 impl File {
+    /// Durable rows of a target in order, without those of `leave_out` and of refused keys, up to a
+    /// number and about a size; see [`Store::effects`].
+    fn rows(
+        &self,
+        target: &str,
+        leave_out: &BTreeSet<RowKey>,
+        refused: &RefusedKeys,
+        (entries_max, bytes_max): (usize, usize),
+    ) -> Result<(Vec<Row>, Option<Place>), Error> {
+        let (first, last) = keys_of(target, Queue::Ordered).into_inner();
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        // Refused keys that were met, and what was taken of them.
+        let (mut met, mut heads, mut heads_bytes) = (HashSet::new(), 0, 0);
+        let (mut last_head, mut is_cut) = (None, false);
+        let mut from = Bound::Included(first);
+        loop {
+            let (page, has_more) = self.rows_in(
+                (from.as_ref().map(|key| &**key), Bound::Included(&*last)),
+                // Such a row is confirmed, but a commit has yet to remove it.
+                |key| !leave_out.contains(key),
+                (entries_max, bytes_max),
+            )?;
+            from = match page.last() {
+                Some(row) if has_more => Bound::Excluded(row.key()),
+                _ => Bound::Unbounded,
+            };
+            for row in page {
+                let (key, row_bytes) = (&row.effect.key, row.effect.data.len());
+                if refused.keys.contains(key) {
+                    let is_first = met.insert(key.clone());
+                    if !is_first || refused.after.is_some_and(|after| row.place <= after) {
+                        continue;
+                    }
+                    // Half of it is for others.
+                    if heads >= entries_max / 2 || heads_bytes >= bytes_max / 2 {
+                        is_cut = true;
+                        continue;
+                    }
+                    (heads, heads_bytes) = (heads + 1, heads_bytes + row_bytes);
+                    last_head = Some(row.place);
+                }
+                bytes += row_bytes;
+                rows.push(row);
+                if rows.len() >= entries_max || bytes >= bytes_max {
+                    return Ok((rows, last_head.or(refused.after)));
+                }
+            }
+            if matches!(from, Bound::Unbounded) {
+                return Ok((rows, last_head.filter(|_| is_cut)));
+            }
+        }
+    }
+
     /// Rows in a range for which a check holds, up to a number and about a size, and whether a
     /// limit ended the search.
     pub(super) fn rows_in(
@@ -49,6 +111,23 @@ impl File {
 }
 
 impl Store {
+    /// Durable effects of a target in order, without confirmed ones, up to a number and about a
+    /// size; of each refused key at most the first one. Also after which of these to read on.
+    /// Blocking.
+    pub fn effects(
+        &self,
+        target: &str,
+        refused: &RefusedKeys,
+        entries_max: usize,
+        bytes_max: usize,
+    ) -> Result<(Vec<Row>, Option<Place>), Error> {
+        // A copy: the lock is not held while the file is read.
+        let confirmed = self.inner.outbox.pending().confirmed;
+        self.inner
+            .file
+            .rows(target, &confirmed, refused, (entries_max, bytes_max))
+    }
+
     /// Durable effects after a row, in the order in which they leave, target by target, without
     /// confirmed ones; and whether there may be more. Blocking.
     pub fn waiting_rows(

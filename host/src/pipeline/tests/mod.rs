@@ -6,7 +6,7 @@ mod parked_timers;
 mod parking;
 mod pauses;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -23,7 +23,7 @@ use crate::memory::memtables::Budget;
 use crate::memory::{self, Memory, Purpose};
 use crate::module::{ApplyError, KeyRule};
 use crate::source::embedded::Embedded;
-use crate::state::{Direction, Scan, Selection};
+use crate::state::{Direction, RefusedKeys, Scan, Selection};
 use crate::subject::SubjectSet;
 
 /// What a state may park.
@@ -611,8 +611,9 @@ fn failure_between_two_attempts_outlives_a_full_outbox() {
     };
     while !is_clogged()
         || store
-            .effects("out", &HashSet::new(), 9, usize::MAX)
+            .effects("out", &RefusedKeys::default(), 9, usize::MAX)
             .expect("reads")
+            .0
             .len()
             < 5
     {
@@ -622,8 +623,8 @@ fn failure_between_two_attempts_outlives_a_full_outbox() {
         );
         std::thread::yield_now();
     }
-    let sent = store
-        .effects("out", &HashSet::new(), 9, usize::MAX)
+    let (sent, _) = store
+        .effects("out", &RefusedKeys::default(), 9, usize::MAX)
         .expect("reads");
     store.confirm_effects(sent.iter().map(effects::Row::key));
     store.remove_confirmed_effects().expect("commits");
