@@ -11,12 +11,15 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, DeploymentState, Strategy};
+use crate::api;
 use crate::event::Payload;
+use crate::failure::Failure;
 use crate::module::QueryError;
-use crate::progress::Now;
+use crate::overview;
+use crate::progress::{DeploymentState, Now};
 use crate::runner::{Lag, ReadError, Runner, age_seconds};
-use crate::state::catalogue::{Generation, Record};
+use crate::sagas;
+use crate::state::catalogue::{Generation, GenerationStatus, Record, Strategy};
 use crate::state::{Snapshot, Store};
 use crate::subject::{Pattern, SubjectSet};
 use crate::timestamp;
@@ -317,8 +320,32 @@ impl Deployment {
         self.verification.read().clone()
     }
 
-    /// Its current state.
+    /// Its current state, as JSON.
     pub fn info(&self) -> api::Deployment {
+        api::Deployment {
+            skips: self.skips_shown(),
+            ..self.overview().into()
+        }
+    }
+
+    /// The current state of one of its generations, as JSON.
+    pub fn generation_info(&self, generation: &Generation) -> api::Generation {
+        self.generation_overview(generation).into()
+    }
+
+    /// Its current state, with its sagas in figures. Blocking.
+    pub fn overview_with_sagas(&self) -> overview::Deployment {
+        let mut shown = self.overview();
+        let store = self.active().store().filter(|_| shown.outbox.is_some());
+        if let Some(store) = store {
+            // A state that can't be read is shown by its failure.
+            shown.sagas = sagas::figures(&store.snapshot()).unwrap_or_default();
+        }
+        shown
+    }
+
+    /// Its current state.
+    pub fn overview(&self) -> overview::Deployment {
         // Both under one borrow, because `flip` changes them in one step.
         let (record, runner) = self.current();
         let now = runner.now();
@@ -327,12 +354,12 @@ impl Deployment {
         // Candidates and previous generations have instances as well.
         let all: Vec<Now> = self.runners().iter().map(|runner| runner.now()).collect();
         let active = record.active();
-        api::Deployment {
+        overview::Deployment {
             generation: record.active,
             state: figures.state,
             source: active.source.clone(),
             stream: now.stream.clone(),
-            source_status: api::SourceStatus::from(&runner.source_status()),
+            source_status: runner.source_status(),
             position: figures.position,
             checkpoint: figures.checkpoint,
             head: figures.lag.head,
@@ -357,8 +384,7 @@ impl Deployment {
                 .map(|failure| failure.with_way_past(&record.name, false)),
             skipped: store.as_ref().map_or(0, Store::exceptions_count),
             on_failure: record.parking.on_failure,
-            parked: parked_counts(store.as_ref()),
-            skips: self.skips_shown(),
+            parked: parked(store.as_ref()),
             outbox: outbox_shown(&record, &runner, store.as_ref()),
             inbox: active
                 .module
@@ -370,16 +396,16 @@ impl Deployment {
             module: active.module.clone(),
             candidate: record
                 .candidate()
-                .map(|generation| Box::new(self.generation_info(generation))),
+                .map(|generation| Box::new(self.generation_overview(generation))),
             previous: record
                 .previous()
-                .map(|generation| Box::new(self.generation_info(generation))),
+                .map(|generation| Box::new(self.generation_overview(generation))),
             name: record.name.clone(),
         }
     }
 
     /// The current state of one of its generations.
-    pub fn generation_info(&self, generation: &Generation) -> api::Generation {
+    pub fn generation_overview(&self, generation: &Generation) -> overview::Generation {
         let runner = self
             .runner(generation.state_file)
             .filter(|_| generation.has_file());
@@ -403,7 +429,7 @@ impl Deployment {
         // A generation that was paused before its turn in the queue does not run yet.
         let waits_for_operator = generation.paused && generation.status.is_candidate();
         let paused = waits_for_operator.then_some(DeploymentState::Paused);
-        api::Generation {
+        overview::Generation {
             number: generation.number,
             status: generation.status,
             reason: generation.reason.clone(),
@@ -420,9 +446,7 @@ impl Deployment {
             progress,
             rate: figures.rate,
             remaining_seconds: figures.remaining_seconds,
-            source_status: runner
-                .as_ref()
-                .map(|runner| api::SourceStatus::from(&runner.source_status())),
+            source_status: runner.as_ref().map(|runner| runner.source_status()),
             missing_events: figures.missing_events,
             lacks_events: generation.lacks_events,
             file_bytes: figures.sizes.file_bytes,
@@ -430,7 +454,7 @@ impl Deployment {
             failure: self.failure_of(generation, now.as_ref()),
             failed_at: generation.failed_at,
             skipped: store.as_ref().map_or(0, Store::exceptions_count),
-            parked: parked_counts(store.as_ref()),
+            parked: parked(store.as_ref()),
             build: generation.build.clone(),
             comparison: generation.comparison.clone(),
             module: generation.module.clone(),
@@ -438,11 +462,14 @@ impl Deployment {
     }
 
     /// The failure of a generation, while it runs or when it was built.
-    fn failure_of(&self, generation: &Generation, now: Option<&Now>) -> Option<api::Failure> {
+    fn failure_of(&self, generation: &Generation, now: Option<&Now>) -> Option<Failure> {
         // What runs knows best, also that nothing is wrong any more.
-        let failure = now.map_or_else(|| generation.failure.clone(), |now| now.failure.clone())?;
+        let failure = now.map_or_else(
+            || generation.failure.clone().map(Failure::from),
+            |now| now.failure.clone(),
+        )?;
         let is_candidate =
-            generation.status.is_candidate() || generation.status == api::GenerationStatus::Failed;
+            generation.status.is_candidate() || generation.status == GenerationStatus::Failed;
         // Only if an operator can do something: the others have ended.
         let may_be_passed = is_candidate || generation.number == self.record.borrow().active;
         Some(if may_be_passed {
@@ -544,8 +571,8 @@ impl Figures {
 }
 
 /// The inbox of a deployment whose module asks for one.
-fn inbox_shown(store: Option<&Store>) -> api::DeploymentInbox {
-    api::DeploymentInbox {
+fn inbox_shown(store: Option<&Store>) -> overview::Inbox {
+    overview::Inbox {
         ids: store.map_or(0, Store::inbox_ids),
         duplicates: store
             .and_then(Store::published)
@@ -553,17 +580,22 @@ fn inbox_shown(store: Option<&Store>) -> api::DeploymentInbox {
     }
 }
 
-/// How much a state has parked.
+/// How much a state has parked, as JSON.
 pub(crate) fn parked_counts(store: Option<&Store>) -> api::ParkedCounts {
+    parked(store).into()
+}
+
+/// How much a state has parked.
+fn parked(store: Option<&Store>) -> overview::Parked {
     let Some(store) = store else {
-        return api::ParkedCounts::default();
+        return overview::Parked::default();
     };
     let counts = store.parked_counts();
     if counts.keys == 0 {
-        return api::ParkedCounts::default();
+        return overview::Parked::default();
     }
     let since = store.parked_since();
-    api::ParkedCounts {
+    overview::Parked {
         keys: counts.keys,
         events: counts.events,
         bytes: counts.bytes,
@@ -572,7 +604,11 @@ pub(crate) fn parked_counts(store: Option<&Store>) -> api::ParkedCounts {
 }
 
 /// The timers of a handler that sets any.
-fn timers_shown(record: &Record, runner: &Runner, store: Option<&Store>) -> Option<api::Timers> {
+fn timers_shown(
+    record: &Record,
+    runner: &Runner,
+    store: Option<&Store>,
+) -> Option<overview::Timers> {
     let pending = store.map(Store::pending_timers).unwrap_or_default();
     if !record.active().module.sets_timers && pending == 0 {
         return None;
@@ -580,7 +616,7 @@ fn timers_shown(record: &Record, runner: &Runner, store: Option<&Store>) -> Opti
     // The firing's own note may be older than the last timer's end.
     let next_ns = runner.firing().next_ns().filter(|_| pending > 0);
     let (trouble, since) = runner.firing().trouble().unzip();
-    Some(api::Timers {
+    Some(overview::Timers {
         pending,
         next_at: next_ns.map(timestamp::format_ns),
         overdue_seconds: next_ns.map_or(0.0, age_seconds),
@@ -590,14 +626,18 @@ fn timers_shown(record: &Record, runner: &Runner, store: Option<&Store>) -> Opti
 }
 
 /// The outbox of a handler.
-fn outbox_shown(record: &Record, runner: &Runner, store: Option<&Store>) -> Option<api::Outbox> {
+fn outbox_shown(
+    record: &Record,
+    runner: &Runner,
+    store: Option<&Store>,
+) -> Option<overview::Outbox> {
     let handler = record.handler.as_ref()?;
     let waiting = store.map(Store::waiting_effects).unwrap_or_default();
     let known = runner.outbox().targets();
     let source = |name: &str| {
         let target = known.get(name).cloned().unwrap_or_default();
         let (trouble, since) = target.trouble.clone().unzip();
-        api::OutboxTarget {
+        overview::OutboxTarget {
             source: name.to_owned(),
             promise: target.promise,
             window_seconds: target.window.map(|window| window.as_secs_f64()),
@@ -626,7 +666,7 @@ fn outbox_shown(record: &Record, runner: &Runner, store: Option<&Store>) -> Opti
         let pattern = Pattern::parse(wanted);
         pattern.is_ok_and(|wanted| handler.grants.cover(&wanted))
     };
-    Some(api::Outbox {
+    Some(overview::Outbox {
         entries: waiting.entries,
         bytes: waiting.bytes,
         delayed: waiting.delayed,

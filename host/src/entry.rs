@@ -4,10 +4,10 @@
 
 use bytes::Bytes;
 
-use crate::api::ModuleInfo;
 use crate::cloudevents::{Recognition, message};
 use crate::event::Event;
 pub use crate::module::DrawnManifest;
+use crate::state::catalogue::ModuleInfo;
 use crate::{module, source};
 
 /// Reads a header block of NATS: the usable headers, and the fault that stops the client from

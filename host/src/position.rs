@@ -2,8 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use crate::event::Event;
+
+/// Where a new deployment begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// At sequence 1; refused if the stream no longer has it.
+    #[default]
+    Beginning,
+    /// At the first event that the stream still has; the state lacks the earlier ones.
+    FirstAvailable,
+}
 
 /// The name and creation time of a stream. Both are only hints: servers change the creation time of
 /// a healthy stream, and a mirror that takes over may have another name. The proof is what was read

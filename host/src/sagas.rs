@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::api::{Saga, SagaGroup, SagaInstance, SagaStatus};
 use crate::state::{Direction, Error, Page, Scan, Selection, Snapshot};
 
 /// The version of the form that this host reads.
@@ -21,6 +21,88 @@ const COUNTS: &str = "saga-count/";
 const INDEX: &str = "saga-index/";
 /// `saga/<saga>/<key>`: an instance.
 const INSTANCES: &str = "saga/";
+
+/// How far an instance of a saga is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SagaStatus {
+    /// Its steps are being carried out.
+    Running,
+    /// What was done is being undone, the last step first.
+    Compensating,
+    /// It can't continue without an operator.
+    Stuck,
+    /// All steps are done.
+    Completed,
+    /// All that was done is undone.
+    Compensated,
+}
+
+impl SagaStatus {
+    /// Those that wait for something, the most urgent first.
+    pub const WAITING: [Self; 3] = [Self::Stuck, Self::Compensating, Self::Running];
+
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Compensating => "compensating",
+            Self::Stuck => "stuck",
+            Self::Completed => "completed",
+            Self::Compensated => "compensated",
+        }
+    }
+}
+
+/// A saga of a handler, in figures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saga {
+    /// Its name.
+    pub name: String,
+    /// Instances that have not ended, by status and step.
+    pub waiting: Vec<SagaGroup>,
+    /// Instances that ended, by status, with those that are not kept any more.
+    pub ended: BTreeMap<String, u64>,
+    /// Events and timers that changed nothing, by what they were: `duplicate`, `late`, `early`,
+    /// `unknown`, `ended`, `stale-timer`.
+    pub ignored: BTreeMap<String, u64>,
+}
+
+/// Instances of a saga that wait for the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SagaGroup {
+    /// Their status.
+    pub status: SagaStatus,
+    /// The step that they carry out or undo, or at which they are stuck.
+    pub step: String,
+    /// How many they are.
+    pub instances: u64,
+    /// Since when the oldest of them has waited.
+    pub since: Option<String>,
+}
+
+/// An instance of a saga.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SagaInstance {
+    /// The saga.
+    pub saga: String,
+    /// Its correlation key.
+    pub key: String,
+    /// How far it is.
+    pub status: SagaStatus,
+    /// The step that it carries out or undoes, or at which it is stuck; absent after its end.
+    pub step: Option<String>,
+    /// Since when it has had this status in this step.
+    pub since: String,
+    /// When it was started.
+    pub started: String,
+    /// Which attempt of the current command it is, from 1; 0 after its end.
+    pub attempt: u32,
+    /// When its timer fires: a time-out, the next attempt, or its removal.
+    pub due: Option<String>,
+    /// Why it compensates or is stuck.
+    pub reason: String,
+}
 
 /// Which instances to list.
 #[derive(Clone, Debug, Default)]

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+pub use crate::failure::FailureClass;
+
 /// An error that stopped or delays a deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
@@ -10,7 +12,7 @@ pub struct Failure {
     /// `source-diverged`, …
     pub kind: String,
     /// What kind of failure to apply events it was; absent for all other failures.
-    // Catalogues keep failures of candidates: an earlier release may read the class of a later one.
+    // A command line of an earlier release may read the class of a later one.
     #[serde(
         default,
         deserialize_with = "class_if_known",
@@ -35,68 +37,6 @@ pub struct Failure {
     pub breaker_open: bool,
 }
 
-/// The class of a failure to apply events decides who is charged, and how often the host tries. The
-/// names never change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum FailureClass {
-    /// The module asked for another attempt. The host tries the event as often as the error policy
-    /// says.
-    Retry,
-    /// The module can never apply the event. The host tries it once.
-    Rejected,
-    /// The module trapped. The host stops after the same trap three times, each on a fresh
-    /// instance.
-    Trap,
-    /// The call took too long, which depends on the load of the machine. The host tries the event
-    /// as often as the error policy says.
-    Deadline,
-    /// A fresh instance used up its memory, its stack or its tables. The host stops after the same
-    /// failure three times.
-    Memory,
-    /// The host refused what the module asked of it, such as a value that is too large or a message
-    /// without a grant. The host stops after the same refusal three times.
-    Refused,
-    /// The state would grow beyond its limit. That is charged to the deployment, not to the event:
-    /// the next event would fail as well. The host tries once.
-    StateLimit,
-    /// The host had no instance or no memory left. Nobody is charged, and the host waits.
-    Busy,
-}
-
-impl FailureClass {
-    /// All classes.
-    pub const ALL: [Self; 8] = [
-        Self::Retry,
-        Self::Rejected,
-        Self::Trap,
-        Self::Deadline,
-        Self::Memory,
-        Self::Refused,
-        Self::StateLimit,
-        Self::Busy,
-    ];
-
-    /// The class with a name, as in JSON.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|class| class.name() == name)
-    }
-
-    /// Its name, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Retry => "retry",
-            Self::Rejected => "rejected",
-            Self::Trap => "trap",
-            Self::Deadline => "deadline",
-            Self::Memory => "memory",
-            Self::Refused => "refused",
-            Self::StateLimit => "state-limit",
-            Self::Busy => "busy",
-        }
-    }
-}
-
 fn class_if_known<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<FailureClass>, D::Error> {
@@ -104,53 +44,9 @@ fn class_if_known<'de, D: Deserializer<'de>>(
     Ok(name.as_deref().and_then(FailureClass::named))
 }
 
-/// Kinds of failures that concern a single event, so that skipping it lets the deployment continue.
-const OF_AN_EVENT: [&str; 6] = [
-    "rejected",
-    "retry",
-    "trap",
-    "deadline",
-    "limit",
-    "source-unreadable",
-];
-
-impl Failure {
-    /// The command that skips the failing event, if that would help.
-    pub fn way_past(&self, deployment: &str, is_candidate: bool) -> Option<String> {
-        let is_of_event = OF_AN_EVENT.contains(&self.kind.as_str())
-            && self.class != Some(FailureClass::StateLimit);
-        let sequence = self.sequence.filter(|_| is_of_event)?;
-        let candidate = if is_candidate { " --candidate" } else { "" };
-        Some(format!(
-            "foldstream resume {deployment}{candidate} --skip {sequence} --reason TEXT"
-        ))
-    }
-
-    /// The same failure with that command in its message.
-    pub fn with_way_past(mut self, deployment: &str, is_candidate: bool) -> Self {
-        if let Some(command) = self.way_past(deployment, is_candidate) {
-            self.message = format!(
-                "{}; deploy a corrected module, or leave the event out: `{command}`",
-                self.message
-            );
-        }
-        self
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn classes_are_named_in_json_as_everywhere_else() {
-        for class in FailureClass::ALL {
-            assert_eq!(
-                serde_json::to_value(class).expect("plain data"),
-                class.name()
-            );
-        }
-    }
 
     #[test]
     fn a_class_of_a_later_release_is_passed_over() {
@@ -167,28 +63,5 @@ mod tests {
         );
         assert_eq!(read(r#","class":"of-a-later-release""#), None);
         assert_eq!(read(""), None);
-    }
-
-    #[test]
-    fn skipping_an_event_is_no_way_past_a_state_that_is_full() {
-        let failure = |class| Failure {
-            kind: "limit".to_owned(),
-            class: Some(class),
-            message: String::new(),
-            sequence: Some(7),
-            first_at: String::new(),
-            attempts: 1,
-            next_attempt_at: None,
-            breaker_open: false,
-        };
-        assert!(
-            failure(FailureClass::Refused)
-                .way_past("orders", false)
-                .is_some()
-        );
-        assert_eq!(
-            failure(FailureClass::StateLimit).way_past("orders", false),
-            None
-        );
     }
 }

@@ -4,6 +4,10 @@
 //! Times are RFC 3339 text in UTC with nanoseconds; sizes are bytes; payloads
 //! that are JSON text appear as JSON, other text as a string, bytes as
 //! `{"$bytes": "<base64>"}`.
+//!
+//! The structs are JSON and nothing else: `conversion` makes them of what the host knows. The words,
+//! such as the state of a deployment, are one vocabulary of code, files and API, so each closed set
+//! of them is one enum, which is re-exported here from where it is decided.
 
 mod failures;
 mod handler;
@@ -19,6 +23,8 @@ mod wait;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use crate::position::Start;
+pub use crate::progress::DeploymentState;
 pub use failures::*;
 pub use handler::*;
 pub use inbox::*;
@@ -29,9 +35,6 @@ pub use sagas::*;
 pub use skips::*;
 pub use sources::*;
 pub use wait::*;
-
-/// The contract between host and modules.
-pub const CONTRACT: &str = "foldstream:module@0.1.0";
 
 /// An error, according to RFC 9457 (`application/problem+json`).
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -48,57 +51,6 @@ pub struct Problem {
     /// The position of the deployment, if one was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<u64>,
-}
-
-/// What a deployment is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum DeploymentState {
-    /// Its state file is being opened or repaired.
-    Opening,
-    /// It is working through existing events.
-    CatchingUp,
-    /// It has applied all events.
-    Live,
-    /// A batch or the state file failed, and the host retries after a pause.
-    Retrying,
-    /// It would be live or catching up, but its source can't be reached or refuses access. It
-    /// continues on its own.
-    Disconnected,
-    /// An operator paused it.
-    Paused,
-    /// It stopped at an error and waits for an operator.
-    Failed,
-    /// The host is stopping it.
-    Stopping,
-}
-
-impl DeploymentState {
-    /// All states, for metrics and exhaustive handling.
-    pub const ALL: [Self; 8] = [
-        Self::Opening,
-        Self::CatchingUp,
-        Self::Live,
-        Self::Retrying,
-        Self::Disconnected,
-        Self::Paused,
-        Self::Failed,
-        Self::Stopping,
-    ];
-
-    /// Its name, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Opening => "opening",
-            Self::CatchingUp => "catching-up",
-            Self::Live => "live",
-            Self::Retrying => "retrying",
-            Self::Disconnected => "disconnected",
-            Self::Paused => "paused",
-            Self::Failed => "failed",
-            Self::Stopping => "stopping",
-        }
-    }
 }
 
 /// A query that a module answers.
@@ -165,7 +117,7 @@ pub struct ModuleInfo {
     /// Version of its stored entries.
     pub state_version: u32,
     /// How often the host tries a failing batch.
-    // Older records and responses lack this field and the next one.
+    // Older responses lack this field and the next one.
     #[serde(default)]
     pub error_policy: ErrorPolicy,
     /// The limits that the module asks for.
@@ -176,7 +128,7 @@ pub struct ModuleInfo {
     /// The interfaces that it imports.
     pub imports: Vec<String>,
     /// Whether it can migrate the state of an older version.
-    // Older records and responses lack this field.
+    // Older responses lack this field.
     #[serde(default)]
     pub migrates: bool,
     /// The subjects that it publishes to; only of handlers.
@@ -308,17 +260,6 @@ fn yes() -> bool {
 pub struct DeploymentList {
     /// Ordered by name.
     pub deployments: Vec<Deployment>,
-}
-
-/// Where a new deployment begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Start {
-    /// At sequence 1; refused if the stream no longer has it.
-    #[default]
-    Beginning,
-    /// At the first event that the stream still has; the state lacks the earlier ones.
-    FirstAvailable,
 }
 
 /// The response to a deploy.

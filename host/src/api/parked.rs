@@ -4,28 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::FailureClass;
-
-/// What happens to an event that has used up its attempts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnFailure {
-    /// The deployment stops at the event.
-    #[default]
-    Stop,
-    /// The event is parked, later events of its key wait behind it, and other keys continue. A
-    /// deadline and a full state stop the deployment in any case.
-    Park,
-}
-
-impl OnFailure {
-    /// Its name, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Park => "park",
-        }
-    }
-}
+pub use crate::state::catalogue::OnFailure;
 
 /// How much is parked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

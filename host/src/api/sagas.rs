@@ -5,37 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// How far an instance of a saga is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum SagaStatus {
-    /// Its steps are being carried out.
-    Running,
-    /// What was done is being undone, the last step first.
-    Compensating,
-    /// It can't continue without an operator.
-    Stuck,
-    /// All steps are done.
-    Completed,
-    /// All that was done is undone.
-    Compensated,
-}
-
-impl SagaStatus {
-    /// Those that wait for something, the most urgent first.
-    pub const WAITING: [Self; 3] = [Self::Stuck, Self::Compensating, Self::Running];
-
-    /// Its name, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Compensating => "compensating",
-            Self::Stuck => "stuck",
-            Self::Completed => "completed",
-            Self::Compensated => "compensated",
-        }
-    }
-}
+pub use crate::sagas::SagaStatus;
 
 /// A saga of a handler, in figures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -3,60 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What a source is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum SourceState {
-    /// Not connected yet.
-    Connecting,
-    /// Reading events.
-    Reading,
-    /// Not read at the moment, because the deployment is paused or failed. It was reachable at
-    /// `last_heard`.
-    Idle,
-    /// The server can't be reached; trying again.
-    Reconnecting,
-    /// The server refuses the credentials or a permission.
-    Unauthorized,
-    /// The stream does not exist.
-    StreamMissing,
-    /// The stream can't continue this state; an operator must decide.
-    Stopped,
-}
-
-impl SourceState {
-    /// All states, for metrics and exhaustive handling.
-    pub const ALL: [Self; 7] = [
-        Self::Connecting,
-        Self::Reading,
-        Self::Idle,
-        Self::Reconnecting,
-        Self::Unauthorized,
-        Self::StreamMissing,
-        Self::Stopped,
-    ];
-
-    /// Its name, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Connecting => "connecting",
-            Self::Reading => "reading",
-            Self::Idle => "idle",
-            Self::Reconnecting => "reconnecting",
-            Self::Unauthorized => "unauthorized",
-            Self::StreamMissing => "stream-missing",
-            Self::Stopped => "stopped",
-        }
-    }
-
-    /// Whether it keeps events from arriving, for a reason that may pass.
-    pub fn is_trouble(self) -> bool {
-        matches!(
-            self,
-            Self::Reconnecting | Self::Unauthorized | Self::StreamMissing
-        )
-    }
-}
+pub use crate::source::SourceState;
 
 /// A source as one deployment sees it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -133,20 +80,6 @@ impl SourceInfo {
     /// Whether it is a log of the host, and not a stream of a server.
     pub fn is_log(&self) -> bool {
         self.kind == "embedded"
-    }
-}
-
-impl SourceInfo {
-    /// A message saying that it could not be reached, if so.
-    pub fn unreachable(&self) -> Option<String> {
-        let message = self.message.as_deref().unwrap_or("it does not answer");
-        (!self.reachable).then(|| {
-            format!(
-                "source {} (stream {}) can't be read: {message}; its events will be applied as \
-                 soon as it can",
-                self.name, self.stream
-            )
-        })
     }
 }
 

@@ -8,8 +8,10 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::api::{Comparison, ComparisonExample, Difference, DifferingPart, Gate, Rule};
 use crate::event::Payload;
+use crate::state::catalogue::{
+    Comparison, ComparisonExample, Difference, DifferingPart, Gate, Rule,
+};
 use crate::state::{self, Direction, Key, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
 
 /// Differences to show.

@@ -7,7 +7,6 @@ use tokio::runtime::Handle;
 use super::owners;
 use super::{Error, Loader};
 use crate::actor::blocking;
-use crate::api::{self, OnFailure};
 use crate::bundle::Keeper;
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -20,7 +19,7 @@ use crate::pipeline::{Ceiling, NO_LEASH, ParkingLimits, Policy, Settings, Thrott
 use crate::room::Room;
 use crate::runner::{self, LoadError, NotLoaded, Program, Runner};
 use crate::source::Sources;
-use crate::state::catalogue::{Generation, Record};
+use crate::state::catalogue::{BuildSettings, Generation, OnFailure, Record};
 
 /// A module, or why it can't be loaded.
 type LoadedOrNot = Result<Arc<Module>, NotLoaded>;
@@ -229,7 +228,7 @@ impl Runners {
 }
 
 /// How fast a generation may be built.
-pub(crate) fn throttle(build: &api::BuildSettings) -> Throttle {
+pub(crate) fn throttle(build: &BuildSettings) -> Throttle {
     Throttle {
         events_per_second: build.max_rate,
         cpu_percent: build.cpu_percent,

@@ -9,6 +9,7 @@ mod check;
 mod delivery;
 mod grants;
 mod headers;
+mod promise;
 mod reply;
 mod row;
 
@@ -25,6 +26,7 @@ pub use check::{EFFECTS_PER_EVENT_MAX, MESSAGE_BYTES_MAX, Refused, check};
 pub use delivery::{Condition, Delivery, Queue, check_delivery};
 pub use grants::{GRANTS_MAX, Grant, GrantError, Grants, overlap};
 pub use headers::{continued, outgoing, reserved};
+pub use promise::{EffectsFrom, InvalidEffectsFrom, Promise};
 pub use reply::{REPLY_AGE_MAX, answers, is_reply};
 pub use row::{Row, RowKey, due_keys, keys_of, last_key_of, queue_of_key, row_key};
 

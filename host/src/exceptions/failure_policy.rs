@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use super::{Exceptions, failure_events};
-use crate::api::{OnFailure, Strategy};
 use crate::deployment::{Deployment, parked_counts as counts};
 use crate::deployments::Error;
 use crate::module::{KeyRule, Module};
-use crate::state::catalogue::ParkingRecord;
+use crate::state::catalogue::{OnFailure, ParkingRecord, Strategy};
 
 /// What a deploy says about events that fail.
 #[derive(Clone, Debug, Default)]

@@ -11,12 +11,14 @@ use bytes::Bytes;
 
 use super::{Exceptions, failure_events, skips};
 use crate::actor::blocking;
-use crate::api::{self, DeploymentState, FailureClass};
+use crate::api;
 use crate::bundle::Keeper;
 use crate::deployment::{Deployment, parked_counts as counts};
 use crate::deployments::Error;
 use crate::event::Payload;
+use crate::failure::FailureClass;
 use crate::pipeline::{ParkedOutcome, ParkedWork, ParkedWorkError, decision};
+use crate::progress::DeploymentState;
 use crate::state::exceptions::{Behind, REASON_BYTES_MAX, Skip};
 use crate::state::{self, Parked, ParkedFailure, ParkedKey, ReadEntry, Replaced, Store};
 

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::Exceptions;
 use super::parked::{KEYS_MAX, ParkedAction, open_store};
-use crate::api::{self, DeploymentState};
+use crate::api;
 use crate::deployment::{Deployment, parked_counts as counts};
 use crate::deployments::Error;
+use crate::progress::DeploymentState;
 use crate::runner::Runner;
 use crate::state::ParkedKey;
 

@@ -12,6 +12,7 @@ use crate::api;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, GenerationChoice, crash_points};
 use crate::event::Event;
+use crate::failure::Failure;
 use crate::pipeline::Ceiling;
 use crate::runner::Runner;
 use crate::source::{self, Source};
@@ -94,7 +95,7 @@ struct Target {
     generation: Generation,
     /// There is none while a candidate that an event stopped does not run.
     runner: Option<Arc<Runner>>,
-    failure: Option<api::Failure>,
+    failure: Option<Failure>,
 }
 
 impl Target {
@@ -102,9 +103,10 @@ impl Target {
         let runner = deployment
             .runner(generation.state_file)
             .filter(|_| generation.failure.is_none());
-        let failure = runner
-            .as_ref()
-            .map_or_else(|| generation.failure.clone(), |runner| runner.now().failure);
+        let failure = runner.as_ref().map_or_else(
+            || generation.failure.clone().map(Failure::from),
+            |runner| runner.now().failure,
+        );
         Self {
             generation: generation.clone(),
             runner,
@@ -126,7 +128,7 @@ impl Target {
     }
 
     /// The failure of an event, if it is the one that fails.
-    fn failure_at(&self, sequence: u64) -> Option<&api::Failure> {
+    fn failure_at(&self, sequence: u64) -> Option<&Failure> {
         self.failure
             .as_ref()
             .filter(|failure| failure.sequence == Some(sequence))

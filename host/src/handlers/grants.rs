@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use super::Handlers;
-use crate::api::EffectsFrom;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, Role, owners};
-use crate::effects::{self, Grants, Lineage, overlap};
+use crate::effects::{self, EffectsFrom, Grants, Lineage, overlap};
 use crate::module::{Kind, Module};
 use crate::state::catalogue::{Generation, HandlerRecord};
 use crate::subject::{Pattern, SubjectSet};

@@ -10,13 +10,10 @@ use crate::sagas::{self, Wanted};
 impl Deployment {
     /// How it is, with its sagas in figures. Blocking.
     pub(crate) fn info_with_sagas(&self) -> api::Deployment {
-        let mut shown = self.info();
-        let store = self.active().store().filter(|_| shown.outbox.is_some());
-        if let Some(store) = store {
-            // A state that can't be read is shown by its failure.
-            shown.sagas = sagas::figures(&store.snapshot()).unwrap_or_default();
+        api::Deployment {
+            skips: self.skips_shown(),
+            ..self.overview_with_sagas().into()
         }
-        shown
     }
 }
 
@@ -55,7 +52,7 @@ impl Handlers {
             let listed = sagas::list(&snapshot, &wanted, after.as_deref(), limit)?;
             let listed = listed.map(|listed| api::SagaInstances {
                 position: snapshot.position(),
-                instances: listed.instances,
+                instances: listed.instances.into_iter().map(Into::into).collect(),
                 next: listed.next,
             });
             Ok::<_, crate::state::Error>(Ok(listed))

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::{History, SideFold, SideFoldOptions, snapshots};
-use crate::api::DeploymentState;
 use crate::deployment::{Deployment, View};
 use crate::deployments::{Error, MissingEvents};
 use crate::pipeline::Ceiling;
+use crate::progress::DeploymentState;
 use crate::room::Use;
 use crate::runner::ReadError;
 use crate::state::Snapshot;

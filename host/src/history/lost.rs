@@ -6,10 +6,9 @@
 
 use super::History;
 use super::as_of::Moment;
-use crate::api::Start;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, MissingEvents};
-use crate::position::Checkpoint;
+use crate::position::{Checkpoint, Start};
 use crate::source::{Had, LookError, Lost, Missing, Source};
 use crate::state::Snapshot;
 use crate::state::catalogue::Generation;

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use super::History;
 use crate::actor::blocking;
-use crate::api::DeploymentState;
 use crate::deployments::{Error, Role};
 use crate::module::Module;
 use crate::pipeline::{Ceiling, NO_LEASH, Throttle, WhenFull};
+use crate::progress::DeploymentState;
 use crate::room::{Room, Use};
 use crate::runner::{Part, Runner};
 use crate::state::catalogue::{Generation, Record};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{History, SideFold, SideFoldOptions, lacking, lacking_in_words};
 use crate::actor::blocking;
-use crate::api::{self, Gate, WorkState};
+use crate::api::{self, WorkState};
 use crate::deployment::{Deployment, parked_counts};
 use crate::deployments::{
     Error, FILTERED_HOLD_MAX, MissingEvents, align, check_gate, compare, first_other_timer,
@@ -16,7 +16,7 @@ use crate::deployments::{
 use crate::module::Module;
 use crate::pipeline::{Ceiling, SINGLES};
 use crate::state::Snapshot;
-use crate::state::catalogue::Generation;
+use crate::state::catalogue::{Comparison, Gate, Generation};
 use crate::state::exceptions::Skips;
 
 /// How often the second fold is restarted as a whole; its instances are replaced far more often.
@@ -263,7 +263,7 @@ impl Verifying {
             verification.parked = parked;
             verification.position = position;
             verification.equal = Some(equal);
-            verification.comparison = Some(comparison);
+            verification.comparison = Some(comparison.into());
             verification.divergence = divergence;
             verification.message = message;
         });
@@ -502,7 +502,7 @@ impl Verifying {
 }
 
 /// What a verification reports about a state that it can't compare.
-fn unequal(lacks: &str, comparison: &api::Comparison) -> String {
+fn unequal(lacks: &str, comparison: &Comparison) -> String {
     format!(
         "{lacks}, so the new fold cannot be the same: {}; the active state has them, keep it",
         comparison.conclusion

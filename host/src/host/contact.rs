@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::api::{SourceInfo, SourceState};
 use crate::metrics::Reachable;
-use crate::source::{Source, Status};
+use crate::source::{Info, Source, SourceState, Status};
 
 /// How long trouble lasts before it is logged: the loss of a consumer or the change of a leader
 /// passes sooner.
@@ -59,7 +58,7 @@ struct Trouble {
 
 impl Contacts {
     /// Records the answer of a source to a check.
-    pub(super) fn asked(&self, info: &SourceInfo) {
+    pub(super) fn asked(&self, info: &Info) {
         let mut sources = self.sources.lock();
         let contact = sources.entry(info.name.clone()).or_default();
         contact.is_reachable = Some(info.reachable);

@@ -25,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::contact::{Contacts, ReaderStatus};
 use crate::actor::blocking;
-use crate::api::{self, DeploymentState};
 use crate::backup::make::Backup;
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -41,10 +40,11 @@ use crate::memory::memtables::Budget;
 use crate::memory::{self, Memory};
 use crate::metrics::Metrics;
 use crate::module::{self, Engine};
+use crate::progress::DeploymentState;
 use crate::rollout::{Others, Rollouts};
 use crate::room::Room;
 use crate::runner::Runner;
-use crate::source::{Source, Sources};
+use crate::source::{self, Source, Sources};
 use crate::state::catalogue::{Audit, Catalogue, Record};
 use crate::usage;
 use crate::view::EventView;
@@ -70,6 +70,23 @@ pub struct Health {
     pub opening: usize,
     /// What does not work although the host answers reads.
     pub degraded: Vec<String>,
+}
+
+/// The host itself.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// Version of foldstream.
+    pub version: &'static str,
+    /// Version of the contract.
+    pub contract: &'static str,
+    /// When the process started.
+    pub started_at: jiff::Timestamp,
+    /// Number of deployments.
+    pub deployments: usize,
+    /// Limits and usage of its process.
+    pub process: memory::ProcessUsage,
+    /// What is wrong with the host itself.
+    pub faults: Vec<String>,
 }
 
 /// The host. Cloning shares it.
@@ -275,7 +292,7 @@ impl Host {
         let deployments: Vec<_> = self
             .deployments()
             .iter()
-            .map(|deployment| deployment.info_with_sagas())
+            .map(|deployment| deployment.overview_with_sagas())
             .collect();
         let sources = self.inner.sources.iter();
         let sources: Vec<_> = sources
@@ -335,7 +352,7 @@ impl Host {
     }
 
     /// All sources and their current state.
-    pub async fn sources(&self) -> Vec<api::SourceInfo> {
+    pub async fn sources(&self) -> Vec<source::Info> {
         let sources =
             futures_util::future::join_all(self.inner.sources.all().map(Source::info)).await;
         sources
@@ -440,12 +457,12 @@ impl Host {
     }
 
     /// Version, contract, start time.
-    pub fn info(&self) -> api::HostInfo {
-        api::HostInfo {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            contract: api::CONTRACT.to_owned(),
-            started_at: self.inner.started_at.to_string(),
-            deployments: self.inner.deployments.count() as u64,
+    pub fn info(&self) -> Info {
+        Info {
+            version: env!("CARGO_PKG_VERSION"),
+            contract: module::CONTRACT,
+            started_at: self.inner.started_at,
+            deployments: self.inner.deployments.count(),
             process: memory::process(
                 &self.inner.config.shares(),
                 Some(&self.inner.memory),
@@ -461,7 +478,7 @@ impl Host {
     }
 
     /// Usage of each part of the memory budget.
-    fn memory_parts(&self) -> Vec<api::MemoryPart> {
+    fn memory_parts(&self) -> Vec<memory::PartUsage> {
         memory::parts(
             &self.inner.config.shares(),
             &self.inner.memory,
@@ -471,28 +488,8 @@ impl Host {
 
     /// The last `limit` entries of the audit log, newest first; for one deployment if given, even a
     /// deleted one. Blocking.
-    pub fn audit(
-        &self,
-        limit: usize,
-        deployment: Option<&str>,
-    ) -> Result<Vec<api::AuditEntry>, Error> {
-        let entries = self.inner.catalogue.audit(limit, deployment)?;
-        let entry_of = |Audit {
-                            at,
-                            action,
-                            deployment,
-                            detail,
-                            actor,
-                            peer,
-                        }| api::AuditEntry {
-            at,
-            action,
-            deployment,
-            detail,
-            actor,
-            peer,
-        };
-        Ok(entries.into_iter().map(entry_of).collect())
+    pub fn audit(&self, limit: usize, deployment: Option<&str>) -> Result<Vec<Audit>, Error> {
+        Ok(self.inner.catalogue.audit(limit, deployment)?)
     }
 
     /// Asks all runners to stop.

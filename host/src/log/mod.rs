@@ -8,7 +8,6 @@
 
 mod append;
 mod chunk;
-mod convert;
 mod cursors;
 mod encode;
 mod file;
@@ -30,7 +29,6 @@ use tokio::sync::watch;
 use tracing::{error, info};
 
 pub(crate) use self::chunk::{Cursor, Headers};
-pub use self::convert::{ConvertError, request};
 pub use self::cursors::CursorMove;
 pub use self::encode::{
     APPEND_BYTES_MAX, APPEND_EVENTS_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX,

@@ -24,7 +24,6 @@ use tokio::sync::watch;
 
 use self::freed::Freed;
 pub(crate) use self::releases::Releases;
-use crate::api::{MemoryPart, ProcessInfo};
 
 /// A holder of at most this fraction of the total, and at most this many bytes, may use the
 /// reserved part.
@@ -507,9 +506,44 @@ pub fn default_total() -> u64 {
     }
 }
 
+/// Limits and usage of this process, as far as they are known. What is unlimited or unknown is
+/// none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessUsage {
+    /// Memory budget of the host (`limits.memory_bytes`), in bytes.
+    pub memory_total_bytes: Option<u64>,
+    /// The part of it that is allocated on demand, in bytes.
+    pub memory_modules_bytes: Option<u64>,
+    /// How much of that is in use, in bytes.
+    pub memory_modules_used_bytes: Option<u64>,
+    /// Usage of each part of the budget; empty if no host runs.
+    pub memory_parts: Vec<PartUsage>,
+    /// Memory that the process may use: its control group's limit, or the whole machine, in bytes.
+    pub memory_available_bytes: Option<u64>,
+    /// Memory in use by the process, in bytes.
+    pub resident_bytes: Option<u64>,
+    /// Most open files.
+    pub open_files_max: Option<u64>,
+    /// Most address space, in bytes.
+    pub address_space_max_bytes: Option<u64>,
+}
+
+/// Usage of a part of the budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartUsage {
+    /// `memtables`, `read-ahead` or `caches`, or the name of a [`Purpose`].
+    pub name: &'static str,
+    /// What it takes now, in bytes; none if that is not known.
+    pub used_bytes: Option<u64>,
+    /// The most that it may take, in bytes.
+    pub limit_bytes: u64,
+    /// How often more was refused since the host started.
+    pub refused: u64,
+}
+
 /// Limits and usage of this process; `parts` is the usage of a running host's budget.
-pub fn process(shares: &Shares, modules: Option<&Memory>, parts: Vec<MemoryPart>) -> ProcessInfo {
-    ProcessInfo {
+pub fn process(shares: &Shares, modules: Option<&Memory>, parts: Vec<PartUsage>) -> ProcessUsage {
+    ProcessUsage {
         memory_total_bytes: Some(shares.sum()),
         memory_modules_bytes: Some(shares.modules),
         memory_modules_used_bytes: modules.map(Memory::used),
@@ -526,9 +560,9 @@ pub fn parts(
     shares: &Shares,
     memory: &Memory,
     (memtables, read_ahead): (u64, u64),
-) -> Vec<MemoryPart> {
-    let fixed = |name: &str, used_bytes, limit_bytes| MemoryPart {
-        name: name.to_owned(),
+) -> Vec<PartUsage> {
+    let fixed = |name, used_bytes, limit_bytes| PartUsage {
+        name,
         used_bytes,
         limit_bytes,
         refused: 0,
@@ -539,8 +573,8 @@ pub fn parts(
         // Nobody knows how full they are.
         fixed("caches", None, shares.caches),
     ];
-    parts.extend(Purpose::ALL.map(|purpose| MemoryPart {
-        name: purpose.name().to_owned(),
+    parts.extend(Purpose::ALL.map(|purpose| PartUsage {
+        name: purpose.name(),
         used_bytes: Some(memory.used_for(purpose)),
         limit_bytes: memory.most_for(purpose),
         refused: memory.refused_for(purpose),

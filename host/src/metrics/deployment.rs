@@ -1,8 +1,7 @@
 //! Counters and histograms of one deployment.
 
+use crate::failure::FailureClass;
 use prometheus::{Histogram, IntCounter};
-
-use crate::api::FailureClass;
 
 /// Counters and histograms of one deployment, with their labels resolved.
 #[derive(Clone, Debug)]

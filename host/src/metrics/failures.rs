@@ -4,7 +4,7 @@ use prometheus::{GaugeVec, IntGaugeVec, Registry};
 
 use super::DEPLOYMENT;
 use super::register::{float_gauge, gauge};
-use crate::api::Deployment;
+use crate::overview::Deployment;
 
 #[derive(Debug)]
 pub(super) struct FailureGauges {

@@ -1,4 +1,4 @@
-//! Gauges of deployments and sources, set from the figures of the API when the page is requested.
+//! Gauges of deployments and sources, set from overviews when the page is requested.
 
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Registry};
 
@@ -7,7 +7,10 @@ use super::failures::FailureGauges;
 use super::memory::MemoryGauges;
 use super::register::{counter, float, float_gauge, gauge};
 use super::{DEPLOYMENT, Reachable};
-use crate::api::{CONTRACT, Deployment, DeploymentState, SourceState};
+use crate::module::CONTRACT;
+use crate::overview::Deployment;
+use crate::progress::DeploymentState;
+use crate::source::SourceState;
 
 /// Records which build runs.
 fn set_build(registry: &Registry) {
@@ -360,10 +363,7 @@ impl Gauges {
             .repaired
             .with_label_values(&[name, source])
             .inc_by(status.repaired);
-        let heard = status
-            .last_heard
-            .as_ref()
-            .and_then(|time| time.parse::<jiff::Timestamp>().ok());
+        let heard = status.last_heard();
         let heard = heard.map_or(f64::NAN, |time| time.as_millisecond() as f64 / 1e3);
         self.sources
             .heard

@@ -4,7 +4,7 @@ use prometheus::{IntGaugeVec, Registry};
 
 use super::DEPLOYMENT;
 use super::register::gauge;
-use crate::api::Deployment;
+use crate::overview::Deployment;
 
 /// Gauges, set when the page is requested; only deployments with an inbox have series.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Registry};
 
 use super::register::{counter, float, float_gauge, gauge};
-use crate::api::MemoryPart;
+use crate::memory::PartUsage;
 
 /// Usage of each part of the budget.
 #[derive(Debug)]
@@ -39,9 +39,9 @@ impl MemoryGauges {
         }
     }
 
-    pub(super) fn set(&self, parts: &[MemoryPart]) {
+    pub(super) fn set(&self, parts: &[PartUsage]) {
         for part in parts {
-            let name = [part.name.as_str()];
+            let name = [part.name];
             self.used
                 .with_label_values(&name)
                 .set(float(part.used_bytes));

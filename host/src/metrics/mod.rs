@@ -2,7 +2,7 @@
 //! `_total` on counters, labels from closed sets (and names of deployments).
 //!
 //! Counters and histograms are updated where things happen, through
-//! [`DeploymentMetrics`]; gauges are set from [`crate::api::Deployment`] when
+//! [`DeploymentMetrics`]; gauges are set from [`crate::overview::Deployment`] when
 //! the page is requested.
 
 mod deployment;
@@ -24,7 +24,9 @@ use parking_lot::Mutex;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Encoder, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
-use crate::api::{Deployment, FailureClass, MemoryPart};
+use crate::failure::FailureClass;
+use crate::memory::PartUsage;
+use crate::overview::Deployment;
 use crate::usage::Usage;
 pub use deployment::DeploymentMetrics;
 use gauges::Gauges;
@@ -325,7 +327,7 @@ impl Metrics {
         deployments: &[Deployment],
         sources: &[Reachable],
         usage: &Usage,
-        memory: &[MemoryPart],
+        memory: &[PartUsage],
     ) -> Vec<u8> {
         let gauges = self.gauges.lock();
         // From the same figures, so that a page does not contradict itself.

@@ -6,7 +6,8 @@ use prometheus::{
 
 use super::DEPLOYMENT;
 use super::register::{counter, float_gauge, gauge, histogram};
-use crate::api::{Deployment, Promise};
+use crate::effects::Promise;
+use crate::overview::Deployment;
 
 /// Upper bounds of the lateness of timers, in seconds.
 const LATENESS: &[f64] = &[

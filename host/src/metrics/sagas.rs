@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use prometheus::{GaugeVec, IntGaugeVec, Registry};
 
 use super::register::{float_gauge, gauge};
-use crate::api::{Deployment, Saga, SagaStatus};
+use crate::overview::Deployment;
+use crate::sagas::{Saga, SagaStatus};
 
 /// Most groups of instances of one deployment that have series.
 const GROUPS_MAX: usize = 200;

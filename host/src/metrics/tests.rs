@@ -1,14 +1,77 @@
 use super::*;
+use crate::overview::Parked;
+use crate::progress::DeploymentState;
+use crate::source::{self, SourceState, Status};
+use crate::state::catalogue::{ErrorPolicy, ModuleInfo, ModuleLimits, OnFailure};
 
 fn deployment(name: &str) -> Deployment {
-    let text = format!(
-        r#"{{"name":"{name}","generation":2,"state":"live","source":"events","source_status":
-        {{"state":"reading","reconnects":3,"passed_over":2,"repaired":1}},"position":9,"checkpoint":8,"head":10,"lag_events":1,"lag_seconds":0.5,
-        "events_applied":9,"rate":1.0,"state_bytes":7,"file_bytes":4096,"deployed_at":"","module":{{"digest":"ab",
-        "size":1,"kind":"projection","name":"totals","description":"","subjects":[],"wants_headers":false,
-        "key_rule":"none","state_version":4,"queries":[],"imports":[]}}}}"#
-    );
-    serde_json::from_str(&text).expect("a deployment")
+    let source_status = Status {
+        state: SourceState::Reading,
+        reconnects: 3,
+        passed_over: 2,
+        repaired: 1,
+        ..source::initial_status()
+    };
+    Deployment {
+        name: name.to_owned(),
+        generation: 2,
+        state: DeploymentState::Live,
+        source: "events".to_owned(),
+        stream: None,
+        source_status,
+        position: 9,
+        checkpoint: 8,
+        head: Some(10),
+        lag_events: Some(1),
+        lag_seconds: Some(0.5),
+        missing_events: 0,
+        events_applied: 9,
+        begun: true,
+        rate: 1.0,
+        remaining_seconds: None,
+        repair_percent: None,
+        state_bytes: 7,
+        memtable_bytes: 0,
+        pinned_bytes: 0,
+        file_bytes: 4_096,
+        guest_memory_bytes: 0,
+        instances: 0,
+        deployed_at: String::new(),
+        reason: String::new(),
+        failure: None,
+        skipped: 0,
+        on_failure: OnFailure::Stop,
+        parked: Parked::default(),
+        outbox: None,
+        inbox: None,
+        timers: None,
+        sagas: Vec::new(),
+        module: module(),
+        candidate: None,
+        previous: None,
+    }
+}
+
+fn module() -> ModuleInfo {
+    ModuleInfo {
+        digest: "ab".to_owned(),
+        size: 1,
+        kind: "projection".to_owned(),
+        name: "totals".to_owned(),
+        description: String::new(),
+        subjects: Vec::new(),
+        wants_headers: false,
+        key_rule: "none".to_owned(),
+        state_version: 4,
+        error_policy: ErrorPolicy::default(),
+        limits: ModuleLimits::default(),
+        queries: Vec::new(),
+        imports: Vec::new(),
+        migrates: false,
+        publishes: Vec::new(),
+        inbox: None,
+        sets_timers: false,
+    }
 }
 
 fn page(metrics: &Metrics, deployments: &[Deployment]) -> String {
@@ -132,13 +195,13 @@ fn the_disk_is_reported_for_each_deployment_and_in_all() {
 #[test]
 fn parts_of_the_memory_budget_are_reported_with_what_they_were_refused() {
     let metrics = Metrics::new();
-    let part = |name: &str, used_bytes, refused| MemoryPart {
-        name: name.to_owned(),
+    let part = |name, used_bytes, refused| PartUsage {
+        name,
         used_bytes,
         limit_bytes: 100,
         refused,
     };
-    let page = |parts: &[MemoryPart]| {
+    let page = |parts: &[PartUsage]| {
         String::from_utf8(metrics.page(&[], &[], &Usage::default(), parts)).expect("text")
     };
     let text = page(&[part("queries", Some(7), 0), part("caches", None, 0)]);

@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 use wasmtime::component::{ComponentType, Lift};
 
 use super::{Error, KeyRule, bindings, manifest};
-use crate::api;
 use crate::event::Event;
+use crate::state::catalogue::InboxSettings;
 use crate::state::inbox::{IdHash, Keep};
 use crate::subject;
 
@@ -127,8 +127,8 @@ impl Inbox {
     }
 
     /// For people and machines outside.
-    pub(super) fn info(&self) -> api::Inbox {
-        api::Inbox {
+    pub(super) fn info(&self) -> InboxSettings {
+        InboxSettings {
             id: match &self.rule {
                 Some(KeyRule::Header(name)) => format!("header:{name}"),
                 Some(KeyRule::DataPointer(pointer)) => format!("data-pointer:{pointer}"),

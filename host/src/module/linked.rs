@@ -18,10 +18,10 @@ use super::sandbox::{Access, Bounds, Host, MEMORIES_MAX, Made, System};
 use super::{
     Accepted, ApplyError, Error, HANDLES_MAX, Identity, Kind, Manifest, Migration, QueryError,
 };
-use crate::api::ModuleInfo;
 use crate::event::Payload;
 use crate::memory::{self, Reservation, Shortage};
 use crate::state;
+use crate::state::catalogue::ModuleInfo;
 use crate::timers;
 
 /// A compiled and linked module.

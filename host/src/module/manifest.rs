@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::bindings::{self, HandlerRecord, ManifestRecord};
 use super::sandbox::Bounds;
 use super::{Accepted, Error, Inbox, KeyRule, Kind, Manifest, Options};
-use crate::api::{ErrorPolicy, ModuleInfo, ModuleLimits, QueryDescription};
+use crate::state::catalogue::{ErrorPolicy, ModuleInfo, ModuleLimits, QueryDescription};
 use crate::subject::{PATTERNS_MAX, Pattern, SubjectSet};
 
 /// Longest name of a module or a query.

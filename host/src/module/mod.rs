@@ -47,10 +47,13 @@ pub use places::NoFreePlace;
 pub use upload::digest;
 pub use wanted::{Waiting, Wanted};
 
-use crate::api::FailureClass;
+use crate::failure::FailureClass;
 use crate::memory::{Memory, Shortage};
 use crate::state;
 use crate::subject::{Pattern, SubjectSet};
+
+/// The contract between host and modules.
+pub const CONTRACT: &str = "foldstream:module@0.1.0";
 
 /// Most entries in one page of a [`Migration`]; a page of a scan has about 1 MiB at most, as the
 /// contract promises.
@@ -79,7 +82,9 @@ const TRANSFER_BYTES_MIN: usize = 8 << 20;
 const HANDLES_MAX: usize = 4_096;
 
 /// Checks a manifest that does not come from a module; for fuzz tests.
-pub(crate) fn check_drawn(drawn: &DrawnManifest) -> Result<crate::api::ModuleInfo, Error> {
+pub(crate) fn check_drawn(
+    drawn: &DrawnManifest,
+) -> Result<crate::state::catalogue::ModuleInfo, Error> {
     manifest::check_drawn(drawn)
 }
 
@@ -447,7 +452,7 @@ impl ApplyError {
         })
     }
 
-    /// The name of the error, as in [`crate::api::Failure::kind`].
+    /// The name of the error, as in [`crate::failure::Failure::kind`].
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Retry { .. } => "retry",

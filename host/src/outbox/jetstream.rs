@@ -20,8 +20,7 @@ use tokio::sync::watch;
 
 use super::Sent;
 use super::status::since_ns;
-use crate::api::Promise;
-use crate::effects::{self, Grants, Lineage, Place, Row};
+use crate::effects::{self, Grants, Lineage, Place, Promise, Row};
 use crate::event::Payload;
 use crate::source::jetstream::{Description, Outgoing, PublishError, Publisher, Unavailable};
 use crate::state::{self, Store};

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::effects::Promise;
 use parking_lot::Mutex;
-
-use crate::api::Promise;
 
 /// The state of the targets of an owner, for people.
 #[derive(Debug, Default)]

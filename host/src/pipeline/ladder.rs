@@ -14,7 +14,7 @@
 use std::time::{Duration, Instant};
 
 use super::budget::{Breaker, Budget};
-use crate::api::FailureClass;
+use crate::failure::FailureClass;
 
 /// Attempts at an event that fails with the same message each time, for a reason that does not
 /// depend on load.

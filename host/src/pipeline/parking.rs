@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::applier::{Applier, Latest, PublishedStep};
 use super::{Ended, Run};
-use crate::api::FailureClass;
 use crate::batch::Batch;
 use crate::bundle::Keeper;
 use crate::event::Event;
+use crate::failure::FailureClass;
 use crate::module::KeyRule;
 use crate::state::{self, Parked, ParkedCounts, ParkedFailure, Store};
 use crate::timers::Firing;

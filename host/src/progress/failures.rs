@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Inner, Now, Progress};
-use crate::api::{DeploymentState, Failure, FailureClass};
+use super::{DeploymentState, Inner, Now, Progress};
 use crate::event::Event;
+use crate::failure::{Failure, FailureClass};
 
 /// Kinds of failures that are caused by the host, and pass.
 const OF_HOST: [&str; 3] = ["busy", "host", "state"];

@@ -1,8 +1,7 @@
 //! Decides from which position reads are answered: never from an earlier position than clients saw,
 //! no matter which process showed it.
 
-use super::{Now, Progress};
-use crate::api::DeploymentState;
+use super::{DeploymentState, Now, Progress};
 
 impl Progress {
     /// The position from which reads are answered; none while unknown.

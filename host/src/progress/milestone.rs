@@ -9,8 +9,7 @@ use parking_lot::MutexGuard;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::{Inner, Now, Progress};
-use crate::api::DeploymentState;
+use super::{DeploymentState, Inner, Now, Progress};
 
 /// What others wait for.
 #[derive(PartialEq, Eq)]

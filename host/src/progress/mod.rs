@@ -3,6 +3,7 @@
 mod failures;
 mod gate;
 mod milestone;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -14,12 +15,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::api::{DeploymentState, Failure};
 use crate::batch::Batch;
 use crate::event::Event;
+use crate::failure::Failure;
 use crate::position::Checkpoint;
 
 pub use failures::{Cause, NextAttempt};
+pub use state::DeploymentState;
 
 /// The rate is averaged over about this long.
 const RATE_WINDOW: Duration = Duration::from_secs(2);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Rollouts;
-use crate::api::Start;
 use crate::deployment::Deployment;
 use crate::deployments::Error;
+use crate::position::Start;
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, Record};
 

@@ -10,12 +10,15 @@ use super::Rollouts;
 use super::candidate::{Built, Pace, Stopped};
 use super::{candidate, disk_space, migrate, prune, take_over};
 use crate::actor::blocking;
-use crate::api::{self, DeploymentState, GenerationStatus, Promotion, Strategy};
 use crate::deployment::Deployment;
 use crate::deployments::{Error, Role, crash_points, owners};
 use crate::module::{Accepted, Module};
+use crate::position::Start;
+use crate::progress::DeploymentState;
 use crate::runner::Runner;
-use crate::state::catalogue::{Generation, Record};
+use crate::state::catalogue::{
+    BuildSettings, Generation, GenerationStatus, Promotion, Record, Strategy,
+};
 
 /// How often a candidate checks for room on a full disk, which nobody announces.
 const ROOM_LOOK: Duration = Duration::from_secs(2);
@@ -391,9 +394,9 @@ async fn start_candidate(
 pub(super) struct Recipe<'a> {
     pub(super) module: &'a Module,
     pub(super) source: String,
-    pub(super) start: api::Start,
+    pub(super) start: Start,
     pub(super) strategy: Strategy,
-    pub(super) build: api::BuildSettings,
+    pub(super) build: BuildSettings,
 }
 
 /// A new generation that is to be built.

@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::api::{BuildSettings, Promotion};
 use crate::deployment::Deployment;
 use crate::deployments::{Error, owners};
 use crate::progress::Now;
 use crate::runner::Runner;
-use crate::state::catalogue::{Generation, Record};
+use crate::state::catalogue::{BuildSettings, Generation, Promotion, Record};
 
 /// The outcome of building a candidate.
 pub(super) enum Built {

@@ -14,13 +14,14 @@ use super::hand_over::HandOver;
 use super::inherit::Held;
 use super::{beginning, hand_over, prune};
 use crate::actor::blocking;
-use crate::api::{self, GenerationStatus};
+use crate::api;
 use crate::deployment::Deployment;
 use crate::deployments::{Aligned, Error, align, crash_points, owners};
 use crate::exceptions::parked_rules;
 use crate::history::{lacking, lacking_in_words};
+use crate::progress::DeploymentState;
 use crate::runner::Runner;
-use crate::state::catalogue::{Generation, Record};
+use crate::state::catalogue::{Generation, GenerationStatus, Record};
 
 /// How long a cut-over waits for a newly started host to learn which position it has shown.
 const CERTAIN_MAX: Duration = Duration::from_secs(3);
@@ -392,7 +393,7 @@ async fn after_flip(
     // Limits of a rebuild do not apply to an active generation.
     runner.set_throttle(crate::pipeline::Throttle::default());
     // A paused generation follows from now on, like any previous generation.
-    if before.now().state == api::DeploymentState::Paused {
+    if before.now().state == DeploymentState::Paused {
         before.resume();
     }
     let mut record = deployment.draft();
@@ -453,7 +454,7 @@ fn is_of_another_history(serving: &Runner, runner: &Runner) -> Result<bool, Erro
     }
     // Only the reader of the active generation can tell a new stream from a view that lags.
     let now = serving.now();
-    let has_noticed = now.state == api::DeploymentState::Failed
+    let has_noticed = now.state == DeploymentState::Failed
         && now
             .failure
             .is_some_and(|failure| failure.kind == "source-diverged");

@@ -10,7 +10,7 @@ use super::build::{Recipe, new_generation, set_beginning};
 use super::plan::{Plan, Requested};
 use super::{beginning, build, disk_space, inherit, plan, take_over};
 use crate::actor::blocking;
-use crate::api::{self, BuildSettings, DeployOutcome, GenerationStatus, Strategy};
+use crate::api::{self, DeployOutcome};
 use crate::deployment::Deployment;
 use crate::deployments::{
     Error, GenerationChoice, MissingEvents, Role, check_gate, crash_points, owners,
@@ -19,7 +19,11 @@ use crate::exceptions::FailureRequest;
 use crate::handlers::EffectsRequest;
 use crate::history::Accepted as AcceptedLoss;
 use crate::module::{Accepted, Loaded, Module, Wanted};
-use crate::state::catalogue::{Generation, Record};
+use crate::position::Start;
+use crate::progress::DeploymentState;
+use crate::state::catalogue::{
+    BuildSettings, Generation, GenerationStatus, Promotion, Record, Strategy,
+};
 use crate::{audit, names};
 
 /// How long a deploy waits for an instance to try its module, and the shortest time between two
@@ -38,7 +42,7 @@ pub struct DeployRequest {
     /// Source; absent: that of the existing deployment, or the only one.
     pub source: Option<String>,
     /// Where a new state begins; absent: where that of the deployment began, or the beginning.
-    pub start: Option<api::Start>,
+    pub start: Option<Start>,
     /// How the state is created; absent: the host decides.
     pub strategy: Option<Strategy>,
     /// How a candidate is built, and when it takes over.
@@ -230,8 +234,7 @@ async fn deploy_over(
         source: &source,
         start,
         strategy: request.strategy,
-        needs_own_state: request.build.gate.is_some()
-            || request.build.promote == api::Promotion::Manual,
+        needs_own_state: request.build.gate.is_some() || request.build.promote == Promotion::Manual,
     };
     // A plan is only a decision; nothing has changed if it is refused.
     let plan = plan::decide(&record, &requested)?;
@@ -424,7 +427,7 @@ async fn unchanged(
         reason.push_str("; events missing from its stream are accepted");
     }
     // Missing events stop a deployment; accepting them has to start it again.
-    if accept && deployment.active().now().state == api::DeploymentState::Failed {
+    if accept && deployment.active().now().state == DeploymentState::Failed {
         rollouts
             .accept_missing(deployment.name(), GenerationChoice::Active)
             .await?;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::Rollouts;
 use crate::actor::blocking;
-use crate::api::GenerationStatus;
 use crate::data_dir::DataDir;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, with_headroom};
 use crate::module::Accepted;
 use crate::room::{Room, Use};
+use crate::state::catalogue::GenerationStatus;
 
 /// Refuses a rebuild whose state would not fit.
 pub(super) async fn check(rollouts: &Rollouts, deployment: &Arc<Deployment>) -> Result<(), Error> {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::{Rollouts, cut_over};
 use crate::actor::blocking;
-use crate::api::{self, GenerationStatus, Promotion};
 use crate::deployment::{Deployment, parked_counts};
 use crate::deployments::{Error, align, compare, parked_remark};
 use crate::state::Snapshot;
+use crate::state::catalogue::{Comparison, Gate, GenerationStatus, Promotion};
 
 /// Compares a candidate with the active generation, and records the result; an error if its
 /// gate does not allow the differences. The deployment's lock is held only at the beginning and
@@ -21,7 +21,7 @@ pub(super) async fn pass(
     let (ours, theirs, gate, against) = take_snapshots(rollouts, deployment, number).await?;
     // Snapshots stay as they are, so applying and other changes continue meanwhile.
     let comparison = blocking(move || compare(&ours, &theirs, &gate)).await?;
-    let comparison = api::Comparison {
+    let comparison = Comparison {
         against,
         ..comparison
     };
@@ -79,7 +79,7 @@ async fn take_snapshots(
     rollouts: &Rollouts,
     deployment: &Arc<Deployment>,
     number: u64,
-) -> Result<(Snapshot, Snapshot, api::Gate, u64), Error> {
+) -> Result<(Snapshot, Snapshot, Gate, u64), Error> {
     let _changing = rollouts.deployments.lock(deployment).await?;
     let record = deployment.record();
     let gone = || Error::Conflict(format!("generation {number} does not run"));

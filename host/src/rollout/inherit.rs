@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Rollouts, deploy, prune};
-use crate::api::GenerationStatus;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, Role, crash_points};
 use crate::module::{Accepted, Module};
 use crate::pipeline::Ceiling;
 use crate::runner::{NotLoaded, Runner};
-use crate::state::catalogue::{Generation, Record};
+use crate::state::catalogue::{Generation, GenerationStatus, Record};
 
 /// Events that end a probation: more than the largest batch, so that the module has applied more
 /// than one.

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{BEGIN_MAX, Rollouts, take_over};
-use crate::api::{self, GenerationStatus};
+use crate::api;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, GenerationChoice};
 use crate::exceptions::{WantedSkips, failure_noted};
+use crate::progress::DeploymentState;
+use crate::state::catalogue::GenerationStatus;
 
 /// How long the response to a pause or a resume waits until it can confirm the new state.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
@@ -32,7 +34,7 @@ async fn candidate_begins(deployment: &Deployment) {
         if let Some(runner) = runner.await.flatten() {
             // The task that drives it lets it continue.
             let before = runner.now();
-            if before.state == api::DeploymentState::Paused {
+            if before.state == DeploymentState::Paused {
                 runner.wait_until_settled(&before, SETTLE_MAX).await;
             }
             runner.wait_until_begun(BEGIN_MAX).await;

@@ -1,8 +1,8 @@
 //! Decides what a deploy does, and why, before anything is changed.
 
-use crate::api::{ModuleInfo, Start, Strategy};
 use crate::deployments::Impossible;
-use crate::state::catalogue::{Generation, Record};
+use crate::position::Start;
+use crate::state::catalogue::{Generation, ModuleInfo, Record, Strategy};
 
 /// A requested deploy.
 #[derive(Clone, Debug)]
@@ -255,7 +255,7 @@ fn reason_of(what: &str, active: &Generation, requested: &Requested<'_>) -> Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{BuildSettings, ErrorPolicy, GenerationStatus, ModuleLimits};
+    use crate::state::catalogue::{BuildSettings, ErrorPolicy, GenerationStatus, ModuleLimits};
 
     fn module(digest: &str, state_version: u32) -> ModuleInfo {
         ModuleInfo {

@@ -3,9 +3,9 @@
 use super::candidate::throttled;
 use super::cut_over::Switch;
 use super::{Rollouts, cut_over, gate, rebuilds};
-use crate::api::{self, GenerationStatus, Promotion};
+use crate::api;
 use crate::deployments::{Error, candidate_of};
-use crate::state::catalogue::Generation;
+use crate::state::catalogue::{Generation, GenerationStatus, Promotion};
 
 /// What a promotion requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

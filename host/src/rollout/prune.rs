@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::Rollouts;
 use crate::actor::blocking;
-use crate::api::{self, GenerationStatus};
+use crate::api;
 use crate::deployment::Deployment;
 use crate::deployments::{DryRun, Error, crash_points};
 use crate::runner::Runner;
-use crate::state::catalogue::{Generation, Record};
+use crate::state::catalogue::{Generation, GenerationStatus, Record};
 
 impl Rollouts {
     /// Retires previous generations that were kept for long enough.

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use super::Rollouts;
 use super::{build, deploy, prune};
-use crate::api::{self, DeploymentState, GenerationStatus, Promotion};
+use crate::api;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, candidate_of, check_gate, throttle};
-use crate::state::catalogue::Generation;
+use crate::effects::EffectsFrom;
+use crate::progress::DeploymentState;
+use crate::state::catalogue::{BuildSettings, Generation, GenerationStatus, Promotion};
 
 /// How long a promotion that lifts the throttle waits until the candidate is ready.
 const LIFTED_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -34,8 +36,8 @@ impl Rollouts {
     pub async fn rebuild(
         self: &Arc<Self>,
         name: &str,
-        build: api::BuildSettings,
-        lost_effects_from: Option<api::EffectsFrom>,
+        build: BuildSettings,
+        lost_effects_from: Option<EffectsFrom>,
     ) -> Result<api::Deployed, Error> {
         let deployment = self.deployments.get(name)?;
         // Before the lock: a gate that is not valid needs nothing of the deployment.

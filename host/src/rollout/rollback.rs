@@ -8,11 +8,11 @@ use super::cut_over::Switch;
 use super::inherit::{Held, releases_of};
 use super::{build, cut_over};
 use crate::actor::blocking;
-use crate::api::{self, GenerationStatus};
+use crate::api;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, MissingEvents, Role, crash_points};
 use crate::exceptions::parked_rules;
-use crate::state::catalogue::Generation;
+use crate::state::catalogue::{BuildSettings, Generation, GenerationStatus};
 
 /// What a rollback may do if the state of the previous generation is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -197,9 +197,9 @@ async fn rebuild_previous(
         "rolling back: generation {} is rebuilt",
         last.number
     ));
-    let build = api::BuildSettings {
+    let build = BuildSettings {
         accept_missing: missing == MissingEvents::Accept,
-        ..api::BuildSettings::default()
+        ..BuildSettings::default()
     };
     let mut generation = last.to_rebuild(number, build, reason.clone());
     accepted.apply(&mut generation);

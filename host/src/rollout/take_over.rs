@@ -10,10 +10,10 @@ use super::Rollouts;
 use super::candidate::{Stopped, check_ahead, waits_for_operator};
 use super::cut_over::Switch;
 use super::{build, candidate, cut_over, gate, prune};
-use crate::api::{self, DeploymentState, GenerationStatus, Promotion};
 use crate::deployment::Deployment;
 use crate::deployments::{Error, crash_points};
-use crate::state::catalogue::Generation;
+use crate::progress::DeploymentState;
+use crate::state::catalogue::{BuildSettings, Generation, GenerationStatus, Promotion};
 
 /// Pause after a missed cut-over; it doubles up to the maximum.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -291,7 +291,8 @@ async fn note_failed(
     generation.failed_at = stopped.sequence;
     generation.failure = deployment
         .runner(generation.state_file)
-        .and_then(|runner| runner.now().failure);
+        .and_then(|runner| runner.now().failure)
+        .map(Into::into);
     let (is_stopped, state_file) = (generation.is_stopped_candidate(), generation.state_file);
     rollouts
         .deployments
@@ -342,7 +343,7 @@ pub(super) async fn ask_candidate_again(
     rollouts: &Rollouts,
     deployment: &Arc<Deployment>,
     number: u64,
-    build: api::BuildSettings,
+    build: BuildSettings,
     mut reason: String,
 ) -> Result<String, Error> {
     let mut record = deployment.draft();

@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::Runner;
-use crate::api::{self, DeploymentState, SourceState};
-use crate::progress::Now;
-use crate::source::{self, Waiting};
+use crate::progress::{DeploymentState, Now};
+use crate::source::{self, SourceState, Waiting};
 
 /// How long information about a stream counts as current.
 const KNOWN_FOR: Duration = Duration::from_secs(6);
@@ -88,7 +87,7 @@ impl Runner {
 
     /// Records what its source reported outside the reader, which a runner that does not read would
     /// not learn.
-    pub fn source_says(&self, info: &api::SourceInfo) {
+    pub fn source_says(&self, info: &source::Info) {
         // Only an operator ends this state; a look from outside proves nothing about its cause.
         let is_stopped = self.source_status().state == SourceState::Stopped;
         let rests = !matches!(

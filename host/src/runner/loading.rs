@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::options::{LoadError, NotLoaded, Program};
 use super::threads;
 use super::worker::Worker;
-use crate::api::DeploymentState;
 use crate::module::Module;
 use crate::pipeline::{Desired, Ended};
+use crate::progress::DeploymentState;
 use crate::state::{self, Store};
 
 /// Pause before the next attempt to load a module that failed for a passing reason; it doubles up

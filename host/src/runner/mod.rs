@@ -26,14 +26,13 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::api::DeploymentState;
 use crate::event::Event;
 use crate::firing;
 use crate::metrics::DeploymentMetrics;
 use crate::module::Module;
 use crate::outbox;
 use crate::pipeline::{Ceiling, Desired, Pace, ParkedRequests, Patches, Standing, Throttle};
-use crate::progress::{Now, Progress};
+use crate::progress::{DeploymentState, Now, Progress};
 use crate::source::{self, Status};
 use crate::state::Store;
 use crate::state::exceptions::Skips;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::api::Start;
 use crate::effects::{OwnerMismatch, Role};
 use crate::memory::caches;
 use crate::metrics::DeploymentMetrics;
 use crate::module::Module;
 use crate::pipeline::{Ceiling, Fold, Settings, Throttle};
+use crate::position::Start;
 use crate::source::{self, Source};
 use crate::state::exceptions::Skips;
 use crate::state::{self, Ownership};

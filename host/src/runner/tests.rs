@@ -6,7 +6,6 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use super::*;
-use crate::api::Start;
 use crate::batch::Limits;
 use crate::event::Payload;
 use crate::memory::caches::Caches;
@@ -14,7 +13,7 @@ use crate::memory::memtables::Budget;
 use crate::metrics::Metrics;
 use crate::module::Manifest;
 use crate::pipeline::{ParkingLimits, Policy, Settings};
-use crate::position::{Checkpoint, StreamIdentity};
+use crate::position::{Checkpoint, Start, StreamIdentity};
 use crate::state;
 
 /// A state file that reflects position 5, as a crash leaves it.

@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Runner;
-use crate::api::{DeploymentState, Failure};
+use crate::failure::Failure;
 use crate::pipeline::Desired;
 use crate::position::Checkpoint;
-use crate::progress::Now;
+use crate::progress::{DeploymentState, Now};
 use crate::state::Store;
 
 /// Attempts after which a state that can't be opened counts as lost.

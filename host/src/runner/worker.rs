@@ -12,15 +12,15 @@ use super::Shared;
 use super::loading::Loading;
 use super::options::Program;
 use super::ownership::checked_role;
-use crate::api::{DeploymentState, SourceState};
 use crate::memory::caches;
 use crate::module::{Identity, KeyRule, Kind, Manifest, Module};
 use crate::pipeline::{
     Desired, Ended, Fold, Leash, MakeFold, Pace, Parking, Pipeline, Settings, Standing,
 };
 use crate::precedence;
+use crate::progress::DeploymentState;
 use crate::room::Use;
-use crate::source::{self, Request};
+use crate::source::{self, Request, SourceState};
 use crate::state::{self, Store};
 use crate::subject::SubjectSet;
 use crate::timers;

@@ -13,10 +13,10 @@ use tokio::sync::{oneshot, watch};
 use super::cost::Meter;
 use super::file::OnFailure;
 use super::play::Script;
-use crate::api::{Failure, Start};
 use crate::config::Config;
 use crate::effects::{Grant, GrantError, Grants, Lineage, Owner, Role};
 use crate::event::{Event, Payload};
+use crate::failure::Failure;
 use crate::log::{self, APPEND_BYTES_MAX, APPEND_EVENTS_MAX, Expectation, Log, NewEvent};
 use crate::memory::Memory;
 use crate::memory::memtables::Budget;
@@ -26,6 +26,7 @@ use crate::pipeline::{
     Ceiling, Desired, Ended, Fold, Leash, MakeFold, Pace, Parking, ParkingLimits, Pipeline, Policy,
     Settings, Standing,
 };
+use crate::position::Start;
 use crate::progress::Progress;
 use crate::runner;
 use crate::source::embedded::Embedded;

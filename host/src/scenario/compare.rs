@@ -9,8 +9,8 @@ use super::expand::ANY;
 use super::file::{ExpectedFailure, ExpectedMessage, FailureKind, Then};
 use super::observe::{Message, Observation};
 use super::places::Place;
-use crate::api::Failure;
 use crate::event::Payload;
+use crate::failure::Failure;
 use crate::timestamp;
 
 /// The member of an object that allows others which are not named.

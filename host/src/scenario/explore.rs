@@ -66,7 +66,7 @@ pub(crate) enum Fault {
     Property(Finding),
     /// It fails, and does not reject the event.
     Failure {
-        /// As in [`crate::api::Failure`].
+        /// As in [`crate::failure::Failure`].
         kind: String,
         /// What happened.
         message: String,

@@ -304,7 +304,7 @@ pub(crate) enum FailureKind {
 }
 
 impl FailureKind {
-    /// As in [`crate::api::Failure`].
+    /// As in [`crate::failure::Failure`].
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",

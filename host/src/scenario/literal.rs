@@ -1,9 +1,10 @@
 //! Events and texts as a scenario writes them so that they stand for themselves.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::file::Action;
-use crate::api::StoredEvent;
 use crate::event::Payload;
 use crate::log::NewEvent;
 use crate::timestamp;
@@ -36,6 +37,21 @@ pub(crate) fn texts(value: Value, change: &impl Fn(String) -> String) -> Value {
     }
 }
 
+/// An event as a stream has it.
+#[derive(Clone, Debug)]
+pub(crate) struct RecordedEvent {
+    /// When the stream stored it, in RFC 3339.
+    pub(crate) time: String,
+    /// Its subject.
+    pub(crate) subject: String,
+    /// Its type.
+    pub(crate) kind: String,
+    /// Its headers by name.
+    pub(crate) headers: BTreeMap<String, String>,
+    /// Its data.
+    pub(crate) data: Value,
+}
+
 impl Action {
     /// An event as it is.
     pub(crate) fn literal(event: NewEvent) -> Self {
@@ -65,14 +81,13 @@ impl Action {
     }
 
     /// An event of a stream.
-    pub(crate) fn recorded(event: StoredEvent) -> Self {
-        let StoredEvent {
+    pub(crate) fn recorded(event: RecordedEvent) -> Self {
+        let RecordedEvent {
             time,
             subject,
             kind,
             mut headers,
             data,
-            ..
         } = event;
         let id = headers.remove(MESSAGE_ID);
         headers.retain(|name, _| !ADDED.iter().any(|added| name.starts_with(added)));

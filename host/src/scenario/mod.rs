@@ -29,7 +29,7 @@ pub(crate) use document::{Document, Mistake};
 pub(crate) use explore::{Exploration, Explored, Fault};
 pub(crate) use file::{Action, File, OnFailure, Scenario, Then, TimersFire, schema};
 pub(crate) use in_order::in_order;
-pub(crate) use literal::{literal, texts};
+pub(crate) use literal::{RecordedEvent, literal, texts};
 pub(crate) use places::Place;
 pub(crate) use properties::Finding;
 pub(crate) use suite::{Failed, Outcome, Suite};

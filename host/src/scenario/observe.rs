@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::bed::{Bed, Error};
-use crate::api::Failure;
 use crate::effects::{Condition, Delivery};
 use crate::event::Payload;
+use crate::failure::Failure;
 use crate::timestamp;
 
 /// Entries and rows per read.

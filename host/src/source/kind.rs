@@ -3,9 +3,9 @@
 use super::embedded;
 use super::jetstream;
 use super::{
-    Error, Had, LookError, Lost, OnMissing, Outlet, Page, Request, StatusSender, Waiting, Wanted,
+    Error, Had, Info, LookError, Lost, OnMissing, Outlet, Page, Request, StatusSender, Waiting,
+    Wanted,
 };
-use crate::api::SourceInfo;
 use crate::batch::Batch;
 use crate::event::Event;
 use crate::log::{self, Log};
@@ -54,7 +54,7 @@ pub(super) trait Kind: Clone {
     async fn page(&self, wanted: Wanted) -> Result<Page, LookError>;
 
     /// See [`Source::info`].
-    async fn info(&self) -> SourceInfo;
+    async fn info(&self) -> Info;
 
     /// See [`Source::log`].
     fn log(&self) -> Option<Result<Log, log::Error>>;
@@ -200,7 +200,7 @@ impl Source {
     }
 
     /// The current state of the stream; an unreachable stream is a result, not an error.
-    pub async fn info(&self) -> SourceInfo {
+    pub async fn info(&self) -> Info {
         of_each!(self, source => Kind::info(source).await)
     }
 

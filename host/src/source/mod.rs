@@ -7,6 +7,7 @@
 //! ours.
 
 pub mod embedded;
+mod info;
 pub mod jetstream;
 mod kind;
 mod outlet;
@@ -20,16 +21,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::api::Start;
 use crate::batch::{Batch, Limits};
 use crate::event::Event;
-use crate::position::Checkpoint;
+use crate::position::{Checkpoint, Start};
 use crate::subject::SubjectSet;
 
+pub use info::Info;
 pub use kind::{Reader, Source};
 pub(crate) use outlet::{NotPublished, Outlet};
 pub use sources::{NotChosen, Sources, Unknown};
-pub use status::{Status, StatusSender, doubt, heard, initial_status, lost, report};
+pub use status::{SourceState, Status, StatusSender, doubt, heard, initial_status, lost, report};
 
 /// Options of a reader.
 #[derive(Clone, Debug)]
@@ -254,7 +255,7 @@ impl Error {
         }
     }
 
-    /// The name of the error, as in [`crate::api::Failure::kind`].
+    /// The name of the error, as in [`crate::failure::Failure::kind`].
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Diverged(_) => "source-diverged",

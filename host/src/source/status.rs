@@ -3,13 +3,68 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-
-use crate::api::{SourceState, SourceStatus};
+use utoipa::ToSchema;
 
 /// Shortest time between two records of an answer: often enough to be current, seldom enough to
 /// cost nothing.
 const HEARD_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What a source is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceState {
+    /// Not connected yet.
+    Connecting,
+    /// Reading events.
+    Reading,
+    /// Not read at the moment, because the deployment is paused or failed. It was reachable at
+    /// `last_heard`.
+    Idle,
+    /// The server can't be reached; trying again.
+    Reconnecting,
+    /// The server refuses the credentials or a permission.
+    Unauthorized,
+    /// The stream does not exist.
+    StreamMissing,
+    /// The stream can't continue this state; an operator must decide.
+    Stopped,
+}
+
+impl SourceState {
+    /// All states, for metrics and exhaustive handling.
+    pub const ALL: [Self; 7] = [
+        Self::Connecting,
+        Self::Reading,
+        Self::Idle,
+        Self::Reconnecting,
+        Self::Unauthorized,
+        Self::StreamMissing,
+        Self::Stopped,
+    ];
+
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Reading => "reading",
+            Self::Idle => "idle",
+            Self::Reconnecting => "reconnecting",
+            Self::Unauthorized => "unauthorized",
+            Self::StreamMissing => "stream-missing",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Whether it keeps events from arriving, for a reason that may pass.
+    pub fn is_trouble(self) -> bool {
+        matches!(
+            self,
+            Self::Reconnecting | Self::Unauthorized | Self::StreamMissing
+        )
+    }
+}
 
 /// A reader reports its state here.
 pub type StatusSender = watch::Sender<Status>;
@@ -82,20 +137,6 @@ impl Status {
     pub fn last_heard(&self) -> Option<jiff::Timestamp> {
         let ago = self.heard?.elapsed();
         jiff::Timestamp::now().checked_sub(ago).ok()
-    }
-}
-
-impl From<&Status> for SourceStatus {
-    fn from(status: &Status) -> Self {
-        Self {
-            state: status.state,
-            message: status.message.clone(),
-            since: Some(status.since.to_string()),
-            last_heard: status.last_heard().map(|time| time.to_string()),
-            reconnects: status.reconnects,
-            passed_over: status.passed_over,
-            repaired: status.repaired,
-        }
     }
 }
 

@@ -26,8 +26,8 @@ use super::file::{FORMAT_OWNED, META, storage};
 use super::memtable::Memtable;
 use super::releases::{RELEASE_KEY_BYTES, RELEASED, Release, place_of};
 use super::{Error, Store, Traced};
-use crate::api::FailureClass;
 use crate::event::{Event, Payload};
+use crate::failure::FailureClass;
 use crate::position::EventMark;
 use crate::timers::Firing;
 
@@ -50,7 +50,7 @@ const READ_VALUE_BYTES_MAX: usize = 512;
 /// Why an event is parked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParkedFailure {
-    /// As in [`crate::api::Failure::kind`].
+    /// As in [`crate::failure::Failure::kind`].
     pub kind: String,
     /// The name of its class.
     pub class: String,
@@ -778,6 +778,23 @@ mod tests {
             .value()
             .to_vec();
         u32::from_be_bytes(format.try_into().expect("four bytes"))
+    }
+
+    /// If it fails, a field of the row has changed: files that exist have the text below.
+    #[test]
+    fn a_row_is_read_and_written_as_it_is_stored() {
+        let head = concat!(
+            r#"{"key":"a","sequence":5,"time_ns":7,"subject":"orders.ada","kind":"placed","#,
+            r#""headers":[["trace","1"]],"is_text":true,"failure":{"kind":"limit","#,
+            r#""class":"memory","message":"full","attempts":3,"module":"ab","#,
+            r#""first_at":"2026-01-01T00:00:00Z","last_at":"2026-01-01T00:00:01Z","#,
+            r#""reads":[{"key":"last","value":"4"}],"reads_are_cut":true,"number":2}}"#,
+        );
+        let length = u32::try_from(head.len()).expect("it is short");
+        let row = [&length.to_be_bytes()[..], head.as_bytes(), b"{}"].concat();
+        let parked = Parked::read(&row).expect("the row is readable");
+        assert_eq!(parked.event.data.as_str(), Some("{}"));
+        assert_eq!(parked.row(), row);
     }
 
     #[test]

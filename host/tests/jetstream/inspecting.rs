@@ -37,7 +37,7 @@ async fn stream_is_described_with_its_risks() {
     publish(&jetstream, numbered(0..10)).await;
     let info = source.info().await;
     assert_eq!(
-        (info.name.as_str(), info.kind.as_str(), info.stream.as_str()),
+        (info.name.as_str(), info.kind, info.stream.as_str()),
         ("test", "jetstream", "ORDERS")
     );
     assert_eq!(

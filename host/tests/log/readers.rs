@@ -704,7 +704,7 @@ async fn info_names_the_stream() {
     append_numbered(&log, 3);
     let info = Embedded::new(log.clone()).info();
     assert_eq!(
-        (info.kind.as_str(), info.stream.as_str()),
+        (info.kind, info.stream.as_str()),
         ("embedded", "events")
     );
     assert_eq!(

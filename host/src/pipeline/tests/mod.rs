@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
 use super::*;
-use crate::api::{DeploymentState, Start};
 use crate::batch::Limits;
 use crate::effects;
 use crate::event::{Event, Payload};
@@ -22,6 +21,8 @@ use crate::log::{Expectation, Log, NewEvent, Options};
 use crate::memory::memtables::Budget;
 use crate::memory::{self, Memory, Purpose};
 use crate::module::{ApplyError, KeyRule};
+use crate::position::Start;
+use crate::progress::DeploymentState;
 use crate::source::embedded::Embedded;
 use crate::state::{Direction, RefusedKeys, Scan, Selection};
 use crate::subject::SubjectSet;

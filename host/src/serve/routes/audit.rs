@@ -43,5 +43,7 @@ pub(super) async fn read(
         host.audit(parameters.limit, parameters.deployment.as_deref())
     })
     .await??;
-    Ok(Json(api::AuditLog { entries }))
+    Ok(Json(api::AuditLog {
+        entries: entries.into_iter().map(Into::into).collect(),
+    }))
 }

@@ -21,6 +21,7 @@ use crate::rollout::{DeployRequest, WaitingEffects};
 use crate::serve::extract::{self, NoParameters, Parameters, Segments};
 use crate::serve::problem::Problem;
 use crate::serve::{App, finish};
+use crate::state::catalogue::BuildSettings;
 
 /// Largest body of a resume, in bytes: far more than its reason and sequences need.
 const RESUME_BYTES_MAX: usize = 64 << 10;
@@ -95,7 +96,7 @@ impl DeployParameters {
             self.max_rate,
             self.cpu_percent,
         )?;
-        let build = api::BuildSettings {
+        let build = BuildSettings {
             accept_missing: self.accept_missing,
             ..build
         };
@@ -152,15 +153,15 @@ pub(super) fn build_settings(
     gate: Option<&str>,
     max_rate: Option<u64>,
     cpu_percent: Option<u8>,
-) -> Result<api::BuildSettings, Problem> {
+) -> Result<BuildSettings, Problem> {
     let gate = gate.map(serde_json::from_str::<api::Gate>).transpose();
     let gate = gate.map_err(|error| {
         Problem::invalid(format!("gate does not match the schema Gate: {error}"))
     })?;
     check_throttle(max_rate, cpu_percent)?;
-    Ok(api::BuildSettings {
+    Ok(BuildSettings {
         promote,
-        gate,
+        gate: gate.map(Into::into),
         max_rate,
         cpu_percent,
         accept_missing: false,

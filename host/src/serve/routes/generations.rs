@@ -12,6 +12,7 @@ use crate::rollout::{BuildSpeed, Demand, Keys, RollbackOptions};
 use crate::serve::App;
 use crate::serve::extract::{NoParameters, Parameters, Segments};
 use crate::serve::problem::Problem;
+use crate::state::catalogue::BuildSettings;
 
 /// The generations of a deployment.
 #[utoipa::path(get, path = "/v1/deployments/{name}/generations", tag = "generations",
@@ -209,7 +210,7 @@ pub(super) async fn rebuild(
     // Without `effects-from` it publishes for events from now on.
     let lost_effects_from = accept_lost_effects.then(|| from.unwrap_or_default());
     let build = build_settings(promote, gate.as_deref(), max_rate, cpu_percent)?;
-    let build = api::BuildSettings {
+    let build = BuildSettings {
         accept_missing,
         ..build
     };

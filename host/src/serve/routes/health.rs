@@ -126,7 +126,7 @@ pub(super) async fn host(
     State(app): State<App>,
     _: Parameters<NoParameters>,
 ) -> Json<api::HostInfo> {
-    Json(app.host.info())
+    Json(app.host.info().into())
 }
 
 /// All sources and their current state.
@@ -139,7 +139,9 @@ pub(super) async fn sources(
 ) -> Json<api::SourceList> {
     let mut sources = app.host.sources().await;
     sources.sort_by(|one, other| one.name.cmp(&other.name));
-    Json(api::SourceList { sources })
+    Json(api::SourceList {
+        sources: sources.into_iter().map(Into::into).collect(),
+    })
 }
 
 /// The metrics, for Prometheus.

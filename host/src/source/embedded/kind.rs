@@ -3,7 +3,6 @@
 use tokio::task::spawn_blocking;
 
 use super::{Embedded, Reader};
-use crate::api::SourceInfo;
 use crate::batch::Batch;
 use crate::event::Event;
 use crate::log::{self, Log};
@@ -11,7 +10,8 @@ use crate::memory::read_ahead::ReadAhead;
 use crate::position::Checkpoint;
 use crate::source::kind::{Kind, Read};
 use crate::source::{
-    Error, Had, LookError, Lost, OnMissing, Outlet, Page, Request, StatusSender, Waiting, Wanted,
+    Error, Had, Info, LookError, Lost, OnMissing, Outlet, Page, Request, StatusSender, Waiting,
+    Wanted,
 };
 use crate::subject::SubjectSet;
 
@@ -65,7 +65,7 @@ impl Kind for Embedded {
         Ok(spawn_blocking(move || source.page(&wanted)).await??)
     }
 
-    async fn info(&self) -> SourceInfo {
+    async fn info(&self) -> Info {
         self.info()
     }
 

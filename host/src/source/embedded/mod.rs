@@ -11,13 +11,13 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::{
-    Error, Lost, Missing, OnMissing, Passed, Request, StatusSender, Waiting, lost, report,
+    Error, Info, Lost, Missing, OnMissing, Passed, Request, SourceState, StatusSender, Waiting,
+    lost, report,
 };
-use crate::api::{SourceInfo, SourceState, Start};
 use crate::batch::Batch;
 use crate::event::Event;
 use crate::log::{self, Cursor, Headers, Log, Opening, Run, Wanted};
-use crate::position::{Checkpoint, EventMark, StreamIdentity};
+use crate::position::{Checkpoint, EventMark, Start, StreamIdentity};
 use crate::storage;
 use crate::subject::SubjectSet;
 
@@ -175,15 +175,15 @@ impl Embedded {
     }
 
     /// The current state of the log.
-    pub fn info(&self) -> SourceInfo {
+    pub fn info(&self) -> Info {
         let log = match self.log() {
             Ok(log) => log,
             Err(error) => return self.not_open(&error),
         };
         let info = log.info();
-        SourceInfo {
+        Info {
             name: log.options().name.clone(),
-            kind: "embedded".to_owned(),
+            kind: "embedded",
             stream: log.identity().name,
             reachable: true,
             state: None,
@@ -200,10 +200,10 @@ impl Embedded {
     }
 
     /// The state of a log that is not open.
-    fn not_open(&self, error: &log::Error) -> SourceInfo {
-        SourceInfo {
+    fn not_open(&self, error: &log::Error) -> Info {
+        Info {
             name: self.opening.name().to_owned(),
-            kind: "embedded".to_owned(),
+            kind: "embedded",
             stream: self.stream(),
             reachable: false,
             state: Some(SourceState::Connecting),

@@ -14,10 +14,9 @@ use super::permissions::{self, Refused};
 use super::proof;
 use super::rescue;
 use super::wire::{self, Api, StreamConfig, StreamInfo};
-use crate::api::{SourceInfo, SourceState};
 use crate::cloudevents::message::{self, ReadAs};
 use crate::position::Checkpoint;
-use crate::source::{Error, Had, LookError, Lost, Waiting};
+use crate::source::{Error, Had, Info, LookError, Lost, SourceState, Waiting};
 
 /// How long an examination may take.
 const EXAMINATION_MAX: Duration = Duration::from_secs(3);
@@ -57,7 +56,7 @@ struct FirstEvents {
 
 impl Inspection {
     /// The current state of the stream.
-    pub(super) async fn examine(&self, settings: &Arc<Settings>) -> SourceInfo {
+    pub(super) async fn examine(&self, settings: &Arc<Settings>) -> Info {
         let seconds = EXAMINATION_MAX.as_secs();
         let found = tokio::time::timeout(EXAMINATION_MAX, self.look(settings))
             .await
@@ -68,9 +67,9 @@ impl Inspection {
                     "no answer within {seconds} s; check the servers and the network"
                 )))
             });
-        let mut result = SourceInfo {
+        let mut result = Info {
             name: settings.name.clone(),
-            kind: "jetstream".to_owned(),
+            kind: "jetstream",
             stream: settings.stream.clone(),
             reachable: found.is_ok(),
             state: None,

@@ -1,7 +1,6 @@
 //! What a JetStream stream does as a kind of source.
 
 use super::{JetStream, Reader};
-use crate::api::SourceInfo;
 use crate::batch::Batch;
 use crate::event::Event;
 use crate::log::{self, Log};
@@ -9,7 +8,8 @@ use crate::memory::read_ahead::ReadAhead;
 use crate::position::Checkpoint;
 use crate::source::kind::{Kind, Read};
 use crate::source::{
-    Error, Had, LookError, Lost, OnMissing, Outlet, Page, Request, StatusSender, Waiting, Wanted,
+    Error, Had, Info, LookError, Lost, OnMissing, Outlet, Page, Request, StatusSender, Waiting,
+    Wanted,
 };
 use crate::subject::SubjectSet;
 
@@ -61,7 +61,7 @@ impl Kind for JetStream {
         self.page(&wanted).await
     }
 
-    async fn info(&self) -> SourceInfo {
+    async fn info(&self) -> Info {
         self.info().await
     }
 

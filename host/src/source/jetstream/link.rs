@@ -9,7 +9,7 @@ use async_nats::{Client, ClientError, ConnectErrorKind, Event, ServerError};
 use tokio::sync::watch;
 
 use super::connect::{Settings, delay};
-use crate::api::SourceState;
+use crate::source::SourceState;
 use crate::{advice, descriptors};
 
 /// Longest pause between two attempts to reach a server.

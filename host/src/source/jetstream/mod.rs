@@ -38,10 +38,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::api::SourceInfo;
 use crate::cloudevents::Recognition;
 use crate::event::Event;
 use crate::position::Checkpoint;
+use crate::source::Info;
 use connect::Settings;
 
 pub use publish::{
@@ -255,7 +255,7 @@ impl JetStream {
 
     /// The current state of the stream, with warnings about settings that lose data or slow down
     /// replay.
-    pub async fn info(&self) -> SourceInfo {
+    pub async fn info(&self) -> Info {
         self.inspection.examine(&self.settings).await
     }
 }

@@ -17,9 +17,8 @@ use super::rescue::{Rescued, Search, rescue};
 use super::wire::{
     self, Api, ConsumerConfig, ConsumerInfo, RequestLimits, StreamConfig, StreamInfo,
 };
-use crate::api::{SourceState, Start};
-use crate::position::{Checkpoint, EarlierMarks, EventMark, StreamIdentity};
-use crate::source::{Error, Missing};
+use crate::position::{Checkpoint, EarlierMarks, EventMark, Start, StreamIdentity};
+use crate::source::{Error, Missing, SourceState};
 use crate::subject::Pattern;
 
 /// How long the server keeps a consumer that nobody reads from. After a crash each reader has two

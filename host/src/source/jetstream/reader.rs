@@ -19,11 +19,10 @@ use super::pull::REQUEST_BYTES;
 use super::session::Session;
 use super::trusted::Trusted;
 use super::wire::Api;
-use crate::api::SourceState;
 use crate::batch::Batch;
 use crate::cloudevents::message::Reading;
 use crate::memory::read_ahead::{ReadAhead, RequestShare};
-use crate::source::{self, Error, Passed, Request, StatusSender, doubt, report};
+use crate::source::{self, Error, Passed, Request, SourceState, StatusSender, doubt, report};
 use crate::subject::Pattern;
 
 /// Longest pause before the stream is reopened.

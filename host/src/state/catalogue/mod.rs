@@ -3,7 +3,13 @@
 //! One redb file, `catalog.redb`. Rows are JSON, so that people can read them;
 //! every change is one durable commit together with its audit entry.
 
+mod build;
+mod failure;
+mod module;
 mod records;
+#[cfg(test)]
+mod rows;
+mod words;
 
 use std::path::Path;
 
@@ -11,7 +17,11 @@ use parking_lot::{RwLock, RwLockWriteGuard};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
+pub use build::{BuildSettings, Comparison, ComparisonExample, DifferingPart, Gate, Rule};
+pub use failure::FailureRecord;
+pub use module::{ErrorPolicy, InboxSettings, ModuleInfo, ModuleLimits, QueryDescription};
 pub use records::{FailureEvents, Generation, HandlerRecord, ParkingRecord, Record};
+pub use words::{Difference, GenerationStatus, OnFailure, Promotion, Strategy};
 
 use super::Error;
 use super::file::{FORMAT, guarded, storage, unreadable};

@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{
-    BuildSettings, Comparison, Failure, GenerationStatus, ModuleInfo, OnFailure, Start, Strategy,
-};
+use super::build::{BuildSettings, Comparison};
+use super::failure::FailureRecord;
+use super::module::ModuleInfo;
+use super::words::{GenerationStatus, OnFailure, Strategy};
 use crate::effects::{Grants, Lineage};
+use crate::position::Start;
 use crate::state::Error;
 use crate::state::exceptions::{Skip, Skips};
 use crate::storage;
@@ -298,7 +300,7 @@ pub struct Generation {
     pub begins_after: Option<u64>,
     /// The failure, if it failed while it was built.
     #[serde(default)]
-    pub failure: Option<Failure>,
+    pub failure: Option<FailureRecord>,
     /// The position at which it takes over from an owner of effects that is gone, as an operator
     /// accepted: it publishes for the events after that.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -58,7 +58,7 @@ pub(crate) fn examine(upload: Bytes) -> anyhow::Result<Examined> {
     let loaded = engine.load(&accepted)?;
     Ok(Examined {
         component: accepted.component,
-        info: loaded.module.info().clone(),
+        info: loaded.module.info().clone().into(),
     })
 }
 

@@ -133,7 +133,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
     // The host's limits count, no matter where or as which user this command runs.
     let process = host.map_or_else(
-        |_| memory::process(&config.shares(), None, Vec::new()),
+        |_| memory::process(&config.shares(), None, Vec::new()).into(),
         |info| info.process,
     );
     checks.extend(machine::checks(&config, &process));
@@ -353,7 +353,7 @@ async fn check_sources_directly(config: &Config) -> Vec<Check> {
             )),
             Some(Err(error)) => checks.push(Check::fail(title, error.to_string())),
             Some(Ok(source)) => match tokio::time::timeout(SOURCE_WAIT, source.info()).await {
-                Ok(info) => checks.extend(check_source(&info)),
+                Ok(info) => checks.extend(check_source(&info.into())),
                 Err(_) => checks.push(Check::fail(
                     title,
                     format!(

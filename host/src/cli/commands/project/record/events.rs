@@ -7,7 +7,7 @@ use crate::api::{Deployment, EventPage, SkipList, SkipState, StoredEvent};
 use crate::cli::Context;
 use crate::cli::support::client::Client;
 use crate::cli::support::exit::{Exit, Failure};
-use crate::scenario::Action;
+use crate::scenario::{Action, RecordedEvent};
 use crate::subject::{self, SubjectSet};
 use crate::timers::{self, Firing, What};
 
@@ -37,6 +37,24 @@ enum Role {
     Firing(String),
     /// An operator decided about a timer: no scenario can say this.
     Decision,
+}
+
+fn recorded_event(event: StoredEvent) -> RecordedEvent {
+    let StoredEvent {
+        sequence: _,
+        time,
+        subject,
+        kind,
+        headers,
+        data,
+    } = event;
+    RecordedEvent {
+        time,
+        subject,
+        kind,
+        headers,
+        data,
+    }
 }
 
 /// The first events that the deployment has folded.
@@ -71,7 +89,9 @@ pub(super) async fn record(
                     ));
                     break 'pages;
                 }
-                Role::Event => recorded.push((event.sequence, Action::recorded(event))),
+                Role::Event => {
+                    recorded.push((event.sequence, Action::recorded(recorded_event(event))));
+                }
                 Role::Firing(timer) => {
                     let fired = Action {
                         fire: Some(crate::scenario::literal(timer)),

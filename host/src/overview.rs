@@ -1,0 +1,258 @@
+//! How deployments are, as plain data: what metrics, rollouts and the API show of them.
+
+use crate::effects::Promise;
+use crate::failure::Failure;
+use crate::progress::DeploymentState;
+use crate::sagas::Saga;
+use crate::source::Status;
+use crate::state::catalogue::{
+    BuildSettings, Comparison, GenerationStatus, ModuleInfo, OnFailure, Strategy,
+};
+
+/// A deployment.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    /// Its name.
+    pub name: String,
+    /// Number of the active generation.
+    pub generation: u64,
+    /// What it is doing.
+    pub state: DeploymentState,
+    /// The source that it reads.
+    pub source: String,
+    /// The stream that it reads, if known.
+    pub stream: Option<String>,
+    /// The state of the source, as this deployment sees it.
+    pub source_status: Status,
+    /// The last sequence that its state reflects.
+    pub position: u64,
+    /// The last durable position.
+    pub checkpoint: u64,
+    /// The last sequence in the stream; none while unknown, because the source can't be reached.
+    pub head: Option<u64>,
+    /// How many events that may match are not applied yet; none while unknown.
+    pub lag_events: Option<u64>,
+    /// Age of the oldest event that is not applied yet, in seconds; 0 if there is none, and
+    /// none while unknown.
+    pub lag_seconds: Option<f64>,
+    /// Events that were already gone from the stream when the state, or a part of it, was built
+    /// without them, as accepted.
+    pub missing_events: u64,
+    /// Events applied since the host started.
+    pub events_applied: u64,
+    /// Whether its module has applied an event since it started, was replaced or was resumed, or
+    /// found, with the source connected, that there is nothing to apply.
+    pub begun: bool,
+    /// Events per second, over the last seconds.
+    pub rate: f64,
+    /// Estimated seconds until it has caught up; none if it is not catching up, or unknown.
+    pub remaining_seconds: Option<f64>,
+    /// How much of the state file is repaired, in percent, while it is opened after an unclean
+    /// stop.
+    pub repair_percent: Option<f64>,
+    /// Keys and values, in bytes.
+    pub state_bytes: u64,
+    /// The part of the state that is only in memory, including overhead, in bytes.
+    pub memtable_bytes: u64,
+    /// Memory held only because a reader still uses an older state, in bytes.
+    pub pinned_bytes: u64,
+    /// Disk space of the state file, in bytes.
+    pub file_bytes: u64,
+    /// Linear memory of its instances, in bytes.
+    pub guest_memory_bytes: u64,
+    /// Number of instances of its module.
+    pub instances: u64,
+    /// When it was deployed.
+    pub deployed_at: String,
+    /// Why this generation is active.
+    pub reason: String,
+    /// The first error of the current streak of failures.
+    pub failure: Option<Failure>,
+    /// Events that its state skipped, as an operator decided.
+    pub skipped: u64,
+    /// What happens to an event that has used up its attempts.
+    pub on_failure: OnFailure,
+    /// What the active state has parked: it lacks the effects of these events.
+    pub parked: Parked,
+    /// Its outbox, if it is a handler.
+    pub outbox: Option<Outbox>,
+    /// Its inbox, if its module asks for one.
+    pub inbox: Option<Inbox>,
+    /// Its timers, if it is a handler that sets any.
+    pub timers: Option<Timers>,
+    /// Its sagas, if it is a handler that has any; only when one deployment is requested.
+    pub sagas: Vec<Saga>,
+    /// Its module.
+    pub module: ModuleInfo,
+    /// The generation that is being built, or waits to take over.
+    pub candidate: Option<Box<Generation>>,
+    /// The generation that was active before and can become active again at once.
+    pub previous: Option<Box<Generation>>,
+}
+
+/// A generation.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// Its number; numbers only rise.
+    pub number: u64,
+    /// Its role.
+    pub status: GenerationStatus,
+    /// Why it has this status.
+    pub reason: String,
+    /// When it got its status.
+    pub status_since: String,
+    /// When it was deployed.
+    pub created_at: String,
+    /// How its state was created.
+    pub strategy: Strategy,
+    /// Number in the name of its state file: its own, or that of the generation whose state it
+    /// inherited.
+    pub state_file: u64,
+    /// What it is doing, while it runs.
+    pub state: Option<DeploymentState>,
+    /// How many rebuilds are ahead of it while it waits for its turn.
+    pub queued_behind: Option<u64>,
+    /// The last sequence that its state reflects.
+    pub position: u64,
+    /// The last durable position.
+    pub checkpoint: u64,
+    /// The last sequence in the stream; none while unknown, or while it does not run.
+    pub head: Option<u64>,
+    /// How many events that may match are not applied yet; none while unknown, or while it does
+    /// not run.
+    pub lag_events: Option<u64>,
+    /// Progress towards the head, from 0 to 1, counted from the start of the build; none while
+    /// unknown.
+    pub progress: Option<f64>,
+    /// Events per second, over the last seconds.
+    pub rate: f64,
+    /// Estimated seconds until it has caught up; none if it makes no progress at the moment, or
+    /// unknown.
+    pub remaining_seconds: Option<f64>,
+    /// The state of the source as this generation sees it, while it runs.
+    pub source_status: Option<Status>,
+    /// Events that were already gone from the stream when its state passed them, and were accepted
+    /// as missing.
+    pub missing_events: u64,
+    /// How many events of the active generation it lacks because they are gone from the stream, if
+    /// that keeps it from taking over until an operator accepts it; otherwise 0.
+    pub lacks_events: u64,
+    /// Disk space of the state file, in bytes; 0 if it has none.
+    pub file_bytes: u64,
+    /// Events that its state skipped, as an operator decided.
+    pub skipped: u64,
+    /// What its state has parked: it lacks the effects of these events.
+    pub parked: Parked,
+    /// Keys and values, in bytes.
+    pub state_bytes: u64,
+    /// The first error of the current streak of failures.
+    pub failure: Option<Failure>,
+    /// The event that its code could not apply, if it failed or was replaced because of that.
+    pub failed_at: Option<u64>,
+    /// The options with which it was built.
+    pub build: BuildSettings,
+    /// The result of the last comparison with the active generation.
+    pub comparison: Option<Comparison>,
+    /// Its module.
+    pub module: ModuleInfo,
+}
+
+/// How much is parked.
+#[derive(Clone, Debug, Default)]
+pub struct Parked {
+    /// Keys with parked events.
+    pub keys: u64,
+    /// Parked events.
+    pub events: u64,
+    /// Their size, in bytes.
+    pub bytes: u64,
+    /// When the oldest failure was parked; none if nothing is parked. A key whose failed event was
+    /// dropped waits since the stream stored its first event.
+    pub since: Option<String>,
+}
+
+/// The outbox of a handler.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    /// Messages that are not confirmed as stored yet.
+    pub entries: u64,
+    /// Their size, in bytes.
+    pub bytes: u64,
+    /// Those of them that are not to be sent before a time.
+    pub delayed: u64,
+    /// Those of them that are set aside, because their condition does not hold: an operator sends or
+    /// drops them.
+    pub conflicts: u64,
+    /// Age of the oldest of them that is durable here and could be sent, in seconds; 0 if there is
+    /// none.
+    pub oldest_seconds: f64,
+    /// Whether the outbox is full, so that the handler handles no further events until some are
+    /// confirmed.
+    pub full: bool,
+    /// 16 hexadecimal digits with which the ids of its messages begin, as in
+    /// `fs.<lineage>.<sequence>.<sub>.<index>`.
+    pub lineage: String,
+    /// Number of the state file that owns the effects.
+    pub state_file: u64,
+    /// Counts changes of that file.
+    pub epoch: u64,
+    /// The position at which it took over the effects of another file, with the messages that
+    /// waited there; 0 if it never did.
+    pub owned_after: u64,
+    /// Messages that events up to this sequence cause are not published: they were there before the
+    /// first deploy.
+    pub effects_after: u64,
+    /// What it may publish, as `SUBJECTS@SOURCE`.
+    pub grants: Vec<String>,
+    /// What its module declares to publish and no grant covers.
+    pub not_granted: Vec<String>,
+    /// The streams that it publishes to.
+    pub targets: Vec<OutboxTarget>,
+}
+
+/// The timers of a handler.
+#[derive(Clone, Debug)]
+pub struct Timers {
+    /// How many are pending.
+    pub pending: u64,
+    /// When the next of them that is durable fires; none if none is pending, or while it is not
+    /// known.
+    pub next_at: Option<String>,
+    /// How long the next one has been due, in seconds; 0 if none is due.
+    pub overdue_seconds: f64,
+    /// Why no timer can fire at the moment.
+    pub trouble: Option<String>,
+    /// Since when.
+    pub since: Option<String>,
+}
+
+/// A stream that a handler publishes to.
+#[derive(Clone, Debug)]
+pub struct OutboxTarget {
+    /// Name of the source.
+    pub source: String,
+    /// How safe publishing is; none before the stream was reached.
+    pub promise: Option<Promise>,
+    /// How long the stream recognises ids, in seconds, if the promise rests on that.
+    pub window_seconds: Option<f64>,
+    /// The longest time that a message waited for its confirmation, or has waited until now, since
+    /// the host started, in seconds.
+    pub longest_wait_seconds: f64,
+    /// Messages confirmed as stored since the host started.
+    pub released: u64,
+    /// Messages sent again since the host started.
+    pub resent: u64,
+    /// Why nothing is released at the moment.
+    pub trouble: Option<String>,
+    /// Since when.
+    pub since: Option<String>,
+}
+
+/// The inbox of a deployment.
+#[derive(Clone, Debug)]
+pub struct Inbox {
+    /// Ids that are kept, with some that are about to be removed.
+    pub ids: u64,
+    /// Events that the state left out, because an event with the same id came before.
+    pub duplicates: u64,
+}
