@@ -235,8 +235,8 @@ async fn done(module: &[u8]) -> Value {
         let events = [asks("a", what, &[]), asks("a", "three", &[])];
         let last = client.append(&events).await.last_sequence;
         let (_, failure) = client.failed(ANSWERS).await;
-        seen[what] = json!([failure.class, failure.sequence, failure.attempts]);
-        seen[what][3] = json!(failure.message.lines().next());
+        let line = failure.message.lines().next();
+        seen[what] = json!([failure.class, failure.sequence, failure.attempts, line]);
         let skip = (last - 1).to_string();
         let skip = ["resume", ANSWERS, "--skip", &skip, "--reason", "a test"];
         cli::on(&host, &skip).expect(0);

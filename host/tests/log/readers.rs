@@ -703,10 +703,7 @@ async fn info_names_the_stream() {
     let log = fresh();
     append_numbered(&log, 3);
     let info = Embedded::new(log.clone()).info();
-    assert_eq!(
-        (info.kind, info.stream.as_str()),
-        ("embedded", "events")
-    );
+    assert_eq!((info.kind, info.stream.as_str()), ("embedded", "events"));
     assert_eq!(
         (info.first_sequence, info.last_sequence, info.events),
         (Some(1), Some(3), Some(3))
