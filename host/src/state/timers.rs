@@ -238,7 +238,7 @@ pub struct Due {
     pub at_ns: u64,
     /// Its name.
     pub name: String,
-    /// Its depth; see [`Timer`].
+    /// Its depth; see `Timer`.
     pub depth: u32,
 }
 
