@@ -262,7 +262,7 @@ async fn rebuilds_resume_after_a_kill(kind: Kind) {
     stage.publish(4_000).await;
     stage
         .client()
-        .deploy_with(LEDGER, &guests::module("ledger-next"), "&max-rate=4000")
+        .deploy_with(LEDGER, &guests::module("ledger-next"), "&max-rate=1000")
         .await;
     let client = stage.client();
     let reached = wait::until("a durable part of the rebuild", || async {
