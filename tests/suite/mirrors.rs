@@ -415,3 +415,22 @@ async fn a_past_state_of_a_mirror_that_was_away_is_checked_before_it_is_answered
     .await;
     assert!(why.contains("1 event that was applied is gone"), "{why}");
 }
+
+#[tokio::test]
+async fn a_past_state_of_a_mirror_that_loses_an_event_while_it_is_built_does_not_lack_it_in_silence()
+ {
+    let mut bed = Bed::start(of_orders()).await;
+    let last = bed.publish(6_000).await;
+    bed.deploy(LEDGER, last).await;
+    let path = format!("/v1/deployments/{LEDGER}/entries?limit=1&as-of={last}");
+    let waits = bed.client().get(&format!("{path}&timeout=1ms")).await;
+    let why = waits.problem(503, "not-ready").detail;
+    assert!(why.contains("still being built"), "{why}");
+    bed.delete(last).await;
+    let answer = wait::until("an answer", || async {
+        let answer = bed.client().get(&format!("{path}&timeout=30s")).await;
+        (answer.status != 503).then_some(answer)
+    });
+    let why = answer.await.problem(422, "refused").detail;
+    assert!(why.contains("1 event that was applied is gone"), "{why}");
+}

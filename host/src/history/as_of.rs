@@ -190,13 +190,15 @@ impl History {
         };
         let unseen = match unseen {
             Some(unseen) => unseen,
-            // The stream could not be asked before, and the fold has read it since.
+            // The stream could not be asked before, or it would not show what it has lost since; and
+            // the fold has read it.
             None => {
                 let looked = self.may_look_back(deployment, moment, begins_later, missing);
                 let looked = looked.await?;
                 if let Some(why) = looked.unknown {
                     return Err(not_ready(&why));
                 }
+                self.past_states.note_unseen(&fold, looked.unseen);
                 looked.unseen
             }
         };
@@ -253,6 +255,12 @@ impl History {
         let accepted = self
             .may_look_back(deployment, moment, begins_later, missing)
             .await?;
+        // Events may go between this look and the fold, which then does not notice it.
+        let hides_losses = match self.sources.get(&generation.source) {
+            // If that is unknown, so is what is gone.
+            Some(source) => source.hides_losses().await.unwrap_or(true),
+            None => false,
+        };
         accepted.apply(&mut generation);
         let options = SideFoldOptions {
             ceiling: moment.ceiling(),
@@ -270,7 +278,7 @@ impl History {
             moment,
             missing,
             begins_later,
-            unseen: accepted.unknown.is_none().then_some(accepted.unseen),
+            unseen: (accepted.unknown.is_none() && !hides_losses).then_some(accepted.unseen),
             fold,
             used_at: Instant::now(),
         };
@@ -279,6 +287,15 @@ impl History {
 }
 
 impl PastStates {
+    /// Notes how many events a past state lacks without having noticed it.
+    fn note_unseen(&self, fold: &Arc<SideFold>, unseen: u64) {
+        let mut kept = self.kept.lock();
+        let noted = kept.iter_mut().find(|past| Arc::ptr_eq(&past.fold, fold));
+        if let Some(past) = noted {
+            past.unseen = Some(unseen);
+        }
+    }
+
     fn find(&self, wanted: (&str, u64, Moment, MissingEvents)) -> Option<Past> {
         let mut kept = self.kept.lock();
         // A failed one is started from scratch.

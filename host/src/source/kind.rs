@@ -41,6 +41,9 @@ pub(super) trait Kind: Clone {
     /// See [`Source::lost`].
     async fn lost(&self, had: &Had<'_>) -> Result<Option<Lost>, LookError>;
 
+    /// See [`Source::hides_losses`].
+    async fn hides_losses(&self) -> Result<bool, LookError>;
+
     /// See [`Source::contradiction`].
     async fn contradiction(&self, checkpoint: &Checkpoint) -> Result<Option<Error>, LookError>;
 
@@ -174,6 +177,12 @@ impl Source {
     /// says why that is unknown at the moment.
     pub async fn lost(&self, had: &Had<'_>) -> Result<Option<Lost>, LookError> {
         of_each!(self, source => Kind::lost(source, had).await)
+    }
+
+    /// Whether the stream does not show what it has lost, as its sequences have gaps by design: only
+    /// a count of its events does. An error says why that is unknown at the moment.
+    pub async fn hides_losses(&self) -> Result<bool, LookError> {
+        of_each!(self, source => Kind::hides_losses(source).await)
     }
 
     /// Why the stream is not the one to which a checkpoint belongs; none if it is, or as far as

@@ -46,6 +46,10 @@ impl Kind for Embedded {
         Ok(self.lost(had.after, had.through)?)
     }
 
+    async fn hides_losses(&self) -> Result<bool, LookError> {
+        Ok(false)
+    }
+
     async fn contradiction(&self, checkpoint: &Checkpoint) -> Result<Option<Error>, LookError> {
         let (source, checkpoint) = (self.clone(), checkpoint.clone());
         Ok(spawn_blocking(move || source.contradiction(&checkpoint)).await??)

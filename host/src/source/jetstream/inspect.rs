@@ -128,6 +128,26 @@ impl Inspection {
         settings: &Arc<Settings>,
         had: &Had<'_>,
     ) -> Result<Option<Lost>, LookError> {
+        self.ask(settings, async |link, api| find_lost(link, api, had).await)
+            .await
+    }
+
+    /// Whether nothing but counts shows what the stream has lost.
+    pub(super) async fn hides_losses(&self, settings: &Arc<Settings>) -> Result<bool, LookError> {
+        let look = async |link: &mut Link, api: &Api| {
+            let info = link.permitted(api.stream_info()).await?;
+            let info = info.map_err(|error| trouble(&api.stream, &error))?;
+            Ok(has_gaps_by_design(&info.config))
+        };
+        self.ask(settings, look).await
+    }
+
+    /// Asks something over the connection that is kept for this.
+    async fn ask<T>(
+        &self,
+        settings: &Arc<Settings>,
+        question: impl AsyncFnOnce(&mut Link, &Api) -> Result<T, Trouble>,
+    ) -> Result<T, LookError> {
         let look = async {
             // Taken out while it is used: a call that is dropped half-way leaves no doubtful
             // connection behind.
@@ -141,7 +161,7 @@ impl Inspection {
                 prefix: settings.api_prefix.clone(),
                 stream: settings.stream.clone(),
             };
-            let found = find_lost(&mut link, &api, had).await;
+            let found = question(&mut link, &api).await;
             // A connection whose answers do not arrive is not used again.
             *slot = found.is_ok().then_some(link);
             found

@@ -45,6 +45,10 @@ impl Kind for JetStream {
         self.lost(had).await
     }
 
+    async fn hides_losses(&self) -> Result<bool, LookError> {
+        self.hides_losses().await
+    }
+
     async fn contradiction(&self, checkpoint: &Checkpoint) -> Result<Option<Error>, LookError> {
         self.contradiction(checkpoint).await
     }

@@ -219,6 +219,11 @@ impl JetStream {
         Box::pin(self.inspection.lost(&self.settings, had)).await
     }
 
+    /// Whether nothing but counts shows what it has lost; see [`super::Source::hides_losses`].
+    pub(crate) async fn hides_losses(&self) -> Result<bool, super::LookError> {
+        Box::pin(self.inspection.hides_losses(&self.settings)).await
+    }
+
     /// Why it is not the stream to which a checkpoint belongs; see
     /// [`super::Source::contradiction`].
     pub(crate) async fn contradiction(
