@@ -186,7 +186,10 @@ async fn done(module: &[u8]) -> Value {
     };
     nats::create_stream_with(&server.jetstream().await, config).await;
     let requester = async_nats::connect(server.url()).await.expect("connects");
-    let mut replies = requester.subscribe("_INBOX.>").await.expect("subscribes");
+    let mut replies = requester
+        .subscribe("_INBOX.test.>")
+        .await
+        .expect("subscribes");
     let host = reactor::host_with_stream(&server.url(), "").await;
     let client = host.client();
     let grants = "&source=events&allow-publish=out.%3E%40out,_INBOX.%3E%40out";
