@@ -671,10 +671,17 @@ async fn withdrawn_grant(target: Target) {
     let stage = Stage::start(target).await;
     let first = stage.append(1, "one").await;
     published(stage.client(), first).await;
+    // It can't leave before the grant is withdrawn.
+    let config = if target == Target::Cursors {
+        with_cursors()
+    } else {
+        plain()
+    };
+    let messages = stage.stored().await.len() as i64 + i64::from(target == Target::Cursors);
+    stage.edit(full(config.clone(), messages)).await;
     stage.append(1, "later").await;
-    stage
-        .waits_until("have the delayed one", |outbox| outbox.delayed == 1)
-        .await;
+    let why = trouble(&stage).await;
+    assert!(!why.contains("no longer publish"), "{why}");
     stage
         .client()
         .deploy_with(
@@ -683,8 +690,13 @@ async fn withdrawn_grant(target: Target) {
             "&allow-publish=out.2.%2A%40out",
         )
         .await;
-    let why = trouble(&stage).await;
-    assert!(why.contains("no longer publish"), "{why}");
+    stage
+        .waits_until("withhold it", |outbox| {
+            let why = outbox.targets[0].trouble.as_deref();
+            why.is_some_and(|why| why.contains("no longer publish"))
+        })
+        .await;
+    stage.edit(config).await;
     others_leave_soon(&stage, 1, vec![first], [2, 2, 2]).await;
 }
 
@@ -854,12 +866,12 @@ async fn older_copy_of_the_state_sends_nothing_again_that_it_makes_again_later()
     }
 }
 
-/// The stream, as full as it may be.
-fn full() -> Config {
+/// A stream that has this many messages, and takes no more.
+fn full(config: Config, max_messages: i64) -> Config {
     Config {
-        max_messages: 1,
+        max_messages,
         discard: DiscardPolicy::New,
-        ..plain()
+        ..config
     }
 }
 
@@ -868,7 +880,7 @@ async fn no_message_is_left_out_if_a_stream_takes_cursors_after_it_refused_some(
     let stage = Stage::start(Target::Plain(Version::Newest)).await;
     let mut sent = vec![stage.append(1, "one").await];
     published(stage.client(), sent[0]).await;
-    stage.edit(full()).await;
+    stage.edit(full(plain(), 1)).await;
     for key in [1, 1, 2, 1, 2] {
         sent.push(stage.append(key, "one").await);
     }
@@ -896,7 +908,7 @@ async fn withdrawn_grant_holds_back_its_key_and_no_other_on_a_stream_without_cur
     let stage = Stage::start(Target::Plain(Version::Newest)).await;
     let first = stage.append(1, "one").await;
     published(stage.client(), first).await;
-    stage.edit(full()).await;
+    stage.edit(full(plain(), 1)).await;
     let mut sent = Vec::new();
     for key in [1, 2, 1, 2] {
         sent.push(stage.append(key, "one").await);

@@ -347,7 +347,7 @@ impl Task {
         let is_denied = !grants.allow(subject, &self.name);
         is_denied.then(|| {
             format!(
-                "{} may no longer publish to {subject}; its message and later ones wait; allow it \
+                "{} may no longer publish to {subject}; its message and those behind it wait; allow it \
                  with --allow-publish '{subject}@{}'",
                 self.parts.deployment, self.name
             )
