@@ -5,6 +5,7 @@ use foldstream::api::{self, DeployOutcome, DeploymentState, GenerationStatus};
 use foldstream_tests::cli::{self, Output};
 use foldstream_tests::events::new_event;
 use foldstream_tests::host::Host;
+use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use foldstream_tests::{guests, wait};
 use serde_json::json;
@@ -158,6 +159,43 @@ async fn code_is_not_put_back_behind_an_event_that_it_could_not_apply() {
             .contains("its code stopped at event 2, which the state now contains"),
         "{back:?}"
     );
+}
+
+#[tokio::test]
+async fn a_fix_is_not_undone_if_the_host_started_before_it_and_the_server_is_away() {
+    let mut server = NatsServer::start().await;
+    let config = async_nats::jetstream::stream::Config {
+        subjects: vec!["mischief.>".to_owned(), "orders.>".to_owned()],
+        ..nats::stream_config("ORDERS", "")
+    };
+    nats::create_stream_with(&server.jetstream().await, config).await;
+    let publish = async |server: &NatsServer, subject: &str, data: serde_json::Value| {
+        let sent = server.jetstream().await;
+        let sent = sent.publish(subject.to_owned(), data.to_string().into());
+        sent.await.expect("is sent").await.expect("is stored");
+    };
+    let mut host = Host::start_on(&server, "ORDERS").await;
+    host.client()
+        .deploy(MISCHIEF, &guests::module(MISCHIEF))
+        .await;
+    publish(&server, "mischief.a", json!("note fine")).await;
+    publish(&server, "mischief.a", json!("reject this one")).await;
+    host.client().failed(MISCHIEF).await;
+    host.kill();
+    server.kill();
+    host.restart().await;
+    // Nothing of that failure is known any more. Passes that event, as its subjects are others.
+    let line = format!("--name {MISCHIEF} --strategy inherit");
+    deploy(&host, "ledger", &line).expect(0);
+    server.restart().await;
+    let client = host.client();
+    client
+        .show_when(MISCHIEF, "pass the event", |shown| shown.position == 2)
+        .await;
+    publish(&server, "orders.1.placed", json!({ "no": "order" })).await;
+    let (shown, failure) = client.failed(MISCHIEF).await;
+    assert_eq!(failure.sequence, Some(3));
+    assert_eq!(shown.generation, 2, "the fix stays: {}", shown.reason);
 }
 
 #[tokio::test]

@@ -426,6 +426,7 @@ pub(super) fn new_generation(number: u64, recipe: Recipe<'_>) -> Generation {
         has_served: false,
         on_probation: false,
         failed_at: None,
+        replaced_unbegun_at: None,
         subjects_from: 0,
         releases_before: 0,
         accepts_lost: false,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Rollouts, deploy, prune};
+use super::{BEGIN_MAX, Rollouts, deploy, prune};
 use crate::deployment::Deployment;
 use crate::deployments::{Error, Role, crash_points};
 use crate::module::{Accepted, Module};
@@ -65,7 +65,11 @@ pub(super) async fn begin(
     mut generation: Generation,
 ) -> Result<(), Error> {
     let runner = deployment.active();
-    let failing_at = runner.now().failing_at();
+    // After a start of the host, its code has yet to meet the event at which it stopped.
+    runner.wait_until_begun(BEGIN_MAX).await;
+    let now = runner.now();
+    let failing_at = now.failing_at();
+    let is_unknown = !now.begun && failing_at.is_none();
     let differs = deployment.record().active().module.subjects != generation.module.subjects;
     // If the subjects differ, the state has all their events from the position at which the
     // code changes.
@@ -109,6 +113,7 @@ pub(super) async fn begin(
         .map_or(active.subjects_from, |held| held.position);
     generation.releases_before = releases_of(&runner);
     generation.on_probation = true;
+    generation.replaced_unbegun_at = is_unknown.then(|| runner.position());
     generation.enter(GenerationStatus::Active, reason.clone());
     let number = generation.number;
     let program = rollouts
@@ -307,7 +312,7 @@ fn verdict(deployment: &Deployment, runner: &Runner, number: u64, begun: u64) ->
 }
 
 /// Whether the code on probation applied an event that the previous code could not: the one at which
-/// that had stopped, or one that it had parked.
+/// that had stopped, or one that it had parked; or any event, if nobody knows where that had stopped.
 fn has_mended(record: &Record, runner: &Runner) -> bool {
     // A skipped event was not fixed by anybody.
     let is_folded = |at: &u64| !record.skips.iter().any(|skip| skip.has(*at));
@@ -316,8 +321,10 @@ fn has_mended(record: &Record, runner: &Runner) -> bool {
         .and_then(|before| before.failed_at)
         .filter(is_folded);
     let position = runner.position();
+    let active = record.active();
     before.is_some_and(|failed_at| position >= failed_at)
-        || releases_of(runner) > record.active().releases_before
+        || active.replaced_unbegun_at.is_some_and(|at| position > at)
+        || releases_of(runner) > active.releases_before
 }
 
 /// How many releases of parked events its state has.

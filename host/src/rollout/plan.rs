@@ -296,6 +296,7 @@ mod tests {
             has_served: false,
             on_probation: false,
             failed_at: None,
+            replaced_unbegun_at: None,
             subjects_from: 0,
             releases_before: 0,
             accepts_lost: false,

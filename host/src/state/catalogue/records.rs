@@ -271,6 +271,10 @@ pub struct Generation {
     /// never restored automatically after that event.
     #[serde(default)]
     pub failed_at: Option<u64>,
+    /// The position at which it replaced code that had not begun since the host started: nobody knows
+    /// whether that code can apply the next event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_unbegun_at: Option<u64>,
     /// Position from which its state has the events of all its subjects; not 0 if it inherited a
     /// state that was built from other subjects.
     #[serde(default)]
@@ -335,6 +339,7 @@ impl Generation {
             has_served: false,
             on_probation: false,
             failed_at: None,
+            replaced_unbegun_at: None,
             subjects_from: 0,
             releases_before: 0,
             accepts_lost: false,
