@@ -404,11 +404,11 @@ impl Task {
         mut delayed: Vec<Row>,
     ) -> Sent {
         let lineage = self.parts.lineage;
-        // What the stream has already is confirmed without being sent, also if its grant is gone.
         // Rows can be read a moment before the position of their commit.
         let read = rows.iter().chain(&delayed).map(|row| row.place.sequence);
         let position = self.parts.store.durable_position();
         let position = read.max().unwrap_or(0).max(position);
+        // What the stream has already is confirmed without being sent, also if its grant is gone.
         let (stored, through) = match self.stored(publisher, position).await {
             Ok(found) => found,
             Err(trouble) => return Sent::nothing(trouble),

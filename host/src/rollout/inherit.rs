@@ -80,16 +80,7 @@ pub(super) async fn begin(
     };
     // Read after the hold, which may have taken a while.
     let mut record = deployment.draft();
-    for other in record
-        .generations
-        .iter_mut()
-        .filter(|other| other.status.is_candidate())
-    {
-        other.enter(
-            GenerationStatus::Retired,
-            format!("replaced by generation {}", generation.number),
-        );
-    }
+    retire_candidates(&mut record, generation.number);
     let active = record.active_mut();
     let reason = generation.reason.clone();
     // Code that has not finished its probation is nothing to roll back to.
@@ -130,6 +121,16 @@ pub(super) async fn begin(
     watch_probation(rollouts, deployment, number);
     prune::end_unused(rollouts, deployment).await;
     Ok(())
+}
+
+fn retire_candidates(record: &mut Record, by: u64) {
+    let candidates = record.generations.iter_mut();
+    for candidate in candidates.filter(|other| other.status.is_candidate()) {
+        candidate.enter(
+            GenerationStatus::Retired,
+            format!("replaced by generation {by}"),
+        );
+    }
 }
 
 /// Watches the first batches of a generation that inherited its state.
