@@ -26,6 +26,8 @@ pub const TALLY: &str = "tally";
 
 /// Pause before a host that does not answer is asked again.
 const AGAIN: Duration = Duration::from_millis(10);
+/// How long a host that is up may take to answer, on a busy machine.
+const ANSWER_MAX: Duration = Duration::from_secs(45);
 
 /// Permissions of the host's user that refuse nothing.
 pub const ALL: &str = "publish: \">\", subscribe: \">\"";
@@ -253,7 +255,18 @@ impl World {
     /// Asks once; none if the host is down or goes down before it has answered.
     pub async fn ask_once(&self, build: impl Fn(&Client) -> RequestBuilder) -> Option<Answer> {
         let client = self.client();
-        let answer = client.try_send(build(&client)).await.ok()?;
+        let answer = match client.try_send(build(&client).timeout(ANSWER_MAX)).await {
+            Ok(answer) => answer,
+            // The port of a host that is gone may have another owner.
+            Err(error) => {
+                let is_up = client.url() == self.client().url();
+                assert!(
+                    !is_up || !error.is_timeout(),
+                    "no answer within {ANSWER_MAX:?}: {error}"
+                );
+                return None;
+            }
+        };
         let status = answer.status.as_u16();
         // The limit that imitates a full disk takes the memory of an instance for a file, which a
         // real disk does not.

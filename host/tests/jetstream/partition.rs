@@ -1,21 +1,28 @@
 //! A reader whose consumer is on a server that is cut off from its cluster: that server still
-//! answers, and does not have what the others store and remove meanwhile.
+//! answers, perhaps as the leader of the stream that it was, and does not have what the others
+//! store and remove meanwhile.
 
 use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Config;
-use foldstream::source::Error;
+use foldstream::event::Event;
+use foldstream::source::{Error, Request};
 use futures_util::StreamExt as _;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::reading::{Reading, numbers, options, request};
-use crate::server::{Server, free_port, numbered, orders, publish, until};
+use crate::reading::{Reading, options, request};
+use crate::server::{Server, free_port, orders, until};
 
 /// Longer than the host trusts a consumer without a proof.
 const CUT_FOR: Duration = Duration::from_secs(7);
+/// Events that come and go while the server of the consumer is cut off.
+const GONE: usize = 100;
+/// How often they may all be delivered before they go: the server gets them one after the other
+/// once it is back, and removes them only then.
+const ROUNDS: usize = 8;
 
 /// The way from one server of a cluster to another.
 struct Route {
@@ -73,7 +80,7 @@ async fn cluster() -> (Vec<Server>, Vec<Route>) {
     (servers, routes)
 }
 
-/// A stream of orders and of others on all three, which the last one does not lead.
+/// A stream of orders and of others on all three.
 async fn mixed(server: &Server) -> jetstream::stream::Stream {
     let jetstream = server.jetstream().await;
     let config = Config {
@@ -85,18 +92,24 @@ async fn mixed(server: &Server) -> jetstream::stream::Stream {
         jetstream.create_stream(config.clone()).await.ok().map(drop)
     }))
     .await;
+    jetstream.get_stream("ORDERS").await.expect("it is there")
+}
+
+/// Lets the last server lead the stream, or not.
+async fn let_the_last_lead(server: &Server, shall_lead: bool) {
+    let jetstream = server.jetstream().await;
     let client = async_nats::connect(server.url()).await.expect("it is up");
     Box::pin(until("another leader", || async {
         let stream = jetstream.get_stream("ORDERS").await.ok()?;
         let leader = stream.cached_info().cluster.clone()?.leader?;
-        if leader != "s2" {
-            return Some(stream);
+        if (leader == "s2") == shall_lead {
+            return Some(());
         }
         let step_down = "$JS.API.STREAM.LEADER.STEPDOWN.ORDERS";
         drop(client.request(step_down, "".into()).await);
         None
     }))
-    .await
+    .await;
 }
 
 /// Where the only consumer of a stream is.
@@ -108,40 +121,87 @@ async fn place(stream: &jetstream::stream::Stream) -> Option<String> {
     }
 }
 
-#[tokio::test]
-async fn an_event_that_comes_and_goes_while_the_server_of_the_consumer_is_cut_off_is_missed() {
+/// Stores an event as soon as the stream takes it, and returns its sequence.
+async fn store(jetstream: &jetstream::Context, subject: &'static str) -> u64 {
+    let stored = Box::pin(until("a leader that takes events", || async {
+        let sent = jetstream.publish(subject, "{}".into()).await.ok()?;
+        sent.await.ok()
+    }));
+    stored.await.sequence
+}
+
+/// Events come and go while the last server is cut off, which has the consumer and perhaps leads
+/// the stream.
+async fn events_that_come_and_go_behind_a_cut_are_missed(is_leader: bool) {
     let (servers, routes) = cluster().await;
     let stream = mixed(&servers[0]).await;
     let jetstream = servers[0].jetstream().await;
-    publish(&jetstream, numbered(0..1)).await;
-    // Given a reader with its consumer on the server that will be cut off, which is up to date.
-    let mut reading = loop {
-        let mut reading = Reading::begin(options(&servers[2]), request(&["orders.>"]));
-        reading.through(1).await;
-        let place = Box::pin(until("one consumer", || place(&stream))).await;
-        if place == "s2" {
-            break reading;
-        }
+    let cut = |is_cut| {
+        routes.iter().for_each(|route| {
+            route.is_cut.send_replace(is_cut);
+        });
     };
-    publish(&jetstream, [("audit.noise".to_owned(), "{}".to_owned())]).await;
-    reading.through(2).await;
+    for _ in 0..ROUNDS {
+        // Given a reader with its consumer on the server that will be cut off, which is up to date.
+        let_the_last_lead(&servers[0], is_leader).await;
+        let mut last = store(&jetstream, "orders.kept").await;
+        let mut reading = loop {
+            // The events of an earlier round are gone.
+            let request = Request {
+                accepts_missing_through: last,
+                ..request(&["orders.>"])
+            };
+            let mut reading = Reading::begin(options(&servers[2]), request);
+            reading.through(last).await;
+            let place = Box::pin(until("one consumer", || place(&stream))).await;
+            if place == "s2" {
+                break reading;
+            }
+        };
+        last = store(&jetstream, "audit.noise").await;
+        reading.through(last).await;
 
-    // When an event comes and goes where only the others see it.
-    routes.iter().for_each(|route| {
-        route.is_cut.send_replace(true);
-    });
-    let idle = tokio::time::timeout(CUT_FOR, reading.next()).await;
-    assert!(idle.is_err(), "nothing is published: {idle:?}");
-    publish(&jetstream, numbered(1..2)).await;
-    stream.delete_message(3).await.expect("deleted");
-    publish(&jetstream, numbered(2..3)).await;
-    routes.iter().for_each(|route| {
-        route.is_cut.send_replace(false);
-    });
+        // When events come and go where only the others see it.
+        cut(true);
+        let idle = tokio::time::timeout(CUT_FOR, reading.next()).await;
+        assert!(idle.is_err(), "nothing is published: {idle:?}");
+        for _ in 0..GONE {
+            store(&jetstream, "orders.gone").await;
+        }
+        let purge = stream.purge().filter("orders.gone");
+        purge.await.expect("they are removed");
+        last = store(&jetstream, "orders.kept").await;
+        cut(false);
 
-    // Then it is not passed over in silence.
-    let (events, error) = reading.error().await;
-    assert!(events.is_empty(), "{:?}", numbers(&events));
-    assert!(matches!(error, Error::Gap { .. }), "{error}");
-    assert!(error.to_string().contains('3'), "{error}");
+        // Then none is passed over in silence.
+        let mut delivered = 0;
+        loop {
+            match reading.next().await {
+                Ok(batch) => {
+                    let is_gone = |event: &&Event| event.subject == "orders.gone";
+                    delivered += batch.events.iter().filter(is_gone).count();
+                    if batch.through >= last {
+                        break;
+                    }
+                }
+                Err(Error::Gap { .. }) => return,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert!(
+            delivered >= GONE,
+            "only {delivered} were delivered, without a word"
+        );
+    }
+    panic!("they were all delivered before they went, each time");
+}
+
+#[tokio::test]
+async fn what_comes_and_goes_while_the_server_of_the_consumer_is_cut_off_is_missed() {
+    Box::pin(events_that_come_and_go_behind_a_cut_are_missed(false)).await;
+}
+
+#[tokio::test]
+async fn what_comes_and_goes_while_an_earlier_leader_of_the_stream_is_cut_off_is_missed() {
+    Box::pin(events_that_come_and_go_behind_a_cut_are_missed(true)).await;
 }

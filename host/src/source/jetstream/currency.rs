@@ -16,10 +16,10 @@ const PROOF_LIFE: Duration = Duration::from_secs(5);
 pub(super) struct Currency {
     /// Whether the stream has several replicas; a single one can't lag behind itself.
     is_replicated: bool,
-    /// When the leader was asked for the end of the stream that the consumer has reached since.
+    /// When the leader led the stream of which the consumer has reached the end since.
     proved: Option<Instant>,
-    /// The earliest later question, and the end of the stream then, which the consumer has not
-    /// reached.
+    /// When it did so before the earliest later answer, and the end of the stream in that, which
+    /// the consumer has not reached.
     open: Option<(Instant, u64)>,
 }
 
@@ -38,19 +38,19 @@ impl Currency {
         self.is_replicated
     }
 
-    /// The leader, asked at this time, said where the stream ends; a reader is at this position.
-    pub(super) fn stream_ends(&mut self, asked: Instant, end: u64, position: u64) {
-        // An older question that is still open stays: only it can prove what was stored so long
-        // ago.
-        self.open.get_or_insert((asked, end));
+    /// A server that led the stream at this time said later where the stream ends; a reader is at
+    /// this position.
+    pub(super) fn stream_ends(&mut self, led: Instant, end: u64, position: u64) {
+        // An older answer that is still open stays: only it can prove what was stored so long ago.
+        self.open.get_or_insert((led, end));
         self.reached(position);
     }
 
     /// The consumer has looked through everything up to a position.
     pub(super) fn reached(&mut self, position: u64) {
-        // As of the question, not of the answer: the stream may have grown in between.
-        if let Some((asked, _)) = self.open.take_if(|(_, end)| *end <= position) {
-            self.proved = Some(asked);
+        // As of that time, not of the answer: the stream may have grown in between.
+        if let Some((led, _)) = self.open.take_if(|(_, end)| *end <= position) {
+            self.proved = Some(led);
         }
     }
 
@@ -105,7 +105,7 @@ mod tests {
             currency.stream_ends(now, 20 + u64::from(second), 15);
             assert_eq!(currency.is_proved(now), now <= begin + PROOF_LIFE);
         }
-        // What proves it is the time of the question, not that of the answer.
+        // What proves it is the time of the leader, not that of the answer.
         currency.reached(21);
         assert!(!currency.is_proved(begin + 20 * SECOND));
     }

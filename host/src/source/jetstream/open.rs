@@ -118,6 +118,8 @@ pub(super) struct Opened {
     pub(super) head: u64,
     /// When the stream was asked where it ends.
     pub(super) looked_at: Instant,
+    /// When the server that answered certainly led the stream.
+    pub(super) led_at: Option<Instant>,
     /// Messages after the position that were fetched alone; the consumer starts after them.
     pub(super) rescued: VecDeque<Rescued>,
     /// As in [`Standing`].
@@ -228,6 +230,7 @@ pub(super) async fn open(
         position,
         head: info.state.last_seq.max(position),
         looked_at,
+        led_at: info.led_at(looked_at),
         doubts: standing.doubts,
         limits: made.info.config,
         pending: made.info.num_pending + rescued.len() as u64,

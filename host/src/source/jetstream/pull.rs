@@ -176,7 +176,9 @@ impl Pull {
         // With several patterns the server has one that covers them all, and more.
         let server_matches = opened.is_filtered && subjects.patterns().len() == 1 && !is_open;
         let mut currency = Currency::new(opened.is_replicated);
-        currency.stream_ends(opened.looked_at, opened.head, opened.position);
+        if let Some(led_at) = opened.led_at {
+            currency.stream_ends(led_at, opened.head, opened.position);
+        }
         Self {
             client: opened.link.client().clone(),
             next_subject: opened.api.next_subject(&opened.consumer).into(),
@@ -281,10 +283,10 @@ impl Pull {
         self.is_filtered && self.currency.needs_proof()
     }
 
-    /// The leader of the stream, asked at this time, said where the stream ends; a reader is at
+    /// A server that led the stream at this time said later where the stream ends; a reader is at
     /// this position.
-    pub(super) fn stream_ends(&mut self, asked: Instant, end: u64, position: u64) {
-        self.currency.stream_ends(asked, end, position);
+    pub(super) fn stream_ends(&mut self, led: Instant, end: u64, position: u64) {
+        self.currency.stream_ends(led, end, position);
     }
 
     /// Whether everything for us was sent the moment it was stored.

@@ -261,9 +261,12 @@ impl Session {
                     Ok(view) => {
                         self.unanswered = 0;
                         let end = view.info.state.last_seq;
+                        let led_at = view.info.led_at(look.asked);
                         self.judge(&look, *view, cursor)?;
                         // After the answer was judged, as it may have moved the cursor.
-                        self.pull.stream_ends(look.asked, end, cursor.through);
+                        if let Some(led_at) = led_at {
+                            self.pull.stream_ends(led_at, end, cursor.through);
+                        }
                     }
                     Err(error) => self.bear(look.question, &error)?,
                 }

@@ -5,7 +5,7 @@
 //! <https://docs.nats.io/reference/reference-protocols/nats_api_reference>.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::client::{Request, RequestError, RequestErrorKind};
 use async_nats::{Client, Message};
@@ -93,6 +93,30 @@ struct ClusterInfo {
     /// Empty for a server by itself.
     #[serde(default)]
     name: String,
+    /// The other servers, if the leader says this.
+    #[serde(default)]
+    replicas: Vec<Replica>,
+}
+
+/// Another server that holds a stream.
+#[derive(Clone, Debug, Deserialize)]
+struct Replica {
+    /// Nanoseconds since the leader heard from it; 0 if it never did.
+    #[serde(default)]
+    active: u64,
+}
+
+impl ClusterInfo {
+    /// How long ago the leader last had heard from a majority of the servers, itself among them;
+    /// none if it never had.
+    fn majority_heard(&self) -> Option<Duration> {
+        let majority = self.replicas.len().div_ceil(2);
+        let mut heard: Vec<_> = self.replicas.iter().map(|replica| replica.active).collect();
+        heard.retain(|active| *active > 0);
+        heard.sort_unstable();
+        let last = *heard.get(majority.checked_sub(1)?)?;
+        Some(Duration::from_nanos(last))
+    }
 }
 
 /// Settings of a stream.
@@ -205,6 +229,12 @@ impl StreamInfo {
         self.cluster
             .as_ref()
             .is_some_and(|cluster| !cluster.name.is_empty())
+    }
+
+    /// When the server that answered a question of this time certainly led the stream; none if that
+    /// is unknown. A leader that is cut off from the others answers for some ten seconds more.
+    pub(super) fn led_at(&self, asked: Instant) -> Option<Instant> {
+        asked.checked_sub(self.cluster.as_ref()?.majority_heard()?)
     }
 
     /// First existing sequence, or the next one if the stream is empty.
@@ -540,6 +570,26 @@ fn decoded(text: &str) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_leader_leads_as_long_as_it_hears_from_a_majority() {
+        let heard = |others: &[u64]| {
+            let replicas: Vec<_> = others
+                .iter()
+                .map(|active| serde_json::json!({ "name": "s", "active": active }))
+                .collect();
+            serde_json::from_value::<ClusterInfo>(serde_json::json!({ "replicas": replicas }))
+                .expect("it is sound")
+                .majority_heard()
+                .map(|time| time.as_nanos())
+        };
+        assert_eq!(heard(&[900, 7]), Some(7), "two of three");
+        assert_eq!(heard(&[900, 7, 30, 800]), Some(30), "three of five");
+        assert_eq!(heard(&[900, 7, 30]), Some(30), "three of four");
+        assert_eq!(heard(&[0, 7]), Some(7));
+        assert_eq!(heard(&[0, 0]), None, "it never heard from any");
+        assert_eq!(heard(&[]), None);
+    }
 
     #[test]
     fn a_message_that_cannot_be_parsed_is_named_by_its_sequence() {
