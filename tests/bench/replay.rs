@@ -207,6 +207,7 @@ pub fn fold(runtime: &Runtime, source: Source, events: usize, make_fold: MakeFol
             parking: foldstream::pipeline::ParkingLimits::default(),
             flush_interval: defaults.state.flush_interval,
             memtable_bytes: defaults.state.memtable_bytes,
+            idle_after: Duration::ZERO,
             budget: Arc::new(Budget::new(defaults.shares().memtables)),
             disk: None,
             shuffle: None,

@@ -1,10 +1,27 @@
-//! What the threads of a host take: nothing without work, and folds less than those that answer.
+//! What a host takes that has no work, and that folds take less than what answers.
 
 use std::time::Duration;
 
+use foldstream::api;
 use foldstream_tests::host::Host;
-use foldstream_tests::stage::LEDGER;
+use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use foldstream_tests::{guests, wait};
+
+#[tokio::test]
+async fn a_deployment_without_events_releases_its_instance_and_gets_another() {
+    let mut stage = Stage::start_with(Kind::Embedded, "[modules]\nidle_after = \"300ms\"\n").await;
+    stage.deploy_ledger().await;
+    for _ in 0..3 {
+        // Each time it continues with a new one.
+        stage.publish(10).await;
+        stage.assert_ledger_equals_model().await;
+        let has_none = |shown: &api::Deployment| shown.instances == 0;
+        let client = stage.client();
+        client
+            .show_when(LEDGER, "release its instance", has_none)
+            .await;
+    }
+}
 
 /// How often the threads of a process were switched to and from so far.
 fn switches(id: u32) -> u64 {

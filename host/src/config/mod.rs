@@ -218,6 +218,10 @@ key::settings! {
         /// Concurrent instances: one per deployment, and one per query and per candidate or
         /// previous generation.
         pub instances_max: u32,
+        /// Time without events after which a deployment releases its instance and its memory; the
+        /// next event gets a new one, within milliseconds. 0s keeps it.
+        #[serde(with = "humantime_serde")]
+        pub idle_after: Duration,
         /// Host calls in one call of a module.
         pub host_calls_max: u64,
         /// Bytes of log output in one call of a module.
@@ -483,6 +487,7 @@ impl Default for Modules {
             deadline: Duration::from_secs(5),
             deadline_max: Duration::from_secs(60),
             instances_max: 2_000,
+            idle_after: Duration::from_secs(60),
             host_calls_max: 1_000_000,
             log_bytes_max: 64 << 10,
         }

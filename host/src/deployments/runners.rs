@@ -165,6 +165,7 @@ impl Runners {
                 },
                 flush_interval: state.flush_interval,
                 memtable_bytes,
+                idle_after: self.config.modules.idle_after,
                 budget: Arc::clone(&self.budget),
                 disk: Some((self.room.clone(), WhenFull::Wait)),
                 shuffle: None,

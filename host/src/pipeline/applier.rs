@@ -105,6 +105,8 @@ pub(super) struct Living {
     fold: Box<dyn Fold>,
     /// It has applied events: its memory may be the cause if the next ones fail.
     is_used: bool,
+    /// When it last applied events, or was made.
+    used_at: Instant,
     progress: Arc<Progress>,
     _alive: Alive,
 }
@@ -114,6 +116,7 @@ impl Living {
         Self {
             fold,
             is_used: false,
+            used_at: Instant::now(),
             progress: Arc::clone(progress),
             _alive: progress.count_instance(),
         }
@@ -124,6 +127,11 @@ impl Living {
     /// Changes whenever another fold needs an instance.
     pub(super) fn wanted(&self) -> Option<watch::Receiver<()>> {
         self.fold.wanted()
+    }
+
+    /// When it last applied events, or was made.
+    pub(super) fn used_at(&self) -> Instant {
+        self.used_at
     }
 }
 
@@ -353,6 +361,7 @@ impl Applier {
             Ok(()) => {
                 self.progress.set_memory(living.fold.memory_bytes());
                 living.is_used = true;
+                living.used_at = Instant::now();
                 self.fold = Some(living);
             }
             // The instance is dropped with its writes.

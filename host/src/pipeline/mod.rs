@@ -276,9 +276,9 @@ impl Run {
                     Ok(())
                 }
                 Wake::Rested => Ok(()),
-                Wake::Wanted => {
+                Wake::Spare => {
                     // The next event gets a new instance; an idle one is worth less than one for a
-                    // fold with work.
+                    // fold with work, or its memory.
                     self.applier.fold = None;
                     Ok(())
                 }

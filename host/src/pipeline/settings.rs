@@ -41,6 +41,8 @@ pub struct Settings {
     pub flush_interval: Duration,
     /// Size at which applied events are committed, in bytes.
     pub memtable_bytes: u64,
+    /// Time without events after which the instance is dropped; zero is never.
+    pub idle_after: Duration,
     /// The budget for the memtables of all pipelines.
     pub budget: Arc<Budget>,
     /// The disk on which the state grows; none is never checked.

@@ -21,8 +21,8 @@ pub(super) enum Wake {
     Paced,
     /// A pause of the throttle is over.
     Rested,
-    /// Another fold needs an instance.
-    Wanted,
+    /// Another fold needs an instance, or this one had no work for long.
+    Spare,
     Input(Input),
     FlushDue,
     Committed(Result<(), state::Error>),
@@ -148,6 +148,17 @@ impl Run {
         self.wait_long()
     }
 
+    /// When the instance is dropped if no event comes.
+    fn spare_at(&self) -> Option<Instant> {
+        let idle_after = self.applier.settings.idle_after;
+        let living = self
+            .applier
+            .fold
+            .as_ref()
+            .filter(|_| !idle_after.is_zero())?;
+        living.used_at().checked_add(idle_after)
+    }
+
     pub(super) fn flush_is_due(&self) -> bool {
         self.commit.is_none() && self.flush_at.is_some_and(|at| at <= Instant::now())
     }
@@ -158,6 +169,7 @@ impl Run {
         let may_apply = self.may_apply();
         // Offered only while idle: an instance at work is not taken away.
         let wanted_elsewhere = self.applier.fold.as_ref().and_then(Living::wanted);
+        let spare_at = self.spare_at();
         let is_at_leash = self.leash.is_at_end(self.store.position());
         let (is_full, is_clogged, rests_until) =
             (self.is_full, self.is_clogged, self.rests_until());
@@ -206,6 +218,12 @@ impl Run {
                     None => std::future::pending().await,
                 }
             };
+            let idle = async {
+                match spare_at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             let freed = async {
                 // Only a full outbox is waited for.
                 if !is_clogged || outbox.changed().await.is_err() {
@@ -222,7 +240,8 @@ impl Run {
                 () = rested, if may_rest => Some(Wake::Rested),
                 () = freed => Some(Wake::Rested),
                 () = leash.moved(), if !may_apply => Some(Wake::Rested),
-                () = needed => Some(Wake::Wanted),
+                () = needed => Some(Wake::Spare),
+                () = idle => Some(Wake::Spare),
             }
         });
         // Polled to its end here, so it must not be joined again.

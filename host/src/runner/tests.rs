@@ -97,6 +97,7 @@ pub(crate) fn parts(path: PathBuf, paused: bool) -> Options {
             },
             flush_interval: Duration::from_secs(1),
             memtable_bytes: 1 << 20,
+            idle_after: Duration::ZERO,
             budget,
             disk: None,
             shuffle: None,

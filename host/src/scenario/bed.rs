@@ -304,6 +304,7 @@ fn settings(config: &Config, manifest: &Manifest) -> Settings {
         },
         flush_interval: state.flush_interval,
         memtable_bytes: state.memtable_bytes,
+        idle_after: Duration::ZERO,
         budget: Arc::new(Budget::new(BUDGET_BYTES)),
         disk: None,
         shuffle: None,

@@ -73,6 +73,7 @@ fn parts(path: std::path::PathBuf) -> Options {
             parking: foldstream::pipeline::ParkingLimits::default(),
             flush_interval: Duration::from_secs(1),
             memtable_bytes: 1 << 20,
+            idle_after: Duration::ZERO,
             budget: Arc::new(Budget::new(1 << 30)),
             disk: None,
             shuffle: None,

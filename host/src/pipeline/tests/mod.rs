@@ -267,6 +267,7 @@ impl Stage {
                 parking: LIMITS,
                 flush_interval: self.flush_interval,
                 memtable_bytes: 1 << 20,
+                idle_after: Duration::ZERO,
                 budget: Arc::new(Budget::new(1 << 30)),
                 disk: None,
                 shuffle: self.shuffle,
