@@ -13,7 +13,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::reading::{Reading, options, request};
+use crate::reading::{Reading, checkpoint, options, request};
 use crate::server::{Server, free_port, orders, until};
 
 /// Longer than the host trusts a consumer without a proof.
@@ -204,4 +204,55 @@ async fn what_comes_and_goes_while_the_server_of_the_consumer_is_cut_off_is_miss
 #[tokio::test]
 async fn what_comes_and_goes_while_an_earlier_leader_of_the_stream_is_cut_off_is_missed() {
     Box::pin(events_that_come_and_go_behind_a_cut_are_missed(true)).await;
+}
+
+#[tokio::test]
+async fn server_that_is_cut_off_says_nothing_about_the_end_of_the_stream() {
+    Box::pin(nobody_believes_a_server_that_is_cut_off(false)).await;
+}
+
+#[tokio::test]
+async fn earlier_leader_that_is_cut_off_says_nothing_about_the_end_of_the_stream() {
+    Box::pin(nobody_believes_a_server_that_is_cut_off(true)).await;
+}
+
+/// A reader comes back to the server that is cut off, with a position that the server does not
+/// have.
+async fn nobody_believes_a_server_that_is_cut_off(is_leader: bool) {
+    let (servers, routes) = cluster().await;
+    mixed(&servers[0]).await;
+    let jetstream = servers[0].jetstream().await;
+    store(&jetstream, "orders.kept").await;
+    let_the_last_lead(&servers[0], is_leader).await;
+    let cut = |is_cut| {
+        routes.iter().for_each(|route| {
+            route.is_cut.send_replace(is_cut);
+        });
+    };
+    cut(true);
+    let last = store(&jetstream, "orders.kept").await;
+    let mut before = Reading::begin(options(&servers[0]), request(&["orders.>"]));
+    let batch = before.batch_through(last).await;
+    let resume = Some(checkpoint(&batch));
+
+    // A follower begins to answer some fifteen seconds after it lost its leader.
+    let there = servers[2].jetstream().await;
+    Box::pin(until("an answer", || async {
+        there.get_stream("ORDERS").await.ok()
+    }))
+    .await;
+
+    // While it is cut off, the reader waits: it neither shows an end nor stops.
+    let request = Request {
+        resume,
+        ..request(&["orders.>"])
+    };
+    let mut reading = Reading::begin(options(&servers[2]), request);
+    let shown = tokio::time::timeout(CUT_FOR, reading.next()).await;
+    assert!(shown.is_err(), "{shown:?}");
+
+    // Then it reads on.
+    cut(false);
+    let next = store(&jetstream, "orders.kept").await;
+    assert_eq!(reading.through(next).await.len(), 1);
 }

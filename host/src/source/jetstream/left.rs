@@ -31,7 +31,7 @@ pub(super) async fn lost(
         return Ok(None);
     };
     let mut count = lacking(link, api, had, events, through).await?;
-    if count > 0 && info.is_clustered() && info.config.num_replicas > 1 {
+    if count > 0 && info.is_replicated() {
         tokio::time::sleep(CONFIRM_PAUSE).await;
         count = count.min(lacking(link, api, had, events, through).await?);
     }

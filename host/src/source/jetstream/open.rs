@@ -241,7 +241,7 @@ pub(super) async fn open(
             .to_owned(),
         is_filtered: made.is_filtered,
         reads_part,
-        is_replicated: info.is_clustered() && info.config.num_replicas > 1,
+        is_replicated: info.is_replicated(),
         holes,
         accepts_through: standing.accepts_through,
         skips: Arc::clone(&standing.skips),

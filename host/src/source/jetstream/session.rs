@@ -295,7 +295,10 @@ impl Session {
 
     /// Continues without the answer to a check of the stream, if that is possible.
     fn bear(&mut self, question: Question, error: &wire::Error) -> Result<(), Failure> {
-        let is_unanswered = matches!(error, wire::Error::Unanswered { .. });
+        let is_unanswered = matches!(
+            error,
+            wire::Error::Unanswered { .. } | wire::Error::Unled { .. }
+        );
         // Other errors show that the API works, and start the count again.
         self.unanswered = if is_unanswered {
             self.unanswered.saturating_add(1)

@@ -53,6 +53,19 @@ pub(super) enum Error {
     /// No answer in time: the API may be slow, or the request or its answer was lost.
     #[error("{subject} was not answered within {} s", within.as_secs())]
     Unanswered { subject: String, within: Duration },
+    /// A server answered for a stream that it perhaps does not lead any more: it is cut off from the
+    /// others, or they have not chosen a leader yet.
+    #[error(
+        "no server leads the stream for now: {} has not heard from a majority of its servers {}",
+        leader.as_deref().unwrap_or("the one that answered"),
+        heard.map_or_else(|| "yet".to_owned(), |heard| format!("for {} s", heard.as_secs()))
+    )]
+    Unled {
+        /// The server that answered, if it takes itself for the leader.
+        leader: Option<String>,
+        /// When it last heard from them.
+        heard: Option<Duration>,
+    },
     /// The answer cannot be parsed.
     #[error("{reason}")]
     Unreadable {
@@ -62,6 +75,11 @@ pub(super) enum Error {
         reason: String,
     },
 }
+
+/// How long ago a leader may have heard from a majority of its servers: these wait for it for at
+/// least 4 s before they choose another, and it answers for some ten seconds more. Source:
+/// `minElectionTimeout` in `raft.go` of nats-server.
+const HEARD_MAX: Duration = Duration::from_secs(3);
 
 /// The JetStream API on a connection.
 #[derive(Clone, Debug)]
@@ -93,6 +111,9 @@ struct ClusterInfo {
     /// Empty for a server by itself.
     #[serde(default)]
     name: String,
+    /// The leader, as far as the server knows one.
+    #[serde(default)]
+    leader: Option<String>,
     /// The other servers, if the leader says this.
     #[serde(default)]
     replicas: Vec<Replica>,
@@ -231,10 +252,25 @@ impl StreamInfo {
             .is_some_and(|cluster| !cluster.name.is_empty())
     }
 
+    /// Whether several servers hold the stream.
+    pub(super) fn is_replicated(&self) -> bool {
+        self.is_clustered() && self.config.num_replicas > 1
+    }
+
     /// When the server that answered a question of this time certainly led the stream; none if that
-    /// is unknown. A leader that is cut off from the others answers for some ten seconds more.
+    /// is unknown.
     pub(super) fn led_at(&self, asked: Instant) -> Option<Instant> {
         asked.checked_sub(self.cluster.as_ref()?.majority_heard()?)
+    }
+
+    /// An error if other servers may have chosen another leader than the one that answered.
+    fn must_be_led(&self) -> Result<(), Error> {
+        let Some(cluster) = self.cluster.as_ref().filter(|_| self.is_replicated()) else {
+            return Ok(());
+        };
+        let (leader, heard) = (cluster.leader.clone(), cluster.majority_heard());
+        let is_led = leader.is_some() && heard.is_some_and(|heard| heard <= HEARD_MAX);
+        is_led.then_some(()).ok_or(Error::Unled { leader, heard })
     }
 
     /// First existing sequence, or the next one if the stream is empty.
@@ -368,20 +404,21 @@ fn sequence_in(answer: &[u8]) -> Option<u64> {
 impl Api {
     /// The current state of the stream.
     pub(super) async fn stream_info(&self) -> Result<StreamInfo, Error> {
-        self.call(
-            &format!("STREAM.INFO.{}", self.stream),
-            &serde_json::json!({}),
-        )
-        .await
+        self.described(&serde_json::json!({})).await
     }
 
     /// The same with all deleted sequences.
     pub(super) async fn stream_info_with_deleted(&self) -> Result<StreamInfo, Error> {
-        self.call(
-            &format!("STREAM.INFO.{}", self.stream),
-            &serde_json::json!({ "deleted_details": true }),
-        )
-        .await
+        self.described(&serde_json::json!({ "deleted_details": true }))
+            .await
+    }
+
+    async fn described(&self, body: &serde_json::Value) -> Result<StreamInfo, Error> {
+        let info: StreamInfo = self
+            .call(&format!("STREAM.INFO.{}", self.stream), body)
+            .await?;
+        info.must_be_led()?;
+        Ok(info)
     }
 
     pub(super) async fn create_consumer(
@@ -589,6 +626,24 @@ mod tests {
         assert_eq!(heard(&[0, 7]), Some(7));
         assert_eq!(heard(&[0, 0]), None, "it never heard from any");
         assert_eq!(heard(&[]), None);
+        let is_believed = |replicas: u64, leader: Option<&str>, active: u64| {
+            let info = serde_json::json!({
+                "config": { "num_replicas": replicas }, "created": "2026-11-23T06:00:00Z",
+                "state": { "messages": 0, "bytes": 0, "first_seq": 0, "last_seq": 0 },
+                "cluster": { "name": "c", "leader": leader, "replicas": [{ "active": active }] },
+            });
+            let info: StreamInfo = serde_json::from_value(info).expect("it is sound");
+            info.must_be_led().is_ok()
+        };
+        let second = 1_000_000_000;
+        assert!(is_believed(3, Some("s"), second));
+        assert!(
+            !is_believed(3, Some("s"), 4 * second),
+            "there may be another"
+        );
+        assert!(!is_believed(3, Some("s"), 0));
+        assert!(!is_believed(3, None, second));
+        assert!(is_believed(1, None, 0), "it can't differ from itself");
     }
 
     #[test]
