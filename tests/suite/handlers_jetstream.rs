@@ -516,3 +516,58 @@ async fn nothing_is_dropped_if_anything_is_wrong(host: &Host, id: &str) {
     let outbox = host.client().show(REACTOR).await.outbox;
     assert_eq!(outbox.expect("it is a handler").entries, 2);
 }
+
+#[tokio::test]
+async fn stream_that_is_made_again_is_handled_from_where_an_operator_says() {
+    for (from, wanted) in [("beginning", 18 + 5), ("11", 8 + 5), ("now", 5)] {
+        let server = forgetful_server(-1).await;
+        let context = server.jetstream().await;
+        nats::create_stream(&context, "IN", "in.>").await;
+        let publish = async |count: u64| {
+            let one = |number: u64| (format!("in.{}.one", number % 7), bytes::Bytes::new());
+            nats::publish(&context, (0..count).map(one)).await;
+        };
+        let url = server.url();
+        let source =
+            format!("[sources.in]\nkind = \"jetstream\"\nstream = \"IN\"\nservers = [{url:?}]\n");
+        let host = host_with_stream(&url, &source).await;
+        let client = host.client();
+        let grants = "&source=in&allow-publish=out.%3E%40out&effects-from=beginning";
+        client
+            .deploy_with(REACTOR, &guests::module(REACTOR), grants)
+            .await;
+        publish(15).await;
+        published(client, 15).await;
+        context.delete_stream("IN").await.expect("deleted");
+        nats::create_stream(&context, "IN", "in.>").await;
+        publish(18).await;
+        let (_, failure) = client.failed(REACTOR).await;
+        assert_eq!(failure.kind, "source-diverged", "{}", failure.message);
+
+        // Nobody has said for which of the new events it publishes.
+        let refused = client.act(REACTOR, "rebuild?accept-missing=true").await;
+        let refused = refused.problem(409, "conflict");
+        assert!(
+            refused.detail.contains("--effects-from"),
+            "{}",
+            refused.detail
+        );
+
+        let path =
+            format!("rebuild?accept-missing=true&accept-lost-effects=true&effects-from={from}");
+        let answer = client.act(REACTOR, &path).await.expect(200);
+        let number = answer.json::<api::Deployed>().generation;
+        client
+            .becomes(REACTOR, number, api::GenerationStatus::Active)
+            .await;
+        publish(5).await;
+        published(client, 18 + 5).await;
+        // Both histories have events of the same numbers, and their messages other ids.
+        let stored = stored(&server).await;
+        let (before, after) = stored.split_at(15);
+        assert_exactly_once(before, 15);
+        assert_exactly_once(after, wanted);
+        let ids: BTreeSet<&str> = stored.iter().map(|message| message.id.as_str()).collect();
+        assert_eq!(ids.len(), stored.len());
+    }
+}

@@ -131,6 +131,34 @@ fn a_scenario_that_fails_shows_what_differs_and_where() {
 }
 
 #[test]
+fn a_scenario_has_a_clock_of_its_own() {
+    let played = test(
+        "order-totals",
+        "
+events:
+  placed:
+    subject: orders.ada.placed
+    data: { order: '${order}', total_cents: 100 }
+scenarios:
+  - name: years later
+    when:
+      - { event: placed, with: { order: one } }
+      - { pass: 20y }
+      - { event: placed, with: { order: two } }
+    then:
+      entries: { customer/ada: { orders: 2, shipped: 0, paid_cents: 0, total_cents: 200 } }
+  - name: at the end of the century
+    start: 2099-12-31T00:00:00Z
+    when: [{ event: placed, with: { order: one } }]
+    then:
+      entries: { customer/ada: { orders: 1, shipped: 0, paid_cents: 0, total_cents: 100 } }
+",
+        &[],
+    );
+    played.expect(0);
+}
+
+#[test]
 fn reports_for_ci_name_each_scenario_and_why_it_failed() {
     let files = Files::new();
     let scenarios = files.write("a<b>.yaml", WRONG);

@@ -103,15 +103,25 @@ pub(crate) fn lost(name: &str) -> Error {
     ))
 }
 
+/// Why nobody can take over from an owner whose stream was made again, unless an operator says for
+/// which events.
+pub(crate) fn of_another_history(name: &str) -> Error {
+    Error::Conflict(format!(
+        "the stream of {name} was made again, and nobody has said for which of its events {name} \
+         publishes; say it with `foldstream rebuild {name} --accept-missing --accept-lost-effects \
+         --effects-from beginning`, or with `now` or a sequence"
+    ))
+}
+
 /// Whether the active generation does not own the effects, because its file cannot be opened, or is
-/// another one than the catalogue says.
+/// another one than the catalogue says; or owns those of a history that is gone.
 pub(crate) fn is_owner_gone(record: &Record, runner: &Runner) -> bool {
     let Some(handler) = &record.handler else {
         return false;
     };
     // An open file with another owner is, for example, an older copy that was restored.
     let is_other = |store: state::Store| store.ownership() != Some(ownership(handler));
-    runner.is_lost() || runner.store().is_some_and(is_other)
+    runner.is_lost() || runner.has_diverged() || runner.store().is_some_and(is_other)
 }
 
 /// The position after which a candidate continues the effects of an owner that is gone; none if it

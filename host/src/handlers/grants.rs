@@ -81,11 +81,18 @@ impl Handlers {
             EffectsFrom::Now => self.head_of(&record.active().source).await?,
         };
         // The operator has to know both ends of the gap.
-        let given_up = format!(
-            "the state that owned its effects is lost, and with it what waited to be published for \
-             events up to {after}; it publishes for events after {after}, and what a stream does \
-             not recognise of that is there twice"
-        );
+        let given_up = if deployment.active().has_diverged() {
+            format!(
+                "its stream was made again; it takes over once nothing of the old one waits to be \
+                 published, and publishes for events of the new one after {after}"
+            )
+        } else {
+            format!(
+                "the state that owned its effects is lost, and with it what waited to be published \
+                 for events up to {after}; it publishes for events after {after}, and what a \
+                 stream does not recognise of that is there twice"
+            )
+        };
         Ok((after, given_up))
     }
 

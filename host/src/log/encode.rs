@@ -2,6 +2,7 @@
 //! committing thread only stamps and copies.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bytestring::ByteString;
 use sha2::{Digest, Sha256};
@@ -27,9 +28,6 @@ pub const HEADER_VALUE_BYTES_MAX: usize = 8_192;
 pub const ID_BYTES_MAX: usize = 512;
 /// Longest type, in bytes.
 pub const KIND_BYTES_MAX: usize = 1_024;
-/// How far an event's time may be ahead of this machine's clock: as far as clocks differ. Because
-/// times never go back, every later event gets that time until the clock has reached it.
-const FUTURE_NS_MAX: u64 = 5 * 60 * 1_000_000_000;
 
 /// A message id, by which duplicates are recognised: 128 bits of SHA-256, so that two ids never
 /// collide by chance.
@@ -97,16 +95,15 @@ impl Encoding {
         subject::validate(&event.subject).map_err(|error| error.to_string())?;
         let headers = headers_of(event)?;
         let bytes = size_of(event, &headers, options)?;
-        if event
-            .time_ns
-            .is_some_and(|time| time > now_ns.saturating_add(FUTURE_NS_MAX))
+        if let (Some(time_ns), Some(max)) = (event.time_ns, options.future_max)
+            && Duration::from_nanos(time_ns.saturating_sub(now_ns)) > max
         {
-            return Err(
-                "its time is more than 5 minutes ahead of this machine's clock, and every later \
-                        event would get it, because the times of a log never go back; check both \
-                        clocks, or leave the time out"
-                    .to_owned(),
-            );
+            return Err(format!(
+                "its time is more than {} minutes ahead of this machine's clock, and every later \
+                 event would get it, because the times of a log never go back; check both clocks, \
+                 or leave the time out",
+                max.as_secs() / 60
+            ));
         }
         let kind = kind_of(event, &headers)?;
         let id = headers

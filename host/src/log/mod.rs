@@ -44,6 +44,10 @@ use crate::room::{self, Room};
 use crate::subject::{Pattern, SubjectSet};
 use crate::{damage, storage, timestamp};
 
+/// How far clocks of machines differ. Because times never go back, every event after one with a
+/// later time gets that time, until the clock has reached it.
+const FUTURE_MAX: Duration = Duration::from_secs(5 * 60);
+
 /// Options of a log.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -56,6 +60,8 @@ pub struct Options {
     /// How long message ids are remembered; zero stores each event, also one that one append has
     /// twice.
     pub duplicate_window: Duration,
+    /// How far the time of an event may be ahead of this machine's clock; none is any distance.
+    pub future_max: Option<Duration>,
     /// Largest event, in bytes.
     pub event_bytes_max: usize,
     /// Cache of the file, in bytes.
@@ -95,6 +101,7 @@ impl Default for Options {
             max_age: None,
             max_bytes: None,
             duplicate_window: Duration::from_secs(120),
+            future_max: Some(FUTURE_MAX),
             event_bytes_max: 8 << 20,
             cache_bytes: 32 << 20,
             repair: Arc::default(),

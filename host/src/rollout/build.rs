@@ -79,8 +79,13 @@ async fn note_candidate(
 ) -> Result<(), Error> {
     let mut record = deployment.draft();
     // A lost owner may be replaced only by a candidate that says from where it publishes.
-    if deployment.active().is_lost() {
+    let active = deployment.active();
+    if active.is_lost() {
         owners::refuse_lost(&record, &generation)?;
+    }
+    let says_nothing = record.handler.is_some() && generation.lost_effects_after.is_none();
+    if says_nothing && active.has_diverged() {
+        return Err(owners::of_another_history(&record.name));
     }
     let (number, reason) = (generation.number, generation.reason.clone());
     // A deployment has one candidate at most, and a failed one keeps its file until it is

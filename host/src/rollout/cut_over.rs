@@ -79,7 +79,9 @@ pub(super) async fn switch(
         rollouts.handlers.check_grants_of(&handler.grants, next)?;
     }
     let (is_lost, continues_after) = check_certain(deployment, &serving, &runner, next).await?;
-    let of_another_history = is_of_another_history(&serving, &runner)?;
+    // A candidate that publishes from the beginning of a new stream has read nothing of it yet.
+    let begins_again = continues_after.is_some() && serving.has_diverged();
+    let of_another_history = begins_again || is_of_another_history(&serving, &runner)?;
     // If the stream was deleted and created again, and the candidate was built from the new
     // one, the two positions cannot be compared. The same holds if the active state cannot be
     // opened; no read is answered from it either.
@@ -124,7 +126,11 @@ pub(super) async fn switch(
     let mut changed = after_switch(Record::clone(&record), to, switch, position);
     beginning::copy(&runner, state_file, &mut changed);
     if is_lost && let Some(before) = changed.generation_mut(from) {
-        let why = "its state could not be opened, or did not own its effects";
+        let why = if of_another_history {
+            "its stream was made again"
+        } else {
+            "its state could not be opened, or did not own its effects"
+        };
         before.enter(GenerationStatus::Retired, why);
     }
     if !of_another_history {
@@ -453,12 +459,7 @@ fn is_of_another_history(serving: &Runner, runner: &Runner) -> Result<bool, Erro
         return Ok(false);
     }
     // Only the reader of the active generation can tell a new stream from a view that lags.
-    let now = serving.now();
-    let has_noticed = now.state == DeploymentState::Failed
-        && now
-            .failure
-            .is_some_and(|failure| failure.kind == "source-diverged");
-    if has_noticed {
+    if serving.now().state == DeploymentState::Failed && serving.has_diverged() {
         return Ok(true);
     }
     Err(Error::Conflict(format!(

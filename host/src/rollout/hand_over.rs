@@ -64,6 +64,10 @@ pub(super) async fn begin(
         return Ok(None);
     };
     if let Some(after) = continues_after {
+        // What an owner of a history that is gone still has leaves first.
+        if let Some(ours) = from.store().filter(|_| from.has_diverged()) {
+            check_nothing_waits(deployment.name(), &ours)?;
+        }
         return Ok(Some(succeed(
             deployment,
             handler,
@@ -155,6 +159,12 @@ fn succeed(
         .max(other.map_or(0, |other| other.epoch))
         .saturating_add(1);
     to.set_preparing(true);
+    // As in another hand-over: places in another stream are other places.
+    let (lineage, effects_after) = if from.has_diverged() {
+        (Lineage(rand::random()), after)
+    } else {
+        (handler.lineage, handler.effects_after.max(after))
+    };
     HandOver {
         deployment: deployment.name().to_owned(),
         from: Arc::clone(from),
@@ -162,9 +172,10 @@ fn succeed(
         is_same_history: to.is_of_same_stream(from),
         is_from_gone: true,
         next: HandlerRecord {
+            lineage,
             state_file,
             epoch,
-            effects_after: handler.effects_after.max(after),
+            effects_after,
             ..handler
         },
         prepared: None,

@@ -69,8 +69,9 @@ impl Runner {
 
     /// Lets it go as far as the lead has durably come; returns whether it still exists.
     fn lengthen_leash(&self, lead: &Self, position: u64) {
-        // A lost owner has no durable position; the end of the leash is what an operator gave.
-        if self.shared.succeeds_lost_owner && !lead.owns_effects() {
+        // A lost owner has no durable position, and that of another stream is no measure; the end of
+        // the leash is what an operator gave.
+        if self.shared.succeeds_lost_owner && (!lead.owns_effects() || lead.has_diverged()) {
             // It takes over where its leash ends.
             return;
         }

@@ -24,6 +24,13 @@ impl Runner {
         self.store().is_none() && self.now().failure.is_some_and(is_lost)
     }
 
+    /// Whether it stopped because its stream was made again: its positions are of a history that is
+    /// gone.
+    pub fn has_diverged(&self) -> bool {
+        let has_diverged = |failure: Failure| failure.kind == "source-diverged";
+        self.now().failure.is_some_and(has_diverged)
+    }
+
     /// Waits until the position passes `after`. Cancel-safe: it only observes.
     pub async fn advanced(&self, after: u64) {
         advanced(self.stores(), after).await;

@@ -173,6 +173,8 @@ fn log_options() -> log::Options {
     log::Options {
         // An event that is delivered twice is in the stream twice.
         duplicate_window: Duration::ZERO,
+        // A scenario has a clock of its own.
+        future_max: None,
         cache_bytes: CACHE_BYTES,
         ..log::Options::default()
     }

@@ -46,7 +46,8 @@ pub(crate) struct Args {
     /// Rebuild even if events that were applied are gone from the stream.
     #[arg(long)]
     accept_missing: bool,
-    /// Replace the lost state of a handler, with the messages that waited in it.
+    /// Replace the lost state of a handler, with the messages that waited in it, or its state of a
+    /// stream that was made again.
     #[arg(long, conflicts_with_all = ["key", "prefix"])]
     accept_lost_effects: bool,
     /// From which event on the new state publishes: `now`, `beginning`, or a sequence; default:
