@@ -79,9 +79,7 @@ pub(super) async fn switch(
         rollouts.handlers.check_grants_of(&handler.grants, next)?;
     }
     let (is_lost, continues_after) = check_certain(deployment, &serving, &runner, next).await?;
-    // A candidate that publishes from the beginning of a new stream has read nothing of it yet.
-    let begins_again = continues_after.is_some() && serving.has_diverged();
-    let of_another_history = begins_again || is_of_another_history(&serving, &runner)?;
+    let of_another_history = is_of_another_history(&serving, &runner, continues_after)?;
     // If the stream was deleted and created again, and the candidate was built from the new
     // one, the two positions cannot be compared. The same holds if the active state cannot be
     // opened; no read is answered from it either.
@@ -126,12 +124,7 @@ pub(super) async fn switch(
     let mut changed = after_switch(Record::clone(&record), to, switch, position);
     beginning::copy(&runner, state_file, &mut changed);
     if is_lost && let Some(before) = changed.generation_mut(from) {
-        let why = if of_another_history {
-            "its stream was made again"
-        } else {
-            "its state could not be opened, or did not own its effects"
-        };
-        before.enter(GenerationStatus::Retired, why);
+        before.enter(GenerationStatus::Retired, why_lost(of_another_history));
     }
     if !of_another_history {
         // In the first moments after a restart, readers may have seen a later position than the
@@ -451,10 +444,27 @@ fn done(
     }
 }
 
+/// Why an owner that is gone is replaced.
+fn why_lost(of_another_history: bool) -> &'static str {
+    if of_another_history {
+        "its stream was made again"
+    } else {
+        "its state could not be opened, or did not own its effects"
+    }
+}
+
 /// Whether a candidate was built from another history than the active generation, which its own
 /// reader has noticed. Nothing less may let positions go back: views of a stream may differ for a
 /// moment, for example if one of the two was not connected yet.
-fn is_of_another_history(serving: &Runner, runner: &Runner) -> Result<bool, Error> {
+fn is_of_another_history(
+    serving: &Runner,
+    runner: &Runner,
+    continues_after: Option<u64>,
+) -> Result<bool, Error> {
+    // One that publishes from the beginning of a new stream has read nothing of it yet.
+    if continues_after.is_some() && serving.has_diverged() {
+        return Ok(true);
+    }
     if runner.is_of_same_stream(serving) {
         return Ok(false);
     }
