@@ -411,7 +411,10 @@ impl Task {
         // What the stream has already is confirmed without being sent, also if its grant is gone.
         let (stored, through) = match self.stored(publisher, position).await {
             Ok(found) => found,
-            Err(trouble) => return Sent::nothing(trouble),
+            Err(trouble) => {
+                publisher.give_up_connection().await;
+                return Sent::nothing(trouble);
+            }
         };
         let places: HashSet<Place> = stored.iter().map(|row| row.place).collect();
         for rows in [&mut rows, &mut delayed] {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Config;
+use foldstream::api::SourceState;
 use foldstream::event::Event;
 use foldstream::source::{Error, Request};
 use futures_util::StreamExt as _;
@@ -255,4 +256,43 @@ async fn nobody_believes_a_server_that_is_cut_off(is_leader: bool) {
     cut(false);
     let next = store(&jetstream, "orders.kept").await;
     assert_eq!(reading.through(next).await.len(), 1);
+}
+
+#[tokio::test]
+async fn live_reader_notices_that_its_server_is_cut_off() {
+    // With a filter, and with all subjects of the stream.
+    for subjects in [&["orders.>"][..], &["orders.>", "audit.>"]] {
+        Box::pin(cut_off_while_live(subjects)).await;
+    }
+}
+
+async fn cut_off_while_live(subjects: &[&str]) {
+    let (servers, routes) = cluster().await;
+    let stream = mixed(&servers[0]).await;
+    let jetstream = servers[0].jetstream().await;
+    let_the_last_lead(&servers[0], true).await;
+    let first = store(&jetstream, "orders.kept").await;
+    // Given a live reader with its consumer on the server that will be cut off.
+    let mut reading = loop {
+        let mut reading = Reading::begin(options(&servers[2]), request(subjects));
+        reading.through(first).await;
+        let place = Box::pin(until("one consumer", || place(&stream))).await;
+        if place == "s2" {
+            break reading;
+        }
+    };
+
+    // When events come elsewhere, and the consumer goes on sending its heartbeats.
+    for route in &routes {
+        route.is_cut.send_replace(true);
+    }
+    let next = store(&jetstream, "orders.kept").await;
+
+    // Then the reader does not pass for live, and reads on once it can.
+    let shown = reading.state(SourceState::Reconnecting).await;
+    assert!(shown.contains("no server leads"), "{shown}");
+    for route in &routes {
+        route.is_cut.send_replace(false);
+    }
+    reading.through(next).await;
 }

@@ -570,6 +570,12 @@ impl Publisher {
         Ok(map)
     }
 
+    /// Lets the next call make another connection: this one may reach a server that is cut off from
+    /// its cluster, and another server may know more.
+    pub async fn give_up_connection(&self) {
+        *self.link.lock().await = None;
+    }
+
     /// The connection, once it is up. A client that is gone gives way to a new one.
     async fn link(&self) -> Result<Link, Unavailable> {
         let mut slot = self.link.lock().await;

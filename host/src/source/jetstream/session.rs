@@ -52,6 +52,9 @@ const DELIVERY_MAX: Duration = Duration::from_secs(2);
 /// jump waits for it.
 const JUMP_ASKED_MAX: u32 = 2;
 
+/// How often in a row a server may answer that does not lead the stream.
+const UNLED_MAX: u32 = 3;
+
 /// Most subjects to ask for after a jump.
 const PATTERNS_MAX: usize = 16;
 
@@ -305,7 +308,12 @@ impl Session {
         } else {
             0
         };
+        let is_unled = matches!(error, wire::Error::Unled { .. });
         let may_continue = match question {
+            // The server may be cut off from its cluster, and the consumer with it: events may come
+            // elsewhere. One answer may be late; an idle reader has waited long enough.
+            Question::Head if is_unled => self.unanswered < UNLED_MAX,
+            Question::Idle if is_unled => false,
             // Something is held back until it is answered.
             Question::Head | Question::Idle => !self.is_edited || is_unanswered,
             // The API may be slow, and another consumer would not help. The next heartbeat makes
