@@ -84,7 +84,7 @@ impl Scope {
     fn text(&self, text: &str, depth: u32, bytes: &mut usize) -> Result<Value, Unsound> {
         if depth > DEPTH_MAX {
             return Err(Unsound(format!(
-                "variables name each other in a circle at `{text}`"
+                "variables name each other in a circle, or through more than {DEPTH_MAX} others, at `{text}`"
             )));
         }
         let mut filled = String::new();
