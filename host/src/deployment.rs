@@ -11,14 +11,13 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::api;
 use crate::event::Payload;
 use crate::failure::Failure;
 use crate::module::QueryError;
 use crate::overview;
 use crate::progress::{DeploymentState, Now};
 use crate::runner::{Lag, ReadError, Runner, age_seconds};
-use crate::sagas;
+use crate::sagas::{self, Saga};
 use crate::state::catalogue::{Generation, GenerationStatus, Record, Strategy};
 use crate::state::{Snapshot, Store};
 use crate::subject::{Pattern, SubjectSet};
@@ -76,7 +75,7 @@ pub struct Deployment {
     /// Serialises changes to its generations; reads don't wait for it.
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// The last verification.
-    verification: RwLock<Option<api::Verification>>,
+    verification: RwLock<Option<overview::Verification>>,
     /// Cancelled once it is deleted, or the host stops.
     gone: CancellationToken,
 }
@@ -289,14 +288,14 @@ impl Deployment {
     /// Records that a verification starts; returns the running one if there is one.
     pub(crate) fn begin_verification(
         &self,
-        begun: &api::Verification,
-    ) -> Option<api::Verification> {
+        begun: &overview::Verification,
+    ) -> Option<overview::Verification> {
         let mut verification = self.verification.write();
         match &*verification {
             Some(running)
                 if matches!(
                     running.state,
-                    api::WorkState::Queued | api::WorkState::Running
+                    overview::WorkState::Queued | overview::WorkState::Running
                 ) =>
             {
                 Some(running.clone())
@@ -309,42 +308,37 @@ impl Deployment {
     }
 
     /// Records the progress of a verification.
-    pub(crate) fn update_verification(&self, update: impl FnOnce(&mut api::Verification)) {
+    pub(crate) fn update_verification(&self, update: impl FnOnce(&mut overview::Verification)) {
         if let Some(verification) = &mut *self.verification.write() {
             update(verification);
         }
     }
 
     /// The last verification.
-    pub fn verification(&self) -> Option<api::Verification> {
+    pub fn verification(&self) -> Option<overview::Verification> {
         self.verification.read().clone()
     }
 
-    /// Its current state, as JSON.
-    pub fn info(&self) -> api::Deployment {
-        api::Deployment {
-            skips: self.skips_shown(),
-            ..self.overview().into()
+    /// Its current state, with the decisions to skip events.
+    pub fn info(&self) -> overview::Deployment {
+        overview::Deployment {
+            skips: self.latest_skips(),
+            ..self.overview()
         }
     }
 
-    /// The current state of one of its generations, as JSON.
-    pub fn generation_info(&self, generation: &Generation) -> api::Generation {
-        self.generation_overview(generation).into()
-    }
-
-    /// Its current state, with its sagas in figures. Blocking.
-    pub fn overview_with_sagas(&self) -> overview::Deployment {
-        let mut shown = self.overview();
-        let store = self.active().store().filter(|_| shown.outbox.is_some());
-        if let Some(store) = store {
-            // A state that can't be read is shown by its failure.
-            shown.sagas = sagas::figures(&store.snapshot()).unwrap_or_default();
+    /// Its sagas in figures, if it is a handler. Blocking.
+    pub fn sagas(&self) -> Vec<Saga> {
+        if self.with_record(|record| record.handler.is_none()) {
+            return Vec::new();
         }
-        shown
+        let store = self.active().store();
+        // A state that can't be read is shown by its failure.
+        let figures = store.and_then(|store| sagas::figures(&store.snapshot()).ok());
+        figures.unwrap_or_default()
     }
 
-    /// Its current state.
+    /// Its current state in figures, without what [`Self::info`] and [`Self::sagas`] look up.
     pub fn overview(&self) -> overview::Deployment {
         // Both under one borrow, because `flip` changes them in one step.
         let (record, runner) = self.current();
@@ -384,7 +378,8 @@ impl Deployment {
                 .map(|failure| failure.with_way_past(&record.name, false)),
             skipped: store.as_ref().map_or(0, Store::exceptions_count),
             on_failure: record.parking.on_failure,
-            parked: parked(store.as_ref()),
+            parked: parked_counts(store.as_ref()),
+            skips: Vec::new(),
             outbox: outbox_shown(&record, &runner, store.as_ref()),
             inbox: active
                 .module
@@ -454,7 +449,7 @@ impl Deployment {
             failure: self.failure_of(generation, now.as_ref()),
             failed_at: generation.failed_at,
             skipped: store.as_ref().map_or(0, Store::exceptions_count),
-            parked: parked(store.as_ref()),
+            parked: parked_counts(store.as_ref()),
             build: generation.build.clone(),
             comparison: generation.comparison.clone(),
             module: generation.module.clone(),
@@ -580,13 +575,8 @@ fn inbox_shown(store: Option<&Store>) -> overview::Inbox {
     }
 }
 
-/// How much a state has parked, as JSON.
-pub(crate) fn parked_counts(store: Option<&Store>) -> api::ParkedCounts {
-    parked(store).into()
-}
-
 /// How much a state has parked.
-fn parked(store: Option<&Store>) -> overview::Parked {
+pub(crate) fn parked_counts(store: Option<&Store>) -> overview::Parked {
     let Some(store) = store else {
         return overview::Parked::default();
     };

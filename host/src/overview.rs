@@ -1,5 +1,8 @@
 //! How deployments are, as plain data: what metrics, rollouts and the API show of them.
 
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
 use crate::effects::Promise;
 use crate::failure::Failure;
 use crate::progress::DeploymentState;
@@ -8,6 +11,7 @@ use crate::source::Status;
 use crate::state::catalogue::{
     BuildSettings, Comparison, GenerationStatus, ModuleInfo, OnFailure, Strategy,
 };
+use crate::state::exceptions;
 
 /// A deployment.
 #[derive(Clone, Debug)]
@@ -74,6 +78,8 @@ pub struct Deployment {
     pub on_failure: OnFailure,
     /// What the active state has parked: it lacks the effects of these events.
     pub parked: Parked,
+    /// The latest decisions to skip events, by rising sequence; only where an operator asked.
+    pub skips: Vec<Skip>,
     /// Its outbox, if it is a handler.
     pub outbox: Option<Outbox>,
     /// Its inbox, if its module asks for one.
@@ -255,4 +261,115 @@ pub struct Inbox {
     pub ids: u64,
     /// Events that the state left out, because an event with the same id came before.
     pub duplicates: u64,
+}
+
+/// The effect of a decision to skip an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SkipState {
+    /// The active state has not reached the event yet.
+    Ahead,
+    /// The active state skipped it, and so do states that are built from scratch.
+    Skipped,
+    /// The active state folded it before the decision, or does not read it; states that are built
+    /// from scratch skip it.
+    Folded,
+    /// The active state skipped it, but the decision was withdrawn: states that are built from
+    /// scratch fold it.
+    Withdrawn,
+}
+
+impl SkipState {
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ahead => "ahead",
+            Self::Skipped => "skipped",
+            Self::Folded => "folded",
+            Self::Withdrawn => "withdrawn",
+        }
+    }
+}
+
+/// A decision to skip an event, and what came of it.
+#[derive(Clone, Debug)]
+pub struct Skip {
+    /// The decision.
+    pub decision: exceptions::Skip,
+    /// Its effect.
+    pub state: SkipState,
+    /// How many later events of its key, which waited behind it, were dropped with it.
+    pub later: u64,
+}
+
+/// The state of long-running work on a deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkState {
+    /// It waits for its turn.
+    Queued,
+    /// It is running.
+    Running,
+    /// It is complete.
+    Done,
+    /// It could not be completed.
+    Failed,
+}
+
+/// Whether folding the stream again gives the same state.
+#[derive(Clone, Debug)]
+pub struct Verification {
+    /// Its state.
+    pub state: WorkState,
+    /// The generation that is verified.
+    pub generation: u64,
+    /// The position at which the states are compared; 0 while unknown.
+    pub position: u64,
+    /// Progress, from 0 to 1.
+    pub progress: f64,
+    /// Events per second, over the last seconds.
+    pub rate: f64,
+    /// Estimated seconds until it is done.
+    pub remaining_seconds: Option<f64>,
+    /// Seed of the batch boundaries: the same seed repeats the run.
+    pub seed: u64,
+    /// How often the second fold was restarted.
+    pub restarts: u64,
+    /// Whether both states were equal, byte by byte; none before the end.
+    pub equal: Option<bool>,
+    /// What differs.
+    pub comparison: Option<Comparison>,
+    /// The first key that differs, and the event after which it did, if that was found.
+    pub divergence: Option<Divergence>,
+    /// Sequences that were skipped, because the active state skipped them.
+    pub skipped: Vec<u64>,
+    /// Events that were gone from the stream before the active state could have them, and were
+    /// accepted as missing: both states lack them.
+    pub missing_events: u64,
+    /// What the active state has parked: both states lack the effects of these events.
+    pub parked: Parked,
+    /// The result, for people.
+    pub message: String,
+    /// What keeps it from getting on just now, if anything does.
+    pub obstacle: Option<String>,
+}
+
+/// Where two folds of the same events diverge.
+#[derive(Clone, Debug)]
+pub struct Divergence {
+    /// The first key, in byte order, that differs.
+    pub key: String,
+    /// The first sequence after which two folds disagreed about it; none if two further folds
+    /// agreed.
+    pub sequence: Option<u64>,
+}
+
+/// Text to add to a message about a state that lacks this many events, which were gone from the
+/// stream before it could have them.
+pub fn missing_remark(count: u64) -> String {
+    match count {
+        0 => String::new(),
+        1 => "; without 1 event that was gone from the stream".to_owned(),
+        _ => format!("; without {count} events that were gone from the stream"),
+    }
 }

@@ -83,7 +83,7 @@ pub struct SagaGroup {
 
 /// An instance of a saga.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SagaInstance {
+pub struct SagaInstance {
     /// The saga.
     pub saga: String,
     /// Its correlation key.
@@ -117,7 +117,8 @@ pub struct Wanted {
 
 /// A page of instances.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Listed {
+pub struct Listed {
+    /// Those that have waited longest come first in each status and step.
     pub instances: Vec<SagaInstance>,
     /// Where the next page begins.
     pub next: Option<String>,

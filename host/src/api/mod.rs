@@ -25,6 +25,7 @@ use utoipa::ToSchema;
 
 pub use crate::position::Start;
 pub use crate::progress::DeploymentState;
+pub use crate::rollout::DeployOutcome;
 pub use failures::*;
 pub use handler::*;
 pub use inbox::*;
@@ -278,22 +279,6 @@ pub struct Deployed {
     /// What keeps it from being built at the moment, such as a source that can't be reached.
     #[serde(default)]
     pub warnings: Vec<String>,
-}
-
-/// The outcome of a deploy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum DeployOutcome {
-    /// The name is new.
-    Created,
-    /// This module already runs under the name.
-    Unchanged,
-    /// The module inherited the state of the previous generation.
-    Inherited,
-    /// A new generation is built from the beginning of the stream, alongside the active one.
-    Rebuilding,
-    /// A new generation is made from the entries of the active one.
-    Migrating,
 }
 
 /// One entry of a read model.
@@ -554,14 +539,4 @@ pub struct AuditEntry {
 pub struct AuditLog {
     /// Newest first.
     pub entries: Vec<AuditEntry>,
-}
-
-/// Text to add to a message about a state that lacks this many events, which were gone from the
-/// stream before it could have them.
-pub fn missing_remark(count: u64) -> String {
-    match count {
-        0 => String::new(),
-        1 => "; without 1 event that was gone from the stream".to_owned(),
-        _ => format!("; without {count} events that were gone from the stream"),
-    }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Deployment, DeploymentState, Failure, ModuleInfo, ParkedCounts, SourceStatus};
+pub use crate::overview::WorkState;
 pub use crate::state::catalogue::{Difference, GenerationStatus, Promotion, Strategy};
 
 /// The options with which a generation is built.
@@ -236,20 +237,6 @@ pub struct Pruned {
     pub bytes: u64,
     /// Whether this was a dry run, which removes nothing.
     pub dry_run: bool,
-}
-
-/// The state of long-running work on a deployment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum WorkState {
-    /// It waits for its turn.
-    Queued,
-    /// It is running.
-    Running,
-    /// It is complete.
-    Done,
-    /// It could not be completed.
-    Failed,
 }
 
 /// Whether folding the stream again gives the same state.

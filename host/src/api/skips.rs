@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use crate::overview::SkipState;
+
 /// Parameters of a resume.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -14,34 +16,6 @@ pub struct Resume {
     /// `skip`, and only allowed with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-}
-
-/// The effect of a decision to skip an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum SkipState {
-    /// The active state has not reached the event yet.
-    Ahead,
-    /// The active state skipped it, and so do states that are built from scratch.
-    Skipped,
-    /// The active state folded it before the decision, or does not read it; states that are built
-    /// from scratch skip it.
-    Folded,
-    /// The active state skipped it, but the decision was withdrawn: states that are built from
-    /// side fold it.
-    Withdrawn,
-}
-
-impl SkipState {
-    /// Its name, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ahead => "ahead",
-            Self::Skipped => "skipped",
-            Self::Folded => "folded",
-            Self::Withdrawn => "withdrawn",
-        }
-    }
 }
 
 /// A skipped event.

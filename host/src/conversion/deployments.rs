@@ -36,6 +36,7 @@ impl From<overview::Deployment> for api::Deployment {
             skipped,
             on_failure,
             parked,
+            skips,
             outbox,
             inbox,
             timers,
@@ -74,8 +75,7 @@ impl From<overview::Deployment> for api::Deployment {
             skipped,
             on_failure,
             parked: parked.into(),
-            // Listed by who made them.
-            skips: Vec::new(),
+            skips: each(skips),
             outbox: outbox.map(Into::into),
             inbox: inbox.map(Into::into),
             timers: timers.map(Into::into),

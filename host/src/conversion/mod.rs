@@ -9,11 +9,18 @@ mod builds;
 mod deployments;
 mod events;
 mod failures;
+mod handlers;
 mod host;
 mod memory;
 mod modules;
+mod parked;
+mod rollouts;
 mod sagas;
+mod skips;
 mod sources;
+mod verifications;
+
+pub(crate) use rollouts::rebuilds;
 
 /// Converts each item.
 fn each<A, B: From<A>>(items: Vec<A>) -> Vec<B> {

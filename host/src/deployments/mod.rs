@@ -37,7 +37,6 @@ pub(crate) use runners::{Role, Runners, throttle};
 pub(crate) use skips::{parked_remark, skipped_remark};
 
 use crate::actor::blocking;
-use crate::api;
 use crate::audit;
 use crate::data_dir::DataDir;
 use crate::deployment::{Deployment, View};
@@ -245,18 +244,6 @@ impl Deployments {
             .into());
         };
         Ok(deployment.view_of(runner, at_least, timeout).await?)
-    }
-
-    /// The generations of a deployment.
-    pub fn generations(&self, name: &str) -> Result<api::GenerationList, Error> {
-        let deployment = self.get(name)?;
-        let record = deployment.record();
-        let generations = record
-            .generations
-            .iter()
-            .map(|generation| deployment.generation_info(generation))
-            .collect();
-        Ok(api::GenerationList { generations })
     }
 }
 

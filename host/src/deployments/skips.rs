@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::Error;
-use crate::api::{self, SkipState};
 use crate::deployment::Deployment;
+use crate::overview::{self, SkipState};
 use crate::state;
 use crate::state::exceptions::{Exception, Skip, Skips};
 
@@ -40,7 +40,7 @@ fn events(count: usize) -> String {
 }
 
 /// Text to add to a message about a state with parked events.
-pub(crate) fn parked_remark(parked: &api::ParkedCounts) -> String {
+pub(crate) fn parked_remark(parked: &overview::Parked) -> String {
     match parked.events {
         0 => String::new(),
         1 => "; without 1 event that is parked".to_owned(),
@@ -69,7 +69,7 @@ impl Deployment {
     }
 
     /// The skipped events, by rising sequence.
-    pub fn skips(&self) -> Vec<api::Skip> {
+    pub fn skips(&self) -> Vec<overview::Skip> {
         let store = self.active().store();
         let position = store.as_ref().map_or(0, state::Store::position);
         // What has been done comes from the state, what is decided from the record.
@@ -78,7 +78,7 @@ impl Deployment {
     }
 
     /// The last of them.
-    pub(crate) fn skips_shown(&self) -> Vec<api::Skip> {
+    pub(crate) fn latest_skips(&self) -> Vec<overview::Skip> {
         let mut skips = self.skips();
         skips.drain(..skips.len().saturating_sub(SHOWN_MAX));
         skips
@@ -89,8 +89,8 @@ fn listed(
     decided: &[Skip],
     exceptions: &BTreeMap<u64, Exception>,
     position: u64,
-) -> Vec<api::Skip> {
-    let mut listed: BTreeMap<u64, api::Skip> = BTreeMap::new();
+) -> Vec<overview::Skip> {
+    let mut listed: BTreeMap<u64, overview::Skip> = BTreeMap::new();
     // A decision that is not in the record any more, but was carried out, was withdrawn since.
     let mut behind: BTreeMap<u64, u64> = BTreeMap::new();
     for (sequence, exception) in exceptions {
@@ -122,26 +122,10 @@ fn listed(
     listed.into_values().collect()
 }
 
-fn shown(skip: &Skip, state: SkipState) -> api::Skip {
-    let Skip {
-        sequence,
-        reason,
-        at,
-        error,
-        event,
-        behind,
-    } = skip.clone();
-    let event = event.as_ref();
-    api::Skip {
-        sequence,
-        later: behind.len() as u64,
+fn shown(decision: &Skip, state: SkipState) -> overview::Skip {
+    overview::Skip {
+        later: decision.behind.len() as u64,
+        decision: decision.clone(),
         state,
-        reason,
-        at,
-        error,
-        subject: event.map(|event| event.subject.clone()),
-        kind: event.map(|event| event.kind.clone()),
-        time: event.map(|event| event.time.clone()),
-        digest: event.map(|event| event.digest.clone()),
     }
 }

@@ -19,7 +19,7 @@ use crate::event::Payload;
 use crate::log::NewEvent;
 use crate::module::Module;
 use crate::source::Outlet;
-use crate::state::catalogue::{FailureEvents, ParkingRecord};
+use crate::state::catalogue::FailureEvents;
 use crate::state::{Parked, Store};
 
 /// Type of error events.
@@ -288,11 +288,6 @@ fn message(name: &str, generation: u64, state_file: u64, parked: &Parked) -> (St
         "parked_at": at,
     });
     (id, data.to_string())
-}
-
-/// What a list of parked keys says about error events.
-pub(crate) fn shown(parking: &ParkingRecord) -> Option<String> {
-    parking.events.as_ref().map(FailureEvents::place)
 }
 
 /// The settings of a new deployment.

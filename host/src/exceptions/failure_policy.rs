@@ -6,7 +6,7 @@ use super::{Exceptions, failure_events};
 use crate::deployment::{Deployment, parked_counts as counts};
 use crate::deployments::Error;
 use crate::module::{KeyRule, Module};
-use crate::state::catalogue::{OnFailure, ParkingRecord, Strategy};
+use crate::state::catalogue::{FailureEvents, OnFailure, ParkingRecord, Strategy};
 
 /// What a deploy says about events that fail.
 #[derive(Clone, Debug, Default)]
@@ -59,8 +59,9 @@ impl Exceptions {
         if parking.on_failure != before.on_failure {
             changed.push(format!("on-failure is {}", parking.on_failure.name()));
         }
-        if failure_events::shown(&parking) != failure_events::shown(&before) {
-            let place = failure_events::shown(&parking).unwrap_or_else(|| "nowhere".to_owned());
+        let place = |parking: &ParkingRecord| parking.events.as_ref().map(FailureEvents::place);
+        if place(&parking) != place(&before) {
+            let place = place(&parking).unwrap_or_else(|| "nowhere".to_owned());
             changed.push(format!("failure events go to {place}"));
         }
         Ok((!changed.is_empty()).then(|| changed.join(", ")))

@@ -15,7 +15,7 @@ mod skips;
 use std::sync::Arc;
 
 pub use failure_policy::FailureRequest;
-pub use parked::ParkedAction;
+pub use parked::{Extent, ParkedAction, ParkedChange, ParkedList, ParkedSelection};
 pub(crate) use skips::failure_noted;
 pub use skips::{InvalidSkips, Wanted as WantedSkips};
 

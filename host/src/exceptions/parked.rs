@@ -9,18 +9,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Exceptions, failure_events, skips};
+use super::{Exceptions, skips};
 use crate::actor::blocking;
-use crate::api;
 use crate::bundle::Keeper;
 use crate::deployment::{Deployment, parked_counts as counts};
-use crate::deployments::Error;
-use crate::event::Payload;
+use crate::deployments::{DryRun, Error};
 use crate::failure::FailureClass;
+use crate::overview;
 use crate::pipeline::{ParkedOutcome, ParkedWork, ParkedWorkError, decision};
 use crate::progress::DeploymentState;
+use crate::state::catalogue::ParkingRecord;
 use crate::state::exceptions::{Behind, REASON_BYTES_MAX, Skip};
-use crate::state::{self, Parked, ParkedFailure, ParkedKey, ReadEntry, Replaced, Store};
+use crate::state::{self, Parked, ParkedKey, Store};
 
 /// Most keys in one response, and in one request.
 pub(super) const KEYS_MAX: usize = 1_000;
@@ -30,23 +30,16 @@ const EVENTS_MAX: usize = 100;
 const DROP_EVENTS_MAX: usize = 10_000;
 
 /// How much of each key a drop takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Extent {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Extent {
     /// The first event, which has failed.
+    #[default]
     FirstEvent,
     /// All its events.
     WholeKey,
 }
 
 impl Extent {
-    fn of(selection: &api::ParkedSelection) -> Self {
-        if selection.whole_keys {
-            Self::WholeKey
-        } else {
-            Self::FirstEvent
-        }
-    }
-
     /// Out of this many events.
     fn events(self, all: u64) -> u64 {
         match self {
@@ -71,58 +64,44 @@ impl From<ParkedWorkError> for Error {
     }
 }
 
-fn failure_shown(failure: &ParkedFailure) -> api::ParkedFailure {
-    let ParkedFailure {
-        kind,
-        class,
-        message,
-        attempts,
-        module,
-        first_at,
-        last_at,
-        reads,
-        reads_are_cut,
-        number: _,
-    } = failure.clone();
-    let reads = reads.into_iter();
-    api::ParkedFailure {
-        kind,
-        class,
-        message,
-        attempts,
-        module,
-        first_at,
-        last_at,
-        reads: reads
-            .map(|ReadEntry { key, value }| api::ParkedRead { key, value })
-            .collect(),
-        reads_are_cut,
-    }
+/// Which parked keys are meant: some, or all; of all, only those whose first event failed with a
+/// class.
+#[derive(Clone, Debug, Default)]
+pub struct ParkedSelection {
+    /// These keys.
+    pub keys: Vec<String>,
+    /// All keys.
+    pub all: bool,
+    /// Only keys whose first event failed with this class; with `all`.
+    pub class: Option<FailureClass>,
+    /// Why, for the audit log; required to drop events.
+    pub reason: Option<String>,
+    /// How much of each key a drop takes.
+    pub extent: Extent,
 }
 
-fn key_shown(key: &str, parked: &ParkedKey) -> api::ParkedKey {
-    api::ParkedKey {
-        key: key.to_owned(),
-        events: parked.events(),
-        bytes: parked.bytes(),
-        first_sequence: parked.sequences().next().unwrap_or(0),
-        failure: parked.failure.as_ref().map(failure_shown),
-    }
+/// The parked keys of a deployment.
+#[derive(Clone, Debug)]
+pub struct ParkedList {
+    /// What happens to further events that fail.
+    pub policy: ParkingRecord,
+    /// All that is parked.
+    pub counts: overview::Parked,
+    /// The keys of this page, in order.
+    pub keys: Vec<(String, ParkedKey)>,
+    /// Where the next page begins; none if this is the last one.
+    pub next: Option<String>,
 }
 
-fn event_shown(parked: &Parked) -> api::ParkedEvent {
-    let event = &parked.event;
-    let time =
-        jiff::Timestamp::from_nanosecond(i128::from(event.time_ns)).unwrap_or(jiff::Timestamp::MAX);
-    api::ParkedEvent {
-        sequence: event.sequence,
-        subject: event.subject.to_string(),
-        kind: event.kind.to_string(),
-        time: time.to_string(),
-        data: event.data.to_json(),
-        digest: parked.digest(),
-        failure: parked.failure.as_ref().map(failure_shown),
-    }
+/// What a retry or a drop did.
+#[derive(Clone, Debug)]
+pub struct ParkedChange {
+    /// What came of the work.
+    pub outcome: ParkedOutcome,
+    /// What is parked now.
+    pub left: overview::Parked,
+    /// Whether nothing was changed: the numbers say what would happen.
+    pub dry_run: DryRun,
 }
 
 /// Whether a key is one whose first event failed with a class.
@@ -140,7 +119,7 @@ impl Exceptions {
         name: &str,
         class: Option<FailureClass>,
         after: Option<&str>,
-    ) -> Result<api::ParkedList, Error> {
+    ) -> Result<ParkedList, Error> {
         let deployment = self.deployments.get(name)?;
         let store = open_store(&deployment)?;
         let parked = store.parked_keys();
@@ -151,20 +130,19 @@ impl Exceptions {
         let keys: Vec<_> = chosen
             .by_ref()
             .take(KEYS_MAX)
-            .map(|(key, parked)| key_shown(key, parked))
+            .map(|(key, parked)| (key.clone(), parked.clone()))
             .collect();
-        let last = keys.last().map(|last| last.key.clone());
-        Ok(api::ParkedList {
-            on_failure: deployment.record().parking.on_failure,
-            failure_events: failure_events::shown(&deployment.record().parking),
+        let last = keys.last().map(|(key, _)| key.clone());
+        Ok(ParkedList {
+            policy: deployment.record().parking.clone(),
             counts: counts(Some(&store)),
             keys,
             next: last.filter(|_| chosen.next().is_some()),
         })
     }
 
-    /// The parked events of a key.
-    pub async fn parked_events(&self, name: &str, key: &str) -> Result<api::ParkedEvents, Error> {
+    /// How many events of a key are parked, and the first of them, in order.
+    pub async fn parked_events(&self, name: &str, key: &str) -> Result<(u64, Vec<Parked>), Error> {
         let deployment = self.deployments.get(name)?;
         let store = open_store(&deployment)?;
         let total = store.parked_events_of(key);
@@ -174,11 +152,7 @@ impl Exceptions {
         }
         let wanted = key.to_owned();
         let events = blocking(move || store.parked_events(&wanted, EVENTS_MAX)).await?;
-        Ok(api::ParkedEvents {
-            key: key.to_owned(),
-            total,
-            events: events.iter().map(event_shown).collect(),
-        })
+        Ok((total, events))
     }
 
     /// Retries or drops parked events.
@@ -186,22 +160,22 @@ impl Exceptions {
         &self,
         name: &str,
         action: ParkedAction,
-        selection: api::ParkedSelection,
-    ) -> Result<api::ParkedOutcome, Error> {
+        selection: ParkedSelection,
+        dry_run: DryRun,
+    ) -> Result<ParkedChange, Error> {
         let deployment = self.deployments.get(name)?;
         // For the whole change: a deploy in between could bring other code.
         let changing = self.deployments.lock(&deployment).await?;
         let store = open_store(&deployment)?;
         let (mut keys, is_cut) = chosen(name, &store, &selection)?;
-        let extent = Extent::of(&selection);
+        let (extent, is_dry) = (selection.extent, dry_run == DryRun::Yes);
         if action == ParkedAction::Drop && extent == Extent::FirstEvent {
             keep_failed(name, &store, &mut keys, &selection)?;
         }
-        let dry_run = selection.dry_run;
         let work = match action {
             ParkedAction::Retry => ParkedWork::Retry {
                 keys: keys.clone(),
-                dry_run,
+                dry_run: is_dry,
             },
             ParkedAction::Drop => ParkedWork::Drop {
                 parts: parts_of(&store, &keys, extent),
@@ -215,9 +189,9 @@ impl Exceptions {
         }
         let outcome = match action {
             _ if keys.is_empty() => ParkedOutcome::default(),
-            ParkedAction::Drop if dry_run => would_drop(&store, &keys, extent),
+            ParkedAction::Drop if is_dry => would_drop(&store, &keys, extent),
             // Nothing changes that anybody could have read.
-            ParkedAction::Retry if dry_run => self.work_on_parked(&deployment, work).await?,
+            ParkedAction::Retry if is_dry => self.work_on_parked(&deployment, work).await?,
             ParkedAction::Retry | ParkedAction::Drop => {
                 let (begun, done) = match action {
                     ParkedAction::Retry => ("parked-retry-begun", "parked-retry"),
@@ -253,9 +227,17 @@ impl Exceptions {
         };
         // The counts below are read without it.
         drop(changing);
-        let mut outcome = outcome_of(&deployment, outcome, is_cut);
-        outcome.dry_run = dry_run;
-        Ok(outcome)
+        // Both texts may apply; what stopped the work comes first.
+        let more = || format!("only the first {KEYS_MAX} keys were tried");
+        let unfinished = outcome.unfinished.or_else(|| is_cut.then(more));
+        Ok(ParkedChange {
+            outcome: ParkedOutcome {
+                unfinished,
+                ..outcome
+            },
+            left: counts(deployment.active().store().as_ref()),
+            dry_run,
+        })
     }
 
     /// Lets the active generation work on parked events while all generations are held. The caller
@@ -341,7 +323,7 @@ fn keep_failed(
     name: &str,
     store: &Store,
     keys: &mut Vec<String>,
-    selection: &api::ParkedSelection,
+    selection: &ParkedSelection,
 ) -> Result<(), Error> {
     let parked = store.parked_keys();
     let has_failed = |key: &String| {
@@ -464,35 +446,6 @@ fn nothing_parked(name: &str, key: &str) -> Error {
     ))
 }
 
-fn change_shown((key, before, after): &Replaced) -> api::ParkedChange {
-    let shown = |value: &Option<Payload>| value.as_ref().map(Payload::to_json);
-    api::ParkedChange {
-        key: key.to_string(),
-        before: shown(before),
-        after: shown(after),
-    }
-}
-
-fn outcome_of(deployment: &Deployment, outcome: ParkedOutcome, is_cut: bool) -> api::ParkedOutcome {
-    let more = || format!("only the first {KEYS_MAX} keys were tried");
-    let failed = outcome
-        .failed
-        .into_iter()
-        .map(|(key, error)| api::ParkedAgain { key, error });
-    api::ParkedOutcome {
-        events: outcome.events,
-        keys: outcome.keys,
-        failed: failed.collect(),
-        // Both texts may apply; what stopped the work comes first.
-        unfinished: outcome.unfinished.or_else(|| is_cut.then(more)),
-        left: counts(deployment.active().store().as_ref()),
-        dry_run: false,
-        changes: outcome.changes.iter().map(change_shown).collect(),
-        more_changes: outcome.more_changes,
-        messages: outcome.effects,
-    }
-}
-
 /// The keys as text for the audit log.
 fn of_keys(keys: &[String]) -> String {
     let named: Vec<&str> = keys.iter().take(10).map(String::as_str).collect();
@@ -515,7 +468,7 @@ pub(crate) fn open_store(deployment: &Deployment) -> Result<Store, Error> {
     deployment.active().store().ok_or_else(opening)
 }
 
-fn reason_of(selection: &api::ParkedSelection) -> Result<String, Error> {
+fn reason_of(selection: &ParkedSelection) -> Result<String, Error> {
     // Recorded with each event, so its size is limited.
     let reason = selection.reason.as_deref().unwrap_or_default().trim();
     match reason.len() {
@@ -533,7 +486,7 @@ fn reason_of(selection: &api::ParkedSelection) -> Result<String, Error> {
 fn chosen(
     name: &str,
     store: &Store,
-    selection: &api::ParkedSelection,
+    selection: &ParkedSelection,
 ) -> Result<(Vec<String>, bool), Error> {
     let parked = store.parked_keys();
     match (selection.keys.is_empty(), selection.all) {

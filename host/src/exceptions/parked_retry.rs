@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Exceptions;
-use super::parked::{KEYS_MAX, ParkedAction, open_store};
-use crate::api;
+use super::parked::{KEYS_MAX, ParkedAction, ParkedSelection, open_store};
 use crate::deployment::{Deployment, parked_counts as counts};
-use crate::deployments::Error;
+use crate::deployments::{DryRun, Error};
 use crate::progress::DeploymentState;
 use crate::runner::Runner;
 use crate::state::ParkedKey;
@@ -114,17 +113,18 @@ impl Exceptions {
         if keys.is_empty() {
             return Ok(Retried::All);
         }
-        let selection = api::ParkedSelection {
+        let selection = ParkedSelection {
             keys,
-            ..api::ParkedSelection::default()
+            ..ParkedSelection::default()
         };
-        let outcome = self
-            .change_parked(deployment.name(), ParkedAction::Retry, selection)
+        let action = ParkedAction::Retry;
+        let changed = self
+            .change_parked(deployment.name(), action, selection, DryRun::No)
             .await?;
         tracing::info!(
             deployment = deployment.name(),
-            events = outcome.events,
-            failed = outcome.failed.len(),
+            events = changed.outcome.events,
+            failed = changed.outcome.failed.len(),
             "parked events were retried by newer code"
         );
         Ok(Retried::More)

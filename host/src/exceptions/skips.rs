@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Exceptions;
-use crate::api;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, GenerationChoice, crash_points};
 use crate::event::Event;
 use crate::failure::Failure;
+use crate::overview;
 use crate::pipeline::Ceiling;
 use crate::runner::Runner;
 use crate::source::{self, Source};
@@ -54,22 +54,16 @@ pub enum InvalidSkips {
 }
 
 impl Wanted {
-    /// Parses a request, which may contain none.
-    pub fn of(request: api::Resume) -> Result<Option<Self>, InvalidSkips> {
-        let reason = request
-            .reason
-            .as_deref()
-            .unwrap_or_default()
-            .trim()
-            .to_owned();
-        match (request.skip.len(), reason.len()) {
-            (0, _) if request.reason.is_none() => Ok(None),
+    /// Checks the sequences and the reason of a request, which may contain none.
+    pub fn of(mut sequences: Vec<u64>, given: Option<&str>) -> Result<Option<Self>, InvalidSkips> {
+        let reason = given.unwrap_or_default().trim().to_owned();
+        match (sequences.len(), reason.len()) {
+            (0, _) if given.is_none() => Ok(None),
             (0, _) => Err(InvalidSkips::NoEvent),
             (_, 0) => Err(InvalidSkips::NoReason),
             (_, bytes) if bytes > REASON_BYTES_MAX => Err(InvalidSkips::LongReason(bytes)),
             (count, _) if count > REQUEST_MAX => Err(InvalidSkips::TooMany(count)),
             _ => {
-                let mut sequences = request.skip;
                 // Each event is decided once, and the list is in the order of the record.
                 sequences.sort_unstable();
                 sequences.dedup();
@@ -289,8 +283,13 @@ impl Exceptions {
         Ok(event)
     }
 
-    /// Withdraws a decision. States that have passed the event do not change.
-    pub async fn withdraw_skip(&self, name: &str, sequence: u64) -> Result<api::SkipList, Error> {
+    /// Withdraws a decision, and returns those that are left. States that have passed the event do
+    /// not change.
+    pub async fn withdraw_skip(
+        &self,
+        name: &str,
+        sequence: u64,
+    ) -> Result<Vec<overview::Skip>, Error> {
         let deployment = self.deployments.get(name)?;
         let _changing = self.deployments.lock(&deployment).await?;
         let is_decided = |record: &Record| record.skips.iter().any(|skip| skip.has(sequence));
@@ -323,16 +322,7 @@ impl Exceptions {
             .runners()
             .iter()
             .for_each(|runner| runner.leave_out(skips.clone()));
-        Ok(api::SkipList {
-            skips: deployment.skips(),
-        })
-    }
-
-    /// The skipped events of a deployment.
-    pub fn skips(&self, name: &str) -> Result<api::SkipList, Error> {
-        Ok(api::SkipList {
-            skips: self.deployments.get(name)?.skips(),
-        })
+        Ok(deployment.skips())
     }
 }
 

@@ -9,7 +9,8 @@ mod waiting;
 use std::sync::Arc;
 
 pub use grants::EffectsRequest;
-pub use timers::TimerAction;
+pub use timers::{PendingTimer, PendingTimers, TimerAction, TimerChanged};
+pub use waiting::{Conditions, DroppedMessages, NamedMessages, WaitingMessage, WaitingMessages};
 
 use crate::deployments::Deployments;
 use crate::source::Sources;

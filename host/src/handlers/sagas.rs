@@ -2,36 +2,18 @@
 
 use super::Handlers;
 use crate::actor::blocking;
-use crate::api;
-use crate::deployment::Deployment;
 use crate::deployments::Error;
-use crate::sagas::{self, Wanted};
-
-impl Deployment {
-    /// How it is, with its sagas in figures. Blocking.
-    pub(crate) fn info_with_sagas(&self) -> api::Deployment {
-        api::Deployment {
-            skips: self.skips_shown(),
-            ..self.overview_with_sagas().into()
-        }
-    }
-}
+use crate::sagas::{self, Listed, Wanted};
 
 impl Handlers {
-    /// A deployment, with its sagas in figures.
-    pub async fn shown(&self, name: &str) -> Result<api::Deployment, Error> {
-        let deployment = self.deployments.get(name)?;
-        Ok(blocking(move || deployment.info_with_sagas()).await)
-    }
-
-    /// A page of the instances of its sagas.
+    /// A page of the instances of a handler's sagas, and the position that they reflect.
     pub async fn saga_instances(
         &self,
         name: &str,
         wanted: Wanted,
         after: Option<String>,
         limit: usize,
-    ) -> Result<api::SagaInstances, Error> {
+    ) -> Result<(u64, Listed), Error> {
         let deployment = self.deployments.get(name)?;
         if deployment.with_record(|record| record.handler.is_none()) {
             return Err(Error::Refused(format!(
@@ -50,11 +32,7 @@ impl Handlers {
                 return Ok(Err(known));
             }
             let listed = sagas::list(&snapshot, &wanted, after.as_deref(), limit)?;
-            let listed = listed.map(|listed| api::SagaInstances {
-                position: snapshot.position(),
-                instances: listed.instances.into_iter().map(Into::into).collect(),
-                next: listed.next,
-            });
+            let listed = listed.map(|listed| (snapshot.position(), listed));
             Ok::<_, crate::state::Error>(Ok(listed))
         });
         let listed = listed.await?.map_err(|known| {

@@ -2,13 +2,43 @@
 
 use super::Handlers;
 use crate::actor::blocking;
-use crate::api;
 use crate::deployments::{DryRun, Error};
 use crate::log::NewEvent;
 use crate::state::catalogue::Record;
 use crate::state::{Due, Parked};
 use crate::timers::{Firing, Timer, What};
 use crate::timestamp;
+
+/// A pending timer.
+#[derive(Clone, Debug)]
+pub struct PendingTimer {
+    /// Its name.
+    pub name: String,
+    /// The rest of it.
+    pub timer: Timer,
+}
+
+/// Pending timers, in the order in which they fire.
+#[derive(Clone, Debug)]
+pub struct PendingTimers {
+    /// One page of them.
+    pub timers: Vec<PendingTimer>,
+    /// Where the next page begins; none if this is the last one.
+    pub next: Option<String>,
+}
+
+/// A timer that an operator fires or drops.
+#[derive(Clone, Debug)]
+pub struct TimerChanged {
+    /// The timer.
+    pub timer: PendingTimer,
+    /// The sequence of the message in the handler's stream that does it, once the handler gets
+    /// there; none of a dry run.
+    pub sequence: Option<u64>,
+    /// Whether events of its key are parked: it waits behind them, until they are retried or
+    /// dropped.
+    pub waits: bool,
+}
 
 impl Handlers {
     /// A page of the timers that are pending and durable, in the order in which they fire.
@@ -17,7 +47,7 @@ impl Handlers {
         name: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<api::PendingTimers, Error> {
+    ) -> Result<PendingTimers, Error> {
         let deployment = self.deployments.get(name)?;
         // A projection has no tables of timers.
         if deployment.with_record(|record| record.handler.is_none()) {
@@ -41,9 +71,12 @@ impl Handlers {
                 // One that was cancelled or replaced since the last commit is not there any more.
                 let known = snapshot.timer(&due.name)?;
                 let known = known.filter(|timer| timer.at_ns == due.at_ns);
-                timers.extend(known.map(|timer| shown(due.name, timer)));
+                timers.extend(known.map(|timer| PendingTimer {
+                    name: due.name,
+                    timer,
+                }));
             }
-            Ok::<_, crate::state::Error>(api::PendingTimers { timers, next })
+            Ok::<_, crate::state::Error>(PendingTimers { timers, next })
         });
         Ok(timers.await?)
     }
@@ -84,7 +117,7 @@ impl Handlers {
         action: TimerAction,
         timer: String,
         dry_run: DryRun,
-    ) -> Result<api::TimerChanged, Error> {
+    ) -> Result<TimerChanged, Error> {
         let deployment = self.deployments.get(name)?;
         // A change of owner in between would publish into another stream than the new one reads.
         let _changing = self.deployments.lock(&deployment).await?;
@@ -118,8 +151,11 @@ impl Handlers {
             )));
         }
         let waits = firing.key.as_ref().is_some_and(|key| store.is_parked(key));
-        let mut changed = api::TimerChanged {
-            timer: shown(timer, pending),
+        let mut changed = TimerChanged {
+            timer: PendingTimer {
+                name: timer,
+                timer: pending,
+            },
             sequence: None,
             waits,
         };
@@ -130,7 +166,8 @@ impl Handlers {
         let source = self.sources.known(source)?;
         let outlet = source.outlet();
         // Before it is published: what is not recorded does not happen.
-        let detail = format!("{}, which is due at {}", firing.name, changed.timer.at);
+        let due = timestamp::format_ns(firing.at_ns);
+        let detail = format!("{}, which is due at {due}", firing.name);
         self.deployments
             .commit(&deployment, deployment.draft(), action.name(), detail)
             .await?;
@@ -169,16 +206,6 @@ impl Handlers {
                 crate::timers::SUBJECT_PREFIX
             )
         })
-    }
-}
-
-/// For people and machines outside.
-fn shown(name: String, timer: Timer) -> api::PendingTimer {
-    api::PendingTimer {
-        at: timestamp::format_ns(timer.at_ns),
-        name,
-        set_by: timer.set_by,
-        key: timer.key,
     }
 }
 

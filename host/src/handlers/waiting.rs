@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::Handlers;
 use crate::actor::blocking;
-use crate::api;
 use crate::audit;
 use crate::clock::wall_ns;
 use crate::deployment::Deployment;
 use crate::deployments::Error;
-use crate::effects::{Condition, Lineage, Queue, Row, RowKey, row_key};
+use crate::effects::{Lineage, Queue, Row, RowKey, row_key};
+use crate::overview;
 use crate::runner::Runner;
 use crate::state::Store;
 
@@ -22,6 +22,77 @@ const REASON_BYTES_MAX: usize = 500;
 const PAGE_BYTES: usize = 8 << 20;
 /// Names the queue of conflicts in a page's end.
 const CONFLICTS: &str = "conflict";
+
+/// A message that waits in an outbox.
+#[derive(Clone, Debug)]
+pub struct WaitingMessage {
+    /// Its row in the outbox.
+    pub row: Row,
+    lineage: Lineage,
+}
+
+impl WaitingMessage {
+    /// Its id, with which its stream recognises it.
+    pub fn id(&self) -> String {
+        self.row.place.id(self.lineage)
+    }
+}
+
+/// Messages that wait, in the order in which they leave, source by source.
+#[derive(Clone, Debug)]
+pub struct WaitingMessages {
+    /// One page of them.
+    pub messages: Vec<WaitingMessage>,
+    /// Where the next page begins; none if this is the last one.
+    pub next: Option<String>,
+}
+
+/// The messages that an operator means, and why.
+#[derive(Clone, Debug)]
+pub struct NamedMessages {
+    /// Their ids: 1 to 100.
+    pub ids: Vec<String>,
+    /// The reason, for the audit log: 1 to 500 bytes.
+    pub reason: String,
+}
+
+impl NamedMessages {
+    fn check(&self) -> Result<(), Error> {
+        let bytes = self.reason.len();
+        if self.reason.trim().is_empty() || bytes > REASON_BYTES_MAX {
+            return Err(Error::Refused(format!(
+                "the reason has {bytes} bytes; give one of 1 to {REASON_BYTES_MAX}: it is recorded \
+                 in the audit log"
+            )));
+        }
+        let count = self.ids.len();
+        if !(1..=NAMED_MAX).contains(&count) {
+            return Err(Error::Refused(format!(
+                "{count} messages named; name 1 to {NAMED_MAX} at once"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of the conditions of messages that are sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conditions {
+    /// They still count.
+    Keep,
+    /// They no longer count.
+    Drop,
+}
+
+/// Messages that were dropped.
+#[derive(Clone, Debug)]
+pub struct DroppedMessages {
+    /// The messages. They are not sent again; one that was sent without an answer may be stored all
+    /// the same.
+    pub dropped: Vec<WaitingMessage>,
+    /// How many messages still wait.
+    pub left: u64,
+}
 
 /// Nothing is sent while this exists.
 struct Quiet(Arc<Runner>);
@@ -48,7 +119,7 @@ impl Handlers {
         name: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<api::WaitingMessages, Error> {
+    ) -> Result<WaitingMessages, Error> {
         let deployment = self.deployments.get(name)?;
         let (store, lineage) = outbox(&deployment)?;
         // A place outside this lineage belongs to another deployment or to one before it.
@@ -59,8 +130,8 @@ impl Handlers {
             .last()
             .filter(|_| has_more)
             .map(|row| page_after(row, lineage));
-        Ok(api::WaitingMessages {
-            messages: rows.iter().map(|row| shown(row, lineage)).collect(),
+        Ok(WaitingMessages {
+            messages: messages_of(rows, lineage),
             next,
         })
     }
@@ -69,22 +140,21 @@ impl Handlers {
     pub async fn drop_messages(
         &self,
         name: &str,
-        wanted: api::DropMessages,
-    ) -> Result<api::DroppedMessages, Error> {
+        named: NamedMessages,
+    ) -> Result<DroppedMessages, Error> {
         let deployment = self.deployments.get(name)?;
-        check(&wanted.ids, &wanted.reason)?;
+        named.check()?;
         let _changing = self.deployments.lock(&deployment).await?;
         let (_, lineage) = outbox(&deployment)?;
         // What is dropped must not be on its way.
         let _quiet = Quiet::of(deployment.active()).await;
         // Read again: the state may have been opened again while the releaser stopped.
         let (store, _) = outbox(&deployment)?;
-        let rows = find(name, &store, &wanted.ids, lineage).await?;
-        let dropped: Vec<api::WaitingMessage> =
-            rows.iter().map(|row| shown(row, lineage)).collect();
-        let audit = noted("drop-messages", name, &wanted.reason, &dropped);
-        let (catalogue, writer) = (Arc::clone(&self.deployments.catalogue), store.clone());
+        let rows = find(name, &store, &named.ids, lineage).await?;
         let keys: Vec<RowKey> = rows.iter().map(Row::key).collect();
+        let dropped = messages_of(rows, lineage);
+        let audit = noted("drop-messages", name, &named.reason, &dropped);
+        let (catalogue, writer) = (Arc::clone(&self.deployments.catalogue), store.clone());
         blocking(move || {
             // Before they are gone: nothing is dropped without a record.
             catalogue.note(&audit)?;
@@ -94,10 +164,10 @@ impl Handlers {
         tracing::warn!(
             deployment = name,
             count = dropped.len(),
-            reason = wanted.reason,
+            reason = named.reason,
             "messages were dropped"
         );
-        Ok(api::DroppedMessages {
+        Ok(DroppedMessages {
             dropped,
             left: store.waiting_effects().entries,
         })
@@ -107,16 +177,17 @@ impl Handlers {
     pub async fn send_messages(
         &self,
         name: &str,
-        wanted: api::SendMessages,
-    ) -> Result<api::SentMessages, Error> {
+        named: NamedMessages,
+        conditions: Conditions,
+    ) -> Result<Vec<WaitingMessage>, Error> {
         let deployment = self.deployments.get(name)?;
-        check(&wanted.ids, &wanted.reason)?;
+        named.check()?;
         let _changing = self.deployments.lock(&deployment).await?;
         let (_, lineage) = outbox(&deployment)?;
         // A message must not be on its way under its old terms.
         let _quiet = Quiet::of(deployment.active()).await;
         let (store, _) = outbox(&deployment)?;
-        let rows = find(name, &store, &wanted.ids, lineage).await?;
+        let rows = find(name, &store, &named.ids, lineage).await?;
         let in_order = |row: &&Row| row.effect.delivery.queue() == Queue::Ordered;
         if let Some(row) = rows.iter().find(in_order) {
             return Err(Error::Conflict(format!(
@@ -128,27 +199,26 @@ impl Handlers {
         let now_ns = wall_ns();
         let changes: Vec<(RowKey, Row)> = rows
             .into_iter()
-            .map(|row| (row.key(), released(row, now_ns, wanted.without_condition)))
+            .map(|row| (row.key(), released(row, now_ns, conditions)))
             .collect();
-        let messages: Vec<api::WaitingMessage> =
-            changes.iter().map(|(_, row)| shown(row, lineage)).collect();
-        let action = if wanted.without_condition {
-            "send-messages-without-condition"
-        } else {
-            "send-messages"
+        let rows = changes.iter().map(|(_, row)| row.clone());
+        let messages = messages_of(rows, lineage);
+        let action = match conditions {
+            Conditions::Keep => "send-messages",
+            Conditions::Drop => "send-messages-without-condition",
         };
-        let audit = noted(action, name, &wanted.reason, &messages);
+        let audit = noted(action, name, &named.reason, &messages);
         let catalogue = Arc::clone(&self.deployments.catalogue);
         blocking(move || {
             catalogue.note(&audit)?;
             store.replace_effects(&changes)
         })
         .await?;
-        Ok(api::SentMessages { messages })
+        Ok(messages)
     }
 
     /// Tries at once to send what waits.
-    pub fn retry_messages(&self, name: &str) -> Result<api::Deployment, Error> {
+    pub fn retry_messages(&self, name: &str) -> Result<overview::Deployment, Error> {
         let deployment = self.deployments.get(name)?;
         // For a projection this is an error, not a retry of nothing.
         outbox(&deployment)?;
@@ -158,11 +228,11 @@ impl Handlers {
 }
 
 /// A row that leaves at once. It keeps its place, and has none in the order of its key.
-fn released(mut row: Row, now_ns: u64, without_condition: bool) -> Row {
+fn released(mut row: Row, now_ns: u64, conditions: Conditions) -> Row {
     let delivery = &mut row.effect.delivery;
     delivery.not_before_ns = Some(now_ns);
     delivery.conflict = None;
-    if without_condition {
+    if conditions == Conditions::Drop {
         delivery.condition = None;
     }
     row
@@ -173,11 +243,14 @@ fn noted(
     action: &str,
     name: &str,
     reason: &str,
-    messages: &[api::WaitingMessage],
+    messages: &[WaitingMessage],
 ) -> crate::state::catalogue::Audit {
     let named: Vec<String> = messages
         .iter()
-        .map(|message| format!("{} to {}@{}", message.id, message.subject, message.source))
+        .map(|message| {
+            let row = &message.row;
+            format!("{} to {}@{}", message.id(), row.effect.subject, row.target)
+        })
         .collect();
     audit::entry(action, name, format!("{reason}: {}", named.join(", ")))
 }
@@ -206,21 +279,9 @@ async fn find(
     Ok(rows)
 }
 
-fn check(ids: &[String], reason: &str) -> Result<(), Error> {
-    let bytes = reason.len();
-    if reason.trim().is_empty() || bytes > REASON_BYTES_MAX {
-        return Err(Error::Refused(format!(
-            "the reason has {bytes} bytes; give one of 1 to {REASON_BYTES_MAX}: it is recorded in \
-             the audit log"
-        )));
-    }
-    let count = ids.len();
-    if !(1..=NAMED_MAX).contains(&count) {
-        return Err(Error::Refused(format!(
-            "{count} messages named; name 1 to {NAMED_MAX} at once"
-        )));
-    }
-    Ok(())
+fn messages_of(rows: impl IntoIterator<Item = Row>, lineage: Lineage) -> Vec<WaitingMessage> {
+    let rows = rows.into_iter();
+    rows.map(|row| WaitingMessage { row, lineage }).collect()
 }
 
 /// The open state of a handler, and the lineage of its messages.
@@ -235,32 +296,6 @@ fn outbox(deployment: &Deployment) -> Result<(Store, Lineage), Error> {
     let store = store
         .ok_or_else(|| Error::Conflict(format!("the state of {name} is not open; try again")))?;
     Ok((store, handler.lineage))
-}
-
-fn shown(row: &Row, lineage: Lineage) -> api::WaitingMessage {
-    let delivery = &row.effect.delivery;
-    let time = |ns: u64| {
-        let time = jiff::Timestamp::from_nanosecond(i128::from(ns));
-        time.map(|time| time.to_string()).unwrap_or_default()
-    };
-    let expected = |condition: &Condition| api::ExpectedLast {
-        subject: condition.subjects.clone(),
-        sequence: condition.sequence,
-    };
-    api::WaitingMessage {
-        id: row.place.id(lineage),
-        source: row.target.clone(),
-        subject: row.effect.subject.clone(),
-        kind: row.effect.kind.clone(),
-        key: row.effect.key.clone(),
-        sequence: row.place.sequence,
-        made_at: time(row.made_ns),
-        bytes: row.effect.data.len() as u64,
-        not_before: delivery.not_before_ns.map(time),
-        time_to_live_seconds: delivery.time_to_live_s,
-        expected_last: delivery.condition.as_ref().map(expected),
-        conflict: delivery.conflict.clone(),
-    }
 }
 
 fn place_of(id: &str, lineage: Lineage) -> Result<crate::effects::Place, Error> {

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use super::{History, SideFold, SideFoldOptions, lacking, lacking_in_words};
 use crate::actor::blocking;
-use crate::api::{self, WorkState};
 use crate::deployment::{Deployment, parked_counts};
 use crate::deployments::{
     Error, FILTERED_HOLD_MAX, MissingEvents, align, check_gate, compare, first_other_timer,
     parked_remark, skipped_remark,
 };
 use crate::module::Module;
+use crate::overview::{self, Divergence, Verification, WorkState, missing_remark};
 use crate::pipeline::{Ceiling, SINGLES};
 use crate::state::Snapshot;
 use crate::state::catalogue::{Comparison, Gate, Generation};
@@ -41,7 +41,7 @@ impl History {
         sample: Option<u64>,
         seed: Option<u64>,
         missing: MissingEvents,
-    ) -> Result<api::Verification, Error> {
+    ) -> Result<Verification, Error> {
         let deployment = self.deployments.get(name)?;
         self.check_history(&deployment).await?;
         let mut generation = deployment.record().active().clone();
@@ -59,7 +59,7 @@ impl History {
             ..Gate::default()
         };
         check_gate(&gate)?;
-        let begun = api::Verification {
+        let begun = Verification {
             state: WorkState::Queued,
             generation: generation.number,
             position: 0,
@@ -73,7 +73,7 @@ impl History {
             divergence: None,
             skipped: Vec::new(),
             missing_events: 0,
-            parked: api::ParkedCounts::default(),
+            parked: overview::Parked::default(),
             message: "waits for its turn among the rebuilds".to_owned(),
             obstacle: None,
         };
@@ -100,7 +100,7 @@ impl History {
     }
 
     /// The progress of the last verification.
-    pub fn verification(&self, name: &str) -> Result<api::Verification, Error> {
+    pub fn verification(&self, name: &str) -> Result<Verification, Error> {
         let deployment = self.deployments.get(name)?;
         deployment.verification().ok_or_else(|| {
             Error::Missing(format!(
@@ -231,7 +231,7 @@ impl Verifying {
                     SINGLES.min(position)
                 )
             }
-            Some(api::Divergence {
+            Some(Divergence {
                 key,
                 sequence: Some(sequence),
             }) => format!(
@@ -239,7 +239,7 @@ impl Verifying {
                  {sequence} on; the module depends on batch boundaries, on restarts, or on \
                  something other than its events"
             ),
-            Some(api::Divergence {
+            Some(Divergence {
                 key,
                 sequence: None,
             }) => format!(
@@ -255,7 +255,7 @@ impl Verifying {
             ));
         }
         message.push_str(&skipped_remark(&skipped));
-        message.push_str(&api::missing_remark(missing));
+        message.push_str(&missing_remark(missing));
         message.push_str(&parked_remark(&parked));
         self.deployment.update_verification(|verification| {
             verification.skipped = skipped;
@@ -263,7 +263,7 @@ impl Verifying {
             verification.parked = parked;
             verification.position = position;
             verification.equal = Some(equal);
-            verification.comparison = Some(comparison.into());
+            verification.comparison = Some(comparison);
             verification.divergence = divergence;
             verification.message = message;
         });
@@ -437,8 +437,8 @@ impl Verifying {
 
     /// Finds the first event after which two folds, one with random boundaries and one with ours,
     /// differ in a key. Each step halves the range.
-    async fn search(&self, key: &str, position: u64) -> Result<api::Divergence, Error> {
-        let unknown = api::Divergence {
+    async fn search(&self, key: &str, position: u64) -> Result<Divergence, Error> {
+        let unknown = Divergence {
             key: key.to_owned(),
             sequence: None,
         };
@@ -463,7 +463,7 @@ impl Verifying {
                 same = middle;
             }
         }
-        Ok(api::Divergence {
+        Ok(Divergence {
             key: key.to_owned(),
             sequence: Some(differs),
         })

@@ -40,6 +40,7 @@ use crate::memory::memtables::Budget;
 use crate::memory::{self, Memory};
 use crate::metrics::Metrics;
 use crate::module::{self, Engine};
+use crate::overview;
 use crate::progress::DeploymentState;
 use crate::rollout::{Others, Rollouts};
 use crate::room::Room;
@@ -292,7 +293,10 @@ impl Host {
         let deployments: Vec<_> = self
             .deployments()
             .iter()
-            .map(|deployment| deployment.overview_with_sagas())
+            .map(|deployment| overview::Deployment {
+                sagas: deployment.sagas(),
+                ..deployment.overview()
+            })
             .collect();
         let sources = self.inner.sources.iter();
         let sources: Vec<_> = sources

@@ -45,6 +45,7 @@ fn deployment(name: &str) -> Deployment {
         outbox: None,
         inbox: None,
         timers: None,
+        skips: Vec::new(),
         sagas: Vec::new(),
         module: module(),
         candidate: None,

@@ -14,11 +14,11 @@ use super::hand_over::HandOver;
 use super::inherit::Held;
 use super::{beginning, hand_over, prune};
 use crate::actor::blocking;
-use crate::api;
 use crate::deployment::Deployment;
 use crate::deployments::{Aligned, Error, align, crash_points, owners};
 use crate::exceptions::parked_rules;
 use crate::history::{lacking, lacking_in_words};
+use crate::overview;
 use crate::progress::DeploymentState;
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, GenerationStatus, Record};
@@ -46,6 +46,23 @@ impl Switch {
     }
 }
 
+/// What a promotion or a rollback did.
+#[derive(Clone, Debug)]
+pub struct CutOver {
+    /// The updated deployment.
+    pub deployment: overview::Deployment,
+    /// The generation that was active before.
+    pub from: u64,
+    /// The generation that is active now, or that has to be built first.
+    pub to: u64,
+    /// The position of the cut-over; none if it is yet to come.
+    pub position: Option<u64>,
+    /// How long applying was held.
+    pub held: Duration,
+    /// What was done.
+    pub message: String,
+}
+
 /// Two runners that are held, of which the first becomes active in place of the other.
 struct Flip<'a> {
     runner: &'a Arc<Runner>,
@@ -63,7 +80,7 @@ pub(super) async fn switch(
     deployment: &Arc<Deployment>,
     to: u64,
     switch: Switch,
-) -> Result<api::CutOver, Error> {
+) -> Result<CutOver, Error> {
     let record = deployment.record();
     let next = record
         .generation(to)
@@ -420,7 +437,7 @@ fn done(
     (from, to): (u64, u64),
     (position, held): (u64, Duration),
     parked: &str,
-) -> api::CutOver {
+) -> CutOver {
     let hold_ms = held.as_secs_f64() * 1e3;
     let message = format!(
         "generation {to} took over from generation {from} at position {position}; applying was \
@@ -434,12 +451,12 @@ fn done(
         hold_ms,
         "cut over"
     );
-    api::CutOver {
+    CutOver {
         deployment: deployment.info(),
         from,
         to,
         position: Some(position),
-        hold_ms,
+        held,
         message,
     }
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Rollouts;
 use super::build::{Recipe, new_generation, set_beginning};
 use super::plan::{Plan, Requested};
 use super::{beginning, build, disk_space, inherit, plan, take_over};
 use crate::actor::blocking;
-use crate::api::{self, DeployOutcome};
 use crate::deployment::Deployment;
 use crate::deployments::{
     Error, GenerationChoice, MissingEvents, Role, check_gate, crash_points, owners,
@@ -19,6 +20,7 @@ use crate::exceptions::FailureRequest;
 use crate::handlers::EffectsRequest;
 use crate::history::Accepted as AcceptedLoss;
 use crate::module::{Accepted, Loaded, Module, Wanted};
+use crate::overview;
 use crate::position::Start;
 use crate::progress::DeploymentState;
 use crate::state::catalogue::{
@@ -53,6 +55,39 @@ pub struct DeployRequest {
     pub failures: FailureRequest,
 }
 
+/// What a deploy did.
+#[derive(Clone, Debug)]
+pub struct Deployed {
+    /// The updated deployment.
+    pub deployment: overview::Deployment,
+    /// In one word.
+    pub outcome: DeployOutcome,
+    /// The generation that the module runs or will run as.
+    pub generation: u64,
+    /// Why.
+    pub reason: String,
+    /// How long the module was compiled; none if the compiled module was in the cache.
+    pub compile_time: Option<Duration>,
+    /// What keeps it from being built at the moment, such as a source that can't be reached.
+    pub warnings: Vec<String>,
+}
+
+/// The outcome of a deploy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeployOutcome {
+    /// The name is new.
+    Created,
+    /// This module already runs under the name.
+    Unchanged,
+    /// The module inherited the state of the previous generation.
+    Inherited,
+    /// A new generation is built from the beginning of the stream, alongside the active one.
+    Rebuilding,
+    /// A new generation is made from the entries of the active one.
+    Migrating,
+}
+
 /// A module that passed its checks, as it was uploaded and as it was compiled.
 struct Upload {
     accepted: Accepted,
@@ -66,7 +101,7 @@ impl Rollouts {
         upload: Bytes,
         request: DeployRequest,
         wanted: Wanted,
-    ) -> Result<api::Deployed, Error> {
+    ) -> Result<Deployed, Error> {
         // Before the upload is checked, which costs seconds of a processor.
         if let Some(gate) = &request.build.gate {
             check_gate(gate)?;
@@ -124,7 +159,7 @@ async fn create(
     name: String,
     upload: Upload,
     request: DeployRequest,
-) -> Result<api::Deployed, Error> {
+) -> Result<Deployed, Error> {
     let source = rollouts.sources.choose(request.source.as_deref())?;
     check_readable(rollouts, &source).await?;
     // From here on no deployment of that name can come or go.
@@ -135,7 +170,7 @@ async fn create(
         return Box::pin(deploy_over(rollouts, existing, upload, request)).await;
     }
     let Upload { accepted, loaded } = upload;
-    let compile_ms = compile_ms(&loaded);
+    let compile_time = loaded.compile_time;
     // Checked under the lock, so that two deploys cannot both take the last place.
     if rollouts.deployments.count() >= rollouts.config.limits.deployments {
         return Err(Error::TooMany(rollouts.config.limits.deployments));
@@ -197,7 +232,7 @@ async fn create(
         DeployOutcome::Created,
         1,
         reason,
-        compile_ms,
+        compile_time,
     )
     .await)
 }
@@ -221,7 +256,7 @@ async fn deploy_over(
     deployment: Arc<Deployment>,
     upload: Upload,
     request: DeployRequest,
-) -> Result<api::Deployed, Error> {
+) -> Result<Deployed, Error> {
     let changing = rollouts.deployments.lock(&deployment).await?;
     let record = deployment.record();
     let source = match &request.source {
@@ -324,9 +359,9 @@ async fn keep(
     upload: Upload,
     request: DeployRequest,
     (generation, reason): (u64, String),
-) -> Result<api::Deployed, Error> {
+) -> Result<Deployed, Error> {
     let Upload { accepted, loaded } = upload;
-    let compile_ms = compile_ms(&loaded);
+    let compile_time = loaded.compile_time;
     // Also if nothing else changes: this is how an operator repairs a lost file.
     restore_module(rollouts, deployment, &accepted, &loaded.module).await?;
     let record = deployment.record();
@@ -364,7 +399,12 @@ async fn keep(
     .await?;
     let outcome = DeployOutcome::Unchanged;
     Ok(deployed(
-        rollouts, deployment, outcome, generation, reason, compile_ms,
+        rollouts,
+        deployment,
+        outcome,
+        generation,
+        reason,
+        compile_time,
     )
     .await)
 }
@@ -375,9 +415,9 @@ async fn add_generation(
     deployment: &Arc<Deployment>,
     upload: Upload,
     generation: Generation,
-) -> Result<api::Deployed, Error> {
+) -> Result<Deployed, Error> {
     let Upload { accepted, loaded } = upload;
-    let compile_ms = compile_ms(&loaded);
+    let compile_time = loaded.compile_time;
     let (number, strategy) = (generation.number, generation.strategy);
     let reason = generation.reason.clone();
     let outcome = match strategy {
@@ -397,7 +437,7 @@ async fn add_generation(
         reason,
         "deployed"
     );
-    Ok(deployed(rollouts, deployment, outcome, number, reason, compile_ms).await)
+    Ok(deployed(rollouts, deployment, outcome, number, reason, compile_time).await)
 }
 
 /// Handles the options of a deploy whose module is already deployed: another gate for a
@@ -447,8 +487,8 @@ pub(super) async fn deployed(
     outcome: DeployOutcome,
     generation: u64,
     reason: String,
-    compile_ms: u64,
-) -> api::Deployed {
+    compile_time: Option<Duration>,
+) -> Deployed {
     let record = deployment.record();
     let name = record
         .generation(generation)
@@ -464,12 +504,12 @@ pub(super) async fn deployed(
             .no_firings_warning(&record, generation)
             .await,
     );
-    api::Deployed {
+    Deployed {
         deployment: deployment.info(),
         outcome,
         generation,
         reason,
-        compile_ms,
+        compile_time,
         warnings,
     }
 }
@@ -560,10 +600,4 @@ pub(super) async fn store(
         Ok(())
     })
     .await
-}
-
-fn compile_ms(loaded: &Loaded) -> u64 {
-    loaded.compile_time.map_or(0, |time| {
-        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-    })
 }

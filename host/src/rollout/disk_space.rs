@@ -13,7 +13,7 @@ use crate::state::catalogue::GenerationStatus;
 
 /// Refuses a rebuild whose state would not fit.
 pub(super) async fn check(rollouts: &Rollouts, deployment: &Arc<Deployment>) -> Result<(), Error> {
-    let file_bytes = deployment.info().file_bytes;
+    let file_bytes = deployment.overview().file_bytes;
     // What rebuilds of other deployments will still take is not in use yet, so the disk does
     // not show it.
     let others: u64 = rollouts
@@ -55,7 +55,7 @@ pub(super) fn store_module(
 
 /// How much more space the candidate of a deployment is expected to take.
 fn still_to_come(deployment: &Deployment) -> u64 {
-    let info = deployment.info();
+    let info = deployment.overview();
     // One that is ready has its size already.
     let candidate = info
         .candidate

@@ -35,10 +35,13 @@ mod take_over;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use cut_over::CutOver;
 pub use delete::WaitingEffects;
-pub use deploy::DeployRequest;
+pub use deploy::{DeployOutcome, DeployRequest, Deployed};
 pub use key_part::Keys;
 pub use promote::{BuildSpeed, Demand};
+pub use prune::Pruned;
+pub use rebuild_part::{PartialRebuild, Replacement};
 pub use rollback::RollbackOptions;
 
 use crate::config::Config;

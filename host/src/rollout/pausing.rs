@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{BEGIN_MAX, Rollouts, take_over};
-use crate::api;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, GenerationChoice};
 use crate::exceptions::{WantedSkips, failure_noted};
+use crate::overview;
 use crate::progress::DeploymentState;
 use crate::state::catalogue::GenerationStatus;
 
@@ -51,7 +51,7 @@ impl Rollouts {
         &self,
         name: &str,
         choice: GenerationChoice,
-    ) -> Result<api::Deployment, Error> {
+    ) -> Result<overview::Deployment, Error> {
         let deployment = self.deployments.get(name)?;
         let _changing = self.deployments.lock(&deployment).await?;
         note_pause(self, &deployment, choice, PauseChange::Pause).await
@@ -63,7 +63,7 @@ impl Rollouts {
         name: &str,
         choice: GenerationChoice,
         skips: Option<WantedSkips>,
-    ) -> Result<api::Deployment, Error> {
+    ) -> Result<overview::Deployment, Error> {
         let is_candidate = choice == GenerationChoice::Candidate;
         let deployment = self.deployments.get(name)?;
         // Before the lock: the task that records the failure needs it.
@@ -131,7 +131,7 @@ async fn note_pause(
     deployment: &Arc<Deployment>,
     choice: GenerationChoice,
     change: PauseChange,
-) -> Result<api::Deployment, Error> {
+) -> Result<overview::Deployment, Error> {
     let paused = change == PauseChange::Pause;
     let mut record = deployment.draft();
     let number = choice.of(&record)?.number;

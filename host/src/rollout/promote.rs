@@ -1,9 +1,8 @@
 //! Promotes a candidate as an operator asks, with or without its gate.
 
 use super::candidate::throttled;
-use super::cut_over::Switch;
+use super::cut_over::{CutOver, Switch};
 use super::{Rollouts, cut_over, gate, rebuilds};
-use crate::api;
 use crate::deployments::{Error, candidate_of};
 use crate::state::catalogue::{Generation, GenerationStatus, Promotion};
 
@@ -32,7 +31,7 @@ impl Rollouts {
         name: &str,
         demand: Demand,
         speed: BuildSpeed,
-    ) -> Result<api::CutOver, Error> {
+    ) -> Result<CutOver, Error> {
         let deployment = self.deployments.get(name)?;
         // Before the wait below, which would be in vain.
         check_unpaused(name, candidate_of(&deployment.record())?)?;
@@ -43,7 +42,7 @@ impl Rollouts {
         let changing = self.deployments.lock(&deployment).await?;
         let candidate = candidate_of(&deployment.record())?.clone();
         check_unpaused(name, &candidate)?;
-        let info = deployment.generation_info(&candidate);
+        let info = deployment.generation_overview(&candidate);
         if candidate.status != GenerationStatus::Ready {
             return Err(Error::Conflict(format!(
                 "generation {} is still being built: {}, {}{}; it {}",

@@ -5,11 +5,21 @@ use std::time::Duration;
 
 use super::Rollouts;
 use crate::actor::blocking;
-use crate::api;
 use crate::deployment::Deployment;
 use crate::deployments::{DryRun, Error, crash_points};
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, GenerationStatus, Record};
+
+/// What a prune removes.
+#[derive(Clone, Debug)]
+pub struct Pruned {
+    /// Numbers of the generations.
+    pub generations: Vec<u64>,
+    /// Bytes of their files.
+    pub bytes: u64,
+    /// Whether this was a dry run, which removes nothing.
+    pub dry_run: DryRun,
+}
 
 impl Rollouts {
     /// Retires previous generations that were kept for long enough.
@@ -30,12 +40,7 @@ impl Rollouts {
     }
 
     /// Removes all but the newest `keep` inactive generations, and their files. A candidate stays.
-    pub async fn prune(
-        &self,
-        name: &str,
-        keep: usize,
-        dry_run: DryRun,
-    ) -> Result<api::Pruned, Error> {
+    pub async fn prune(&self, name: &str, keep: usize, dry_run: DryRun) -> Result<Pruned, Error> {
         let deployment = self.deployments.get(name)?;
         let _changing = self.deployments.lock(&deployment).await?;
         let mut record = deployment.draft();
@@ -91,10 +96,10 @@ impl Rollouts {
             crash_points::reached("prune-recorded");
             end_unused(self, &deployment).await;
         }
-        Ok(api::Pruned {
+        Ok(Pruned {
             generations: gone,
             bytes,
-            dry_run: dry_run == DryRun::Yes,
+            dry_run,
         })
     }
 }

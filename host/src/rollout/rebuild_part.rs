@@ -12,7 +12,6 @@ use super::Rollouts;
 use super::belongings::{self, Ahead};
 use super::key_part::{KeyPart, Keys, NoPart, Ownership};
 use crate::actor::blocking;
-use crate::api;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, FILTERED_HOLD_MAX, MissingEvents, align, crash_points};
 use crate::event::Payload;
@@ -28,6 +27,40 @@ const ENTRIES_MAX: usize = 100_000;
 /// Events that may remain when the two are aligned.
 const NEAR_EVENTS: u64 = 2_048;
 
+/// The entries that a partial rebuild replaced.
+#[derive(Clone, Debug)]
+pub struct Replacement {
+    /// The key, or prefix of keys, whose events were folded again.
+    pub selection: String,
+    /// The position at which the entries were replaced.
+    pub position: u64,
+    /// Entries that were written.
+    pub written: u64,
+    /// Entries that were removed.
+    pub removed: u64,
+    /// Entries that name the key in tables that its events did not write, at most ten of them. They
+    /// were not changed, because it is not clear to which key they belong.
+    pub left: Vec<String>,
+    /// Sequences that were skipped, because the active state skipped them.
+    pub skipped: Vec<u64>,
+}
+
+/// The result of a partial rebuild.
+#[derive(Clone, Debug)]
+pub struct PartialRebuild {
+    /// What it replaced.
+    pub replaced: Replacement,
+    /// Events that were folded.
+    pub events: u64,
+    /// Whether the server sent only events of that key.
+    pub filtered_by_server: bool,
+    /// Events that were applied and are gone from the stream; none if there are none.
+    pub lacks: Option<String>,
+    /// Events that were gone from the stream before the active state could have them, and were
+    /// accepted as missing: of this key or of others.
+    pub missing_events: u64,
+}
+
 impl Rollouts {
     /// Folds the events of some keys again, and replaces their entries with the result.
     ///
@@ -38,7 +71,7 @@ impl Rollouts {
         name: &str,
         keys: Keys,
         missing: MissingEvents,
-    ) -> Result<api::PartialRebuild, Error> {
+    ) -> Result<PartialRebuild, Error> {
         let deployment = self.deployments.get(name)?;
         // Before the fold, which may take hours; parked events are looked for again under the hold.
         self.history.check_history(&deployment).await?;
@@ -83,7 +116,7 @@ impl Rollouts {
         fold.unless_stuck(fold.comes_near(NEAR_EVENTS)).await?;
         // Slow work is done before anything is held.
         let ahead = look_ahead(&deployment.active(), &reads, &keys, name).await?;
-        let done = put_in_place(
+        let replaced = put_in_place(
             self,
             &deployment,
             &generation,
@@ -105,12 +138,12 @@ impl Rollouts {
         self.history
             .forget_all_of(name, generation.state_file)
             .await;
-        Ok(api::PartialRebuild {
+        Ok(PartialRebuild {
+            replaced,
             events: folded.load(std::sync::atomic::Ordering::Relaxed),
             filtered_by_server,
             lacks: accepted.lacks,
             missing_events,
-            ..done
         })
     }
 }
@@ -122,7 +155,7 @@ async fn put_in_place(
     generation: &Generation,
     fold: &SideFold,
     chosen: Chosen,
-) -> Result<api::PartialRebuild, Error> {
+) -> Result<Replacement, Error> {
     let name = deployment.name();
     let _changing = rollouts.deployments.lock(deployment).await?;
     // The fold has the module of that generation.
@@ -174,17 +207,13 @@ async fn put_in_place(
         .deployments
         .note_repair(deployment, "rebuild-part", detail)
         .await?;
-    Ok(api::PartialRebuild {
+    Ok(Replacement {
         selection,
         position,
-        events: 0,
         written,
         removed,
         left,
-        filtered_by_server: false,
         skipped,
-        lacks: None,
-        missing_events: 0,
     })
 }
 

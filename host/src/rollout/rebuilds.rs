@@ -4,20 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Rollouts;
+use super::deploy::{DeployOutcome, Deployed};
 use super::{build, deploy, prune};
-use crate::api;
-use crate::deployment::Deployment;
 use crate::deployments::{Error, candidate_of, check_gate, throttle};
 use crate::effects::EffectsFrom;
-use crate::progress::DeploymentState;
-use crate::state::catalogue::{BuildSettings, Generation, GenerationStatus, Promotion};
+use crate::overview;
+use crate::state::catalogue::{BuildSettings, Generation, GenerationStatus};
 
 /// How long a promotion that lifts the throttle waits until the candidate is ready.
 const LIFTED_WAIT_MAX: Duration = Duration::from_secs(10);
 
 impl Rollouts {
     /// Discards a candidate.
-    pub async fn abort(&self, name: &str) -> Result<api::Deployment, Error> {
+    pub async fn abort(&self, name: &str) -> Result<overview::Deployment, Error> {
         let deployment = self.deployments.get(name)?;
         let _changing = self.deployments.lock(&deployment).await?;
         let mut record = deployment.draft();
@@ -38,7 +37,7 @@ impl Rollouts {
         name: &str,
         build: BuildSettings,
         lost_effects_from: Option<EffectsFrom>,
-    ) -> Result<api::Deployed, Error> {
+    ) -> Result<Deployed, Error> {
         let deployment = self.deployments.get(name)?;
         // Before the lock: a gate that is not valid needs nothing of the deployment.
         if let Some(gate) = &build.gate {
@@ -72,10 +71,10 @@ impl Rollouts {
         Ok(deploy::deployed(
             self,
             &deployment,
-            api::DeployOutcome::Rebuilding,
+            DeployOutcome::Rebuilding,
             number,
             reason,
-            0,
+            None,
         )
         .await)
     }
@@ -86,7 +85,7 @@ impl Rollouts {
         name: &str,
         max_rate: Option<u64>,
         cpu_percent: Option<u8>,
-    ) -> Result<api::Deployment, Error> {
+    ) -> Result<overview::Deployment, Error> {
         let deployment = self.deployments.get(name)?;
         let _changing = self.deployments.lock(&deployment).await?;
         let mut record = deployment.draft();
@@ -110,22 +109,9 @@ impl Rollouts {
         Ok(deployment.info())
     }
 
-    /// All rebuilds: running ones first, then waiting ones in order.
-    pub fn rebuilds(&self) -> api::RebuildList {
-        let mut rebuilds: Vec<_> = self
-            .deployments
-            .all()
-            .iter()
-            .filter_map(|deployment| rebuild_of(deployment))
-            .collect();
-        // Place 0 means that it runs; those that wait follow in their order.
-        rebuilds.sort_by(|one, other| {
-            (one.place, &one.deployment).cmp(&(other.place, &other.deployment))
-        });
-        api::RebuildList {
-            rebuilds,
-            at_once: self.rebuilds.at_once() as u64,
-        }
+    /// How many rebuilds may run at once.
+    pub fn rebuilds_at_once(&self) -> usize {
+        self.rebuilds.at_once()
     }
 }
 
@@ -141,30 +127,4 @@ pub(super) async fn lift_throttle(rollouts: &Rollouts, name: &str) -> Result<(),
     // It only observes.
     let _ = tokio::time::timeout(LIFTED_WAIT_MAX, built).await;
     Ok(())
-}
-
-fn rebuild_of(deployment: &Deployment) -> Option<api::Rebuild> {
-    let info = deployment.info();
-    let generation = *info.candidate?;
-    let place = generation.queued_behind.unwrap_or(0);
-    let waits_for = match (generation.status, generation.build.promote) {
-        _ if place == 1 => "1 rebuild ahead of it".to_owned(),
-        _ if place > 0 => format!("{place} rebuilds ahead of it"),
-        (GenerationStatus::Ready, Promotion::Manual) => generation.reason.clone(),
-        (GenerationStatus::Ready, _) if generation.lacks_events > 0 => generation.reason.clone(),
-        (GenerationStatus::Ready, Promotion::Auto) => "its turn to take over".to_owned(),
-        _ if generation.state == Some(DeploymentState::Paused) => {
-            "`foldstream resume --candidate`".to_owned()
-        }
-        _ if info.outbox.is_some() => {
-            "the end of what the active generation has handled".to_owned()
-        }
-        _ => "the end of the stream".to_owned(),
-    };
-    Some(api::Rebuild {
-        deployment: info.name,
-        place,
-        generation,
-        waits_for,
-    })
 }

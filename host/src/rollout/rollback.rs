@@ -2,13 +2,13 @@
 //! state was inherited, or by a rebuild if its state is gone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Rollouts;
-use super::cut_over::Switch;
+use super::cut_over::{CutOver, Switch};
 use super::inherit::{Held, releases_of};
 use super::{build, cut_over};
 use crate::actor::blocking;
-use crate::api;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, MissingEvents, Role, crash_points};
 use crate::exceptions::parked_rules;
@@ -29,7 +29,7 @@ impl Rollouts {
         self: &Arc<Self>,
         name: &str,
         options: RollbackOptions,
-    ) -> Result<api::CutOver, Error> {
+    ) -> Result<CutOver, Error> {
         let deployment = self.deployments.get(name)?;
         let _changing = self.deployments.lock(&deployment).await?;
         let record = deployment.record();
@@ -50,7 +50,7 @@ impl Rollouts {
         self: &Arc<Self>,
         name: &str,
         options: RollbackOptions,
-    ) -> Result<api::CutOver, Error> {
+    ) -> Result<CutOver, Error> {
         let mut cut_over = self.rollback(name, options).await?;
         let deployment = self.deployments.get(name)?;
         if cut_over.position.is_some() {
@@ -67,7 +67,7 @@ async fn roll_back_code(
     rollouts: &Rollouts,
     deployment: &Arc<Deployment>,
     previous: Generation,
-) -> Result<api::CutOver, Error> {
+) -> Result<CutOver, Error> {
     let (runners, digest) = (
         Arc::clone(&rollouts.runners),
         previous.module.digest.clone(),
@@ -136,12 +136,12 @@ async fn roll_back_code(
     // between.
     runner.take_over(program);
     drop(held);
-    Ok(api::CutOver {
+    Ok(CutOver {
         deployment: deployment.info(),
         from,
         to: previous.number,
         position: Some(position),
-        hold_ms: 0.0,
+        held: Duration::ZERO,
         message: reason,
     })
 }
@@ -154,7 +154,7 @@ async fn rebuild_previous(
         may_rebuild,
         missing,
     }: RollbackOptions,
-) -> Result<api::CutOver, Error> {
+) -> Result<CutOver, Error> {
     let record = deployment.record();
     let served = |generation: &&Generation| {
         // A generation that never served, for example a failed candidate, is no target of a
@@ -173,7 +173,7 @@ async fn rebuild_previous(
         )));
     };
     if !may_rebuild {
-        let head = deployment.info().head;
+        let head = deployment.overview().head;
         let up_to = head
             .map(|head| format!(" (up to {head} events)"))
             .unwrap_or_default();
@@ -204,12 +204,12 @@ async fn rebuild_previous(
     let mut generation = last.to_rebuild(number, build, reason.clone());
     accepted.apply(&mut generation);
     build::add_candidate(rollouts, deployment, generation, "rollback").await?;
-    Ok(api::CutOver {
+    Ok(CutOver {
         deployment: deployment.info(),
         from: record.active,
         to: number,
         position: None,
-        hold_ms: 0.0,
+        held: Duration::ZERO,
         message: reason,
     })
 }

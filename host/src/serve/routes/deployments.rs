@@ -17,10 +17,11 @@ use crate::exceptions::{FailureRequest, WantedSkips};
 use crate::handlers::EffectsRequest;
 use crate::host::Host;
 use crate::module::Wanted;
+use crate::overview;
 use crate::rollout::{DeployRequest, WaitingEffects};
 use crate::serve::extract::{self, NoParameters, Parameters, Segments};
 use crate::serve::problem::Problem;
-use crate::serve::{App, finish};
+use crate::serve::{App, blocking, finish};
 use crate::state::catalogue::BuildSettings;
 
 /// Largest body of a resume, in bytes: far more than its reason and sequences need.
@@ -194,12 +195,12 @@ pub(super) async fn list(
     State(app): State<App>,
     _: Parameters<NoParameters>,
 ) -> Json<api::DeploymentList> {
-    let mut deployments: Vec<_> = app
+    let mut deployments: Vec<api::Deployment> = app
         .host
         .all_deployments()
         .all()
         .iter()
-        .map(|deployment| deployment.info())
+        .map(|deployment| deployment.info().into())
         .collect();
     deployments.sort_by(|one, other| one.name.cmp(&other.name));
     Json(api::DeploymentList { deployments })
@@ -261,6 +262,7 @@ pub(super) async fn deploy(
         deployed
     })
     .await??;
+    let deployed = api::Deployed::from(deployed);
     let location = format!("/v1/deployments/{}", deployed.deployment.name);
     match deployed.outcome {
         api::DeployOutcome::Unchanged => Ok(Json(deployed).into_response()),
@@ -285,7 +287,12 @@ pub(super) async fn show(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
-    Ok(Json(app.host.handlers().shown(&name).await?))
+    let deployment = app.host.all_deployments().get(&name)?;
+    let shown = blocking(move || overview::Deployment {
+        sagas: deployment.sagas(),
+        ..deployment.info()
+    });
+    Ok(Json(shown.await?.into()))
 }
 
 /// Parameters of a delete.
@@ -410,7 +417,8 @@ pub(super) async fn resume(
     } else {
         resume_of(&parts.headers, &body)?
     };
-    let skips = WantedSkips::of(wanted).map_err(|error| Problem::invalid(error.to_string()))?;
+    let skips = WantedSkips::of(wanted.skip, wanted.reason.as_deref())
+        .map_err(|error| Problem::invalid(error.to_string()))?;
     let (choice, accept_missing) = (choice(parameters.candidate), parameters.accept_missing);
     // In this order: the resume reads what was accepted.
     change(&app, |host| async move {
@@ -465,7 +473,8 @@ pub(super) async fn skips(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::SkipList>, Problem> {
-    Ok(Json(app.host.exceptions().skips(&name)?))
+    let deployment = app.host.all_deployments().get(&name)?;
+    Ok(Json(deployment.skips().into()))
 }
 
 /// Withdraws the decision to skip an event.
@@ -492,14 +501,15 @@ pub(super) async fn withdraw_skip(
     .await
 }
 
-/// Makes a change of deployments, and answers with its result.
-pub(super) async fn change<T, F>(
+/// Makes a change of deployments, and answers with its result as JSON.
+pub(super) async fn change<A, T, F>(
     app: &App,
     make: impl FnOnce(Host) -> F,
-) -> Result<Json<T>, Problem>
+) -> Result<Json<A>, Problem>
 where
+    A: From<T>,
     T: Send + 'static,
     F: Future<Output = Result<T, deployments::Error>> + Send + 'static,
 {
-    Ok(Json(finish(make(app.host.clone())).await??))
+    Ok(Json(finish(make(app.host.clone())).await??.into()))
 }

@@ -8,6 +8,7 @@ use utoipa::IntoParams;
 
 use super::deployments::{build_settings, change, check_throttle};
 use crate::api;
+use crate::conversion::rebuilds as rebuilds_shown;
 use crate::rollout::{BuildSpeed, Demand, Keys, RollbackOptions};
 use crate::serve::App;
 use crate::serve::extract::{NoParameters, Parameters, Segments};
@@ -26,7 +27,13 @@ pub(super) async fn list(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::GenerationList>, Problem> {
-    Ok(Json(app.host.all_deployments().generations(&name)?))
+    let deployment = app.host.all_deployments().get(&name)?;
+    let record = deployment.record();
+    let generations = record.generations.iter();
+    let generations = generations
+        .map(|generation| deployment.generation_overview(generation).into())
+        .collect();
+    Ok(Json(api::GenerationList { generations }))
 }
 
 /// Parameters of a promotion.
@@ -329,7 +336,8 @@ pub(super) async fn verify(
                 parameters.seed,
                 parameters.accept_missing.into(),
             )
-            .await?,
+            .await?
+            .into(),
     ))
 }
 
@@ -346,7 +354,7 @@ pub(super) async fn verification(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::Verification>, Problem> {
-    Ok(Json(app.host.history().verification(&name)?))
+    Ok(Json(app.host.history().verification(&name)?.into()))
 }
 
 /// Changes the limits on the speed of the candidate's build.
@@ -415,5 +423,8 @@ pub(super) async fn rebuilds(
     State(app): State<App>,
     _: Parameters<NoParameters>,
 ) -> Json<api::RebuildList> {
-    Json(app.host.rollouts().rebuilds())
+    let deployments = app.host.deployments();
+    let overviews = deployments.iter().map(|deployment| deployment.overview());
+    let at_once = app.host.rollouts().rebuilds_at_once();
+    Json(rebuilds_shown(overviews, at_once))
 }

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::deployments::change;
 use super::pages::PageParameters;
 use crate::api;
+use crate::handlers::{Conditions, NamedMessages};
 use crate::serve::App;
 use crate::serve::capacity::acquire;
 use crate::serve::extract::{self, NoParameters, Parameters, Segments};
@@ -35,7 +36,8 @@ pub(super) async fn list(
         app.host
             .handlers()
             .waiting_messages(&name, after.as_deref(), limit)
-            .await?,
+            .await?
+            .into(),
     ))
 }
 
@@ -61,9 +63,10 @@ pub(super) async fn drop(
     _: Parameters<NoParameters>,
     request: Request,
 ) -> Result<Json<api::DroppedMessages>, Problem> {
-    let wanted: api::DropMessages = wanted(&app, request, "DropMessages").await?;
+    let api::DropMessages { ids, reason } = wanted(&app, request, "DropMessages").await?;
+    let named = NamedMessages { ids, reason };
     change(&app, |host| async move {
-        host.handlers().drop_messages(&name, wanted).await
+        host.handlers().drop_messages(&name, named).await
     })
     .await
 }
@@ -93,9 +96,21 @@ pub(super) async fn send(
     _: Parameters<NoParameters>,
     request: Request,
 ) -> Result<Json<api::SentMessages>, Problem> {
-    let wanted: api::SendMessages = wanted(&app, request, "SendMessages").await?;
+    let api::SendMessages {
+        ids,
+        reason,
+        without_condition,
+    } = wanted(&app, request, "SendMessages").await?;
+    let named = NamedMessages { ids, reason };
+    let conditions = if without_condition {
+        Conditions::Drop
+    } else {
+        Conditions::Keep
+    };
     change(&app, |host| async move {
-        host.handlers().send_messages(&name, wanted).await
+        host.handlers()
+            .send_messages(&name, named, conditions)
+            .await
     })
     .await
 }

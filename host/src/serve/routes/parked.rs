@@ -60,11 +60,9 @@ pub(super) async fn list(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Json<api::ParkedList>, Problem> {
-    Ok(Json(app.host.exceptions().parked(
-        &name,
-        parameters.class,
-        parameters.after.as_deref(),
-    )?))
+    let exceptions = app.host.exceptions();
+    let listed = exceptions.parked(&name, parameters.class, parameters.after.as_deref())?;
+    Ok(Json(listed.into()))
 }
 
 /// The parked events of a key.
@@ -80,12 +78,13 @@ pub(super) async fn events(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<KeyParameters>,
 ) -> Result<Json<api::ParkedEvents>, Problem> {
-    Ok(Json(
-        app.host
-            .exceptions()
-            .parked_events(&name, &parameters.key)
-            .await?,
-    ))
+    let KeyParameters { key } = parameters;
+    let (total, events) = app.host.exceptions().parked_events(&name, &key).await?;
+    Ok(Json(api::ParkedEvents {
+        key,
+        total,
+        events: events.iter().map(Into::into).collect(),
+    }))
 }
 
 /// Applies parked events, key by key and in order.
@@ -187,10 +186,11 @@ async fn act(
     )
     .await?;
     let selection = selection_of(&parts.headers, &body)?;
+    let dry_run = selection.dry_run.into();
     // The host continues if the client leaves: see `change`.
     change(app, |host| async move {
         host.exceptions()
-            .change_parked(&name, action, selection)
+            .change_parked(&name, action, selection.into(), dry_run)
             .await
     })
     .await

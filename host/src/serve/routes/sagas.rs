@@ -62,5 +62,5 @@ pub(super) async fn list(
         .host
         .handlers()
         .saga_instances(&name, wanted, after, limit);
-    Ok(Json(instances.await?))
+    Ok(Json(instances.await?.into()))
 }

@@ -46,7 +46,8 @@ pub(super) async fn list(
         app.host
             .handlers()
             .pending_timers(&name, after.as_deref(), limit)
-            .await?,
+            .await?
+            .into(),
     ))
 }
 

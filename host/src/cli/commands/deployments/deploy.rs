@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::ValueEnum;
 
-use crate::api::{DeployOutcome, Deployed, Deployment, EffectsFrom, missing_remark};
+use crate::api::{DeployOutcome, Deployed, Deployment, EffectsFrom};
 use crate::cli::Context;
 use crate::cli::support::candidate::CandidateArgs;
 use crate::cli::support::client::{Client, UPLOAD_TIMEOUT};
@@ -16,6 +16,7 @@ use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{Output, grouped};
 use crate::cli::support::wait_for_cut_over;
 use crate::cli::support::wait_until_live;
+use crate::overview::missing_remark;
 
 /// Largest file to read, in bytes; the host has its own, lower limit.
 const FILE_BYTES_MAX: u64 = 1 << 30;

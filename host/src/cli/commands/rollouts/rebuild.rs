@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 
-use crate::api::{Deployed, EffectsFrom, PartialRebuild, missing_remark};
+use crate::api::{Deployed, EffectsFrom, PartialRebuild};
 use crate::cli::Context;
 use crate::cli::commands::deployments::deploy::{self, Waiting};
 use crate::cli::support::candidate::CandidateArgs;
 use crate::cli::support::client::{Client, UPLOAD_TIMEOUT};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::grouped;
+use crate::overview::missing_remark;
 
 /// Build the read model of a deployment from scratch, alongside the active one, and let it take
 /// over.
