@@ -57,6 +57,7 @@ mod sagas;
 mod scenario;
 mod scope;
 pub mod serve;
+mod settings;
 mod small_file;
 pub mod source;
 mod spelling;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fastrand::Rng;
-use foldstream::config::{self, Config, Origins, Override, Severity, Source};
+use foldstream::config::{self, Config, Origins, Override, Severity};
 use foldstream::host::Host;
 use foldstream::memory::Memory;
 use foldstream::serve;
@@ -84,9 +84,7 @@ fn a_host_starts_with_every_configuration_that_passes_the_check() {
         };
         config.data_dir = folder.path().join("data");
         config.serve.listen = "127.0.0.1:0".parse().expect("an address");
-        config
-            .sources
-            .retain(|_, source| matches!(source, Source::Embedded(_)));
+        config.sources.retain(|_, source| source.is_log());
         if config
             .problems()
             .iter()

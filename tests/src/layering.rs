@@ -63,6 +63,7 @@ const LAYERS: &[&[&str]] = &[
         "newest",
         "panics",
         "position",
+        "settings",
         "storage",
         "timers",
         "usage",

@@ -1,14 +1,12 @@
 //! Checks a configuration: limits that contradict each other, missing files, addresses that expose
 //! the host. Every finding names its key and says what to do.
 
-use std::fmt;
-use std::fs::Metadata;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Anonymous, Config, EmbeddedSource, JetStreamSource, Serve, Source, clear_text};
-use crate::small_file::open_regular;
+use super::{Anonymous, Config, Serve, SourceSettings};
+use crate::settings::{Findings, Problem};
 
 /// Shortest token that causes no warning, in bytes.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -24,142 +22,6 @@ const INSTANCES_FOR_QUERIES: usize = 64;
 const FLUSH_INTERVAL_USUAL_MAX: Duration = Duration::from_secs(60);
 /// Longest name of a source, in bytes.
 const NAME_BYTES_MAX: usize = 63;
-
-/// Permission to read for users who are neither the owner nor in the group.
-const OTHERS_READ: u32 = 0o004;
-/// The same, to write.
-const OTHERS_WRITE: u32 = 0o002;
-
-/// Severity of a finding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    /// It works, but probably not as intended.
-    Warning,
-    /// The host refuses to start with it.
-    Error,
-}
-
-/// A finding.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Its severity.
-    pub severity: Severity,
-    /// The key, with its section.
-    pub key: String,
-    /// What is wrong, and what to do.
-    pub message: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}: {}", self.key, self.message)
-    }
-}
-
-/// Collects findings.
-#[derive(Default)]
-pub(super) struct Findings(Vec<Problem>);
-
-impl Findings {
-    fn error(&mut self, key: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Problem {
-            severity: Severity::Error,
-            key: key.into(),
-            message: message.into(),
-        });
-    }
-
-    pub(super) fn warning(&mut self, key: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Problem {
-            severity: Severity::Warning,
-            key: key.into(),
-            message: message.into(),
-        });
-    }
-
-    /// Whether a key has a finding.
-    #[cfg(test)]
-    pub(super) fn concerns(&self, key: &str) -> bool {
-        self.0.iter().any(|found| found.key == key)
-    }
-
-    fn file(&mut self, key: &str, path: Option<&Path>) {
-        let Some(path) = path else { return };
-        // Opened and not only looked at: permissions of the folders above count as well.
-        match open_regular(path).and_then(|file| file.metadata()) {
-            Ok(metadata) => self.private(key, path, &metadata),
-            Err(_) if path.exists() && !path.is_file() => self.error(
-                key,
-                format!(
-                    "{} is not a regular file; give the file itself",
-                    path.display()
-                ),
-            ),
-            Err(error) => {
-                self.error(
-                    key,
-                    format!(
-                        "cannot read {}: {error}; give a file that this user may read",
-                        path.display()
-                    ),
-                );
-            }
-        }
-    }
-
-    /// Warns if other users of this machine may read a secret, or change a file.
-    fn private(&mut self, key: &str, path: &Path, metadata: &Metadata) {
-        let name = key.rsplit('.').next().unwrap_or(key);
-        let mode = metadata.permissions().mode() & 0o777;
-        // Certificates are public; only that nobody may change them matters.
-        let is_public = matches!(name, "tls_cert" | "tls_ca");
-        let what = match () {
-            () if !is_public && mode & OTHERS_READ != 0 => "can be read",
-            () if mode & OTHERS_WRITE != 0 => "can be changed",
-            () => return,
-        };
-        let advice = if is_public { "go-w" } else { "go-w,o=" };
-        let path = path.display();
-        self.warning(
-            key,
-            format!(
-                "{path} {what} by every user of this machine (mode {mode:03o}); chmod {advice} \
-                     {path}"
-            ),
-        );
-    }
-
-    fn positive<T: Default + PartialEq>(&mut self, key: &str, value: T) {
-        if value == T::default() {
-            self.error(key, "must be more than zero");
-        }
-    }
-
-    /// Refuses two keys that set the same thing.
-    fn either(&mut self, one: (&str, bool), other: (&str, bool)) {
-        if one.1 && other.1 {
-            self.error(one.0, format!("contradicts {}; set one of them", other.0));
-        }
-    }
-
-    /// Requires both or neither of two keys that need each other.
-    fn together(&mut self, one: (&str, bool), other: (&str, bool)) {
-        match (one.1, other.1) {
-            (true, false) => self.error(one.0, format!("needs {} as well", other.0)),
-            (false, true) => self.error(other.0, format!("needs {} as well", one.0)),
-            _ => {}
-        }
-    }
-
-    fn ordered<T: PartialOrd + Copy>(&mut self, lower: (&str, T), upper: (&str, T)) {
-        if lower.1 > upper.1 {
-            self.error(
-                lower.0,
-                format!("is more than {}; lower it, or raise the other", upper.0),
-            );
-        }
-    }
-}
 
 impl Config {
     /// All findings, errors and warnings.
@@ -184,7 +46,7 @@ impl Config {
                 ),
             );
         }
-        findings.0
+        findings.into_problems()
     }
 
     fn check_modules(&self, findings: &mut Findings) {
@@ -482,7 +344,7 @@ fn check_exposure(findings: &mut Findings, serve: &Serve) {
     );
 }
 
-fn check_source(findings: &mut Findings, name: &str, source: &Source) {
+fn check_source(findings: &mut Findings, name: &str, source: &SourceSettings) {
     let sound = name.len() <= NAME_BYTES_MAX
         && name.starts_with(|c: char| c.is_ascii_lowercase())
         && name
@@ -497,118 +359,5 @@ fn check_source(findings: &mut Findings, name: &str, source: &Source) {
             ),
         );
     }
-    match source {
-        Source::Embedded(embedded) => check_embedded(findings, name, embedded),
-        Source::Jetstream(jetstream) => {
-            check_jetstream(findings, name, jetstream);
-            check_credentials(findings, name, jetstream);
-            clear_text::check(findings, name, jetstream);
-        }
-    }
-}
-
-fn check_embedded(findings: &mut Findings, name: &str, source: &EmbeddedSource) {
-    if let Some(age) = source.max_age {
-        findings.positive(&format!("sources.{name}.max_age"), age);
-    }
-    if let Some(bytes) = source.max_bytes {
-        findings.positive(&format!("sources.{name}.max_bytes"), bytes);
-    }
-}
-
-fn check_jetstream(findings: &mut Findings, name: &str, source: &JetStreamSource) {
-    let key = |key: &str| format!("sources.{name}.{key}");
-    if source.stream.is_empty() {
-        findings.error(
-            key("stream"),
-            "is missing; give the name of the stream, as `nats stream ls` shows it",
-        );
-    } else if source
-        .stream
-        .contains(|c: char| c.is_whitespace() || ".*>/\\".contains(c))
-    {
-        findings.error(
-            key("stream"),
-            format!(
-                "`{}` is not the name of a stream; subjects belong in modules",
-                source.stream
-            ),
-        );
-    }
-    for server in &source.servers {
-        let scheme = server.split_once("://").map(|(scheme, _)| scheme);
-        // Without a scheme it is `nats`.
-        if !matches!(scheme, None | Some("nats" | "tls")) || server.trim().is_empty() {
-            findings.error(
-                key("servers"),
-                format!("`{server}` is not a server; write nats://HOST:PORT or tls://HOST:PORT"),
-            );
-        }
-    }
-    findings.together(
-        (&key("tls_cert"), source.tls_cert.is_some()),
-        (&key("tls_key"), source.tls_key.is_some()),
-    );
-    findings.either(
-        (&key("domain"), source.domain.is_some()),
-        (&key("api_prefix"), source.api_prefix.is_some()),
-    );
-    let files = [
-        ("tls_ca", &source.tls_ca),
-        ("tls_cert", &source.tls_cert),
-        ("tls_key", &source.tls_key),
-    ];
-    for (file, path) in files {
-        findings.file(&key(file), path.as_deref());
-    }
-}
-
-/// Exactly one way to sign in, and all of it.
-fn check_credentials(findings: &mut Findings, name: &str, source: &JetStreamSource) {
-    let key = |key: &str| format!("sources.{name}.{key}");
-    let password = source.password.is_some() || source.password_file.is_some();
-    let token = source.token.is_some() || source.token_file.is_some();
-    findings.either(
-        (&key("password"), source.password.is_some()),
-        (&key("password_file"), source.password_file.is_some()),
-    );
-    findings.either(
-        (&key("token"), source.token.is_some()),
-        (&key("token_file"), source.token_file.is_some()),
-    );
-    findings.together(
-        (&key("user"), source.user.is_some()),
-        (&key("password"), password),
-    );
-    // A user's JWT is signed for its nkey, which has to prove that it is the user.
-    if source.jwt.is_some() && source.nkey.is_none() {
-        findings.error(key("jwt"), format!("needs {} as well", key("nkey")));
-    }
-    let ways = [
-        ("creds", source.creds.is_some()),
-        ("nkey", source.nkey.is_some()),
-        ("user", source.user.is_some()),
-        ("token", token),
-    ];
-    let chosen: Vec<&str> = ways
-        .iter()
-        .filter(|(_, set)| *set)
-        .map(|(way, _)| *way)
-        .collect();
-    if let [one, another, ..] = chosen[..] {
-        findings.error(
-            key(one),
-            format!("contradicts {}; choose one way to sign in", key(another)),
-        );
-    }
-    let files = [
-        ("creds", &source.creds),
-        ("nkey", &source.nkey),
-        ("jwt", &source.jwt),
-        ("password_file", &source.password_file),
-        ("token_file", &source.token_file),
-    ];
-    for (file, path) in files {
-        findings.file(&key(file), path.as_deref());
-    }
+    source.check(findings, name);
 }

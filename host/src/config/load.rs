@@ -8,12 +8,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::key::Kind;
-use super::{
-    Config, Key, Limits, LogOutput, Modules, Pipeline, REDACTED, Rollout, SOURCE_KINDS, Serve,
-    State,
-};
+use super::{Config, Key, Limits, LogOutput, Modules, Pipeline, REDACTED, Rollout, Serve, State};
+use crate::settings::Kind;
 use crate::small_file::read_regular;
+use crate::source::SOURCE_KINDS;
 use crate::spelling::nearest;
 
 /// The file that is read if none is given and it exists.

@@ -5,12 +5,8 @@
 //! from their comments.
 
 mod check;
-mod clear_text;
-mod key;
 mod load;
 mod options;
-mod secret;
-mod size;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -22,20 +18,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cloudevents::Recognition;
-use crate::source::OnMissing;
+use crate::settings::{settings, size};
 
-pub use check::{Problem, QUERIES_MAX, Severity};
-pub use key::Key;
+pub use crate::settings::{Key, Problem, REDACTED, ReadError, Secret, Severity};
+pub use crate::source::SourceSettings;
+pub use check::QUERIES_MAX;
 pub use load::{Error, FILE_DEFAULT, Mistake, Origins, Override, load};
-pub use options::{ReadError, UnusableSource};
-pub use secret::Secret;
 pub use template::template;
 
-/// Replaces a secret wherever the configuration is shown.
-pub const REDACTED: &str = "(hidden)";
-
-key::settings! {
+settings! {
     /// All settings, with their defaults.
     #[derive(Clone, Debug, Serialize, Deserialize)]
     #[serde(default)]
@@ -45,7 +36,7 @@ key::settings! {
         /// The HTTP server.
         pub serve: Serve,
         /// Sources by name. Without any, there is one embedded log named `events`.
-        pub sources: BTreeMap<String, Source>,
+        pub sources: BTreeMap<String, SourceSettings>,
         /// Limits of modules.
         pub modules: Modules,
         /// State and its durability.
@@ -105,81 +96,6 @@ key::settings! {
         /// Maximum number of concurrent queries, up to 1024; each deployment may have half of these
         /// places.
         pub queries_max: usize,
-    }
-
-    /// An event log in the data folder.
-    #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-    #[serde(default)]
-    pub struct EmbeddedSource {
-        /// Remove events older than this. For example `"30days"`.
-        #[serde(with = "humantime_serde")]
-        pub max_age: Option<Duration>,
-        /// Remove the oldest events beyond this many bytes. For example `"10GiB"`.
-        #[serde(with = "size::optional")]
-        pub max_bytes: Option<u64>,
-        /// How long message ids are remembered; the default is 2 minutes. For example `"1h"`.
-        #[serde(with = "humantime_serde")]
-        pub duplicate_window: Option<Duration>,
-        /// What to do if events are gone that were not applied: `stop` stops the deployment until
-        /// an operator accepts it, `count` counts them and continues. For example `"stop"`.
-        pub missing: OnMissing,
-    }
-
-    /// A JetStream stream.
-    #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-    #[serde(default)]
-    pub struct JetStreamSource {
-        /// Name of the stream. For example `"ORDERS"`.
-        pub stream: String,
-        /// Servers; default: those of the context, or `nats://127.0.0.1:4222`. For example
-        /// `["nats://10.0.0.1:4222", "nats://10.0.0.2:4222"]`.
-        pub servers: Vec<String>,
-        /// A context of the `nats` command line, by name; other settings here override it. For
-        /// example `"production"`.
-        pub context: Option<String>,
-        /// Credentials file. For example `"/etc/foldstream/orders.creds"`.
-        pub creds: Option<PathBuf>,
-        /// File with an nkey seed. For example `"/etc/foldstream/orders.nk"`.
-        pub nkey: Option<PathBuf>,
-        /// File with a JWT, used with `nkey`. For example `"/etc/foldstream/orders.jwt"`.
-        pub jwt: Option<PathBuf>,
-        /// User. For example `"foldstream"`.
-        pub user: Option<String>,
-        /// Password. For example `"correct horse"`.
-        pub password: Option<Secret>,
-        /// File that contains the password. For example `"/run/secrets/nats-password"`.
-        pub password_file: Option<PathBuf>,
-        /// Token. For example `"f2b8c0a97d"`.
-        pub token: Option<Secret>,
-        /// File that contains the token. For example `"/run/secrets/nats-token"`.
-        pub token_file: Option<PathBuf>,
-        /// Root certificates (PEM). For example `"/etc/foldstream/nats-ca.crt"`.
-        pub tls_ca: Option<PathBuf>,
-        /// Client certificate (PEM). For example `"/etc/foldstream/nats.crt"`.
-        pub tls_cert: Option<PathBuf>,
-        /// Client key (PEM). For example `"/etc/foldstream/nats.key"`.
-        pub tls_key: Option<PathBuf>,
-        /// Refuse connections without TLS.
-        pub tls_required: bool,
-        /// Start TLS before the server's first line.
-        pub tls_first: bool,
-        /// Connect only to the servers named here or in the context, and to none that those
-        /// advertise, as the members of a cluster advertise each other. For networks in which a
-        /// server must not choose where this host connects to.
-        pub ignore_discovered_servers: bool,
-        /// JetStream domain. For example `"edge"`.
-        pub domain: Option<String>,
-        /// Prefix of the JetStream API, instead of a domain. For example `"$JS.edge.API"`.
-        pub api_prefix: Option<String>,
-        /// Prefix of inboxes, if permissions require one. For example `"_INBOX_foldstream"`.
-        pub inbox_prefix: Option<String>,
-        /// Which messages are CloudEvents: `auto` recognises them by headers, and JSON by its
-        /// attributes; `headers` only by headers; `off` recognises none. For example `"headers"`.
-        pub cloudevents: Recognition,
-        /// What to do if events are gone that were not applied: `stop` stops the deployment until
-        /// an operator accepts it, `count` counts them and continues, for a stream that loses
-        /// events by design. For example `"stop"`.
-        pub missing: OnMissing,
     }
 
     /// Limits of modules.
@@ -374,44 +290,6 @@ key::settings! {
         pub format: LogFormat,
     }
 }
-
-/// A source.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Source {
-    /// The log in our own data folder.
-    Embedded(EmbeddedSource),
-    /// A JetStream stream.
-    Jetstream(Box<JetStreamSource>),
-}
-
-/// A kind of source, as configurations name it.
-struct SourceKind {
-    /// The value of `kind`.
-    name: &'static str,
-    /// The keys of such a source.
-    keys: &'static [Key],
-    /// What the template calls one.
-    example: &'static str,
-    /// The values that keys have by default.
-    defaults: fn() -> Result<toml::Table, toml::ser::Error>,
-}
-
-/// All kinds, in the order of the template.
-const SOURCE_KINDS: &[SourceKind] = &[
-    SourceKind {
-        name: "jetstream",
-        keys: JetStreamSource::KEYS,
-        example: "orders",
-        defaults: || toml::Table::try_from(JetStreamSource::default()),
-    },
-    SourceKind {
-        name: "embedded",
-        keys: EmbeddedSource::KEYS,
-        example: "events",
-        defaults: || toml::Table::try_from(EmbeddedSource::default()),
-    },
-];
 
 /// What a request without a token may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

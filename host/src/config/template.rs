@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use toml::{Table, Value};
 
 use super::load::SECTIONS;
-use super::{Config, Key, REDACTED, SOURCE_KINDS};
+use super::{Config, Key, REDACTED};
+use crate::source::SOURCE_KINDS;
 
 /// Width at which comments wrap.
 const WIDTH: usize = 110;

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use super::load::SECTIONS;
 use super::*;
+use crate::source::SOURCE_KINDS;
+use crate::source::jetstream::JetStreamSettings;
 
 /// Loads a file with this text; what is said of it begins with `LINE: ` instead of the file's path.
 fn from_file(text: &str) -> Result<Config, Vec<String>> {
@@ -96,7 +98,7 @@ fn durations_that_no_clock_can_hold_are_refused() {
         .iter()
         .flat_map(|(section, keys)| keys.iter().map(move |key| (section, key)))
     {
-        if key.kind() == super::key::Kind::Duration {
+        if key.kind() == crate::settings::Kind::Duration {
             let said = mistake(&format!(
                 "[{section}]\n{} = \"18446744073709551615s\"\n",
                 key.name
@@ -214,19 +216,16 @@ fn is_unset(line: &str) -> bool {
 
 #[test]
 fn every_example_in_a_comment_is_accepted() {
-    for (kind, keys) in [
-        ("jetstream", JetStreamSource::KEYS),
-        ("embedded", EmbeddedSource::KEYS),
-    ] {
-        for key in keys {
+    for kind in SOURCE_KINDS {
+        for key in kind.keys {
             let example = key
                 .example()
                 .or_else(|| (!key.is_optional()).then(|| "false".to_owned()));
             let example =
                 example.unwrap_or_else(|| panic!("{} has neither default nor example", key.name));
             let text = format!(
-                "[sources.orders]\nkind = \"{kind}\"\n{} = {example}\n",
-                key.name
+                "[sources.orders]\nkind = \"{}\"\n{} = {example}\n",
+                kind.name, key.name
             );
             from_file(&text).unwrap_or_else(|mistakes| panic!("{text}: {mistakes:?}"));
         }
@@ -425,7 +424,7 @@ fn environment_reaches_every_kind_of_key() {
         (8 << 20, 4_096)
     );
     assert_eq!(config.log.format, LogFormat::Json);
-    let Some(Source::Jetstream(orders)) = config.sources.get("orders") else {
+    let Some(SourceSettings::JetStream(orders)) = config.sources.get("orders") else {
         panic!("{:?}", config.sources)
     };
     assert_eq!(orders.stream, "ORDERS");
@@ -533,7 +532,7 @@ fn variable_reaches_a_source_whose_name_has_a_hyphen() {
         overrides: vec![],
     })
     .expect("loads");
-    let Some(Source::Jetstream(orders)) = config.sources.get("web-orders") else {
+    let Some(SourceSettings::JetStream(orders)) = config.sources.get("web-orders") else {
         panic!("{:?}", config.sources)
     };
     assert_eq!(orders.stream, "B");
@@ -762,9 +761,9 @@ fn secrets_are_read_from_their_files() {
         serve.bearer_token().expect("can be read").as_deref(),
         Some("s3cret")
     );
-    let source = JetStreamSource {
+    let source = JetStreamSettings {
         password_file: Some(file.path().to_owned()),
-        ..JetStreamSource::default()
+        ..JetStreamSettings::default()
     };
     assert_eq!(
         source
@@ -780,4 +779,11 @@ fn secrets_are_read_from_their_files() {
         said.starts_with("serve.token_file: cannot read ") && said.contains("it is empty"),
         "{said}"
     );
+}
+
+#[test]
+fn no_form_of_a_configuration_shows_a_secret() {
+    let mut config = Config::default();
+    config.serve.token = Some("s3cret-s3cret-s3cret".into());
+    assert!(!format!("{config:?} {:#?}", config.serve).contains("s3cret"));
 }

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::Error;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::log::{self, Opening};
 use crate::memory::caches::{Caches, Share};
 use crate::room::Room;
-use crate::source::Source;
-use crate::source::embedded::Embedded;
+use crate::source::{HostParts, NotBegun, Source, SourceSettings};
 
 /// Name of the default source, an embedded log, if none is configured.
 pub(crate) const DEFAULT_SOURCE: &str = "events";
@@ -41,7 +39,7 @@ pub(crate) fn sources(
 ) -> Result<Opened, Error> {
     let default = BTreeMap::from([(
         DEFAULT_SOURCE.to_owned(),
-        config::Source::Embedded(config::EmbeddedSource::default()),
+        SourceSettings::Embedded(Box::default()),
     )]);
     let configured = if config.sources.is_empty() {
         &default
@@ -51,41 +49,33 @@ pub(crate) fn sources(
     let mut shares = Vec::new();
     let mut logs = Vec::new();
     let mut sources = BTreeMap::new();
-    for (name, source) in configured {
-        match source {
-            // In the order of names, so that each start gives a log the same share.
-            config::Source::Embedded(settings) => {
-                let share = caches.share(log::Options::default().cache_bytes as u64);
-                let options = settings.options(name, share.bytes());
-                let options = log::Options {
-                    room: Some(room.clone()),
-                    ..options
-                };
-                let opening = Opening::begin(folder.log(name), options)?;
-                logs.push((name, opening, settings.missing));
-                shares.push(share);
-            }
-            config::Source::Jetstream(settings) => {
-                let source = settings.source(name);
-                let source = source.map_err(|error| Error::Source(error.to_string()))?;
-                sources.insert(name.clone(), source);
-            }
+    // In the order of names, so that each start gives a log the same share.
+    for (name, settings) in configured {
+        let parts = HostParts {
+            log_file: folder.log(name),
+            room,
+            caches,
+        };
+        let begun = settings.begin(name, parts).map_err(|error| match error {
+            NotBegun::Log(error) => Error::from(error),
+            NotBegun::Unusable(error) => Error::Source(error.to_string()),
+        })?;
+        if let Some((opening, share)) = begun.opening {
+            logs.push(opening);
+            shares.push(share);
         }
+        sources.insert(name.clone(), begun.source);
     }
     // One time for all: they open at the same time.
     let until = Instant::now() + OPEN_WAIT;
     let mut failed = None;
-    let mut can_read = !sources.is_empty();
-    for (name, opening, on_missing) in logs {
+    let mut can_read = sources.len() > logs.len();
+    for opening in logs {
         match opening.wait(until) {
             Ok(()) => can_read = true,
             // One error is enough to explain why nothing can be read.
             Err(error) => failed = Some(error),
         }
-        sources.insert(
-            name.clone(),
-            Source::Embedded(Embedded::over(opening).on_missing(on_missing)),
-        );
     }
     // One log that is damaged does not stop the sources next to it. If there is no other source,
     // the host could do nothing, so its start fails where an operator sees it.

@@ -1,5 +1,9 @@
 //! The kinds of sources: what each has to do, and the table of all.
 
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
 use super::embedded;
 use super::jetstream;
 use super::{
@@ -8,9 +12,12 @@ use super::{
 };
 use crate::batch::Batch;
 use crate::event::Event;
-use crate::log::{self, Log};
+use crate::log::{self, Log, Opening};
+use crate::memory::caches::{Caches, Share};
 use crate::memory::read_ahead::ReadAhead;
 use crate::position::Checkpoint;
+use crate::room::Room;
+use crate::settings::{Findings, Key, ReadError};
 use crate::subject::SubjectSet;
 
 /// What a kind of source does. [`Source`] says what each answer means.
@@ -78,10 +85,101 @@ pub(super) trait Read {
     async fn next(&mut self) -> Result<Batch, Error>;
 }
 
+/// The settings of a kind of source, and how a host begins with it.
+pub(super) trait KindSettings {
+    /// See [`SourceSettings::check`].
+    fn check(&self, findings: &mut Findings, name: &str);
+
+    /// See [`SourceSettings::is_log`].
+    fn is_log(&self) -> bool;
+
+    /// See [`SourceSettings::without_host`].
+    fn without_host(&self, name: &str) -> Option<Result<Source, UnusableSource>>;
+
+    /// See [`SourceSettings::begin`].
+    fn begin(&self, name: &str, parts: HostParts<'_>) -> Result<Begun, NotBegun>;
+}
+
+/// What a host has for a source.
+pub(crate) struct HostParts<'a> {
+    /// The file of its log, if it has one.
+    pub(crate) log_file: PathBuf,
+    pub(crate) room: &'a Room,
+    pub(crate) caches: &'a Caches,
+}
+
+/// A source of a host.
+pub(crate) struct Begun {
+    pub(crate) source: Source,
+    /// Its log, which may still be opening, and the part of the caches that this takes.
+    pub(crate) opening: Option<(Opening, Share)>,
+}
+
+/// Why settings of a source make none.
+#[derive(Debug, thiserror::Error)]
+pub enum UnusableSource {
+    /// A file that they name can't be read.
+    #[error(transparent)]
+    File(#[from] ReadError),
+    /// They contradict each other, or a file is not what it should be.
+    #[error(transparent)]
+    Setting(#[from] jetstream::SetupError),
+}
+
+/// Why a host can't begin with a source.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotBegun {
+    #[error(transparent)]
+    Unusable(#[from] UnusableSource),
+    #[error(transparent)]
+    Log(#[from] log::Error),
+}
+
+/// A kind of source, as configurations name it.
+pub(crate) struct SourceKind {
+    /// The value of `kind`.
+    pub(crate) name: &'static str,
+    /// The keys of such a source.
+    pub(crate) keys: &'static [Key],
+    /// What the template calls one.
+    pub(crate) example: &'static str,
+    /// The values that keys have by default.
+    pub(crate) defaults: fn() -> Result<toml::Table, toml::ser::Error>,
+}
+
 /// Makes the enums of all kinds, and the macros that call the same method of each. The set is
 /// closed, so that the compiler lists every place to visit.
 macro_rules! kinds {
-    ($d:tt $($(#[$doc:meta])* $name:ident($source:ty, $reader:ty);)+) => {
+    ($d:tt $(
+        $(#[$doc:meta])*
+        $word:literal like $example:literal: $name:ident($source:ty, $reader:ty, $settings:ty);
+    )+) => {
+        /// The settings of a source.
+        #[derive(Clone, Debug, Serialize, Deserialize)]
+        #[serde(tag = "kind")]
+        pub enum SourceSettings {
+            $($(#[$doc])* #[serde(rename = $word)] $name(Box<$settings>),)+
+        }
+
+        /// All kinds, in the order of the template of a configuration.
+        pub(crate) const SOURCE_KINDS: &[SourceKind] = &[
+            $(SourceKind {
+                name: $word,
+                keys: <$settings>::KEYS,
+                example: $example,
+                defaults: || toml::Table::try_from(<$settings>::default()),
+            },)+
+        ];
+
+        /// Evaluates an expression for the settings of whatever kind.
+        macro_rules! of_each_settings {
+            ($d self:expr, $d settings:ident => $d value:expr) => {
+                match $d self {
+                    $(SourceSettings::$name($d settings) => $d value,)+
+                }
+            };
+        }
+
         /// A configured source.
         #[derive(Clone, Debug)]
         pub enum Source {
@@ -144,12 +242,37 @@ macro_rules! kinds {
     };
 }
 
-// One row for each kind: its variant, its source and its reader.
+// One row for each kind: its name in configurations, how the template calls one, its variant, its
+// source, its reader and its settings.
 kinds! { $
     /// A JetStream stream.
-    JetStream(jetstream::JetStream, jetstream::Reader);
+    "jetstream" like "orders":
+    JetStream(jetstream::JetStream, jetstream::Reader, jetstream::JetStreamSettings);
     /// The log in our own data folder.
-    Embedded(embedded::Embedded, embedded::Reader);
+    "embedded" like "events":
+    Embedded(embedded::Embedded, embedded::Reader, embedded::EmbeddedSettings);
+}
+
+impl SourceSettings {
+    /// Adds what is wrong with them.
+    pub(crate) fn check(&self, findings: &mut Findings, name: &str) {
+        of_each_settings!(self, settings => KindSettings::check(&**settings, findings, name));
+    }
+
+    /// Whether it is a log of the host, and not a stream of a server.
+    pub fn is_log(&self) -> bool {
+        of_each_settings!(self, settings => KindSettings::is_log(&**settings))
+    }
+
+    /// The source as anybody can look at it; none if only a running host can.
+    pub fn without_host(&self, name: &str) -> Option<Result<Source, UnusableSource>> {
+        of_each_settings!(self, settings => KindSettings::without_host(&**settings, name))
+    }
+
+    /// The source of a host. Connections to servers are made later, and a log may still be opening.
+    pub(crate) fn begin(&self, name: &str, parts: HostParts<'_>) -> Result<Begun, NotBegun> {
+        of_each_settings!(self, settings => KindSettings::begin(&**settings, name, parts))
+    }
 }
 
 impl Source {

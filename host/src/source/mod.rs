@@ -27,7 +27,8 @@ use crate::position::{Checkpoint, Start};
 use crate::subject::SubjectSet;
 
 pub use info::Info;
-pub use kind::{Reader, Source};
+pub(crate) use kind::{HostParts, NotBegun, SOURCE_KINDS};
+pub use kind::{Reader, Source, SourceSettings, UnusableSource};
 pub(crate) use outlet::{NotPublished, Outlet};
 pub use sources::{NotChosen, Sources, Unknown};
 pub use status::{SourceState, Status, StatusSender, doubt, heard, initial_status, lost, report};

@@ -1,6 +1,7 @@
 //! Readers over the embedded log, with the semantics of a JetStream reader.
 
 mod kind;
+mod settings;
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use crate::log::{self, Cursor, Headers, Log, Opening, Run, Wanted};
 use crate::position::{Checkpoint, EventMark, Start, StreamIdentity};
 use crate::storage;
 use crate::subject::SubjectSet;
+
+pub use settings::EmbeddedSettings;
 
 /// How many events to scan per event that a batch can hold. If matches are rare, the reader stops
 /// after this many and returns an empty batch that only advances the position.

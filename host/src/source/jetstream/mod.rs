@@ -11,6 +11,7 @@
 
 mod appetite;
 mod backlog;
+mod clear_text;
 mod connect;
 mod context;
 mod currency;
@@ -31,6 +32,7 @@ mod pull;
 mod reader;
 mod rescue;
 mod session;
+mod settings;
 mod trusted;
 mod wire;
 
@@ -48,6 +50,7 @@ pub use publish::{
     BatchError, Confirmed, Description, Outgoing, PublishError, Publisher, Unavailable,
 };
 pub use reader::Reader;
+pub use settings::JetStreamSettings;
 
 /// Reads a header block: the usable headers, and the fault that stops the client from parsing the
 /// block, if any.

@@ -5,7 +5,8 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
-use super::REDACTED;
+/// Replaces a secret wherever the configuration is shown.
+pub const REDACTED: &str = "(hidden)";
 
 /// A token or a password. Formatting hides it; code that needs the text has to ask for it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,17 +43,5 @@ impl fmt::Debug for Secret {
 impl fmt::Display for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(REDACTED)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::config::Config;
-
-    #[test]
-    fn no_form_of_a_configuration_shows_a_secret() {
-        let mut config = Config::default();
-        config.serve.token = Some("s3cret-s3cret-s3cret".into());
-        assert!(!format!("{config:?} {:#?}", config.serve).contains("s3cret"));
     }
 }

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::JetStreamSource;
-use super::check::Findings;
+use super::settings::JetStreamSettings;
+use crate::settings::Findings;
 
 /// Warns about that. Credentials and nkeys sign a challenge of the server, and are never sent
 /// themselves.
-pub(super) fn check(findings: &mut Findings, name: &str, source: &JetStreamSource) {
+pub(super) fn check(findings: &mut Findings, name: &str, source: &JetStreamSettings) {
     let has_tls = source.tls_required
         || source.tls_first
         || source.tls_ca.is_some()
@@ -53,12 +53,12 @@ fn is_here(address: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn warned(settings: JetStreamSource, server: &str) -> bool {
+    fn warned(settings: JetStreamSettings, server: &str) -> bool {
         let mut findings = Findings::default();
         check(
             &mut findings,
             "a",
-            &JetStreamSource {
+            &JetStreamSettings {
                 servers: vec![server.to_owned()],
                 ..settings
             },
@@ -68,9 +68,9 @@ mod tests {
 
     #[test]
     fn secrets_in_clear_text_are_warned_of() {
-        let secret = || JetStreamSource {
+        let secret = || JetStreamSettings {
             token_file: Some("t".into()),
-            ..JetStreamSource::default()
+            ..JetStreamSettings::default()
         };
         for server in [
             "nats://10.0.0.1:4222",
@@ -89,19 +89,19 @@ mod tests {
             assert!(!warned(secret(), server), "{server}");
         }
         assert!(warned(
-            JetStreamSource::default(),
+            JetStreamSettings::default(),
             "nats://user:password@10.0.0.1"
         ));
-        assert!(!warned(JetStreamSource::default(), "nats://10.0.0.1"));
+        assert!(!warned(JetStreamSettings::default(), "nats://10.0.0.1"));
         assert!(!warned(
-            JetStreamSource {
+            JetStreamSettings {
                 creds: Some("c".into()),
-                ..JetStreamSource::default()
+                ..JetStreamSettings::default()
             },
             "nats://10.0.0.1"
         ));
         assert!(!warned(
-            JetStreamSource {
+            JetStreamSettings {
                 tls_required: true,
                 ..secret()
             },

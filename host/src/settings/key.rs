@@ -13,7 +13,7 @@ pub struct Key {
 
 /// The type of a key's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Text,
     Path,
     Address,
@@ -30,7 +30,7 @@ pub(super) enum Kind {
 }
 
 impl Key {
-    pub(super) const fn new(
+    pub(crate) const fn new(
         name: &'static str,
         docs: &'static str,
         rust_type: &'static str,
@@ -51,19 +51,19 @@ impl Key {
 
     /// Whether it is optional and has no default.
     #[cfg(test)]
-    pub(super) fn is_optional(&self) -> bool {
+    pub(crate) fn is_optional(&self) -> bool {
         self.rust_type.starts_with("Option")
     }
 
     /// The example in its comment, as TOML.
-    pub(super) fn example(&self) -> Option<String> {
+    pub(crate) fn example(&self) -> Option<String> {
         let joined = self.docs_joined();
         let (_, rest) = joined.split_once("For example `")?;
         rest.split_once('`').map(|(example, _)| example.to_owned())
     }
 
     /// The comment as one paragraph.
-    pub(super) fn docs_joined(&self) -> String {
+    pub(crate) fn docs_joined(&self) -> String {
         self.docs
             .split('\n')
             .map(str::trim)
@@ -72,7 +72,7 @@ impl Key {
             .join(" ")
     }
 
-    pub(super) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         // The attribute first: a duration and a size have other types in Rust than in the file.
         if self.form.contains("humantime_serde") {
             return Kind::Duration;
@@ -102,7 +102,7 @@ impl Key {
 
 impl Kind {
     /// The expected type, for messages.
-    pub(super) fn expected(self) -> &'static str {
+    pub(crate) fn expected(self) -> &'static str {
         match self {
             Self::Text => "a string in quotes",
             Self::Path => "a path in quotes",
@@ -121,7 +121,7 @@ impl Kind {
     }
 
     /// The value of a text in which no quotes distinguish strings from numbers.
-    pub(super) fn value_of(self, text: &str) -> toml::Value {
+    pub(crate) fn value_of(self, text: &str) -> toml::Value {
         let as_toml = || {
             let table: toml::Table = format!("value = {text}").parse().ok()?;
             table.get("value").cloned()
@@ -171,8 +171,8 @@ macro_rules! settings {
 
         impl $name {
             /// Its keys, in the order of the struct.
-            pub const KEYS: &'static [Key] = &[
-                $( Key::new(
+            pub const KEYS: &'static [$crate::settings::Key] = &[
+                $( $crate::settings::Key::new(
                     stringify!($field),
                     concat!($($docs, "\n"),+),
                     stringify!($type),
@@ -182,4 +182,4 @@ macro_rules! settings {
         }
     )*};
 }
-pub(super) use settings;
+pub(crate) use settings;

@@ -15,7 +15,7 @@ const UNITS: [(&str, u64); 9] = [
 ];
 
 /// The bytes that a text means; none if it is not a size.
-pub(super) fn parse(text: &str) -> Option<u64> {
+pub(crate) fn parse(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
@@ -34,7 +34,7 @@ pub(super) fn parse(text: &str) -> Option<u64> {
 }
 
 /// The shortest exact notation of a number of bytes.
-pub(super) fn format(bytes: u64) -> String {
+pub(crate) fn format(bytes: u64) -> String {
     // The largest unit that divides it.
     let binary = UNITS[..4]
         .iter()
@@ -71,7 +71,7 @@ fn widen<T: Copy + TryInto<u64>>(size: T) -> u64 {
     size.try_into().unwrap_or(u64::MAX)
 }
 
-pub(super) fn serialize<T, S>(size: &T, serializer: S) -> Result<S::Ok, S::Error>
+pub(crate) fn serialize<T, S>(size: &T, serializer: S) -> Result<S::Ok, S::Error>
 where
     T: Copy + TryInto<u64>,
     S: Serializer,
@@ -79,7 +79,7 @@ where
     serializer.serialize_str(&format(widen(*size)))
 }
 
-pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: TryFrom<u64>,
     D: Deserializer<'de>,
@@ -88,7 +88,7 @@ where
 }
 
 /// The same for an optional size.
-pub(super) mod optional {
+pub(crate) mod optional {
     use super::{Deserialize, Deserializer, Serializer, Written, format, read, widen};
 
     pub(crate) fn serialize<T, S>(size: &Option<T>, serializer: S) -> Result<S::Ok, S::Error>

@@ -1,0 +1,154 @@
+//! What is wrong with settings. Every finding names its key and says what to do.
+
+use std::fmt;
+use std::fs::Metadata;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use crate::small_file::open_regular;
+
+/// Permission to read for users who are neither the owner nor in the group.
+const OTHERS_READ: u32 = 0o004;
+/// The same, to write.
+const OTHERS_WRITE: u32 = 0o002;
+
+/// Severity of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// It works, but probably not as intended.
+    Warning,
+    /// The host refuses to start with it.
+    Error,
+}
+
+/// A finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Its severity.
+    pub severity: Severity,
+    /// The key, with its section.
+    pub key: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.key, self.message)
+    }
+}
+
+/// Collects findings.
+#[derive(Default)]
+pub(crate) struct Findings(Vec<Problem>);
+
+impl Findings {
+    /// Adds what keeps a host from starting.
+    pub(crate) fn error(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Problem {
+            severity: Severity::Error,
+            key: key.into(),
+            message: message.into(),
+        });
+    }
+
+    /// Adds what is probably not intended.
+    pub(crate) fn warning(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Problem {
+            severity: Severity::Warning,
+            key: key.into(),
+            message: message.into(),
+        });
+    }
+
+    /// All of them, in the order in which they were found.
+    pub(crate) fn into_problems(self) -> Vec<Problem> {
+        self.0
+    }
+
+    /// Whether a key has a finding.
+    #[cfg(test)]
+    pub(crate) fn concerns(&self, key: &str) -> bool {
+        self.0.iter().any(|found| found.key == key)
+    }
+
+    /// Checks that a file can be read, and by whom.
+    pub(crate) fn file(&mut self, key: &str, path: Option<&Path>) {
+        let Some(path) = path else { return };
+        // Opened and not only looked at: permissions of the folders above count as well.
+        match open_regular(path).and_then(|file| file.metadata()) {
+            Ok(metadata) => self.private(key, path, &metadata),
+            Err(_) if path.exists() && !path.is_file() => self.error(
+                key,
+                format!(
+                    "{} is not a regular file; give the file itself",
+                    path.display()
+                ),
+            ),
+            Err(error) => {
+                self.error(
+                    key,
+                    format!(
+                        "cannot read {}: {error}; give a file that this user may read",
+                        path.display()
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Warns if other users of this machine may read a secret, or change a file.
+    fn private(&mut self, key: &str, path: &Path, metadata: &Metadata) {
+        let name = key.rsplit('.').next().unwrap_or(key);
+        let mode = metadata.permissions().mode() & 0o777;
+        // Certificates are public; only that nobody may change them matters.
+        let is_public = matches!(name, "tls_cert" | "tls_ca");
+        let what = match () {
+            () if !is_public && mode & OTHERS_READ != 0 => "can be read",
+            () if mode & OTHERS_WRITE != 0 => "can be changed",
+            () => return,
+        };
+        let advice = if is_public { "go-w" } else { "go-w,o=" };
+        let path = path.display();
+        self.warning(
+            key,
+            format!(
+                "{path} {what} by every user of this machine (mode {mode:03o}); chmod {advice} \
+                     {path}"
+            ),
+        );
+    }
+
+    /// Refuses zero.
+    pub(crate) fn positive<T: Default + PartialEq>(&mut self, key: &str, value: T) {
+        if value == T::default() {
+            self.error(key, "must be more than zero");
+        }
+    }
+
+    /// Refuses two keys that set the same thing.
+    pub(crate) fn either(&mut self, one: (&str, bool), other: (&str, bool)) {
+        if one.1 && other.1 {
+            self.error(one.0, format!("contradicts {}; set one of them", other.0));
+        }
+    }
+
+    /// Requires both or neither of two keys that need each other.
+    pub(crate) fn together(&mut self, one: (&str, bool), other: (&str, bool)) {
+        match (one.1, other.1) {
+            (true, false) => self.error(one.0, format!("needs {} as well", other.0)),
+            (false, true) => self.error(other.0, format!("needs {} as well", one.0)),
+            _ => {}
+        }
+    }
+
+    /// Refuses a lower limit above an upper one.
+    pub(crate) fn ordered<T: PartialOrd + Copy>(&mut self, lower: (&str, T), upper: (&str, T)) {
+        if lower.1 > upper.1 {
+            self.error(
+                lower.0,
+                format!("is more than {}; lower it, or raise the other", upper.0),
+            );
+        }
+    }
+}
