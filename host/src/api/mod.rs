@@ -26,6 +26,7 @@ use utoipa::ToSchema;
 pub use crate::position::Start;
 pub use crate::progress::DeploymentState;
 pub use crate::rollout::DeployOutcome;
+pub use crate::state::catalogue::ModuleKind;
 pub use failures::*;
 pub use handler::*;
 pub use inbox::*;
@@ -102,8 +103,8 @@ pub struct ModuleInfo {
     pub digest: String,
     /// Size of the component, in bytes.
     pub size: u64,
-    /// What it is: `projection` or `handler`.
-    pub kind: String,
+    /// What it is.
+    pub kind: ModuleKind,
     /// Its own name.
     pub name: String,
     /// Its purpose.

@@ -3,6 +3,7 @@
 use super::compare::InvalidGate;
 use crate::room::Shortage;
 use crate::runner::{LoadError, RepairError};
+use crate::state::catalogue::ModuleKind;
 use crate::{data_dir, log, module, names, source, state};
 
 /// Why the host refused or failed.
@@ -112,16 +113,17 @@ pub enum Impossible {
     },
     /// A projection cannot become a handler, nor the other way around.
     #[error(
-        "{name} is a {current}, and the module is a {wanted}; deploy it under another name with \
-         --name"
+        "{name} is a {}, and the module is a {}; deploy it under another name with --name",
+        current.name(),
+        wanted.name()
     )]
     OtherKind {
         /// The deployment.
         name: String,
         /// What it is.
-        current: String,
+        current: ModuleKind,
         /// What the module is.
-        wanted: String,
+        wanted: ModuleKind,
     },
     /// To migrate without code for it.
     #[error(

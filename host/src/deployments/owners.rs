@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{Error, Role};
 use crate::data_dir::DataDir;
 use crate::effects::{self, Owner, OwnerMismatch};
-use crate::module::Kind;
+use crate::module::ModuleKind;
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, HandlerRecord, Record};
 use crate::state::{self, Ownership};
@@ -24,7 +24,7 @@ pub(crate) fn role(
 ) -> Result<effects::Role, OwnerMismatch> {
     // Only the active generation may send; followers and candidates are mute until a cut-over.
     let serves = matches!(role, Role::Serve { .. });
-    if generation.module.kind != Kind::Handler.name() || !serves {
+    if generation.module.kind != ModuleKind::Handler || !serves {
         return Ok(effects::Role::Mute);
     }
     let name = &record.name;

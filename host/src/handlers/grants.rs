@@ -6,7 +6,7 @@ use super::Handlers;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, Role, owners};
 use crate::effects::{self, EffectsFrom, Grants, Lineage, overlap};
-use crate::module::{Kind, Module};
+use crate::module::{Module, ModuleKind};
 use crate::state::catalogue::{Generation, HandlerRecord};
 use crate::subject::{Pattern, SubjectSet};
 
@@ -29,7 +29,7 @@ impl Handlers {
         source: &str,
         request: &EffectsRequest,
     ) -> Result<Option<HandlerRecord>, Error> {
-        if module.kind() == Kind::Projection {
+        if module.kind() == ModuleKind::Projection {
             refuse_options(request)?;
             return Ok(None);
         }

@@ -2,7 +2,7 @@ use super::*;
 use crate::overview::Parked;
 use crate::progress::DeploymentState;
 use crate::source::{self, SourceState, Status};
-use crate::state::catalogue::{ErrorPolicy, ModuleInfo, ModuleLimits, OnFailure};
+use crate::state::catalogue::{ErrorPolicy, ModuleInfo, ModuleKind, ModuleLimits, OnFailure};
 
 fn deployment(name: &str) -> Deployment {
     let source_status = Status {
@@ -57,7 +57,7 @@ fn module() -> ModuleInfo {
     ModuleInfo {
         digest: "ab".to_owned(),
         size: 1,
-        kind: "projection".to_owned(),
+        kind: ModuleKind::Projection,
         name: "totals".to_owned(),
         description: String::new(),
         subjects: Vec::new(),

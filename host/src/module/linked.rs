@@ -16,7 +16,7 @@ use super::migration;
 use super::places::{NoFreePlace, Permit, Purpose};
 use super::sandbox::{Access, Bounds, Host, MEMORIES_MAX, Made, System};
 use super::{
-    Accepted, ApplyError, Error, HANDLES_MAX, Identity, Kind, Manifest, Migration, QueryError,
+    Accepted, ApplyError, Error, HANDLES_MAX, Identity, Manifest, Migration, ModuleKind, QueryError,
 };
 use crate::event::Payload;
 use crate::memory::{self, Reservation, Shortage};
@@ -38,7 +38,7 @@ pub struct Module {
 
 /// The functions of the world.
 struct Exports {
-    kind: Kind,
+    kind: ModuleKind,
     manifest: ComponentExportIndex,
     /// `apply`, or `handle` of a handler.
     apply: ComponentExportIndex,
@@ -143,7 +143,7 @@ impl Module {
     }
 
     /// What it is.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ModuleKind {
         self.exports.kind
     }
 
@@ -275,7 +275,7 @@ impl Module {
             on_timer,
             deadline_ticks: ticks(bounds.deadline),
             with_headers: self.manifest.wants_headers,
-            handles: (self.exports.kind == Kind::Handler).then(|| Handles {
+            handles: (self.exports.kind == ModuleKind::Handler).then(|| Handles {
                 rule: self.manifest.key_rule.clone(),
                 publishes: self.manifest.publishes.clone().into(),
                 firings: self
@@ -300,12 +300,12 @@ impl Exports {
             })
         };
         let (kind, apply) = match found("handle") {
-            Some(handle) => (Kind::Handler, handle),
-            None => (Kind::Projection, required("apply")?),
+            Some(handle) => (ModuleKind::Handler, handle),
+            None => (ModuleKind::Projection, required("apply")?),
         };
         let on_timer = match kind {
-            Kind::Handler => Some(required("on-timer")?),
-            Kind::Projection => None,
+            ModuleKind::Handler => Some(required("on-timer")?),
+            ModuleKind::Projection => None,
         };
         Ok(Self {
             kind,
@@ -507,7 +507,7 @@ fn check_types(
     let on_timer = exports.on_timer.map(&mut function).transpose()?;
     let migrate = exports.migrate.map(&mut function).transpose()?;
     let inbox = exports.inbox.map(function).transpose()?;
-    let applies = if exports.kind == Kind::Handler {
+    let applies = if exports.kind == ModuleKind::Handler {
         "handle"
     } else {
         "apply"
@@ -530,8 +530,8 @@ fn check_types(
         .map(|inbox| inbox.typed(&*store).map_err(mismatch(INBOX)))
         .transpose()?;
     let described = match exports.kind {
-        Kind::Projection => manifest.typed(&*store).map(Describe::Projection),
-        Kind::Handler => manifest.typed(&*store).map(Describe::Handler),
+        ModuleKind::Projection => manifest.typed(&*store).map(Describe::Projection),
+        ModuleKind::Handler => manifest.typed(&*store).map(Describe::Handler),
     };
     Ok((described.map_err(mismatch("manifest"))?, inbox))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::bindings::{self, HandlerRecord, ManifestRecord};
 use super::sandbox::Bounds;
-use super::{Accepted, Error, Inbox, KeyRule, Kind, Manifest, Options};
+use super::{Accepted, Error, Inbox, KeyRule, Manifest, ModuleKind, Options};
 use crate::state::catalogue::{ErrorPolicy, ModuleInfo, ModuleLimits, QueryDescription};
 use crate::subject::{PATTERNS_MAX, Pattern, SubjectSet};
 
@@ -49,7 +49,7 @@ impl Described {
             queries: handler.queries,
         };
         Ok(Manifest {
-            kind: Kind::Handler,
+            kind: ModuleKind::Handler,
             publishes,
             sets_timers,
             ..checked(record, options)?
@@ -104,7 +104,7 @@ fn checked(record: ManifestRecord, options: &Options) -> Result<Manifest, Error>
     check_backoff(&record.error_policy)?;
     let milliseconds = |ms: Option<u32>| ms.map(|ms| Duration::from_millis(ms.into()));
     Ok(Manifest {
-        kind: Kind::Projection,
+        kind: ModuleKind::Projection,
         publishes: Vec::new(),
         sets_timers: false,
         subjects,
@@ -159,7 +159,7 @@ pub(super) fn info(manifest: &Manifest, accepted: &Accepted, migrates: bool) -> 
     ModuleInfo {
         digest: accepted.digest.clone(),
         size: accepted.component.len() as u64,
-        kind: manifest.kind.name().to_owned(),
+        kind: manifest.kind,
         name: manifest.name.clone(),
         description: manifest.description.clone(),
         subjects: manifest

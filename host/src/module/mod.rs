@@ -47,6 +47,8 @@ pub use places::NoFreePlace;
 pub use upload::digest;
 pub use wanted::{Waiting, Wanted};
 
+pub use crate::state::catalogue::ModuleKind;
+
 use crate::failure::FailureClass;
 use crate::memory::{Memory, Shortage};
 use crate::state;
@@ -188,30 +190,11 @@ pub enum KeyRule {
     DataPointer(String),
 }
 
-/// What a module is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Folds events into a read model.
-    Projection,
-    /// Also publishes messages.
-    Handler,
-}
-
-impl Kind {
-    /// Its name, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Projection => "projection",
-            Self::Handler => "handler",
-        }
-    }
-}
-
 /// A manifest, checked against the host's limits; what it left out stays absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     /// What the module is.
-    pub kind: Kind,
+    pub kind: ModuleKind,
     /// Its name.
     pub name: String,
     /// Its purpose.

@@ -70,9 +70,9 @@ pub(super) fn decide(record: &Record, requested: &Requested<'_>) -> Result<Plan,
             wanted,
         });
     }
-    let (current, wanted) = (&record.active().module.kind, &requested.module.kind);
+    let (current, wanted) = (record.active().module.kind, requested.module.kind);
     if current != wanted {
-        let (name, current, wanted) = (record.name.clone(), current.clone(), wanted.clone());
+        let name = record.name.clone();
         return Err(Impossible::OtherKind {
             name,
             current,
@@ -255,13 +255,15 @@ fn reason_of(what: &str, active: &Generation, requested: &Requested<'_>) -> Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::catalogue::{BuildSettings, ErrorPolicy, GenerationStatus, ModuleLimits};
+    use crate::state::catalogue::{
+        BuildSettings, ErrorPolicy, GenerationStatus, ModuleKind, ModuleLimits,
+    };
 
     fn module(digest: &str, state_version: u32) -> ModuleInfo {
         ModuleInfo {
             digest: digest.to_owned(),
             size: 1,
-            kind: "projection".to_owned(),
+            kind: ModuleKind::Projection,
             name: "totals".to_owned(),
             description: String::new(),
             subjects: vec!["orders.>".to_owned()],
@@ -446,7 +448,7 @@ mod tests {
     #[test]
     fn handler_inherits_by_default_and_is_rebuilt_like_a_projection() {
         let handler = |digest, version| ModuleInfo {
-            kind: "handler".to_owned(),
+            kind: ModuleKind::Handler,
             ..module(digest, version)
         };
         let mut record = record();

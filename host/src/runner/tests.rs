@@ -362,7 +362,7 @@ async fn a_runner_whose_thread_cannot_start_says_so_and_starts_later_by_itself()
 fn manifest() -> Manifest {
     Manifest {
         name: "test".to_owned(),
-        kind: crate::module::Kind::Projection,
+        kind: crate::module::ModuleKind::Projection,
         publishes: Vec::new(),
         sets_timers: false,
         description: String::new(),

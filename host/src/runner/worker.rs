@@ -13,7 +13,7 @@ use super::loading::Loading;
 use super::options::Program;
 use super::ownership::checked_role;
 use crate::memory::caches;
-use crate::module::{Identity, KeyRule, Kind, Manifest, Module};
+use crate::module::{Identity, KeyRule, Manifest, Module, ModuleKind};
 use crate::pipeline::{
     Desired, Ended, Fold, Leash, MakeFold, Pace, Parking, Pipeline, Settings, Standing,
 };
@@ -499,7 +499,7 @@ impl Worker {
             wants_headers: manifest.wants_headers
                 || needs_headers
                 || manifest.inbox.is_some()
-                || module.kind() == Kind::Handler,
+                || module.kind() == ModuleKind::Handler,
             limits: self.settings.batch,
             accepts_missing_through: program.accepts_missing_through,
             skips: Arc::default(),

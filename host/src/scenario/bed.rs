@@ -21,7 +21,9 @@ use crate::log::{self, APPEND_BYTES_MAX, APPEND_EVENTS_MAX, Expectation, Log, Ne
 use crate::memory::Memory;
 use crate::memory::memtables::Budget;
 use crate::metrics::{DeploymentMetrics, Metrics};
-use crate::module::{self, ApplyError, Identity, Instance, Kind, Manifest, Module, QueryError};
+use crate::module::{
+    self, ApplyError, Identity, Instance, Manifest, Module, ModuleKind, QueryError,
+};
 use crate::pipeline::{
     Ceiling, Desired, Ended, Fold, Leash, MakeFold, Pace, Parking, ParkingLimits, Pipeline, Policy,
     Settings, Standing,
@@ -132,13 +134,13 @@ struct Blanks {
 }
 
 impl Blanks {
-    fn new(folder: &Path, kind: Kind, state: state::Options) -> Result<Self, Error> {
+    fn new(folder: &Path, kind: ModuleKind, state: state::Options) -> Result<Self, Error> {
         let blanks = Self {
             folder: TempDir::new_in(folder)?,
         };
         // Closed at once, so that the files are whole.
         drop(Log::open(&blanks.log(), log_options())?);
-        if kind == Kind::Handler {
+        if kind == ModuleKind::Handler {
             state::create_owned(&blanks.state(), OWNERSHIP)?;
         }
         drop(Store::open(&blanks.state(), state, |_| ())?);
@@ -261,7 +263,7 @@ impl Stage {
 
     /// A handler owns its effects, and may publish what its manifest says.
     fn role(&self) -> Result<Role, Error> {
-        if self.module.kind() == Kind::Projection {
+        if self.module.kind() == ModuleKind::Projection {
             return Ok(Role::Mute);
         }
         let grant = |subjects: &crate::subject::Pattern| Grant {

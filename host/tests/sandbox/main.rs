@@ -39,11 +39,7 @@ fn manifest_is_read_and_shown() {
     assert_eq!(manifest.deadline, Some(Duration::from_millis(300)));
     let info = module.info();
     assert_eq!(
-        (
-            info.kind.as_str(),
-            info.key_rule.as_str(),
-            info.state_version
-        ),
+        (info.kind.name(), info.key_rule.as_str(), info.state_version),
         ("projection", "subject-token:2", 3)
     );
     assert_eq!(

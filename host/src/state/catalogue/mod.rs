@@ -21,7 +21,7 @@ pub use build::{BuildSettings, Comparison, ComparisonExample, DifferingPart, Gat
 pub use failure::FailureRecord;
 pub use module::{ErrorPolicy, InboxSettings, ModuleInfo, ModuleLimits, QueryDescription};
 pub use records::{FailureEvents, Generation, HandlerRecord, ParkingRecord, Record};
-pub use words::{Difference, GenerationStatus, OnFailure, Promotion, Strategy};
+pub use words::{Difference, GenerationStatus, ModuleKind, OnFailure, Promotion, Strategy};
 
 use super::Error;
 use super::file::{FORMAT, guarded, storage, unreadable};

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ModuleKind;
+
 /// A query that a module answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryDescription {
@@ -51,8 +53,8 @@ pub struct ModuleInfo {
     pub digest: String,
     /// Size of the component, in bytes.
     pub size: u64,
-    /// What it is: `projection` or `handler`.
-    pub kind: String,
+    /// What it is.
+    pub kind: ModuleKind,
     /// Its own name.
     pub name: String,
     /// Its purpose.

@@ -111,3 +111,23 @@ impl OnFailure {
         }
     }
 }
+
+/// What a module is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModuleKind {
+    /// Folds events into a read model.
+    Projection,
+    /// Also publishes messages.
+    Handler,
+}
+
+impl ModuleKind {
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Projection => "projection",
+            Self::Handler => "handler",
+        }
+    }
+}

@@ -120,7 +120,7 @@ fn generation_rows(deployment: &Deployment) -> Rows {
 }
 
 fn module_rows(module: &ModuleInfo) -> Rows {
-    let (kind, name, size) = (&module.kind, &module.name, bytes(module.size));
+    let (kind, name, size) = (module.kind.name(), &module.name, bytes(module.size));
     let mut rows = vec![
         ("module", format!("{kind} {name} ({size})")),
         ("digest", module.digest.clone()),
@@ -344,7 +344,7 @@ fn source_line(deployment: &Deployment) -> String {
 #[cfg(test)]
 pub(in crate::cli) mod tests {
     use super::*;
-    use crate::api::DeploymentState;
+    use crate::api::{DeploymentState, ModuleKind};
     use crate::api::{
         ErrorPolicy, FailureClass, ModuleInfo, ModuleLimits, QueryDescription, SourceStatus,
     };
@@ -398,7 +398,7 @@ pub(in crate::cli) mod tests {
             module: ModuleInfo {
                 digest: "abcdef0123456789".to_owned(),
                 size: 102_400,
-                kind: "projection".to_owned(),
+                kind: ModuleKind::Projection,
                 name: "order-totals".to_owned(),
                 description: "Totals per customer".to_owned(),
                 subjects: vec!["orders.>".to_owned()],

@@ -57,7 +57,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 fn line(info: &ModuleInfo) -> String {
     format!(
         "{} {}, {}, sha256:{}",
-        info.kind,
+        info.kind.name(),
         info.name,
         bytes(info.size),
         info.digest

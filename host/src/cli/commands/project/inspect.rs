@@ -64,7 +64,7 @@ pub(crate) fn examine(upload: Bytes) -> anyhow::Result<Examined> {
 
 fn lines(info: &ModuleInfo) -> String {
     let mut rows = vec![
-        ("kind", info.kind.clone()),
+        ("kind", info.kind.name().to_owned()),
         ("name", info.name.clone()),
         ("description", info.description.clone()),
         ("size", format!("{} ({})", bytes(info.size), info.size)),
