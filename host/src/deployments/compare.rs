@@ -12,7 +12,7 @@ use crate::event::Payload;
 use crate::state::catalogue::{
     Comparison, ComparisonExample, Difference, DifferingPart, Gate, Rule,
 };
-use crate::state::{self, Direction, Key, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
+use crate::state::{self, Key, Pages, SCAN_ENTRIES_MAX, Snapshot};
 
 /// Differences to show.
 const EXAMPLES_MAX: usize = 10;
@@ -120,41 +120,29 @@ fn hash(key: &str) -> u64 {
 
 /// A walk over all entries in key order.
 struct Walk<'a> {
-    snapshot: &'a Snapshot,
+    pages: Pages<'a>,
     page: std::vec::IntoIter<(Key, Payload)>,
     next: Option<(Key, Payload)>,
-    after: Option<String>,
-    more: bool,
 }
 
 impl<'a> Walk<'a> {
     fn new(snapshot: &'a Snapshot) -> Self {
         Self {
-            snapshot,
+            pages: snapshot.pages(SCAN_ENTRIES_MAX),
             page: Vec::new().into_iter(),
             next: None,
-            after: None,
-            more: true,
         }
     }
 
     /// The next key; none at the end.
     fn peek(&mut self) -> Result<Option<Key>, state::Error> {
-        // A page may be empty and still not be the last one: it also ends by size.
         while self.next.is_none() {
             self.next = self.page.next();
-            if self.next.is_some() || !self.more {
+            if self.next.is_some() {
                 break;
             }
-            let page = self.snapshot.scan(&Scan {
-                selection: Selection::Prefix(String::new()),
-                after: self.after.take(),
-                direction: Direction::Forwards,
-                limit: SCAN_ENTRIES_MAX,
-            })?;
-            self.after = page.entries.last().map(|(key, _)| key.to_string());
-            self.more = page.more;
-            self.page = page.entries.into_iter();
+            let Some(page) = self.pages.next() else { break };
+            self.page = page?.into_iter();
         }
         Ok(self.next.as_ref().map(|(key, _)| Key::clone(key)))
     }

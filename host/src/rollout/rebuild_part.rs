@@ -365,10 +365,10 @@ fn learn(noted: &Noted, keys: &Keys) -> Result<Ownership, PatchError> {
 
 fn entries(rebuilt: &Snapshot) -> Result<BTreeMap<Key, Payload>, PatchError> {
     let mut found = BTreeMap::new();
-    rebuilt.for_each_page(SCAN_ENTRIES_MAX, |page| {
-        found.extend(page);
-        within_limit(found.len())
-    })?;
+    for page in rebuilt.pages(SCAN_ENTRIES_MAX) {
+        found.extend(page?);
+        within_limit(found.len())?;
+    }
     Ok(found)
 }
 

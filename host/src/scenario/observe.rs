@@ -101,11 +101,10 @@ impl Observation {
 fn entries(bed: &Bed<'_>) -> Result<BTreeMap<String, Payload>, Error> {
     let snapshot = bed.store().snapshot();
     let mut entries = BTreeMap::new();
-    snapshot.for_each_page(PAGE, |page| {
-        let page = page.into_iter();
+    for page in snapshot.pages(PAGE) {
+        let page = page?.into_iter();
         entries.extend(page.map(|(key, value)| (key.to_string(), value)));
-        Ok::<_, Error>(())
-    })?;
+    }
     Ok(entries)
 }
 

@@ -84,7 +84,10 @@ fn make(
         path,
         checkpoint,
         &snapshot.exceptions(),
-        |writer| snapshot.for_each_page(page_entries, |page| write_page(&page, writer)),
+        |writer| {
+            let mut pages = snapshot.pages(page_entries);
+            pages.try_for_each(|page| write_page(&page?, writer))
+        },
         // In the same commit: entries and timers of one position.
         |transaction| {
             timers::copy(snapshot, transaction)?;

@@ -51,7 +51,7 @@ pub use outbox::{Delayed, Ownership, Waiting, create_owned};
 pub use parked::{Parked, ParkedCounts, ParkedFailure, ParkedKey, ReadEntry};
 pub use reads::{Noted, Reads};
 pub use releases::Release;
-pub use snapshot::Snapshot;
+pub use snapshot::{Pages, Snapshot};
 pub use store::Store;
 pub use timers::Due;
 pub use trace::{Call, Scanned, Trace, Traced};

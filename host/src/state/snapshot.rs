@@ -117,26 +117,14 @@ impl Snapshot {
         recent(&self.held.view, Sought::new(key))
     }
 
-    /// Visits all entries in the order of their keys, in pages of at most `page_entries`.
-    /// Memory use does not grow with the state. Blocking.
-    pub fn for_each_page<E: From<Error>>(
-        &self,
-        page_entries: usize,
-        mut visit: impl FnMut(Vec<(Key, Payload)>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let mut after = None;
-        loop {
-            let page = self.scan(&Scan {
-                selection: Selection::Prefix(String::new()),
-                after,
-                direction: Direction::Forwards,
-                limit: page_entries,
-            })?;
-            after = page.entries.last().map(|(key, _)| key.to_string());
-            visit(page.entries)?;
-            if !page.more {
-                return Ok(());
-            }
+    /// All entries in the order of their keys, in pages of at most `page_entries`. Memory use does
+    /// not grow with the state. Blocking.
+    pub fn pages(&self, page_entries: usize) -> Pages<'_> {
+        Pages {
+            snapshot: self,
+            page_entries,
+            after: None,
+            more: true,
         }
     }
 
@@ -172,6 +160,41 @@ impl Snapshot {
     /// The same, with a deadline.
     pub fn scan_until(&self, scan: &Scan, until: Instant) -> Result<Page, Error> {
         scan::page(layers(&self.held.view, scan)?, scan, Some(until))
+    }
+}
+
+/// See [`Snapshot::pages`].
+#[derive(Debug)]
+pub struct Pages<'a> {
+    snapshot: &'a Snapshot,
+    page_entries: usize,
+    /// The last key so far.
+    after: Option<String>,
+    more: bool,
+}
+
+impl Iterator for Pages<'_> {
+    type Item = Result<Vec<(Key, Payload)>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if !self.more {
+            return None;
+        }
+        let page = self.snapshot.scan(&Scan {
+            selection: Selection::Prefix(String::new()),
+            after: self.after.clone(),
+            direction: Direction::Forwards,
+            limit: self.page_entries,
+        });
+        // After an error there is nothing more.
+        self.more = page.as_ref().is_ok_and(|page| page.more);
+        Some(page.map(|page| {
+            // A page may be empty and still not be the last one: it also ends by size.
+            if let Some((last, _)) = page.entries.last() {
+                self.after = Some(last.to_string());
+            }
+            page.entries
+        }))
     }
 }
 
