@@ -366,7 +366,7 @@ pub struct Divergence {
 
 /// Text to add to a message about a state that lacks this many events, which were gone from the
 /// stream before it could have them.
-pub fn missing_remark(count: u64) -> String {
+pub(crate) fn missing_remark(count: u64) -> String {
     match count {
         0 => String::new(),
         1 => "; without 1 event that was gone from the stream".to_owned(),

@@ -14,10 +14,10 @@ mod skips;
 
 use std::sync::Arc;
 
-pub use failure_policy::FailureRequest;
-pub use parked::{Extent, ParkedAction, ParkedChange, ParkedList, ParkedSelection};
+pub(crate) use failure_policy::FailureRequest;
+pub(crate) use parked::{Extent, ParkedAction, ParkedChange, ParkedList, ParkedSelection};
+pub(crate) use skips::Wanted as WantedSkips;
 pub(crate) use skips::failure_noted;
-pub use skips::{InvalidSkips, Wanted as WantedSkips};
 
 use crate::deployments::Deployments;
 use crate::history::History;

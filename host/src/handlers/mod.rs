@@ -8,9 +8,11 @@ mod waiting;
 
 use std::sync::Arc;
 
-pub use grants::EffectsRequest;
-pub use timers::{PendingTimer, PendingTimers, TimerAction, TimerChanged};
-pub use waiting::{Conditions, DroppedMessages, NamedMessages, WaitingMessage, WaitingMessages};
+pub(crate) use grants::EffectsRequest;
+pub(crate) use timers::{PendingTimer, PendingTimers, TimerAction, TimerChanged};
+pub(crate) use waiting::{
+    Conditions, DroppedMessages, NamedMessages, WaitingMessage, WaitingMessages,
+};
 
 use crate::deployments::Deployments;
 use crate::source::Sources;

@@ -12,7 +12,7 @@ mod verify;
 
 use std::sync::Arc;
 
-pub use as_of::{AsOfError, Moment};
+pub(crate) use as_of::{AsOfError, Moment};
 pub(crate) use lost::{Accepted, lacking, lacking_in_words};
 pub(crate) use side_fold::{SideFold, SideFoldOptions};
 

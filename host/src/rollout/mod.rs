@@ -35,14 +35,15 @@ mod take_over;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use cut_over::CutOver;
-pub use delete::WaitingEffects;
-pub use deploy::{DeployOutcome, DeployRequest, Deployed};
-pub use key_part::Keys;
-pub use promote::{BuildSpeed, Demand};
-pub use prune::Pruned;
-pub use rebuild_part::{PartialRebuild, Replacement};
-pub use rollback::RollbackOptions;
+pub(crate) use cut_over::CutOver;
+pub(crate) use delete::WaitingEffects;
+pub use deploy::DeployOutcome;
+pub(crate) use deploy::{DeployRequest, Deployed};
+pub(crate) use key_part::Keys;
+pub(crate) use promote::{BuildSpeed, Demand};
+pub(crate) use prune::Pruned;
+pub(crate) use rebuild_part::{PartialRebuild, Replacement};
+pub(crate) use rollback::RollbackOptions;
 
 use crate::config::Config;
 use crate::deployments::{Deployments, Queue, Runners};
