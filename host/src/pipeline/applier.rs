@@ -10,6 +10,7 @@ use super::duplicates::Duplicates;
 use super::ladder::{Attempt, Ladder, Step};
 use super::parking::{LeftOut, Outcomes, Parking};
 use super::portion::Portion;
+use super::recording::Fate;
 use super::{Desired, Ended, Fold, MakeFold, Pace, Policy, Settings, firings};
 use crate::batch::Batch;
 use crate::event::Event;
@@ -588,12 +589,12 @@ impl Applier {
                         let module = &self.parking.module;
                         let failure = ParkedFailure::new(kind, class, message, attempts, module);
                         // The event is applied once more, only to be recorded.
-                        let traced = self.record_failure(event, attempt, kind, true, store);
+                        let traced = self.record_failure(event, attempt, kind, Fate::Parked, store);
                         return Ok(Next::Park(failure.with_reads(&traced)));
                     }
                     (_, why) => why.unwrap_or_default(),
                 };
-                self.record_failure(event, attempt, kind, false, store);
+                self.record_failure(event, attempt, kind, Fate::Stops, store);
                 if sequence.is_some() {
                     self.metrics.events_failed.inc();
                 }

@@ -31,6 +31,15 @@ pub(super) fn describe_fault(fault: &Fault) -> (String, Option<usize>) {
     }
 }
 
+/// What becomes of an event that failed for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is set aside, with what it read.
+    Parked,
+    /// The deployment stops at it.
+    Stops,
+}
+
 impl Applier {
     /// The writer of the state.
     pub(super) fn writer(&mut self) -> &mut Writer {
@@ -70,13 +79,13 @@ impl Applier {
         event: Option<&Event>,
         attempt: Attempt<'_>,
         kind: &str,
-        is_parked: bool,
+        fate: Fate,
         store: &Store,
     ) -> Traced {
         let keeper = self.parking.keeper.clone();
         let keeper = keeper.filter(|keeper| keeper.wants(&self.parking.module));
         // Nobody would see the record, and to try the event once more costs a call.
-        let Some(event) = event.filter(|_| is_parked || keeper.is_some()) else {
+        let Some(event) = event.filter(|_| fate == Fate::Parked || keeper.is_some()) else {
             return Traced::default();
         };
         let tried = match self.try_out(std::slice::from_ref(event)) {

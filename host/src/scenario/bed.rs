@@ -333,6 +333,8 @@ pub(super) struct Conditions {
     pub(super) other_seed: bool,
     /// The module's clock is years ahead of the events.
     pub(super) other_clock: bool,
+    /// The events with ids are delivered again at the end.
+    pub(super) repeats: bool,
 }
 
 /// One run: an empty stream and an empty state.

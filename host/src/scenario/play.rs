@@ -296,13 +296,12 @@ fn time_ns(field: &str, time: &str) -> Result<u64, Unsound> {
     timestamp::parse_ns(time).map_err(|error| Unsound(format!("`{field}: {time}` {error}")))
 }
 
-/// Plays a script under some conditions; `repeats` delivers the events with ids again at the end.
+/// Plays a script under some conditions.
 pub(super) fn play(
     stage: &Stage,
     script: &Script,
     conditions: Conditions,
     meter: Meter,
-    repeats: bool,
 ) -> Result<Played, Error> {
     let mut run = Run {
         bed: Bed::new(stage, conditions, script, meter)?,
@@ -323,7 +322,7 @@ pub(super) fn play(
         steps.push(seen);
     }
     let repeated = match steps.last() {
-        Some(last) if repeats && last.failure.is_none() => Some(run.repeat(last)?),
+        Some(last) if conditions.repeats && last.failure.is_none() => Some(run.repeat(last)?),
         _ => None,
     };
     Ok(Played {

@@ -102,9 +102,10 @@ pub(super) fn look(
         batch_events: Some(1),
         is_fresh: true,
         restarts: true,
+        repeats: false,
     };
     // All at once, which nearly always shows that there is nothing to find.
-    let counted = play(stage, script, all, Meter::of_calls(), false)?;
+    let counted = play(stage, script, all, Meter::of_calls())?;
     let finding = match differences(usual, &counted) {
         None => duplicates(stage, script, usual)?,
         Some(differences) => {
@@ -153,7 +154,7 @@ fn cause(stage: &Stage, script: &Script, usual: &Played) -> Result<Option<Findin
         ),
     ];
     for (property, conditions) in conditions {
-        let played = play(stage, script, conditions, Meter::default(), false)?;
+        let played = play(stage, script, conditions, Meter::default())?;
         if let Some(differences) = differences(usual, &played) {
             return Ok(Some(Finding::of(property, differences)));
         }
@@ -166,7 +167,11 @@ fn duplicates(stage: &Stage, script: &Script, usual: &Played) -> Result<Option<F
     if stage.module.manifest().inbox.is_none() {
         return Ok(None);
     }
-    let played = play(stage, script, Conditions::default(), Meter::default(), true)?;
+    let twice = Conditions {
+        repeats: true,
+        ..Conditions::default()
+    };
+    let played = play(stage, script, twice, Meter::default())?;
     let repeated = usual.steps.last().zip(played.repeated.as_ref());
     let differences = repeated.map_or_else(Vec::new, |(usual, repeated)| {
         let mut all = Differences::of(played.steps.len());

@@ -124,13 +124,7 @@ impl Suite {
 
     /// Plays a script as a host would.
     pub(super) fn play(&self, script: &Script) -> Result<Played, Error> {
-        play(
-            &self.stage,
-            script,
-            Conditions::default(),
-            Meter::default(),
-            false,
-        )
+        play(&self.stage, script, Conditions::default(), Meter::default())
     }
 }
 
