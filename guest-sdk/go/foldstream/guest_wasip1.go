@@ -60,7 +60,8 @@ func cabiRealloc(old unsafe.Pointer, oldSize, align, size uint32) unsafe.Pointer
 	if size == 0 {
 		return unsafe.Pointer(uintptr(align))
 	}
-	place := -len(chunk) & int(align-1)
+	// The end of a chunk is aligned, so this is how many bytes lie before the next aligned place.
+	place := len(chunk) & int(align-1)
 	if size > chunkBytes/4 {
 		large := make([]byte, size)
 		chunks = append(chunks, large)
