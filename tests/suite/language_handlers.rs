@@ -12,7 +12,7 @@ use foldstream_tests::{cli, guests, reactor};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
-use crate::languages::{Language, PYTHON, TYPESCRIPT, made, module, run_in};
+use crate::languages::{GO, Language, PYTHON, TYPESCRIPT, made, module, run_in};
 
 /// What the template of a handler has in a language.
 struct Template {
@@ -55,6 +55,22 @@ const IN_PYTHON: Template = Template {
         "kind = \"handler\"",
         "order_tasks must define one class that extends Projection; it has none; a handler needs \
          kind = \"handler\" in [tool.foldstream]",
+    ],
+};
+
+const IN_GO: Template = Template {
+    language: &GO,
+    source: "main.go",
+    line: "\t\torders.Edit(id)\n",
+    throws: "\t\torders.Edit([]string{}[len(id)])\n",
+    told: [
+        "panic: runtime error: index out of range [1] with length 0 (main.go:40)",
+        "at main.OrderTasks.func1 (order-tasks/main.go:40)",
+    ],
+    kind: [
+        "main.go",
+        "func init() { handler.Export(OrderTasks) }",
+        "\"foldstream/handler\" imported and not used",
     ],
 };
 
@@ -133,6 +149,11 @@ async fn a_first_handler_in_python_works_as_its_readme_says() {
     first_handler(&IN_PYTHON).await;
 }
 
+#[tokio::test]
+async fn a_first_handler_in_go_works_as_its_readme_says() {
+    first_handler(&IN_GO).await;
+}
+
 #[test]
 fn a_first_handler_in_rust_tests_and_builds_as_its_readme_says() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -155,17 +176,15 @@ fn a_first_handler_in_rust_tests_and_builds_as_its_readme_says() {
 }
 
 #[test]
-fn languages_without_handlers_say_which_have_them() {
+fn a_language_without_handlers_says_which_have_them() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for language in ["go", "c"] {
-        let new = ["new", "--lang", language, "--kind", "handler", "mine"];
-        let refused = cli::run_in(folder.path(), &new).expect(2).stderr;
-        assert!(
-            refused.contains("writes no handlers yet") && refused.contains("TypeScript"),
-            "{refused}"
-        );
-        assert!(!folder.path().join("mine").exists());
-    }
+    let new = ["new", "--lang", "c", "--kind", "handler", "mine"];
+    let refused = cli::run_in(folder.path(), &new).expect(2).stderr;
+    assert!(
+        refused.contains("writes no handlers yet") && refused.contains("TypeScript, Go"),
+        "{refused}"
+    );
+    assert!(!folder.path().join("mine").exists());
 }
 
 /// The deployment of the guest `answers`, whatever its language.
@@ -327,7 +346,7 @@ async fn a_handler_has_the_same_effects_and_fails_alike_in_every_language() {
     assert_eq!(count(&wanted["messages"]), 17, "{wanted:#}");
     assert_eq!(count(&wanted["waiting"]), 2, "{wanted:#}");
     assert_eq!(count(&wanted["timers"]), 2, "{wanted:#}");
-    for language in ["typescript/test", "python/tests"] {
+    for language in ["typescript/test", "python/tests", "go/tests"] {
         let module = module(&format!("{language}/guests/{ANSWERS}"));
         let found = done(&module).await;
         assert_eq!(found, wanted, "{language}: {found:#}\n{wanted:#}");

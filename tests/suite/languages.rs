@@ -62,7 +62,7 @@ pub(crate) const TYPESCRIPT: Language = Language {
     throws: "    const page = (event as any).nothing(event.token(2));\n",
     told: ["(apply src/index.ts:17)", "at apply (src/index.ts:17)"],
 };
-const GO: Language = Language {
+pub(crate) const GO: Language = Language {
     name: "go",
     install: &[],
     test: (&["go", "test", "."], "ok"),
@@ -146,6 +146,40 @@ fn sdk_of_go_and_its_examples_pass_their_tests() {
     }
     let formatted = run_in(&sdk, &["gofmt", "-l", "."]).expect(0);
     assert_eq!(formatted.stdout, "", "gofmt -w formats these");
+}
+
+#[test]
+fn the_readme_of_go_shows_modules_that_pass_their_tests() {
+    let sdk = root().join("guest-sdk/go");
+    let readme = std::fs::read_to_string(sdk.join("README.md")).expect("it is there");
+    let blocks = readme.split("```go\n").skip(1);
+    let blocks: Vec<_> = blocks
+        .filter_map(|block| Some(block.split_once("```")?.0))
+        .collect();
+    let [projection, handler, _, of_projection, of_handler] = blocks[..] else {
+        panic!("there are {} examples", blocks.len())
+    };
+    let sdk = sdk.join("foldstream");
+    let project = format!(
+        "module mine\n\nrequire foldstream v0.0.0\n\nreplace foldstream => {}\n\ngo 1.24\n",
+        sdk.display()
+    );
+    for (module, test, imports) in [
+        (projection, of_projection, "\"testing\""),
+        (handler, of_handler, "\"reflect\"; \"testing\"; \"time\""),
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let test = format!("package main\n\nimport ({imports}; \"foldstream\")\n\n{test}");
+        for (name, text) in [
+            ("go.mod", &*project),
+            ("main.go", module),
+            ("main_test.go", &*test),
+        ] {
+            std::fs::write(folder.path().join(name), text).expect("written");
+        }
+        let tested = run_in(folder.path(), &["go", "test", "-v", "."]).expect(0);
+        assert!(tested.stdout.contains("--- PASS"), "{tested:?}");
+    }
 }
 
 #[test]
@@ -244,6 +278,48 @@ async fn a_first_projection_in_go_works_as_its_readme_says() {
 #[tokio::test]
 async fn a_first_projection_in_c_works_as_its_readme_says() {
     first_projection(&C).await;
+}
+
+#[test]
+fn a_mistake_in_a_definition_in_go_is_told_by_the_build() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    run_in(
+        folder.path(),
+        &["foldstream", "new", "--lang", "go", "mine"],
+    )
+    .expect(0);
+    let project = folder.path().join("mine");
+    let source = project.join("main.go");
+    let text = std::fs::read_to_string(&source).expect("it is there");
+    for (words, others, told) in [
+        (
+            "(p, \"page\")",
+            "(p, \"Page\")",
+            "panic: foldstream: table name \"Page\": use 1 to 64 lower-case letters, digits and \
+             hyphens (main.go:18)",
+        ),
+        (
+            "projection.Export(Mine) }",
+            "projection.Export(Mine); projection.Export(Mine) }",
+            "panic: foldstream: a module has one projection or handler (main.go:37)",
+        ),
+        (
+            "Name:        \"mine\",",
+            "Name:        \"mine\", Timers: true,",
+            "panic: foldstream: a projection publishes nothing and sets no timers: write a \
+             foldstream.Handler",
+        ),
+        (
+            "projection.Export(Mine)",
+            "_ = projection.Export",
+            "panic: foldstream: the module exports nothing",
+        ),
+    ] {
+        assert!(text.contains(words), "{text}");
+        std::fs::write(&source, text.replace(words, others)).expect("written");
+        let refused = run_in(&project, &["foldstream", "build"]).expect(4).stderr;
+        assert!(refused.contains(told), "{refused}");
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
-// Package foldstream is the Foldstream SDK for Go: write a projection, test it with go test, build
-// one .wasm file.
+// Package foldstream is the Foldstream SDK for Go: write a projection or a handler, test it with
+// go test, build one .wasm file.
 //
 //	// Visits counts visits per page.
 //	func Visits(p *foldstream.Projection) {
@@ -19,9 +19,11 @@
 //			})
 //	}
 //
-//	func init() { foldstream.Export(Visits) }
+//	func init() { projection.Export(Visits) }
 //
 //	func main() {}
+//
+// Package foldstream/projection makes a [Projection] the module, package foldstream/handler a [Handler].
 //
 // # Errors
 //

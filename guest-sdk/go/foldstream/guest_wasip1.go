@@ -1,194 +1,123 @@
-// What a Go module exports to a host: the functions of the world `projection`, and `inbox`, in the
-// canonical form of the component model. Pointers and lengths have 32 bits; the comments name the
-// records of wit/foldstream.wit.
+// What a Go module exports to a host, in the canonical form of the component model. The comments name
+// the records of wit/. The packages projection and handler export what only one kind of module has.
 
 package foldstream
 
 import (
-	"encoding/binary"
 	"errors"
-	"runtime"
 	"time"
 	"unsafe"
 )
 
-// The definition of the module, and the instance that applies events.
-var (
-	define  func(*Projection)
-	running *Projection
-)
-
-// Export makes a projection the module. Call it once, from a function init of package main.
-func Export(projection func(p *Projection)) {
-	if define != nil {
-		panic("foldstream: a module has one projection")
-	}
-	define = projection
+// Guest is a module as a host calls it. Packages projection and handler make one; nothing else does.
+type Guest struct {
+	// define makes an instance.
+	define func() *module
+	// manifest writes the result of the export manifest.
+	manifest func(*module)
+	// running is the instance that handles events.
+	running *module
 }
 
-func opened() *Projection {
-	if define == nil {
-		panic("foldstream: the module has no projection: add func init() { foldstream.Export(…) }")
-	}
-	return open(define, hostState{})
+// exports is the module.
+var exports *Guest
+
+// ProjectionGuest makes a projection the module.
+func ProjectionGuest(define func(*Projection)) *Guest {
+	opens := func() *module { return openProjection(define, hostState{}) }
+	return only(&Guest{define: opens, manifest: lowerProjection})
 }
 
-// What the host writes into our memory, and what it reads from there until it calls again. Only
-// numbers refer to it, so it is kept here.
-var (
-	chunk  []byte
-	chunks [][]byte
-	// result is what an export returns a pointer to.
-	result []byte
-	// returned is where the host puts what an import returns.
-	returned = make([]uint64, 4)
-)
-
-const (
-	// Parts of a batch share chunks: one of each would cost more than the parts.
-	chunkBytes = 64 << 10
-	// putsMax is how many entries a host takes in one call.
-	putsMax = 65_536
-)
-
-//go:wasmexport cabi_realloc
-func cabiRealloc(old unsafe.Pointer, oldSize, align, size uint32) unsafe.Pointer {
-	if old != nil {
-		// The host grows only texts in encodings that we do not have.
-		panic("foldstream: the host moved what it had allocated")
-	}
-	if size == 0 {
-		return unsafe.Pointer(uintptr(align))
-	}
-	// The end of a chunk is aligned, so this is how many bytes lie before the next aligned place.
-	place := len(chunk) & int(align-1)
-	if size > chunkBytes/4 {
-		large := make([]byte, size)
-		chunks = append(chunks, large)
-		return unsafe.Pointer(unsafe.SliceData(large))
-	}
-	if len(chunk)-place < int(size) {
-		chunk = make([]byte, chunkBytes)
-		chunks = append(chunks, chunk)
-		place = 0
-	}
-	at := unsafe.Pointer(&chunk[place])
-	chunk = chunk[place+int(size):]
-	return at
+// HandlerGuest makes a handler the module.
+func HandlerGuest(define func(*Handler)) *Guest {
+	opens := func() *module { return openHandler(define, hostState{}, hostOutbox{}) }
+	return only(&Guest{define: opens, manifest: lowerHandler})
 }
 
-// release lets go of what the host has written. What strings refer to lives on.
-func release() {
-	chunk = nil
-	clear(chunks)
-	chunks = chunks[:0]
-}
-
-func load32(at unsafe.Pointer, offset uintptr) uint32 { return *(*uint32)(unsafe.Add(at, offset)) }
-func load64(at unsafe.Pointer, offset uintptr) uint64 { return *(*uint64)(unsafe.Add(at, offset)) }
-
-// textAt is a text or list of bytes, by its pointer and length. It is not copied.
-func textAt(at unsafe.Pointer, offset uintptr) string {
-	return text(load32(at, offset), load32(at, offset+4))
-}
-
-func text(at, length uint32) string {
-	if length == 0 {
-		return ""
+func only(guest *Guest) *Guest {
+	defer tellMistake()
+	if exports != nil {
+		panic("foldstream: a module has one projection or handler")
 	}
-	return unsafe.String((*byte)(unsafe.Pointer(uintptr(at))), length)
+	exports = guest
+	return guest
 }
 
-func address(of string) uint32 { return uint32(uintptr(unsafe.Pointer(unsafe.StringData(of)))) }
-
-// A record is what an export or an argument consists of, as the host reads it.
-type record []byte
-
-func (r record) put8(offset int, value uint8)   { r[offset] = value }
-func (r record) put32(offset int, value uint32) { binary.LittleEndian.PutUint32(r[offset:], value) }
-func (r record) put64(offset int, value uint64) { binary.LittleEndian.PutUint64(r[offset:], value) }
-
-func (r record) putText(offset int, text string) {
-	// Kept until the host has read it.
-	chunks = append(chunks, unsafe.Slice(unsafe.StringData(text), len(text)))
-	r.put32(offset, address(text))
-	r.put32(offset+4, uint32(len(text)))
+// open makes an instance.
+func (g *Guest) open() *module {
+	defer tellMistake()
+	return g.define()
 }
 
-// putSome puts a number that may be absent, as an option behind which it is aligned.
-func (r record) putSome(offset int, value uint64, size int) {
-	if value == 0 {
-		return
-	}
-	r.put8(offset, 1)
-	if size == 8 {
-		r.put64(offset+8, value)
-	} else {
-		r.put32(offset+4, uint32(min(value, 1<<32-1)))
+// tellMistake shows a mistake in a definition, which ends the call: the host repeats what was logged
+// last. It is deferred.
+func tellMistake() {
+	if reason := recover(); reason != nil {
+		Error(recovered(reason).message)
+		panic(reason)
 	}
 }
 
-// A list is a record for each element.
-func (r record) putList(offset, count, size int) record {
-	elements := words(count * size)
-	r.put32(offset, address(unsafe.String(unsafe.SliceData(elements), len(elements))))
-	r.put32(offset+4, uint32(count))
-	chunks = append(chunks, elements)
-	return elements
-}
-
-// words is memory that is aligned for all records.
-func words(size int) record {
-	if size == 0 {
-		return nil
+func current() *Guest {
+	defer tellMistake()
+	if exports == nil {
+		panic("foldstream: the module exports nothing: add func init() { projection.Export(…) } or handler.Export(…)")
 	}
-	memory := make([]uint64, (size+7)/8)
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(memory))), size)
+	return exports
 }
-
-// export begins the result of an export.
-func export(size int) record {
-	result = words(size)
-	return result
-}
-
-func exported() unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(result)) }
 
 //go:wasmexport manifest
 func exportManifest() unsafe.Pointer {
 	release()
-	p := opened()
-	asked := &p.Manifest
-	out := export(128)
-	out.putText(4, asked.Name)
-	out.putText(12, asked.Description)
-	subjects := out.putList(20, len(asked.Subjects), 8)
-	for place, subject := range asked.Subjects {
-		subjects.putText(place*8, subject)
+	guest := current()
+	guest.manifest(guest.open())
+	return exported()
+}
+
+// lowerProjection writes the record manifest.
+func lowerProjection(m *module) {
+	// Its kind comes first, which is 0.
+	lowerManifest(m, export(128), 4)
+}
+
+// lowerHandler writes the record handler-manifest.
+func lowerHandler(m *module) {
+	out := export(144)
+	lowerManifest(m, out, 0)
+	out.putTexts(128, m.manifest.published())
+	if m.manifest.Timers {
+		out.put8(136, 1)
 	}
-	if asked.Headers {
-		out.put8(28, 1)
+}
+
+// lowerManifest writes what both records have; those fields that are not aligned begin at an offset.
+func lowerManifest(m *module, out record, first int) {
+	asked := m.manifest
+	out.putText(first, asked.Name)
+	out.putText(first+8, asked.Description)
+	out.putTexts(first+16, asked.Subjects)
+	if asked.wantsHeaders() {
+		out.put8(first+24, 1)
 	}
-	out.put8(32, asked.Key.kind)
+	out.put8(first+28, asked.Key.kind)
 	if asked.Key.kind == 2 {
-		out.put32(36, asked.Key.number)
+		out.put32(first+32, asked.Key.number)
 	} else {
-		out.putText(36, asked.Key.text)
+		out.putText(first+32, asked.Key.text)
 	}
-	out.put32(44, max(asked.StateVersion, 1))
-	out.putSome(48, uint64(asked.Attempts), 4)
-	out.putSome(56, milliseconds(asked.InitialBackoff), 4)
-	out.putSome(64, milliseconds(asked.MaxBackoff), 4)
+	out.put32(first+40, max(asked.StateVersion, 1))
+	out.putSome(first+44, uint64(asked.Attempts), 4)
+	out.putSome(first+52, milliseconds(asked.InitialBackoff), 4)
+	out.putSome(first+60, milliseconds(asked.MaxBackoff), 4)
 	out.putSome(72, asked.MemoryLimit, 8)
 	out.putSome(88, milliseconds(asked.Deadline), 4)
 	out.putSome(96, uint64(asked.BatchLimit), 4)
 	out.putSome(104, asked.StateLimit, 8)
-	queries := out.putList(120, len(p.queries), 16)
-	for place, query := range p.queries {
+	queries := out.putList(120, len(m.queries), 16)
+	for place, query := range m.queries {
 		queries.putText(place*16, query.name)
 		queries.putText(place*16+8, query.description)
 	}
-	return exported()
 }
 
 func milliseconds(span time.Duration) uint64 { return uint64(max(span.Milliseconds(), 0)) }
@@ -197,7 +126,7 @@ func milliseconds(span time.Duration) uint64 { return uint64(max(span.Millisecon
 func exportInbox() unsafe.Pointer {
 	release()
 	out := export(40)
-	if asked := opened().Manifest.Inbox; asked != nil {
+	if asked := current().open().manifest.Inbox; asked != nil {
 		ids := asked.IDsMax
 		if ids == 0 {
 			ids = 1_000_000
@@ -211,17 +140,27 @@ func exportInbox() unsafe.Pointer {
 	return exported()
 }
 
-//go:wasmexport apply
-func exportApply(first unsafe.Pointer, count uint32) unsafe.Pointer {
-	if running == nil {
-		running = opened()
+// React is the export apply of a projection, and handle of a handler.
+func (g *Guest) React(first unsafe.Pointer, count uint32) unsafe.Pointer {
+	return g.call(func(m *module) *failed { return m.applyBatch(liftEvents(first, int(count))) })
+}
+
+// Fire is the export on-timer of a handler.
+func (g *Guest) Fire(first unsafe.Pointer, count uint32) unsafe.Pointer {
+	return g.call(func(m *module) *failed { return m.fire(liftFired(first, int(count))) })
+}
+
+// call calls the running instance, and writes the result with a failure.
+func (g *Guest) call(method func(*module) *failed) unsafe.Pointer {
+	if g.running == nil {
+		g.running = g.open()
 	}
-	failed := running.applyBatch(lift(first, int(count)))
+	failed := method(g.running)
 	release()
 	out := export(20)
 	if failed != nil {
 		// What the instance holds no longer matches the host's state.
-		running = nil
+		g.running = nil
 		out.put8(0, 1)
 		out.put32(4, uint32(failed.index))
 		if !isRetry(failed.err) {
@@ -235,7 +174,7 @@ func exportApply(first unsafe.Pointer, count uint32) unsafe.Pointer {
 // Types of events by themselves: there are few, and they come with each event.
 var kinds = map[string]string{}
 
-func lift(first unsafe.Pointer, count int) []Event {
+func liftEvents(first unsafe.Pointer, count int) []Event {
 	const size = 56
 	events := make([]Event, count)
 	for place := range events {
@@ -273,12 +212,31 @@ func liftHeaders(first unsafe.Pointer, count int) map[string]string {
 	return headers
 }
 
+func liftFired(first unsafe.Pointer, count int) []Fired {
+	const size = 48
+	timers := make([]Fired, count)
+	for place := range timers {
+		at := unsafe.Add(first, place*size)
+		timers[place] = Fired{
+			// A copy, as parts of it are kept.
+			Name:     string([]byte(textAt(at, 0))),
+			At:       Timestamp(load64(at, 8)),
+			Time:     Timestamp(load64(at, 16)),
+			Sequence: load64(at, 24),
+		}
+		if uint8(load32(at, 32)) != 0 {
+			timers[place].Key = string([]byte(textAt(at, 36)))
+		}
+	}
+	return timers
+}
+
 //go:wasmexport query
 func exportQuery(name unsafe.Pointer, nameLength, kind uint32, arguments unsafe.Pointer, argumentsLength uint32) unsafe.Pointer {
 	// An instance of its own: the state of a query is a snapshot of its own.
-	p := opened()
+	m := current().open()
 	asked := text(uint32(uintptr(name)), nameLength)
-	answer, err := p.answer(asked, text(uint32(uintptr(arguments)), argumentsLength))
+	answer, err := m.answer(asked, text(uint32(uintptr(arguments)), argumentsLength))
 	release()
 	out := export(16)
 	if err == nil {
@@ -299,82 +257,4 @@ func exportQuery(name unsafe.Pointer, nameLength, kind uint32, arguments unsafe.
 		out.putText(8, err.Error())
 	}
 	return exported()
-}
-
-// hostState is the state of the host.
-type hostState struct{}
-
-//go:wasmimport foldstream:module/state@0.1.0 get
-func importGet(key string, returned unsafe.Pointer)
-
-//go:wasmimport foldstream:module/state@0.1.0 put-many
-func importPutMany(first unsafe.Pointer, count uint32)
-
-//go:wasmimport foldstream:module/state@0.1.0 scan
-func importScan(
-	selection, hasStart, start, startLength, hasEnd, end, endLength, hasAfter, after, afterLength,
-	direction, limit uint32, returned unsafe.Pointer,
-)
-
-//go:wasmimport foldstream:module/log@0.1.0 write
-func importWrite(level uint32, message string)
-
-func writeLog(level level, message string) { importWrite(uint32(level), message) }
-
-func returnArea() unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(returned)) }
-
-func (hostState) get(key string) (string, bool) {
-	area := returnArea()
-	importGet(key, area)
-	runtime.KeepAlive(key)
-	if uint8(load32(area, 0)) == 0 {
-		return "", false
-	}
-	return textAt(area, 8), true
-}
-
-func (hostState) putMany(writes []write) {
-	const size = 24
-	for len(writes) > 0 {
-		part := writes[:min(len(writes), putsMax)]
-		writes = writes[len(part):]
-		out := words(len(part) * size)
-		for place, one := range part {
-			at := place * size
-			out.put32(at, address(one.key))
-			out.put32(at+4, uint32(len(one.key)))
-			if !one.deletes {
-				out.put8(at+8, 1)
-				out.put32(at+16, address(one.value))
-				out.put32(at+20, uint32(len(one.value)))
-			}
-		}
-		importPutMany(unsafe.Pointer(unsafe.SliceData(out)), uint32(len(part)))
-		runtime.KeepAlive(part)
-	}
-}
-
-func (hostState) scan(span span, backwards bool, limit int) ([]entry, bool) {
-	hasAfter, direction := uint32(0), uint32(0)
-	if span.after != "" {
-		hasAfter = 1
-	}
-	if backwards {
-		direction = 1
-	}
-	area := returnArea()
-	importScan(
-		1, 1, address(span.start), uint32(len(span.start)), 1, address(span.end), uint32(len(span.end)),
-		hasAfter, address(span.after), uint32(len(span.after)), direction, uint32(limit), area,
-	)
-	runtime.KeepAlive(span)
-	const size = 20
-	first, count := unsafe.Pointer(uintptr(load32(area, 0))), int(load32(area, 4))
-	more := uint8(load32(area, 8)) != 0
-	entries := make([]entry, count)
-	for place := range entries {
-		at := unsafe.Add(first, place*size)
-		entries[place] = entry{textAt(at, 0), textAt(at, 12)}
-	}
-	return entries, more
 }

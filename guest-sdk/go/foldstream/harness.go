@@ -9,7 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unsafe"
+	"time"
 )
 
 // T is what a [Harness] needs of a test; *testing.T has it.
@@ -31,7 +31,8 @@ type Given struct {
 	Headers map[string]string
 }
 
-// Harness is a projection over a state in memory, to test it without Wasm and without a host:
+// Harness is a projection or handler over a state in memory, to test it without Wasm and without a
+// host:
 //
 //	visits := foldstream.NewHarness(t, Visits)
 //	visits.Given(foldstream.Given{Subject: "visits.home"}, foldstream.Given{Subject: "visits.about"})
@@ -39,22 +40,53 @@ type Given struct {
 //		t.Errorf("home was visited %s times", got)
 //	}
 //	visits.SameForAnyBatching()
+//
+// Of a handler it also shows what was published and which timers are pending, and lets time pass:
+//
+//	payments := foldstream.NewHarness(t, Payments)
+//	payments.Given(foldstream.Given{Subject: "orders.42.placed"})
+//	payments.After(30 * time.Minute)
+//	published := payments.Published()
 type Harness struct {
-	t       T
-	define  func(*Projection)
-	memory  *memory
-	running *Projection
-	applied []Event
-	next    uint64
-	time    Timestamp
+	t T
+	// open makes an instance over a memory.
+	open     func(*memory) *module
+	memory   *memory
+	running  *module
+	reacted  []input
+	sequence uint64
+	time     Timestamp
 }
 
-// NewHarness makes a projection with an empty state.
-func NewHarness(t T, define func(*Projection)) *Harness {
-	harness := &Harness{t: t, define: define, memory: &memory{entries: map[string]string{}}, next: 1}
+// input is what a module reacts to: an event, or a timer that fires.
+type input struct {
+	event Event
+	fired *Fired
+}
+
+// firingsMax is how many timers fire at most while a test lets time pass.
+const firingsMax = 100_000
+
+// NewHarness makes a projection or handler with an empty state.
+func NewHarness[M Projection | Handler](t T, define func(*M)) *Harness {
+	return newHarness(t, func(memory *memory) *module {
+		var opened *module
+		switch define := any(define).(type) {
+		case func(*Projection):
+			opened = openProjection(define, memory)
+		case func(*Handler):
+			opened = openHandler(define, memory, memory)
+		}
+		memory.manifest = opened.manifest
+		return opened
+	})
+}
+
+func newHarness(t T, open func(*memory) *module) *Harness {
+	harness := &Harness{t: t, open: open, memory: newMemory(), sequence: 1}
 	harness.time, _ = ParseTimestamp("2026-01-01T00:00:00Z")
 	// Mistakes in the definition are found here, not by the first event.
-	open(define, harness.memory)
+	open(harness.memory)
 	return harness
 }
 
@@ -68,13 +100,13 @@ func (h *Harness) Given(events ...Given) {
 }
 
 // Try applies events, as one batch, and returns why one of them failed. It then drops everything that
-// the batch wrote, and applies the events before the failing one again.
+// the batch wrote and published, and applies the events before the failing one again.
 func (h *Harness) Try(events ...Given) error {
 	h.t.Helper()
-	var batch []Event
+	var batch []input
 	for _, given := range events {
 		if event, matches := h.store(given); matches {
-			batch = append(batch, event)
+			batch = append(batch, input{event: event})
 		}
 	}
 	failed := h.apply(batch)
@@ -85,14 +117,55 @@ func (h *Harness) Try(events ...Given) error {
 			h.t.Fatalf("the events before the failing one fail on their own: %v", again.err)
 		}
 	}
-	h.applied = append(h.applied, kept...)
+	h.reacted = append(h.reacted, kept...)
 	if failed != nil {
 		return failed.err
 	}
 	return nil
 }
 
-// IsRetry says whether an error that a projection returned asks for another attempt.
+// After lets time pass after the last event, and fires the timers that are due meanwhile, in order,
+// each at its time. It ends the test if one fails.
+func (h *Harness) After(span time.Duration) {
+	h.t.Helper()
+	if err := h.TryAfter(span); err != nil {
+		h.t.Fatalf("%v", err)
+	}
+}
+
+// TryAfter is [Harness.After], and returns why a timer failed. That timer stays pending, like those
+// after it, and everything that it did is dropped.
+func (h *Harness) TryAfter(span time.Duration) error {
+	h.t.Helper()
+	until := h.time.Add(span)
+	for range firingsMax {
+		due := h.memory.pending()
+		if len(due) == 0 || due[0].At > until {
+			h.time = until
+			return nil
+		}
+		timer := due[0]
+		// Never before an event that came already: time does not go back in a stream.
+		h.time = max(h.time, timer.At)
+		// Firings are stored in the stream, so they have sequences like events.
+		firing := input{fired: &Fired{timer.Name, timer.At, h.time, h.sequence, timer.Key}}
+		h.sequence++
+		if failed := h.apply([]input{firing}); failed != nil {
+			return failed.err
+		}
+		h.reacted = append(h.reacted, firing)
+	}
+	h.t.Fatalf("more than %d timers fired: timers set each other without end", firingsMax)
+	return nil
+}
+
+// Published is what the handler has published so far, in order.
+func (h *Harness) Published() []Published { return slices.Clone(h.memory.messages) }
+
+// Timers are the pending timers, in the order in which they fire.
+func (h *Harness) Timers() []Timer { return h.memory.pending() }
+
+// IsRetry says whether an error that a module returned asks for another attempt.
 func IsRetry(err error) bool { return isRetry(err) }
 
 // Query runs a query with its arguments as a value of Go, nil for none, and returns the answer as
@@ -107,9 +180,9 @@ func (h *Harness) Query(name string, arguments any) (string, error) {
 		}
 	}
 	// An instance of its own, as in a host: what is only in memory is not there.
-	answer, err := open(h.define, h.memory).answer(name, string(given))
+	answer, err := h.open(h.memory).answer(name, string(given))
 	if errors.Is(err, errUnknownQuery) {
-		h.t.Fatalf("the projection has no query %s", name)
+		h.t.Fatalf("the module has no query %s", name)
 	}
 	return answer, err
 }
@@ -142,14 +215,14 @@ func (h *Harness) Entries(prefix string) map[string]string {
 func (h *Harness) Restart() { h.running = nil }
 
 // SameForAnyBatching applies all events so far again in batches of other sizes, with and without a
-// restart after each, and compares the stored entries.
+// restart after each, and compares the stored entries, the messages and the pending timers.
 func (h *Harness) SameForAnyBatching() {
 	h.t.Helper()
 	// Small batches, odd ones, one that splits most tests unevenly, and all at once.
-	for _, size := range []int{1, 2, 3, 7, 64, max(1, len(h.applied))} {
+	for _, size := range []int{1, 2, 3, 7, 64, max(1, len(h.reacted))} {
 		for _, how := range []string{"", ", restarted after each"} {
-			other := NewHarness(h.t, h.define)
-			for batch := range slices.Chunk(h.applied, size) {
+			other := newHarness(h.t, h.open)
+			for batch := range slices.Chunk(h.reacted, size) {
 				if failed := other.apply(batch); failed != nil {
 					h.t.Fatalf("in batches of %d: %v", size, failed.err)
 				}
@@ -164,29 +237,29 @@ func (h *Harness) SameForAnyBatching() {
 
 func (h *Harness) compare(other *Harness, how string) {
 	h.t.Helper()
-	shown := func(harness *Harness, key string) string {
-		if value, found := harness.memory.entries[key]; found {
+	ours, theirs := h.memory.results(), other.memory.results()
+	shown := func(results map[string]string, key string) string {
+		if value, found := results[key]; found {
 			return value
 		}
 		return "nothing"
 	}
-	keys := slices.Collect(maps.Keys(h.memory.entries))
-	keys = slices.AppendSeq(keys, maps.Keys(other.memory.entries))
+	keys := slices.AppendSeq(slices.Collect(maps.Keys(ours)), maps.Keys(theirs))
 	slices.Sort(keys)
 	for _, key := range keys {
-		if ours, theirs := shown(h, key), shown(other, key); ours != theirs {
+		if our, their := shown(ours, key), shown(theirs, key); our != their {
 			h.t.Fatalf("the result depends on the batches: %s is %s as given, and %s %s, so some of "+
-				"what the projection needs is not in its tables", key, ours, theirs, how)
+				"what the module needs is not in its tables", key, our, their, how)
 		}
 	}
 }
 
-// store makes an event of what a test gives, and says whether the projection reads it.
+// store makes an event of what a test gives, and says whether the module reads it.
 func (h *Harness) store(given Given) (Event, bool) {
 	h.t.Helper()
-	event := Event{Sequence: h.next, Time: h.time, Subject: given.Subject, Kind: given.Kind}
+	event := Event{Sequence: h.sequence, Time: h.time, Subject: given.Subject, Kind: given.Kind}
 	// Also of events that do not match: their sequences are missing, as in a stream.
-	h.next++
+	h.sequence++
 	if given.Time != "" {
 		var err error
 		if event.Time, err = ParseTimestamp(given.Time); err != nil {
@@ -195,7 +268,7 @@ func (h *Harness) store(given Given) (Event, bool) {
 	}
 	h.time = event.Time + 1_000_000_000
 	if event.Kind == "" {
-		event.Kind = given.Subject[strings.LastIndexByte(given.Subject, '.')+1:]
+		event.Kind = lastToken(given.Subject)
 	}
 	switch data := given.Data.(type) {
 	case nil:
@@ -211,26 +284,54 @@ func (h *Harness) store(given Given) (Event, bool) {
 		}
 		event.Data = string(text)
 	}
-	manifest := open(h.define, h.memory).Manifest
-	if manifest.Headers {
+	manifest := h.memory.manifest
+	if manifest.wantsHeaders() {
 		event.Headers = given.Headers
 	}
 	matches := func(pattern string) bool { return subjectMatches(pattern, given.Subject) }
 	return event, slices.ContainsFunc(manifest.Subjects, matches)
 }
 
-func (h *Harness) apply(batch []Event) *failed {
+// apply calls the module with events and timers that fire: those one by one, and events up to the
+// next one in one batch.
+func (h *Harness) apply(batch []input) *failed {
 	if h.running == nil {
-		h.running = open(h.define, h.memory)
+		h.running = h.open(h.memory)
 	}
-	before := maps.Clone(h.memory.entries)
-	failed := h.running.applyBatch(batch)
-	if failed != nil {
-		// What the instance holds no longer matches the state.
-		h.memory.entries = before
-		h.running = nil
+	before := h.memory.copied()
+	for first := 0; first < len(batch); {
+		count, failed := h.call(batch[first:])
+		if failed != nil {
+			// What the instance holds no longer matches the state.
+			*h.memory = before
+			h.running = nil
+			failed.index += first
+			return failed
+		}
+		first += count
 	}
-	return failed
+	return nil
+}
+
+// call is one call of the module with what comes next, and how much that was.
+func (h *Harness) call(rest []input) (int, *failed) {
+	if fired := rest[0].fired; fired != nil {
+		_, pending := h.memory.timers[fired.Name]
+		if !pending {
+			return 1, nil
+		}
+		// It is pending no more, and may be set again under its name.
+		delete(h.memory.timers, fired.Name)
+		return 1, h.running.fire([]Fired{*fired})
+	}
+	var events []Event
+	for _, next := range rest {
+		if next.fired != nil {
+			break
+		}
+		events = append(events, next.event)
+	}
+	return len(events), h.running.applyBatch(events)
 }
 
 // EventsFromNDJSON reads events from lines of JSON, in the format of foldstream events import.
@@ -263,48 +364,4 @@ func EventsFromNDJSON(text string) ([]Given, error) {
 		events = append(events, event)
 	}
 	return events, nil
-}
-
-// memory is a state in memory.
-type memory struct{ entries map[string]string }
-
-func (m *memory) get(key string) (string, bool) {
-	value, found := m.entries[key]
-	return value, found
-}
-
-func (m *memory) putMany(writes []write) {
-	for _, write := range writes {
-		if write.deletes {
-			delete(m.entries, write.key)
-		} else {
-			m.entries[write.key] = write.value
-		}
-	}
-}
-
-func (m *memory) scan(span span, backwards bool, limit int) ([]entry, bool) {
-	var covered []string
-	for key := range m.entries {
-		beyond := span.after == "" || (key > span.after) != backwards && key != span.after
-		if beyond && span.start <= key && key < span.end {
-			covered = append(covered, key)
-		}
-	}
-	slices.Sort(covered)
-	if backwards {
-		slices.Reverse(covered)
-	}
-	more := len(covered) > limit
-	var entries []entry
-	for _, key := range covered[:min(len(covered), limit)] {
-		entries = append(entries, entry{key, m.entries[key]})
-	}
-	return entries, more
-}
-
-// keyText is the text of a key of a table without a name, for the tests of the SDK.
-func keyText[K any](key keyType, of K) (string, error) {
-	text, err := key.write(nil, unsafe.Pointer(&of))
-	return string(text), err
 }

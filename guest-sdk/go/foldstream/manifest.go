@@ -1,9 +1,12 @@
 package foldstream
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
-// Manifest is what a projection is and needs. Only name and subjects are required; a zero value
-// takes the host's setting.
+// Manifest is what a projection or a handler is and needs. Only name and subjects are required; a zero
+// value takes the host's setting.
 type Manifest struct {
 	// Name, and the default name of its deployment: 1 to 63 lower-case letters, digits and hyphens,
 	// a letter first.
@@ -34,6 +37,31 @@ type Manifest struct {
 	BatchLimit uint32
 	// StateLimit is the largest total size of all keys and values, in bytes.
 	StateLimit uint64
+
+	// Publishes are the subjects that a handler publishes to, with the wildcards * and >. This grants
+	// nothing: who deploys it decides, with --allow-publish, which of them it may publish to.
+	Publishes []string
+	// Replies says whether a handler replies to the publishers of events, with [Effects.Reply]. Events
+	// then carry their headers. Who deploys it decides whether it may, with
+	// --allow-publish '_INBOX.>@SOURCE'.
+	Replies bool
+	// Timers says whether a handler sets timers, with [Effects.SetTimer]. The host records their
+	// firings in the stream that the handler reads.
+	Timers bool
+}
+
+// isOfHandler says whether only a handler can be this.
+func (m *Manifest) isOfHandler() bool { return len(m.Publishes) > 0 || m.Replies || m.Timers }
+
+// wantsHeaders says whether events carry their headers.
+func (m *Manifest) wantsHeaders() bool { return m.Headers || m.Replies }
+
+// published are all subjects that it publishes to.
+func (m *Manifest) published() []string {
+	if m.Replies {
+		return append(slices.Clone(m.Publishes), "_INBOX.>")
+	}
+	return m.Publishes
 }
 
 // KeyRule says how the host finds the key of an event. Events with one key are applied in order, and

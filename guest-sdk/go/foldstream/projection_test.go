@@ -142,10 +142,11 @@ func TestWhatCameBeforeAFailingEventIsKept(t *testing.T) {
 		{Given{Subject: "sums", Kind: "added", Data: amount{1}}, false, "subject sums has no token 2"},
 		{added(strings.Repeat("ë", 512), 1), false, "table total: a key has 1030 bytes; at most 1024 are allowed"},
 	} {
-		sums := NewHarness(t, sums)
+		define := sums
 		if bad.event.Subject == "sums" {
-			sums.define = func(p *Projection) { defineAll(p) }
+			define = defineAll
 		}
+		sums := NewHarness(t, define)
 		err := sums.Try(added("a", 1), bad.event, added("a", 3))
 		if err == nil || !strings.Contains(err.Error(), bad.message) || IsRetry(err) != bad.retry {
 			t.Errorf("%s: %v", bad.message, err)
@@ -161,7 +162,7 @@ func defineAll(p *Projection) {
 }
 
 func TestAValueThatCannotBeStoredBlamesTheEventThatTouchedIt(t *testing.T) {
-	p := open(func(p *Projection) {
+	p := openProjection(func(p *Projection) {
 		rates := NewTable[string, float64](p, "rate")
 		On(p, "good", func(event *Event, _ any) error { *rates.Edit(event.Token(2)) += 1; return nil })
 		On(p, "bad", func(event *Event, _ any) error {
@@ -169,7 +170,7 @@ func TestAValueThatCannotBeStoredBlamesTheEventThatTouchedIt(t *testing.T) {
 			*rates.Edit(event.Token(2)) /= zero
 			return nil
 		})
-	}, &memory{entries: map[string]string{}})
+	}, newMemory())
 	var events []Event
 	for number, kind := range []string{"good", "bad", "good"} {
 		events = append(events, Event{Subject: fmt.Sprintf("a.%d", number), Kind: kind, Data: "{}"})
@@ -275,8 +276,8 @@ func TestTextsAreFoundByHowTheyBegin(t *testing.T) {
 }
 
 func TestTablesThatGrowTooLargeStartEmpty(t *testing.T) {
-	memory := &memory{entries: map[string]string{}}
-	p := open(func(p *Projection) {
+	memory := newMemory()
+	p := openProjection(func(p *Projection) {
 		counts := NewTable[uint64, uint64](p, "count")
 		p.Apply(func(event *Event) error {
 			*counts.Edit(event.Sequence % 40_000)++
@@ -321,7 +322,7 @@ func TestQueriesSayWhatIsWrong(t *testing.T) {
 	if _, err := sums.Query("careless", nil); err == nil || !strings.Contains(err.Error(), "a query cannot change table all") {
 		t.Error(err)
 	}
-	if _, err := open(nothing(t), sums.memory).answer("nothing", ""); err != errUnknownQuery {
+	if _, err := openProjection(nothing(t), sums.memory).answer("nothing", ""); err != errUnknownQuery {
 		t.Error(err)
 	}
 	expect(t, "all", sums.Get("all"), "1")
@@ -347,7 +348,7 @@ func TestMistakesInDefinitionsAreNamed(t *testing.T) {
 					t.Errorf("%s: %v", message, reason)
 				}
 			}()
-			open(define, &memory{})
+			openProjection(define, newMemory())
 		}()
 	}
 }

@@ -130,22 +130,23 @@ type Table[K comparable, V any] struct {
 	buffer  []byte
 }
 
-// NewTable makes a table for a projection, while it is being defined. Names have lower-case letters,
+// NewTable makes a table for a projection or handler, while it is being defined. Names have lower-case letters,
 // digits and hyphens.
-func NewTable[K comparable, V any](p *Projection, name string) *Table[K, V] {
+func NewTable[K comparable, V any](m Module, name string) *Table[K, V] {
 	key, err := keyTypeOf(reflect.TypeFor[K]())
 	if err != nil {
 		panic("foldstream: table " + name + ": " + err.Error())
 	}
-	return newTable[K, V](p, name, key)
+	return newTable[K, V](m, name, key)
 }
 
-func newTable[K comparable, V any](p *Projection, name string, key keyType) *Table[K, V] {
+func newTable[K comparable, V any](m Module, name string, key keyType) *Table[K, V] {
 	const letters = "abcdefghijklmnopqrstuvwxyz0123456789-"
 	if name == "" || len(name) > 64 || strings.Trim(name, letters) != "" {
 		panic("foldstream: table name " + strconv.Quote(name) + ": use 1 to 64 lower-case letters, digits and hyphens")
 	}
-	for _, other := range p.state.names {
+	state := m.definition().state
+	for _, other := range state.names {
 		if other == name {
 			panic("foldstream: two tables are named " + name)
 		}
@@ -154,9 +155,9 @@ func newTable[K comparable, V any](p *Projection, name string, key keyType) *Tab
 	if err != nil {
 		panic("foldstream: table " + name + ": " + err.Error())
 	}
-	table := &Table[K, V]{name: name, state: p.state, key: key, value: value, slots: map[K]*slot[V]{}}
-	p.state.tables = append(p.state.tables, table)
-	p.state.names = append(p.state.names, name)
+	table := &Table[K, V]{name: name, state: state, key: key, value: value, slots: map[K]*slot[V]{}}
+	state.tables = append(state.tables, table)
+	state.names = append(state.names, name)
 	return table
 }
 
@@ -350,10 +351,10 @@ func (t *Table[K, V]) clear() {
 // Value is a single value under a name of its own.
 type Value[V any] struct{ table *Table[struct{}, V] }
 
-// NewValue makes a single value for a projection, while it is being defined.
-func NewValue[V any](p *Projection, name string) *Value[V] {
+// NewValue makes a single value for a projection or handler, while it is being defined.
+func NewValue[V any](m Module, name string) *Value[V] {
 	// No parts: its key is its name alone.
-	return &Value[V]{newTable[struct{}, V](p, name, keyType{})}
+	return &Value[V]{newTable[struct{}, V](m, name, keyType{})}
 }
 
 // Get returns the value, and whether there is one.

@@ -5,7 +5,10 @@
 // examples/order-totals; both store the same bytes.
 package main
 
-import "foldstream"
+import (
+	"foldstream"
+	"foldstream/projection"
+)
 
 type placed struct {
 	Order      string `json:"order"`
@@ -196,6 +199,6 @@ func (o *orderTotals) topCustomers(arguments topArguments) ([]ranked, error) {
 	return last, nil
 }
 
-func init() { foldstream.Export(OrderTotals) }
+func init() { projection.Export(OrderTotals) }
 
 func main() {}

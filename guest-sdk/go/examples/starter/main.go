@@ -1,7 +1,10 @@
 // Package main counts visits per page: the smallest useful projection, to begin from.
 package main
 
-import "foldstream"
+import (
+	"foldstream"
+	"foldstream/projection"
+)
 
 // Starter folds events under visits.<page>.
 func Starter(p *foldstream.Projection) {
@@ -31,7 +34,7 @@ func Starter(p *foldstream.Projection) {
 		})
 }
 
-func init() { foldstream.Export(Starter) }
+func init() { projection.Export(Starter) }
 
 // A host calls what the projection exports; nothing begins here.
 func main() {}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"foldstream"
+	"foldstream/projection"
 )
 
 // Chance folds events under chance.<kind>.
@@ -93,6 +94,6 @@ func fail(how string) {
 
 func recurse(depth int) int { return recurse(depth+1) + 1 }
 
-func init() { foldstream.Export(Chance) }
+func init() { projection.Export(Chance) }
 
 func main() {}

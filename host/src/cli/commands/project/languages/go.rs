@@ -28,8 +28,8 @@ const OPTIONS: [&str; 4] = [
     "-buildvcs=false",
     "-ldflags=-s -w",
 ];
-/// The template, which is built and tested in its place.
-const TEMPLATE: [(&str, &str); 4] = [
+/// The templates, which are built and tested in their places.
+const PROJECTION: [(&str, &str); 4] = [
     (
         "go.mod",
         include_str!("../../../../../../guest-sdk/go/examples/starter/go.mod"),
@@ -45,6 +45,24 @@ const TEMPLATE: [(&str, &str); 4] = [
     (
         "main_test.go",
         include_str!("../../../../../../guest-sdk/go/examples/starter/main_test.go"),
+    ),
+];
+const HANDLER: [(&str, &str); 4] = [
+    (
+        "go.mod",
+        include_str!("../../../../../../guest-sdk/go/examples/starter-handler/go.mod"),
+    ),
+    (
+        "README.md",
+        include_str!("../../../../../../guest-sdk/go/examples/starter-handler/README.md"),
+    ),
+    (
+        "main.go",
+        include_str!("../../../../../../guest-sdk/go/examples/starter-handler/main.go"),
+    ),
+    (
+        "main_test.go",
+        include_str!("../../../../../../guest-sdk/go/examples/starter-handler/main_test.go"),
     ),
 ];
 static SDK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../guest-sdk/go/foldstream");
@@ -67,15 +85,15 @@ pub(super) static ROW: Row = Row {
     other_folders: &["testdata"],
     reserved: RESERVED,
     sdk: "foldstream",
-    projection,
-    handler: None,
+    projection: |name| files(name, Kind::Projection, &PROJECTION),
+    handler: Some(|name| files(name, Kind::Handler, &HANDLER)),
     first_steps: &[("go test .", "test it without WebAssembly")],
 };
 
-fn projection(name: &Name) -> Files {
-    let mut files = samples(Kind::Projection);
+fn files(name: &Name, kind: Kind, template: &[(&str, &str)]) -> Files {
+    let mut files = samples(kind);
     files.push((".gitignore".into(), "*.wasm\n".into()));
-    for (path, text) in TEMPLATE {
+    for (path, text) in template {
         let text = if path.ends_with(".go") {
             name.in_code(text)
         } else {
