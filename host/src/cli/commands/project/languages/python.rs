@@ -266,8 +266,8 @@ fn arguments(wit: &Path, folders: &[PathBuf], component: &Path) -> Vec<OsString>
     arguments
 }
 
-/// What Python said, out of all that the tool printed, with the folders by their names: the tool
-/// shows each by its number.
+/// What Python said, out of all that the tool printed, without our own file in the first folder, and
+/// with the folders by their names: the tool shows each by its number.
 fn message_of(printed: &str, folders: &[PathBuf]) -> String {
     const BEGIN: &str = "Traceback (most recent call last):";
     // The tool's own traceback comes first, and what it adds comes last.
@@ -276,6 +276,11 @@ fn message_of(printed: &str, folders: &[PathBuf]) -> String {
         .find("\nCaused by:")
         .map_or(printed.len(), |end| from + end);
     let mut told = printed[from..end].trim_end().to_owned();
+    if let Some(begin) = told.find("  File \"/0/")
+        && let Some(next) = told[begin + 1..].find("  File ")
+    {
+        told.replace_range(begin..begin + 1 + next, "");
+    }
     for (number, folder) in folders.iter().enumerate() {
         let shown = folder.display();
         told = told.replace(&format!("\"/{number}/"), &format!("\"{shown}/"));
@@ -291,6 +296,7 @@ mod tests {
     fn only_what_python_said_is_shown_with_the_names_of_its_files() {
         let printed = "Traceback (most recent call last):\n  File \"/bin/componentize-py\", line \
                        8\nAssertionError: Traceback (most recent call last):\n  File \
+                       \"/0/entry.py\", line 1, in <module>\n    import bad\n  File \
                        \"/1/bad.py\", line 3\nSyntaxError: invalid syntax\n\n\nCaused by:\n    \
                        SyntaxError\n\nStack backtrace:\n   0: anyhow\n";
         assert_eq!(
