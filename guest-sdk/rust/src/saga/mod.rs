@@ -202,7 +202,11 @@ impl<D: Clone + Serialize + DeserializeOwned + 'static> Sagas<D> {
             return Ok(Handled::Unrelated);
         };
         let current = self.read(&key)?;
-        let Some(mut instance) = current.filter(|instance| instance.due == Some(timer.at())) else {
+        let is_due = |instance: &Instance<D>| {
+            // To the microsecond: JavaScript sets and meets timers no more exactly.
+            instance.due.is_some_and(|due| is_nearly(due, timer.at()))
+        };
+        let Some(mut instance) = current.filter(is_due) else {
             self.ignore(Ignored::StaleTimer, timer.name())?;
             return Ok(Handled::Ignored(Ignored::StaleTimer));
         };
@@ -330,6 +334,11 @@ impl<D> fmt::Debug for Sagas<D> {
     }
 }
 
+/// Whether two times are at most a microsecond apart.
+fn is_nearly(one: Timestamp, other: Timestamp) -> bool {
+    one.nanoseconds().abs_diff(other.nanoseconds()) <= 1_000
+}
+
 /// The name of the timer of an instance: `saga/<saga>/<key>`.
 fn timer_name(saga: &str, key: &str) -> Result<String, Failure> {
     let stored = encode::<String>(key);
@@ -397,6 +406,16 @@ mod tests {
             assert_eq!(key_of_timer("orders", &name).as_deref(), Some(key));
             assert_eq!(key_of_timer("order", &name), None);
         }
+    }
+
+    #[test]
+    fn a_timer_that_another_language_set_is_met_at_its_microsecond() {
+        let due = Timestamp::from_nanoseconds(1_795_788_306_123_456_000);
+        // A number of JavaScript has 53 bits: the nearest of 256 nanoseconds.
+        let set = Timestamp::from_nanoseconds(1_795_788_306_123_456_128);
+        assert!(is_nearly(due, set) && is_nearly(set, due));
+        let next = Timestamp::from_nanoseconds(1_795_788_306_123_457_001);
+        assert!(!is_nearly(due, next) && !is_nearly(next, due));
     }
 
     #[test]
