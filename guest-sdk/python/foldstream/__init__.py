@@ -6,6 +6,7 @@ from .events import Event, on
 from .handler import Handler
 from .keys import i8, i16, i32, i64, u8, u16, u32, u64
 from .manifest import EventId, HandlerManifest, Inbox, KeyRule, Manifest
+from .migration import NewEntries, OldEntry, UnknownVersion
 from .module import query
 from .projection import Projection
 from .tables import Table, Value
@@ -23,13 +24,16 @@ __all__ = [
     "InvalidArguments",
     "KeyRule",
     "Manifest",
+    "NewEntries",
     "NotFound",
+    "OldEntry",
     "Projection",
     "Reject",
     "Retry",
     "Table",
     "Timer",
     "Timestamp",
+    "UnknownVersion",
     "Value",
     "i8",
     "i16",

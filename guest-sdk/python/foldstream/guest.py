@@ -50,10 +50,17 @@ def find(module: ModuleType, base: type[M], otherwise: str) -> type[M]:
 class Running:
     """A module that runs: what components of any kind do with it."""
 
-    def __init__(self, module: type[Module], outbox: Outbox | None = None) -> None:
+    def __init__(self, module: type[Module], migrates: bool, outbox: Outbox | None = None) -> None:
         """Runs when the component is built: a mistake in a declaration is found then, and what is
-        looked up now is part of the component."""
+        looked up now is part of the component. `migrates` says whether it exports `migrate`."""
         describe(module)
+        if migrates != hasattr(module, "migrate"):
+            says, name = "migrates = true in [tool.foldstream]", module.__name__
+            raise TypeError(
+                f"pyproject.toml says {says}, and {name} has no migrate"
+                if migrates
+                else f"{name} has migrate, which needs {says}"
+            )
         self.module = module
         self._outbox = outbox
         self._instance: Instance | None = None
@@ -73,6 +80,20 @@ class Running:
     def query(self, name: str, args: types.Payload) -> types.Payload:
         # A fresh instance: the state of a query is a snapshot of its own.
         return _answer(Instance(self.module, _State()), name, args)
+
+    def migrate(self, from_version: int, entries: list[state.Entry]) -> list[state.Entry]:
+        """Converts a page of an older version; what it raises tells people why it can't."""
+        page = [(entry.key, entry.value.value) for entry in entries]
+        try:
+            made = Instance(self.module, _State()).migrate(from_version, page)
+        except MemoryError:
+            raise
+        except Exception as error:
+            if not is_deliberate(error):
+                log.traceback(error)
+            raise Err(summary(error)) from None
+        bytes_, text = types.Payload_Bytes, types.Payload_Text
+        return [state.Entry(key, bytes_(value) if isinstance(value, bytes) else text(value)) for key, value in made]
 
     def inbox(self) -> inboxes.InboxSettings | None:
         return _inbox(self.module)

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import wit_world
-from wit_world.imports import handling, inboxes, outbox, timers, types
+from wit_world.imports import handling, inboxes, outbox, state, timers, types
 
 from .effects import Cancelled, Message
 from .guest import Running, find, settle
@@ -31,10 +31,10 @@ class _Outbox:
                 timers.set(cause, [timers.Timer(change.name, int(change.at), change.key)])
 
 
-def export(module: ModuleType) -> type[Any]:
+def export(module: ModuleType, migrates: bool) -> type[Any]:
     """The class that a component exports. Runs when the component is built."""
     handler = find(module, Handler, "a projection needs no kind in [tool.foldstream]")
-    running = Running(handler, _Outbox())
+    running = Running(handler, migrates, _Outbox())
 
     class WitWorld(wit_world.WitWorld):
         def manifest(self) -> handling.HandlerManifest:
@@ -59,6 +59,9 @@ def export(module: ModuleType) -> type[Any]:
 
         def query(self, name: str, args: types.Payload) -> types.Payload:
             return running.query(name, args)
+
+        def migrate(self, from_version: int, entries: list[state.Entry]) -> list[state.Entry]:
+            return running.migrate(from_version, entries)
 
     settle()
     return WitWorld

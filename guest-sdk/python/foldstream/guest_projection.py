@@ -6,15 +6,16 @@ from types import ModuleType
 from typing import Any
 
 import wit_world
-from wit_world.imports import inboxes, types
+from wit_world.imports import inboxes, state, types
 
 from .guest import Running, find, settle
 from .projection import Projection
 
 
-def export(module: ModuleType) -> type[Any]:
+def export(module: ModuleType, migrates: bool) -> type[Any]:
     """The class that a component exports. Runs when the component is built."""
-    running = Running(find(module, Projection, 'a handler needs kind = "handler" in [tool.foldstream]'))
+    projection = find(module, Projection, 'a handler needs kind = "handler" in [tool.foldstream]')
+    running = Running(projection, migrates)
 
     class WitWorld(wit_world.WitWorld):
         def manifest(self) -> types.Manifest:
@@ -28,6 +29,9 @@ def export(module: ModuleType) -> type[Any]:
 
         def query(self, name: str, args: types.Payload) -> types.Payload:
             return running.query(name, args)
+
+        def migrate(self, from_version: int, entries: list[state.Entry]) -> list[state.Entry]:
+            return running.migrate(from_version, entries)
 
     settle()
     return WitWorld

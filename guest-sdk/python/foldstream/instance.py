@@ -11,6 +11,7 @@ from .effects import Effects, Outbox
 from .errors import Retry, is_deliberate, summary
 from .events import Event
 from .handler import Handler
+from .migration import NewEntries, OldEntry, Stored
 from .module import Module, describe
 from .tables import Backend, State, Unwritable
 from .timers import Fired
@@ -80,6 +81,15 @@ class Instance:
         except Exception as error:
             return _failed(index, error)
         return None
+
+    def migrate(self, from_version: int, page: Sequence[Stored]) -> list[Stored]:
+        """Converts a page of entries of an older version. The state is not accessible meanwhile."""
+        # One list for the page: the host takes the last of several entries of one key.
+        entries = NewEntries()
+        migrate: Any = self.module.migrate  # type: ignore[attr-defined]
+        for key, value in page:
+            migrate(from_version, OldEntry(key, value), entries)
+        return entries._stored
 
     def query(self, name: str, arguments: str | bytes) -> str | None:
         """Answers a query with JSON text; none if there is no such query."""

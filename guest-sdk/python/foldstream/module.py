@@ -12,13 +12,30 @@ from .codec import Codec, codec, parse, to_json
 from .errors import InvalidArguments, Mismatch
 from .events import Event
 from .manifest import Manifest
-from .tables import Table, Value
+from .tables import Part
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Module:
-    """A projection or a handler."""
+    """A projection or a handler.
+
+    If it has a method `migrate`, it converts the state of an older version, so that the state need not
+    be rebuilt from the beginning of the stream: raise `state_version`, write the method, and add
+    `migrates = true` to `[tool.foldstream]`::
+
+        def migrate(self, from_version: int, old: OldEntry, new: NewEntries) -> None:
+            if from_version != 1:
+                raise UnknownVersion(from_version)
+            if found := old.of_table("visits", str, Counter):
+                page, counter = found
+                new.set(self.pages, page, counter.count)
+
+    The host calls it once for every old entry, in the order of the keys. Only what is put into `new` is
+    stored, and the result must equal a fold of the stream with this version. Tables can't be read here,
+    and one entry knows nothing of the others. An exception ends the migration, and the old state stays
+    unchanged.
+    """
 
     manifest: ClassVar[Manifest]
 
@@ -72,7 +89,7 @@ class Query:
 class _Description:
     """What a class declares, looked up once."""
 
-    tables: dict[str, tuple[Table[Any, Any] | Value[Any], Any]]
+    tables: dict[str, tuple[Part, Any]]
     handlers: dict[str, Callable[..., None]]
     queries: dict[str, Query]
 
@@ -97,11 +114,14 @@ def _describe(module: type[Module]) -> _Description:
     names: set[str] = set()
     for name in dir(module):
         member = inspect.getattr_static(module, name)
-        if isinstance(member, (Table, Value)):
-            if member.name in names:
-                raise TypeError(f"{shown}: two tables are named {member.name!r}; rename one")
-            names.add(member.name)
+        if isinstance(member, Part):
+            for table in member._names:
+                if any(_clash(table, other) for other in names):
+                    raise TypeError(f"{shown}: two tables are named {table!r}; rename one")
+                names.add(table)
             tables[name] = (member, member._declared())
+            if member._sets_timers and not module.manifest._sets_timers():
+                raise TypeError(f"{shown}: {name} sets timers, which the manifest does not declare; add timers=True")
         for kind in getattr(member, "__foldstream_on__", ()):
             if kind in handlers:
                 raise TypeError(f"{shown}: two methods handle events of type {kind!r}")
@@ -115,6 +135,11 @@ def _describe(module: type[Module]) -> _Description:
     if not handlers and getattr(module, method) is module.__foldstream_default__:
         raise TypeError(f'{shown} handles no events: mark methods with @on("type"), or override {method}')
     return _Description(tables, handlers, queries)
+
+
+def _clash(one: str, other: str) -> bool:
+    # A part of a table is not in another table.
+    return f"{one}/".startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
 def _typed_parameters(shown: str, method: Any, most: int) -> list[Any]:

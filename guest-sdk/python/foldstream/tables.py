@@ -107,7 +107,27 @@ class State:
             self.entries = self.text = 0
 
 
-class Table(Generic[K, V]):
+class Part:
+    """What a module declares in its class, and has over a state in each instance."""
+
+    _sets_timers = False
+    """Whether the manifest must declare timers."""
+
+    @property
+    def _names(self) -> list[str]:
+        """How the keys of its tables begin."""
+        raise NotImplementedError
+
+    def _declared(self) -> Any:
+        """The types of its tables. Raises `TypeError`."""
+        raise NotImplementedError
+
+    def _open(self, state: State, types: Any) -> Part:
+        """The same over a state."""
+        raise NotImplementedError
+
+
+class Table(Part, Generic[K, V]):
     """A typed collection: keys of type `K` in order, values of type `V` as JSON.
 
     Declare it in a projection, with its types and its name::
@@ -128,15 +148,21 @@ class Table(Generic[K, V]):
     _key: KeyType
     _codec: Codec
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, owner: str | None = None) -> None:
+        """With an owner it is a part of a table that the SDK keeps for several owners."""
         plain = name.isascii() and name.replace("-", "a").isalnum() and name == name.lower()
         if not plain or len(name) > 64:
             raise ValueError(f"table name {name!r}: use 1 to 64 lower-case letters, digits and hyphens")
-        self.name = name
+        self._named = (name, owner)
+        self.name = name if owner is None else f"{name}/{owner}"
         self._entries: dict[str, _Entry] = {}
         # The same entries by the keys of Python, if equal keys have the same text.
         self._by_key: dict[Any, _Entry] = {}
         self._changed: list[_Entry] = []
+
+    @property
+    def _names(self) -> list[str]:
+        return [self.name]
 
     def _declared(self) -> tuple[KeyType, Codec]:
         arguments = get_args(getattr(self, "__orig_class__", None))
@@ -149,7 +175,7 @@ class Table(Generic[K, V]):
 
     def _open(self, state: State, types: tuple[KeyType, Codec]) -> Table[K, V]:
         """The same table over a state."""
-        opened = type(self)(self.name)
+        opened = type(self)(*self._named)
         opened._state = state
         opened._key, opened._codec = types
         state.tables.append(opened)
@@ -362,6 +388,14 @@ class Table(Generic[K, V]):
                 "values change their format"
             ) from None
 
+    def _stored(self, key: K, value: V) -> tuple[str, str]:
+        """Key and value of an entry, as they are stored."""
+        text = self._text(key)
+        try:
+            return text, self._codec.encode(value)
+        except Mismatch as error:
+            raise Mismatch(f"the value of {text} cannot be stored: {error}") from None
+
     def _collect(self, writes: list[tuple[str, str | None]]) -> None:
         now, kept = self._state.event, []
         encode: Callable[[Any], str] = self._codec.encode
@@ -391,7 +425,11 @@ class Table(Generic[K, V]):
         return f"Table({self.name!r})"
 
 
-class Value(Generic[V]):
+SINGLE = KeyType(lambda _: "", lambda _: (), (), True)
+"""The key of a single value has no parts: it is its name alone."""
+
+
+class Value(Part, Generic[V]):
     """A single value under a name of its own: ``total = Value[int]("total")``."""
 
     _table: Table[Any, V]
@@ -400,12 +438,15 @@ class Value(Generic[V]):
         self.name = name
         self._spec: Table[Any, V] = Table(name)
 
+    @property
+    def _names(self) -> list[str]:
+        return [self.name]
+
     def _declared(self) -> tuple[KeyType, Codec]:
         arguments = get_args(getattr(self, "__orig_class__", None))
         if len(arguments) != 1:
             raise TypeError(f'value {self.name} lacks its type: Value[int]("{self.name}")')
-        # No parts: the key of a single value is its name alone.
-        return KeyType(lambda _: "", lambda _: (), (), True), codec(arguments[0])
+        return SINGLE, codec(arguments[0])
 
     def _open(self, state: State, types: tuple[KeyType, Codec]) -> Value[V]:
         opened = type(self)(self.name)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-from .codec import parse
+from .codec import parse, to_json
 from .effects import Cancelled, Message
 from .errors import Mismatch
 from .events import Event, subject_matches
@@ -175,15 +175,29 @@ class Memory:
 class Harness:
     """A projection or handler over a state in memory."""
 
-    def __init__(self, module: type[Module]) -> None:
+    def __init__(self, module: type[Module], entries: Mapping[str, str] | None = None) -> None:
+        """With entries that it begins with, as after a migration."""
         # Mistakes in declarations are raised here, not by the first event.
         describe(module)
         self._module = module
+        self._begun = dict(entries or {})
         self._memory = Memory(module.manifest)
+        self._memory.entries = dict(self._begun)
         self._instance: Instance | None = None
         self._applied: list[Event | Fired] = []
         self._next_sequence = 1
         self._next_time = Timestamp.parse("2026-01-01T00:00:00Z")
+
+    @classmethod
+    def migrated(cls, module: type[Module], from_version: int, old: Mapping[str, Any]) -> Harness:
+        """A module over the state that it migrates from version `from_version`, before any further
+        event. The old entries may come from a harness of the older version, with `entries()`. Raises
+        what `migrate` raised."""
+        # A host hands them over in the order of the keys.
+        page = [(key, to_json(value)) for key, value in sorted(old.items())]
+        memory = Memory(module.manifest)
+        made = Instance(module, memory, memory).migrate(from_version, page)
+        return cls(module, {key: value for key, value in made if isinstance(value, str)})
 
     def given(self, *events: GivenEvent) -> Harness:
         """Applies events, as one batch; returns itself.
@@ -271,7 +285,7 @@ class Harness:
         # Small batches, odd ones, one that splits most tests unevenly, and all at once.
         for size in (1, 2, 3, 7, 64, max(1, len(self._applied))):
             for restarts in (False, True):
-                other = Harness(self._module)
+                other = Harness(self._module, self._begun)
                 for start in range(0, len(self._applied), size):
                     failed = other._apply(self._applied[start : start + size])
                     if failed is not None:

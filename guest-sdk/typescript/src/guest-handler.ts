@@ -4,7 +4,7 @@ import { publishWith } from "foldstream:module/outbox@0.1.0";
 import type { Payload } from "foldstream:module/state@0.1.0";
 import { cancel, set } from "foldstream:module/timers@0.1.0";
 import type { Outbox } from "./effects";
-import { inboxOf, manifestOf, microseconds, Running, type WireEvent } from "./guest";
+import { inboxOf, manifestOf, microseconds, payloadOf, Running, type WireEvent } from "./guest";
 import { Handler } from "./handler";
 import { publishesOf } from "./manifest";
 import { Fired } from "./timers";
@@ -29,7 +29,7 @@ const outbox: Outbox = {
           subject,
           kind: type,
           headers,
-          data: typeof data === "string" ? { tag: "text", val: data } : { tag: "bytes", val: data },
+          data: payloadOf(data),
           key,
         },
         { notBeforeNs: nanoseconds(notBeforeUs), timeToLiveS, expectedLast },
@@ -46,8 +46,8 @@ const outbox: Outbox = {
 };
 
 /** The functions that a component exports. */
-export function exported(module: unknown) {
-  const running = new Running(module, {
+export function exported(module: unknown, migrates: boolean) {
+  const running = new Running(module, migrates, {
     base: Handler,
     name: "handler",
     otherwise: 'a projection needs no "kind" of "foldstream" in package.json',
@@ -69,6 +69,7 @@ export function exported(module: unknown) {
         ),
       ),
     query: (name: string, args: Payload) => running.query(name, args),
+    migrate: running.migrate.bind(running),
   };
 }
 

@@ -5,8 +5,8 @@ import { inboxOf, manifestOf, Running, type WireEvent } from "./guest";
 import { Projection } from "./projection";
 
 /** The functions that a component exports. */
-export function exported(module: unknown) {
-  const running = new Running(module, {
+export function exported(module: unknown, migrates: boolean) {
+  const running = new Running(module, migrates, {
     base: Projection,
     name: "projection",
     otherwise: 'a handler needs "foldstream": { "kind": "handler" } in package.json',
@@ -16,5 +16,6 @@ export function exported(module: unknown) {
     inbox: () => inboxOf(running),
     apply: (events: WireEvent[]) => running.apply(events),
     query: (name: string, args: Payload) => running.query(name, args),
+    migrate: running.migrate.bind(running),
   };
 }

@@ -58,6 +58,12 @@ export interface Kind<M extends Module> {
   outbox?: Outbox;
 }
 
+/** An entry, as the host passes it. */
+interface WireEntry {
+  key: string;
+  value: Payload;
+}
+
 /** A module that runs: what components of any kind do with it. */
 export class Running<M extends Module> {
   readonly manifest: Manifest & HandlerManifest;
@@ -66,8 +72,9 @@ export class Running<M extends Module> {
   readonly #outbox: Outbox | undefined;
   #instance: Instance | undefined;
 
-  /** Runs when the component is built, so a mistake in a declaration is found then. */
-  constructor(module: unknown, { base, name, otherwise, outbox }: Kind<M>) {
+  /** Runs when the component is built, so a mistake in a declaration is found then. `migrates` says
+   * whether the component exports `migrate`. */
+  constructor(module: unknown, migrates: boolean, { base, name, otherwise, outbox }: Kind<M>) {
     if (typeof module !== "function" || !(module.prototype instanceof base)) {
       const advice = `the module must export its ${name}: export default class … extends ${base.name}`;
       throw new TypeError(`${advice}; ${otherwise}`);
@@ -79,7 +86,16 @@ export class Running<M extends Module> {
       throw new TypeError(`${this.#made.name} lacks its manifest: static override manifest = { name, subjects }`);
     }
     setConsole();
-    const queries = Object.entries(opened(this.#made).module.queries);
+    const { module: made } = opened(this.#made);
+    if (migrates !== (made.migrate !== undefined)) {
+      const setting = '"foldstream": { "migrates": true }';
+      throw new TypeError(
+        migrates
+          ? `package.json says ${setting}, and ${this.#made.name} has no migrate`
+          : `${this.#made.name} has migrate, which needs ${setting} in package.json`,
+      );
+    }
+    const queries = Object.entries(made.queries);
     this.queries = queries.map(([name, { description }]) => ({ name, description }));
   }
 
@@ -106,6 +122,18 @@ export class Running<M extends Module> {
     return { tag: "text", val: answer };
   }
 
+  /** Converts a page of an older version; what it throws tells people why it can't. */
+  migrate(fromVersion: number, page: WireEntry[]): WireEntry[] {
+    try {
+      const instance = new Instance(this.#made, state);
+      const made = instance.migrate(fromVersion, page.map(({ key, value }) => [key, value.val]));
+      return made.map(([key, val]) => ({ key, value: payloadOf(val) }));
+    } catch (error) {
+      tell(error);
+      throw summary(error, firstPlace);
+    }
+  }
+
   #do(call: (instance: Instance) => Failed | undefined): void {
     this.#instance ??= new Instance(this.#made, state, this.#outbox);
     const failed = call(this.#instance);
@@ -125,6 +153,11 @@ export class Running<M extends Module> {
  * microseconds. */
 export function microseconds(nanoseconds: number): number {
   return Math.round(nanoseconds / 1_000);
+}
+
+/** Text or bytes, as the host takes them. */
+export function payloadOf(val: string | Uint8Array): Payload {
+  return typeof val === "string" ? { tag: "text", val } : { tag: "bytes", val };
 }
 
 function eventOf({ sequence, timeNs, subject, kind, headers, data }: WireEvent): Event {

@@ -6,6 +6,7 @@ export { InvalidArguments, Mismatch, NotFound, Reject, Retry } from "./errors";
 export { Event } from "./events";
 export { Handler } from "./handler";
 export type { HandlerManifest, Inbox, KeyRule, Manifest } from "./manifest";
+export { NewEntries, OldEntry, UnknownVersion } from "./migration";
 export { query, type Query } from "./module";
 export { Projection } from "./projection";
 export { Table, Value, type ScanOptions } from "./tables";

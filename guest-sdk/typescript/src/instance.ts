@@ -5,6 +5,7 @@ import { InvalidArguments, Mismatch, Retry } from "./errors";
 import type { Event } from "./events";
 import { Handler } from "./handler";
 import { open, type Module, type ModuleClass } from "./module";
+import { NewEntries, OldEntry, type Stored } from "./migration";
 import { Projection } from "./projection";
 import { NO_EVENT, State, Unwritable, type Backend } from "./tables";
 import type { Fired } from "./timers";
@@ -56,6 +57,14 @@ export class Instance {
     }
     // No answer is null.
     return JSON.stringify(this.module.queries[name]!.answer(given) ?? null);
+  }
+
+  /** Converts a page of entries of an older version. The state is not accessible meanwhile. */
+  migrate(fromVersion: number, page: readonly Stored[]): Stored[] {
+    // One list for the page: the host takes the last of several entries of one key.
+    const entries = new NewEntries();
+    for (const [key, value] of page) this.module.migrate!(fromVersion, new OldEntry(key, value), entries);
+    return entries.stored;
   }
 
   #each<T>(method: string, items: readonly T[], react: (item: T) => unknown): Failed | undefined {

@@ -1,7 +1,8 @@
 /** What projections and handlers share: tables over the state, and queries. */
 
 import { InvalidArguments, Mismatch } from "./errors";
-import type { Manifest } from "./manifest";
+import type { HandlerManifest, Manifest } from "./manifest";
+import type { NewEntries, OldEntry } from "./migration";
 import { Table, Value, type KeyOf, type KeyType, type State } from "./tables";
 import type { Type } from "./types";
 
@@ -46,8 +47,19 @@ function absent<A>(type: Type<A>): A {
   }
 }
 
-/** The state that the module being made opens its tables over. */
-let opening: State | undefined;
+/** What the module being made is opened with: the state of its tables, and its manifest. */
+interface Opening {
+  state: State;
+  manifest: Manifest & HandlerManifest;
+}
+
+let opening: Opening | undefined;
+
+/** What a part of the module being made is opened with. */
+export function openingIn(part: string): Opening {
+  if (opening === undefined) throw new TypeError(`${part}: make it where the module makes its tables`);
+  return opening;
+}
 
 /** A projection or a handler. */
 export abstract class Module {
@@ -55,7 +67,7 @@ export abstract class Module {
 
   constructor() {
     if (opening === undefined) throw new TypeError("a host or a test makes modules, with their state");
-    this.#state = opening;
+    this.#state = opening.state;
   }
 
   /** A table: its keys begin with `name` and a slash. A key of several parts has a list of types. */
@@ -67,6 +79,16 @@ export abstract class Module {
   protected value<V>(name: string, type: Type<V>): Value<V> {
     return new Value(name, type, this.#state);
   }
+
+  /** Converts one entry of an older version to the entries that take its place, so that the state need
+   * not be rebuilt from the beginning of the stream: raise `stateVersion`, write this, and add
+   * `"foldstream": { "migrates": true }` to `package.json`.
+   *
+   * The host calls it once for every old entry, in the order of the keys. Only what is put into
+   * `entries` is stored, and the result must equal a fold of the stream with this version. Tables can't
+   * be read here, and one entry knows nothing of the others. Anything thrown ends the migration, and
+   * the old state stays unchanged; throw `UnknownVersion` if `fromVersion` is unknown. */
+  migrate?(fromVersion: number, old: OldEntry, entries: NewEntries): void;
 
   /** The queries, by their names. */
   queries: Record<string, Query> = {};
@@ -80,7 +102,7 @@ export interface ModuleClass<M extends Module = Module> {
 
 /** Makes a module with its tables over a state. */
 export function open<M extends Module>(made: ModuleClass<M>, state: State): M {
-  opening = state;
+  opening = { state, manifest: made.manifest };
   try {
     return new made();
   } finally {

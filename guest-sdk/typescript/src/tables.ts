@@ -134,19 +134,26 @@ export class Table<K, V> {
   #changed: Entry[] = [];
   readonly #parts: readonly Type<any>[];
 
-  /** Projections make theirs with `this.table`. */
+  /** How keys begin. */
+  readonly name: string;
+
+  /** Projections make theirs with `this.table`. With an owner it is a part of a table that the SDK
+   * keeps for several owners. */
   constructor(
-    readonly name: string,
+    name: string,
     readonly key: KeyType,
     readonly type: Type<V>,
     readonly state: State,
+    owner?: string,
   ) {
     if (!/^[a-z0-9-]{1,64}$/.test(name)) {
       throw new TypeError(`table name "${name}": use 1 to 64 lower-case letters, digits and hyphens`);
     }
-    if (state.tables.some((table) => table.name === name)) {
-      throw new TypeError(`two tables are named "${name}"; rename one`);
-    }
+    this.name = owner === undefined ? name : `${name}/${owner}`;
+    // A part of a table is not in another table.
+    const clashes = ({ name: other }: Table<any, any>) =>
+      `${this.name}/`.startsWith(`${other}/`) || other.startsWith(`${this.name}/`);
+    if (state.tables.some(clashes)) throw new TypeError(`two tables are named "${this.name}"; rename one`);
     // A single value has a key without parts.
     this.#parts = Array.isArray(key) ? key : [key as Type<any>];
     if (this.#parts.length > 4 || this.#parts.some((part) => part.part === undefined)) {
@@ -218,6 +225,11 @@ export class Table<K, V> {
       count += page.length;
     }
     return count;
+  }
+
+  /** Key and value of an entry, as they are stored. */
+  stored(key: K, value: V): [string, string] {
+    return [this.#text(key), JSON.stringify(this.#check(value))];
   }
 
   /** Adds what has changed to what is to be written. */
@@ -326,12 +338,11 @@ export class Table<K, V> {
   }
 
   #read(text: string): K {
-    const pieces = text.slice(this.name.length).split("/");
-    if (pieces.shift() !== "" || pieces.length !== this.#parts.length) {
-      throw new Mismatch(`key ${text}: expected ${this.#parts.length} parts after ${this.name}`);
+    try {
+      return readKey(this.key, text.slice(this.name.length)) as K;
+    } catch (error) {
+      throw error instanceof Mismatch ? error.within(`key ${text}`) : error;
     }
-    const parts = pieces.map((piece, place) => this.#parts[place]!.part!.read(piece));
-    return (Array.isArray(this.key) ? parts : parts[0]) as K;
   }
 
   *#pages(options: ScanOptions<K>): Generator<[string, string | Uint8Array][]> {
@@ -409,6 +420,22 @@ export class Value<V> {
   delete(): void {
     this.#table.delete([]);
   }
+
+  /** Key and value of its entry, as they are stored. */
+  stored(value: V): [string, string] {
+    return this.#table.stored([], value);
+  }
+}
+
+/** A key from what follows the name of a table. Throws `Mismatch`. */
+export function readKey(key: KeyType, behind: string): unknown {
+  const types: readonly Type<any>[] = Array.isArray(key) ? key : [key as Type<any>];
+  const pieces = behind.split("/");
+  if (pieces.shift() !== "" || pieces.length !== types.length) {
+    throw new Mismatch(`expected ${types.length} parts after the name of the table`);
+  }
+  const parts = pieces.map((piece, place) => types[place]!.part!.read(piece));
+  return Array.isArray(key) ? parts : parts[0];
 }
 
 /** Compares texts by code points, as hosts do; `<` compares UTF-16 units. */
@@ -451,12 +478,18 @@ function write(parts: readonly Type<any>[], key: unknown): string {
   return written;
 }
 
-function checkLength(text: string): void {
+/** How many bytes a text has in UTF-8. */
+export function utf8Length(text: string): number {
   let bytes = 0;
   for (const character of text) {
     const point = character.codePointAt(0)!;
     bytes += point < 0x80 ? 1 : point < 0x800 ? 2 : point < 0x10000 ? 3 : 4;
   }
+  return bytes;
+}
+
+function checkLength(text: string): void {
+  const bytes = utf8Length(text);
   if (bytes > KEY_BYTES_MAX) {
     throw new Mismatch(`a key has ${bytes} bytes; at most ${KEY_BYTES_MAX} are allowed`);
   }

@@ -159,17 +159,33 @@ class Memory implements Backend, Outbox {
 export class Harness {
   readonly #module: ModuleClass;
   readonly #memory: Memory;
+  readonly #begun: ReadonlyMap<string, string>;
   #instance: Instance | undefined;
   /** Events and firings, in their order. */
   #applied: (Event | Fired)[] = [];
   #nextSequence = 1;
   #nextTime = nanosecondsOf("2026-01-01T00:00:00Z")!;
 
-  constructor(module: ModuleClass) {
+  /** With entries that it begins with, as after a migration. */
+  constructor(module: ModuleClass, entries: ReadonlyMap<string, string> = new Map()) {
     this.#module = module;
+    this.#begun = entries;
     this.#memory = new Memory(module.manifest);
+    this.#memory.entries = new Map(entries);
     // Mistakes in declarations are thrown here, not by the first event.
     this.#open();
+  }
+
+  /** A module over the state that it migrates from version `fromVersion`, before any further event.
+   * The old entries may come from a harness of the older version, with `entries()`. Throws what
+   * `migrate` threw. */
+  static migrated(module: ModuleClass, fromVersion: number, old: Record<string, unknown>): Harness {
+    // A host hands them over in the order of the keys.
+    const keys = Object.keys(old).sort((one, other) => (isBefore(one, other) ? -1 : 1));
+    const page = keys.map((key): [string, string] => [key, JSON.stringify(old[key])]);
+    const memory = new Memory(module.manifest);
+    const made = new Instance(module, memory, memory).migrate(fromVersion, page);
+    return new Harness(module, new Map(made as [string, string][]));
   }
 
   /** Applies events, as one batch; returns itself.
@@ -260,7 +276,7 @@ export class Harness {
     // Small batches, odd ones, one that splits most tests unevenly, and all at once.
     for (const size of [1, 2, 3, 7, 64, Math.max(1, this.#applied.length)]) {
       for (const restarts of [false, true]) {
-        const other = new Harness(this.#module);
+        const other = new Harness(this.#module, this.#begun);
         for (let start = 0; start < this.#applied.length; start += size) {
           const failed = other.#apply(this.#applied.slice(start, start + size));
           if (failed !== undefined) throw new Error(`in batches of ${size}`, { cause: failed.error });

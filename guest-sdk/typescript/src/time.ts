@@ -88,6 +88,17 @@ export function nanosecondsOf(time: string): bigint | undefined {
   return nanoseconds >= 0n && nanoseconds <= NANOSECONDS_MAX ? nanoseconds : undefined;
 }
 
+/** The time that is a number of microseconds after another, at the latest the last one that there is. */
+export function timeAfter(time: string, microseconds: number): string {
+  const nanoseconds = nanosecondsOf(time)! + BigInt(microseconds) * 1_000n;
+  return timeOf(nanoseconds > NANOSECONDS_MAX ? NANOSECONDS_MAX : nanoseconds);
+}
+
+/** The nearest microsecond of a time, since the Unix epoch: timers are exact to that. */
+export function microsecondsOf(time: string): number {
+  return Number((nanosecondsOf(time)! + 500n) / 1_000n);
+}
+
 function pad(number: number, width: number): string {
   return String(number).padStart(width, "0");
 }

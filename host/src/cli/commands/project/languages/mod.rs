@@ -44,6 +44,27 @@ impl Kind {
     }
 }
 
+/// What a component exports, as its project says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Exports {
+    /// The kind of module.
+    kind: Kind,
+    /// Whether it converts the state of an older version: it exports `migrate`.
+    migrates: bool,
+}
+
+impl Exports {
+    /// The world of our contract with these exports.
+    fn world(self) -> String {
+        let kind = self.kind.name();
+        if self.migrates {
+            format!("migrating-{kind}")
+        } else {
+            kind.to_owned()
+        }
+    }
+}
+
 /// What the starter has in every language: sample events and scenarios, and what editors need to
 /// complete the scenarios.
 fn samples(kind: Kind) -> Files {

@@ -8,7 +8,7 @@ use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
 use super::tool::{self, Tool};
-use super::{Compiled, Files, Kind, Name, Row, add_sources, samples, wit};
+use super::{Compiled, Exports, Files, Kind, Name, Row, add_sources, samples, wit};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::Output;
 
@@ -143,7 +143,7 @@ struct Project {
     name: String,
     /// The Python module with the class.
     module: String,
-    kind: Kind,
+    exports: Exports,
     /// Folders to import from.
     path: Vec<PathBuf>,
 }
@@ -172,6 +172,8 @@ impl Project {
             path: Option<Vec<PathBuf>>,
             #[serde(default)]
             kind: Kind,
+            #[serde(default)]
+            migrates: bool,
         }
         let file = dir.join(ROW.manifest);
         let shown = file.display();
@@ -185,7 +187,12 @@ impl Project {
                 refused(format!("{shown} names no project; add [project] and name")).into(),
             );
         };
-        let Settings { module, path, kind } = read.tool.foldstream;
+        let Settings {
+            module,
+            path,
+            kind,
+            migrates,
+        } = read.tool.foldstream;
         let module = module.unwrap_or_else(|| name.replace('-', "_"));
         let path: Vec<PathBuf> = path
             .unwrap_or_else(|| vec!["src".into(), "vendor".into()])
@@ -205,7 +212,7 @@ impl Project {
         Ok(Self {
             name,
             module,
-            kind,
+            exports: Exports { kind, migrates },
             path,
         })
     }
@@ -216,12 +223,18 @@ pub(super) async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compil
     let project = Project::read(dir)?;
     let program = COMPONENTIZE.find(dir)?;
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
-    wit::write(&scratch.path().join("wit"), project.kind)?;
+    wit::write(&scratch.path().join("wit"), project.exports)?;
     let entry = scratch.path().join("entry");
     let module = &project.module;
     let text = format!(
-        "import {module}\nfrom foldstream.guest_{} import export\n\nWitWorld = export({module})\n",
-        project.kind.name()
+        "import {module}\nfrom foldstream.guest_{} import export\n\nWitWorld = export({module}, \
+         migrates={})\n",
+        project.exports.kind.name(),
+        if project.exports.migrates {
+            "True"
+        } else {
+            "False"
+        },
     );
     std::fs::create_dir(&entry)
         .and_then(|()| std::fs::write(entry.join(format!("{ENTRY}.py")), text))
@@ -334,8 +347,17 @@ mod tests {
         std::fs::write(folder.path().join("src/a_b.py"), "").expect("write");
         let project = read("[project]\nname = \"a-b\"").expect("is sound");
         assert_eq!(
-            (project.name.as_str(), project.module.as_str(), project.kind),
-            ("a-b", "a_b", Kind::Projection)
+            (
+                project.name.as_str(),
+                project.module.as_str(),
+                project.exports.world().as_str()
+            ),
+            ("a-b", "a_b", "projection")
         );
+        let project = read(
+            "[project]\nname = \"a-b\"\n[tool.foldstream]\nkind = \"handler\"\nmigrates = true",
+        );
+        let world = project.expect("is sound").exports.world();
+        assert_eq!(world, "migrating-handler");
     }
 }

@@ -9,7 +9,7 @@ use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
 use super::tool::{self, Tool};
-use super::{Compiled, Files, Kind, Name, Row, add_sources, samples, wit};
+use super::{Compiled, Exports, Files, Kind, Name, Row, add_sources, samples, wit};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::Output;
 
@@ -137,7 +137,7 @@ struct Project {
     name: String,
     /// The file with the module.
     main: PathBuf,
-    kind: Kind,
+    exports: Exports,
 }
 
 impl Project {
@@ -154,6 +154,8 @@ impl Project {
             main: Option<PathBuf>,
             #[serde(default)]
             kind: Kind,
+            #[serde(default)]
+            migrates: bool,
         }
         let file = dir.join(ROW.manifest);
         let shown = file.display();
@@ -165,7 +167,11 @@ impl Project {
         let name = read
             .name
             .ok_or_else(|| refused(format!("{shown} has no name; add one")))?;
-        let Settings { main: named, kind } = read.foldstream;
+        let Settings {
+            main: named,
+            kind,
+            migrates,
+        } = read.foldstream;
         let wanted: Vec<PathBuf> = match &named {
             Some(main) => vec![main.clone()],
             None => MAIN.map(PathBuf::from).to_vec(),
@@ -184,7 +190,12 @@ impl Project {
         };
         // A scope is no part of a file's name.
         let name = name.rsplit('/').next().unwrap_or_default().to_owned();
-        Ok(Self { name, main, kind })
+        let exports = Exports { kind, migrates };
+        Ok(Self {
+            name,
+            main,
+            exports,
+        })
     }
 }
 
@@ -194,7 +205,7 @@ pub(super) async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compil
     let (bundler, componentizer) = (BUNDLE.find(dir)?, COMPONENTIZE.find(dir)?);
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
     let wit = scratch.path().join("wit");
-    wit::write(&wit, project.kind)?;
+    wit::write(&wit, project.exports)?;
     output.note(&format!(
         "building {} with {}",
         project.name,
@@ -229,16 +240,18 @@ async fn bundle_project(
 ) -> anyhow::Result<()> {
     let dir = std::path::absolute(dir).with_context(|| format!("cannot find {}", dir.display()))?;
     let main = std::path::absolute(&project.main).unwrap_or_else(|_| project.main.clone());
-    let functions = match project.kind {
+    let Exports { kind, migrates } = project.exports;
+    let functions = match kind {
         Kind::Projection => "manifest, inbox, apply, query",
         Kind::Handler => "manifest, inbox, handle, onTimer, query",
     };
+    let migrate = if migrates { ", migrate" } else { "" };
     // Next to the bundle, and resolved as if it were in the project.
     let entry = format!(
         "import module from {};\nimport {{ exported }} from \"@foldstream/sdk/guest-{}\";\nexport \
-         const {{ {functions} }} = exported(module);\n",
+         const {{ {functions}{migrate} }} = exported(module, {migrates});\n",
         serde_json::Value::from(main.to_string_lossy()),
-        project.kind.name(),
+        kind.name(),
     );
     let stdin = bundle.with_extension("entry.ts");
     std::fs::write(&stdin, entry).with_context(|| format!("cannot write {}", stdin.display()))?;
@@ -349,7 +362,10 @@ mod tests {
         let project = read(r#"{"name": "@ours/a"}"#).expect("is sound");
         assert_eq!(project.name, "a");
         assert!(project.main.ends_with("src/index.js"));
-        assert_eq!(project.kind, Kind::Projection);
+        assert_eq!(project.exports.world(), "projection");
+        let project = read(r#"{"name": "a", "foldstream": {"migrates": true}}"#);
+        let world = project.expect("is sound").exports.world();
+        assert_eq!(world, "migrating-projection");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::Kind;
+use super::Exports;
 
 /// The files of our package.
 const CONTRACT: [(&str, &str); 3] = [
@@ -19,8 +19,8 @@ const CONTRACT: [(&str, &str); 3] = [
     ("inbox.wit", include_str!("../../../../../../wit/inbox.wit")),
 ];
 /// The world of a module with all that its SDK exports.
-fn guest(kind: Kind) -> String {
-    let world = kind.name();
+fn guest(exports: Exports) -> String {
+    let world = exports.world();
     format!(
         "\
 package foldstream:guest;
@@ -37,10 +37,10 @@ world guest {{
 pub(super) const WORLD: &str = "guest";
 
 /// Writes the contract, and the world that guests export, into a folder.
-pub(super) fn write(folder: &Path, kind: Kind) -> anyhow::Result<()> {
+pub(super) fn write(folder: &Path, exports: Exports) -> anyhow::Result<()> {
     let package = folder.join("deps/foldstream");
     std::fs::create_dir_all(&package)
-        .and_then(|()| std::fs::write(folder.join("guest.wit"), guest(kind)))
+        .and_then(|()| std::fs::write(folder.join("guest.wit"), guest(exports)))
         .and_then(|()| {
             CONTRACT
                 .iter()
