@@ -117,8 +117,8 @@ pub(crate) fn run_in(folder: &Path, words: &[&str]) -> cli::Output {
 #[test]
 fn sdk_of_python_and_its_examples_pass_their_tests() {
     let sdk = root().join("guest-sdk/python");
-    for folder in [&sdk, &sdk.join("examples/order-totals")] {
-        run_in(folder, PYTHON.test.0).expect(0);
+    for folder in ["", "examples/order-totals", "examples/saga-orchestrated"] {
+        run_in(&sdk.join(folder), PYTHON.test.0).expect(0);
     }
 }
 
@@ -129,7 +129,10 @@ fn sdk_of_typescript_and_its_examples_pass_their_tests_and_have_sound_types() {
         "test/keys.test.ts",
         "test/projection.test.ts",
         "test/handler.test.ts",
+        "test/saga.test.ts",
+        "test/migration.test.ts",
         "examples/order-totals/test/index.test.ts",
+        "examples/saga-orchestrated/test/index.test.ts",
     ] {
         run_in(&sdk, &["tsx", "--test", file]).expect(0);
     }
