@@ -167,13 +167,22 @@ export const date: Type<string> = {
   part: { write: (value) => value, read: (part) => date.check(part) },
 };
 
+/** Times in the form that they are stored in: the same ones are checked again and again, and QuickJS
+ * takes longest for the arithmetic of large integers. */
+const storedTimes = new Set<string>();
+const STORED_TIMES_MAX = 1_000;
+
 /** An instant in RFC 3339, 1970 to 2554. Checking writes it in UTC with nine decimals. */
 export const timestamp: Type<string> = {
   changes: false,
   check(value) {
+    if (storedTimes.has(value as string)) return value as string;
     const nanoseconds = typeof value === "string" ? nanosecondsOf(value) : undefined;
     if (nanoseconds === undefined) throw mismatch("a time such as 2026-11-23T14:05:06Z", value);
-    return timeOf(nanoseconds);
+    const stored = timeOf(nanoseconds);
+    if (storedTimes.size >= STORED_TIMES_MAX) storedTimes.clear();
+    storedTimes.add(stored);
+    return stored;
   },
   part: {
     write: (value) => value,
