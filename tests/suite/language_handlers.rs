@@ -252,7 +252,7 @@ async fn done(module: &[u8]) -> Value {
         String::from_utf8_lossy(&reply.payload)
     ]);
 
-    for what in ["fail", "retry", "elsewhere"] {
+    for what in ["fail", "half", "retry", "elsewhere"] {
         // Behind it is one that is handled after all.
         let events = [asks("a", what, &[]), asks("a", "three", &[])];
         let last = client.append(&events).await.last_sequence;
@@ -264,6 +264,7 @@ async fn done(module: &[u8]) -> Value {
         cli::on(&host, &skip).expect(0);
         settled(client, last).await;
     }
+    host.prints("half a\u{fffd}").await;
     seen["after"] = self::seen(client, &server).await;
     seen
 }

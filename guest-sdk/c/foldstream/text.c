@@ -93,31 +93,49 @@ void fs_put_digits(fs_buffer *buffer, uint64_t number, int width) {
     fs_put(buffer, digits + start, (size_t)(20 - start));
 }
 
-bool fs_is_utf8(fs_text text) {
-    const unsigned char *at = (const unsigned char *)text.at, *end = at + text.length;
-    while (at < end) {
-        if (*at < 0x80) {
-            at++;
-            continue;
-        }
-        int more = *at >= 0xF0 ? 3 : *at >= 0xE0 ? 2 : 1;
-        if (*at < 0xC2 || *at > 0xF4 || end - at <= more) {
-            return false;
-        }
-        uint32_t rune = *at & (0x3F >> more);
-        for (int place = 1; place <= more; place++) {
-            if ((at[place] & 0xC0) != 0x80) {
-                return false;
-            }
-            rune = rune << 6 | (at[place] & 0x3F);
-        }
-        bool shortest = rune >= (more == 3 ? 0x10000u : more == 2 ? 0x800u : 0x80u);
-        if (!shortest || rune > 0x10FFFF || (rune >= 0xD800 && rune <= 0xDFFF)) {
-            return false;
-        }
-        at += more + 1;
+/* How many bytes the first character has; 0 if it is not UTF-8. */
+static int character(const char *text, const char *behind) {
+    const unsigned char *at = (const unsigned char *)text;
+    if (*at < 0x80) {
+        return 1;
     }
-    return true;
+    int more = *at >= 0xF0 ? 3 : *at >= 0xE0 ? 2 : 1;
+    if (*at < 0xC2 || *at > 0xF4 || behind - text <= more) {
+        return 0;
+    }
+    uint32_t rune = *at & (0x3F >> more);
+    for (int place = 1; place <= more; place++) {
+        if ((at[place] & 0xC0) != 0x80) {
+            return 0;
+        }
+        rune = rune << 6 | (at[place] & 0x3F);
+    }
+    bool shortest = rune >= (more == 3 ? 0x10000u : more == 2 ? 0x800u : 0x80u);
+    bool is_half = rune >= 0xD800 && rune <= 0xDFFF;
+    return shortest && rune <= 0x10FFFF && !is_half ? more + 1 : 0;
+}
+
+bool fs_is_utf8(fs_text text) {
+    const char *at = text.at, *end = at + text.length;
+    int length = 1;
+    for (; at < end && length > 0; at += length) {
+        length = character(at, end);
+    }
+    return length > 0;
+}
+
+/* Replaces what is not UTF-8, such as half of a character where a message was cut: a host would end
+ * the call instead of taking the message. */
+static void clean(char *message) {
+    char *end = message + strlen(message);
+    for (char *at = message; at < end;) {
+        int length = character(at, end);
+        if (length == 0) {
+            *at = '?';
+            length = 1;
+        }
+        at += length;
+    }
 }
 
 /* ---- Days, as in Howard Hinnant's "chrono-compatible low-level date algorithms". ---- */
@@ -254,6 +272,7 @@ static void remember(fs_status status, const char *format, va_list arguments) {
     }
     state->failure = status;
     vsnprintf(state->message, sizeof(state->message), format, arguments);
+    clean(state->message);
 }
 
 bool fs_mismatch(const char *format, ...) {
@@ -278,6 +297,7 @@ void fs_within(const char *format, ...) {
     memmove(message + length, message, FS_MESSAGE_MAX - length);
     memcpy(message, before, length);
     message[FS_MESSAGE_MAX - 1] = 0;
+    clean(message);
 }
 
 fs_status fs_failed(fs_status status, const char *file, int line, const char *format, ...) {
@@ -303,5 +323,6 @@ void fs_log(fs_level level, const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(message, sizeof(message), format, arguments);
     va_end(arguments);
+    clean(message);
     fs_instance.backend->log(level, fs_text_of(message));
 }

@@ -430,6 +430,36 @@ static void numbers_that_do_not_fit_are_no_keys(void) {
     FS_CHECK(!fs_write_key(&buffer, small, FS_KEY("1")) && !fs_write_key(&buffer, small, FS_KEY(1, 2)));
 }
 
+static void log_is_utf8(fs_level level, fs_text message) {
+    (void)level;
+    FS_CHECK(message.length > 0 && fs_is_utf8(message));
+}
+
+static void messages_are_utf8_wherever_they_are_cut(void) {
+    /* A message has an odd number of bytes at most, and each of these characters has two. */
+    char text[FS_MESSAGE_MAX + 3] = {0};
+    for (size_t place = 0; place < FS_MESSAGE_MAX; place += 2) {
+        memcpy(text + place, "\xC3\xAB", 2);
+    }
+    fs_backend backend = *fs_instance.backend;
+    const fs_backend *before = fs_instance.backend;
+    backend.log = log_is_utf8;
+    fs_instance.backend = &backend;
+    fs_log(FS_INFO, "%s", text);
+    fs_log(FS_INFO, "data %s", "\xFF");
+    fs_instance.backend = before;
+    fs_instance.failure = FS_OK;
+    fs_mismatch("%s", text);
+    FS_CHECK(strlen(fs_instance.message) == FS_MESSAGE_MAX - 1);
+    FS_CHECK(fs_is_utf8(fs_text_of(fs_instance.message)));
+    fs_within("field %d: ", 1);
+    FS_CHECK(fs_is_utf8(fs_text_of(fs_instance.message)));
+    fs_instance.failure = FS_OK;
+    (void)fs_reject("a%cb, \xF0\x9F, \xED\xA0\x80, \xF0\x9F\xA6\x80", 0x80);
+    FS_CHECK(strstr(fs_instance.message, "a?b, ??, ???, \xF0\x9F\xA6\x80 (") == fs_instance.message);
+    fs_instance.failure = FS_OK;
+}
+
 int main(void) {
     FS_TEST(values_are_changed_in_place_and_stored_once);
     FS_TEST(what_came_before_a_failing_event_is_kept);
@@ -440,5 +470,6 @@ int main(void) {
     FS_TEST(what_does_not_match_its_type_is_refused);
     FS_TEST(keys_are_written_and_read_as_in_every_language);
     FS_TEST(numbers_that_do_not_fit_are_no_keys);
+    FS_TEST(messages_are_utf8_wherever_they_are_cut);
     return fs_test_end();
 }

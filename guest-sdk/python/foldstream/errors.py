@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class Reject(Exception):
     """The event can never be applied. The deployment stops at it and shows the message."""
@@ -31,7 +33,7 @@ def summary(error: BaseException) -> str:
     """One line about an exception: what it says, with its causes and the line of the module.
 
     `Reject`, `Retry` and a query's own exceptions were raised on purpose, so they are shown by
-    their messages only.
+    their messages only. It is a text that a host takes.
     """
     if isinstance(error, (Reject, Retry, NotFound, InvalidArguments, Mismatch)):
         message = str(error) or type(error).__name__
@@ -39,7 +41,12 @@ def summary(error: BaseException) -> str:
         text = str(error)
         message = type(error).__name__ + (f": {text}" if text else "") + _place(error)
     cause = error.__cause__
-    return message if cause is None else f"{message}: {summary(cause)}"
+    return whole(message if cause is None else f"{message}: {summary(cause)}")
+
+
+def whole(text: str) -> str:
+    """A text with U+FFFD for half of a pair of surrogates, which is no text, and would end the call."""
+    return text if text.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def is_deliberate(error: BaseException) -> bool:

@@ -10,6 +10,8 @@ import re
 import sys
 import traceback as _traceback
 
+from .errors import whole
+
 
 def debug(message: str) -> None:
     """Details for finding an error."""
@@ -38,7 +40,7 @@ def traceback(cause: BaseException) -> None:
 
 
 def _write(level: str, message: str) -> None:
-    sink(level, str(message))
+    sink(level, whole(str(message)))
 
 
 def _print(level: str, message: str) -> None:

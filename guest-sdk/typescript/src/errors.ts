@@ -38,11 +38,12 @@ export function isDeliberate(error: unknown): boolean {
 }
 
 /** One line about what was thrown, with its causes. Errors that were thrown on purpose are shown by
- * their messages alone, others with their class and the first line of their stack. */
+ * their messages alone, others with their class and the first line of their stack. It is a text that
+ * a host takes: half of a pair of surrogates becomes U+FFFD. */
 export function summary(error: unknown, place: (error: Error) => string = () => ""): string {
-  if (!(error instanceof Error)) return `thrown: ${String(error)}`;
+  if (!(error instanceof Error)) return `thrown: ${String(error)}`.toWellFormed();
   const shown = isDeliberate(error)
     ? error.message || error.name
     : `${error.name}: ${error.message}${place(error)}`;
-  return error.cause === undefined ? shown : `${shown}: ${summary(error.cause, place)}`;
+  return (error.cause === undefined ? shown : `${shown}: ${summary(error.cause, place)}`).toWellFormed();
 }

@@ -7,7 +7,7 @@
  * SDK of Foldstream writes the same text for the same key, and the texts sort like the values. */
 
 import { Mismatch } from "./errors";
-import { parse, type Type, type TypeOf } from "./types";
+import { parse, text, type Type, type TypeOf } from "./types";
 
 /** Longest key that a host accepts, in bytes. */
 const KEY_BYTES_MAX = 1_024;
@@ -380,7 +380,7 @@ export class Table<K, V> {
     let high = `${stem}0`;
     if (startingWith) {
       // A part in the form that it has in keys; the last character there is never ends it.
-      low += rest[0]!.part!.write(startingWith);
+      low += rest[0]!.part!.write(text.check(startingWith));
       high = `${low}\u{10ffff}`;
     }
     const most = (one: string, other: string) => (isBefore(one, other) ? other : one);

@@ -117,6 +117,11 @@ impl Handler for Answers {
                 effects.cancel_timer(format!("later/{key}"));
                 return Err(Failure::reject("it was asked to fail"));
             }
+            // Half of a character, which this language does not have.
+            "half" => {
+                foldstream_sdk::info!("half a\u{fffd}");
+                return Err(Failure::reject("a half: a\u{fffd}"));
+            }
             "retry" => return Err(Failure::retry("not yet")),
             _ => {}
         }

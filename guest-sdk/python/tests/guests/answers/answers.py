@@ -16,6 +16,7 @@ from foldstream import (
     Retry,
     Table,
     Timestamp,
+    log,
     query,
 )
 
@@ -99,6 +100,10 @@ class Answers(Handler):
                 answer(0, "lost")
                 effects.cancel_timer(f"later/{key}")
                 raise Reject("it was asked to fail")
+            case "half":
+                # Half of a character is in the log and in the failure.
+                log.info("half a\ud83e")
+                raise Reject("a half: a\ud83e")
             case "retry":
                 raise Retry("not yet")
 

@@ -99,6 +99,10 @@ export default class Answers extends Handler {
         answer(0, "lost");
         effects.cancelTimer(`later/${key}`);
         throw new Reject("it was asked to fail");
+      case "half":
+        // Half of a character, as `slice` leaves it, is in the log and in the failure.
+        console.log("half", "a🦀".slice(0, 2));
+        throw new Reject(`a half: ${"a🦀".slice(0, 2)}`);
       case "retry":
         throw new Retry("not yet");
     }
