@@ -69,48 +69,63 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def to_json(value: Any) -> str:
-    """Any answer of a query as JSON text. Raises `Mismatch`."""
+    """A value without a declared type as JSON text, in the form of declared ones. Raises `Mismatch`."""
     try:
-        text = _ENCODER.encode(value)
-        return text if text.isascii() else text.encode().decode()
-    except (TypeError, ValueError, RecursionError) as error:
+        return _written(value)
+    except RecursionError as error:
         raise Mismatch(str(error)) from None
 
 
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {_name(field): getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, Enum):
-        return value.value
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
-
-
-class _AnswerEncoder(json.JSONEncoder):
-    """As `json`, with instants as text, though they are numbers."""
-
-    def encode(self, o: Any) -> str:
-        return super().encode(_instants(o))
-
-
-def _instants(value: Any) -> Any:
-    # `json` writes subclasses of int without asking.
+def _written(value: Any) -> str:
     kind = type(value)
+    if kind is str:
+        return _encode_text(value)
+    if value is None:
+        return "null"
+    if kind is bool:
+        return "true" if value else "false"
     if kind is Timestamp:
-        return str(value)
-    if kind is list or kind is tuple:
-        return [_instants(item) for item in value]
-    if kind is dict:
-        return {str(key) if type(key) is date else key: _instants(item) for key, item in value.items()}
+        return f'"{value}"'
+    if isinstance(value, dict):
+        return _written_fields({_field(name): one for name, one in value.items()}, len(value))
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join([_written(one) for one in value])}]"
+    if isinstance(value, Enum):
+        return _written(value.value)
+    if isinstance(value, int):
+        return _digits(value)
+    if isinstance(value, float):
+        return _encode_float(float(value))
+    if isinstance(value, date):
+        return f'"{value.isoformat()}"'
+    if isinstance(value, str):
+        return _encode_text(str.__str__(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _instants(_plain(value))
-    return value
+        fields = {_name(field): getattr(value, field.name) for field in dataclasses.fields(value)}
+        return _written_fields(fields, len(fields))
+    raise Mismatch(f"{kind.__name__} has no form in JSON")
 
 
-_FORM: dict[str, Any] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
-_ENCODER = _AnswerEncoder(default=_plain, **_FORM)
-_RAW = json.JSONEncoder(default=_plain, **_FORM)
+def _written_fields(fields: dict[str, Any], count: int) -> str:
+    if len(fields) != count:
+        raise Mismatch("two names of an object are one name in JSON, such as 1 and '1'")
+    return "{" + ",".join([f"{_encode_text(name)}:{_written(one)}" for name, one in fields.items()]) + "}"
+
+
+def _field(name: Any) -> str:
+    """The name of a field: as `json` has it, and an instant as text though it is a number."""
+    if isinstance(name, (str, date, Enum, Timestamp)):
+        return str(name.value if isinstance(name, Enum) else name)
+    if name is None or isinstance(name, (bool, int, float)):
+        return _written(name)
+    raise Mismatch(f"{type(name).__name__} is no name of a field in JSON")
+
+
+def _digits(value: int) -> str:
+    try:
+        return int.__repr__(value)
+    except ValueError as error:
+        raise Mismatch(str(error)) from None
 
 
 def codec(declared: Any) -> Codec:
@@ -215,7 +230,7 @@ def _integer(width: Width | None) -> Codec:
                 raise Mismatch(f"expected {expected}, found {shown}")
             return value
 
-    return Codec(decode, lambda value: str(decode(value)), None, None)
+    return Codec(decode, lambda value: _digits(decode(value)), None, None)
 
 
 def _decode_float(value: Any) -> float:
@@ -282,15 +297,8 @@ def _raw(declared: Any) -> Codec:
             raise _mismatch("an object" if kind is dict else "a list", value)
         return value
 
-    def encode(value: Any) -> str:
-        try:
-            text = _RAW.encode(check(value))
-            return text if text.isascii() else text.encode().decode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise Mismatch(str(error)) from None
-
     new = None if kind is object else kind
-    return Codec(check, encode, _copy_raw, new)
+    return Codec(check, lambda value: to_json(check(value)), _copy_raw, new)
 
 
 def _copy_raw(value: Any) -> Any:

@@ -110,6 +110,11 @@ def test_bytes_have_to_be_utf8() -> None:
         (int, True),
         (Any, object()),
         (Any, {"a": float("inf")}),
+        (Any, {1: "a", "1": "b"}),
+        (Any, {(1, 2): "a"}),
+        (Any, ["\ud800"]),
+        pytest.param(Any, 10**5_000, id="a huge number"),
+        pytest.param(int, 10**5_000, id="a huge integer"),
         (dict[str, int], {1: 1}),
     ],
 )
@@ -131,6 +136,23 @@ def test_answers_of_queries_may_be_anything_of_these() -> None:
     )
     with pytest.raises(Mismatch):
         to_json({1, 2})
+
+
+def test_json_as_it_is_is_written_like_declared_types() -> None:
+    values = {"at": Timestamp(1), "day": date(2026, 11, 23), "parts": (Part("a", 1),), "of": Colour.RED}
+    written = (
+        '{"at":"1970-01-01T00:00:00.000000001Z","day":"2026-11-23","parts":[{"name":"a","grams":1}],"of":"red"}'
+    )
+    assert codec(Any).encode(values) == to_json(values) == written
+    names = {Timestamp(1): 1, date(2026, 11, 23): 1, 5: 1, 1.5: 1, False: 1, None: 1}
+    assert codec(dict).encode(names) == (
+        '{"1970-01-01T00:00:00.000000001Z":1,"2026-11-23":1,"5":1,"1.5":1,"false":1,"null":1}'
+    )
+    assert codec(list).encode([1e16, -1.5e-5, -0.0, 2**64]) == "[1e16,-0.000015,-0.0,18446744073709551616]"
+    circle: list[Any] = []
+    circle.append(circle)
+    with pytest.raises(Mismatch):
+        codec(Any).encode(circle)
 
 
 def test_numbers_are_written_as_rust_writes_them() -> None:
