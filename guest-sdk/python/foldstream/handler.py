@@ -37,7 +37,7 @@ class Handler(Module):
         says; override it to handle events in another way."""
         handler = self.__foldstream__.handlers.get(event.kind)
         if handler is not None:
-            handler(self, event, effects)
+            return handler(self, event, effects)
 
     def on_timer(self, timer: Fired, effects: Effects) -> None:
         """Handles a timer that fires, set with `effects.set_timer`.

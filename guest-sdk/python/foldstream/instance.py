@@ -12,7 +12,7 @@ from .errors import Retry, is_deliberate, summary
 from .events import Event
 from .handler import Handler
 from .migration import NewEntries, OldEntry, Stored
-from .module import Module, describe
+from .module import Module, describe, refuse_unfinished
 from .tables import Backend, State, Unwritable
 from .timers import Fired
 
@@ -51,24 +51,27 @@ class Instance:
         assert isinstance(self.module, Handler)
         return self._each(timers, self._acting(self.module.on_timer))
 
-    def _acting(self, method: Callable[[Any, Effects], None]) -> Callable[[Any], None]:
+    def _acting(self, method: Callable[[Any, Effects], None]) -> Callable[[Any], Any]:
         """Passes effects on after success only: a failed event has none."""
 
-        def act(item: Any) -> None:
+        def act(item: Any) -> Any:
             effects = Effects()
-            method(item, effects)
+            returned: Any = method(item, effects)  # type: ignore[func-returns-value]
             if self.outbox is not None:
                 # The host finds the cause by its index in the batch.
                 effects._pass_on(self.state.event, self.outbox)
+            return returned
 
         return act
 
-    def _each(self, items: Sequence[Any], react: Callable[[Any], None]) -> Failed | None:
+    def _each(self, items: Sequence[Any], react: Callable[[Any], Any]) -> Failed | None:
         state, index = self.state, 0
         try:
             for index, item in enumerate(items):
                 state.event = index
-                react(item)
+                returned = react(item)
+                if returned is not None:
+                    refuse_unfinished("a method for events", returned)
                 state.event = -1
                 state.make_room()
             # Once for all events: a value that many of them change is encoded once.

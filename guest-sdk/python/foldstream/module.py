@@ -122,6 +122,8 @@ def _describe(module: type[Module]) -> _Description:
             tables[name] = (member, member._declared())
             if member._sets_timers and not module.manifest._sets_timers():
                 raise TypeError(f"{shown}: {name} sets timers, which the manifest does not declare; add timers=True")
+        if name in _CALLED:
+            _refuse_waiting(shown, name, member)
         for kind in getattr(member, "__foldstream_on__", ()):
             if kind in handlers:
                 raise TypeError(f"{shown}: two methods handle events of type {kind!r}")
@@ -142,8 +144,28 @@ def _clash(one: str, other: str) -> bool:
     return f"{one}/".startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
+_CALLED = {"apply", "handle", "migrate", "on_timer"}
+"""Methods that a host calls by their names."""
+
+
+def _refuse_waiting(shown: str, name: str, method: Any) -> None:
+    """A method that Python would only prepare when it is called: nothing here runs it."""
+    inner = inspect.unwrap(method)
+    if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
+        raise TypeError(f"{shown}.{name} must not be async: nothing here waits for it")
+    if inspect.isgeneratorfunction(inner):
+        raise TypeError(f"{shown}.{name} must not have `yield`: nothing here takes what it yields, so it never runs")
+
+
+def refuse_unfinished(shown: str, returned: Any) -> None:
+    """The same of what a method returned."""
+    if hasattr(returned, "__await__") or hasattr(returned, "__anext__") or hasattr(returned, "__next__"):
+        raise TypeError(f"{shown} returned a {type(returned).__name__}, which nothing here runs")
+
+
 def _typed_parameters(shown: str, method: Any, most: int) -> list[Any]:
     """The declared types of a method's parameters after `self`."""
+    _refuse_waiting(shown, method.__name__, method)
     parameters = list(inspect.signature(method).parameters.values())[1:]
     if len(parameters) > most:
         raise TypeError(f"{shown}.{method.__name__} takes at most {most} parameters after self")
@@ -170,12 +192,12 @@ def _handler(shown: str, method: Any, effects: int) -> Callable[..., None]:
         raise TypeError(f"{shown}.{method.__name__} takes the event: {wanted}")
     decode = _codec_of(shown, method, types[1]).decode
 
-    def handle(module: Any, event: Event, *effects: Any) -> None:
+    def handle(module: Any, event: Event, *effects: Any) -> Any:
         try:
             data = decode(parse(event.data))
         except Mismatch as error:
             raise Mismatch(f"event {event.sequence} ({event.subject}): {error}") from None
-        method(module, event, data, *effects)
+        return method(module, event, data, *effects)
 
     return handle
 
@@ -184,7 +206,7 @@ def _query(shown: str, name: str, method: Any) -> Query:
     types = _typed_parameters(shown, method, 1)
     description = " ".join((inspect.getdoc(method) or "").split())
     if not types:
-        return Query(name, description, lambda module, _: to_json(method(module)))
+        return Query(name, description, lambda module, _: _answered(name, method(module)))
     decode = _codec_of(shown, method, types[0]).decode
 
     def answer(module: Any, arguments: str | bytes) -> str:
@@ -192,9 +214,14 @@ def _query(shown: str, name: str, method: Any) -> Query:
             given = _arguments(decode, arguments)
         except Mismatch as error:
             raise InvalidArguments(str(error)) from None
-        return to_json(method(module, given))
+        return _answered(name, method(module, given))
 
     return Query(name, description, answer)
+
+
+def _answered(name: str, answer: Any) -> str:
+    refuse_unfinished(f"query {name}", answer)
+    return to_json(answer)
 
 
 def _arguments(decode: Callable[[Any], Any], arguments: str | bytes) -> Any:

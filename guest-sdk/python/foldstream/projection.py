@@ -40,7 +40,7 @@ class Projection(Module):
         says; override it to handle events in another way."""
         handler = self.__foldstream__.handlers.get(event.kind)
         if handler is not None:
-            handler(self, event)
+            return handler(self, event)
 
     __foldstream_method__ = "apply"
     __foldstream_default__ = apply

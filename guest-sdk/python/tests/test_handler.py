@@ -20,11 +20,12 @@ from foldstream import (
     Table,
     Timer,
     Timestamp,
+    log,
     on,
     query,
 )
 from foldstream.effects import Cancelled, Message
-from foldstream.errors import Mismatch
+from foldstream.errors import Mismatch, summary
 from foldstream.instance import Instance
 from foldstream.testing import GivenEvent, Harness, Memory, Published, event
 
@@ -280,6 +281,102 @@ def test_mistakes_in_handlers_are_named() -> None:
     hidden = Harness(Hidden).given(event("a"), event("a"))
     with pytest.raises(AssertionError, match="depends on the batches: message 1 is "):
         hidden.assert_same_for_any_batching()
+
+
+class Waits(Handler):
+    manifest = HandlerManifest("waits", ["a"], timers=True)
+
+    def handle(self, event: Event, effects: Effects) -> None: ...
+
+
+def test_methods_that_python_would_only_prepare_are_refused_when_they_are_declared() -> None:
+    class Handles(Waits):
+        async def handle(self, event: Event, effects: Effects) -> None: ...
+
+    class Types(Waits):
+        @on("a")
+        async def a(self, event: Event, effects: Effects) -> None: ...
+
+    class Yields(Waits):
+        @on("a")
+        def a(self, event: Event, effects: Effects) -> Any:
+            yield effects.publish("out")
+
+    class Streams(Waits):
+        @on("a")
+        async def a(self, event: Event, data: int, effects: Effects) -> Any:
+            yield data
+
+    class Fires(Waits):
+        async def on_timer(self, timer: Fired, effects: Effects) -> None: ...
+
+    class Answers(Waits):
+        @query
+        async def answer(self) -> int:
+            return 1
+
+    class Pages(Waits):
+        @query
+        def pages(self, key: str) -> Any:
+            yield 1
+
+    for handler, message in [
+        (Handles, "Handles.handle must not be async"),
+        (Types, "Types.a must not be async"),
+        (Yields, "Yields.a must not have `yield`"),
+        (Streams, "Streams.a must not be async"),
+        (Fires, "Fires.on_timer must not be async"),
+        (Answers, "Answers.answer must not be async"),
+        (Pages, "Pages.pages must not have `yield`"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            Harness(handler)
+
+
+def test_what_a_method_returned_to_be_run_later_is_refused() -> None:
+    def later() -> Any:
+        yield 1
+
+    class Returns(Waits):
+        def handle(self, event: Event, effects: Effects) -> Any:
+            return later()
+
+        def on_timer(self, timer: Fired, effects: Effects) -> Any:
+            return later()
+
+        @query
+        def answer(self) -> Any:
+            """Nothing."""
+            return later()
+
+    class Typed(Waits):
+        handle = Handler.handle
+
+        @on("a")
+        def a(self, event: Event, data: Any, effects: Effects) -> Any:
+            return later()
+
+    for handler in (Returns, Typed):
+        with pytest.raises(TypeError, match="returned a generator, which nothing here runs"):
+            Harness(handler).given(event("a"))
+    with pytest.raises(TypeError, match="query answer returned a generator"):
+        Harness(Returns).query("answer")
+    failed = Instance(Returns, Memory(Returns.manifest)).fire([Fired("a", START, START, 1, None)])
+    assert failed is not None and "returned a generator" in failed.message
+
+
+def test_messages_for_people_have_no_half_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    monkeypatch.setattr(log, "sink", lambda level, message: written.append(message))
+    log.info("cut \ud83d, whole \U0001f600")
+    log.traceback(Reject("cut \ud83d"))
+    error = Reject("bad name \ud83d")
+    error.__cause__ = ValueError("\udfff")
+    summaries = [summary(error), summary(Retry("whole ë"))]
+    assert written[0] == "cut \ufffd, whole \U0001f600"
+    assert summaries == ["bad name \ufffd: ValueError: \ufffd", "whole ë"]
+    for text in written + summaries:
+        assert text.encode()
 
 
 def test_effects_reach_the_outbox_with_the_index_of_their_cause_after_their_event() -> None:
