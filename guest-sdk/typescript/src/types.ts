@@ -39,8 +39,16 @@ function shown(value: unknown): string {
   if (value === undefined) return "nothing";
   if (Array.isArray(value)) return "a list";
   if (typeof value === "string") return "a text";
-  if (typeof value === "object") return "an object";
+  if (typeof value === "object") return isPlain(value) ? "an object" : `a value of class ${value.constructor?.name}`;
   return String(value);
+}
+
+/** Whether an object has its fields only: not of a class, such as `Date` or `Map`, whose contents are
+ * no fields. */
+function isPlain(value: object): boolean {
+  const prototype = Object.getPrototypeOf(value);
+  // Objects of another realm are plain too.
+  return prototype === null || Object.getPrototypeOf(prototype) === null;
 }
 
 function mismatch(expected: string, value: unknown): Mismatch {
@@ -193,15 +201,22 @@ export const timestamp: Type<string> = {
   },
 };
 
-/** JSON as it is. */
+/** JSON as it is. Of an object with `toJSON`, such as a `Date`, it is what that returns. */
 export const json: Type<unknown> = {
   changes: true,
   check(value) {
     if (value !== null && typeof value === "object") {
       if (Array.isArray(value)) return value.map((item) => json.check(item));
+      const { toJSON } = value as { toJSON?: unknown };
+      if (typeof toJSON === "function") return json.check(toJSON.call(value, ""));
+      if (!isPlain(value)) throw mismatch("JSON", value);
       return Object.fromEntries(Object.entries(value).map(([key, item]) => [text.check(key), json.check(item)]));
     }
     if (typeof value === "string") return text.check(value);
+    if (Number.isInteger(value) && !Number.isSafeInteger(value)) {
+      // The engine has rounded it already.
+      throw new Mismatch(`an integer beyond 2^53 - 1, about ${value}, is not exact: take it as a text, or as a \`number\``);
+    }
     if (value === null || typeof value === "boolean" || Number.isFinite(value)) return value;
     throw mismatch("JSON", value);
   },
@@ -267,7 +282,9 @@ export function map<T>(item: Type<T>): Type<Record<string, T>> {
     changes: true,
     initial: () => ({}),
     check(value) {
-      if (value === null || typeof value !== "object" || Array.isArray(value)) throw mismatch("an object", value);
+      if (value === null || typeof value !== "object" || Array.isArray(value) || !isPlain(value)) {
+        throw mismatch("an object", value);
+      }
       const entries = Object.entries(value);
       return Object.fromEntries(entries.map(([key, one]) => [text.check(key), at(key, () => item.check(one))]));
     },
