@@ -373,6 +373,33 @@ fn scenarios_find_chance_and_the_clock_in_a_module_of_any_language() {
 }
 
 #[test]
+fn a_build_says_what_would_never_run_and_where_a_module_throws_as_it_loads() {
+    let async_method = ("    def apply(", "    async def apply(");
+    let late = ("export default", "null.late();\nexport default");
+    for (language, (part, other), told) in [
+        (&PYTHON, async_method, "PageVisits.apply must not be async"),
+        (&TYPESCRIPT, late, "src/index.ts:5)"),
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let new = ["foldstream", "new", "--lang", language.name, "page-visits"];
+        run_in(folder.path(), &new).expect(0);
+        let project = folder.path().join("page-visits");
+        if !language.install.is_empty() {
+            run_in(&project, language.install).expect(0);
+        }
+        let source = project.join(language.source);
+        let text = std::fs::read_to_string(&source).expect("it is there");
+        assert!(text.contains(part), "{text}");
+        std::fs::write(&source, text.replacen(part, other, 1)).expect("written");
+        let refused = run_in(&project, &["foldstream", "build"]).expect(1).stderr;
+        assert!(
+            refused.contains(told) && !refused.contains("bundle.js"),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
 fn a_missing_tool_is_named_with_the_command_that_installs_it() {
     for (language, install) in [
         ("python", "pip install -r requirements.txt"),
@@ -624,8 +651,11 @@ async fn order_totals_stores_the_same_bytes_and_fails_alike_in_every_language() 
     same(&host).await;
 }
 
+/// What an event asks to fail by, the class of the failure, and a part of its message.
+type Failing = (&'static str, FailureClass, &'static str);
+
 /// What a module that depends on chance stored on a host of its own.
-async fn chance(module: &[u8], too_deep: Option<FailureClass>) -> Vec<foldstream::api::Entry> {
+async fn chance(module: &[u8], more: &[Failing]) -> Vec<foldstream::api::Entry> {
     let host = Host::start().await;
     let event = |number: u32| NewEvent {
         subject: format!("chance.{number}"),
@@ -637,13 +667,12 @@ async fn chance(module: &[u8], too_deep: Option<FailureClass>) -> Vec<foldstream
     let entries = host.client().entries("chance", "").await;
     assert_eq!(entries.len(), 3);
     host.prints("printed 3").await;
-    let recurses = too_deep.map(|class| ("recurse", class, "recursion"));
-    for (how, class, told) in [
+    for &(how, class, told) in [
         ("assert", FailureClass::Rejected, "it does not hold"),
         ("allocate", FailureClass::Memory, "memory"),
     ]
-    .into_iter()
-    .chain(recurses)
+    .iter()
+    .chain(more)
     {
         let failing = NewEvent {
             subject: "chance.fail".to_owned(),
@@ -665,11 +694,8 @@ async fn chance(module: &[u8], too_deep: Option<FailureClass>) -> Vec<foldstream
 async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_reach() {
     let python = module("python/tests/guests/chance");
     // Python counts its own frames; QuickJS fills the stack that the host limits.
-    let too_deep = Some(FailureClass::Rejected);
-    let (one, other) = (
-        chance(&python, too_deep).await,
-        chance(&python, too_deep).await,
-    );
+    let more = [("recurse", FailureClass::Rejected, "recursion")];
+    let (one, other) = (chance(&python, &more).await, chance(&python, &more).await);
     assert_eq!(one, other, "in Python");
     let seen = &one[0].value;
     assert_eq!(seen["slept"], json!(true), "{seen}");
@@ -680,18 +706,29 @@ async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_r
     }
 
     let typescript = module("typescript/test/guests/chance");
-    let too_deep = Some(FailureClass::Memory);
+    let too_deep = ("recurse", FailureClass::Memory, "recursion");
+    let more = [
+        too_deep,
+        // Nothing in a component runs what comes behind an `await`.
+        (
+            "wait",
+            FailureClass::Rejected,
+            "what follows would never run",
+        ),
+        ("fail later", FailureClass::Rejected, "waits for it"),
+        ("return", FailureClass::Rejected, "apply must not be async"),
+    ];
     let (one, other) = (
-        chance(&typescript, too_deep).await,
-        chance(&typescript, too_deep).await,
+        chance(&typescript, &more).await,
+        chance(&typescript, &more).await,
     );
     assert_eq!(one, other, "in TypeScript");
     let seen = &one[0].value;
     assert_eq!(seen["system"], json!([]), "{seen}");
 
     let go = module("go/tests/guests/chance");
-    let too_deep = Some(FailureClass::Memory);
-    let (one, other) = (chance(&go, too_deep).await, chance(&go, too_deep).await);
+    let more = [too_deep];
+    let (one, other) = (chance(&go, &more).await, chance(&go, &more).await);
     assert_eq!(one, other, "in Go");
     let seen = &one[0].value;
     assert_eq!(seen["slept"], json!(true), "{seen}");
@@ -702,7 +739,7 @@ async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_r
     }
 
     let c = module("c/tests/guests/chance");
-    let (one, other) = (chance(&c, None).await, chance(&c, None).await);
+    let (one, other) = (chance(&c, &[]).await, chance(&c, &[]).await);
     assert_eq!(one, other, "in C");
     let seen = &one[0].value;
     assert_eq!(seen["slept"], json!(true), "{seen}");

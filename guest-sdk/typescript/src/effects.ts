@@ -95,8 +95,10 @@ const TIME_TO_LIVE_MAX = 2 ** 31 - 1;
 export class Collected implements Effects {
   readonly #messages: Message[] = [];
   readonly #changes: TimerChange[] = [];
+  #closed = false;
 
   publish(subject: string, data?: unknown, options: MessageOptions = {}): void {
+    this.#refuseLate();
     const place = `a message to ${subject}`;
     this.#messages.push({
       subject: checked("the subject of a message", text, subject),
@@ -111,6 +113,7 @@ export class Collected implements Effects {
   }
 
   setTimer(name: string, atUs: number, { key }: { key?: string } = {}): void {
+    this.#refuseLate();
     const place = `timer ${name}`;
     const timer = {
       name: checked("the name of a timer", text, name),
@@ -121,6 +124,7 @@ export class Collected implements Effects {
   }
 
   cancelTimer(name: string): void {
+    this.#refuseLate();
     this.#changes.push({ cancel: checked("the name of a timer", text, name) });
   }
 
@@ -128,6 +132,15 @@ export class Collected implements Effects {
     const inbox = event.headers.get(REPLY_TO);
     if (inbox === undefined || inbox.length > INBOX_BYTES_MAX || !INBOX.test(inbox)) return;
     this.publish(inbox, data, { type: "reply" });
+  }
+
+  /** The event is handled: what comes later comes from asynchronous code, which a test engine runs. */
+  close(): void {
+    this.#closed = true;
+  }
+
+  #refuseLate(): void {
+    if (this.#closed) throw new TypeError("the event is handled: its effects can't change any more");
   }
 
   passOn(cause: number, outbox: Outbox): void {

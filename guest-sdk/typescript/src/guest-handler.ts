@@ -4,7 +4,7 @@ import { publishWith } from "foldstream:module/outbox@0.1.0";
 import type { Payload } from "foldstream:module/state@0.1.0";
 import { cancel, set } from "foldstream:module/timers@0.1.0";
 import type { Outbox } from "./effects";
-import { inboxOf, manifestOf, microseconds, payloadOf, Running, type WireEvent } from "./guest";
+import { inboxOf, manifestOf, microseconds, payloadOf, Running, type Load, type WireEvent } from "./guest";
 import { Handler } from "./handler";
 import { publishesOf } from "./manifest";
 import { Fired } from "./timers";
@@ -46,8 +46,8 @@ const outbox: Outbox = {
 };
 
 /** The functions that a component exports. */
-export function exported(module: unknown, migrates: boolean) {
-  const running = new Running(module, migrates, {
+export function exported(load: Load, migrates: boolean) {
+  const running = new Running(load, migrates, {
     base: Handler,
     name: "handler",
     otherwise: 'a projection needs no "kind" of "foldstream" in package.json',

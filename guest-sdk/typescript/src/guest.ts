@@ -11,6 +11,7 @@ import type { Module, ModuleClass } from "./module";
 import { firstPlace, resolveStack } from "./stack";
 import type { Backend } from "./tables";
 import type { Fired } from "./timers";
+import { watchPromises } from "./waiting";
 
 /** Most entries that a host takes in one call. */
 const PUTS_MAX = 65_536;
@@ -46,6 +47,9 @@ const state: Backend = {
 
 const NO_HEADERS: ReadonlyMap<string, string> = new Map();
 
+/** Evaluates the file of a module, and returns what it exports. */
+export type Load = () => { default?: unknown };
+
 /** A kind of module, as its class says it. */
 export interface Kind<M extends Module> {
   /** The class that modules of the kind extend. */
@@ -74,7 +78,8 @@ export class Running<M extends Module> {
 
   /** Runs when the component is built, so a mistake in a declaration is found then. `migrates` says
    * whether the component exports `migrate`. */
-  constructor(module: unknown, migrates: boolean, { base, name, otherwise, outbox }: Kind<M>) {
+  constructor(load: Load, migrates: boolean, { base, name, otherwise, outbox }: Kind<M>) {
+    const { default: module } = inSources(load);
     if (typeof module !== "function" || !(module.prototype instanceof base)) {
       const advice = `the module must export its ${name}: export default class … extends ${base.name}`;
       throw new TypeError(`${advice}; ${otherwise}`);
@@ -86,7 +91,8 @@ export class Running<M extends Module> {
       throw new TypeError(`${this.#made.name} lacks its manifest: static override manifest = { name, subjects }`);
     }
     setConsole();
-    const { module: made } = opened(this.#made);
+    watchPromises();
+    const { module: made } = inSources(() => new Instance(this.#made, state));
     if (migrates !== (made.migrate !== undefined)) {
       const setting = '"foldstream": { "migrates": true }';
       throw new TypeError(
@@ -165,10 +171,10 @@ function eventOf({ sequence, timeNs, subject, kind, headers, data }: WireEvent):
   return new Event(sequence, microseconds(timeNs), subject, kind, named, data.val);
 }
 
-/** An instance, or what is wrong with the declarations, in terms of the sources. */
-function opened(made: ModuleClass): Instance {
+/** What a call returns; what it throws has the places of the sources. */
+function inSources<T>(call: () => T): T {
   try {
-    return new Instance(made, state);
+    return call();
   } catch (error) {
     if (error instanceof Error) error.stack = resolveStack(error.stack ?? "");
     throw error;
@@ -177,15 +183,20 @@ function opened(made: ModuleClass): Instance {
 
 function queryError(error: unknown) {
   if (error instanceof NotFound) return { tag: "not-found" };
-  if (error instanceof InvalidArguments) return { tag: "invalid-arguments", val: error.message };
+  if (error instanceof InvalidArguments) return { tag: "invalid-arguments", val: summary(error) };
   return { tag: "failed", val: summary(error, firstPlace) };
 }
 
 /** Writes where an error came from to the log, unless it was thrown on purpose. */
 function tell(error: unknown): void {
   if (error instanceof Error && !isDeliberate(error)) {
-    write("error", `${error.name}: ${error.message}\n${resolveStack(error.stack ?? "")}`.trimEnd());
+    log("error", `${error.name}: ${error.message}\n${resolveStack(error.stack ?? "")}`.trimEnd());
   }
+}
+
+/** Writes to the host's log. Half of a pair of surrogates is no text, and would end the call. */
+function log(level: "debug" | "info" | "warn" | "error", message: string): void {
+  write(level, message.toWellFormed());
 }
 
 /** The console writes to the host's log. */
@@ -193,7 +204,7 @@ function setConsole(): void {
   const writer =
     (level: "debug" | "info" | "warn" | "error") =>
     (...values: unknown[]) =>
-      write(level, values.map((value) => (typeof value === "string" ? value : shown(value))).join(" "));
+      log(level, values.map((value) => (typeof value === "string" ? value : shown(value))).join(" "));
   const console = { debug: writer("debug"), log: writer("info"), info: writer("info"), warn: writer("warn"), error: writer("error") };
   Object.assign(globalThis, { console });
 }

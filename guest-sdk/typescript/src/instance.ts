@@ -10,6 +10,7 @@ import { Projection } from "./projection";
 import { NO_EVENT, State, Unwritable, type Backend } from "./tables";
 import type { Fired } from "./timers";
 import { parse } from "./types";
+import { beginCall, refuseWaiting } from "./waiting";
 
 /** Why a batch could not be applied completely. */
 export interface Failed {
@@ -55,8 +56,11 @@ export class Instance {
     } catch (error) {
       throw error instanceof Mismatch ? new InvalidArguments(error.message) : error;
     }
+    beginCall();
+    const answer = this.module.queries[name]!.answer(given);
+    refuseWaiting(`query ${name}`, answer);
     // No answer is null.
-    return JSON.stringify(this.module.queries[name]!.answer(given) ?? null);
+    return JSON.stringify(answer ?? null);
   }
 
   /** Converts a page of entries of an older version. The state is not accessible meanwhile. */
@@ -69,11 +73,12 @@ export class Instance {
 
   #each<T>(method: string, items: readonly T[], react: (item: T) => unknown): Failed | undefined {
     let index = 0;
+    beginCall();
     try {
       for (; index < items.length; index++) {
         this.#state.event = index;
         const returned = react(items[index]!);
-        if (returned instanceof Promise) throw new TypeError(`${method} must not be async: a fold waits for nothing`);
+        refuseWaiting(method, returned);
         this.#state.event = NO_EVENT;
         this.#state.makeRoom();
       }
@@ -90,6 +95,7 @@ export class Instance {
   #acting(react: (effects: Effects) => unknown): unknown {
     const collected = new Collected();
     const returned = react(collected);
+    collected.close();
     // The host finds the cause by its index in the batch.
     if (this.#outbox !== undefined) collected.passOn(this.#state.event, this.#outbox);
     return returned;

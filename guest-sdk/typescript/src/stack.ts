@@ -61,6 +61,8 @@ export function resolveStack(stack: string): string {
     .split("\n")
     .filter((frame) => frame.trim() !== "")
     .map((frame) => frame.replace(/[^\s(]*?:(\d+):(\d+)/, (all, line, column) => resolve(Number(line), Number(column)) ?? all))
+    // What the map does not have is of the bundler.
+    .filter((frame) => !/\/bundle\.js:\d/.test(frame))
     .join("\n");
 }
 

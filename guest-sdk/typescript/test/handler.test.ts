@@ -13,6 +13,7 @@ import {
   Retry,
   hours,
   json,
+  map,
   minutes,
   query,
   seconds,
@@ -115,6 +116,72 @@ test("values that no message can have reject the event by name", () => {
     }
   }
   assert.throws(() => new Harness(Careless).given(event("a")), /a message to b: data: expected JSON, found NaN/);
+});
+
+test("data that has no form in JSON is refused, and what has one is written like an answer", () => {
+  const data: unknown[] = [];
+  class Data extends Handler {
+    static override manifest: HandlerManifest = { name: "data", subjects: ["in"], publishes: ["out"] };
+    kept = this.table("kept", text, json);
+    named = this.table("named", text, map(u64));
+    handle(event: Event, effects: Effects): void {
+      const [how, value] = data[event.sequence - 1] as [string, any];
+      if (how === "publish") effects.publish("out", value);
+      else if (how === "json") this.kept.set("a", value);
+      else this.named.set("a", value);
+    }
+    override queries = { answer: query("The same, as an answer", () => data[0]) };
+  }
+  const day = new Date(0);
+  const own = { toJSON: () => ({ total: 5 }) };
+  data.push(["publish", { at: day, own }], ["json", [day]], ["map", Object.assign(Object.create(null), { a: 1 })]);
+  const written = new Harness(Data).given(event("in"), event("in"), event("in"));
+  const at = "1970-01-01T00:00:00.000Z";
+  assert.deepEqual(written.published()[0]!.data, { at, own: { total: 5 } });
+  assert.deepEqual(written.query("answer")[1], { at, own: { total: 5 } });
+  assert.deepEqual(written.entries(), { "kept/a": [at], "named/a": { a: 1 } });
+
+  class Order {
+    total = 5;
+  }
+  for (const [how, value, message] of [
+    ["publish", new Map([["a", 1]]), "a message to out: data: expected JSON, found a value of class Map"],
+    ["publish", { inside: [new Set([1])] }, "found a value of class Set"],
+    ["publish", { order: new Order() }, "found a value of class Order"],
+    ["publish", { bytes: new Uint8Array(2) }, "found a value of class Uint8Array"],
+    ["publish", { id: 2 ** 53 }, "an integer beyond 2^53 - 1, about 9007199254740992, is not exact"],
+    ["json", new Map([["a", 1]]), "a value for table kept: expected JSON, found a value of class Map"],
+    ["map", new Map([["a", 1]]), "a value for table named: expected an object, found a value of class Map"],
+  ] as const) {
+    data.splice(0, data.length, [how, value]);
+    assert.throws(
+      () => new Harness(Data).given(event("in")),
+      (error) => error instanceof Mismatch && error.message.includes(message),
+      message,
+    );
+  }
+});
+
+test("asynchronous code is refused, because nothing waits for it", async () => {
+  const late: (() => void)[] = [];
+  class Waits extends Handler {
+    static override manifest: HandlerManifest = { name: "waits", subjects: ["*"], publishes: ["out"], timers: true };
+    handle(event: Event, effects: Effects): void {
+      if (event.subject === "thenable") return { then() {} } as any;
+      late.push(() => effects.publish("out"), () => effects.setTimer("a", 0), () => effects.cancelTimer("a"));
+    }
+    override async onTimer() {}
+    override queries = {
+      async: query("Waits", async () => 1),
+      thenable: query("Waits", text, () => ({ then() {} })),
+    };
+  }
+  const waits = new Harness(Waits).given(event("late"));
+  assert.throws(() => waits.given(event("thenable")), /^TypeError: handle must not be async/);
+  assert.throws(() => waits.query("async"), /^TypeError: query async must not be async/);
+  assert.throws(() => waits.query("thenable", ""), /query thenable must not be async/);
+  for (const act of late) assert.throws(act, /the event is handled/);
+  assert.deepEqual([waits.published(), waits.timers()], [[], []]);
 });
 
 test("what the manifest does not declare is refused", () => {

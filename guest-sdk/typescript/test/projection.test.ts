@@ -219,12 +219,28 @@ test("values are read and written in the order of their type", () => {
     [number, NaN, "expected a finite number"],
     [text, "\ud800", "half of a pair of surrogates is no text"],
     [json, { a: [undefined] }, "expected JSON"],
+    [json, parse('{"id":9007199254740993}'), "an integer beyond 2^53 - 1, about 9007199254740992, is not exact"],
+    [map(json), parse('{"id":-1e300}'), "id: an integer beyond 2^53 - 1"],
     [oneOf("a"), "b", "expected one of a"],
     [tuple(text), [], "expected a list of 1"],
     [record({}), [], "expected an object, found a list"],
   ] as const) {
     assert.throws(() => type.check(value), (error) => error instanceof Mismatch && error.message.includes(message), message);
   }
+});
+
+test("messages for people and beginnings of keys have no half characters", () => {
+  const cut = "a🦀".slice(0, 2);
+  assert.equal(summary(new Reject(`bad ${cut}`, { cause: `thrown ${cut}` })), "bad a\ufffd: thrown: thrown a\ufffd");
+  assert.equal(summary(new RangeError(cut), () => ` ${cut}`), "RangeError: a\ufffd a\ufffd");
+  class Starts extends Projection {
+    static override manifest: Manifest = { name: "starts", subjects: ["a"] };
+    seen = this.table("seen", text, u64);
+    apply() {
+      for (const _ of this.seen.scan({ startingWith: cut }));
+    }
+  }
+  assert.throws(() => new Harness(Starts).given(event("a")), /half of a pair of surrogates is no text/);
 });
 
 test("mistakes in declarations are named", () => {

@@ -20,8 +20,27 @@ export default class Chance extends Projection {
     console.log("printed", event.sequence);
   }
 
+  private async later(): Promise<void> {
+    await null;
+    this.seen.set(0, "never");
+  }
+
+  private async failing(): Promise<void> {
+    throw new RangeError("it is lost");
+  }
+
+  private async succeeding(): Promise<void> {}
+
   private fail(how: string): void {
     switch (how) {
+      case "wait":
+        void this.later();
+        return;
+      case "fail later":
+        void this.failing();
+        return;
+      case "return":
+        return this.succeeding() as any;
       case "assert":
         throw new RangeError("it does not hold");
       case "recurse":

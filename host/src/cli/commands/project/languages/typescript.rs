@@ -246,16 +246,25 @@ async fn bundle_project(
         Kind::Handler => "manifest, inbox, handle, onTimer, query",
     };
     let migrate = if migrates { ", migrate" } else { "" };
-    // Next to the bundle, and resolved as if it were in the project.
-    let entry = format!(
-        "import module from {};\nimport {{ exported }} from \"@foldstream/sdk/guest-{}\";\nexport \
-         const {{ {functions}{migrate} }} = exported(module, {migrates});\n",
+    // Next to the bundle, and resolved as if they were in the project. With `require` the SDK evaluates
+    // the module, and says where in the sources it throws.
+    let module = format!(
+        "export {{ default }} from {};\n",
         serde_json::Value::from(main.to_string_lossy()),
+    );
+    let entry = format!(
+        "import {{ exported }} from \"@foldstream/sdk/guest-{}\";\nexport const {{ {functions}{migrate} }} = \
+         exported(() => require(\"./module.ts\"), {migrates});\n",
         kind.name(),
     );
-    let stdin = bundle.with_extension("entry.ts");
-    std::fs::write(&stdin, entry).with_context(|| format!("cannot write {}", stdin.display()))?;
-    let mut arguments: Vec<OsString> = vec![stdin.into_os_string()];
+    let entry_file = bundle.with_file_name("entry.ts");
+    for (file, text) in [
+        (bundle.with_file_name("module.ts"), module),
+        (entry_file.clone(), entry),
+    ] {
+        std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let mut arguments: Vec<OsString> = vec![entry_file.into_os_string()];
     arguments.extend(
         [
             "--bundle",
@@ -263,6 +272,10 @@ async fn bundle_project(
             "--platform=neutral",
             "--main-fields=module,main",
             "--target=es2023",
+            // The SDK then finds code that waits for a promise: nothing in a component runs it.
+            "--supported:async-await=false",
+            "--supported:async-generator=false",
+            "--supported:for-await=false",
             "--external:foldstream:module/*",
             "--sourcemap=external",
             "--sources-content=false",
