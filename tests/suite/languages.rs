@@ -694,7 +694,10 @@ async fn chance(module: &[u8], more: &[Failing]) -> Vec<foldstream::api::Entry> 
 async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_reach() {
     let python = module("python/tests/guests/chance");
     // Python counts its own frames; QuickJS fills the stack that the host limits.
-    let more = [("recurse", FailureClass::Rejected, "recursion")];
+    let more = [
+        ("recurse", FailureClass::Rejected, "recursion"),
+        ("drop", FailureClass::Rejected, "was never awaited"),
+    ];
     let (one, other) = (chance(&python, &more).await, chance(&python, &more).await);
     assert_eq!(one, other, "in Python");
     let seen = &one[0].value;

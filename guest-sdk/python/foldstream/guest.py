@@ -20,6 +20,7 @@ from .instance import Failed, Instance
 from .manifest import EventId, KeyRule
 from .module import Module, describe
 from .timers import Fired
+from .waiting import watch_coroutines
 
 _LEVELS = {
     "debug": host_log.Level.DEBUG,
@@ -61,6 +62,7 @@ class Running:
                 if migrates
                 else f"{name} has migrate, which needs {says}"
             )
+        watch_coroutines()
         self.module = module
         self._outbox = outbox
         self._instance: Instance | None = None

@@ -12,9 +12,10 @@ from .errors import Retry, is_deliberate, summary
 from .events import Event
 from .handler import Handler
 from .migration import NewEntries, OldEntry, Stored
-from .module import Module, describe, refuse_unfinished
+from .module import Module, describe
 from .tables import Backend, State, Unwritable
 from .timers import Fired
+from .waiting import begin_call, refuse_unfinished
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,11 @@ class Instance:
 
     def _each(self, items: Sequence[Any], react: Callable[[Any], Any]) -> Failed | None:
         state, index = self.state, 0
+        begin_call()
         try:
             for index, item in enumerate(items):
                 state.event = index
-                returned = react(item)
-                if returned is not None:
-                    refuse_unfinished("a method for events", returned)
+                refuse_unfinished("a method for events", react(item))
                 state.event = -1
                 state.make_room()
             # Once for all events: a value that many of them change is encoded once.
@@ -100,6 +100,7 @@ class Instance:
         if found is None:
             return None
         self.state.writable = False
+        begin_call()
         return found.answer(self.module, arguments)
 
 

@@ -13,6 +13,7 @@ from .errors import InvalidArguments, Mismatch
 from .events import Event
 from .manifest import Manifest
 from .tables import Part
+from .waiting import refuse_unfinished, refuse_waiting
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,7 +124,7 @@ def _describe(module: type[Module]) -> _Description:
             if member._sets_timers and not module.manifest._sets_timers():
                 raise TypeError(f"{shown}: {name} sets timers, which the manifest does not declare; add timers=True")
         if name in _CALLED:
-            _refuse_waiting(shown, name, member)
+            refuse_waiting(shown, name, member)
         for kind in getattr(member, "__foldstream_on__", ()):
             if kind in handlers:
                 raise TypeError(f"{shown}: two methods handle events of type {kind!r}")
@@ -148,24 +149,9 @@ _CALLED = {"apply", "handle", "migrate", "on_timer"}
 """Methods that a host calls by their names."""
 
 
-def _refuse_waiting(shown: str, name: str, method: Any) -> None:
-    """A method that Python would only prepare when it is called: nothing here runs it."""
-    inner = inspect.unwrap(method)
-    if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
-        raise TypeError(f"{shown}.{name} must not be async: nothing here waits for it")
-    if inspect.isgeneratorfunction(inner):
-        raise TypeError(f"{shown}.{name} must not have `yield`: nothing here takes what it yields, so it never runs")
-
-
-def refuse_unfinished(shown: str, returned: Any) -> None:
-    """The same of what a method returned."""
-    if hasattr(returned, "__await__") or hasattr(returned, "__anext__") or hasattr(returned, "__next__"):
-        raise TypeError(f"{shown} returned a {type(returned).__name__}, which nothing here runs")
-
-
 def _typed_parameters(shown: str, method: Any, most: int) -> list[Any]:
     """The declared types of a method's parameters after `self`."""
-    _refuse_waiting(shown, method.__name__, method)
+    refuse_waiting(shown, method.__name__, method)
     parameters = list(inspect.signature(method).parameters.values())[1:]
     if len(parameters) > most:
         raise TypeError(f"{shown}.{method.__name__} takes at most {most} parameters after self")

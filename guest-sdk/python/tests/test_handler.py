@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +30,7 @@ from foldstream.effects import Cancelled, Message
 from foldstream.errors import Mismatch, summary
 from foldstream.instance import Instance
 from foldstream.testing import GivenEvent, Harness, Memory, Published, event
+from foldstream.waiting import watch_coroutines
 
 START = Timestamp.parse("2026-01-01T00:00:00Z")
 MINUTE = timedelta(minutes=1)
@@ -363,6 +366,35 @@ def test_what_a_method_returned_to_be_run_later_is_refused() -> None:
         Harness(Returns).query("answer")
     failed = Instance(Returns, Memory(Returns.manifest)).fire([Fired("a", START, START, 1, None)])
     assert failed is not None and "returned a generator" in failed.message
+
+
+def test_a_coroutine_that_is_dropped_rejects_its_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Drops(Waits):
+        async def later(self) -> None: ...
+
+        def handle(self, event: Event, effects: Effects) -> None:
+            if event.kind in ("drops", "fails"):
+                self.later()
+            if event.kind == "fails":
+                raise Reject("on its own")
+
+        @query
+        def answer(self) -> int:
+            """One."""
+            self.later()
+            return 1
+
+    monkeypatch.setattr(sys, "unraisablehook", None)
+    with warnings.catch_warnings():
+        # As a component does.
+        watch_coroutines()
+        drops = Harness(Drops).given(event("a"))
+        with pytest.raises(TypeError, match="Drops.later' was never awaited; nothing here waits for it"):
+            drops.given(event("a", kind="drops"))
+        with pytest.raises(Reject, match="on its own"):
+            drops.given(event("a"), event("a", kind="fails"))
+        with pytest.raises(TypeError, match="was never awaited"):
+            drops.query("answer")
 
 
 def test_messages_for_people_have_no_half_characters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,10 +37,15 @@ class Chance(Projection):
         }
         print("printed", event.sequence)
 
+    async def later(self) -> None:
+        """Never runs."""
+
     def fail(self, how: str | bytes) -> None:
         match how:
             case "assert":
                 assert not how, "it does not hold"
+            case "drop":
+                self.later()
             case "recurse":
                 self.fail(how)
             case "exit":
