@@ -719,6 +719,7 @@ async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_r
             "what follows would never run",
         ),
         ("fail later", FailureClass::Rejected, "waits for it"),
+        ("queue", FailureClass::Rejected, "a microtask was queued"),
         ("return", FailureClass::Rejected, "apply must not be async"),
     ];
     let (one, other) = (

@@ -1,7 +1,7 @@
 /** Finds asynchronous code in a module: a host waits for no promise, so what comes behind an `await`
  * would never run. */
 
-/** What a promise lost since `beginCall`. */
+/** What was lost since `beginCall`. */
 let lost: TypeError | undefined;
 
 /** Called before the module is. */
@@ -9,8 +9,8 @@ export function beginCall(): void {
   lost = undefined;
 }
 
-/** Refuses what a method of the module returned if it was a promise, and the call if a promise lost
- * something meanwhile. */
+/** Refuses what a method of the module returned if it was a promise, and the call if something was
+ * lost meanwhile. */
 export function refuseWaiting(method: string, returned: unknown): void {
   if (typeof (returned as { then?: unknown } | null | undefined)?.then === "function") {
     throw new TypeError(`${method} must not be async: nothing here waits for a promise`);
@@ -18,8 +18,11 @@ export function refuseWaiting(method: string, returned: unknown): void {
   if (lost !== undefined) throw lost;
 }
 
-/** Notes from now on what promises lose. The build lowers `async` and `await` to calls of `Promise`. */
+/** Notes from now on what is lost. The build lowers `async` and `await` to calls of `Promise`. */
 export function watchPromises(): void {
+  globalThis.queueMicrotask = () => {
+    lost ??= new TypeError("a microtask was queued, and nothing here runs it");
+  };
   globalThis.Promise = class Promise<T> extends globalThis.Promise<T> {
     constructor(executor: (resolve: (value: T | PromiseLike<T>) => void, reject: (reason: unknown) => void) => void) {
       super((resolve, reject) => {

@@ -36,6 +36,9 @@ export default class Chance extends Projection {
       case "wait":
         void this.later();
         return;
+      case "queue":
+        queueMicrotask(() => this.seen.set(0, "never"));
+        return;
       case "fail later":
         void this.failing();
         return;
