@@ -41,6 +41,10 @@ func mismatch(parts ...string) error { return &MismatchError{strings.Join(parts,
 // within is the same error, inside of a field or an element.
 func within(place string, err error) error { return mismatch(place, ": ", err.Error()) }
 
+// inUTF8 is a message that a host takes: U+FFFD stands for what is not UTF-8, such as half of a
+// character where a text was cut. It would end the call.
+func inUTF8(message string) string { return strings.ToValidUTF8(message, "\uFFFD") }
+
 // panicError is a panic of the module.
 type panicError struct {
 	message string

@@ -166,7 +166,7 @@ func (g *Guest) call(method func(*module) *failed) unsafe.Pointer {
 		if !isRetry(failed.err) {
 			out.put8(8, 1)
 		}
-		out.putText(12, failed.err.Error())
+		out.putText(12, inUTF8(failed.err.Error()))
 	}
 	return exported()
 }
@@ -249,12 +249,12 @@ func exportQuery(name unsafe.Pointer, nameLength, kind uint32, arguments unsafe.
 	case err == errUnknownQuery:
 	case errors.As(err, &invalid):
 		out.put8(4, 1)
-		out.putText(8, err.Error())
+		out.putText(8, inUTF8(err.Error()))
 	case errors.Is(err, ErrNotFound):
 		out.put8(4, 2)
 	default:
 		out.put8(4, 3)
-		out.putText(8, err.Error())
+		out.putText(8, inUTF8(err.Error()))
 	}
 	return exported()
 }

@@ -420,3 +420,11 @@ func TestEventsAreReadFromLines(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestMessagesForPeopleAreUTF8(t *testing.T) {
+	for given, wanted := range map[string]string{"a🦀"[:3]: "a\uFFFD", "\xffë": "\uFFFDë", "whole ë": "whole ë"} {
+		if got := inUTF8(given); got != wanted {
+			t.Errorf("%q is %q", given, got)
+		}
+	}
+}

@@ -110,6 +110,10 @@ func (a *answers) handle(event *foldstream.Event, effects *foldstream.Effects) e
 		effects.Publish(said(0, "lost"))
 		effects.CancelTimer("later/" + key)
 		return errors.New("it was asked to fail")
+	case "half":
+		// Half of a character, as a slice leaves it, is in the log and in the failure.
+		foldstream.Info("half a🦀"[:len("half a")+2])
+		return errors.New("a half: a🦀"[:len("a half: a")+2])
 	case "retry":
 		return foldstream.Retry(errors.New("not yet"))
 	default:
