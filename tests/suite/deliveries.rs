@@ -45,20 +45,20 @@ fn without_their_subject() -> Config {
 
 /// Where messages go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Target {
+pub(crate) enum Target {
     Log,
     Plain(Version),
     Cursors,
 }
 
 /// A target, and a host that reaches it, over a proxy if it is a stream.
-struct Stage {
-    host: Host,
+pub(crate) struct Stage {
+    pub(crate) host: Host,
     server: Option<(NatsServer, Proxy)>,
 }
 
 impl Stage {
-    async fn start(target: Target) -> Self {
+    pub(crate) async fn start(target: Target) -> Self {
         Self::start_with(target, "").await
     }
 
@@ -85,18 +85,18 @@ impl Stage {
         Self { host, server }
     }
 
-    fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         self.host.client()
     }
 
     /// Appends an event; its sequence.
-    async fn append(&self, key: u64, what: &str) -> u64 {
+    pub(crate) async fn append(&self, key: u64, what: &str) -> u64 {
         let appended = self.client().append(&[event(key, what)]).await;
         appended.last_sequence
     }
 
     /// All messages of the target, in its order.
-    async fn stored(&self) -> Vec<Stored> {
+    pub(crate) async fn stored(&self) -> Vec<Stored> {
         match &self.server {
             Some((server, _)) => stored(server).await,
             None => reactor::logged(self.client(), "events", "out.%3E")

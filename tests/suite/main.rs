@@ -72,6 +72,7 @@ mod pressure; // clients that read nothing, send nothing, or only sit there: bou
 mod reads; // entries, pages, queries, ETags, problems, tokens
 mod refusals; // streams and servers that refuse messages of handlers, or lose what they had
 mod replies; // handlers that answer a request
+mod restores; // a handler's state from a backup, next to targets that have what it sent since
 mod retries; // parked events that are retried or dropped, by code that hangs, and before a rebuild
 mod rollout_commands; // generations from the command line: deployed, compared, promoted, rolled back
 mod sagas; // each order is done or undone once, and everybody sees what waits for what

@@ -28,7 +28,7 @@ pub use grants::{GRANTS_MAX, Grant, GrantError, Grants, overlap};
 pub use headers::{continued, outgoing, reserved};
 pub use promise::{EffectsFrom, InvalidEffectsFrom, Promise};
 pub use reply::{REPLY_AGE_MAX, answers, is_reply};
-pub use row::{Row, RowKey, due_keys, keys_of, last_key_of, queue_of_key, row_key};
+pub use row::{Row, RowKey, due_keys, key_of_turn, keys_of, last_key_of, queue_of_key, row_key};
 
 /// 64 random bits given to a deployment when it is created. Ids of effects begin with it, so that
 /// another deployment of the same name, here or elsewhere, never has the same ids.
@@ -64,25 +64,27 @@ impl<'de> Deserialize<'de> for Lineage {
 }
 
 /// The place of an effect: the input that caused it, and how many effects that input caused before
-/// it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// it. An input that was parked and is retried has the same place as ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// Sequence of the input.
     pub sequence: u64,
-    /// 0 for an event.
+    /// 0, except in a turn ([`Row::turn`]).
     pub sub: u32,
     /// Counts the effects of the input, from 0.
     pub index: u32,
 }
 
-/// In the number of an input that is no event of its own: events that were parked and are retried.
+/// In the turn of an effect whose event was parked and is retried. Earlier releases had no turns, and
+/// used such a place instead.
 pub const RELEASE_SUB: u32 = 1 << 31;
 
 /// Length of a [`Place`] as bytes.
 pub const PLACE_BYTES: usize = 16;
 
 impl Place {
-    /// Whether it belongs to an event that was parked, and retried behind others.
+    /// Whether an earlier release gave it to an effect of an event that it retried. Such a place
+    /// depends on when that was, so two effects may have the same one.
     pub fn is_of_release(self) -> bool {
         self.sub >= RELEASE_SUB
     }

@@ -2,7 +2,8 @@
 //!
 //! A key is the name of the target, an octet for the queue, and the place as 16 bytes, so that the
 //! rows of one target and queue are together and in the order of their places. In front of the place
-//! a delayed one has its time as 8 bytes, big endian. A value is a version byte, the length of a JSON
+//! a delayed one has its time as 8 bytes, big endian, and one with an order whose event was parked
+//! has its turn as 16 bytes. A value is a version byte, the length of a JSON
 //! head as four bytes big endian, the head, and the data. Version 2 has a delivery in its head, which
 //! releases that know none must not ignore.
 
@@ -35,6 +36,9 @@ pub struct Row {
     pub target: String,
     /// Its place.
     pub place: Place,
+    /// Where it is in the order of its queue, if that is not its place: its event was parked, and
+    /// was applied behind others.
+    pub turn: Option<Place>,
     /// When it was made, in nanoseconds since the Unix epoch, by this machine's clock.
     pub made_ns: u64,
     /// The effect.
@@ -84,6 +88,13 @@ pub fn row_key(target: &str, queue: Queue, time_ns: u64, place: Place) -> RowKey
     key.into()
 }
 
+/// The key of a row that has an order, and a turn in it.
+pub fn key_of_turn(target: &str, turn: Place, place: Place) -> RowKey {
+    let turn = row_key(target, Queue::Ordered, 0, turn);
+    // With the place, because another file may have had the same turn.
+    [&*turn, &place.to_bytes()].concat().into()
+}
+
 /// The keys that rows of a target can have in a queue.
 pub fn keys_of(target: &str, queue: Queue) -> RangeInclusive<RowKey> {
     let (first, last) = ENDS;
@@ -101,26 +112,45 @@ pub fn last_key_of(target: &str) -> RowKey {
     row_key(target, Queue::Conflict, 0, ENDS.1)
 }
 
-/// The target, queue, time and place of a key; none if it is damaged.
-fn parts(key: &[u8]) -> Option<(&[u8], Queue, u64, Place)> {
+/// What a key says.
+struct Parts<'a> {
+    target: &'a [u8],
+    queue: Queue,
+    /// Of a delayed row; otherwise 0.
+    time_ns: u64,
+    turn: Option<Place>,
+    place: Place,
+}
+
+/// What a key says; none if it is damaged.
+fn parts(key: &[u8]) -> Option<Parts<'_>> {
     // The first one ends the name, because names have no such octet.
     let end = key.iter().position(|octet| *octet <= CONFLICT)?;
     let (target, rest) = (&key[..end], &key[end + 1..]);
-    let place = |rest: &[u8]| rest.try_into().ok().map(Place::from_bytes);
-    match key[end] {
-        ORDERED => Some((target, Queue::Ordered, 0, place(rest)?)),
-        DELAYED => {
-            let (time, rest) = rest.split_at_checked(TIME_BYTES)?;
-            let time = u64::from_be_bytes(time.try_into().ok()?);
-            Some((target, Queue::Delayed, time, place(rest)?))
-        }
-        _ => Some((target, Queue::Conflict, 0, place(rest)?)),
-    }
+    let queue = match key[end] {
+        ORDERED => Queue::Ordered,
+        DELAYED => Queue::Delayed,
+        _ => Queue::Conflict,
+    };
+    let (front, place) = rest.split_last_chunk::<PLACE_BYTES>()?;
+    let (time_ns, turn) = match (queue, front) {
+        (Queue::Delayed, time) => (u64::from_be_bytes(time.try_into().ok()?), None),
+        (_, []) => (0, None),
+        (Queue::Ordered, turn) => (0, Some(Place::from_bytes(turn.try_into().ok()?))),
+        (Queue::Conflict, _) => return None,
+    };
+    Some(Parts {
+        target,
+        queue,
+        time_ns,
+        turn,
+        place: Place::from_bytes(*place),
+    })
 }
 
-/// The queue of a row, and its time if it is delayed; none if its key is damaged.
-pub fn queue_of_key(key: &[u8]) -> Option<(Queue, u64, Place)> {
-    parts(key).map(|(_, queue, time, place)| (queue, time, place))
+/// The queue and the place of a row; none if its key is damaged.
+pub fn queue_of_key(key: &[u8]) -> Option<(Queue, Place)> {
+    parts(key).map(|parts| (parts.queue, parts.place))
 }
 
 impl Row {
@@ -128,7 +158,22 @@ impl Row {
     pub fn key(&self) -> RowKey {
         let delivery = &self.effect.delivery;
         let time_ns = delivery.not_before_ns.unwrap_or(0);
-        row_key(&self.target, delivery.queue(), time_ns, self.place)
+        match (delivery.queue(), self.turn) {
+            (Queue::Ordered, Some(turn)) => key_of_turn(&self.target, turn, self.place),
+            // What leaves the order has no turn in it any more.
+            (queue, _) => row_key(&self.target, queue, time_ns, self.place),
+        }
+    }
+
+    /// Its place in the order of its queue.
+    pub fn order(&self) -> Place {
+        self.turn.unwrap_or(self.place)
+    }
+
+    /// Whether something else than its place says that it is stored, because a later place says
+    /// nothing about it. So it is with every delayed one.
+    pub fn has_note(&self) -> bool {
+        self.turn.is_some() || self.effect.has_condition()
     }
 
     /// Since when it could have been sent, in nanoseconds since the Unix epoch.
@@ -173,7 +218,13 @@ impl Row {
 
     /// The row of a key and a value; none if it is damaged or written by a newer release.
     pub fn read(key: &[u8], value: Bytes) -> Option<Self> {
-        let (target, queue, time_ns, place) = parts(key)?;
+        let Parts {
+            target,
+            queue,
+            time_ns,
+            turn,
+            place,
+        } = parts(key)?;
         let target = std::str::from_utf8(target).ok()?;
         if ![PLAIN, WITH_DELIVERY].contains(value.first()?) {
             return None;
@@ -213,6 +264,7 @@ impl Row {
         Some(Self {
             target: target.to_owned(),
             place,
+            turn,
             made_ns,
             effect,
         })
@@ -241,6 +293,7 @@ mod tests {
         Row {
             target: "orders".to_owned(),
             place,
+            turn: None,
             made_ns: 5,
             effect,
         }
@@ -299,9 +352,62 @@ mod tests {
         let key = |time_ns, sequence| row_key("a", Queue::Delayed, time_ns, place(sequence));
         assert!(key(1, 9) < key(1, 10) && key(1, 10) < key(2, 1) && key(255, 1) < key(256, 0));
         assert!(due_keys("a", 2).contains(&key(2, 7)) && !due_keys("a", 2).contains(&key(3, 1)));
-        assert_eq!(
-            queue_of_key(&key(2, 7)),
-            Some((Queue::Delayed, 2, place(7)))
+        assert_eq!(queue_of_key(&key(2, 7)), Some((Queue::Delayed, place(7))));
+    }
+
+    #[test]
+    fn row_with_a_turn_is_behind_those_before_its_turn_and_keeps_its_place() {
+        let place = |sequence, sub| Place {
+            sequence,
+            sub,
+            index: 0,
+        };
+        let of = |place, turn, delivery| Row {
+            place,
+            turn,
+            ..row(Payload::from("{}"), delivery)
+        };
+        let turn = Some(place(9, 1 << 31));
+        let released = of(place(3, 0), turn, Delivery::default());
+        let other = of(place(4, 0), turn, Delivery::default());
+        let keys = [
+            of(place(9, 0), None, Delivery::default()).key(),
+            released.key(),
+            other.key(),
+            of(place(10, 0), None, Delivery::default()).key(),
+        ];
+        assert!(keys.is_sorted_by(|one, next| one < next), "{keys:?}");
+        assert!(
+            keys.iter()
+                .all(|key| keys_of("orders", Queue::Ordered).contains(key))
         );
+        let found = Row::read(&released.key(), released.value());
+        assert_eq!(found.as_ref(), Some(&released));
+        assert_eq!(
+            (released.order(), queue_of_key(&keys[1])),
+            (place(9, 1 << 31), Some((Queue::Ordered, place(3, 0))))
+        );
+        // Whatever leaves the order has its place alone.
+        for delivery in &deliveries()[1..] {
+            let aside = of(place(3, 0), turn, delivery.clone());
+            let found = Row::read(&aside.key(), aside.value()).expect("it is sound");
+            assert_eq!((found.place, found.turn), (place(3, 0), None));
+        }
+    }
+
+    /// If it fails, files that exist can't be read: an earlier release wrote this row for an event
+    /// that it retried.
+    #[test]
+    fn row_of_an_earlier_release_keeps_its_place() {
+        let place = Place {
+            sequence: 9,
+            sub: 1 << 31,
+            index: 2,
+        };
+        let key = [b"orders\0".as_slice(), &place.to_bytes()].concat();
+        let of_event = row(Payload::from("{}"), Delivery::default());
+        let found = Row::read(&key, of_event.value()).expect("it is sound");
+        assert_eq!((found.place, found.turn), (place, None));
+        assert_eq!(*found.key(), *key);
     }
 }

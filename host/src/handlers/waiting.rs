@@ -9,7 +9,7 @@ use crate::audit;
 use crate::clock::wall_ns;
 use crate::deployment::Deployment;
 use crate::deployments::Error;
-use crate::effects::{Lineage, Queue, Row, RowKey, row_key};
+use crate::effects::{Lineage, Place, Queue, Row, RowKey, key_of_turn, row_key};
 use crate::overview;
 use crate::runner::Runner;
 use crate::state::Store;
@@ -298,19 +298,21 @@ fn outbox(deployment: &Deployment) -> Result<(Store, Lineage), Error> {
     Ok((store, handler.lineage))
 }
 
-fn place_of(id: &str, lineage: Lineage) -> Result<crate::effects::Place, Error> {
-    crate::effects::Place::of_id(id, lineage).ok_or_else(|| {
+fn place_of(id: &str, lineage: Lineage) -> Result<Place, Error> {
+    Place::of_id(id, lineage).ok_or_else(|| {
         Error::Refused(format!(
             "`{id}` is no id of a message of this deployment; ids begin with fs.{lineage}."
         ))
     })
 }
 
-/// Where the page after a message begins: source, queue and id. A delayed one has its time as well.
+/// Where the page after a message begins: source, queue and id. A delayed one has its time as well,
+/// and one of an event that was parked its turn, in the form of an id.
 fn page_after(row: &Row, lineage: Lineage) -> String {
     let id = row.place.id(lineage);
+    let turn = |turn: Place| format!("{}/", turn.id(lineage));
     let queue = match row.effect.delivery.queue() {
-        Queue::Ordered => String::new(),
+        Queue::Ordered => row.turn.map(turn).unwrap_or_default(),
         Queue::Delayed => format!("{}/", row.effect.delivery.not_before_ns.unwrap_or(0)),
         Queue::Conflict => format!("{CONFLICTS}/"),
     };
@@ -328,6 +330,10 @@ fn key_of_page(after: &str, lineage: Lineage) -> Result<RowKey, Error> {
     let (target, queue, time_ns, id) = match words[..] {
         [target, id] => (target, Queue::Ordered, 0, id),
         [target, CONFLICTS, id] => (target, Queue::Conflict, 0, id),
+        [target, turn, id] if turn.starts_with("fs.") => {
+            let (turn, place) = (place_of(turn, lineage)?, place_of(id, lineage)?);
+            return Ok(key_of_turn(target, turn, place));
+        }
         [target, time, id] => {
             let time_ns = time.parse().map_err(|_| refused())?;
             (target, Queue::Delayed, time_ns, id)
@@ -335,4 +341,58 @@ fn key_of_page(after: &str, lineage: Lineage) -> Result<RowKey, Error> {
         _ => return Err(refused()),
     };
     Ok(row_key(target, queue, time_ns, place_of(id, lineage)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::effects::{Delivery, Effect};
+    use crate::event::Payload;
+
+    #[test]
+    fn page_begins_behind_the_row_at_which_the_one_before_it_ended() {
+        let lineage = Lineage(7);
+        let place = |sequence, sub| Place {
+            sequence,
+            sub,
+            index: 1,
+        };
+        let delayed = Delivery {
+            not_before_ns: Some(9),
+            ..Delivery::default()
+        };
+        let conflict = Delivery {
+            conflict: Some("it has 4".to_owned()),
+            ..Delivery::default()
+        };
+        let parked = (Delivery::default(), Some(place(8, 1 << 31)));
+        for (delivery, turn) in [
+            (Delivery::default(), None),
+            parked,
+            (delayed, None),
+            (conflict, None),
+        ] {
+            let effect = Effect {
+                subject: "out".to_owned(),
+                kind: "out".to_owned(),
+                headers: Vec::new(),
+                data: Payload::from("{}"),
+                key: String::new(),
+                delivery,
+            };
+            let row = Row {
+                target: "orders".to_owned(),
+                place: place(3, 0),
+                turn,
+                made_ns: 1,
+                effect,
+            };
+            let page = page_after(&row, lineage);
+            let key = key_of_page(&page, lineage).expect("it is one");
+            assert_eq!(key, row.key(), "{page}");
+        }
+        for other in ["", "orders", "orders/x/fs.0000000000000007.3.0.1"] {
+            assert!(key_of_page(other, lineage).is_err(), "{other}");
+        }
+    }
 }

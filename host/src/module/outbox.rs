@@ -191,8 +191,6 @@ fn row(
         );
         refused("loop", message)
     })?;
-    // Of an event that was parked, another place than its own.
-    let place = writer.placed(place);
     let kind = kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
     headers.extend(effects::outgoing(
         &owner.deployment,
@@ -213,6 +211,7 @@ fn row(
     Ok(Some(Row {
         target: target.to_owned(),
         place,
+        turn: writer.turn_of(place),
         made_ns: now_ns(),
         effect,
     }))

@@ -7,8 +7,9 @@
 //! same deployment.
 //!
 //! A cursor may pass an effect that is not stored: a delayed one, whose place says nothing about when
-//! it leaves, or one whose condition does not hold. So these have a *note*, a message under a subject
-//! of their own, which is stored together with them or not at all.
+//! it leaves, one whose condition does not hold, or one of an event that was parked and is retried.
+//! So these have a *note*, a message under a subject of their own, which is stored together with them
+//! or not at all.
 //!
 //! A stream takes cursors if it allows atomic batches and has their subject among its own.
 
@@ -23,8 +24,9 @@ use super::{PASSED, Sent};
 use crate::effects::{Lineage, Place, Row};
 use crate::source::jetstream::{BatchError, Outgoing, Publisher, Unavailable};
 
-/// Most effects that are stored together. The server takes a thousand messages.
-const BATCH_MAX: usize = 500;
+/// Most effects that are stored together. The server takes a thousand messages: each may have a note,
+/// and the cursor is one.
+const BATCH_MAX: usize = 499;
 /// Most delayed effects on their way at once, each in a batch of its own: a server has 50 open ones
 /// per stream, for all that publish to it (`max_inflight_per_stream` in
 /// <https://docs.nats.io/reference/config/jetstream/limits/batch>).
@@ -50,6 +52,13 @@ impl Cursor {
     /// The subject and the sequence of the message that says so.
     fn at(&self) -> (&str, u64) {
         (&self.subject, self.sequence)
+    }
+
+    /// The place behind effects. Those that have a turn do not move it, and it never goes back.
+    fn behind(&self, rows: &[Row]) -> Place {
+        let places = rows.iter().filter(|row| row.turn.is_none());
+        let places = places.map(|row| row.place);
+        places.chain(self.through).max().unwrap_or_default()
     }
 
     /// The subject of the note of an effect.
@@ -178,18 +187,19 @@ async fn is_noted(publisher: &Publisher, subject: &str) -> Result<bool, Unavaila
     Ok(publisher.last_of(subject).await?.is_some())
 }
 
-/// The notes of effects that have a condition.
+/// The notes of effects that a cursor may pass. None may be there before.
 fn notes(cursor: &Cursor, rows: &[Row]) -> Vec<Outgoing> {
-    let with_condition = rows.iter().filter(|row| row.effect.has_condition());
+    let noted = rows.iter().filter(|row| row.has_note());
     let note = |row: &Row| {
-        let subject = cursor.note_subject(row.place);
+        let subject = cursor.note_subject(row.place).to_string();
         Outgoing {
-            subject: subject.to_string(),
+            condition: Some((subject.clone(), 0)),
+            subject,
             data: Data::of(row.place),
             ..Outgoing::default()
         }
     };
-    with_condition.map(note).collect()
+    noted.map(note).collect()
 }
 
 /// Sends effects in the order of their places, and moves the cursor with them.
@@ -201,7 +211,9 @@ pub(super) async fn send(
     conditions: &Conditions<'_>,
 ) -> Sent {
     let through = cursor.through;
-    let is_passed = |row: &Row| through.is_some_and(|through| row.place <= through);
+    // It says nothing about an effect that has a turn.
+    let is_passed =
+        |row: &Row| row.turn.is_none() && through.is_some_and(|through| row.place <= through);
     let (passed, mut rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_passed);
     let mut sent = Sent::default();
     if let Err(away) = confirm_passed(publisher, cursor, passed, &mut sent).await {
@@ -227,23 +239,32 @@ pub(super) async fn send(
             count = BATCH_MAX;
             continue;
         };
-        let is_refused = matches!(error, BatchError::NotStored(_) | BatchError::Known(_));
+        // A note that is there already makes it seem that the cursor has moved.
+        let is_refused = match &error {
+            BatchError::NotStored(_) | BatchError::Known(_) => true,
+            BatchError::Moved(_) => rows[..length].iter().any(Row::has_note),
+            BatchError::Unknown(_) => false,
+        };
         if is_refused && length > 1 {
             // One of them: those before it are stored without it.
             count = length / 2;
             continue;
         }
         let message = outgoing(&rows[0], lineage);
-        let note_subject = cursor.note_subject(rows[0].place);
-        let found = judge(publisher, &message, &error, (cursor.at(), &note_subject)).await;
-        let notes = notes(cursor, &rows[..1]);
+        let note = rows[0]
+            .has_note()
+            .then(|| cursor.note_subject(rows[0].place));
+        let found = judge(publisher, &message, &error, (cursor.at(), note.as_deref())).await;
+        let (notes, place) = (notes(cursor, &rows[..1]), cursor.behind(&rows[..1]));
         match found {
+            // An operator had it sent, or it was retried, and the state is from before that.
+            Found::Noted => {
+                sent.again += 1;
+                sent.confirmed.push(rows.remove(0));
+                continue;
+            }
             // It is there from before the first cursor, which passes it.
-            Found::Stored
-                if advance(publisher, cursor, &notes, rows[0].place)
-                    .await
-                    .is_ok() =>
-            {
+            Found::Stored if advance(publisher, cursor, &notes, place).await.is_ok() => {
                 sent.again += 1;
                 sent.confirmed.push(rows.remove(0));
                 continue;
@@ -275,6 +296,8 @@ fn words(error: &BatchError) -> String {
 
 /// What became of an effect that was not stored together with its cursor.
 enum Found {
+    /// The stream has it and its note.
+    Noted,
     /// The stream has it all the same.
     Stored,
     /// Its condition does not hold.
@@ -291,17 +314,22 @@ async fn refusal(publisher: &Publisher, message: &Outgoing, words: String) -> St
 }
 
 /// Finds out what became of a message that was refused, alone or as the first of several; `cursor` is
-/// where the cursor should be, and `note` the subject of the message's note.
+/// where the cursor should be, and `note` the subject of the message's note, if it may have one.
 async fn judge(
     publisher: &Publisher,
     message: &Outgoing,
     error: &BatchError,
-    ((cursor, sequence), note): ((&str, u64), &str),
+    ((cursor, sequence), note): ((&str, u64), Option<&str>),
 ) -> Found {
-    match error {
-        BatchError::Known(_) => Found::Stored,
-        BatchError::NotStored(words) => Found::Refused(words.clone()),
-        BatchError::Moved(why) if message.condition.is_some() => {
+    match (error, note) {
+        (BatchError::Known(_), None) => Found::Stored,
+        (BatchError::Known(_), Some(note)) => match is_noted(publisher, note).await {
+            Ok(true) => Found::Noted,
+            Ok(false) => Found::Stored,
+            Err(_) => Found::Unknown,
+        },
+        (BatchError::NotStored(words), _) => Found::Refused(words.clone()),
+        (BatchError::Moved(why), Some(note)) => {
             let Ok(last) = publisher.last_of(cursor).await else {
                 return Found::Unknown;
             };
@@ -309,19 +337,18 @@ async fn judge(
             if last.map_or(0, |(found, _)| found) != sequence {
                 return Found::Unknown;
             }
-            // An operator had it sent, and the state is from before that.
             match is_noted(publisher, note).await {
-                Ok(true) => return Found::Stored,
+                Ok(true) => return Found::Noted,
                 Ok(false) => {}
                 Err(_) => return Found::Unknown,
             }
             match publisher.own_sequence(message).await {
                 Ok(Some(_)) => Found::Stored,
-                Ok(None) => Found::Conflict(why.clone()),
-                Err(_) => Found::Unknown,
+                Ok(None) if message.condition.is_some() => Found::Conflict(why.clone()),
+                Ok(None) | Err(_) => Found::Unknown,
             }
         }
-        BatchError::Moved(_) | BatchError::Unknown(_) => Found::Unknown,
+        (BatchError::Moved(_) | BatchError::Unknown(_), _) => Found::Unknown,
     }
 }
 
@@ -399,7 +426,12 @@ async fn send_one_delayed(
         sent.confirmed.push(row);
         return (sent, None);
     }
-    match judge(publisher, &message, &error, (note.at(), &note.subject)).await {
+    let subject = Some(&*note.subject);
+    match judge(publisher, &message, &error, (note.at(), subject)).await {
+        Found::Noted => {
+            sent.again = 1;
+            sent.confirmed.push(row);
+        }
         // From before the stream took cursors.
         Found::Stored if advance(publisher, &mut note, &[], row.place).await.is_ok() => {
             sent.again = 1;
@@ -422,12 +454,13 @@ async fn store(
     cursor: &mut Cursor,
     rows: &[Row],
 ) -> Result<(), BatchError> {
-    let Some(last) = rows.last() else {
+    if rows.is_empty() {
         return Ok(());
-    };
+    }
     let mut messages: Vec<_> = rows.iter().map(|row| outgoing(row, lineage)).collect();
     messages.extend(notes(cursor, rows));
-    advance(publisher, cursor, &messages, last.place).await
+    let place = cursor.behind(rows);
+    advance(publisher, cursor, &messages, place).await
 }
 
 /// Stores messages, and the cursor at a place behind them.

@@ -3,8 +3,8 @@
 //! The log keeps a cursor for each lineage: the place of the last effect that it stored. It moves
 //! in the commit of the append. Whatever happened before (a crash, an answer that was lost, a state
 //! file from a backup), effects up to the cursor are stored and those after it are not. An effect that
-//! a cursor may pass without its being stored (a delayed one, or one with a condition) has a note: a
-//! cursor of its own, which exists or not.
+//! a cursor may pass without its being stored (a delayed one, one with a condition, or one of an event
+//! that was parked and is retried) has a note: a cursor of its own, which exists or not.
 
 use super::{PASSED, Sent};
 use crate::effects::{Lineage, PLACE_BYTES, Place, Row};
@@ -19,8 +19,10 @@ pub(super) fn send(log: &Log, lineage: Lineage, rows: Vec<Row>, delayed: Vec<Row
         Ok(cursor) => cursor,
         Err(error) => return Sent::nothing(error.to_string()),
     };
-    // Places rise, so one comparison shows what the log has.
-    let is_passed = |row: &Row| cursor.is_some_and(|cursor| row.place.to_bytes() <= cursor);
+    // Places rise, so one comparison shows what the log has; except of those that have a turn.
+    let is_passed = |row: &Row| {
+        row.turn.is_none() && cursor.is_some_and(|cursor| row.place.to_bytes() <= cursor)
+    };
     let (passed, new): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_passed);
     let mut sent = Sent::default();
     if let Err(error) = confirm_passed(log, &name, passed, &mut sent) {
@@ -119,17 +121,21 @@ fn append(
 ) {
     while !rows.is_empty() {
         let count = portion(&rows);
-        let to = rows[count - 1].place.to_bytes();
-        let mut cursors = vec![CursorMove {
+        let next = &rows[..count];
+        // The cursor says nothing about those that have a turn.
+        let places = next.iter().filter(|row| row.turn.is_none());
+        let to = places.last().map(|row| row.place.to_bytes());
+        let moved = to.map(|to| CursorMove {
             name: name.to_owned(),
             from,
             to,
-        }];
-        let has_note = rows[0].effect.has_condition();
-        cursors.extend(has_note.then(|| note(name, rows[0].place)));
-        match store(log, &rows[..count], cursors) {
+        });
+        let noted = next.iter().filter(|row| row.has_note());
+        let notes = noted.map(|row| note(name, row.place));
+        let cursors = moved.into_iter().chain(notes).collect();
+        match store(log, next, cursors) {
             Ok(()) => {
-                from = Some(to);
+                from = to.or(from);
                 sent.confirmed.extend(rows.drain(..count));
             }
             Err(log::Error::Invalid { index, message }) => {
@@ -137,10 +143,11 @@ fn append(
                 rows.truncate(index);
                 sent.trouble = Some(format!("the log refuses an effect: {message}"));
             }
-            // An operator had it sent, and the state is from before that.
-            Err(log::Error::CursorMoved(moved)) if moved == note_name(name, rows[0].place) => {
-                sent.again += 1;
-                sent.confirmed.push(rows.remove(0));
+            // An operator had it sent, or it was retried, and the state is from before that.
+            Err(log::Error::CursorMoved(moved)) if moved != name => {
+                if !confirm_noted(name, &mut rows, &moved, sent) {
+                    return;
+                }
             }
             Err(error @ log::Error::Conflict { .. }) => {
                 // Set aside before the cursor passes it, so not in this round.
@@ -156,6 +163,18 @@ fn append(
     }
 }
 
+/// Confirms the effect whose note exists; false if there is none.
+fn confirm_noted(name: &str, rows: &mut Vec<Row>, moved: &str, sent: &mut Sent) -> bool {
+    let is_it = |row: &Row| note_name(name, row.place) == moved;
+    let Some(index) = rows.iter().position(is_it) else {
+        sent.trouble = Some(log::Error::CursorMoved(moved.to_owned()).to_string());
+        return false;
+    };
+    sent.again += 1;
+    sent.confirmed.push(rows.remove(index));
+    true
+}
+
 /// Appends delayed effects, each with a cursor of its own, because their places are not in the order
 /// in which they leave.
 fn append_delayed(log: &Log, name: &str, mut rows: Vec<Row>, sent: &mut Sent) {
@@ -166,13 +185,9 @@ fn append_delayed(log: &Log, name: &str, mut rows: Vec<Row>, sent: &mut Sent) {
             Ok(()) => sent.confirmed.extend(rows.drain(..count)),
             // One of them is stored; the others are tried again without it.
             Err(log::Error::CursorMoved(moved)) => {
-                let is_it = |row: &Row| note_name(name, row.place) == moved;
-                let Some(index) = rows.iter().position(is_it) else {
-                    sent.trouble = Some(log::Error::CursorMoved(moved).to_string());
+                if !confirm_noted(name, &mut rows, &moved, sent) {
                     return;
-                };
-                sent.again += 1;
-                sent.confirmed.push(rows.remove(index));
+                }
             }
             // They have no order, so it holds nothing back.
             Err(log::Error::Invalid { index, message }) => {
@@ -227,6 +242,7 @@ mod tests {
                 sub: 0,
                 index: 0,
             },
+            turn: None,
             made_ns: 0,
             effect,
         }

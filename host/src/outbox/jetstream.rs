@@ -19,6 +19,7 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 
 use super::Sent;
+use super::ahead::Ahead;
 use super::status::since_ns;
 use crate::effects::{self, Grants, Lineage, Place, Promise, Row};
 use crate::event::Payload;
@@ -38,8 +39,8 @@ pub(super) struct Known {
     pub(super) description: Description,
     /// Waiting effects that are stored.
     pub(super) stored: Vec<Row>,
-    /// Places of effects that are stored, and that the handler makes again: its state is older.
-    pub(super) ahead: BTreeSet<Place>,
+    /// Effects that are stored, and that the handler makes again: its state is older.
+    pub(super) ahead: Ahead,
 }
 
 /// Why nobody knows for now which effects are stored.
@@ -73,7 +74,7 @@ pub(super) async fn look(
         promise: Promise::Window,
         description,
         stored: Vec::new(),
-        ahead: BTreeSet::new(),
+        ahead: Ahead::default(),
     };
     // It may have removed what it stored, or have it under another subject, so only its window can
     // recognise an id.
@@ -123,17 +124,9 @@ pub(super) async fn look(
         Some(ids) => {
             // Before the rows are read, so that none is in neither.
             let position = store.durable_position();
-            let places: BTreeSet<_> = ids
-                .iter()
-                .filter_map(|id| Place::of_id(id, lineage))
-                .collect();
-            let stored = waiting(store, target, places.clone()).await?;
-            let mut ahead = places;
-            // The places of retried events say nothing: they depend on when these were retried.
-            ahead.retain(|place| place.sequence >= position && !place.is_of_release());
-            for row in &stored {
-                ahead.remove(&row.place);
-            }
+            let places = ids.iter().filter_map(|id| Place::of_id(id, lineage));
+            let places = places.collect();
+            let (stored, ahead) = Ahead::sort(store, target, places, position).await?;
             Ok(Known {
                 stored,
                 ahead,
@@ -185,22 +178,6 @@ async fn of_other_subjects(
     Ok(subjects.into_iter().collect())
 }
 
-/// Effects that wait for a target at some places.
-pub(super) async fn waiting(
-    store: &Store,
-    target: &str,
-    places: BTreeSet<Place>,
-) -> Result<Vec<Row>, state::Error> {
-    if places.is_empty() {
-        return Ok(Vec::new());
-    }
-    let store = store.clone();
-    let read = tokio::task::spawn_blocking(move || store.rows_at(&places));
-    let mut rows = state::joined(read.await)?;
-    rows.retain(|row| row.target == target);
-    Ok(rows)
-}
-
 /// What sending asks before each message.
 pub(super) struct Conditions<'a> {
     /// Whether the deployment stops.
@@ -233,7 +210,7 @@ pub(super) async fn send(
     }
     // Oldest first, so that one key cannot keep the others waiting for long.
     let mut chains: Vec<Vec<Row>> = chains.into_values().collect();
-    chains.sort_by_key(|chain| chain[0].place);
+    chains.sort_by_key(|chain| chain[0].order());
     let send = |chain| send_chain(publisher, lineage, (chain, refused), conditions);
     let sent = futures_util::stream::iter(chains.into_iter().map(send));
     let mut all = Sent::default();

@@ -3,6 +3,7 @@
 //! One releaser per owner, alive while its state is open. It reads durable rows only, so nothing
 //! leaves before the commit that has it. It never decides what an effect is; it only moves it.
 
+mod ahead;
 mod cursor;
 mod embedded;
 mod jetstream;

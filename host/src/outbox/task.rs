@@ -1,6 +1,6 @@
 //! The task of an owner that sends its effects to one source.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::ahead::Ahead;
 use super::cursor::{self, Cursor};
 use super::jetstream::Refused;
 use super::releaser::Parts;
@@ -72,10 +73,9 @@ pub(super) struct Task {
     is_in_doubt: AtomicBool,
     /// How far the lineage is in the stream, if the stream takes cursors.
     cursor: Mutex<Option<Cursor>>,
-    /// Places of effects that the stream has, and that the handler makes again, because its state is
-    /// from a backup: they are not sent again. Until it has made all of them, the mark stays, so that
-    /// they are found again after a crash.
-    ahead: Mutex<BTreeSet<Place>>,
+    /// Effects that the stream has and that the handler makes again. Until it has made all of them,
+    /// the mark stays, so that they are found again after a crash.
+    ahead: Mutex<Ahead>,
     /// The stream refused something with a cursor: perhaps it takes none any more.
     doubts_cursor: AtomicBool,
     /// By which delayed effects are due.
@@ -409,13 +409,18 @@ impl Task {
         let position = self.parts.store.durable_position();
         let position = read.max().unwrap_or(0).max(position);
         // What the stream has already is confirmed without being sent, also if its grant is gone.
-        let (stored, through) = match self.stored(publisher, position).await {
+        let (mut stored, through) = match self.stored(publisher, position).await {
             Ok(found) => found,
             Err(trouble) => {
                 publisher.give_up_connection().await;
                 return Sent::nothing(trouble);
             }
         };
+        {
+            let mut ahead = self.ahead.lock();
+            let made_again = rows.iter().chain(&delayed).filter(|row| ahead.take(row));
+            stored.extend(made_again.cloned());
+        }
         let places: HashSet<Place> = stored.iter().map(|row| row.place).collect();
         for rows in [&mut rows, &mut delayed] {
             rows.retain(|row| !places.contains(&row.place));
@@ -482,21 +487,13 @@ impl Task {
 
     /// Effects up to a position that the handler has made again, and that the stream has.
     async fn made_again(&self, position: u64) -> Result<(Vec<Row>, u64), String> {
-        let next = Place {
-            sequence: position.saturating_add(1),
-            sub: 0,
-            index: 0,
-        };
-        let made: BTreeSet<Place> = self.ahead.lock().range(..next).copied().collect();
-        let rows = jetstream::waiting(&self.parts.store, &self.name, made).await;
-        let rows = rows.map_err(|error| error.to_string())?;
-        let mut ahead = self.ahead.lock();
-        // What does not wait is not made any more, or was confirmed. At the position itself there may
-        // be more: an event that was parked is retried behind others.
-        ahead.retain(|place| place.sequence >= position);
-        for row in &rows {
-            ahead.remove(&row.place);
+        let made = self.ahead.lock().made(position);
+        if made.is_empty() {
+            return Ok((Vec::new(), 0));
         }
+        let sorted = Ahead::sort(&self.parts.store, &self.name, made, position).await;
+        let (rows, left) = sorted.map_err(|error| error.to_string())?;
+        self.ahead.lock().replace_made(position, left);
         Ok((rows, 0))
     }
 

@@ -58,6 +58,7 @@ fn emit(store: &Store, writer: &mut Writer, sequence: u64, key: &str) {
             sub: 0,
             index: 0,
         },
+        turn: None,
         made_ns: sequence,
         effect,
     };

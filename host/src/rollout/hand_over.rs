@@ -426,6 +426,7 @@ mod tests {
             let row = Row {
                 target: "out".to_owned(),
                 place,
+                turn: None,
                 made_ns: 1,
                 effect,
             };

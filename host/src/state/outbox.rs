@@ -669,6 +669,7 @@ mod tests {
                 sub: 0,
                 index: 0,
             },
+            turn: None,
             made_ns: 1,
             effect,
         }

@@ -12,7 +12,7 @@
 //! say what the state has.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use redb::{
@@ -187,6 +187,12 @@ fn row_key(key: &str, sequence: u64) -> RowKey {
         .copied()
         .chain(sequence.to_be_bytes())
         .collect()
+}
+
+/// The sequence of the event of a row, by its key.
+fn sequence_of(key: &[u8]) -> Option<u64> {
+    let sequence = key.last_chunk::<8>()?;
+    Some(u64::from_be_bytes(*sequence))
 }
 
 impl Parked {
@@ -533,10 +539,7 @@ pub(super) fn write(transaction: &WriteTransaction, rows: &Rows) -> Result<(), E
             }
             Some(row) => {
                 table.insert(&**key, &**row).map_err(storage)?;
-                // The sequence is at the end of the key.
-                let sequence = key
-                    .last_chunk::<8>()
-                    .map_or(0, |bytes| u64::from_be_bytes(*bytes));
+                let sequence = sequence_of(key).unwrap_or(0);
                 lowest = Some(lowest.map_or(sequence, |lowest| lowest.min(sequence)));
                 let (head, _) = split(row).ok_or_else(damaged)?;
                 failures = failures.max(head.failure.map_or(0, |failure| failure.number));
@@ -679,6 +682,24 @@ impl Store {
                 .collect()
         };
         self.parked_of(key, &sequences)
+    }
+
+    /// Which of these sequences are parked durably. Blocking.
+    pub fn parked_among(&self, sequences: &BTreeSet<u64>) -> Result<BTreeSet<u64>, Error> {
+        let mut found = BTreeSet::new();
+        if sequences.is_empty() {
+            return Ok(found);
+        }
+        let transaction = self.inner.file.begin_read()?;
+        let Some(table) = opened(transaction.open_table(PARKED))? else {
+            return Ok(found);
+        };
+        for row in table.iter().map_err(storage)? {
+            let (key, _) = row.map_err(storage)?;
+            let sequence = sequence_of(key.value());
+            found.extend(sequence.filter(|sequence| sequences.contains(sequence)));
+        }
+        Ok(found)
     }
 
     /// These events of a parked key, as far as they are parked. Blocking.

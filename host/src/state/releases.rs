@@ -44,9 +44,9 @@ struct ReleaseRow {
 }
 
 impl Release {
-    /// The place that an effect has because its event is released: behind all effects of the
+    /// The turn that an effect has because its event is released: behind all effects of the
     /// position, and of earlier releases at it.
-    pub(super) fn placed(&self, place: Place) -> Place {
+    pub(super) fn turn_of(&self, place: Place) -> Place {
         // In order, because they come from the index.
         let found = self.sequences.binary_search(&place.sequence);
         let event = u32::try_from(found.unwrap_or(0)).unwrap_or(u32::MAX);
@@ -186,13 +186,13 @@ mod tests {
     fn release(writer: &mut Writer, key: &str, sequences: &[u64]) -> Place {
         writer.release(key, sequences.to_vec());
         writer.begin();
-        let placed = writer.placed(Place {
+        let turn = writer.turn_of(Place {
             sequence: sequences[0],
             sub: 0,
             index: 3,
         });
         writer.publish_in_place(BTreeMap::new());
-        placed
+        turn.expect("it is released")
     }
 
     #[test]
@@ -252,18 +252,18 @@ mod tests {
             sequences: vec![2, 5],
             is_drop: false,
         };
-        let placed = |sequence, index| {
-            release.placed(Place {
+        let turn = |sequence, index| {
+            release.turn_of(Place {
                 sequence,
                 sub: 0,
                 index,
             })
         };
         let places = [
-            placed(2, 0),
-            placed(2, EFFECTS_PER_EVENT_MAX - 1),
-            placed(5, 0),
-            placed(5, 1),
+            turn(2, 0),
+            turn(2, EFFECTS_PER_EVENT_MAX - 1),
+            turn(5, 0),
+            turn(5, 1),
         ];
         assert!(
             places.windows(2).all(|pair| pair[0] < pair[1]),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::file::{File, guarded, storage};
 use super::outbox::OUTBOX;
 use super::{Error, Store};
-use crate::effects::{Place, Queue, Row, RowKey, keys_of, queue_of_key, row_key};
+use crate::effects::{Place, Queue, Row, RowKey, keys_of, queue_of_key};
 
 /// Most rows, and about the most bytes, that are in memory while all are looked at.
 const PAGE: (usize, usize) = (1_000, 4 << 20);
@@ -18,7 +18,7 @@ const PAGE: (usize, usize) = (1_000, 4 << 20);
 pub struct RefusedKeys {
     /// The keys.
     pub keys: HashSet<String>,
-    /// Those whose first effect is up to here are left out.
+    /// Those whose first effect is up to here in the order are left out.
     pub after: Option<Place>,
 }
 
@@ -53,7 +53,7 @@ impl File {
                 let (key, row_bytes) = (&row.effect.key, row.effect.data.len());
                 if refused.keys.contains(key) {
                     let is_first = met.insert(key.clone());
-                    if !is_first || refused.after.is_some_and(|after| row.place <= after) {
+                    if !is_first || refused.after.is_some_and(|after| row.order() <= after) {
                         continue;
                     }
                     // Half of it is for others.
@@ -62,7 +62,7 @@ impl File {
                         continue;
                     }
                     (heads, heads_bytes) = (heads + 1, heads_bytes + row_bytes);
-                    last_head = Some(row.place);
+                    last_head = Some(row.order());
                 }
                 bytes += row_bytes;
                 rows.push(row);
@@ -173,34 +173,19 @@ impl Store {
 
     /// Durable effects at some places, without confirmed ones. Blocking.
     pub fn rows_at(&self, places: &BTreeSet<Place>) -> Result<Vec<Row>, Error> {
-        let confirmed = self.inner.outbox.pending().confirmed;
-        let mut rows = Vec::new();
-        let is_waiting = |key: &[u8]| !confirmed.contains(key);
-        // A place does not name its target, so each one is asked; there are few.
-        for target in self.effect_targets()? {
-            for place in places {
-                for queue in [Queue::Ordered, Queue::Conflict] {
-                    let key = row_key(&target, queue, 0, *place);
-                    let range = (Bound::Included(&*key), Bound::Included(&*key));
-                    let found =
-                        guarded(|| self.inner.file.rows_in(range, is_waiting, (1, usize::MAX)));
-                    rows.extend(found?.0);
-                }
-            }
-            // Nor does it name a time; their keys are walked through, of which there are not many.
-            let (first, last) = keys_of(&target, Queue::Delayed).into_inner();
-            let range = (Bound::Included(&*first), Bound::Included(&*last));
-            let is_wanted = |key: &[u8]| {
-                let place = queue_of_key(key).map(|(_, _, place)| place);
-                is_waiting(key) && place.is_some_and(|place| places.contains(&place))
-            };
-            let found = guarded(|| {
-                self.inner
-                    .file
-                    .rows_in(range, is_wanted, (places.len(), usize::MAX))
-            });
-            rows.extend(found?.0);
+        if places.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(rows)
+        let confirmed = self.inner.outbox.pending().confirmed;
+        // A place names neither target nor time nor turn, so all keys are walked through; there are
+        // not many.
+        let is_wanted = |key: &[u8]| {
+            let place = queue_of_key(key).map(|(_, place)| place);
+            place.is_some_and(|place| places.contains(&place)) && !confirmed.contains(key)
+        };
+        let limits = (places.len(), usize::MAX);
+        let everything = (Bound::Unbounded, Bound::Unbounded);
+        let found = guarded(|| self.inner.file.rows_in(everything, is_wanted, limits));
+        found.map(|(rows, _)| rows)
     }
 }

@@ -433,8 +433,7 @@ impl Writer {
     }
 
     /// Applies parked events with the next step, which does not move the position. Their effects
-    /// get places behind all that the state had before: targets that keep a cursor store effects
-    /// in the order of their places.
+    /// have their turn behind all that the state had before.
     pub fn release(&mut self, key: &str, sequences: Vec<u64>) {
         self.release = Some(self.inner.next_release(key, sequences));
     }
@@ -447,11 +446,10 @@ impl Writer {
         });
     }
 
-    /// The place of an effect: its own, or the one that it has because its event is released.
-    pub fn placed(&self, place: Place) -> Place {
-        self.release
-            .as_ref()
-            .map_or(place, |release| release.placed(place))
+    /// The turn of the effect at a place, if its event is released.
+    pub fn turn_of(&self, place: Place) -> Option<Place> {
+        let release = self.release.as_ref();
+        release.map(|release| release.turn_of(place))
     }
 
     /// Publishes a step that does not move the position. What watchers remember of changes up to it

@@ -89,6 +89,7 @@ fn effect_of(event: &Event) -> effects::Row {
             sub: 0,
             index: 0,
         },
+        turn: None,
         made_ns: 1,
         effect: effects::Effect {
             subject: "out".to_owned(),

@@ -1,0 +1,79 @@
+//! Effects that a stream has and that the handler makes again, because its state is from a backup.
+
+use std::collections::BTreeSet;
+
+use crate::effects::{Place, Row};
+use crate::state::{self, Store};
+
+/// Their places: these effects are not sent again.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    /// Of events behind the position of the state.
+    later: BTreeSet<Place>,
+    /// Of parked events: nobody knows when they are retried.
+    parked: BTreeSet<Place>,
+}
+
+impl Ahead {
+    /// Sorts places of effects that the stream has: those that wait are returned, and those that the
+    /// handler may make again, as far as its state is at a durable position.
+    pub(super) async fn sort(
+        store: &Store,
+        target: &str,
+        places: BTreeSet<Place>,
+        position: u64,
+    ) -> Result<(Vec<Row>, Self), state::Error> {
+        if places.is_empty() {
+            return Ok((Vec::new(), Self::default()));
+        }
+        let (store, target) = (store.clone(), target.to_owned());
+        let sorted = tokio::task::spawn_blocking(move || {
+            let before = places.iter().map(|place| place.sequence);
+            let before = before.filter(|sequence| *sequence <= position).collect();
+            // Before the rows are read, so that none is in neither: what is parked no longer has
+            // become a row, or has left.
+            let still = store.parked_among(&before)?;
+            let mut rows = store.rows_at(&places)?;
+            rows.retain(|row| row.target == target);
+            let waiting: BTreeSet<Place> = rows.iter().map(|row| row.place).collect();
+            // Those that an earlier release gave to retried events say nothing.
+            let left = places.difference(&waiting).copied();
+            let left = left.filter(|place| !place.is_of_release());
+            let (later, mut parked): (BTreeSet<_>, BTreeSet<_>) =
+                left.partition(|place| place.sequence > position);
+            parked.retain(|place| still.contains(&place.sequence));
+            Ok((rows, Self { later, parked }))
+        });
+        state::joined(sorted.await)
+    }
+
+    /// Whether the handler makes nothing again, as far as is known.
+    pub(super) fn is_empty(&self) -> bool {
+        self.later.is_empty() && self.parked.is_empty()
+    }
+
+    /// Whether an effect that waits is one of them. Then it is none any more.
+    pub(super) fn take(&mut self, row: &Row) -> bool {
+        self.later.remove(&row.place) || self.parked.remove(&row.place)
+    }
+
+    /// Those of later events that the handler has handled by now.
+    pub(super) fn made(&self, position: u64) -> BTreeSet<Place> {
+        self.later.range(..behind(position)).copied().collect()
+    }
+
+    /// Has what is left of them instead.
+    pub(super) fn replace_made(&mut self, position: u64, left: Self) {
+        self.later = self.later.split_off(&behind(position));
+        self.later.extend(left.later);
+        self.parked.extend(left.parked);
+    }
+}
+
+/// The first place behind all of a position.
+fn behind(position: u64) -> Place {
+    Place {
+        sequence: position.saturating_add(1),
+        ..Place::default()
+    }
+}
