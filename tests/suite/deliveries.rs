@@ -19,7 +19,7 @@ use foldstream_tests::{cli, guests, wait};
 const DELAY: Duration = Duration::from_secs(4);
 
 /// A stream whose window is shorter than any outage here.
-fn plain() -> Config {
+pub(crate) fn plain() -> Config {
     Config {
         duplicate_window: Duration::from_millis(200),
         ..nats::stream_config("OUT", "out.>")
@@ -27,7 +27,7 @@ fn plain() -> Config {
 }
 
 /// The same with cursors.
-fn with_cursors() -> Config {
+pub(crate) fn with_cursors() -> Config {
     Config {
         subjects: vec!["out.>".to_owned(), "_fs.cursors.>".to_owned()],
         allow_atomic_publish: true,
@@ -36,7 +36,7 @@ fn with_cursors() -> Config {
 }
 
 /// The same, but the stream does not take the subject of the cursors.
-fn without_their_subject() -> Config {
+pub(crate) fn without_their_subject() -> Config {
     Config {
         subjects: vec!["out.>".to_owned()],
         ..with_cursors()
@@ -62,7 +62,7 @@ impl Stage {
         Self::start_with(target, "").await
     }
 
-    async fn start_with(target: Target, more: &str) -> Self {
+    pub(crate) async fn start_with(target: Target, more: &str) -> Self {
         let (config, version) = match target {
             Target::Log => {
                 let host = Host::start_with(more).await;
@@ -108,12 +108,12 @@ impl Stage {
     }
 
     /// The events that caused the messages, in the order of the target.
-    async fn causes(&self) -> Vec<u64> {
+    pub(crate) async fn causes(&self) -> Vec<u64> {
         let stored = self.stored().await;
         stored.iter().map(|message| message.place.0).collect()
     }
 
-    async fn waits_until(
+    pub(crate) async fn waits_until(
         &self,
         what: &str,
         is_so: impl Fn(&api::Outbox) -> bool,
@@ -126,7 +126,7 @@ impl Stage {
     }
 
     /// The messages that wait.
-    async fn waiting(&self) -> Vec<api::WaitingMessage> {
+    pub(crate) async fn waiting(&self) -> Vec<api::WaitingMessage> {
         let path = format!("/v1/deployments/{REACTOR}/outbox");
         // Nothing can be listed before the state is open.
         let page = wait::until("the state to be open", || async {
@@ -138,14 +138,14 @@ impl Stage {
     }
 
     /// Edits the stream.
-    async fn edit(&self, config: Config) {
+    pub(crate) async fn edit(&self, config: Config) {
         let (server, _) = self.server.as_ref().expect("it is a stream");
         let context = server.jetstream().await;
         context.update_stream(config).await.expect("it is edited");
     }
 
     /// Waits until the target has more messages, of which the host hears nothing.
-    async fn stores_more_than(&self, before: usize) {
+    pub(crate) async fn stores_more_than(&self, before: usize) {
         wait::until("messages to be stored without an answer", || async {
             (self.stored().await.len() > before).then_some(())
         })
@@ -153,7 +153,7 @@ impl Stage {
     }
 
     /// The answers of the server get lost from now on, or not any more.
-    fn swallow(&self, swallows: bool) {
+    pub(crate) fn swallow(&self, swallows: bool) {
         let (_, proxy) = self.server.as_ref().expect("it has a server");
         if !swallows {
             proxy.break_all();
@@ -442,7 +442,7 @@ async fn message_that_is_due_while_its_server_is_away_is_stored_once_when_it_is_
 }
 
 /// What the trouble of the only target is.
-async fn trouble(stage: &Stage) -> String {
+pub(crate) async fn trouble(stage: &Stage) -> String {
     let shown = stage
         .waits_until("name the trouble", |outbox| {
             outbox.targets[0].trouble.is_some()
@@ -592,10 +592,22 @@ async fn delayed_messages_fill_the_outbox_and_the_handler_continues_once_some_ar
     let why = format!("{shown:?}");
     assert!(why.contains("of them for their time"), "{why}");
     let waiting = stage.waiting().await;
-    let ids = waiting.iter().map(|message| message.id.as_str());
-    let words = ["outbox", "drop", REACTOR, "--reason", "a test"];
-    let words: Vec<&str> = words.into_iter().chain(ids).collect();
-    cli::on(&stage.host, &words).expect(0);
+    let drop = |waiting: &[api::WaitingMessage]| {
+        let ids = waiting.iter().map(|message| message.id.as_str());
+        let words = ["outbox", "drop", REACTOR, "--reason", "a test"];
+        let words: Vec<&str> = words.into_iter().chain(ids).collect();
+        cli::on(&stage.host, &words).expect(0);
+    };
+    // The handler continues when a tenth of them is gone, and is said to wait until then.
+    let position = shown.position;
+    drop(&waiting[..1]);
+    let shown = stage.client().show(REACTOR).await;
+    let outbox = shown.outbox.expect("it is a handler");
+    assert_eq!(
+        (outbox.entries, outbox.full, shown.position),
+        (19, true, position)
+    );
+    drop(&waiting[1..]);
     stage.waits_until("be full again", full).await;
     // One that leaves at its time counts as one that is dropped.
     let waiting = stage.waiting().await;
@@ -655,6 +667,31 @@ async fn others_leave_soon(stage: &Stage, left: u64, mut wanted: Vec<u64>, keys:
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
     assert_eq!(stage.causes().await, wanted);
+}
+
+#[tokio::test]
+async fn many_refused_delayed_messages_hold_none_back_that_is_behind_them() {
+    let stage = Stage::start(Target::Cursors).await;
+    let refused: Vec<_> = (0..300).map(|key| event(key, "overdue")).collect();
+    stage.client().append(&refused).await;
+    let mut wanted = Vec::new();
+    for _ in 0..3 {
+        let begun = std::time::Instant::now();
+        wanted.push(stage.append(1, "past").await);
+        stage
+            .waits_until("have all", |outbox| outbox.delayed >= 300)
+            .await;
+        wait::until("it to be stored", || async {
+            (stage.stored().await.len() == wanted.len()).then_some(())
+        })
+        .await;
+        let waited = begun.elapsed();
+        assert!(waited < Duration::from_secs(8), "{waited:?}");
+        // Until the pauses between attempts are long.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+    }
+    assert_eq!(stage.causes().await, wanted);
+    assert!(trouble(&stage).await.contains("--allow-msg-ttl"));
 }
 
 #[tokio::test]
@@ -867,7 +904,7 @@ async fn older_copy_of_the_state_sends_nothing_again_that_it_makes_again_later()
 }
 
 /// A stream that has this many messages, and takes no more.
-fn full(config: Config, max_messages: i64) -> Config {
+pub(crate) fn full(config: Config, max_messages: i64) -> Config {
     Config {
         max_messages,
         discard: DiscardPolicy::New,

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use foldstream::api::{self, Promise};
 use foldstream_tests::nats::Version;
 use foldstream_tests::reactor::{self, REACTOR, event, published};
 use foldstream_tests::{cli, guests};
 
-use crate::deliveries::{Stage, Target};
+use crate::deliveries::{Stage, Target, full, trouble, with_cursors, without_their_subject};
 
 /// The targets whose claim does not end with their window.
 const TARGETS: [Target; 3] = [Target::Log, Target::Plain(Version::Newest), Target::Cursors];
@@ -27,9 +28,15 @@ impl Copy {
     /// Copies the state while the host is down for a moment.
     async fn of(stage: &mut Stage) -> Self {
         stage.host.stop();
+        let copy = Self::of_stopped(stage);
+        stage.host.restart().await;
+        copy
+    }
+
+    /// Copies the state of a host that is down.
+    fn of_stopped(stage: &Stage) -> Self {
         let path = stage.host.data_dir().join("state/reactor/1.redb");
         let bytes = std::fs::read(&path).expect("it is there");
-        stage.host.restart().await;
         Self { path, bytes }
     }
 
@@ -125,4 +132,107 @@ async fn parked_events_that_are_retried_in_another_order_after_a_restore_are_ans
         }
         assert_each_once(&stage, &[first, last, later], &events, target).await;
     }
+}
+
+/// What the handler may publish from now on.
+async fn grant(stage: &Stage, subjects: &str) {
+    let grant = format!("&allow-publish={subjects}%40out");
+    let module = guests::module(REACTOR);
+    stage.client().deploy_with(REACTOR, &module, &grant).await;
+}
+
+#[tokio::test]
+async fn message_that_left_without_a_cursor_is_found_behind_one_of_an_earlier_place() {
+    let mut stage = Stage::start(Target::Cursors).await;
+    stage.edit(without_their_subject()).await;
+    let first = stage.append(3, "one").await;
+    published(stage.client(), first).await;
+    stage.edit(full(without_their_subject(), 1)).await;
+    let held = stage.append(1, "one").await;
+    let sent = stage.append(2, "one").await;
+    stage
+        .waits_until("have both", |outbox| outbox.entries == 2)
+        .await;
+    grant(&stage, "out.2.%2A").await;
+    // No attempt comes in between: its lost answer would make the host ask before it sends.
+    stage.client().act(REACTOR, "pause").await.expect(200);
+    stage.edit(without_their_subject()).await;
+    stage.swallow(true);
+    stage.client().act(REACTOR, "resume").await.expect(200);
+    stage.stores_more_than(1).await;
+    stage.host.kill();
+    let copy = Copy::of_stopped(&stage);
+    stage.swallow(false);
+    stage.edit(with_cursors()).await;
+    stage.host.restart().await;
+    grant(&stage, "out.%3E").await;
+    let shown = published(stage.client(), sent).await;
+    let promise = shown.outbox.expect("it is a handler").targets[0].promise;
+    assert_eq!(promise, Some(Promise::Exact));
+    assert_eq!(stage.causes().await, [first, sent, held]);
+
+    // As if it had been killed before it could record that.
+    copy.restore(&mut stage).await;
+    published(stage.client(), sent).await;
+    assert_eq!(stage.causes().await, [first, sent, held]);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_again_while_a_refused_message_puts_the_cursor_in_question() {
+    // Far from everything waits when the host looks at the stream.
+    let few = "[state]\noutbox_entries_max = 5\n[pipeline]\nbatch_events = 2\n";
+    let mut stage = Stage::start_with(Target::Cursors, few).await;
+    let first = stage.append(1, "one").await;
+    published(stage.client(), first).await;
+    stage.append(1, "overdue").await;
+    let why = trouble(&stage).await;
+    assert!(why.contains("--allow-msg-ttl"), "{why}");
+    let copy = Copy::of(&mut stage).await;
+    // These leave without a cursor.
+    stage.edit(without_their_subject()).await;
+    stage.host.kill();
+    stage.host.restart().await;
+    let events: Vec<_> = (0..200)
+        .map(|number| event(2 + number % 7, "one"))
+        .collect();
+    let last = stage.client().append(&events).await.last_sequence;
+    let all_but_one = |shown: &api::Deployment| {
+        let outbox = shown.outbox.as_ref();
+        shown.position >= last && outbox.is_some_and(|outbox| outbox.entries == 1)
+    };
+    let client = stage.client();
+    client
+        .show_when(REACTOR, "publish the others", all_but_one)
+        .await;
+    let before = stage.stored().await.len();
+    assert_eq!(before, 201);
+    stage.edit(with_cursors()).await;
+    copy.restore(&mut stage).await;
+    let client = stage.client();
+    client
+        .show_when(REACTOR, "make them again", all_but_one)
+        .await;
+    assert_eq!(stage.stored().await.len(), before);
+}
+
+#[tokio::test]
+async fn grant_that_is_given_again_after_a_restore_sends_nothing_again() {
+    let mut stage = Stage::start(Target::Plain(Version::Newest)).await;
+    grant(&stage, "out.1.%2A").await;
+    let first = stage.append(1, "one").await;
+    published(stage.client(), first).await;
+    let copy = Copy::of(&mut stage).await;
+    grant(&stage, "out.%3E").await;
+    let (second, third) = (stage.append(1, "one").await, stage.append(2, "one").await);
+    published(stage.client(), third).await;
+    grant(&stage, "out.1.%2A").await;
+    copy.restore(&mut stage).await;
+    let (shown, failure) = stage.client().failed(REACTOR).await;
+    assert_eq!((shown.position, failure.sequence), (second, Some(third)));
+    stage
+        .waits_until("find what it has", |outbox| outbox.entries == 0)
+        .await;
+    grant(&stage, "out.%3E").await;
+    published(stage.client(), third).await;
+    assert_eq!(stage.causes().await, [first, second, third]);
 }

@@ -297,6 +297,7 @@ fn state_of(
             timers_after: 0,
             // With the grants of then, so that a refused subject is refused again.
             grants,
+            publishes: Arc::default(),
             logs: Arc::new(bundle.logs.clone()),
         })));
     }

@@ -52,6 +52,7 @@ pub(crate) fn role(
         // counts.
         timers_after: handler.effects_after,
         grants: handler.grants.clone(),
+        publishes: generation.module.publishes.clone().into(),
         // The runner knows them.
         logs: Arc::default(),
     })))

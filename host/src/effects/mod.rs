@@ -183,6 +183,8 @@ pub struct Owner {
     pub timers_after: u64,
     /// What it may publish.
     pub grants: Grants,
+    /// The subjects that its module declares to publish.
+    pub publishes: Arc<[String]>,
     /// Targets that are embedded logs, which know no time to live.
     pub logs: Arc<BTreeSet<String>>,
 }

@@ -12,7 +12,7 @@
 //! different keys leave side by side. So the order of a key holds even if one message is refused.
 //! Delayed effects begin in the order of their times, and one that is refused holds none back.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -25,12 +25,10 @@ use crate::effects::{self, Grants, Lineage, Place, Promise, Row};
 use crate::event::Payload;
 use crate::source::jetstream::{Description, Outgoing, PublishError, Publisher, Unavailable};
 use crate::state::{self, Store};
-use crate::subject::{self, SubjectSet};
+use crate::subject::{self, Pattern, SubjectSet};
 
 /// Most messages on their way at once.
 const IN_FLIGHT: usize = 64;
-/// Most subjects without a grant that are looked for one by one.
-const SUBJECTS_MAX: usize = 64;
 
 /// What is known about the stream before effects are sent.
 #[derive(Debug)]
@@ -60,13 +58,23 @@ pub(super) enum LookError {
     Subjects(#[from] subject::Error),
 }
 
+/// Under which subjects the stream may have effects.
+#[derive(Clone, Copy)]
+pub(super) struct Looked<'a> {
+    /// What may be published now.
+    pub(super) grants: &'a Grants,
+    /// What the module declares to publish, if it matters: a grant may have been withdrawn, or not be
+    /// given again since the state is from a backup.
+    pub(super) publishes: &'a [String],
+}
+
 /// Finds out which of all effects that wait are stored, since it is in doubt; with the sequence of a
 /// cursor, which of those that may have been sent without one since.
 pub(super) async fn look(
     publisher: &Publisher,
     (store, target): (&Store, &str),
     lineage: Lineage,
-    grants: &Grants,
+    looked: Looked<'_>,
     cursor: Option<u64>,
 ) -> Result<Known, LookError> {
     let description = publisher.describe().await?;
@@ -94,30 +102,24 @@ pub(super) async fn look(
         tokio::task::spawn_blocking(move || store.remove_confirmed_effects()).await??;
         return Ok(read_back);
     }
-    let mut subjects: Vec<String> = grants
-        .iter()
-        .filter(|grant| grant.source == target)
-        .map(|grant| grant.subjects.as_str().to_owned())
-        .collect();
-    // A grant may have been withdrawn since an effect was sent.
-    subjects.extend(of_other_subjects(store, target, grants).await?);
-    subjects.retain(|subjects| !effects::is_reply(subjects));
-    if subjects.is_empty() {
+    let patterns = patterns(store, target, looked).await?;
+    if patterns.is_empty() {
         // Replies are all that it sends, and no stream has them.
         return Ok(read_back);
     }
-    let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
-    let covering = SubjectSet::parse(&subjects)?.covering();
+    let prefix = format!("fs.{lineage}.");
     // The mark first: a later cursor may hide what left before it without one.
     let mut ids = None;
     for from in [mark, cursor].into_iter().flatten() {
         // Otherwise messages after it are gone, or the stream is another one than before.
         let is_whole = description.first <= from + 1 && from <= description.last;
-        if ids.is_none() && is_whole {
-            let prefix = format!("fs.{lineage}.");
-            ids = publisher
-                .ids_after(from, covering.as_str(), &prefix)
-                .await?;
+        for pattern in patterns.iter().filter(|_| is_whole) {
+            if ids.is_none() {
+                let range = (from, description.last);
+                ids = publisher
+                    .ids_after(range, pattern.as_str(), &prefix)
+                    .await?;
+            }
         }
     }
     match ids {
@@ -154,28 +156,55 @@ pub(super) async fn look(
     }
 }
 
-/// Subjects of waiting effects that no grant covers; everything if they are many.
-async fn of_other_subjects(
+/// The patterns under which effects are looked for, the widest one first: the others count if there
+/// are too many messages under it.
+async fn patterns(
     store: &Store,
     target: &str,
-    grants: &Grants,
-) -> Result<Vec<String>, LookError> {
-    let (store, target, grants) = (store.clone(), target.to_owned(), grants.clone());
+    looked: Looked<'_>,
+) -> Result<Vec<Pattern>, LookError> {
+    let grants = looked.grants;
+    let mut narrow = None;
+    for grant in grants.iter().filter(|grant| grant.source == target) {
+        narrow = widened(narrow, grant.subjects.as_str())?;
+    }
+    let (store, target, known) = (store.clone(), target.to_owned(), grants.clone());
+    // A grant may have been withdrawn since an effect was sent.
     let found = tokio::task::spawn_blocking(move || {
-        let mut subjects = BTreeSet::new();
+        let mut narrow = Ok(narrow);
         store.for_each_effect(&target, |row| {
             let subject = &row.effect.subject;
-            if subjects.len() <= SUBJECTS_MAX && !grants.allow(subject, &target) {
-                subjects.insert(subject.clone());
+            if !known.allow(subject, &target) {
+                let before = std::mem::replace(&mut narrow, Ok(None));
+                narrow = before.and_then(|before| widened(before, subject));
             }
         })?;
-        Ok::<_, state::Error>(subjects)
+        Ok::<_, state::Error>(narrow)
     });
-    let subjects = found.await??;
-    if subjects.len() > SUBJECTS_MAX {
-        return Ok(vec![">".to_owned()]);
+    let narrow = found.await???;
+    let mut wide = narrow.clone();
+    for subjects in looked.publishes {
+        if !grants.cover(&Pattern::parse(subjects)?) {
+            wide = widened(wide, subjects)?;
+        }
     }
-    Ok(subjects.into_iter().collect())
+    let mut patterns: Vec<Pattern> = [wide, narrow].into_iter().flatten().collect();
+    patterns.dedup();
+    Ok(patterns)
+}
+
+/// The narrowest pattern that covers another and more subjects; no stream has replies.
+fn widened(pattern: Option<Pattern>, subjects: &str) -> Result<Option<Pattern>, subject::Error> {
+    if effects::is_reply(subjects) {
+        return Ok(pattern);
+    }
+    match pattern {
+        None => Pattern::parse(subjects).map(Some),
+        Some(pattern) => {
+            let both = SubjectSet::parse(&[pattern.as_str(), subjects])?;
+            Ok(Some(both.covering()))
+        }
+    }
 }
 
 /// What sending asks before each message.

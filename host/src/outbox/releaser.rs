@@ -32,6 +32,8 @@ pub(crate) struct Parts {
     pub sources: Arc<BTreeMap<String, Source>>,
     /// What may be published now.
     pub grants: Arc<dyn Fn() -> Grants + Send + Sync>,
+    /// The subjects that the module declares to publish.
+    pub publishes: Arc<dyn Fn() -> Arc<[String]> + Send + Sync>,
     /// Changes when grants do, or `is_paused`.
     pub changed: watch::Receiver<u64>,
     /// Whether an operator paused the deployment.

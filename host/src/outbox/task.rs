@@ -78,6 +78,11 @@ pub(super) struct Task {
     ahead: Mutex<Ahead>,
     /// The stream refused something with a cursor: perhaps it takes none any more.
     doubts_cursor: AtomicBool,
+    /// Nothing was sent without a cursor since the last look, so the cursor says all that there is to
+    /// say.
+    is_all_by_cursor: AtomicBool,
+    /// It was looked at since the start.
+    has_looked: AtomicBool,
     /// By which delayed effects are due.
     clock: Clock,
     /// When the task started: the steady clock counts from here.
@@ -126,6 +131,8 @@ impl Task {
             cursor: Mutex::default(),
             ahead: Mutex::default(),
             doubts_cursor: AtomicBool::new(false),
+            is_all_by_cursor: AtomicBool::new(false),
+            has_looked: AtomicBool::new(false),
             clock: Clock::default(),
             begun: Instant::now(),
             delayed_after: None,
@@ -459,16 +466,28 @@ impl Task {
         let found = cursor::find(publisher, lineage, &self.name).await;
         let found = found.map_err(|error| error.to_string())?;
         self.doubts_cursor.store(false, Ordering::Relaxed);
-        if !is_in_doubt && found.is_some() {
+        let is_known = !is_in_doubt || self.is_all_by_cursor.load(Ordering::Relaxed);
+        if is_known && found.is_some() {
             *self.cursor.lock() = found;
+            self.is_in_doubt.store(false, Ordering::Relaxed);
             return self.made_again(position).await;
         }
         let sequence = found.as_ref().and_then(Cursor::sequence);
         *self.cursor.lock() = found;
         let place = (&self.parts.store, self.name.as_str());
-        let grants = (self.parts.grants)();
-        let known = jetstream::look(publisher, place, lineage, &grants, sequence).await;
+        let (grants, publishes) = ((self.parts.grants)(), (self.parts.publishes)());
+        // A state from a backup is one that was just opened.
+        let is_from_backup =
+            !self.has_looked.load(Ordering::Relaxed) || !self.ahead.lock().is_empty();
+        let looked = jetstream::Looked {
+            grants: &grants,
+            publishes: if is_from_backup { &publishes } else { &[] },
+        };
+        let known = jetstream::look(publisher, place, lineage, looked, sequence).await;
         let known = known.map_err(|error| error.to_string())?;
+        self.has_looked.store(true, Ordering::Relaxed);
+        let has_cursor = self.cursor.lock().is_some();
+        self.is_all_by_cursor.store(has_cursor, Ordering::Relaxed);
         if sequence.is_none() {
             self.parts.status.change(&self.name, |target| {
                 (target.window, target.promise) =
@@ -517,6 +536,9 @@ impl Task {
         }
         // Until it is known what became of each, even if this is dropped half-way.
         self.is_in_doubt.store(true, Ordering::Relaxed);
+        if cursor.is_none() {
+            self.is_all_by_cursor.store(false, Ordering::Relaxed);
+        }
         let denied = |row: &Row| {
             let denied = self.denied(&(self.parts.grants)(), row);
             denied.or_else(|| self.lacks(abilities.as_ref()?, row))

@@ -93,7 +93,7 @@ impl Shared {
         let Ok(Role::Owner(owner)) = checked_role(&program, store) else {
             return;
         };
-        let (grants, paused) = (Arc::clone(self), Arc::clone(self));
+        let (grants, publishes, paused) = (Arc::clone(self), Arc::clone(self), Arc::clone(self));
         let parts = Parts {
             deployment: owner.deployment.clone(),
             lineage: owner.lineage,
@@ -103,6 +103,10 @@ impl Shared {
             grants: Arc::new(move || match &grants.program.read().role {
                 Ok(Role::Owner(owner)) => owner.grants.clone(),
                 Ok(Role::Mute) | Err(_) => Grants::default(),
+            }),
+            publishes: Arc::new(move || match &publishes.program.read().role {
+                Ok(Role::Owner(owner)) => Arc::clone(&owner.publishes),
+                Ok(Role::Mute) | Err(_) => Arc::default(),
             }),
             changed: self.outbox_wake.subscribe(),
             is_paused: Arc::new(move || *paused.control.borrow() == Desired::Pause),

@@ -278,6 +278,7 @@ impl Stage {
             effects_after: 0,
             timers_after: 0,
             grants: Grants::new(publishes.iter().map(grant).collect())?,
+            publishes: Arc::default(),
             // The module may be meant for a stream, so it may ask for what only a stream can do.
             logs: Arc::default(),
         })))

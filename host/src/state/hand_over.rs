@@ -366,6 +366,7 @@ mod tests {
             effects_after: 0,
             timers_after: 0,
             grants: Grants::default(),
+            publishes: Arc::default(),
             logs: Arc::default(),
         })));
         (store, writer)

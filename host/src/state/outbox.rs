@@ -641,6 +641,7 @@ mod tests {
             effects_after: 0,
             timers_after: 0,
             grants: Grants::default(),
+            publishes: Arc::default(),
             logs: Arc::default(),
         })));
         (store, writer)

@@ -363,6 +363,7 @@ fn owner() -> effects::Role {
         effects_after: 0,
         timers_after: 0,
         grants: effects::Grants::default(),
+        publishes: Arc::default(),
         logs: Arc::default(),
     }))
 }

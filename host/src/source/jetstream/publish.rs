@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::client::{PublishErrorKind, Request, RequestError, RequestErrorKind};
@@ -41,6 +42,10 @@ const WRONG_LAST_SEQUENCE: u64 = 10_071;
 const KNOWN_ID: u64 = 10_201;
 /// Most messages that are looked at to find out what is stored.
 const LOOKED_AT_MAX: usize = 50_000;
+/// How many of them are asked for at a time, each in a part of the stream, and how long a part is at
+/// least.
+const LOOKS: u64 = 16;
+const LOOK_MIN: u64 = 256;
 /// A stream that removes messages sooner does not show what it had stored.
 const KEPT_MIN: Duration = Duration::from_secs(3_600);
 /// How long the stream may take to describe itself.
@@ -230,18 +235,43 @@ impl Publisher {
 
     /// Ids of messages after a sequence whose subjects match, and that begin with a prefix; none if
     /// there are too many messages to look at. They are read from the leader, so what is not among
-    /// them was not stored when this began.
+    /// them was not stored when this began. `last` is about where the stream ends.
     pub async fn ids_after(
         &self,
-        sequence: u64,
+        (sequence, last): (u64, u64),
         subjects: &str,
         prefix: &str,
     ) -> Result<Option<HashSet<String>>, Unavailable> {
-        let mut link = self.link().await?;
+        let link = self.link().await?;
+        let left = AtomicUsize::new(LOOKED_AT_MAX);
+        let parts = parts_after(sequence, last).into_iter();
+        let looks = parts.map(|part| self.ids_in(link.clone(), part, (subjects, prefix), &left));
+        let found = futures_util::future::try_join_all(looks).await?;
+        // Of one part too many: nothing is known.
+        let found: Option<Vec<_>> = found.into_iter().collect();
+        Ok(found.map(|found| found.into_iter().flatten().collect()))
+    }
+
+    /// The same for a part of the stream, whose end may be open.
+    async fn ids_in(
+        &self,
+        mut link: Link,
+        (mut from, until): (u64, u64),
+        (subjects, prefix): (&str, &str),
+        left: &AtomicUsize,
+    ) -> Result<Option<HashSet<String>>, Unavailable> {
         let api = self.api(&link);
-        // One message at a time, because headers are not part of any list that the server gives.
-        let (mut ids, mut from) = (HashSet::new(), sequence + 1);
-        for _ in 0..LOOKED_AT_MAX {
+        let mut ids = HashSet::new();
+        // One message at a time, because headers are not part of any list that the server gives, and
+        // a direct get may be answered by a replica that lacks the newest ones.
+        loop {
+            let one_less = |left: usize| left.checked_sub(1);
+            if left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+                .is_err()
+            {
+                return Ok(None);
+            }
             let asked = tokio::time::timeout(
                 DESCRIPTION_MAX,
                 link.permitted(api.next_message(from, subjects)),
@@ -251,7 +281,7 @@ impl Publisher {
             let found = answered?;
             let found = found.map_err(|error| trouble(&self.settings.stream, &error))?;
             // Nothing more: what is not in the set was not stored.
-            let Some(stored) = found else {
+            let Some(stored) = found.filter(|stored| stored.sequence <= until) else {
                 return Ok(Some(ids));
             };
             from = stored.sequence + 1;
@@ -262,8 +292,6 @@ impl Publisher {
                 .map(|(_, id)| id);
             ids.extend(id.filter(|id| id.starts_with(prefix)));
         }
-        // Too many to look at, so nothing is known.
-        Ok(None)
     }
 
     /// Sequence and data of the last message of a subject; none if there is none.
@@ -595,6 +623,20 @@ impl Publisher {
     }
 }
 
+/// Parts of a stream after a sequence, as the first and the last sequence of each. The end of the
+/// last one is open.
+fn parts_after(sequence: u64, last: u64) -> Vec<(u64, u64)> {
+    let length = last.saturating_sub(sequence).div_ceil(LOOKS).max(LOOK_MIN);
+    let mut parts = Vec::new();
+    let mut from = sequence.saturating_add(1);
+    while last.saturating_sub(from) >= length {
+        parts.push((from, from + length - 1));
+        from += length;
+    }
+    parts.push((from, u64::MAX));
+    parts
+}
+
 /// Sends a message with these headers; the answer of the stream that stores it, or why there is
 /// none.
 async fn ask(
@@ -665,4 +707,32 @@ fn check(stream: &str, config: &StreamConfig) -> Result<(), Unavailable> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_follow_each_other_without_a_gap_and_the_last_one_has_no_end() {
+        for (sequence, last) in [
+            (0, 0),
+            (5, 3),
+            (0, 256),
+            (7, 600),
+            (100, 50_000),
+            (u64::MAX, 9),
+        ] {
+            let parts = parts_after(sequence, last);
+            assert!(parts.len() as u64 <= LOOKS, "{parts:?}");
+            assert_eq!(parts[0].0, sequence.saturating_add(1));
+            assert!(
+                parts.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0),
+                "{parts:?}"
+            );
+            assert_eq!(parts.last().expect("one at least").1, u64::MAX);
+        }
+        assert_eq!(parts_after(0, 50_000).len() as u64, LOOKS);
+        assert_eq!(parts_after(0, 256).len(), 1);
+    }
 }
