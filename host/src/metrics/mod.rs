@@ -2,7 +2,7 @@
 //! `_total` on counters, labels from closed sets (and names of deployments).
 //!
 //! Counters and histograms are updated where things happen, through
-//! [`DeploymentMetrics`]; gauges are set from [`crate::overview::Deployment`] when
+//! [`DeploymentMetrics`]; gauges are set from `overview::Deployment` when
 //! the page is requested.
 
 mod deployment;

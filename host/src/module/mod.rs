@@ -435,7 +435,7 @@ impl ApplyError {
         })
     }
 
-    /// The name of the error, as in [`crate::failure::Failure::kind`].
+    /// The name of the error, as in `Failure::kind`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Retry { .. } => "retry",

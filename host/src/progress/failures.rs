@@ -12,9 +12,9 @@ const OF_HOST: [&str; 3] = ["busy", "host", "state"];
 /// What failed.
 #[derive(Clone, Copy, Debug)]
 pub struct Cause<'a> {
-    /// As in [`Failure::kind`].
+    /// As in `Failure::kind`.
     pub kind: &'a str,
-    /// As in [`Failure::class`].
+    /// As in `Failure::class`.
     pub class: Option<FailureClass>,
     /// What happened, and what to do next.
     pub message: &'a str,

@@ -256,7 +256,7 @@ impl Error {
         }
     }
 
-    /// The name of the error, as in [`crate::failure::Failure::kind`].
+    /// The name of the error, as in `Failure::kind`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Diverged(_) => "source-diverged",

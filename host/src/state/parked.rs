@@ -50,7 +50,7 @@ const READ_VALUE_BYTES_MAX: usize = 512;
 /// Why an event is parked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParkedFailure {
-    /// As in [`crate::failure::Failure::kind`].
+    /// As in `Failure::kind`.
     pub kind: String,
     /// The name of its class.
     pub class: String,

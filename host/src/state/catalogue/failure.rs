@@ -5,12 +5,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::failure::{Failure, FailureClass};
 
-/// A [`Failure`] in the row of its generation.
+/// A `Failure` in the row of its generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureRecord {
-    /// See [`Failure::kind`].
+    /// See `Failure::kind`.
     pub kind: String,
-    /// See [`Failure::class`].
+    /// See `Failure::class`.
     // An earlier release may read the class of a later one.
     #[serde(
         default,
@@ -18,19 +18,19 @@ pub struct FailureRecord {
         skip_serializing_if = "Option::is_none"
     )]
     pub class: Option<FailureClass>,
-    /// See [`Failure::message`].
+    /// See `Failure::message`.
     pub message: String,
-    /// See [`Failure::sequence`].
+    /// See `Failure::sequence`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
-    /// See [`Failure::first_at`].
+    /// See `Failure::first_at`.
     pub first_at: String,
-    /// See [`Failure::attempts`].
+    /// See `Failure::attempts`.
     pub attempts: u32,
-    /// See [`Failure::next_attempt_at`].
+    /// See `Failure::next_attempt_at`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<String>,
-    /// See [`Failure::breaker_open`].
+    /// See `Failure::breaker_open`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub breaker_open: bool,
 }
