@@ -172,10 +172,11 @@ async fn seen(client: &Client, server: &NatsServer, base: Timestamp) -> Value {
     let mut messages: Vec<_> = messages
         .map(|message| {
             let headers = message.headers.iter();
-            let headers: Vec<_> = headers
+            let mut headers: Vec<_> = headers
                 .filter(|(name, _)| !name.to_string().eq_ignore_ascii_case("ce-time"))
                 .map(|(name, values)| format!("{name}: {}", alike(values[0].as_str())))
                 .collect();
+            headers.sort();
             let payload = String::from_utf8_lossy(&message.payload).into_owned();
             json!([message.subject.as_str(), headers, payload])
         })
@@ -190,7 +191,9 @@ async fn seen(client: &Client, server: &NatsServer, base: Timestamp) -> Value {
         .collect();
     let mut entries = Vec::new();
     for entry in client.entries(SAGA, "").await {
-        let body = client.entry(SAGA, &entry.key).await.expect(200).text();
+        // In a path, a percent sign is what escapes.
+        let path = entry.key.replace('%', "%25");
+        let body = client.entry(SAGA, &path).await.expect(200).text();
         entries.push(json!([alike(&entry.key), alike(&body)]));
     }
     let mut listed = Vec::new();
