@@ -50,14 +50,17 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
+/// Languages of code blocks with commands.
+const SHELLS: [&str; 3] = ["", "sh", "console"];
+
 /// The commands of ours in the code blocks of a document, with continued lines joined.
 fn commands(text: &str) -> Vec<Vec<String>> {
     let joined = text.replace("\\\n", " ");
-    let (mut in_code, mut found) = (false, Vec::new());
+    let (mut language, mut found) = (None, Vec::new());
     for line in joined.lines() {
-        if line.trim_start().starts_with("```") {
-            in_code = !in_code;
-        } else if in_code {
+        if let Some(fence) = line.trim_start().strip_prefix("```") {
+            language = language.is_none().then_some(fence);
+        } else if language.is_some_and(|language| SHELLS.contains(&language)) {
             let words = words(line.trim_start().trim_start_matches("$ "));
             if words
                 .first()
@@ -91,7 +94,7 @@ fn every_command_in_a_document_is_one_that_the_program_takes() {
 #[test]
 fn commands_are_found_and_wrong_ones_refused() {
     let text = "```sh\n$ foldstream query a b '{\"c\": 1}'  # why\nfoldstream scan a \\\n  --all \
-                -o ndjson > file\nls\n```\nfoldstream nothing\n";
+                -o ndjson > file\nls\n```\nfoldstream nothing\n```go\n\"foldstream\"\n```\n";
     let found = commands(text);
     assert_eq!(
         found,

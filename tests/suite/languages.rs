@@ -70,8 +70,8 @@ pub(crate) const GO: Language = Language {
     line: "		page := event.Token(2)\n",
     throws: "		page := []string{}[len(event.Subject)]\n",
     told: [
-        "panic: runtime error: index out of range [11] with length 0 (main.go:19)",
-        "at main.PageVisits.func1 (page-visits/main.go:19)",
+        "panic: runtime error: index out of range [11] with length 0 (main.go:22)",
+        "at main.PageVisits.func1 (page-visits/main.go:22)",
     ],
 };
 const C: Language = Language {
