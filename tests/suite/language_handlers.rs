@@ -196,6 +196,25 @@ fn asks(key: &str, what: &str, headers: &[(&str, &str)]) -> NewEvent {
     serde_json::from_value(event).expect("an event")
 }
 
+/// What events of the first key ask for, in order.
+const WHATS: [&str; 15] = [
+    "alone",
+    "three",
+    "plain",
+    "text",
+    "bytes",
+    "keyed",
+    "later",
+    "past",
+    "brief",
+    "first",
+    "first",
+    "replace",
+    "timer",
+    "keyed-timer",
+    "quiet",
+];
+
 /// What one module did: everything that must not depend on its language.
 async fn done(module: &[u8]) -> Value {
     let server = NatsServer::start().await;
@@ -214,25 +233,8 @@ async fn done(module: &[u8]) -> Value {
     let grants = "&source=events&allow-publish=out.%3E%40out,_INBOX.%3E%40out";
     client.deploy_with(ANSWERS, module, grants).await;
 
-    let whats = [
-        "alone",
-        "three",
-        "plain",
-        "text",
-        "bytes",
-        "keyed",
-        "later",
-        "past",
-        "brief",
-        "first",
-        "first",
-        "replace",
-        "timer",
-        "keyed-timer",
-        "quiet",
-    ];
     let ask = |what: &&str| asks("a", what, &[]);
-    let mut events: Vec<_> = whats.iter().map(ask).collect();
+    let mut events: Vec<_> = WHATS.iter().map(ask).collect();
     events.extend([
         asks("b", "three", &[]),
         asks("b", "timer", &[]),

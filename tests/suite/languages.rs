@@ -284,7 +284,7 @@ async fn a_first_projection_in_c_works_as_its_readme_says() {
 }
 
 #[test]
-fn a_mistake_in_a_definition_in_go_is_told_by_the_build() {
+fn a_mistake_in_a_definition_in_go_is_reported_by_the_build() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     run_in(
         folder.path(),
