@@ -530,7 +530,7 @@ async fn stream_that_is_made_again_is_handled_from_where_an_operator_says() {
         let url = server.url();
         let source =
             format!("[sources.in]\nkind = \"jetstream\"\nstream = \"IN\"\nservers = [{url:?}]\n");
-        let host = host_with_stream(&url, &source).await;
+        let mut host = host_with_stream(&url, &source).await;
         let client = host.client();
         let grants = "&source=in&allow-publish=out.%3E%40out&effects-from=beginning";
         client
@@ -553,10 +553,22 @@ async fn stream_that_is_made_again_is_handled_from_where_an_operator_says() {
             refused.detail
         );
 
-        let path =
-            format!("rebuild?accept-missing=true&accept-lost-effects=true&effects-from={from}");
+        let path = format!(
+            "rebuild?accept-missing=true&accept-lost-effects=true&effects-from={from}&promote=manual"
+        );
         let answer = client.act(REACTOR, &path).await.expect(200);
         let number = answer.json::<api::Deployed>().generation;
+        client
+            .becomes(REACTOR, number, api::GenerationStatus::Ready)
+            .await;
+        // Right after a start nobody knows yet that the stream was made again.
+        host.restart().await;
+        let client = host.client();
+        client.failed(REACTOR).await;
+        client
+            .becomes(REACTOR, number, api::GenerationStatus::Ready)
+            .await;
+        client.act(REACTOR, "promote").await.expect(200);
         client
             .becomes(REACTOR, number, api::GenerationStatus::Active)
             .await;

@@ -116,7 +116,6 @@ impl Causes {
         }
         let place = Place {
             sequence: event.sequence,
-            // Zero until the writer replaces it for an event that was parked.
             sub: 0,
             index: *caused,
         };

@@ -168,13 +168,17 @@ async fn patterns(
     for grant in grants.iter().filter(|grant| grant.source == target) {
         narrow = widened(narrow, grant.subjects.as_str())?;
     }
-    let (store, target, known) = (store.clone(), target.to_owned(), grants.clone());
+    let is_granted = |wanted: &Pattern| {
+        let mut grants = grants.iter().filter(|grant| grant.source == target);
+        grants.any(|grant| grant.subjects.covers(wanted))
+    };
+    let (store, name, known) = (store.clone(), target.to_owned(), grants.clone());
     // A grant may have been withdrawn since an effect was sent.
     let found = tokio::task::spawn_blocking(move || {
         let mut narrow = Ok(narrow);
-        store.for_each_effect(&target, |row| {
+        store.for_each_effect(&name, |row| {
             let subject = &row.effect.subject;
-            if !known.allow(subject, &target) {
+            if !known.allow(subject, &name) {
                 let before = std::mem::replace(&mut narrow, Ok(None));
                 narrow = before.and_then(|before| widened(before, subject));
             }
@@ -184,7 +188,7 @@ async fn patterns(
     let narrow = found.await???;
     let mut wide = narrow.clone();
     for subjects in looked.publishes {
-        if !grants.cover(&Pattern::parse(subjects)?) {
+        if !is_granted(&Pattern::parse(subjects)?) {
             wide = widened(wide, subjects)?;
         }
     }

@@ -526,7 +526,10 @@ impl Task {
     ) -> Sent {
         let abilities = match abilities(publisher, rows.iter().chain(&delayed)).await {
             Ok(abilities) => abilities,
-            Err(away) => return Sent::nothing(away),
+            Err(away) => {
+                publisher.give_up_connection().await;
+                return Sent::nothing(away);
+            }
         };
         let cursor = self.cursor.lock().clone();
         if cursor.is_some() {

@@ -325,10 +325,16 @@ impl Applier {
     pub(super) fn apply(&mut self, events: &[Event]) -> Result<Duration, Fault> {
         let mut living = match self.fold.take() {
             Some(living) => living,
-            None => Living::new(
-                (self.make_fold)().map_err(Fault::NoInstance)?,
-                &self.progress,
-            ),
+            None => match (self.make_fold)() {
+                Ok(fold) => Living::new(fold, &self.progress),
+                Err(error) => {
+                    // What the caller has prepared belongs to no other batch.
+                    if let Some(writer) = &mut self.writer {
+                        writer.discard();
+                    }
+                    return Err(Fault::NoInstance(error));
+                }
+            },
         };
         let mut writer = self
             .writer

@@ -86,6 +86,10 @@ pub(super) async fn begin(
         )));
     }
     let is_same_history = to.is_of_same_stream(from);
+    // The owner may have noticed only after the candidate was recorded.
+    if !is_same_history && from.has_diverged() {
+        return Err(owners::of_another_history(&name));
+    }
     // Places in another stream are other places: an id must not mean two effects.
     let lineage = if is_same_history {
         handler.lineage

@@ -69,13 +69,15 @@ impl Runner {
 
     /// Lets it go as far as the lead has durably come; returns whether it still exists.
     fn lengthen_leash(&self, lead: &Self, position: u64) {
+        let is_same_stream = self.reads_stream_of(lead);
         // A lost owner has no durable position, and that of another stream is no measure; the end of
-        // the leash is what an operator gave.
-        if self.shared.succeeds_lost_owner && (!lead.owns_effects() || lead.has_diverged()) {
+        // the leash is what an operator gave. Right after a start, an owner does not know yet that
+        // its stream was made again.
+        let is_back = || lead.owns_effects() && lead.now().begun && is_same_stream == Some(true);
+        if self.shared.succeeds_lost_owner && !is_back() {
             // It takes over where its leash ends.
             return;
         }
-        let is_same_stream = self.reads_stream_of(lead);
         // A leash that does not move wakes nobody.
         self.shared.leash.send_if_modified(|leash| {
             let before = std::mem::replace(leash, led(*leash, position, is_same_stream));

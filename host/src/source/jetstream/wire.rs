@@ -131,6 +131,10 @@ impl ClusterInfo {
     /// How long ago the leader last had heard from a majority of the servers, itself among them;
     /// none if it never had.
     fn majority_heard(&self) -> Option<Duration> {
+        // All others were taken away: it is a majority by itself.
+        if self.replicas.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let majority = self.replicas.len().div_ceil(2);
         let mut heard: Vec<_> = self.replicas.iter().map(|replica| replica.active).collect();
         heard.retain(|active| *active > 0);
@@ -260,6 +264,10 @@ impl StreamInfo {
     /// When the server that answered a question of this time certainly led the stream; none if that
     /// is unknown.
     pub(super) fn led_at(&self, asked: Instant) -> Option<Instant> {
+        // Also if the stream had several replicas before.
+        if !self.is_replicated() {
+            return Some(asked);
+        }
         asked.checked_sub(self.cluster.as_ref()?.majority_heard()?)
     }
 
@@ -625,7 +633,7 @@ mod tests {
         assert_eq!(heard(&[900, 7, 30]), Some(30), "three of four");
         assert_eq!(heard(&[0, 7]), Some(7));
         assert_eq!(heard(&[0, 0]), None, "it never heard from any");
-        assert_eq!(heard(&[]), None);
+        assert_eq!(heard(&[]), Some(0), "it has no others");
         let is_believed = |replicas: u64, leader: Option<&str>, active: u64| {
             let info = serde_json::json!({
                 "config": { "num_replicas": replicas }, "created": "2026-11-23T06:00:00Z",
