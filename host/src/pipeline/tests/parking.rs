@@ -75,7 +75,13 @@ impl Bed {
     fn start(&self) -> (Store, std::thread::JoinHandle<Ended>) {
         let (store, writer) = self.open();
         let (bad, error, reads_first) = (Arc::clone(&self.bad), self.error, self.reads_first);
+        let busy = Arc::clone(&self.stage.busy);
         let make: MakeFold = Box::new(move || {
+            let taken = |left: u32| left.checked_sub(1);
+            let is_busy = busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken);
+            if is_busy.is_ok() {
+                return Err(shortage().into());
+            }
             Ok(Box::new(Noting {
                 bad: Arc::clone(&bad),
                 error,
@@ -205,6 +211,37 @@ fn noted(store: &Store) -> BTreeMap<String, Vec<u64>> {
 /// The sequences of a key among the first events.
 fn of_key(key: u64, through: u64) -> Vec<u64> {
     (1..=through).filter(|number| number % 7 == key).collect()
+}
+
+#[test]
+fn a_retry_that_gets_no_instance_leaves_nothing_for_the_next_batch() {
+    let mut bed = Bed::with_events(14);
+    *bed.bad.lock() = [3].into();
+    bed.fold();
+    bed.bad.lock().clear();
+    bed.stage.restart();
+    bed.stage.busy.store(1, Ordering::Relaxed);
+    let answer = bed.stage.parked.hand_over(ParkedWork::Retry {
+        keys: vec!["s.3".to_owned()],
+        dry_run: false,
+    });
+    set_ceiling(&bed.stage, Ceiling::Position(0), 2);
+    let (store, running) = bed.start();
+    let answer = bed.stage.runtime.block_on(answer).expect("it answers");
+    let outcome = answer.expect("it runs");
+    assert!(outcome.unfinished.is_some(), "{outcome:?}");
+    // The same run continues with events of other keys.
+    bed.stage.append(14..16);
+    set_ceiling(&bed.stage, Ceiling::None, 3);
+    while store.position() < 16 && !running.is_finished() {
+        std::thread::yield_now();
+    }
+    bed.stage.control.send_replace(Desired::Stop);
+    running.join().expect("no panic");
+    drop(store);
+    let (store, _writer) = bed.open();
+    assert_eq!(store.position(), 16);
+    assert!(store.past().expect("reads").releases.is_empty());
 }
 
 #[test]
