@@ -282,7 +282,7 @@ async fn cut_off_while_live(subjects: &[&str]) {
         }
     };
 
-    // When events come elsewhere, and the consumer goes on sending its heartbeats.
+    // When events come elsewhere, and the consumer still sends its heartbeats.
     for route in &routes {
         route.is_cut.send_replace(true);
     }
