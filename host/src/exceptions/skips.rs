@@ -28,14 +28,14 @@ const HOLD_MAX: Duration = Duration::from_secs(10);
 
 /// Events to skip, and why.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     sequences: Vec<u64>,
     reason: String,
 }
 
 /// Why a request to skip events is not valid.
 #[derive(Debug, thiserror::Error)]
-pub enum InvalidSkips {
+pub(crate) enum InvalidSkips {
     /// A reason for nothing.
     #[error("a reason without an event to skip; add skip")]
     NoEvent,
@@ -55,7 +55,10 @@ pub enum InvalidSkips {
 
 impl Wanted {
     /// Checks the sequences and the reason of a request, which may contain none.
-    pub fn of(mut sequences: Vec<u64>, given: Option<&str>) -> Result<Option<Self>, InvalidSkips> {
+    pub(crate) fn of(
+        mut sequences: Vec<u64>,
+        given: Option<&str>,
+    ) -> Result<Option<Self>, InvalidSkips> {
         let reason = given.unwrap_or_default().trim().to_owned();
         match (sequences.len(), reason.len()) {
             (0, _) if given.is_none() => Ok(None),

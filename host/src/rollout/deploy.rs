@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::Rollouts;
 use super::build::{Recipe, new_generation, set_beginning};
+use super::pausing::{self, ResumeTerms};
 use super::plan::{Plan, Requested};
 use super::{beginning, build, disk_space, inherit, plan, take_over};
 use crate::actor::blocking;
@@ -458,22 +459,18 @@ async fn unchanged(
     let accept_for_candidate = accepts && record.candidate().is_some_and(is_candidate);
     let mut reason =
         take_over::ask_candidate_again(rollouts, deployment, generation, build, reason).await?;
-    // `resume` takes the lock itself.
-    drop(changing);
     if accept_for_candidate {
-        rollouts
-            .accept_missing(deployment.name(), GenerationChoice::Candidate)
-            .await?;
+        pausing::accept_missing(rollouts, deployment, GenerationChoice::Candidate).await?;
         reason.push_str("; events missing from its stream are accepted");
     }
     // Missing events stop a deployment; accepting them has to start it again.
     if accept && deployment.active().now().state == DeploymentState::Failed {
-        rollouts
-            .accept_missing(deployment.name(), GenerationChoice::Active)
-            .await?;
-        rollouts
-            .resume(deployment.name(), GenerationChoice::Active, None)
-            .await?;
+        let terms = ResumeTerms {
+            accept_missing: true,
+            skips: None,
+        };
+        let choice = GenerationChoice::Active;
+        pausing::resume_locked(rollouts, deployment, changing, choice, terms).await?;
         reason.push_str("; events missing from its stream are accepted");
     }
     Ok(reason)

@@ -40,6 +40,7 @@ pub(crate) use delete::WaitingEffects;
 pub use deploy::DeployOutcome;
 pub(crate) use deploy::{DeployRequest, Deployed};
 pub(crate) use key_part::Keys;
+pub(crate) use pausing::ResumeTerms;
 pub(crate) use promote::{BuildSpeed, Demand};
 pub(crate) use prune::Pruned;
 pub(crate) use rebuild_part::{PartialRebuild, Replacement};

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::MutexGuard;
+
 use super::{BEGIN_MAX, Rollouts, take_over};
 use crate::deployment::Deployment;
 use crate::deployments::{Error, GenerationChoice};
@@ -19,6 +21,15 @@ const SETTLE_MAX: Duration = Duration::from_secs(1);
 enum PauseChange {
     Pause,
     Resume,
+}
+
+/// On which terms a generation continues.
+#[derive(Debug, Default)]
+pub(crate) struct ResumeTerms {
+    /// Events that it skips from now on.
+    pub skips: Option<WantedSkips>,
+    /// Continue without events that are gone from the stream.
+    pub accept_missing: bool,
 }
 
 /// Waits briefly until the candidate has begun, or its failure is recorded. One that is queued
@@ -57,72 +68,93 @@ impl Rollouts {
         note_pause(self, &deployment, choice, PauseChange::Pause).await
     }
 
-    /// Continues after a pause or a failure, and skips the given events, if any.
-    pub async fn resume(
+    /// Continues after a pause or a failure.
+    pub(crate) async fn resume(
         self: &Arc<Self>,
         name: &str,
         choice: GenerationChoice,
-        skips: Option<WantedSkips>,
+        terms: ResumeTerms,
     ) -> Result<overview::Deployment, Error> {
-        let is_candidate = choice == GenerationChoice::Candidate;
         let deployment = self.deployments.get(name)?;
         // Before the lock: the task that records the failure needs it.
-        if is_candidate {
+        if choice == GenerationChoice::Candidate {
             failure_noted(&deployment).await;
         }
         let changing = self.deployments.lock(&deployment).await?;
-        if let Some(wanted) = skips {
-            // Boxed, because a request without skips should not carry its large future.
-            Box::pin(self.exceptions.decide(&deployment, choice, &wanted)).await?;
-        }
-        // One that an event stopped has no runner any more, and continues from its file.
-        if is_candidate && let Some(stopped) = deployment.record().stopped_candidate() {
-            take_over::revive(self, &deployment, stopped.number).await?;
-        } else {
-            note_pause(self, &deployment, choice, PauseChange::Resume).await?;
-        }
-        // Without the lock: the first batch may take as long as its deadline.
-        drop(changing);
-        match choice {
-            GenerationChoice::Active => deployment.active().wait_until_begun(BEGIN_MAX).await,
-            GenerationChoice::Candidate => candidate_begins(&deployment).await,
-        }
+        resume_locked(self, &deployment, changing, choice, terms).await?;
         Ok(deployment.info())
     }
+}
 
-    /// Records that events missing from the stream up to its current head may be passed over. A
-    /// candidate may also take over without events of the active generation that are gone.
-    pub async fn accept_missing(&self, name: &str, choice: GenerationChoice) -> Result<(), Error> {
-        let deployment = self.deployments.get(name)?;
-        let _changing = self.deployments.lock(&deployment).await?;
-        let mut record = deployment.draft();
-        let number = match (choice, record.stopped_candidate()) {
-            // `resume` continues it from its file.
-            (GenerationChoice::Candidate, Some(stopped)) => stopped.number,
-            _ => choice.of(&record)?.number,
-        };
-        let generation = record.generation_mut(number).expect("it was just found");
-        // The head of now: what goes missing later stops it again.
-        let through = self
-            .history
-            .end_of(&generation.source)
-            .await?
-            .max(generation.accepts_missing_through);
-        generation.accepts_missing_through = through;
-        if choice == GenerationChoice::Candidate {
-            (generation.accepts_lost, generation.lacks_events) = (true, 0);
-        }
-        let state_file = generation.state_file;
-        let detail = format!("generation {number}: events up to {through} may be missing");
-        self.deployments
-            .commit(&deployment, record, "accept-missing", detail)
-            .await?;
-        // After the commit: what it passes over must be accepted by the record as well.
-        if let Some(runner) = deployment.runner(state_file) {
-            runner.accept_missing(through);
-        }
-        Ok(())
+/// Continues a generation under the deployment's lock. All of it under one: a candidate whose
+/// losses are accepted would take over before it was resumed.
+pub(super) async fn resume_locked(
+    rollouts: &Arc<Rollouts>,
+    deployment: &Arc<Deployment>,
+    changing: MutexGuard<'_, ()>,
+    choice: GenerationChoice,
+    terms: ResumeTerms,
+) -> Result<(), Error> {
+    // Before the rest: a resume reads what was accepted.
+    if terms.accept_missing {
+        accept_missing(rollouts, deployment, choice).await?;
     }
+    if let Some(wanted) = terms.skips {
+        // Boxed, because a request without skips should not carry its large future.
+        Box::pin(rollouts.exceptions.decide(deployment, choice, &wanted)).await?;
+    }
+    let is_candidate = choice == GenerationChoice::Candidate;
+    // One that an event stopped has no runner any more, and continues from its file.
+    if is_candidate && let Some(stopped) = deployment.record().stopped_candidate() {
+        take_over::revive(rollouts, deployment, stopped.number).await?;
+    } else {
+        note_pause(rollouts, deployment, choice, PauseChange::Resume).await?;
+    }
+    // Without the lock: the first batch may take as long as its deadline.
+    drop(changing);
+    match choice {
+        GenerationChoice::Active => deployment.active().wait_until_begun(BEGIN_MAX).await,
+        GenerationChoice::Candidate => candidate_begins(deployment).await,
+    }
+    Ok(())
+}
+
+/// Records that events missing from the stream up to its current head may be passed over. A
+/// candidate may also take over without events of the active generation that are gone. The caller
+/// holds the deployment's lock.
+pub(super) async fn accept_missing(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    choice: GenerationChoice,
+) -> Result<(), Error> {
+    let mut record = deployment.draft();
+    let number = match (choice, record.stopped_candidate()) {
+        // It continues from its file.
+        (GenerationChoice::Candidate, Some(stopped)) => stopped.number,
+        _ => choice.of(&record)?.number,
+    };
+    let generation = record.generation_mut(number).expect("it was just found");
+    // The head of now: what goes missing later stops it again.
+    let through = rollouts
+        .history
+        .end_of(&generation.source)
+        .await?
+        .max(generation.accepts_missing_through);
+    generation.accepts_missing_through = through;
+    if choice == GenerationChoice::Candidate {
+        (generation.accepts_lost, generation.lacks_events) = (true, 0);
+    }
+    let state_file = generation.state_file;
+    let detail = format!("generation {number}: events up to {through} may be missing");
+    rollouts
+        .deployments
+        .commit(deployment, record, "accept-missing", detail)
+        .await?;
+    // After the commit: what it passes over must be accepted by the record as well.
+    if let Some(runner) = deployment.runner(state_file) {
+        runner.accept_missing(through);
+    }
+    Ok(())
 }
 
 /// The caller holds the deployment's lock.

@@ -18,7 +18,7 @@ use crate::handlers::EffectsRequest;
 use crate::host::Host;
 use crate::module::Wanted;
 use crate::overview;
-use crate::rollout::{DeployRequest, WaitingEffects};
+use crate::rollout::{DeployRequest, ResumeTerms, WaitingEffects};
 use crate::serve::extract::{self, NoParameters, Parameters, Segments};
 use crate::serve::problem::Problem;
 use crate::serve::{App, blocking, finish};
@@ -419,13 +419,13 @@ pub(super) async fn resume(
     };
     let skips = WantedSkips::of(wanted.skip, wanted.reason.as_deref())
         .map_err(|error| Problem::invalid(error.to_string()))?;
-    let (choice, accept_missing) = (choice(parameters.candidate), parameters.accept_missing);
-    // In this order: the resume reads what was accepted.
+    let choice = choice(parameters.candidate);
+    let terms = ResumeTerms {
+        skips,
+        accept_missing: parameters.accept_missing,
+    };
     change(&app, |host| async move {
-        if accept_missing {
-            host.rollouts().accept_missing(&name, choice).await?;
-        }
-        host.rollouts().resume(&name, choice, skips).await
+        host.rollouts().resume(&name, choice, terms).await
     })
     .await
 }
