@@ -16,6 +16,8 @@ use crate::position::{Checkpoint, EarlierMarks, EventMark, StreamIdentity};
 /// of the whole pipeline, and a stream may have any number of events for
 /// others.
 const EMPTY_INTERVAL: Duration = Duration::from_millis(100);
+/// A larger last event, in bytes, is marked at once instead of kept.
+const LAST_EVENT_MAX: usize = 64 << 10;
 
 /// The position of a reader, with the events that it has not returned yet.
 #[derive(Debug)]
@@ -115,6 +117,17 @@ enum Last {
     Mark(EventMark),
     /// Returned; marked only on request, because digests cost more than events.
     Event(Event),
+}
+
+impl Last {
+    fn of(event: &Event) -> Self {
+        // An idle reader would keep a large event in memory.
+        if event.size() > LAST_EVENT_MAX {
+            Self::Mark(EventMark::of(event))
+        } else {
+            Self::Event(event.clone())
+        }
+    }
 }
 
 impl Cursor {
@@ -376,7 +389,7 @@ impl Cursor {
             self.earlier.add(EventMark::of(first));
         }
         if let Some(last) = events.last() {
-            self.last = Last::Event(last.clone());
+            self.last = Last::of(last);
         }
         if let Some(held) = self.held.take() {
             // There is room now; alone it always fits.
@@ -420,5 +433,41 @@ impl Cursor {
             passed_over,
             left_out: Vec::new(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Payload;
+
+    #[test]
+    fn a_large_event_that_was_returned_is_not_kept_and_its_mark_is() {
+        let mut cursor = Cursor::new(
+            None,
+            Limits {
+                events: 10,
+                bytes: 1 << 20,
+            },
+        );
+        let stream = StreamIdentity {
+            name: "s".to_owned(),
+            created_ns: 1,
+        };
+        cursor.place(Arc::new(stream), 0, 1, 1);
+        let data = Bytes::from(vec![0; 2 * LAST_EVENT_MAX]);
+        cursor.push(Event {
+            sequence: 1,
+            time_ns: 1,
+            subject: "s".into(),
+            kind: "".into(),
+            headers: Vec::new(),
+            data: Payload::Bytes(data.clone()),
+        });
+        cursor.through = 1;
+        let batch = cursor.take().expect("the stream was opened");
+        assert_eq!(cursor.mark(), Some(EventMark::of(&batch.events[0])));
+        drop(batch);
+        assert!(data.is_unique(), "the reader still keeps the event");
     }
 }
