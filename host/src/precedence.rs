@@ -1,9 +1,13 @@
 //! Which threads get a core first if there are too few: answering requests comes before reading
 //! streams, and folding comes last.
 
-/// Niceness of threads that fold and of the process that checks uploads. With a higher one, modules
-/// would miss their deadlines whenever the machine is busy with something else.
-const NICENESS: i32 = 3;
+use std::sync::OnceLock;
+
+/// By how much threads that fold, and the process that checks uploads, are nicer than the rest. With
+/// more, modules would miss their deadlines whenever the machine is busy with something else.
+const NICER: i32 = 3;
+/// The highest niceness.
+const NICENESS_MAX: i32 = 19;
 /// Slice of a thread that answers, in nanoseconds: the shortest one that Linux takes. A request
 /// needs less.
 #[cfg(target_os = "linux")]
@@ -13,7 +17,12 @@ const SLICE_NS: u64 = 100_000;
 /// Linux, over the whole process. Threads that the calling thread starts inherit that and can't
 /// undo it without privileges, so it must not start threads that answer reads.
 pub(crate) fn give_way() {
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+    // The host may have been started with a low priority. The first thread that gives way still has
+    // that one; those that it starts do not.
+    static NORMAL: OnceLock<i32> = OnceLock::new();
+    let normal = NORMAL.get_or_init(|| rustix::process::getpriority_process(None).unwrap_or(0));
+    let niceness = (normal + NICER).min(NICENESS_MAX);
+    if let Err(error) = rustix::process::setpriority_process(None, niceness) {
         tracing::debug!(%error, "work in the background runs with normal priority");
     }
 }

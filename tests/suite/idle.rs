@@ -84,13 +84,18 @@ async fn folds_give_way_to_threads_that_answer() {
     let mut host = Host::start().await;
     host.client().deploy(LEDGER, &guests::module(LEDGER)).await;
     let id = host.process().id();
+    // The suite may itself have been started with a low priority.
+    let normal = niceness(id, "foldstream")[0];
+    let answering = niceness(id, "serve");
+    assert!(!answering.is_empty());
+    assert!(
+        answering.iter().all(|nice| *nice == normal),
+        "{answering:?}"
+    );
     // It gives way as soon as it runs.
     wait::until("a fold that gives way", || async {
         let folds = niceness(id, "fold-");
-        (!folds.is_empty() && folds.iter().all(|nice| *nice > 0)).then_some(())
+        (!folds.is_empty() && folds.iter().all(|nice| *nice > normal)).then_some(())
     })
     .await;
-    let answering = niceness(id, "serve");
-    assert!(!answering.is_empty());
-    assert!(answering.iter().all(|nice| *nice == 0), "{answering:?}");
 }
