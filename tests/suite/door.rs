@@ -12,7 +12,7 @@ use foldstream_tests::process::Process;
 use foldstream_tests::wait;
 use reqwest::Method;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Makes a token with the program: itself, and its entry.
 fn make_token(arguments: &[&str]) -> (String, String) {
@@ -47,6 +47,40 @@ async fn host_with(entries: &str) -> (Host, std::path::PathBuf) {
 
 fn as_token(host: &Host, token: &str) -> Client {
     host.client().clone().with_token(token)
+}
+
+#[tokio::test]
+async fn an_event_by_which_timers_fire_needs_the_scope_of_operators() {
+    let (loader, one) = make_token(&["--name", "loader", "--scope", "append"]);
+    let both = ["--name", "both", "--scope", "append", "--scope", "operate"];
+    let (both, two) = make_token(&both);
+    let limited = [
+        "--name",
+        "limited",
+        "--scope",
+        "append",
+        "--scope",
+        "operate",
+        "--deployment",
+        "ledger",
+    ];
+    let (limited, three) = make_token(&limited);
+    let (host, _) = host_with(&[one, two, three].concat()).await;
+    let append = async |token: &str, subject: &str| {
+        let events = json!({"events": [{"subject": subject, "data": {}}]}).to_string();
+        let client = as_token(&host, token);
+        client.post("/v1/events", "application/json", events).await
+    };
+    for own in ["_fs.timers.ledger", "_fs.timers", "_fs.other"] {
+        let said = append(&loader, own).await.problem(403, "not-allowed");
+        assert!(said.detail.contains("scope operate"), "{said:?}");
+        append(&both, own).await.expect(200);
+    }
+    append(&loader, "_fsx.timers.ledger").await.expect(200);
+    append(&limited, "_fs.timers.ledger").await.expect(200);
+    for other in ["_fs.timers.other", "_fs.other"] {
+        append(&limited, other).await.problem(403, "not-allowed");
+    }
 }
 
 #[tokio::test]

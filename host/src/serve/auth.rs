@@ -109,14 +109,17 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     let Admission { tokens, anonymous } = app.secrets.admission();
     // A token that is sent has to be right, even if none were needed.
     let verdict = match (&tokens, given) {
-        (Some(tokens), Some(given)) => check_token(tokens, &given, &mut request)
-            .await
-            .map(|grant| Some(grant.name.clone())),
+        (Some(tokens), Some(given)) => check_token(tokens, &given, &mut request).await.map(Some),
         _ => check_anonymous(&app, anonymous, &request).map(|()| None),
     };
     match verdict {
         // The actor goes with the request into the audit log.
-        Ok(name) => actor::scope(Some(Actor { name, peer }), next.run(request)).await,
+        Ok(grant) => {
+            let name = grant.as_ref().map(|grant| grant.name.clone());
+            // What some routes require depends on the body.
+            request.extensions_mut().insert(Holder(grant));
+            actor::scope(Some(Actor { name, peer }), next.run(request)).await
+        }
         Err((reason, problem)) => {
             // Counted each time, and logged now and then: an attack must not fill the log.
             app.host.metrics().refused(reason.name());
@@ -126,6 +129,27 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
             }
             problem.into_response()
         }
+    }
+}
+
+/// Who sends a request.
+#[derive(Clone)]
+pub(super) struct Holder(Option<Arc<Grant>>);
+
+impl Holder {
+    /// Whether the sender may append an event with this subject. Without a token, it may do what
+    /// the route does.
+    pub(super) fn may_append(&self, subject: &str) -> Result<(), Problem> {
+        let Some((grant, (demand, deployment))) =
+            self.0.as_ref().zip(scopes::demand_of_event(subject))
+        else {
+            return Ok(());
+        };
+        let names: Vec<String> = deployment.map(str::to_owned).into_iter().collect();
+        grant.covers(demand, &names).map_err(|lack| {
+            let why = format!("{lack}, which subject {subject} requires: the host acts on it");
+            Problem::new(Kind::NotAllowed, why)
+        })
     }
 }
 

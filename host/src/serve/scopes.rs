@@ -1,6 +1,7 @@
 //! The scope that each route requires. A route that is not in the table requires every scope.
 
 use crate::scope::Scope;
+use crate::timers;
 
 /// Which deployments a request concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,14 @@ pub(super) const READ: Demand = Demand {
     also: None,
     reach: Path,
 };
+/// What it requires besides to append an event that the host itself acts on.
+const OPERATE: Demand = Demand {
+    scope: Some(Operate),
+    also: None,
+    reach: Path,
+};
+/// How the host's own subjects begin.
+const OWN_SUBJECTS: &str = "_fs.";
 /// The route of appends and pages of events.
 pub(super) const APPENDS: &str = "/v1/events";
 /// The parameter with which an append waits.
@@ -104,6 +113,22 @@ const ROUTES: &[(&str, &str, Scope, Reach)] = &[
 
 /// Routes of event streams, which a browser can request only without headers of its own.
 pub(super) const STREAMS: [&str; 2] = ["/v1/deployments/{name}/changes", "/v1/events/tail"];
+
+/// What an appended event requires besides, and of which deployment: an event with one of the
+/// host's own subjects fires or drops timers, as an operator does.
+pub(super) fn demand_of_event(subject: &str) -> Option<(Demand, Option<&str>)> {
+    subject.strip_prefix(OWN_SUBJECTS)?;
+    Some(match timers::deployment(subject) {
+        Some(deployment) => (OPERATE, Some(deployment)),
+        None => (
+            Demand {
+                reach: Host,
+                ..OPERATE
+            },
+            None,
+        ),
+    })
+}
 
 /// What a route requires of a token.
 pub(super) fn demand(method: &str, route: &str) -> Demand {

@@ -15,6 +15,12 @@ pub(crate) fn subject(deployment: &str) -> String {
     format!("{SUBJECT_PREFIX}.{deployment}")
 }
 
+/// The deployment whose firings have this subject.
+pub(crate) fn deployment(subject: &str) -> Option<&str> {
+    // The dot, so that `_fs.timersX` is no firing.
+    subject.strip_prefix(SUBJECT_PREFIX)?.strip_prefix('.')
+}
+
 /// What a firing says: that a timer may be due, or what an operator decided about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Data", into = "Data")]
@@ -120,12 +126,8 @@ impl Firing {
 
     /// The same, by subject and data of the event.
     pub fn parse(subject: &str, data: &[u8]) -> Option<Self> {
-        let rest = subject.strip_prefix(SUBJECT_PREFIX)?;
-        // The dot, so that `_fs.timersX` is no firing.
-        let is_firing = rest.starts_with('.');
-        is_firing
-            .then(|| serde_json::from_slice(data).ok())
-            .flatten()
+        deployment(subject)?;
+        serde_json::from_slice(data).ok()
     }
 }
 

@@ -14,7 +14,7 @@ mod firing;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use firing::{Firing, SUBJECT_PREFIX, What, subject};
+pub(crate) use firing::{Firing, SUBJECT_PREFIX, What, deployment, subject};
 
 /// Longest name of a timer, in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 512;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
+use axum::{Extension, Json};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -19,6 +19,7 @@ use crate::event::Event;
 use crate::host;
 use crate::log::{self, Log};
 use crate::serve::append_cloudevents::{self, AppendOptions};
+use crate::serve::auth::Holder;
 use crate::serve::capacity::{PageRoom, acquire};
 use crate::serve::extract::{self, Parameters};
 use crate::serve::problem::{Kind, Problem};
@@ -159,6 +160,7 @@ pub(super) struct TailParameters {
 pub(super) async fn append(
     State(app): State<App>,
     Parameters(parameters): Parameters<AppendParameters>,
+    Extension(holder): Extension<Holder>,
     request: Request,
 ) -> Result<Json<api::Appended>, Problem> {
     let (parts, body) = request.into_parts();
@@ -174,7 +176,7 @@ pub(super) async fn append(
     let place = acquire(&app.capacity.appends, "appends").await?;
     let mut appended = crate::serve::blocking(move || {
         let _places = (room, place);
-        append_now(&log, &form, &body, &options)
+        append_now(&log, &form, &body, (&options, &holder))
     })
     .await??;
     if let Some(waits) = waits {
@@ -187,9 +189,12 @@ fn append_now(
     log: &Log,
     form: &append_body::Form,
     body: &Bytes,
-    options: &AppendOptions,
+    (options, holder): (&AppendOptions, &Holder),
 ) -> Result<api::Appended, Problem> {
     let (events, expectation) = form.read(body, options)?;
+    for event in &events {
+        holder.may_append(&event.subject)?;
+    }
     // An empty batch of CloudEvents is valid, and appends nothing.
     if events.is_empty() {
         let last_sequence = *log.head().borrow();
