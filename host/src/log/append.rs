@@ -9,6 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use redb::{Database, Table, WriteTransaction};
@@ -41,6 +42,10 @@ pub(super) struct Writer {
     pub last_time_ns: u64,
     /// Time of the last append, which also never goes back.
     pub appended_ns: u64,
+    /// How far its times may be ahead of the clock; none is any distance.
+    pub future_max: Option<Duration>,
+    /// Whether it was logged that they are further ahead.
+    pub has_warned: bool,
     /// Bytes of all events since sequence 1.
     pub bytes: u64,
     /// The last chunk, as stored; empty if the next event begins a new one.
@@ -297,6 +302,7 @@ fn commit(
         }
     }
     transaction.commit()?;
+    writer.warn_if_ahead(now_ns());
     Ok((
         answers,
         View {
@@ -308,6 +314,31 @@ fn commit(
 }
 
 impl Writer {
+    /// By how much the last event is ahead of the clock, if clocks don't differ by that much: the
+    /// clock is wrong, or was when it was appended.
+    pub(super) fn ahead(&self, now_ns: u64) -> Option<String> {
+        let ahead = Duration::from_nanos(self.last_time_ns.saturating_sub(now_ns));
+        let seconds = Duration::from_secs(ahead.as_secs());
+        self.future_max.filter(|max| ahead > *max).map(|_| {
+            format!(
+                "the time of the last event is {} ahead of this machine's clock, and new events \
+                 get that time until the clock has passed it: timers and delayed messages are late \
+                 by as much; correct the clock, or restore the log from a backup",
+                humantime::format_duration(seconds)
+            )
+        })
+    }
+
+    /// Logs that once.
+    pub(super) fn warn_if_ahead(&mut self, now_ns: u64) {
+        if !self.has_warned
+            && let Some(ahead) = self.ahead(now_ns)
+        {
+            self.has_warned = true;
+            tracing::warn!("embedded log: {ahead}");
+        }
+    }
+
     /// Appends one request, or refuses it without a trace. The outer error is an error of the file.
     fn append(
         &mut self,

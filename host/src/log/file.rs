@@ -130,6 +130,18 @@ pub(super) struct Trim {
 }
 
 impl Trim {
+    fn load(settings: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Self, Failure> {
+        let trim = Self {
+            first_sequence: number(settings, "first_sequence")?,
+            bytes_before: number(settings, "bytes_before")?,
+            last_sequence: number(settings, "last_sequence")?,
+            last_time_ns: number(settings, "last_time_ns")?,
+        };
+        // Before they are computed with: sums of damaged numbers could overflow.
+        trim.check()?;
+        Ok(trim)
+    }
+
     /// Writes it, in the transaction that removes the events.
     pub(super) fn store(&self, transaction: &WriteTransaction) -> Result<(), Failure> {
         let mut settings = transaction.open_table(SETTINGS)?;
@@ -210,7 +222,10 @@ pub(super) fn open(path: &Path, options: &Options, now_ns: u64) -> Result<Opened
             .and_then(|folder| folder.sync_all())
             .map_err(|error| refused(path, format!("cannot sync its folder: {error}"), error))?;
     }
-    guarded(|| load(database, options, now_ns)).map_err(|failure| refused_by(path, failure))
+    let mut opened =
+        guarded(|| load(database, options, now_ns)).map_err(|failure| refused_by(path, failure))?;
+    opened.writer.warn_if_ahead(now_ns);
+    Ok(opened)
 }
 
 /// Runs work on the file. A panic of redb at damage is a failure like any other damage.
@@ -350,19 +365,14 @@ fn load(
         name,
         created_ns: number(&settings, "created_ns")?,
     };
-    let trim = Trim {
-        first_sequence: number(&settings, "first_sequence")?,
-        bytes_before: number(&settings, "bytes_before")?,
-        last_sequence: number(&settings, "last_sequence")?,
-        last_time_ns: number(&settings, "last_time_ns")?,
-    };
-    // Before they are computed with: sums of damaged numbers could overflow.
-    trim.check()?;
+    let trim = Trim::load(&settings)?;
     let chunks = transaction.open_table(CHUNKS)?;
     let mut writer = Writer {
         last_sequence: trim.last_sequence,
         last_time_ns: trim.last_time_ns,
         appended_ns: now_ns,
+        future_max: options.future_max,
+        has_warned: false,
         bytes: trim.bytes_before,
         tail: Builder::new(trim.last_sequence + 1),
         ids: Ids::new(options.duplicate_window, IDS_MAX),

@@ -400,11 +400,9 @@ impl Log {
                 "the embedded log failed and will be reopened by the next append: {message}"
             ));
         }
-        if let Some(window) = slot
-            .writer
-            .as_ref()
-            .and_then(|writer| writer.ids.shortened())
-        {
+        let writer = slot.writer.as_ref();
+        warnings.extend(writer.and_then(|writer| writer.ahead(now_ns())));
+        if let Some(window) = writer.and_then(|writer| writer.ids.shortened()) {
             warnings.push(format!(
                 "message ids are remembered for only {} s of the duplicate window of {} s, because \
                  there are more than {}; shorten the window",

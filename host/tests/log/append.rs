@@ -483,6 +483,41 @@ fn times_never_go_back() {
 }
 
 #[test]
+fn times_that_are_ahead_of_the_clock_are_named() {
+    // As under a clock that was a day ahead.
+    let place = Place::with(Options {
+        future_max: None,
+        ..Options::default()
+    });
+    let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970");
+    let ahead = now + Duration::from_secs(24 * 3_600);
+    let time_ns = u64::try_from(ahead.as_nanos()).expect("before 2554");
+    let log = place.open();
+    let tomorrow = NewEvent {
+        time_ns: Some(time_ns),
+        ..event("a", "")
+    };
+    append(&log, &[tomorrow]);
+    assert_eq!(log.warnings(), Vec::<String>::new(), "any distance is fine");
+    drop(log);
+    let place = Place {
+        options: Options::default(),
+        folder: place.folder,
+    };
+    let log = place.open();
+    append(&log, &[event("a", "")]);
+    let times: Vec<_> = read_all(&log).iter().map(|event| event.time_ns).collect();
+    assert_eq!(times, [time_ns, time_ns]);
+    let [warning] = &log.warnings()[..] else {
+        panic!("{:?}", log.warnings());
+    };
+    assert!(
+        warning.contains("is 23h 59m") && warning.contains("ahead of this machine's clock"),
+        "{warning}"
+    );
+}
+
+#[test]
 fn history_keeps_its_identity() {
     let place = Place::new();
     let log = place.open();
