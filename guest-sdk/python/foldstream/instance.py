@@ -90,8 +90,9 @@ class Instance:
         # One list for the page: the host takes the last of several entries of one key.
         entries = NewEntries()
         migrate: Any = self.module.migrate  # type: ignore[attr-defined]
+        begin_call()
         for key, value in page:
-            migrate(from_version, OldEntry(key, value), entries)
+            refuse_unfinished("migrate", migrate(from_version, OldEntry(key, value), entries))
         return entries._stored
 
     def query(self, name: str, arguments: str | bytes) -> str | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import Any
 
 import pytest
 from foldstream import Event, Manifest, NewEntries, OldEntry, Projection, Table, UnknownVersion, Value, u32
 from foldstream.errors import Mismatch
 from foldstream.testing import Harness, event
+from foldstream.waiting import watch_coroutines
 
 Added = tuple[str, u32, int]
 
@@ -133,3 +136,21 @@ def test_later_entries_of_one_key_win_in_the_order_of_the_old_keys() -> None:
 def test_what_no_table_could_store_is_refused(what: str, message: str) -> None:
     with pytest.raises(Mismatch, match=message):
         Harness.migrated(Anything, 1, {"a": what})
+
+
+def test_a_migration_that_would_finish_later_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(Anything):
+        async def later(self) -> None: ...
+
+        def migrate(self, from_version: int, old: OldEntry, new: NewEntries) -> Any:
+            new.keep(old)
+            return (_ for _ in ()) if old.json(str) == "generator" else self.later() and None
+
+    monkeypatch.setattr(sys, "unraisablehook", None)
+    with warnings.catch_warnings():
+        # As a component does.
+        watch_coroutines()
+        with pytest.raises(TypeError, match="migrate returned a generator, which nothing here runs"):
+            Harness.migrated(Later, 1, {"a": "generator"})
+        with pytest.raises(TypeError, match="Later.later' was never awaited; nothing here waits for it"):
+            Harness.migrated(Later, 1, {"a": "coroutine"})

@@ -67,7 +67,11 @@ export class Instance {
   migrate(fromVersion: number, page: readonly Stored[]): Stored[] {
     // One list for the page: the host takes the last of several entries of one key.
     const entries = new NewEntries();
-    for (const [key, value] of page) this.module.migrate!(fromVersion, new OldEntry(key, value), entries);
+    beginCall();
+    for (const [key, value] of page) {
+      const returned: unknown = this.module.migrate!(fromVersion, new OldEntry(key, value), entries);
+      refuseWaiting("migrate", returned);
+    }
     return entries.stored;
   }
 

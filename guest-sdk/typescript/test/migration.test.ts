@@ -127,3 +127,12 @@ test("later entries of one key win, in the order of the old keys", () => {
 test("what no table could store is refused", () => {
   assert.throws(() => Harness.migrated(Anything, 1, { a: "long" }), /a key has 1025 bytes; at most 1024 are allowed/);
 });
+
+test("a migration that would finish later is refused", () => {
+  class Later extends Anything {
+    override async migrate(_: number, old: OldEntry, entries: NewEntries): Promise<void> {
+      entries.keep(old);
+    }
+  }
+  assert.throws(() => Harness.migrated(Later, 1, { a: "keep" }), /migrate must not be async/);
+});

@@ -33,4 +33,9 @@ class Visits(Projection):
         page, count = found
         if page == "odd":
             raise Reject("nobody knows what to do with this page")
+        if page == "late":
+            self.later()
         new.set(self.visits, page, Visited(page, count))
+
+    async def later(self) -> None:
+        """Never runs."""
