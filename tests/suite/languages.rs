@@ -3,10 +3,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use foldstream::api::{FailureClass, NewEvent};
+use foldstream_tests::client::Client;
 use foldstream_tests::host::{self, Host};
-use foldstream_tests::{cli, guests, root};
+use foldstream_tests::process::Process;
+use foldstream_tests::{cli, guests, root, wait};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// A language with the tools that a project of it needs.
@@ -281,6 +285,55 @@ async fn a_first_projection_in_go_works_as_its_readme_says() {
 #[tokio::test]
 async fn a_first_projection_in_c_works_as_its_readme_says() {
     first_projection(&C).await;
+}
+
+#[tokio::test]
+async fn dev_names_the_deployment_that_a_renamed_module_leaves() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let new = ["foldstream", "new", "--lang", "go", "page-visits"];
+    run_in(folder.path(), &new).expect(0);
+    let project = folder.path().join("page-visits");
+    let mut command = with_tools(host::foldstream());
+    let listen = ["dev", ".", "--listen", "127.0.0.1:0"];
+    command.args(listen).current_dir(&project);
+    let mut dev = Process::start("foldstream dev", &mut command);
+    let long = Duration::from_secs(300);
+    wait::until_within(long, "the first build to be deployed", async || {
+        dev.printed("waiting for changes")
+    })
+    .await;
+
+    let source = project.join("main.go");
+    let text = std::fs::read_to_string(&source).expect("it is there");
+    let renamed = text.replace("\"page-visits\"", "\"visits-of-pages\"");
+    assert_ne!(renamed, text);
+    std::fs::write(&source, renamed).expect("written");
+    let advice = wait::until_within(long, "the old deployment to be named", async || {
+        dev.printed(
+            "the module is now named visits-of-pages; the old deployment page-visits keeps \
+             running: delete it with `foldstream ",
+        )
+    })
+    .await;
+    wait::until_within(long, "commands for the new name", async || {
+        dev.printed("  foldstream scan visits-of-pages ")
+    })
+    .await;
+
+    let url = dev.printed("listening on ").expect("it listens");
+    let client = Client::new(&url);
+    let status = async |name: &str| {
+        let path = format!("/v1/deployments/{name}");
+        client.get(&path).await.status
+    };
+    assert_eq!(status("page-visits").await, 200);
+    let deletes: Vec<_> = advice.trim_end_matches('`').split(' ').collect();
+    assert_eq!(deletes, ["delete", "page-visits", "--url", &url]);
+    cli::run(&[&deletes[..], &["--yes"]].concat()).expect(0);
+    assert_eq!(status("page-visits").await, 404);
+    assert_eq!(status("visits-of-pages").await, 200);
+    dev.signal(Signal::INT);
+    assert_eq!(dev.wait(wait::DEADLINE).code(), Some(0));
 }
 
 #[test]

@@ -139,15 +139,16 @@ impl Session<'_> {
     /// Builds and deploys once now and then after every change.
     async fn follow(&self, watched: &Watched) -> anyhow::Result<()> {
         self.import_sample().await?;
-        // Said once: the name is known after the first build.
-        let mut is_shown = false;
+        let (mut deployed, mut shown) = (None, None);
         loop {
-            match self.rebuild().await {
-                Ok(name) if !is_shown => {
-                    self.context.output.note(&further(self.client.url(), &name));
-                    is_shown = true;
+            match self.rebuild(&mut deployed).await {
+                // Said once for each name, which is known after a build.
+                Ok(()) if shown != deployed => {
+                    let name = deployed.as_deref().unwrap_or_default();
+                    self.context.output.note(&further(self.client.url(), name));
+                    shown.clone_from(&deployed);
                 }
-                Ok(_) => {}
+                Ok(()) => {}
                 Err(error) => self.context.output.error(&message_of(&error)),
             }
             self.context.output.note(&format!(
@@ -160,8 +161,9 @@ impl Session<'_> {
         }
     }
 
-    /// Builds, deploys, and waits for the read model; returns the name of the deployment.
-    async fn rebuild(&self) -> anyhow::Result<String> {
+    /// Builds, deploys, and waits for the read model. `deployed` is the name of the deployment that
+    /// this session made last.
+    async fn rebuild(&self, deployed: &mut Option<String>) -> anyhow::Result<()> {
         let output = self.context.output;
         let compiled = self.language.compile(&self.args.dir, output).await?;
         // Projects and their modules usually have one name.
@@ -178,12 +180,15 @@ impl Session<'_> {
             candidate: self.args.effects.parameters(known.is_none()),
             ..deploy::Request::default()
         };
-        let deployed = deploy::upload(self.client, compiled.module, &request).await?;
-        output.note(&deploy::describe(&deployed));
-        let deployment =
-            deploy::settled(self.client, &deployed, Some(CATCH_UP_WAIT), output).await?;
-        output.note(&deploy::end_line(&deployment, deployed.generation));
-        Ok(deployment.name)
+        let made = deploy::upload(self.client, compiled.module, &request).await?;
+        output.note(&deploy::describe(&made));
+        let new = &made.deployment.name;
+        if let Some(old) = deployed.replace(new.clone()).filter(|old| old != new) {
+            output.note(&renamed(self.client.url(), &old, new));
+        }
+        let deployment = deploy::settled(self.client, &made, Some(CATCH_UP_WAIT), output).await?;
+        output.note(&deploy::end_line(&deployment, made.generation));
+        Ok(())
     }
 
     /// Imports the sample next to the project if the log is empty, so that a kept folder is not
@@ -221,13 +226,27 @@ impl Session<'_> {
     }
 }
 
-/// Commands to try next.
-pub(crate) fn further(url: &str, name: &str) -> String {
-    let url = if url == crate::cli::URL_DEFAULT {
+/// What is left of a module that got another name. Only its owner knows whether it is still needed.
+fn renamed(url: &str, old: &str, new: &str) -> String {
+    let url = option(url);
+    format!(
+        "the module is now named {new}; the old deployment {old} keeps running: delete it with \
+         `foldstream delete {old}{url}`"
+    )
+}
+
+/// The option that names a host, unless it is the usual one.
+fn option(url: &str) -> String {
+    if url == crate::cli::URL_DEFAULT {
         String::new()
     } else {
         format!(" --url {url}")
-    };
+    }
+}
+
+/// Commands to try next.
+pub(crate) fn further(url: &str, name: &str) -> String {
+    let url = option(url);
     format!(
         "try\n  foldstream scan {name}{url}\n  foldstream show {name}{url}\n  foldstream watch \
          {name}{url}"
@@ -337,5 +356,6 @@ mod tests {
             further("http://127.0.0.1:1234", "a")
                 .contains("foldstream scan a --url http://127.0.0.1:1234\n")
         );
+        assert!(renamed("http://127.0.0.1:7575", "a", "b").ends_with("`foldstream delete a`"));
     }
 }
