@@ -24,6 +24,8 @@
 //	func main() {}
 //
 // Package foldstream/projection makes a [Projection] the module, package foldstream/handler a [Handler].
+// Package foldstream/saga runs processes of several steps in a handler, and package
+// foldstream/migration converts the state of an older version.
 //
 // # Errors
 //

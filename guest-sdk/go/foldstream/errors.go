@@ -36,6 +36,11 @@ type MismatchError struct{ message string }
 
 func (e *MismatchError) Error() string { return e.message }
 
+// UnknownVersion is what a migration returns if it does not know the version of the old state.
+func UnknownVersion(version uint32) error {
+	return mismatch("state version ", strconv.FormatUint(uint64(version), 10), " is unknown to this version of the module")
+}
+
 func mismatch(parts ...string) error { return &MismatchError{strings.Join(parts, "")} }
 
 // within is the same error, inside of a field or an element.
@@ -93,7 +98,7 @@ func recovered(reason any) *panicError {
 
 func isLibrary(frame runtime.Frame) bool {
 	// What is inlined has the name of its caller, but its own file, which a build names by the module.
-	ours := strings.HasPrefix(frame.Function, "foldstream.") || strings.HasPrefix(frame.File, "foldstream@")
+	ours := strings.HasPrefix(frame.Function, "foldstream.") || strings.HasPrefix(frame.Function, "foldstream/") || strings.HasPrefix(frame.File, "foldstream@")
 	// What the compiler adds has no file.
 	ours = ours || strings.HasPrefix(frame.File, "<")
 	return ours && !strings.HasSuffix(frame.File, "_test.go")

@@ -32,14 +32,21 @@ type Event struct {
 
 // Token is one token of the subject, counted from 1: the second of orders.42.placed is 42.
 func (e *Event) Token(number int) string {
+	token, found := tokenOf(e.Subject, number)
+	if !found {
+		e.state.fail(mismatch("subject ", e.Subject, " has no token ", strconv.Itoa(number)))
+	}
+	return token
+}
+
+func tokenOf(subject string, number int) (string, bool) {
 	place := 0
-	for token := range strings.SplitSeq(e.Subject, ".") {
+	for token := range strings.SplitSeq(subject, ".") {
 		if place++; place == number {
-			return token
+			return token, true
 		}
 	}
-	e.state.fail(mismatch("subject ", e.Subject, " has no token ", strconv.Itoa(number)))
-	return ""
+	return "", false
 }
 
 // IsUnder says whether the subject is one of these: orders.*.placed, where * matches any token, or

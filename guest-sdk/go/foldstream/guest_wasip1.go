@@ -1,5 +1,5 @@
 // What a Go module exports to a host, in the canonical form of the component model. The comments name
-// the records of wit/. The packages projection and handler export what only one kind of module has.
+// the records of wit/. The packages projection, handler and migration export what only some modules have.
 
 package foldstream
 
@@ -169,6 +169,42 @@ func (g *Guest) call(method func(*module) *failed) unsafe.Pointer {
 		out.putText(12, inUTF8(failed.err.Error()))
 	}
 	return exported()
+}
+
+// MigrateGuest is the export migrate. Package migration exports it; nothing else does.
+func MigrateGuest(fromVersion uint32, first unsafe.Pointer, count uint32) unsafe.Pointer {
+	// An instance of its own: what it sets is no state.
+	entries, err := current().open().migrateAll(fromVersion, liftEntries(first, int(count)))
+	release()
+	out := export(12)
+	if err != nil {
+		out.put8(0, 1)
+		out.putText(4, inUTF8(err.Error()))
+		return exported()
+	}
+	list := out.putList(4, len(entries), entrySize)
+	for place, entry := range entries {
+		at := place * entrySize
+		list.putText(at, entry.key)
+		if entry.isBytes {
+			list.put8(at+8, 1)
+		}
+		list.putText(at+12, entry.value)
+	}
+	return exported()
+}
+
+// entrySize is the size of the record entry.
+const entrySize = 20
+
+func liftEntries(first unsafe.Pointer, count int) []OldEntry {
+	entries := make([]OldEntry, count)
+	for place := range entries {
+		at := unsafe.Add(first, place*entrySize)
+		isBytes := uint8(load32(at, 8)) != 0
+		entries[place] = OldEntry{Key: textAt(at, 0), Value: textAt(at, 12), isBytes: isBytes}
+	}
+	return entries
 }
 
 // Types of events by themselves: there are few, and they come with each event.

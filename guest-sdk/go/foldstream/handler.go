@@ -33,6 +33,10 @@ type Handler struct {
 
 func (h *Handler) definition() *module { return &h.module }
 
+// Err is the first error that a method which returns none remembered, such as [Event.Token], while an
+// event, a timer or a query is handled. It rejects what is handled, so continuing is of no use.
+func (h *Handler) Err() error { return h.module.state.failure }
+
 // Handle handles all events, but those of the types for which there is a function; see [Handle].
 func (h *Handler) Handle(handle func(event *Event, effects *Effects) error) { h.module.other = handle }
 

@@ -50,7 +50,9 @@ type Given struct {
 type Harness struct {
 	t T
 	// open makes an instance over a memory.
-	open     func(*memory) *module
+	open func(*memory) *module
+	// begun are the entries before the first event: those that a migration made.
+	begun    map[string]string
 	memory   *memory
 	running  *module
 	reacted  []input
@@ -69,7 +71,31 @@ const firingsMax = 100_000
 
 // NewHarness makes a projection or handler with an empty state.
 func NewHarness[M Projection | Handler](t T, define func(*M)) *Harness {
-	return newHarness(t, func(memory *memory) *module {
+	return newHarness(t, opens(define), nil)
+}
+
+// NewMigrated is a harness whose state a migration made of the entries of an older version: values as
+// JSON by their keys, as [Harness.Entries] returns them. It returns why a migration failed.
+func NewMigrated[M Projection | Handler](t T, define func(*M), fromVersion uint32, old map[string]string) (*Harness, error) {
+	t.Helper()
+	open := opens(define)
+	var page []OldEntry
+	// A host hands them over in the order of the keys.
+	for _, key := range slices.Sorted(maps.Keys(old)) {
+		page = append(page, OldEntry{Key: key, Value: old[key]})
+	}
+	made, err := open(newMemory()).migrateAll(fromVersion, page)
+	if err != nil {
+		return nil, err
+	}
+	migrated := newMemory()
+	migrated.putMany(made)
+	return newHarness(t, open, migrated.entries), nil
+}
+
+// opens makes instances over a memory.
+func opens[M Projection | Handler](define func(*M)) func(*memory) *module {
+	return func(memory *memory) *module {
 		var opened *module
 		switch define := any(define).(type) {
 		case func(*Projection):
@@ -79,11 +105,12 @@ func NewHarness[M Projection | Handler](t T, define func(*M)) *Harness {
 		}
 		memory.manifest = opened.manifest
 		return opened
-	})
+	}
 }
 
-func newHarness(t T, open func(*memory) *module) *Harness {
-	harness := &Harness{t: t, open: open, memory: newMemory(), sequence: 1}
+func newHarness(t T, open func(*memory) *module, begun map[string]string) *Harness {
+	harness := &Harness{t: t, open: open, begun: begun, memory: newMemory(), sequence: 1}
+	maps.Copy(harness.memory.entries, begun)
 	harness.time, _ = ParseTimestamp("2026-01-01T00:00:00Z")
 	// Mistakes in the definition are found here, not by the first event.
 	open(harness.memory)
@@ -221,7 +248,7 @@ func (h *Harness) SameForAnyBatching() {
 	// Small batches, odd ones, one that splits most tests unevenly, and all at once.
 	for _, size := range []int{1, 2, 3, 7, 64, max(1, len(h.reacted))} {
 		for _, how := range []string{"", ", restarted after each"} {
-			other := newHarness(h.t, h.open)
+			other := newHarness(h.t, h.open, h.begun)
 			for batch := range slices.Chunk(h.reacted, size) {
 				if failed := other.apply(batch); failed != nil {
 					h.t.Fatalf("in batches of %d: %v", size, failed.err)

@@ -2,6 +2,8 @@ package foldstream
 
 import (
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -70,6 +72,70 @@ type KeyRule struct {
 	kind   uint8
 	number uint32
 	text   string
+}
+
+// Of is the key of an event by this rule. A value inside data is a text or a whole number.
+func (r KeyRule) Of(event *Event) (string, error) {
+	missing := func(what string) (string, error) {
+		return "", mismatch("event ", strconv.FormatUint(event.Sequence, 10), " (", event.Subject, ") has no ", what)
+	}
+	switch r.kind {
+	case 1:
+		return event.Subject, nil
+	case 2:
+		token, found := tokenOf(event.Subject, int(r.number))
+		if !found {
+			return missing("token " + strconv.FormatUint(uint64(r.number), 10))
+		}
+		return token, nil
+	case 3:
+		value, found := event.Headers[r.text]
+		if !found {
+			return missing("header " + r.text)
+		}
+		return value, nil
+	case 4:
+		data, err := Data[any](event)
+		if err != nil {
+			return "", err
+		}
+		switch found := pointedAt(data, r.text).(type) {
+		case string:
+			return found, nil
+		case int64:
+			return strconv.FormatInt(found, 10), nil
+		case uint64:
+			return strconv.FormatUint(found, 10), nil
+		}
+		return missing("text or whole number at " + r.text)
+	}
+	return missing("key")
+}
+
+// pointedAt is the value at a JSON pointer (RFC 6901); nil if there is none.
+func pointedAt(value any, pointer string) any {
+	start, rest, more := strings.Cut(pointer, "/")
+	if start != "" {
+		return nil
+	}
+	for more {
+		var step string
+		step, rest, more = strings.Cut(rest, "/")
+		step = strings.ReplaceAll(strings.ReplaceAll(step, "~1", "/"), "~0", "~")
+		switch inner := value.(type) {
+		case map[string]any:
+			value = inner[step]
+		case []any:
+			number, err := strconv.ParseUint(step, 10, 31)
+			if err != nil || strconv.FormatUint(number, 10) != step || int(number) >= len(inner) {
+				return nil
+			}
+			value = inner[number]
+		default:
+			return nil
+		}
+	}
+	return value
 }
 
 // SubjectKey is the whole subject.

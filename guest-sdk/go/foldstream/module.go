@@ -21,6 +21,8 @@ type module struct {
 	other   reaction
 	onTimer func(*Fired, *Effects) error
 	queries []query
+	// migrate converts an old entry; nil in modules that do not migrate.
+	migrate func(fromVersion uint32, old *OldEntry) error
 }
 
 // reaction handles an event. Projections have no effects.
@@ -84,7 +86,7 @@ func Query[A, R any](m Module, name, description string, answer func(arguments A
 			return "", InvalidArguments(err.Error())
 		}
 		found, err := answer(arguments)
-		if err == nil {
+		if d.state.failure != nil {
 			// What it reads may have failed, whatever it returns.
 			err = d.state.failure
 		}
@@ -166,9 +168,14 @@ func (m *module) reactToAll(count int, react func(index int, effects *Effects) e
 			err = recovered(reason)
 		}
 	}()
+	running := goroutines()
 	for index = range count {
 		m.state.event = index
-		if err := m.reactToOne(index, react); err != nil {
+		err := m.reactToOne(index, react)
+		if err == nil {
+			err = refuseRunning(running)
+		}
+		if err != nil {
 			return index, err
 		}
 		m.state.event = noEvent
@@ -184,11 +191,13 @@ func (m *module) reactToOne(index int, react func(index int, effects *Effects) e
 	if m.outbox != nil {
 		effects = &Effects{state: m.state}
 	}
-	if err := react(index, effects); err != nil {
-		return err
-	}
+	err := react(index, effects)
 	if m.state.failure != nil {
+		// It came first, and the other may follow from it.
 		return m.state.failure
+	}
+	if err != nil {
+		return err
 	}
 	if effects == nil {
 		return nil
@@ -222,9 +231,14 @@ func (m *module) answer(name, arguments string) (text string, err error) {
 		}
 	}()
 	m.state.writable = false
+	running := goroutines()
 	for _, query := range m.queries {
 		if query.name == name {
-			return query.answer(arguments)
+			text, err := query.answer(arguments)
+			if err == nil {
+				err = refuseRunning(running)
+			}
+			return text, err
 		}
 	}
 	return "", errUnknownQuery

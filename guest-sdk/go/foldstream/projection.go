@@ -15,6 +15,10 @@ type Projection struct {
 
 func (p *Projection) definition() *module { return &p.module }
 
+// Err is the first error that a method which returns none remembered, such as [Event.Token], while an
+// event, a timer or a query is handled. It rejects what is handled, so continuing is of no use.
+func (p *Projection) Err() error { return p.module.state.failure }
+
 // Apply handles all events, but those of the types for which there is a function; see [On].
 func (p *Projection) Apply(apply func(event *Event) error) {
 	p.module.other = func(event *Event, _ *Effects) error { return apply(event) }

@@ -175,6 +175,9 @@ func (s *Scan[K, V]) Delete() int {
 func (s *Scan[K, V]) pages() iter.Seq[[]entry] {
 	return func(yield func([]entry) bool) {
 		state, span, left := s.table.state, s.span, s.limit
+		if state.refusesReading(s.table.name) {
+			return
+		}
 		more := span.start < span.end
 		for more && left != 0 && state.failure == nil {
 			// The host scans what it has, so the writes of this batch have to be there first.

@@ -75,12 +75,11 @@ func (hostState) scan(span span, backwards bool, limit int) ([]entry, bool) {
 		hasAfter, address(span.after), uint32(len(span.after)), direction, uint32(limit), area,
 	)
 	runtime.KeepAlive(span)
-	const size = 20
 	first, count := unsafe.Pointer(uintptr(load32(area, 0))), int(load32(area, 4))
 	more := uint8(load32(area, 8)) != 0
 	entries := make([]entry, count)
 	for place := range entries {
-		at := unsafe.Add(first, place*size)
+		at := unsafe.Add(first, place*entrySize)
 		entries[place] = entry{textAt(at, 0), textAt(at, 12)}
 	}
 	return entries, more

@@ -32,6 +32,8 @@ type write struct {
 	key, value string
 	// deletes says that the key is removed.
 	deletes bool
+	// isBytes says that the value is no text; only a migration keeps such a value.
+	isBytes bool
 }
 
 // entry is a key with its value.
@@ -49,6 +51,9 @@ type state struct {
 	event int
 	// writable is false in queries.
 	writable bool
+	// migrating says that what is set goes to migrated, and that there is nothing to read.
+	migrating bool
+	migrated  []write
 	// failure is the first error of a method that returns none.
 	failure error
 	entries int
@@ -74,6 +79,14 @@ func (s *state) flush() error {
 		s.backend.putMany(writes)
 	}
 	return nil
+}
+
+// refusesReading refuses what needs entries of a table while a migration runs.
+func (s *state) refusesReading(table string) bool {
+	if s.migrating {
+		s.fail(mismatch("a migration cannot read or remove entries of table ", table, "; it only sets them"))
+	}
+	return s.migrating
 }
 
 // makeRoom empties the tables if they have grown too large. Never within an event, which may hold
@@ -137,17 +150,38 @@ func NewTable[K comparable, V any](m Module, name string) *Table[K, V] {
 	if err != nil {
 		panic("foldstream: table " + name + ": " + err.Error())
 	}
+	checkTableName(name)
 	return newTable[K, V](m, name, key)
 }
 
-func newTable[K comparable, V any](m Module, name string, key keyType) *Table[K, V] {
+// NewPart makes a table of which several parts share the name, such as one for each saga: its keys
+// begin with name/part/. A key of struct{} is one entry, name/part. Package saga makes them; nothing
+// else does.
+func NewPart[K comparable, V any](m Module, name, part string) *Table[K, V] {
+	var key keyType
+	if kind := reflect.TypeFor[K](); kind != reflect.TypeFor[struct{}]() {
+		var err error
+		if key, err = keyTypeOf(kind); err != nil {
+			panic("foldstream: table " + name + ": " + err.Error())
+		}
+	}
+	checkTableName(name)
+	checkTableName(part)
+	return newTable[K, V](m, name+"/"+part, key)
+}
+
+func checkTableName(name string) {
 	const letters = "abcdefghijklmnopqrstuvwxyz0123456789-"
 	if name == "" || len(name) > 64 || strings.Trim(name, letters) != "" {
 		panic("foldstream: table name " + strconv.Quote(name) + ": use 1 to 64 lower-case letters, digits and hyphens")
 	}
+}
+
+func newTable[K comparable, V any](m Module, name string, key keyType) *Table[K, V] {
 	state := m.definition().state
 	for _, other := range state.names {
-		if other == name {
+		// A part of a table is not in another table.
+		if strings.HasPrefix(name+"/", other+"/") || strings.HasPrefix(other+"/", name+"/") {
 			panic("foldstream: two tables are named " + name)
 		}
 	}
@@ -179,6 +213,10 @@ func (t *Table[K, V]) Has(key K) bool {
 
 // Set sets the value of a key.
 func (t *Table[K, V]) Set(key K, value V) {
+	if t.state.migrating {
+		t.migrate(key, value)
+		return
+	}
 	if slot := t.mark(t.slot(key)); slot != nil {
 		slot.value, slot.found = t.copied(value), true
 	}
@@ -203,6 +241,26 @@ func (t *Table[K, V]) Delete(key K) {
 		var none V
 		slot.value, slot.found = none, false
 	}
+}
+
+// KeyText is a key as the state has it, such as customer/42.
+func (t *Table[K, V]) KeyText(key K) string {
+	text, _ := t.text(key)
+	return text
+}
+
+// migrate sets an entry in place of an old one. The last value of a key wins, so it is written at once.
+func (t *Table[K, V]) migrate(key K, value V) {
+	text, sound := t.text(key)
+	if !sound {
+		return
+	}
+	stored, err := t.value.encode(nil, unsafe.Pointer(&value))
+	if err != nil {
+		t.state.fail(mismatch("the value of ", text, " cannot be stored: ", err.Error()))
+		return
+	}
+	t.state.migrated = append(t.state.migrated, write{key: text, value: string(stored)})
 }
 
 // copied is a value that shares nothing changeable with the first.
@@ -240,6 +298,9 @@ func (t *Table[K, V]) slot(key K) *slot[V] {
 	if slot := t.slots[key]; slot != nil {
 		return slot
 	}
+	if t.state.refusesReading(t.name) {
+		return nil
+	}
 	text, sound := t.text(key)
 	if !sound {
 		return nil
@@ -266,6 +327,9 @@ func (t *Table[K, V]) add(text string) *slot[V] {
 func (t *Table[K, V]) load(key K) *slot[V] {
 	if slot := t.slots[key]; slot != nil {
 		return slot
+	}
+	if t.state.refusesReading(t.name) {
+		return nil
 	}
 	text, sound := t.text(key)
 	if !sound {
@@ -353,6 +417,7 @@ type Value[V any] struct{ table *Table[struct{}, V] }
 
 // NewValue makes a single value for a projection or handler, while it is being defined.
 func NewValue[V any](m Module, name string) *Value[V] {
+	checkTableName(name)
 	// No parts: its key is its name alone.
 	return &Value[V]{newTable[struct{}, V](m, name, keyType{})}
 }

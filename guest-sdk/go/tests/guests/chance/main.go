@@ -85,6 +85,8 @@ func fail(how string) {
 	switch how {
 	case "assert":
 		panic("it does not hold")
+	case "leave":
+		go func() { select {} }()
 	case "recurse":
 		fmt.Println(recurse(1))
 	case "allocate":
