@@ -148,7 +148,11 @@ fn sdk_of_typescript_and_its_examples_pass_their_tests_and_have_sound_types() {
 #[test]
 fn sdk_of_go_and_its_examples_pass_their_tests() {
     let sdk = root().join("guest-sdk/go");
-    for folder in ["foldstream", "examples/order-totals"] {
+    for folder in [
+        "foldstream",
+        "examples/order-totals",
+        "examples/saga-orchestrated",
+    ] {
         run_in(&sdk.join(folder), &["go", "test", "./..."]).expect(0);
     }
     let formatted = run_in(&sdk, &["gofmt", "-l", "."]).expect(0);
@@ -163,9 +167,12 @@ fn the_readme_of_go_shows_modules_that_pass_their_tests() {
     let blocks: Vec<_> = blocks
         .filter_map(|block| Some(block.split_once("```")?.0))
         .collect();
-    let [projection, handler, _, of_projection, of_handler] = blocks[..] else {
+    let [projection, handler, saga, _, _, of_projection, of_handler] = blocks[..] else {
         panic!("there are {} examples", blocks.len())
     };
+    let of_saga = "func TestItCharges(t *testing.T) {\n\torders := foldstream.NewHarness(t, Orders)\n\t\
+                   orders.Given(foldstream.Given{Subject: \"orders.1.placed\", Data: order{1}})\n\t\
+                   if orders.Published()[0].Subject != \"payment.1.charge\" {\n\t\tt.Fail()\n\t}\n}\n";
     let sdk = sdk.join("foldstream");
     let project = format!(
         "module mine\n\nrequire foldstream v0.0.0\n\nreplace foldstream => {}\n\ngo 1.24\n",
@@ -174,6 +181,7 @@ fn the_readme_of_go_shows_modules_that_pass_their_tests() {
     for (module, test, imports) in [
         (projection, of_projection, "\"testing\""),
         (handler, of_handler, "\"reflect\"; \"testing\"; \"time\""),
+        (saga, of_saga, "\"testing\""),
     ] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let test = format!("package main\n\nimport ({imports}; \"foldstream\")\n\n{test}");
@@ -784,7 +792,15 @@ async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_r
     assert_eq!(seen["system"], json!([]), "{seen}");
 
     let go = module("go/tests/guests/chance");
-    let more = [too_deep];
+    // A host waits for no goroutine.
+    let more = [
+        too_deep,
+        (
+            "leave",
+            FailureClass::Rejected,
+            "a goroutine is still running",
+        ),
+    ];
     let (one, other) = (chance(&go, &more).await, chance(&go, &more).await);
     assert_eq!(one, other, "in Go");
     let seen = &one[0].value;

@@ -98,7 +98,8 @@ func recovered(reason any) *panicError {
 
 func isLibrary(frame runtime.Frame) bool {
 	// What is inlined has the name of its caller, but its own file, which a build names by the module.
-	ours := strings.HasPrefix(frame.Function, "foldstream.") || strings.HasPrefix(frame.Function, "foldstream/") || strings.HasPrefix(frame.File, "foldstream@")
+	ours := strings.HasPrefix(frame.Function, "foldstream.") || strings.HasPrefix(frame.Function, "foldstream/")
+	ours = ours || strings.HasPrefix(frame.File, "foldstream@")
 	// What the compiler adds has no file.
 	ours = ours || strings.HasPrefix(frame.File, "<")
 	return ours && !strings.HasSuffix(frame.File, "_test.go")
