@@ -440,3 +440,27 @@ async fn handlers_that_cause_each_other_without_end_are_stopped_and_named() {
         .to_owned();
     assert_eq!(path.split(',').count(), 32, "{path}");
 }
+
+#[tokio::test]
+async fn handlers_whose_loop_spreads_are_stopped_and_named() {
+    let host = Host::start().await;
+    let client = host.client();
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_LOG)
+        .await;
+    // Each message of one goes to both others, so no chain of the first ten thousand events is long.
+    for name in ["echo-1", "echo-2", "echo-3"] {
+        let grant = "&allow-publish=in.%3E%40events";
+        client
+            .deploy_with(name, &guests::module("echo"), grant)
+            .await;
+    }
+    client.append(&[event(1, "one")]).await;
+    let (_, failure) = client.failed(REACTOR).await;
+    let message = &failure.message;
+    assert!(
+        message.starts_with("loop: more than 10000 events of the same origin")
+            && message.contains("reactor -> echo-"),
+        "{message}"
+    );
+}

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Payload;
 
-pub use chain::{CHAIN_MAX, Loop, PATH, extended};
+pub use chain::{CHAIN_MAX, Loop, PATH, RETURNS_MAX, Returns, extended};
 pub use check::{EFFECTS_PER_EVENT_MAX, MESSAGE_BYTES_MAX, Refused, check};
 pub use delivery::{Condition, Delivery, Queue, check_delivery};
 pub use grants::{GRANTS_MAX, Grant, GrantError, Grants, overlap};

@@ -9,8 +9,8 @@ use wasmtime::component::LinkerInstance;
 use super::bindings::{DeliveryRecord, ExpectedLast, Message};
 use super::causes::{Causes, NoPlace};
 use super::sandbox::{Access, Host, Refusal};
-use crate::effects::{self, Condition, Delivery, Effect, Owner, Row};
-use crate::event::Payload;
+use crate::effects::{self, Condition, Delivery, Effect, Owner, Returns, Row};
+use crate::event::{Event, Payload};
 use crate::state::Writer;
 use crate::subject::Pattern;
 
@@ -95,7 +95,7 @@ fn emit(
         return Err(Refusal::NO_OUTBOX.into());
     };
     for message in messages {
-        let row = row(message, &mut handling.causes, &handling.publishes, writer)?;
+        let row = row(message, handling, writer)?;
         if let Some(row) = row {
             writer.emit(&row).map_err(Refusal::from)?;
         }
@@ -120,9 +120,10 @@ fn refused(limit: &'static str, message: String) -> Refusal {
 /// The row of a message; none if the fold does not own its effects, or had none of the event yet.
 fn row(
     (message, delivery): (Message, Delivery),
-    causes: &mut Causes,
-    publishes: &[Pattern],
-    writer: &Writer,
+    Handling {
+        causes, publishes, ..
+    }: &mut Handling,
+    writer: &mut Writer,
 ) -> Result<Option<Row>, Refusal> {
     let Message {
         cause,
@@ -174,23 +175,16 @@ fn row(
     // What was set before the first deploy is as old as the event that set it.
     let set_by = causes.timer_set_by();
     // Only the owner's batch keeps effects, and none of events from before the first deploy.
-    let Some(owner) = writer.role().owner().filter(|owner| {
+    let owner = writer.role().owner().filter(|owner| {
         place.sequence > owner.effects_after && set_by.is_none_or(|set| set > owner.timers_after)
-    }) else {
+    });
+    let Some(owner) = owner.cloned() else {
         return Ok(None);
     };
-    let Some(target) = target(owner, &subject, &delivery)? else {
+    let Some(target) = target(&owner, &subject, &delivery)? else {
         return Ok(None);
     };
-    let path = effects::extended(&owner.deployment, &event).map_err(|turn| {
-        let message = format!(
-            "a chain of more than {} handlers caused event {}, with the loop {turn}; correct one \
-             of them, or its grants, and skip this event",
-            effects::CHAIN_MAX,
-            place.sequence
-        );
-        refused("loop", message)
-    })?;
+    let path = path(&owner.deployment, &event, writer.returns_mut())?;
     let kind = kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
     headers.extend(effects::outgoing(
         &owner.deployment,
@@ -215,6 +209,28 @@ fn row(
         made_ns: now_ns(),
         effect,
     }))
+}
+
+/// The chain of a message that an event causes, unless the chain is a loop.
+fn path(deployment: &str, cause: &Event, returns: &mut Returns) -> Result<String, Refusal> {
+    let advice = "correct one of them, or its grants, and skip this event";
+    let sequence = cause.sequence;
+    returns.note(deployment, cause).map_err(|turn| {
+        let most = effects::RETURNS_MAX;
+        let message = format!(
+            "more than {most} events of the same origin as event {sequence} came back through \
+             handlers, with the loop {turn}; {advice}"
+        );
+        refused("loop", message)
+    })?;
+    effects::extended(deployment, cause).map_err(|turn| {
+        let most = effects::CHAIN_MAX;
+        let message = format!(
+            "a chain of more than {most} handlers caused event {sequence}, with the loop {turn}; \
+             {advice}"
+        );
+        refused("loop", message)
+    })
 }
 
 /// The source to which a message goes; none if it is a reply that nobody granted.

@@ -14,7 +14,7 @@ use super::scan::{self, Layer};
 use super::store::{self, Inner, Step, View};
 use super::writes::Writes;
 use super::{Error, KEY_BYTES_MAX, Key, Page, Reads, Release, Scan, Trace, snapshot, timers};
-use crate::effects::{Place, Role, Row, RowKey};
+use crate::effects::{Place, Returns, Role, Row, RowKey};
 use crate::event::Payload;
 use crate::memory::{Purpose, Reservation};
 use crate::position::Checkpoint;
@@ -55,6 +55,9 @@ pub struct Writer {
     trace: Option<Arc<Trace>>,
     /// Whether effects are kept. Mute until the pipeline says otherwise.
     role: Role,
+    /// Events that came back through other handlers. Not in an instance: the next one, which tries
+    /// a failed batch again, must not count from 0.
+    returns: Returns,
     /// Effects of the batch.
     effects: Vec<(RowKey, Bytes)>,
     /// Ids of the events of the batch.
@@ -83,6 +86,7 @@ impl Writer {
             reads: None,
             trace: None,
             role: Role::Mute,
+            returns: Returns::default(),
             effects: Vec::new(),
             ids: None,
             parked: Vec::new(),
@@ -444,6 +448,11 @@ impl Writer {
             is_drop: true,
             ..self.inner.next_release(key, sequences)
         });
+    }
+
+    /// The count of events that came back.
+    pub(crate) fn returns_mut(&mut self) -> &mut Returns {
+        &mut self.returns
     }
 
     /// The turn of the effect at a place, if its event is released.
