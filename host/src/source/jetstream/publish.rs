@@ -33,8 +33,6 @@ const BATCH_SEQUENCE_HEADER: &str = "Nats-Batch-Sequence";
 const TTL_HEADER: &str = "Nats-TTL";
 const EXPECTED_HEADER: &str = "Nats-Expected-Last-Subject-Sequence";
 const EXPECTED_OF_HEADER: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
-/// The first nats-server that takes ids (`Nats-Msg-Id`) in an atomic batch: 2.12.0 refuses them.
-const BATCHES_WITH_IDS: (i64, i64, i64) = (2, 12, 1);
 /// The first level of the server's interface (nats-server 2.12) that knows conditions on other
 /// subjects than that of the message. Older servers ignore them.
 const LEVEL_OF_CONDITIONS: u32 = 2;
@@ -221,14 +219,11 @@ impl Publisher {
     pub async fn describe(&self) -> Result<Description, Unavailable> {
         let info = self.stream_info().await?;
         check(&self.settings.stream, &info.config)?;
-        let (major, minor, patch) = BATCHES_WITH_IDS;
-        let link = self.link().await?;
-        let takes_ids = link.client().is_server_compatible(major, minor, patch);
         Ok(Description {
             window: Duration::from_nanos(info.config.duplicate_window),
             keeps: keeps(&info.config),
             transforms: info.config.subject_transform.is_some(),
-            is_atomic: info.config.allow_atomic && takes_ids,
+            is_atomic: info.config.takes_batches_with_ids(),
             // A server that does not know it does not repeat it.
             takes_ttl: info.config.allow_msg_ttl,
             takes_conditions: info.config.api_level() >= LEVEL_OF_CONDITIONS,

@@ -174,11 +174,28 @@ pub(super) struct StreamConfig {
     pub(super) metadata: BTreeMap<String, String>,
 }
 
+/// The first nats-server that takes ids (`Nats-Msg-Id`) in an atomic batch: 2.12.0 refuses them.
+const BATCHES_WITH_IDS: [u32; 3] = [2, 12, 1];
+
 impl StreamConfig {
     /// The level of the interface of the server that has the stream; 0 before nats-server 2.11.
     pub(super) fn api_level(&self) -> u32 {
         let level = self.metadata.get("_nats.level");
         level.and_then(|level| level.parse().ok()).unwrap_or(0)
+    }
+
+    /// The version of the server that has the stream, which need not be the connected one; none
+    /// before nats-server 2.11.
+    pub(super) fn server_version(&self) -> Option<[u32; 3]> {
+        let version = self.metadata.get("_nats.ver")?;
+        // What follows the numbers is a pre-release or a build.
+        let mut numbers = version.split(['.', '-', '+']).map(|part| part.parse().ok());
+        Some([numbers.next()??, numbers.next()??, numbers.next()??])
+    }
+
+    /// Whether the stream takes atomic batches of messages with ids.
+    pub(super) fn takes_batches_with_ids(&self) -> bool {
+        self.allow_atomic && self.server_version() >= Some(BATCHES_WITH_IDS)
     }
 
     /// Whether the stream stores messages to a subject, and under it, as far as its settings say.
@@ -615,6 +632,34 @@ fn decoded(text: &str) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_in_batches_are_taken_from_the_first_server_on_that_has_them() {
+        let takes = |version: Option<&str>| {
+            let metadata = version.map(|version| ("_nats.ver".to_owned(), version.to_owned()));
+            let config = StreamConfig {
+                allow_atomic: true,
+                metadata: metadata.into_iter().collect(),
+                ..StreamConfig::default()
+            };
+            config.takes_batches_with_ids()
+        };
+        for known in ["2.12.1", "2.12.1-RC.2", "2.13.0-dev", "2.15.1", "3.0.0"] {
+            assert!(takes(Some(known)), "{known}");
+        }
+        for not in [
+            "2.11.9",
+            "2.12.0",
+            "2.12",
+            "2",
+            "",
+            "v2.12.1",
+            "99999999999.1.1",
+        ] {
+            assert!(!takes(Some(not)), "{not}");
+        }
+        assert!(!takes(None));
+    }
 
     #[test]
     fn a_leader_leads_as_long_as_it_hears_from_a_majority() {
