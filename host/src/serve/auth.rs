@@ -1,6 +1,6 @@
 //! Access control: the exposure rule, tokens and their scopes, and refusals.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -117,37 +117,46 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         Ok(grant) => {
             let name = grant.as_ref().map(|grant| grant.name.clone());
             // What some routes require depends on the body.
-            request.extensions_mut().insert(Holder(grant));
+            request.extensions_mut().insert(Holder { grant, peer });
             actor::scope(Some(Actor { name, peer }), next.run(request)).await
         }
         Err((reason, problem)) => {
-            // Counted each time, and logged now and then: an attack must not fill the log.
-            app.host.metrics().refused(reason.name());
-            if let Some(unlogged) = app.refusals.may_log(Instant::now()) {
-                let peer = peer.map(tracing::field::display);
-                tracing::warn!(peer, reason = reason.name(), unlogged, "refused a request");
-            }
+            note_refusal(&app, peer, reason);
             problem.into_response()
         }
     }
 }
 
+/// Counts a refusal each time, and logs it now and then: an attack must not fill the log.
+fn note_refusal(app: &App, peer: Option<IpAddr>, reason: Reason) {
+    app.host.metrics().refused(reason.name());
+    if let Some(unlogged) = app.refusals.may_log(Instant::now()) {
+        let peer = peer.map(tracing::field::display);
+        tracing::warn!(peer, reason = reason.name(), unlogged, "refused a request");
+    }
+}
+
 /// Who sends a request.
 #[derive(Clone)]
-pub(super) struct Holder(Option<Arc<Grant>>);
+pub(super) struct Holder {
+    /// What its token is for, if it has one.
+    grant: Option<Arc<Grant>>,
+    peer: Option<IpAddr>,
+}
 
 impl Holder {
     /// Whether the sender may append an event with this subject. Without a token, it may do what
     /// the route does.
-    pub(super) fn may_append(&self, subject: &str) -> Result<(), Problem> {
+    pub(super) fn may_append(&self, app: &App, subject: &str) -> Result<(), Problem> {
         let Some((grant, (demand, deployment))) =
-            self.0.as_ref().zip(scopes::demand_of_event(subject))
+            self.grant.as_ref().zip(scopes::demand_of_event(subject))
         else {
             return Ok(());
         };
         let names: Vec<String> = deployment.map(str::to_owned).into_iter().collect();
         grant.covers(demand, &names).map_err(|lack| {
-            let why = format!("{lack}, which subject {subject} requires: the host acts on it");
+            note_refusal(app, self.peer, Reason::NotAllowed);
+            let why = format!("subject {subject} is one of the host's own: {lack}");
             Problem::new(Kind::NotAllowed, why)
         })
     }

@@ -36,7 +36,7 @@ pub(super) const READ: Demand = Demand {
     also: None,
     reach: Path,
 };
-/// What it requires besides to append an event that the host itself acts on.
+/// What the append of an event that the host itself acts on requires as well.
 const OPERATE: Demand = Demand {
     scope: Some(Operate),
     also: None,
@@ -114,7 +114,7 @@ const ROUTES: &[(&str, &str, Scope, Reach)] = &[
 /// Routes of event streams, which a browser can request only without headers of its own.
 pub(super) const STREAMS: [&str; 2] = ["/v1/deployments/{name}/changes", "/v1/events/tail"];
 
-/// What an appended event requires besides, and of which deployment: an event with one of the
+/// What an appended event requires as well, and of which deployment: an event with one of the
 /// host's own subjects fires or drops timers, as an operator does.
 pub(super) fn demand_of_event(subject: &str) -> Option<(Demand, Option<&str>)> {
     subject.strip_prefix(OWN_SUBJECTS)?;

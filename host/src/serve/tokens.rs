@@ -49,7 +49,7 @@ pub(super) enum NotCovered {
     #[error("token {token} is only for the deployments {allowed}; choose one with ?name=")]
     NoName { token: String, allowed: String },
     /// All deployments.
-    #[error("token {token} is only for the deployments {allowed}, and this request shows all")]
+    #[error("token {token} is only for the deployments {allowed}, and this request concerns all")]
     AllDeployments { token: String, allowed: String },
 }
 

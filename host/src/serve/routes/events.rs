@@ -176,7 +176,7 @@ pub(super) async fn append(
     let place = acquire(&app.capacity.appends, "appends").await?;
     let mut appended = crate::serve::blocking(move || {
         let _places = (room, place);
-        append_now(&log, &form, &body, (&options, &holder))
+        append_now(&app, &log, &form, &body, (&options, &holder))
     })
     .await??;
     if let Some(waits) = waits {
@@ -186,6 +186,7 @@ pub(super) async fn append(
 }
 
 fn append_now(
+    app: &App,
     log: &Log,
     form: &append_body::Form,
     body: &Bytes,
@@ -193,7 +194,7 @@ fn append_now(
 ) -> Result<api::Appended, Problem> {
     let (events, expectation) = form.read(body, options)?;
     for event in &events {
-        holder.may_append(&event.subject)?;
+        holder.may_append(app, &event.subject)?;
     }
     // An empty batch of CloudEvents is valid, and appends nothing.
     if events.is_empty() {
