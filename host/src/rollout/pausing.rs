@@ -24,7 +24,7 @@ enum PauseChange {
 }
 
 /// On which terms a generation continues.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ResumeTerms {
     /// Events that it skips from now on.
     pub skips: Option<WantedSkips>,
@@ -95,13 +95,14 @@ pub(super) async fn resume_locked(
     choice: GenerationChoice,
     terms: ResumeTerms,
 ) -> Result<(), Error> {
-    // Before the rest: a resume reads what was accepted.
-    if terms.accept_missing {
-        accept_missing(rollouts, deployment, choice).await?;
-    }
+    // First, because it may be refused: then no loss is accepted either.
     if let Some(wanted) = terms.skips {
         // Boxed, because a request without skips should not carry its large future.
         Box::pin(rollouts.exceptions.decide(deployment, choice, &wanted)).await?;
+    }
+    // Before the rest, which reads what was accepted.
+    if terms.accept_missing {
+        accept_missing(rollouts, deployment, choice).await?;
     }
     let is_candidate = choice == GenerationChoice::Candidate;
     // One that an event stopped has no runner any more, and continues from its file.
