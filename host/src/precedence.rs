@@ -3,6 +3,8 @@
 
 use std::sync::OnceLock;
 
+use rustix::process::getpriority_process;
+
 /// By how much threads that fold, and the process that checks uploads, are nicer than the rest. With
 /// more, modules would miss their deadlines whenever the machine is busy with something else.
 const NICER: i32 = 3;
@@ -20,7 +22,15 @@ pub(crate) fn give_way() {
     // The host may have been started with a low priority. The first thread that gives way still has
     // that one; those that it starts do not.
     static NORMAL: OnceLock<i32> = OnceLock::new();
-    let normal = NORMAL.get_or_init(|| rustix::process::getpriority_process(None).unwrap_or(0));
+    give_way_from(*NORMAL.get_or_init(|| getpriority_process(None).unwrap_or(0)));
+}
+
+/// The same for a process that a host has started, no matter which of its threads did.
+pub(crate) fn give_way_to_parent() {
+    give_way_from(getpriority_process(rustix::process::getppid()).unwrap_or(0));
+}
+
+fn give_way_from(normal: i32) {
     let niceness = (normal + NICER).min(NICENESS_MAX);
     if let Err(error) = rustix::process::setpriority_process(None, niceness) {
         tracing::debug!(%error, "work in the background runs with normal priority");

@@ -101,9 +101,8 @@ fn prepare(order: &Order) -> Result<Option<wasmtime::Engine>, String> {
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(|error| format!("cannot bind the checker to its host: {error}"))?;
-    // Threads of the host that answer reads get a core first, no matter which thread started this
-    // process.
-    precedence::give_way();
+    // Threads of the host that answer reads get a core first.
+    precedence::give_way_to_parent();
     // If the machine runs short of memory, it should kill this process first.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     limit(Resource::Core, 0, "")?;
