@@ -38,6 +38,8 @@ const CHUNK_CONTINUED_MAX: usize = 3_584;
 /// Data that only the committing thread touches.
 #[derive(Debug)]
 pub(super) struct Writer {
+    /// Name of the log.
+    pub log: String,
     pub last_sequence: u64,
     pub last_time_ns: u64,
     /// Time of the last append, which also never goes back.
@@ -323,7 +325,7 @@ impl Writer {
             format!(
                 "the time of the last event is {} ahead of this machine's clock, and new events \
                  get that time until the clock has passed it: timers and delayed messages are late \
-                 by as much; correct the clock, or restore the log from a backup",
+                 by as much; correct the clock if it is wrong now",
                 humantime::format_duration(seconds)
             )
         })
@@ -335,7 +337,7 @@ impl Writer {
             && let Some(ahead) = self.ahead(now_ns)
         {
             self.has_warned = true;
-            tracing::warn!("embedded log: {ahead}");
+            tracing::warn!(log = self.log, "{ahead}");
         }
     }
 

@@ -368,6 +368,7 @@ fn load(
     let trim = Trim::load(&settings)?;
     let chunks = transaction.open_table(CHUNKS)?;
     let mut writer = Writer {
+        log: identity.name.clone(),
         last_sequence: trim.last_sequence,
         last_time_ns: trim.last_time_ns,
         appended_ns: now_ns,
