@@ -105,20 +105,21 @@ func TestMistakesInADefinitionAreNamedWhenTheHandlerIsMade(t *testing.T) {
 	}
 	plain := &orders{saga: usual()}
 	for wanted, define := range map[string]func(*foldstream.Handler){
-		`name "Trip" of a saga or step`:    with(func(s *Saga[trip]) { s.Name = "Trip" }),
-		`name "" of a saga or step`:        with(func(s *Saga[trip]) { s.Name = "" }),
-		`name "1" of a saga or step`:       with(func(s *Saga[trip]) { s.Steps[0].Name = "1" }),
-		`use 1 to 32 lower-case letters`:   with(func(s *Saga[trip]) { s.Name = strings.Repeat("t", 33) }),
-		`two steps are named a; rename`:    with(func(s *Saga[trip]) { s.Steps = append(s.Steps, s.Steps[0]) }),
-		`it has more than 32 steps`:        with(func(s *Saga[trip]) { s.Steps = many }),
-		`step a or its compensation has a`: with(func(s *Saga[trip]) { s.Steps[0].SucceedsOn = nil }),
-		`it is done; add SucceedsOn`:       with(func(s *Saga[trip]) { s.Steps = []Step[trip]{{Name: "a"}} }),
-		`or its compensation has a time-o`: with(func(s *Saga[trip]) { s.Steps[0].Compensation.SucceedsOn = nil }),
-		`has a negative time`:              with(func(s *Saga[trip]) { s.Steps[0].Timeout = -1 }),
-		`KeepEnded is negative`:            with(func(s *Saga[trip]) { s.KeepEnded = -1 }),
-		`without Subject and Kind`:         with(func(s *Saga[trip]) { s.SkipsOn = []Pattern{{}} }),
-		`sets timers, which the manifest`:  func(h *foldstream.Handler) { New(h, usual()) },
-		`two tables are named saga/trip`:   func(h *foldstream.Handler) { plain.define(h); New(h, usual()) },
+		`name "Trip" of a saga or step`:     with(func(s *Saga[trip]) { s.Name = "Trip" }),
+		`name "" of a saga or step`:         with(func(s *Saga[trip]) { s.Name = "" }),
+		`name "1" of a saga or step`:        with(func(s *Saga[trip]) { s.Steps[0].Name = "1" }),
+		`use 1 to 32 lower-case letters`:    with(func(s *Saga[trip]) { s.Name = strings.Repeat("t", 33) }),
+		`two steps are named a; rename`:     with(func(s *Saga[trip]) { s.Steps = append(s.Steps, s.Steps[0]) }),
+		`it has more than 32 steps`:         with(func(s *Saga[trip]) { s.Steps = many }),
+		`step a or its compensation has a`:  with(func(s *Saga[trip]) { s.Steps[0].SucceedsOn = nil }),
+		`it is done; add SucceedsOn`:        with(func(s *Saga[trip]) { s.Steps = []Step[trip]{{Name: "a"}} }),
+		`or its compensation has a time-o`:  with(func(s *Saga[trip]) { s.Steps[0].Compensation.SucceedsOn = nil }),
+		`compensation of step a has no Com`: with(func(s *Saga[trip]) { s.Steps[0].Compensation.Command = nil }),
+		`has a negative time`:               with(func(s *Saga[trip]) { s.Steps[0].Timeout = -1 }),
+		`KeepEnded is negative`:             with(func(s *Saga[trip]) { s.KeepEnded = -1 }),
+		`without Subject and Kind`:          with(func(s *Saga[trip]) { s.SkipsOn = []Pattern{{}} }),
+		`sets timers, which the manifest`:   func(h *foldstream.Handler) { New(h, usual()) },
+		`two tables are named saga/trip`:    func(h *foldstream.Handler) { plain.define(h); New(h, usual()) },
 		`two tables are named saga`: func(h *foldstream.Handler) {
 			plain.define(h)
 			foldstream.NewTable[string, uint64](h, "saga")

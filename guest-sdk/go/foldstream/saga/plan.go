@@ -68,6 +68,9 @@ func planned[D any](saga Saga[D]) *plan[D] {
 			mistake("two steps are named ", given.Name, "; rename one")
 		}
 		one := stepOf(given)
+		if one.undo != nil && one.undo.command == nil {
+			mistake("the compensation of step ", given.Name, " has no Command")
+		}
 		for _, action := range one.actions() {
 			if action.timeout < 0 || action.retry.First < 0 || action.retry.Longest < 0 {
 				mistake("step ", given.Name, " or its compensation has a negative time")
