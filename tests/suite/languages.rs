@@ -344,6 +344,37 @@ async fn dev_names_the_deployment_that_a_renamed_module_leaves() {
     assert_eq!(dev.wait(wait::DEADLINE).code(), Some(0));
 }
 
+/// The files of Go below a folder, without tests, by their paths in it.
+fn files_of_go(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(&next).expect("it is there") {
+            let path = entry.expect("can be read").path();
+            let name = path.to_string_lossy().into_owned();
+            if path.is_dir() {
+                folders.push(path);
+            } else if name.ends_with(".go") && !name.ends_with("_test.go") {
+                let path = path.strip_prefix(folder).expect("it is below");
+                files.push(path.to_owned());
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn a_new_project_in_go_has_all_packages_of_the_sdk() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let new = ["foldstream", "new", "--lang", "go", "mine"];
+    run_in(folder.path(), &new).expect(0);
+    let found = files_of_go(&folder.path().join("mine/foldstream"));
+    let sdk = files_of_go(&root().join("guest-sdk/go/foldstream"));
+    assert!(sdk.contains(&"saga/saga.go".into()), "{sdk:?}");
+    assert_eq!(found, sdk);
+}
+
 #[test]
 fn a_mistake_in_a_definition_in_go_is_reported_by_the_build() {
     let folder = tempfile::tempdir().expect("a temporary folder");
