@@ -1,9 +1,9 @@
 //! A proxy in front of a NATS server, which can swallow what the server answers, or nothing but its
-//! acknowledgements of what is published, and break connections.
+//! acknowledgements of what is published, and break connections. It counts connections and refusals.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,11 +16,19 @@ struct Swallowed {
     acknowledgements: AtomicBool,
 }
 
+/// What the proxy counts.
+#[derive(Debug, Default)]
+struct Counts {
+    connections: AtomicUsize,
+    refusals: AtomicUsize,
+}
+
 /// A proxy on a port of its own. Dropping it ends all connections.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
     swallowed: Arc<Swallowed>,
+    counts: Arc<Counts>,
     broken: watch::Sender<u64>,
 }
 
@@ -37,9 +45,13 @@ impl Proxy {
         let port = listener.local_addr().expect("it listens").port();
         let (swallowed, broken) = (Arc::new(Swallowed::default()), watch::Sender::new(0));
         let (shared, breaks) = (Arc::clone(&swallowed), broken.subscribe());
+        let counts = Arc::new(Counts::default());
+        let counted = Arc::clone(&counts);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (swallowed, mut breaks) = (Arc::clone(&shared), breaks.clone());
+                let counts = Arc::clone(&counted);
+                counts.connections.fetch_add(1, Ordering::SeqCst);
                 // Only breaks from now on concern this connection.
                 breaks.mark_unchanged();
                 tokio::spawn(async move {
@@ -47,7 +59,7 @@ impl Proxy {
                         return;
                     };
                     tokio::select! {
-                        () = forward(client, server, &swallowed) => {}
+                        () = forward(client, server, &swallowed, &counts) => {}
                         // Also when the proxy is dropped.
                         _ = breaks.changed() => {}
                     }
@@ -57,6 +69,7 @@ impl Proxy {
         Self {
             port,
             swallowed,
+            counts,
             broken,
         }
     }
@@ -79,6 +92,16 @@ impl Proxy {
             .store(loses, Ordering::SeqCst);
     }
 
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.counts.connections.load(Ordering::SeqCst)
+    }
+
+    /// How often the server, or one of its streams, has answered that it does not do something.
+    pub fn refusals(&self) -> usize {
+        self.counts.refusals.load(Ordering::SeqCst)
+    }
+
     /// Breaks all connections.
     pub fn break_all(&self) {
         self.broken.send_modify(|number| *number += 1);
@@ -86,7 +109,7 @@ impl Proxy {
 }
 
 /// Passes on both directions until one side ends.
-async fn forward(client: TcpStream, server: TcpStream, swallowed: &Swallowed) {
+async fn forward(client: TcpStream, server: TcpStream, swallowed: &Swallowed, counts: &Counts) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let requests = async { drop(tokio::io::copy(&mut from_client, &mut to_server).await) };
@@ -95,7 +118,7 @@ async fn forward(client: TcpStream, server: TcpStream, swallowed: &Swallowed) {
         while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
             read.extend_from_slice(&buffer[..count]);
             // Read all the same, so that the server does not notice.
-            let passed = passed(&mut read, swallowed);
+            let passed = passed(&mut read, swallowed, counts);
             if to_client.write_all(&passed).await.is_err() {
                 return;
             }
@@ -108,12 +131,15 @@ async fn forward(client: TcpStream, server: TcpStream, swallowed: &Swallowed) {
 }
 
 /// Takes the complete frames out of what was read; those of them that are passed on.
-fn passed(read: &mut Vec<u8>, swallowed: &Swallowed) -> Vec<u8> {
+fn passed(read: &mut Vec<u8>, swallowed: &Swallowed, counts: &Counts) -> Vec<u8> {
     let (mut passed, mut done) = (Vec::with_capacity(read.len()), 0);
     while let Some(length) = frame(&read[done..]) {
         let frame = &read[done..done + length];
         let is_swallowed = swallowed.everything.load(Ordering::SeqCst)
             || (is_acknowledgement(frame) && swallowed.acknowledgements.load(Ordering::SeqCst));
+        if is_refusal(frame) {
+            counts.refusals.fetch_add(1, Ordering::SeqCst);
+        }
         if !is_swallowed {
             passed.extend_from_slice(frame);
         }
@@ -147,4 +173,10 @@ fn is_acknowledgement(frame: &[u8]) -> bool {
     let payload = frame.windows(2).position(|pair| pair == b"\r\n");
     frame.starts_with(b"MSG ")
         && payload.is_some_and(|end| frame[end + 2..].starts_with(b"{\"stream\":"))
+}
+
+/// Whether a frame is an answer that names an error.
+fn is_refusal(frame: &[u8]) -> bool {
+    let code = b"\"err_code\":";
+    frame.starts_with(b"MSG ") && frame.windows(code.len()).any(|part| part == code)
 }

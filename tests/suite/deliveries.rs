@@ -152,6 +152,12 @@ impl Stage {
         .await;
     }
 
+    /// The server of the stream, and the proxy before it.
+    pub(crate) fn server(&mut self) -> (&mut NatsServer, &Proxy) {
+        let (server, proxy) = self.server.as_mut().expect("it is a stream");
+        (server, proxy)
+    }
+
     /// The answers of the server get lost from now on, or not any more.
     pub(crate) fn swallow(&self, swallows: bool) {
         let (_, proxy) = self.server.as_ref().expect("it has a server");

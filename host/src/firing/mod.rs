@@ -341,13 +341,7 @@ impl Work {
                 Ok(log) => self.append(log, ready).await,
                 Err(error) => Err(error.to_string()),
             },
-            Outlet::Stream(publisher) => {
-                let sent = self.send(publisher, &source.stream(), ready).await;
-                if sent.is_err() {
-                    publisher.give_up_connection().await;
-                }
-                sent
-            }
+            Outlet::Stream(publisher) => self.send(publisher, &source.stream(), ready).await,
         };
         self.outlet = Some(outlet);
         outcome

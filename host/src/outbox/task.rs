@@ -418,10 +418,7 @@ impl Task {
         // What the stream has already is confirmed without being sent, also if its grant is gone.
         let (mut stored, through) = match self.stored(publisher, position).await {
             Ok(found) => found,
-            Err(trouble) => {
-                publisher.give_up_connection().await;
-                return Sent::nothing(trouble);
-            }
+            Err(trouble) => return Sent::nothing(trouble),
         };
         {
             let mut ahead = self.ahead.lock();
@@ -526,10 +523,7 @@ impl Task {
     ) -> Sent {
         let abilities = match abilities(publisher, rows.iter().chain(&delayed)).await {
             Ok(abilities) => abilities,
-            Err(away) => {
-                publisher.give_up_connection().await;
-                return Sent::nothing(away);
-            }
+            Err(away) => return Sent::nothing(away),
         };
         let cursor = self.cursor.lock().clone();
         if cursor.is_some() {

@@ -1,13 +1,16 @@
 //! A reader whose consumer is on a server that is cut off from its cluster: that server still
 //! answers, perhaps as the leader of the stream that it was, and does not have what the others
-//! store and remove meanwhile.
+//! store and remove meanwhile. And a publisher that is connected to it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Config;
 use foldstream::api::SourceState;
 use foldstream::event::Event;
+use foldstream::source::jetstream::{JetStream, Options, Outgoing, Publisher};
 use foldstream::source::{Error, Request};
 use futures_util::StreamExt as _;
 use tokio::io::copy_bidirectional;
@@ -25,10 +28,12 @@ const GONE: usize = 100;
 /// once it is back, and removes them only then.
 const ROUNDS: usize = 8;
 
-/// The way from one server of a cluster to another.
+/// The way from one server of a cluster to another, or from a client to a server.
 struct Route {
     port: u16,
     is_cut: watch::Sender<bool>,
+    /// How often somebody took it.
+    taken: Arc<AtomicUsize>,
 }
 
 impl Route {
@@ -36,8 +41,11 @@ impl Route {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let here = listener.local_addr().expect("it is bound").port();
         let (is_cut, watched) = watch::channel(false);
+        let taken = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&taken);
         tokio::spawn(async move {
             while let Ok((mut from, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
                 let mut watched = watched.clone();
                 tokio::spawn(async move {
                     if *watched.borrow() {
@@ -53,7 +61,11 @@ impl Route {
                 });
             }
         });
-        Self { port: here, is_cut }
+        Self {
+            port: here,
+            is_cut,
+            taken,
+        }
     }
 }
 
@@ -295,4 +307,77 @@ async fn cut_off_while_live(subjects: &[&str]) {
         route.is_cut.send_replace(false);
     }
     reading.through(next).await;
+}
+
+#[tokio::test]
+async fn publisher_leaves_a_server_that_is_cut_off() {
+    Box::pin(what_is_published_reaches_the_majority(false)).await;
+}
+
+#[tokio::test]
+async fn publisher_leaves_an_earlier_leader_that_is_cut_off() {
+    Box::pin(what_is_published_reaches_the_majority(true)).await;
+}
+
+/// How a handler or its timers publish: again and again, until the stream has it.
+async fn publish_until_stored(publisher: &Publisher, id: &str) {
+    let message = Outgoing {
+        id: id.to_owned(),
+        subject: "orders.kept".to_owned(),
+        data: "{}".into(),
+        ..Outgoing::default()
+    };
+    Box::pin(until("the message to be stored", || async {
+        match publisher.publish(&message).await {
+            Ok(_) => Some(()),
+            // Such a pause as the handler makes.
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                None
+            }
+        }
+    }))
+    .await;
+}
+
+async fn what_is_published_reaches_the_majority(is_leader: bool) {
+    let (servers, routes) = cluster().await;
+    mixed(&servers[0]).await;
+    let jetstream = servers[0].jetstream().await;
+    store(&jetstream, "orders.kept").await;
+    let_the_last_lead(&servers[0], is_leader).await;
+    // Given a publisher that is connected to the last server, and knows the others.
+    let way = Route::to(servers[2].port()).await;
+    let urls = [
+        format!("nats://127.0.0.1:{}", way.port),
+        servers[0].url(),
+        servers[1].url(),
+    ];
+    let options = Options {
+        servers: urls.to_vec(),
+        ..options(&servers[0])
+    };
+    let publisher = loop {
+        let source = JetStream::new(options.clone()).expect("the settings are sound");
+        let publisher = source.publisher();
+        let before = way.taken.load(Ordering::SeqCst);
+        publish_until_stored(&publisher, "before").await;
+        if way.taken.load(Ordering::SeqCst) > before {
+            break publisher;
+        }
+    };
+
+    // When that server is cut off, and stays so.
+    for route in &routes {
+        route.is_cut.send_replace(true);
+    }
+
+    // Then what is published, as messages and as firings are, is where the majority is.
+    publish_until_stored(&publisher, "meanwhile").await;
+    let stream = jetstream.get_stream("ORDERS").await;
+    let stream = stream.expect("the majority answers");
+    let last = stream.get_last_raw_message_by_subject("orders.kept").await;
+    let last = last.expect("it is there");
+    let id = last.headers.get("Nats-Msg-Id").expect("it has an id");
+    assert_eq!(id.as_str(), "meanwhile");
 }

@@ -138,6 +138,11 @@ impl Link {
         &self.client
     }
 
+    /// Whether another one is a clone of it.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self._in_use, &other._in_use)
+    }
+
     /// The number of this connection; consumers created under another number are gone.
     pub(super) fn generation(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)

@@ -19,7 +19,7 @@ use super::connect::Settings;
 use super::headers::Block;
 use super::link::{Link, Trouble};
 use super::open::trouble;
-use super::wire::{Api, StreamConfig, StreamInfo};
+use super::wire::{self, Api, StreamConfig, StreamInfo};
 use crate::timestamp;
 
 /// How long a confirmation may take.
@@ -38,6 +38,8 @@ const EXPECTED_OF_HEADER: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 const LEVEL_OF_CONDITIONS: u32 = 2;
 /// The server's code for a last sequence that is not the expected one.
 const WRONG_LAST_SEQUENCE: u64 = 10_071;
+/// Its code for a message whose id belongs to one that its servers have not agreed on yet.
+const ID_IN_PROCESS: u64 = 10_158;
 /// Its code for a batch with a message that it recognises by its id.
 const KNOWN_ID: u64 = 10_201;
 /// Most messages that are looked at to find out what is stored.
@@ -112,18 +114,32 @@ pub enum BatchError {
 
 /// Why nothing can be published for now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unavailable(String);
+#[error("{message}")]
+pub struct Unavailable {
+    message: String,
+    /// Whether each server would say the same of the stream, so that no other connection helps.
+    is_of_stream: bool,
+}
 
 impl Unavailable {
     fn silent(stream: &str) -> Self {
-        Self(format!("stream {stream} does not answer"))
+        Trouble::lost(format!("stream {stream} does not answer")).into()
+    }
+
+    fn of_stream(message: String) -> Self {
+        Self {
+            message,
+            is_of_stream: true,
+        }
     }
 }
 
 impl From<Trouble> for Unavailable {
     fn from(trouble: Trouble) -> Self {
-        Self(trouble.message)
+        Self {
+            message: trouble.message,
+            is_of_stream: false,
+        }
     }
 }
 
@@ -199,14 +215,40 @@ impl Publisher {
         }
     }
 
+    /// Asks about the stream. The next call makes another connection if that may help: this one may
+    /// reach a server that is cut off from its cluster, and another server may know more.
+    async fn asked<T>(
+        &self,
+        link: &mut Link,
+        question: impl Future<Output = Result<T, wire::Error>>,
+    ) -> Result<T, Unavailable> {
+        let answer = self.answer(link, question).await;
+        if matches!(&answer, Err(why) if !why.is_of_stream) {
+            self.give_up(link).await;
+        }
+        answer
+    }
+
+    /// The answer to a question about the stream.
+    async fn answer<T>(
+        &self,
+        link: &mut Link,
+        question: impl Future<Output = Result<T, wire::Error>>,
+    ) -> Result<T, Unavailable> {
+        let stream = &self.settings.stream;
+        let asked = tokio::time::timeout(DESCRIPTION_MAX, link.permitted(question)).await;
+        let answer = asked.map_err(|_| Unavailable::silent(stream))??;
+        answer.map_err(|error| Unavailable {
+            message: trouble(stream, &error).message,
+            is_of_stream: error.is_of_stream(),
+        })
+    }
+
     /// Connects if it must, and asks the server about the stream.
     async fn stream_info(&self) -> Result<StreamInfo, Unavailable> {
         let mut link = self.link().await?;
         let api = self.api(&link);
-        let asked = tokio::time::timeout(DESCRIPTION_MAX, link.permitted(api.stream_info())).await;
-        let answered = asked.map_err(|_| Unavailable::silent(&self.settings.stream))?;
-        let info = answered?;
-        Ok(info.map_err(|error| trouble(&self.settings.stream, &error))?)
+        self.asked(&mut link, api.stream_info()).await
     }
 
     /// Connects if it must, and finds out whether the stream stores messages to a subject, and under
@@ -272,14 +314,8 @@ impl Publisher {
             {
                 return Ok(None);
             }
-            let asked = tokio::time::timeout(
-                DESCRIPTION_MAX,
-                link.permitted(api.next_message(from, subjects)),
-            )
-            .await;
-            let answered = asked.map_err(|_| Unavailable::silent(&self.settings.stream))?;
-            let found = answered?;
-            let found = found.map_err(|error| trouble(&self.settings.stream, &error))?;
+            let next = api.next_message(from, subjects);
+            let found = self.asked(&mut link, next).await?;
             // Nothing more: what is not in the set was not stored.
             let Some(stored) = found.filter(|stored| stored.sequence <= until) else {
                 return Ok(Some(ids));
@@ -298,11 +334,7 @@ impl Publisher {
     pub async fn last_of(&self, subject: &str) -> Result<Option<(u64, Bytes)>, Unavailable> {
         let mut link = self.link().await?;
         let api = self.api(&link);
-        let asked =
-            tokio::time::timeout(DESCRIPTION_MAX, link.permitted(api.last_message(subject))).await;
-        let answered = asked.map_err(|_| Unavailable::silent(&self.settings.stream))?;
-        let found = answered?;
-        let found = found.map_err(|error| trouble(&self.settings.stream, &error))?;
+        let found = self.asked(&mut link, api.last_message(subject)).await?;
         Ok(found.map(|stored| (stored.sequence, stored.data)))
     }
 
@@ -322,30 +354,24 @@ impl Publisher {
         let mut link = self
             .link()
             .await
-            .map_err(|error| PublishError::NotStored(error.0))?;
+            .map_err(|error| PublishError::NotStored(error.message))?;
         let headers = self.headers(message).map_err(PublishError::NotStored)?;
         let answer = ask(&mut link, message, headers)
             .await
             // The message may have been on its way when the connection ended.
             .map_err(|trouble| PublishError::Unknown(trouble.message))?;
-        let stream = &self.settings.stream;
-        let answer = answer.map_err(|error| match error.kind() {
-            RequestErrorKind::TimedOut => {
-                PublishError::Unknown(format!("stream {stream} did not confirm within 5 s"))
-            }
-            // Nobody subscribes to it, so no stream can have stored it.
-            RequestErrorKind::NoResponders => {
-                PublishError::NotStored(nobody_stores(stream, &message.subject))
-            }
-            // The client has not sent it.
-            RequestErrorKind::MaxPayloadExceeded => {
-                PublishError::NotStored(too_large(&message.subject, &error))
-            }
-            _ => PublishError::Unknown(error.to_string()),
-        })?;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.unanswered(message, &error).await),
+        };
         let refused = match self.confirmed(message, &answer.payload) {
-            Err(refused @ (PublishError::Conflict(_) | PublishError::NotStored(_))) => refused,
-            answer => return answer,
+            Ok(confirmed) => return Ok(confirmed),
+            Err(unknown @ PublishError::Unknown(_)) => {
+                // An earlier leader that is cut off may answer like this.
+                drop(self.stream_info().await);
+                return Err(unknown);
+            }
+            Err(refused) => refused,
         };
         // Newer servers ask for the condition before they recognise an id, and older ones forget ids:
         // a message that is sent again may be what its own condition excludes, or what fills a limit.
@@ -357,9 +383,34 @@ impl Publisher {
             Ok(None) => Err(refused),
             // It would be set aside for ever.
             Err(error) if matches!(refused, PublishError::Conflict(_)) => {
-                Err(PublishError::Unknown(error.0))
+                Err(PublishError::Unknown(error.message))
             }
             Err(_) => Err(refused),
+        }
+    }
+
+    /// Why a message was not answered. A server that is cut off from its cluster says no more than
+    /// this, so the stream is asked: if it can't answer either, another connection may help.
+    async fn unanswered(&self, message: &Outgoing, error: &RequestError) -> PublishError {
+        let (stream, subject) = (&self.settings.stream, &message.subject);
+        match error.kind() {
+            RequestErrorKind::TimedOut => {
+                // The message may be stored, whatever the answer is.
+                drop(self.stream_info().await);
+                PublishError::Unknown(format!("stream {stream} did not confirm within 5 s"))
+            }
+            // Nobody subscribes to it, so no stream can have stored it.
+            RequestErrorKind::NoResponders => {
+                PublishError::NotStored(match self.stream_info().await {
+                    Ok(_) => nobody_stores(stream, subject),
+                    Err(away) => away.message,
+                })
+            }
+            // The client has not sent it.
+            RequestErrorKind::MaxPayloadExceeded => {
+                PublishError::NotStored(too_large(subject, error))
+            }
+            _ => PublishError::Unknown(error.to_string()),
         }
     }
 
@@ -378,10 +429,8 @@ impl Publisher {
                 None => api.last_message(&message.subject).await,
             }
         };
-        let asked = tokio::time::timeout(DESCRIPTION_MAX, link.permitted(look)).await;
-        let answered = asked.map_err(|_| Unavailable::silent(&self.settings.stream))?;
-        let found = answered?;
-        let found = found.map_err(|error| trouble(&self.settings.stream, &error))?;
+        // It has just answered to the message, so no other connection would know more.
+        let found = self.answer(&mut link, look).await?;
         let is_itself = |headers: &[u8]| {
             let mut headers = Block::read(headers).headers.into_iter();
             headers.any(|(name, value)| name == ID_HEADER && value == message.id)
@@ -401,7 +450,10 @@ impl Publisher {
         after: u64,
     ) -> Result<u64, BatchError> {
         let not_stored = BatchError::NotStored;
-        let mut link = self.link().await.map_err(|error| not_stored(error.0))?;
+        let mut link = self
+            .link()
+            .await
+            .map_err(|error| not_stored(error.message))?;
         // The server holds parts of batches apart by it.
         let batch = format!("{:016x}", fastrand::u64(..));
         let mut numbered = Vec::with_capacity(messages.len());
@@ -513,7 +565,7 @@ impl Publisher {
         let mut link = self
             .link()
             .await
-            .map_err(|error| PublishError::NotStored(error.0))?;
+            .map_err(|error| PublishError::NotStored(error.message))?;
         let others = message
             .headers
             .iter()
@@ -527,7 +579,11 @@ impl Publisher {
             client.flush().await.map_err(|error| error.to_string())
         };
         let sent = tokio::time::timeout(CONFIRMATION_MAX, link.permitted(call)).await;
-        let sent = sent.map_err(|_| PublishError::Unknown("the server is slow".to_owned()))?;
+        let Ok(sent) = sent else {
+            // Nobody waits for it that long, so the next one had better take another way.
+            self.give_up(&link).await;
+            return Err(PublishError::Unknown("the server is slow".to_owned()));
+        };
         sent.map_err(|trouble| PublishError::Unknown(trouble.message))?
             .map_err(PublishError::Unknown)
     }
@@ -551,13 +607,14 @@ impl Publisher {
                 ..
             } => {
                 let text = refused(stream, subject, &description, err_code);
-                Err(
-                    if err_code == WRONG_LAST_SEQUENCE && message.condition.is_some() {
+                Err(match err_code {
+                    WRONG_LAST_SEQUENCE if message.condition.is_some() => {
                         PublishError::Conflict(text)
-                    } else {
-                        PublishError::NotStored(text)
-                    },
-                )
+                    }
+                    // Sent before, and perhaps stored soon.
+                    ID_IN_PROCESS => PublishError::Unknown(text),
+                    _ => PublishError::NotStored(text),
+                })
             }
             Answer {
                 stream: found,
@@ -598,10 +655,13 @@ impl Publisher {
         Ok(map)
     }
 
-    /// Lets the next call make another connection: this one may reach a server that is cut off from
-    /// its cluster, and another server may know more.
-    pub async fn give_up_connection(&self) {
-        *self.link.lock().await = None;
+    /// Lets the next call make another connection.
+    async fn give_up(&self, link: &Link) {
+        let mut slot = self.link.lock().await;
+        // Not one that another call has made meanwhile.
+        if slot.as_ref().is_some_and(|known| known.is_same(link)) {
+            *slot = None;
+        }
     }
 
     /// The connection, once it is up. A client that is gone gives way to a new one.
@@ -694,13 +754,13 @@ fn keeps(config: &StreamConfig) -> bool {
 /// Refuses streams that take no messages, or that would answer to one by mistake.
 fn check(stream: &str, config: &StreamConfig) -> Result<(), Unavailable> {
     if config.mirror.is_some() {
-        return Err(Unavailable(format!(
+        return Err(Unavailable::of_stream(format!(
             "stream {stream} is a mirror, which nobody can publish to; publish to its origin"
         )));
     }
     // Without a window an id recognises nothing.
     if config.duplicate_window == 0 {
-        return Err(Unavailable(format!(
+        return Err(Unavailable::of_stream(format!(
             "stream {stream} recognises no message ids, so a message that is sent again after a \
              crash would be stored twice; set its duplicate window with `nats stream edit {stream} \
              --dupe-window 2m`"

@@ -76,6 +76,21 @@ pub(super) enum Error {
     },
 }
 
+impl Error {
+    /// Whether it is about the stream, so that each server would say the same. Other credentials, or
+    /// a server that knows more, may help against the others.
+    pub(super) fn is_of_stream(&self) -> bool {
+        match self {
+            Self::Refused { code, .. } => *code == STREAM_NOT_FOUND,
+            Self::Unreadable { .. } => true,
+            Self::NoJetStream(_)
+            | Self::Failed { .. }
+            | Self::Unanswered { .. }
+            | Self::Unled { .. } => false,
+        }
+    }
+}
+
 /// How long ago a leader may have heard from a majority of its servers: these wait for it for at
 /// least 4 s before they choose another, and it answers for some ten seconds more. Source:
 /// `minElectionTimeout` in `raft.go` of nats-server.
