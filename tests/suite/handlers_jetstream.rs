@@ -568,12 +568,20 @@ async fn stream_that_is_made_again_is_handled_from_where_an_operator_says() {
         client
             .becomes(REACTOR, number, api::GenerationStatus::Ready)
             .await;
+        let stopped = |host: &Host| {
+            host.output()
+                .matches("stopped; `foldstream resume`")
+                .count()
+        };
+        let before = stopped(&host);
         client.act(REACTOR, "promote").await.expect(200);
         client
             .becomes(REACTOR, number, api::GenerationStatus::Active)
             .await;
         publish(5).await;
         published(client, 18 + 5).await;
+        // The generation that was replaced stays stopped.
+        assert_eq!(stopped(&host), before, "{}", host.output());
         // Both histories have events of the same numbers, and their messages other ids.
         let stored = stored(&server).await;
         let (before, after) = stored.split_at(15);
@@ -582,4 +590,64 @@ async fn stream_that_is_made_again_is_handled_from_where_an_operator_says() {
         let ids: BTreeSet<&str> = stored.iter().map(|message| message.id.as_str()).collect();
         assert_eq!(ids.len(), stored.len());
     }
+}
+
+#[tokio::test]
+async fn paused_owner_whose_stream_was_made_again_hands_over_only_once_an_operator_says_from_where()
+{
+    let server = forgetful_server(-1).await;
+    let context = server.jetstream().await;
+    nats::create_stream(&context, "IN", "in.>").await;
+    let publish = async |count: u64| {
+        let one = |number: u64| (format!("in.{}.one", number % 7), bytes::Bytes::new());
+        nats::publish(&context, (0..count).map(one)).await;
+    };
+    let url = server.url();
+    let source =
+        format!("[sources.in]\nkind = \"jetstream\"\nstream = \"IN\"\nservers = [{url:?}]\n");
+    let host = host_with_stream(&url, &source).await;
+    let client = host.client();
+    let grants = "&source=in&allow-publish=out.%3E%40out&effects-from=beginning";
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), grants)
+        .await;
+    publish(15).await;
+    published(client, 15).await;
+    // It does not notice, because it reads nothing.
+    client.act(REACTOR, "pause").await.expect(200);
+    context.delete_stream("IN").await.expect("deleted");
+    nats::create_stream(&context, "IN", "in.>").await;
+    publish(15).await;
+
+    let rebuild = "rebuild?accept-missing=true&promote=manual";
+    let answer = client.act(REACTOR, rebuild).await.expect(200);
+    let number = answer.json::<api::Deployed>().generation;
+    client
+        .becomes(REACTOR, number, api::GenerationStatus::Ready)
+        .await;
+    let refused = async |why: &str| {
+        let refused = client.act(REACTOR, "promote").await;
+        let refused = refused.problem(409, "conflict");
+        assert!(refused.detail.contains(why), "{}", refused.detail);
+    };
+    // Whenever the candidate is promoted: while the owner is paused, once it has noticed, and paused
+    // again.
+    refused("resume it").await;
+    client.act(REACTOR, "resume").await.expect(200);
+    client.failed(REACTOR).await;
+    refused("--effects-from").await;
+    client.act(REACTOR, "pause").await.expect(200);
+    refused("resume it").await;
+    assert_exactly_once(&stored(&server).await, 15);
+
+    client.act(REACTOR, "resume").await.expect(200);
+    client.failed(REACTOR).await;
+    let from = "rebuild?accept-missing=true&accept-lost-effects=true&effects-from=beginning";
+    client.act(REACTOR, from).await.expect(200);
+    wait::until("what the new stream caused", || async {
+        (stored(&server).await.len() >= 30).then_some(())
+    })
+    .await;
+    published(client, 15).await;
+    assert_exactly_once(&stored(&server).await[15..], 15);
 }

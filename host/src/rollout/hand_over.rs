@@ -13,7 +13,7 @@ use super::Rollouts;
 use crate::actor::blocking;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, Role, crash_points, owners, with_headroom};
-use crate::effects::{self, Lineage, OwnerMismatch};
+use crate::effects::{Lineage, OwnerMismatch};
 use crate::pipeline::NO_LEASH;
 use crate::room::Use;
 use crate::runner::Runner;
@@ -345,9 +345,7 @@ impl HandOver {
         let ownership = owners::ownership(&self.next);
         // The old owner first, so that at no moment both could make an effect.
         self.from.set_leash(position);
-        self.from.change_program(|program| {
-            (program.role, program.ownership) = (Ok(effects::Role::Mute), Some(ownership));
-        });
+        self.from.fall_silent(ownership);
         if let Some(from) = self.from.store() {
             // Whatever becomes of the record in its file: a full outbox would stop it for ever.
             from.disown();
@@ -386,7 +384,7 @@ impl HandOver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::effects::{Delivery, Effect, Grants, Owner, Place, Row};
+    use crate::effects::{self, Delivery, Effect, Grants, Owner, Place, Row};
     use crate::event::Payload;
     use crate::position::{Checkpoint, StreamIdentity};
 

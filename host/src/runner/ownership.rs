@@ -192,6 +192,20 @@ impl Runner {
         self.shared.releasing.slot.lock().is_preparing = is_preparing;
     }
 
+    /// Owns no effects any more: the catalogue names another owner.
+    pub fn fall_silent(&self, ownership: Ownership) {
+        let fall_silent = |program: &mut Program| {
+            (program.role, program.ownership) = (Ok(Role::Mute), Some(ownership));
+        };
+        if self.has_diverged() {
+            // It stays stopped: its stream is gone, and another start would fail as well.
+            fall_silent(&mut self.shared.program.write());
+            self.shared.wake_outbox();
+        } else {
+            self.change_program(fall_silent);
+        }
+    }
+
     /// Owns effects from now on, by what the catalogue says. The file of `store` is prepared for
     /// that.
     pub fn own_effects(
