@@ -236,3 +236,50 @@ async fn grant_that_is_given_again_after_a_restore_sends_nothing_again() {
     published(stage.client(), third).await;
     assert_eq!(stage.causes().await, [first, second, third]);
 }
+
+#[tokio::test]
+async fn later_events_of_a_key_that_went_on_after_its_retry_are_answered_once_after_a_restore() {
+    for target in TARGETS {
+        let mut stage = Stage::start(target).await;
+        let (events, [first, last]) = parked(&stage).await;
+        let copy = Copy::of(&mut stage).await;
+        retry(&stage, "1", last).await;
+        let on = stage.append(1, "one").await;
+        let other = stage.append(3, "one").await;
+        published(stage.client(), other).await;
+        // The next one comes once the state is restored: it has no message yet.
+        copy.restore(&mut stage).await;
+        let behind = stage.append(1, "one").await;
+        for key in ["1", "2"] {
+            retry(&stage, key, behind).await;
+        }
+        let others = [first, last, on, other, behind];
+        assert_each_once(&stage, &others, &events, target).await;
+    }
+}
+
+#[tokio::test]
+async fn dropped_event_of_a_restored_state_keeps_nobody_from_finding_what_is_stored() {
+    let mut stage = Stage::start(Target::Plain(Version::Newest)).await;
+    let (_, [_, last]) = parked(&stage).await;
+    let copy = Copy::of(&mut stage).await;
+    retry(&stage, "1", last).await;
+    copy.restore(&mut stage).await;
+    let next = stage.append(3, "one").await;
+    published(stage.client(), next).await;
+    let drop = ["parked", "drop", REACTOR, "1", "--whole-keys"];
+    let drop = [&drop[..], &["--reason", "a test"]].concat();
+    cli::on(&stage.host, &drop).expect(0);
+    let next = stage.append(3, "one").await;
+    published(stage.client(), next).await;
+    // What came before is gone, which matters only if the host still looks there.
+    stage.host.stop();
+    let context = stage.server().0.jetstream().await;
+    let stream = context.get_stream("OUT").await.expect("is there");
+    stream.purge().await.expect("is purged");
+    stage.host.restart().await;
+    let next = stage.append(3, "one").await;
+    let shown = published(stage.client(), next).await;
+    let promise = shown.outbox.expect("it is a handler").targets[0].promise;
+    assert_eq!(promise, Some(Promise::ReadBack));
+}

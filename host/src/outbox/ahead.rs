@@ -1,4 +1,4 @@
-//! Effects that a stream has and that the handler makes again, because its state is from a backup.
+//! Effects that a target has and that the handler makes again, because its state is from a backup.
 
 use std::collections::BTreeSet;
 
@@ -10,12 +10,14 @@ use crate::state::{self, Store};
 pub(super) struct Ahead {
     /// Of events behind the position of the state.
     later: BTreeSet<Place>,
-    /// Of parked events: nobody knows when they are retried.
+    /// Of parked events: nobody knows when they are retried, or whether they are dropped.
     parked: BTreeSet<Place>,
+    /// How many events had left durably when these were found to be parked.
+    left: u64,
 }
 
 impl Ahead {
-    /// Sorts places of effects that the stream has: those that wait are returned, and those that the
+    /// Sorts places of effects that the target has: those that wait are returned, and those that the
     /// handler may make again, as far as its state is at a durable position.
     pub(super) async fn sort(
         store: &Store,
@@ -30,6 +32,8 @@ impl Ahead {
         let sorted = tokio::task::spawn_blocking(move || {
             let before = places.iter().map(|place| place.sequence);
             let before = before.filter(|sequence| *sequence <= position).collect();
+            // Before the look at what is parked, so that what leaves during it is noticed later.
+            let events_left = store.parked_left();
             // Before the rows are read, so that none is in neither: what is parked no longer has
             // become a row, or has left.
             let still = store.parked_among(&before)?;
@@ -42,7 +46,12 @@ impl Ahead {
             let (later, mut parked): (BTreeSet<_>, BTreeSet<_>) =
                 left.partition(|place| place.sequence > position);
             parked.retain(|place| still.contains(&place.sequence));
-            Ok((rows, Self { later, parked }))
+            let ahead = Self {
+                later,
+                parked,
+                left: events_left,
+            };
+            Ok((rows, ahead))
         });
         state::joined(sorted.await)
     }
@@ -57,17 +66,33 @@ impl Ahead {
         self.later.remove(&row.place) || self.parked.remove(&row.place)
     }
 
-    /// Those of later events that the handler has handled by now.
-    pub(super) fn made(&self, position: u64) -> BTreeSet<Place> {
-        self.later.range(..behind(position)).copied().collect()
+    /// Those that the handler may have made by now, or makes no more: of later events that it has
+    /// handled, and of parked ones. None if neither has changed; `left` is how many parked events
+    /// have left durably.
+    pub(super) fn made(&self, position: u64, left: u64) -> BTreeSet<Place> {
+        let mut handled = self.later.range(..behind(position)).copied().peekable();
+        let have_left = !self.parked.is_empty() && self.left != left;
+        if handled.peek().is_none() && !have_left {
+            return BTreeSet::new();
+        }
+        handled.chain(self.parked.iter().copied()).collect()
     }
 
     /// Has what is left of them instead.
     pub(super) fn replace_made(&mut self, position: u64, left: Self) {
         self.later = self.later.split_off(&behind(position));
         self.later.extend(left.later);
-        self.parked.extend(left.parked);
+        (self.parked, self.left) = (left.parked, left.left);
     }
+}
+
+/// Sets the first mark of a target. Durable before the first message: after a crash behind it, the
+/// whole target would have to be searched.
+pub(super) async fn begin_mark(store: &Store, target: &str, last: u64) -> Result<(), state::Error> {
+    store.set_effect_mark(target, last);
+    let store = store.clone();
+    let written = tokio::task::spawn_blocking(move || store.remove_confirmed_effects());
+    state::joined(written.await)
 }
 
 /// The first place behind all of a position.

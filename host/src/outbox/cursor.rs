@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::jetstream::{Conditions, outgoing};
 use super::{PASSED, Sent};
 use crate::effects::{Lineage, Place, Row};
-use crate::source::jetstream::{BatchError, Outgoing, Publisher, Unavailable};
+use crate::source::jetstream::{BatchError, Description, Outgoing, Publisher, Unavailable};
 
 /// Most effects that are stored together. The server takes a thousand messages: each may have a note,
 /// and the cursor is one.
@@ -123,10 +123,11 @@ fn subject(lineage: Lineage, target: &str) -> Arc<str> {
 /// Reads the cursor; none if the stream takes none.
 pub(super) async fn find(
     publisher: &Publisher,
+    description: &Description,
     lineage: Lineage,
     target: &str,
 ) -> Result<Option<Cursor>, CursorError> {
-    let (subject, description) = (subject(lineage, target), publisher.describe().await?);
+    let subject = subject(lineage, target);
     // A stream that removes messages may remove the cursor.
     let is_able = description.is_atomic && description.keeps;
     if !is_able || !publisher.stores(&subject).await? {

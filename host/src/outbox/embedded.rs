@@ -5,11 +5,42 @@
 //! file from a backup), effects up to the cursor are stored and those after it are not. An effect that
 //! a cursor may pass without its being stored (a delayed one, one with a condition, or one of an event
 //! that was parked and is retried) has a note: a cursor of its own, which exists or not.
+//!
+//! If the state is from a backup, an effect may have a turn that had none before, and so no note. So
+//! the log is read from the mark on after a start.
+
+use std::collections::BTreeSet;
 
 use super::{PASSED, Sent};
 use crate::effects::{Lineage, PLACE_BYTES, Place, Row};
 use crate::log::{self, CursorMove, Expectation, Log, NewEvent};
 use crate::subject::Pattern;
+
+/// Most events that are looked at to find out what is stored.
+const LOOKED_AT_MAX: u64 = 1_000_000;
+/// Events that are read at once for that, and about how many bytes.
+const LOOK: (usize, usize) = (1_000, 4 << 20);
+
+/// The places of effects that the log has between two sequences; none if there are too many events to
+/// look at. Blocking.
+pub(super) fn places_between(
+    log: &Log,
+    lineage: Lineage,
+    (mut after, last): (u64, u64),
+) -> Result<Option<BTreeSet<Place>>, log::Error> {
+    if last.saturating_sub(after) > LOOKED_AT_MAX {
+        return Ok(None);
+    }
+    let mut places = BTreeSet::new();
+    while after < last {
+        let (events, through) = log.read(after, None, LOOK.0, LOOK.1)?;
+        let ids = events.iter().filter_map(|event| event.header("ce-id"));
+        places.extend(ids.filter_map(|id| Place::of_id(id, lineage)));
+        // At least one further, so that nothing keeps it here.
+        after = through.max(after + 1);
+    }
+    Ok(Some(places))
+}
 
 /// Sends effects of one lineage, in the order of their places, and delayed ones, in the order of
 /// their times. Blocking.
@@ -80,8 +111,9 @@ fn portion(rows: &[Row]) -> usize {
     plain.max(1).min(rows.len())
 }
 
-/// Stores effects in one commit, if cursors are where they are expected; they move with it.
-fn store(log: &Log, rows: &[Row], cursors: Vec<CursorMove>) -> Result<(), log::Error> {
+/// Stores effects in one commit, if cursors are where they are expected; they move with it. Returns
+/// the last sequence of the log.
+fn store(log: &Log, rows: &[Row], cursors: Vec<CursorMove>) -> Result<u64, log::Error> {
     // A source that was a stream when the effect was made.
     let expires = |row: &Row| row.effect.delivery.time_to_live_s.is_some();
     if let Some(index) = rows.iter().position(expires) {
@@ -108,7 +140,8 @@ fn store(log: &Log, rows: &[Row], cursors: Vec<CursorMove>) -> Result<(), log::E
         last_subject_sequence,
         ..Expectation::default()
     };
-    log.append(&events, &expectation).map(drop)
+    let appended = log.append(&events, &expectation)?;
+    Ok(appended.last_sequence)
 }
 
 /// Appends effects, in few commits.
@@ -134,8 +167,9 @@ fn append(
         let notes = noted.map(|row| note(name, row.place));
         let cursors = moved.into_iter().chain(notes).collect();
         match store(log, next, cursors) {
-            Ok(()) => {
+            Ok(last) => {
                 from = to.or(from);
+                sent.sequence = last;
                 sent.confirmed.extend(rows.drain(..count));
             }
             Err(log::Error::Invalid { index, message }) => {
@@ -182,7 +216,10 @@ fn append_delayed(log: &Log, name: &str, mut rows: Vec<Row>, sent: &mut Sent) {
         let count = portion(&rows);
         let cursors = rows[..count].iter().map(|row| note(name, row.place));
         match store(log, &rows[..count], cursors.collect()) {
-            Ok(()) => sent.confirmed.extend(rows.drain(..count)),
+            Ok(last) => {
+                sent.sequence = last;
+                sent.confirmed.extend(rows.drain(..count));
+            }
             // One of them is stored; the others are tried again without it.
             Err(log::Error::CursorMoved(moved)) => {
                 if !confirm_noted(name, &mut rows, &moved, sent) {

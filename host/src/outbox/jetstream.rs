@@ -19,7 +19,7 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 
 use super::Sent;
-use super::ahead::Ahead;
+use super::ahead::{self, Ahead};
 use super::status::since_ns;
 use crate::effects::{self, Grants, Lineage, Place, Promise, Row};
 use crate::event::Payload;
@@ -34,7 +34,6 @@ const IN_FLIGHT: usize = 64;
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) promise: Promise,
-    pub(super) description: Description,
     /// Waiting effects that are stored.
     pub(super) stored: Vec<Row>,
     /// Effects that are stored, and that the handler makes again: its state is older.
@@ -71,16 +70,14 @@ pub(super) struct Looked<'a> {
 /// Finds out which of all effects that wait are stored, since it is in doubt; with the sequence of a
 /// cursor, which of those that may have been sent without one since.
 pub(super) async fn look(
-    publisher: &Publisher,
+    (publisher, description): (&Publisher, Description),
     (store, target): (&Store, &str),
     lineage: Lineage,
     looked: Looked<'_>,
     cursor: Option<u64>,
 ) -> Result<Known, LookError> {
-    let description = publisher.describe().await?;
     let window = Known {
         promise: Promise::Window,
-        description,
         stored: Vec::new(),
         ahead: Ahead::default(),
     };
@@ -95,11 +92,7 @@ pub(super) async fn look(
     };
     let mark = store.effect_mark(target);
     if mark.is_none() && cursor.is_none() {
-        // Durable before the first message: a crash after it must not have to search the whole
-        // stream.
-        store.set_effect_mark(target, description.last);
-        let store = store.clone();
-        tokio::task::spawn_blocking(move || store.remove_confirmed_effects()).await??;
+        ahead::begin_mark(store, target, description.last).await?;
         return Ok(read_back);
     }
     let patterns = patterns(store, target, looked).await?;

@@ -63,6 +63,11 @@ impl Status {
 }
 
 impl Target {
+    /// Sets how safe publishing is.
+    pub(super) fn set_promise(&mut self, promise: Promise, window: Option<Duration>) {
+        (self.promise, self.window) = (Some(promise), window);
+    }
+
     /// The longest wait, including that of the effect that waits now.
     pub fn longest_wait(&self) -> Duration {
         let waits = self.oldest_ns.map_or(Duration::ZERO, since_ns);

@@ -1,6 +1,6 @@
 //! The task of an owner that sends its effects to one source.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::ahead::Ahead;
+use super::ahead::{self, Ahead};
 use super::cursor::{self, Cursor};
 use super::jetstream::Refused;
 use super::releaser::Parts;
 use super::status::since_ns;
 use super::{Sent, embedded, jetstream};
 use crate::clock::{Clock, Look, wall_ns};
-use crate::effects::{self, Grants, Lineage, Place, Promise, Row, RowKey};
+use crate::effects::{self, Grants, Place, Promise, Row, RowKey};
+use crate::log::Log;
 use crate::room::Use;
 use crate::source::jetstream::{Description, Publisher};
 use crate::source::{Outlet, Source};
@@ -378,73 +379,139 @@ impl Task {
         }
     }
 
-    async fn send(&self, mut rows: Vec<Row>, mut delayed: Vec<Row>) -> Sent {
-        let (lineage, status) = (self.parts.lineage, &self.parts.status);
+    async fn send(&self, rows: Vec<Row>, delayed: Vec<Row>) -> Sent {
+        // Rows can be read a moment before the position of their commit.
+        let read = rows.iter().chain(&delayed).map(|row| row.place.sequence);
+        let position = self.parts.store.durable_position();
+        let position = read.max().unwrap_or(0).max(position);
         match &self.outlet {
-            Outlet::Log(embedded) => {
-                // The log says exactly what it has, and in one commit.
-                status.change(&self.name, |target| target.promise = Some(Promise::Exact));
-                let withheld = self.withhold(&mut rows, &mut delayed);
-                if rows.is_empty() && delayed.is_empty() {
-                    return withheld;
-                }
-                let log = match embedded.log() {
-                    Ok(log) => log,
-                    Err(error) => return Sent::nothing(error.to_string()),
-                };
-                let sent = tokio::task::spawn_blocking(move || {
-                    embedded::send(&log, lineage, rows, delayed)
-                });
-                let sent = sent.await;
-                let mut sent = sent.unwrap_or_else(|error| Sent::nothing(error.to_string()));
-                sent.add(withheld);
-                sent
+            Outlet::Log(embedded) => match embedded.log() {
+                Ok(log) => self.send_to_log(log, position, (rows, delayed)).await,
+                Err(error) => Sent::nothing(error.to_string()),
+            },
+            Outlet::Stream(publisher) => {
+                let rows = (rows, delayed);
+                self.send_to_stream(publisher, position, rows).await
             }
-            Outlet::Stream(publisher) => self.send_to_stream(publisher, rows, delayed).await,
         }
+    }
+
+    async fn send_to_log(
+        &self,
+        log: Log,
+        position: u64,
+        (mut rows, mut delayed): (Vec<Row>, Vec<Row>),
+    ) -> Sent {
+        // The log says exactly what it has, and in one commit.
+        self.promise(Promise::Exact, None);
+        let stored = match self.stored_in_log(&log, position).await {
+            Ok(found) => found,
+            Err(trouble) => return Sent::nothing(trouble),
+        };
+        let mut sent = self.take_stored(stored, &mut rows, &mut delayed);
+        let withheld = self.withhold(&mut rows, &mut delayed);
+        if !(rows.is_empty() && delayed.is_empty()) {
+            let lineage = self.parts.lineage;
+            let send = move || embedded::send(&log, lineage, rows, delayed);
+            let new = tokio::task::spawn_blocking(send).await;
+            sent.add(new.unwrap_or_else(|error| Sent::nothing(error.to_string())));
+        }
+        sent.add(withheld);
+        sent
     }
 
     async fn send_to_stream(
         &self,
         publisher: &Publisher,
-        mut rows: Vec<Row>,
-        mut delayed: Vec<Row>,
+        position: u64,
+        (mut rows, mut delayed): (Vec<Row>, Vec<Row>),
     ) -> Sent {
-        let lineage = self.parts.lineage;
-        // Rows can be read a moment before the position of their commit.
-        let read = rows.iter().chain(&delayed).map(|row| row.place.sequence);
-        let position = self.parts.store.durable_position();
-        let position = read.max().unwrap_or(0).max(position);
         // What the stream has already is confirmed without being sent, also if its grant is gone.
-        let (mut stored, through) = match self.stored(publisher, position).await {
+        let stored = match self.stored(publisher, position).await {
             Ok(found) => found,
             Err(trouble) => return Sent::nothing(trouble),
         };
-        {
-            let mut ahead = self.ahead.lock();
-            let made_again = rows.iter().chain(&delayed).filter(|row| ahead.take(row));
-            stored.extend(made_again.cloned());
-        }
-        let places: HashSet<Place> = stored.iter().map(|row| row.place).collect();
-        for rows in [&mut rows, &mut delayed] {
-            rows.retain(|row| !places.contains(&row.place));
-        }
-        let mut sent = Sent {
-            again: stored.len() as u64,
-            sequence: through,
-            confirmed: stored,
-            ..Sent::default()
-        };
+        let mut sent = self.take_stored(stored, &mut rows, &mut delayed);
         // They were read for a stream without cursors. The next round has all of them.
         if self.has_places() && !self.refused.lock().is_empty() {
             rows.clear();
         }
         let withheld = self.withhold(&mut rows, &mut delayed);
         if !(rows.is_empty() && delayed.is_empty()) {
-            sent.add(self.send_new(publisher, lineage, rows, delayed).await);
+            sent.add(self.send_new(publisher, rows, delayed).await);
         }
         sent.add(withheld);
         sent
+    }
+
+    /// Takes out effects that the target has; `through` is up to where nothing else is.
+    fn take_stored(
+        &self,
+        (mut stored, through): (Vec<Row>, u64),
+        rows: &mut Vec<Row>,
+        delayed: &mut Vec<Row>,
+    ) -> Sent {
+        {
+            let mut ahead = self.ahead.lock();
+            let made_again = rows.iter().chain(&*delayed).filter(|row| ahead.take(row));
+            stored.extend(made_again.cloned());
+        }
+        let places: HashSet<Place> = stored.iter().map(|row| row.place).collect();
+        for rows in [rows, delayed] {
+            rows.retain(|row| !places.contains(&row.place));
+        }
+        Sent {
+            again: stored.len() as u64,
+            sequence: through,
+            confirmed: stored,
+            ..Sent::default()
+        }
+    }
+
+    /// Notes how safe publishing is.
+    fn promise(&self, promise: Promise, window: Option<Duration>) {
+        let status = &self.parts.status;
+        status.change(&self.name, |target| target.set_promise(promise, window));
+    }
+
+    /// Effects that wait although an embedded log has them. Its cursor says nothing about those that
+    /// have a turn, so a state from a backup is one more reason to look. Nobody else stores any.
+    async fn stored_in_log(&self, log: &Log, position: u64) -> Result<(Vec<Row>, u64), String> {
+        if !self.is_in_doubt.load(Ordering::Relaxed) {
+            return self.made_again(position).await;
+        }
+        let store = &self.parts.store;
+        let last = log.info().last_sequence;
+        let places = match store.effect_mark(&self.name) {
+            None => {
+                let begun = ahead::begin_mark(store, &self.name, last).await;
+                begun.map_err(|error| error.to_string())?;
+                BTreeSet::new()
+            }
+            Some(mark) => {
+                let (log, lineage) = (log.clone(), self.parts.lineage);
+                let look = move || embedded::places_between(&log, lineage, (mark, last));
+                let looked = tokio::task::spawn_blocking(look).await;
+                let places = looked.map_err(|error| error.to_string())?;
+                let places = places.map_err(|error| error.to_string())?;
+                places.unwrap_or_else(|| {
+                    tracing::warn!(
+                        target = self.name,
+                        mark,
+                        last,
+                        "too many events to look at what the log has stored since; if the state is \
+                         from a backup, messages of events that were parked may be stored again"
+                    );
+                    BTreeSet::new()
+                })
+            }
+        };
+        let position = store.durable_position();
+        let sorted = Ahead::sort(store, &self.name, places, position).await;
+        let (stored, ahead) = sorted.map_err(|error| error.to_string())?;
+        *self.ahead.lock() = ahead;
+        self.is_in_doubt.store(false, Ordering::Relaxed);
+        Ok((stored, last))
     }
 
     /// Effects that wait although the stream has them, as far as that is in doubt, and up to which
@@ -460,7 +527,9 @@ impl Task {
             return self.made_again(position).await;
         }
         let lineage = self.parts.lineage;
-        let found = cursor::find(publisher, lineage, &self.name).await;
+        let description = publisher.describe().await;
+        let description = description.map_err(|error| error.to_string())?;
+        let found = cursor::find(publisher, &description, lineage, &self.name).await;
         let found = found.map_err(|error| error.to_string())?;
         self.doubts_cursor.store(false, Ordering::Relaxed);
         let is_known = !is_in_doubt || self.is_all_by_cursor.load(Ordering::Relaxed);
@@ -480,30 +549,29 @@ impl Task {
             grants: &grants,
             publishes: if is_from_backup { &publishes } else { &[] },
         };
-        let known = jetstream::look(publisher, place, lineage, looked, sequence).await;
+        let stream = (publisher, description);
+        let known = jetstream::look(stream, place, lineage, looked, sequence).await;
         let known = known.map_err(|error| error.to_string())?;
         self.has_looked.store(true, Ordering::Relaxed);
         let has_cursor = self.cursor.lock().is_some();
         self.is_all_by_cursor.store(has_cursor, Ordering::Relaxed);
         if sequence.is_none() {
-            self.parts.status.change(&self.name, |target| {
-                (target.window, target.promise) =
-                    (Some(known.description.window), Some(known.promise));
-            });
+            self.promise(known.promise, Some(description.window));
         }
         *self.ahead.lock() = known.ahead;
         self.is_in_doubt.store(false, Ordering::Relaxed);
         let through = match known.promise {
             // It was not looked at.
             Promise::Window => 0,
-            _ => known.description.last,
+            _ => description.last,
         };
         Ok((known.stored, through))
     }
 
     /// Effects up to a position that the handler has made again, and that the stream has.
     async fn made_again(&self, position: u64) -> Result<(Vec<Row>, u64), String> {
-        let made = self.ahead.lock().made(position);
+        let left = self.parts.store.parked_left();
+        let made = self.ahead.lock().made(position, left);
         if made.is_empty() {
             return Ok((Vec::new(), 0));
         }
@@ -514,22 +582,15 @@ impl Task {
     }
 
     /// Sends effects that a stream does not have.
-    async fn send_new(
-        &self,
-        publisher: &Publisher,
-        lineage: Lineage,
-        rows: Vec<Row>,
-        delayed: Vec<Row>,
-    ) -> Sent {
+    async fn send_new(&self, publisher: &Publisher, rows: Vec<Row>, delayed: Vec<Row>) -> Sent {
+        let lineage = self.parts.lineage;
         let abilities = match abilities(publisher, rows.iter().chain(&delayed)).await {
             Ok(abilities) => abilities,
             Err(away) => return Sent::nothing(away),
         };
         let cursor = self.cursor.lock().clone();
         if cursor.is_some() {
-            self.parts.status.change(&self.name, |target| {
-                (target.window, target.promise) = (None, Some(Promise::Exact));
-            });
+            self.promise(Promise::Exact, None);
         }
         // Until it is known what became of each, even if this is dropped half-way.
         self.is_in_doubt.store(true, Ordering::Relaxed);

@@ -363,6 +363,8 @@ pub(super) struct Index {
     /// The number of the last failure, and of the last durable one.
     failures: u64,
     durable_failures: u64,
+    /// How many events have left durably since the file was opened.
+    left: u64,
     /// Position and number of the last release.
     pub(super) last_release: Option<(u64, u32)>,
     /// How many releases there were.
@@ -514,6 +516,7 @@ pub(super) fn committed(index: &mut Index, rows: &Rows) {
         .filter_map(|row| split(row)?.0.failure);
     let durable = failures.map(|failure| failure.number).max().unwrap_or(0);
     index.durable_failures = index.durable_failures.max(durable);
+    index.left += rows.values().filter(|row| row.is_none()).count() as u64;
 }
 
 /// Memory that rows take, in bytes.
@@ -657,6 +660,12 @@ impl Store {
     /// crash would give the number of a later one to another failure.
     pub fn parked_failures(&self) -> u64 {
         self.inner.parked.lock().durable_failures
+    }
+
+    /// How many events are durably parked no more since the file was opened, because they were
+    /// retried or dropped.
+    pub fn parked_left(&self) -> u64 {
+        self.inner.parked.lock().left
     }
 
     /// The lowest sequence that was ever parked in this state: from there on, a fold of the stream
