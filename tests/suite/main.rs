@@ -85,7 +85,7 @@ mod strange; // messages that are no sound events, and streams that are no event
 mod supply; // what the set-up installs is pinned, and what it could not check is said
 mod surroundings; // signals at any moment, few descriptors, endless files, names that are no text
 mod swap; // generations: built, swapped, rolled back, with nobody noticing
-mod targets; // what the target of a handler costs while it takes nothing
+mod targets; // what the target of a handler costs, what it has lost, and whose turn it is
 mod timers; // each fires once, whatever happens to the host
 mod uploads; // whatever is uploaded, the host answers afterwards
 mod versions; // the claims about streams, on the oldest and the newest nats-server that we support

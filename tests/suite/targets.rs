@@ -1,11 +1,15 @@
-//! What the target of a handler costs while it takes nothing.
+//! What the target of a handler costs while it takes nothing, what it has lost, and the turn of ordered
+//! and delayed messages.
+
+use std::collections::BTreeSet;
 
 use async_nats::jetstream::stream::Config;
+use foldstream::api::Promise;
 use foldstream_tests::host::Host;
 use foldstream_tests::nats::{self, NatsServer, Version};
 use foldstream_tests::proxy::Proxy;
-use foldstream_tests::reactor::published;
-use foldstream_tests::{guests, wait};
+use foldstream_tests::reactor::{REACTOR, event, events, published};
+use foldstream_tests::{cli, guests, wait};
 use serde_json::json;
 
 use crate::deliveries::{Stage, Target, full, plain, trouble, with_cursors};
@@ -95,4 +99,105 @@ async fn stream_that_refuses_firings_costs_no_new_connections() {
             timers.is_some_and(|timers| timers.pending == 0)
         })
         .await;
+}
+
+/// Puts the files of the server back to how they were before some messages; what the host says then.
+async fn put_back(target: Target, restarts: bool) {
+    let mut stage = Stage::start(target).await;
+    let first = stage.append(1, "one").await;
+    published(stage.client(), first).await;
+    stage.server().0.stop();
+    let copy = stage.server().0.back_up();
+    stage.server().0.restart().await;
+    let mut last = first;
+    for _ in 0..3 {
+        last = stage.append(1, "one").await;
+    }
+    let shown = published(stage.client(), last).await;
+    let promise = shown.outbox.expect("it is a handler").targets[0].promise;
+    assert_ne!(promise, Some(Promise::Lost));
+    if restarts {
+        stage.host.stop();
+    }
+    stage.server().0.stop();
+    stage.server().0.restore(copy.path());
+    stage.server().0.restart().await;
+    if restarts {
+        stage.host.restart().await;
+    }
+    let next = stage.append(2, "one").await;
+    let shown = published(stage.client(), next).await;
+    assert_eq!(stage.causes().await, [first, next], "{target:?}");
+    let promise = shown.outbox.expect("it is a handler").targets[0].promise;
+    assert_eq!(promise, Some(Promise::Lost), "{target:?}, {restarts}");
+    let shown = cli::on(&stage.host, &["show", REACTOR]).expect(0);
+    assert!(shown.stdout.contains("has lost some"), "{shown:?}");
+    let doctor = cli::on(&stage.host, &["doctor"]);
+    assert!(
+        doctor.stdout.contains("lacks messages of reactor"),
+        "{doctor:?}"
+    );
+    let told = stage.host.output();
+    let times = told.matches("lacks messages that it had confirmed").count();
+    assert_eq!(times, 1, "{told}");
+}
+
+#[tokio::test]
+async fn stream_with_cursors_that_lost_its_end_is_named() {
+    put_back(Target::Cursors, false).await;
+}
+
+#[tokio::test]
+async fn stream_with_cursors_that_lost_its_end_while_the_host_was_down_is_named() {
+    put_back(Target::Cursors, true).await;
+}
+
+#[tokio::test]
+async fn stream_that_lost_its_end_is_named() {
+    put_back(Target::Plain(Version::Newest), false).await;
+}
+
+#[tokio::test]
+async fn stream_that_lost_its_end_while_the_host_was_down_is_named() {
+    put_back(Target::Plain(Version::Newest), true).await;
+}
+
+#[tokio::test]
+async fn ordered_messages_have_their_turn_behind_a_hundred_delayed_ones() {
+    /// Most delayed messages that leave before later ordered ones.
+    const SHARE: usize = 100;
+    let mut stage = Stage::start(Target::Cursors).await;
+    stage.server().0.kill();
+    // More than one round of both.
+    let delayed: Vec<_> = (0..3 * SHARE as u64)
+        .map(|number| event(number % 7, "past"))
+        .collect();
+    let delayed: BTreeSet<u64> = stage
+        .client()
+        .append(&delayed)
+        .await
+        .sequences
+        .into_iter()
+        .collect();
+    let mut last = 0;
+    for _ in 0..3 {
+        let appended = stage.client().append(&events(250, "three")).await;
+        last = appended.last_sequence;
+    }
+    stage.client().reached(REACTOR, last).await;
+    stage.server().0.restart().await;
+    cli::on(&stage.host, &["outbox", "retry", REACTOR]).expect(0);
+    published(stage.client(), last).await;
+    let is_delayed: Vec<bool> = stage
+        .causes()
+        .await
+        .iter()
+        .map(|cause| delayed.contains(cause))
+        .collect();
+    assert_eq!(is_delayed.len(), 3 * SHARE + 3 * 750);
+    let behind = is_delayed.iter().rposition(|is_delayed| !is_delayed);
+    let before = &is_delayed[..behind.expect("some are ordered")];
+    let runs = before.split(|is_delayed| !is_delayed).map(<[bool]>::len);
+    let longest = runs.max().expect("one at least");
+    assert!((1..=SHARE).contains(&longest), "{longest} in a row");
 }

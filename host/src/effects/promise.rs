@@ -16,11 +16,14 @@ pub enum Promise {
     /// Each message is stored at least once, and once if its confirmation, or the end of a crash,
     /// comes within the window in which the stream recognises ids.
     Window,
+    /// The stream lacks messages that it had confirmed since the host started: it has lost its end,
+    /// or somebody has removed them. They are not sent again.
+    Lost,
 }
 
 impl Promise {
     /// All of them, for metrics.
-    pub const ALL: [Self; 3] = [Self::Exact, Self::ReadBack, Self::Window];
+    pub const ALL: [Self; 4] = [Self::Exact, Self::ReadBack, Self::Window, Self::Lost];
 
     /// Its name, as in JSON.
     pub fn name(self) -> &'static str {
@@ -28,6 +31,7 @@ impl Promise {
             Self::Exact => "exact",
             Self::ReadBack => "read-back",
             Self::Window => "window",
+            Self::Lost => "lost",
         }
     }
 }

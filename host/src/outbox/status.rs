@@ -63,9 +63,11 @@ impl Status {
 }
 
 impl Target {
-    /// Sets how safe publishing is.
+    /// Sets how safe publishing is. What the stream has lost stays lost.
     pub(super) fn set_promise(&mut self, promise: Promise, window: Option<Duration>) {
-        (self.promise, self.window) = (Some(promise), window);
+        if self.promise != Some(Promise::Lost) {
+            (self.promise, self.window) = (Some(promise), window);
+        }
     }
 
     /// The longest wait, including that of the effect that waits now.

@@ -84,6 +84,8 @@ pub(super) struct Task {
     is_all_by_cursor: AtomicBool,
     /// It was looked at since the start.
     has_looked: AtomicBool,
+    /// The target lacks what it had confirmed.
+    has_lost: AtomicBool,
     /// By which delayed effects are due.
     clock: Clock,
     /// When the task started: the steady clock counts from here.
@@ -134,6 +136,7 @@ impl Task {
             doubts_cursor: AtomicBool::new(false),
             is_all_by_cursor: AtomicBool::new(false),
             has_looked: AtomicBool::new(false),
+            has_lost: AtomicBool::new(false),
             clock: Clock::default(),
             begun: Instant::now(),
             delayed_after: None,
@@ -474,6 +477,31 @@ impl Task {
         status.change(&self.name, |target| target.set_promise(promise, window));
     }
 
+    /// Notes that the target ends before something that it has confirmed, or that its cursor is
+    /// before that: `cursor` is the sequence of the message that says how far the lineage is, if the
+    /// target takes cursors.
+    fn check_kept(&self, last: u64, cursor: Option<u64>) {
+        let mark = self.parts.store.effect_mark(&self.name).unwrap_or(0);
+        let known = self.cursor.lock().as_ref().and_then(Cursor::sequence);
+        let known = known.unwrap_or(0);
+        let confirmed = mark.max(known);
+        let is_there = last >= confirmed && cursor.is_none_or(|cursor| cursor >= known);
+        // It would be found again until the mark has moved.
+        if is_there || self.has_lost.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tracing::warn!(
+            deployment = self.parts.deployment,
+            target = self.name,
+            confirmed,
+            last,
+            cursor,
+            "the stream lacks messages that it had confirmed: it has lost its end, or somebody has \
+             removed them; they are not sent again"
+        );
+        self.promise(Promise::Lost, None);
+    }
+
     /// Effects that wait although an embedded log has them. Its cursor says nothing about those that
     /// have a turn, so a state from a backup is one more reason to look. Nobody else stores any.
     async fn stored_in_log(&self, log: &Log, position: u64) -> Result<(Vec<Row>, u64), String> {
@@ -482,6 +510,7 @@ impl Task {
         }
         let store = &self.parts.store;
         let last = log.info().last_sequence;
+        self.check_kept(last, None);
         let places = match store.effect_mark(&self.name) {
             None => {
                 let begun = ahead::begin_mark(store, &self.name, last).await;
@@ -531,6 +560,8 @@ impl Task {
         let description = description.map_err(|error| error.to_string())?;
         let found = cursor::find(publisher, &description, lineage, &self.name).await;
         let found = found.map_err(|error| error.to_string())?;
+        let end = found.as_ref().map(|found| found.sequence().unwrap_or(0));
+        self.check_kept(description.last, end);
         self.doubts_cursor.store(false, Ordering::Relaxed);
         let is_known = !is_in_doubt || self.is_all_by_cursor.load(Ordering::Relaxed);
         if is_known && found.is_some() {
@@ -723,6 +754,10 @@ impl Task {
             target.resent += again;
             target.longest_wait = target.longest_wait.max(waited.unwrap_or_default());
         });
+        if sequence > 0 && again == 0 {
+            // What is new comes after all that was confirmed before.
+            self.check_kept(sequence, None);
+        }
         let has_many = self
             .parts
             .store

@@ -92,6 +92,7 @@ fn target_line(target: &OutboxTarget) -> String {
                 ", once within the window of {window} in which the stream recognises ids"
             ));
         }
+        (Some(Promise::Lost), _) => line.push_str(", but the stream has lost some of them"),
         (None, _) => {}
     }
     if let Some(trouble) = &target.trouble {
@@ -140,6 +141,10 @@ pub(crate) fn judge(deployment: &str, target: &OutboxTarget) -> Promised {
             "window: {source} stores each message of {deployment} once if no outage or crash lasts \
              longer than {}",
             window.map_or_else(|| "its duplicate window".to_owned(), span)
+        )),
+        (Some(Promise::Lost), _) => Promised::MayFail(format!(
+            "lost: the stream of {source} lacks messages of {deployment} that it had confirmed, \
+             and they are not sent again; find out what it has, and publish the others by hand"
         )),
         (None, _) => Promised::Holds(format!(
             "nothing was published to {source} since the host started"
@@ -206,6 +211,11 @@ mod tests {
             longest_wait_seconds: 900.0,
             ..target(Promise::Window)
         };
+        let judged = judge("ship", &target(Promise::Lost));
+        assert!(
+            matches!(&judged, Promised::MayFail(words) if words.contains("by hand")),
+            "{judged:?}"
+        );
         let judged = judge("ship", &slow);
         assert!(
             matches!(&judged, Promised::MayFail(words) if words.contains("may be stored twice")),
