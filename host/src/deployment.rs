@@ -18,6 +18,7 @@ use crate::overview;
 use crate::progress::{DeploymentState, Now};
 use crate::runner::{Lag, ReadError, Runner, age_seconds};
 use crate::sagas::{self, Saga};
+use crate::schemas::EventSchema;
 use crate::state::catalogue::{Generation, GenerationStatus, Record, Strategy};
 use crate::state::{Snapshot, Store};
 use crate::subject::{Pattern, SubjectSet};
@@ -166,6 +167,13 @@ impl Deployment {
     /// The active runner.
     pub fn active(&self) -> Arc<Runner> {
         Arc::clone(&self.active.borrow())
+    }
+
+    /// The digest of the active module, and the schemas that it carries; none while the module is
+    /// not loaded.
+    pub(crate) fn schemas(&self) -> Option<(String, Arc<[EventSchema]>)> {
+        let module = self.active().program().module.ok()?;
+        Some((module.info().digest.clone(), Arc::clone(module.schemas())))
     }
 
     /// The active runner, as it changes.

@@ -55,6 +55,7 @@ mod room;
 pub mod runner;
 mod sagas;
 mod scenario;
+mod schemas;
 mod scope;
 pub mod serve;
 mod settings;

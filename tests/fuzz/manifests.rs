@@ -102,8 +102,25 @@ fn manifest(rng: &mut Rng) -> &'static str {
     }
 }
 
+/// Schemas of events, as an answer has them; none, or some of which most are sound.
+fn schemas(rng: &mut Rng) -> String {
+    let all = (0..rng.usize(0..3)).map(|_| {
+        serde_json::json!({
+            "event": text::any(rng),
+            "version": rng.u8(0..3),
+            "direction": if rng.bool() { "reads" } else { "publishes" },
+            "schema": { "type": text::any(rng) },
+        })
+    });
+    let all: Vec<_> = all.collect();
+    if all.is_empty() {
+        return String::new();
+    }
+    serde_json::json!({ "format": 1, "schemas": all }).to_string()
+}
+
 fn answer(rng: &mut Rng) -> &'static str {
-    let mut sound = b"FSANSWR\x01".to_vec();
+    let mut sound = b"FSANSWR\x02".to_vec();
     match rng.u8(0..5) {
         0 => {
             sound.extend([b'K', rng.u8(0..3)]);
@@ -113,6 +130,9 @@ fn answer(rng: &mut Rng) -> &'static str {
                 sound.extend((import.len() as u16).to_be_bytes());
                 sound.extend(import.as_bytes());
             }
+            let schemas = schemas(rng);
+            sound.extend((schemas.len() as u32).to_be_bytes());
+            sound.extend(schemas.into_bytes());
             sound.extend((0..rng.usize(0..9)).map(|_| rng.u8(..)));
         }
         1 => sound.extend(b"Ccode"),

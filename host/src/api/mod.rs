@@ -16,6 +16,7 @@ mod parked;
 mod process;
 mod rollout;
 mod sagas;
+mod schemas;
 mod skips;
 mod sources;
 mod wait;
@@ -26,6 +27,7 @@ use utoipa::ToSchema;
 pub use crate::position::Start;
 pub use crate::progress::DeploymentState;
 pub use crate::rollout::DeployOutcome;
+pub use crate::schemas::Direction;
 pub use crate::state::catalogue::ModuleKind;
 pub use failures::*;
 pub use handler::*;
@@ -34,6 +36,7 @@ pub use parked::*;
 pub use process::*;
 pub use rollout::*;
 pub use sagas::*;
+pub use schemas::*;
 pub use skips::*;
 pub use sources::*;
 pub use wait::*;
@@ -142,6 +145,9 @@ pub struct ModuleInfo {
     /// Whether it sets timers; only of handlers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sets_timers: bool,
+    /// The events for which it carries a JSON Schema.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<EventVersion>,
 }
 
 /// A deployment.

@@ -16,6 +16,7 @@ mod modules;
 mod parked;
 mod rollouts;
 mod sagas;
+mod schemas;
 mod skips;
 mod sources;
 mod verifications;

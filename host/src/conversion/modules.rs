@@ -3,7 +3,7 @@
 use super::each;
 use crate::api;
 use crate::state::catalogue::{
-    ErrorPolicy, InboxSettings, ModuleInfo, ModuleLimits, QueryDescription,
+    ErrorPolicy, EventVersion, InboxSettings, ModuleInfo, ModuleLimits, QueryDescription,
 };
 
 impl From<ModuleInfo> for api::ModuleInfo {
@@ -26,6 +26,7 @@ impl From<ModuleInfo> for api::ModuleInfo {
             publishes,
             inbox,
             sets_timers,
+            events,
         } = value;
         Self {
             digest,
@@ -45,6 +46,7 @@ impl From<ModuleInfo> for api::ModuleInfo {
             publishes,
             inbox: inbox.map(Into::into),
             sets_timers,
+            events: each(events),
         }
     }
 }
@@ -85,6 +87,21 @@ impl From<QueryDescription> for api::QueryDescription {
     fn from(value: QueryDescription) -> Self {
         let QueryDescription { name, description } = value;
         Self { name, description }
+    }
+}
+
+impl From<EventVersion> for api::EventVersion {
+    fn from(value: EventVersion) -> Self {
+        let EventVersion {
+            event,
+            version,
+            direction,
+        } = value;
+        Self {
+            event,
+            version,
+            direction,
+        }
     }
 }
 

@@ -72,6 +72,7 @@ fn module() -> ModuleInfo {
         publishes: Vec::new(),
         inbox: None,
         sets_timers: false,
+        events: Vec::new(),
     }
 }
 

@@ -4,9 +4,10 @@
 use std::io::{self, Write};
 
 use super::output::clipped;
+use crate::schemas::{self, CARRIED_BYTES_MAX, EventSchema};
 
 /// The first bytes of every answer; the last byte is the version of the layout.
-const MAGIC: &[u8; 8] = b"FSANSWR\x01";
+const MAGIC: &[u8; 8] = b"FSANSWR\x02";
 /// Most interfaces that a module may import. The contract and WASI have fewer than fifty.
 pub(super) const IMPORTS_MAX: usize = 256;
 /// Longest name of an interface.
@@ -14,15 +15,25 @@ pub(super) const IMPORT_BYTES_MAX: usize = 256;
 /// Longest text from the process to keep.
 pub(super) const WORDS_BYTES_MAX: usize = 4_096;
 /// Most bytes of an answer in addition to a component or code.
-pub(super) const OVERHEAD_BYTES_MAX: usize = MAGIC.len() + 8 + IMPORTS_MAX * (IMPORT_BYTES_MAX + 2);
+pub(super) const OVERHEAD_BYTES_MAX: usize =
+    MAGIC.len() + 8 + IMPORTS_MAX * (IMPORT_BYTES_MAX + 2) + 4 + CARRIED_BYTES_MAX;
+
+/// What the checker found in a valid module.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Found {
+    /// Interfaces that it imports.
+    pub(super) imports: Vec<String>,
+    /// The schemas of events that it carries.
+    pub(super) schemas: Vec<EventSchema>,
+}
 
 /// The answer to one upload.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Answer {
-    /// The module is valid: its imports, and the component if the upload was a core module.
+    /// The module is valid: what it has, and the component if the upload was a core module.
     Checked {
-        /// Interfaces that it imports.
-        imports: Vec<String>,
+        /// What it imports and carries.
+        found: Found,
         /// The component made from a core module; none if the upload is a component.
         component: Option<Vec<u8>>,
     },
@@ -67,9 +78,9 @@ impl Answer {
     pub(super) fn write_to(&self, output: &mut impl Write) -> io::Result<()> {
         output.write_all(MAGIC)?;
         match self {
-            Self::Checked { imports, component } => {
+            Self::Checked { found, component } => {
                 output.write_all(&[b'K', u8::from(component.is_some())])?;
-                output.write_all(&imports_to_bytes(imports))?;
+                output.write_all(&found.to_bytes())?;
                 output.write_all(component.as_deref().unwrap_or_default())?;
             }
             Self::Compiled(code) => {
@@ -111,7 +122,7 @@ impl Answer {
                     1 => true,
                     _ => return None,
                 };
-                let (imports, length) = imports_from_bytes(&rest[2..])?;
+                let (found, length) = Found::from_bytes(&rest[2..])?;
                 // In place: a component may have many megabytes, and would otherwise be copied.
                 bytes.drain(..MAGIC.len() + 2 + length);
                 // A component is not sent back: the host has it.
@@ -119,7 +130,7 @@ impl Answer {
                     return None;
                 }
                 Some(Self::Checked {
-                    imports,
+                    found,
                     component: has_component.then_some(bytes),
                 })
             }
@@ -165,8 +176,31 @@ fn words(bytes: &[u8]) -> Option<String> {
     Some(plain(std::str::from_utf8(bytes).ok()?))
 }
 
+impl Found {
+    /// The imports; the length of the schemas, and these.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let schemas = schemas::to_bytes(&self.schemas);
+        let length = u32::try_from(schemas.len()).expect("the checker limits the schemas");
+        let imports = imports_to_bytes(&self.imports);
+        [imports.as_slice(), &length.to_be_bytes(), &schemas].concat()
+    }
+
+    /// What was found, and how many bytes it took; none if it is beyond a limit, or not valid.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<(Self, usize)> {
+        let (imports, length) = imports_from_bytes(bytes)?;
+        let (size, rest) = bytes[length..].split_first_chunk()?;
+        let size = usize::try_from(u32::from_be_bytes(*size)).ok()?;
+        let (content, behind) = rest.split_at_checked(size)?;
+        let schemas = match content {
+            [] => Vec::new(),
+            content => schemas::parse(content).ok()?,
+        };
+        Some((Self { imports, schemas }, bytes.len() - behind.len()))
+    }
+}
+
 /// Names of interfaces: their number, then each with its length.
-pub(super) fn imports_to_bytes(imports: &[String]) -> Vec<u8> {
+fn imports_to_bytes(imports: &[String]) -> Vec<u8> {
     let short = |length: usize| {
         u16::try_from(length)
             .expect("the checker limits names and their number")
@@ -181,7 +215,7 @@ pub(super) fn imports_to_bytes(imports: &[String]) -> Vec<u8> {
 }
 
 /// The names, and how many bytes they took; none if there are too many, or one is not valid.
-pub(super) fn imports_from_bytes(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
+fn imports_from_bytes(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
     let mut rest = bytes;
     let short = |rest: &mut &[u8]| {
         let (length, behind) = rest.split_first_chunk()?;
@@ -222,7 +256,15 @@ mod tests {
 
     fn checked(component: Option<Vec<u8>>) -> Answer {
         Answer::Checked {
-            imports: vec!["foldstream:module/state@0.1.0".to_owned(), "a".to_owned()],
+            found: Found {
+                imports: vec!["foldstream:module/state@0.1.0".to_owned(), "a".to_owned()],
+                schemas: vec![EventSchema {
+                    event: "placed".to_owned(),
+                    version: 2,
+                    direction: schemas::Direction::Reads,
+                    schema: serde_json::json!({ "type": "object" }),
+                }],
+            },
             component,
         }
     }
@@ -272,6 +314,10 @@ mod tests {
         assert_eq!(Answer::parse(long), None);
         let control = [MAGIC.as_slice(), b"K\0\0\x01\0\x01\x1b"].concat();
         assert_eq!(Answer::parse(control), None);
+        let schemas = [MAGIC.as_slice(), b"K\0\0\0\xff\xff\xff\xff{}"].concat();
+        assert_eq!(Answer::parse(schemas), None);
+        let none = [MAGIC.as_slice(), b"K\0\0\0\0\0\0\x02{}"].concat();
+        assert_eq!(Answer::parse(none), None, "not of the form of schemas");
     }
 
     #[test]

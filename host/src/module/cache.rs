@@ -4,7 +4,7 @@
 //! host. A file without a valid MAC is never loaded: it is removed, and the module is compiled
 //! again. Next to the code is what the host needs to know about the module, so that it need not
 //! parse it. Layout of a file: [`MAGIC`], the HMAC-SHA-256 over the file's name and the rest of the
-//! file; the imports, the code.
+//! file; the imports and schemas, the code.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,10 +19,10 @@ use rand::rngs::SysRng;
 use sha2::Sha256;
 
 use super::Error;
-use super::answer::{imports_from_bytes, imports_to_bytes};
+use super::answer::Found;
 
 /// The first bytes of every file; the last byte is the version of the layout.
-const MAGIC: &[u8; 8] = b"FSCODE\0\x02";
+const MAGIC: &[u8; 8] = b"FSCODE\0\x03";
 const MAC_BYTES: usize = 32;
 const KEY_BYTES: usize = 32;
 const KEY_FILE: &str = "key";
@@ -47,8 +47,8 @@ pub(super) struct Authentic {
     content: Vec<u8>,
     /// Where the code begins.
     code: usize,
-    /// What the module imports.
-    pub(super) imports: Vec<String>,
+    /// What the module imports and carries.
+    pub(super) found: Found,
 }
 
 impl Authentic {
@@ -80,6 +80,8 @@ impl Cache {
         engine.precompile_compatibility_hash().hash(&mut hasher);
         // Another version may check more than the one that accepted a module.
         env!("CARGO_PKG_VERSION").hash(&mut hasher);
+        // Files of another layout are not looked at.
+        MAGIC.hash(&mut hasher);
         let settings = format!("{:016x}", hasher.finish());
         let cache = Self {
             folder: folder.to_owned(),
@@ -120,7 +122,7 @@ impl Cache {
             );
             return None;
         }
-        let Some((imports, code)) = self.authentic(&name, &content) else {
+        let Some((found, code)) = self.authentic(&name, &content) else {
             tracing::warn!(
                 path = %path.display(),
                 "cached code is damaged or not ours; compiling again"
@@ -134,21 +136,21 @@ impl Cache {
         Some(Authentic {
             content,
             code,
-            imports,
+            found,
         })
     }
 
-    /// Stores the code of a module, and its imports.
-    pub(super) fn put(&self, digest: &str, imports: &[String], code: &[u8]) -> io::Result<()> {
+    /// Stores the code of a module, and what it has.
+    pub(super) fn put(&self, digest: &str, found: &Found, code: &[u8]) -> io::Result<()> {
         let name = self.name(digest);
         // Never written in place: a crash leaves an unfinished file, which `evict` removes later.
         let mut file = tempfile::Builder::new()
             .suffix(&format!(".{UNFINISHED}"))
             .tempfile_in(&self.folder)?;
         file.write_all(MAGIC)?;
-        let imports = imports_to_bytes(imports);
-        file.write_all(&self.mac(&name, &[&imports, code]).finalize().into_bytes())?;
-        file.write_all(&imports)?;
+        let found = found.to_bytes();
+        file.write_all(&self.mac(&name, &[&found, code]).finalize().into_bytes())?;
+        file.write_all(&found)?;
         file.write_all(code)?;
         // The file before its name, and its name before the answer: a name never means half a file.
         file.as_file().sync_all()?;
@@ -172,13 +174,13 @@ impl Cache {
         mac
     }
 
-    /// The imports, and where the code begins; none without a valid MAC.
-    fn authentic(&self, name: &str, content: &[u8]) -> Option<(Vec<String>, usize)> {
+    /// What the module has, and where the code begins; none without a valid MAC.
+    fn authentic(&self, name: &str, content: &[u8]) -> Option<(Found, usize)> {
         // Nothing of the rest is looked at before its MAC: it would be parsed as trusted.
         let (mac, rest) = content.strip_prefix(MAGIC)?.split_at_checked(MAC_BYTES)?;
         self.mac(name, &[rest]).verify_slice(mac).ok()?;
-        let (imports, length) = imports_from_bytes(rest)?;
-        Some((imports, content.len() - rest.len() + length))
+        let (found, length) = Found::from_bytes(rest)?;
+        Some((found, content.len() - rest.len() + length))
     }
 
     /// Removes the least recently used files until the rest fits, and files left by dead processes.
@@ -373,13 +375,13 @@ mod tests {
     fn changed_or_renamed_code_is_not_returned() {
         let folder = tempfile::tempdir().expect("a folder");
         let cache = Cache::open(folder.path(), &engine()).expect("opens");
-        let imports = ["foldstream:module/log@0.1.0".to_owned()];
-        cache.put("aa", &imports, b"code").expect("is kept");
+        let found = Found {
+            imports: vec!["foldstream:module/log@0.1.0".to_owned()],
+            schemas: Vec::new(),
+        };
+        cache.put("aa", &found, b"code").expect("is kept");
         let kept = cache.get("aa").expect("is there");
-        assert_eq!(
-            (kept.code(), kept.imports.as_slice()),
-            (b"code".as_slice(), imports.as_slice())
-        );
+        assert_eq!((kept.code(), &kept.found), (b"code".as_slice(), &found));
         fs::copy(
             folder.path().join(cache.name("aa")),
             folder.path().join(cache.name("bb")),
@@ -402,7 +404,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let cache = Cache::open(folder.path(), &engine()).expect("opens");
         for (age, digest) in [(30, "aa"), (20, "bb"), (10, "cc")] {
-            cache.put(digest, &[], &[0; 1_000]).expect("is kept");
+            cache
+                .put(digest, &Found::default(), &[0; 1_000])
+                .expect("is kept");
             let file = File::options()
                 .write(true)
                 .open(folder.path().join(cache.name(digest)))

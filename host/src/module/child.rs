@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-use super::answer::{Answer, OVERHEAD_BYTES_MAX, WORDS_BYTES_MAX, Walls, plain};
+use super::answer::{Answer, Found, OVERHEAD_BYTES_MAX, WORDS_BYTES_MAX, Walls, plain};
 use super::checker::Job;
 use super::engine::AddressSpace;
 use super::{Error, Options, Wanted};
@@ -30,8 +30,8 @@ const CODE_BYTES_MIN: u64 = 16 << 20;
 /// Longest probe of the protections.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// The result for a valid upload: its imports, and the component if the upload was a core module.
-pub(super) type Checked = (Vec<String>, Option<Vec<u8>>);
+/// The result for a valid upload: what it has, and the component if the upload was a core module.
+pub(super) type Checked = (Found, Option<Vec<u8>>);
 
 /// The running program, for a host that starts it again as its checking process.
 ///
@@ -56,7 +56,7 @@ pub(super) fn check(upload: &[u8], options: &Options, wanted: &Wanted) -> Result
         options,
     };
     match run.answer(upload, wanted).map_err(Error::Check)? {
-        Answer::Checked { imports, component } => Ok((imports, component)),
+        Answer::Checked { found, component } => Ok((found, component)),
         Answer::Refused(words) => Err(Error::Refused(words)),
         _ => Err(Error::Check(
             "the checker answered another question".to_owned(),

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use super::answer::Found;
 use super::cache::Cache;
 use super::child;
 use super::linked::Module;
@@ -153,15 +154,11 @@ impl Engine {
             let digest = digest(&upload);
             // Known code was checked when it was compiled, by this version: the name of a cached
             // file has it.
-            if let Some(imports) = self.known_imports(&digest) {
-                return Ok(Accepted {
-                    component: upload,
-                    digest,
-                    imports,
-                });
+            if let Some(found) = self.known(&digest) {
+                return Ok(accepted(upload, digest, found));
             }
         }
-        let (imports, encoded) = self
+        let (found, encoded) = self
             .in_turn(wanted, || {
                 child::check(&upload, &self.inner.options, wanted)
             })
@@ -178,19 +175,18 @@ impl Engine {
         let digest = digest(&component);
         // The digest is that of the component, also if a core module was uploaded: the same core
         // module, encoded by another version, may be another component.
-        Ok(Accepted {
-            component,
-            digest,
-            imports,
-        })
+        Ok(accepted(component, digest, found))
     }
 
-    /// The imports of a module that this host has accepted and compiled before.
-    fn known_imports(&self, digest: &str) -> Option<Vec<String>> {
+    /// What a module has that this host has accepted and compiled before.
+    fn known(&self, digest: &str) -> Option<Found> {
         if let Some(module) = self.loaded(digest) {
-            return Some(module.info().imports.clone());
+            return Some(Found {
+                imports: module.info().imports.clone(),
+                schemas: module.schemas().to_vec(),
+            });
         }
-        Some(self.inner.cache.get(digest)?.imports)
+        Some(self.inner.cache.get(digest)?.found)
     }
 
     /// Runs work when it is its turn, unless nobody waits for it by then.
@@ -337,11 +333,11 @@ impl Engine {
         // other process has.
         let component = unsafe { Component::deserialize(&self.inner.wasmtime, &code) }
             .map_err(|error| Error::Refused(format!("it exceeds this host's limits: {error:#}")))?;
-        if let Err(error) = self
-            .inner
-            .cache
-            .put(&accepted.digest, &accepted.imports, &code)
-        {
+        let found = Found {
+            imports: accepted.imports.clone(),
+            schemas: accepted.schemas.to_vec(),
+        };
+        if let Err(error) = self.inner.cache.put(&accepted.digest, &found, &code) {
             tracing::warn!(
                 digest = accepted.digest,
                 %error,
@@ -368,6 +364,16 @@ impl Engine {
                 Ok(None)
             }
         }
+    }
+}
+
+fn accepted(component: bytes::Bytes, digest: String, found: Found) -> Accepted {
+    let Found { imports, schemas } = found;
+    Accepted {
+        component,
+        digest,
+        imports,
+        schemas: schemas.into(),
     }
 }
 

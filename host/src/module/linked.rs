@@ -20,6 +20,7 @@ use super::{
 };
 use crate::event::Payload;
 use crate::memory::{self, Reservation, Shortage};
+use crate::schemas::EventSchema;
 use crate::state;
 use crate::state::catalogue::ModuleInfo;
 use crate::timers;
@@ -32,6 +33,8 @@ pub struct Module {
     system: System,
     manifest: Manifest,
     info: ModuleInfo,
+    /// The schemas of events that it carries.
+    schemas: Arc<[EventSchema]>,
     /// The memory of its native code.
     code: Reservation,
 }
@@ -116,6 +119,7 @@ impl Module {
             system,
             manifest,
             info,
+            schemas: Arc::clone(&accepted.schemas),
             code,
         };
         // It must also start within the limits that it asked for; otherwise every batch would fail.
@@ -135,6 +139,11 @@ impl Module {
     /// The same, for people and machines outside.
     pub fn info(&self) -> &ModuleInfo {
         &self.info
+    }
+
+    /// The schemas of events that it carries.
+    pub(crate) fn schemas(&self) -> &Arc<[EventSchema]> {
+        &self.schemas
     }
 
     /// Its native code, in bytes: memory that it takes while it is in use.

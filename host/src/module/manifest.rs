@@ -6,7 +6,10 @@ use std::time::Duration;
 use super::bindings::{self, HandlerRecord, ManifestRecord};
 use super::sandbox::Bounds;
 use super::{Accepted, Error, Inbox, KeyRule, Manifest, ModuleKind, Options};
-use crate::state::catalogue::{ErrorPolicy, ModuleInfo, ModuleLimits, QueryDescription};
+use crate::schemas::by_event;
+use crate::state::catalogue::{
+    ErrorPolicy, EventVersion, ModuleInfo, ModuleLimits, QueryDescription,
+};
 use crate::subject::{PATTERNS_MAX, Pattern, SubjectSet};
 
 /// Longest name of a module or a query.
@@ -188,7 +191,19 @@ pub(super) fn info(manifest: &Manifest, accepted: &Accepted, migrates: bool) -> 
         publishes: manifest.publishes.iter().map(ToString::to_string).collect(),
         inbox: manifest.inbox.as_ref().map(Inbox::info),
         sets_timers: manifest.sets_timers,
+        events: events(accepted),
     }
+}
+
+/// The events for which a module carries schemas, by direction, type and version.
+fn events(accepted: &Accepted) -> Vec<EventVersion> {
+    let all = by_event(&accepted.schemas).into_values().flatten();
+    all.map(|schema| EventVersion {
+        event: schema.event.clone(),
+        version: schema.version,
+        direction: schema.direction,
+    })
+    .collect()
 }
 
 /// A manifest for fuzz tests, as a module may return it.
@@ -256,6 +271,7 @@ pub(super) fn check_drawn(drawn: &DrawnManifest) -> Result<ModuleInfo, Error> {
         component: bytes::Bytes::new(),
         digest: String::new(),
         imports: Vec::new(),
+        schemas: Vec::new().into(),
     };
     Ok(info(&manifest, &accepted, false))
 }

@@ -51,6 +51,7 @@ pub use crate::state::catalogue::ModuleKind;
 
 use crate::failure::FailureClass;
 use crate::memory::{Memory, Shortage};
+use crate::schemas::EventSchema;
 use crate::state;
 use crate::subject::{Pattern, SubjectSet};
 
@@ -509,6 +510,8 @@ pub struct Accepted {
     pub digest: String,
     /// Interfaces that it imports, such as `foldstream:module/state@0.1.0`.
     pub imports: Vec<String>,
+    /// The schemas of events that it carries, checked.
+    pub(crate) schemas: Arc<[EventSchema]>,
 }
 
 /// A module that is ready to run.

@@ -278,6 +278,7 @@ mod tests {
             publishes: Vec::new(),
             inbox: None,
             sets_timers: false,
+            events: Vec::new(),
         }
     }
 

@@ -71,6 +71,10 @@ pub(crate) struct Scenario {
     /// When timers fire.
     #[serde(default, skip_serializing_if = "TimersFire::is_when_due")]
     pub timers_fire: TimersFire,
+    /// Events of this scenario need not fit the schemas that the module carries: it shows what the
+    /// module does with invalid ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub invalid_events: bool,
     /// What happened before. `then` does not show the messages that it caused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub given: Vec<Action>,

@@ -7,6 +7,7 @@
 
 mod bed;
 mod compare;
+mod contracts;
 mod cost;
 mod document;
 mod expand;

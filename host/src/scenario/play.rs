@@ -34,7 +34,22 @@ pub(super) struct Script {
     pub(super) steps: Vec<ScriptStep>,
     /// Size of all its events, in bytes.
     pub(super) bytes: usize,
+    /// Where its events come from, in their order.
+    pub(super) origins: Vec<Origin>,
+    /// Whether events need not fit the schemas that the module carries.
+    pub(super) invalid_events: bool,
     scope: Scope,
+}
+
+/// The action of a file that some events come from.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    /// Its step, from 1; what was given counts as part of the first one.
+    pub(super) step: usize,
+    /// Its path in the file.
+    pub(super) path: Vec<String>,
+    /// How many events it made.
+    pub(super) events: usize,
 }
 
 /// What happens, and what is so after it.
@@ -82,6 +97,8 @@ impl Script {
                 .with(&document.file.vars)
                 .with(&scenario.vars),
             at: path_of(index, &[]),
+            step: 1,
+            origins: Vec::new(),
             events: 0,
             bytes: 0,
         };
@@ -125,6 +142,9 @@ struct ScriptWriter<'a> {
     scope: Scope,
     /// The path of what it looks at, for messages.
     at: Vec<String>,
+    /// The step that it looks at, from 1.
+    step: usize,
+    origins: Vec<Origin>,
     events: usize,
     bytes: usize,
 }
@@ -151,6 +171,7 @@ impl ScriptWriter<'_> {
                 path.push(name.to_owned());
                 path
             };
+            self.step = steps.len() + 1;
             let acts = self.acts(&inner("when"), when)?;
             self.at = inner("then");
             steps.push(ScriptStep {
@@ -166,6 +187,8 @@ impl ScriptWriter<'_> {
             given,
             steps,
             bytes: self.bytes,
+            origins: std::mem::take(&mut self.origins),
+            invalid_events: scenario.invalid_events,
             scope: self.scope.clone(),
         })
     }
@@ -232,7 +255,13 @@ impl ScriptWriter<'_> {
         let scope = self
             .scope
             .with(with.iter().map(|(name, value)| (name, value)));
-        for number in 1..=action.times.unwrap_or(1) {
+        let times = action.times.unwrap_or(1);
+        self.origins.push(Origin {
+            step: self.step,
+            path: self.at.clone(),
+            events: times as usize,
+        });
+        for number in 1..=times {
             let scope = scope.with_one("i", json!(number));
             if let Some(at) = &action.at {
                 acts.push(Act::Until(time_ns("at", &scope.fill::<String>(at)?)?));

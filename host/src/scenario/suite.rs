@@ -8,15 +8,19 @@ use tokio::sync::watch;
 
 use super::bed::{Conditions, Error, Folders, Stage};
 use super::compare::{Difference, compare};
+use super::contracts::violations;
 use super::cost::{Cost, Meter};
 use super::document::{Document, Mistake};
 use super::play::{Act, Played, Script, play};
 use super::properties::{Finding, look};
-use crate::module::Module;
+use crate::module::{self, Module};
+use crate::schemas::Checks;
 
 /// Runs scenarios against one module.
 pub(crate) struct Suite {
     pub(super) stage: Stage,
+    /// The schemas that the module carries.
+    checks: Checks,
     /// Whether each scenario is played again under other conditions.
     looks_at_properties: bool,
 }
@@ -72,7 +76,12 @@ impl Suite {
         looks_at_properties: bool,
         stops: watch::Receiver<bool>,
     ) -> Result<Self, Error> {
+        let checks = Checks::new(module.schemas()).map_err(|error| {
+            // They were checked with the module.
+            Error::Module(module::Error::Refused(error.to_string()))
+        })?;
         Ok(Self {
+            checks,
             stage: Stage::new(module, folders, stops)?,
             looks_at_properties,
         })
@@ -90,6 +99,7 @@ impl Suite {
         for difference in &mut differences {
             difference.place = script.place(document, difference.step, &difference.claim);
         }
+        differences.extend(violations(&self.checks, document, &script, &usual));
         // A module that does something else is corrected first.
         let looks = self.looks_at_properties && differences.is_empty();
         let (finding, counted) = if looks {

@@ -84,6 +84,7 @@ const ROUTES: &[(&str, &str, Scope, Reach)] = &[
     ("POST", "/v1/deployments/{name}/timers/fire", Operate, Path),
     ("POST", "/v1/deployments/{name}/timers/drop", Operate, Path),
     ("GET", "/v1/deployments/{name}/sagas", Read, Path),
+    ("GET", "/v1/deployments/{name}/schemas", Read, Path),
     ("GET", "/v1/deployments/{name}/generations", Read, Path),
     ("POST", "/v1/deployments/{name}/promote", Operate, Path),
     ("POST", "/v1/deployments/{name}/rollback", Operate, Path),

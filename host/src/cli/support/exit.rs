@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use super::client;
-use crate::{config, module};
+use crate::{config, module, schemas};
 
 /// How a command ended, for scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +88,15 @@ fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if cause.is::<config::Error>() || cause.is::<config::ReadError>() {
         return Some(Exit::Usage);
+    }
+    if let Some(error) = cause.downcast_ref::<schemas::FileError>() {
+        let is_missing = matches!(error, schemas::FileError::Unreadable { source, .. }
+            if source.kind() == io::ErrorKind::NotFound);
+        return Some(if is_missing {
+            Exit::NotFound
+        } else {
+            Exit::Refused
+        });
     }
     // The module's fault is a refusal; the host's, or the machine's, is a failure.
     match cause.downcast_ref::<module::Error>()? {

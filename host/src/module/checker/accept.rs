@@ -7,8 +7,9 @@ use wasmparser::{
 use wit_component::DecodedWasm;
 
 use super::{Refused, contract, encode, expansion};
-use crate::module::answer::{Answer, IMPORTS_MAX, is_name};
+use crate::module::answer::{Answer, Found, IMPORTS_MAX, is_name};
 use crate::module::upload;
+use crate::schemas::{self, EventSchema, SECTION};
 
 /// Deepest nesting of components. What composers make has two or three levels; the time to check
 /// grows with the square.
@@ -19,17 +20,17 @@ const PARTS_MAX: usize = 1_000;
 /// Checks an upload, and encodes a core module as a component.
 pub(super) fn accept(upload: &[u8], bytes_max: u64) -> Answer {
     let checked = match upload::kind(upload) {
-        Ok(upload::Kind::Component) => imports(upload).map(|imports| (imports, None)),
+        Ok(upload::Kind::Component) => found(upload).map(|found| (found, None)),
         Ok(upload::Kind::Core) => from_core(upload, bytes_max),
         Err(words) => Err(Refused(words.to_owned())),
     };
     match checked {
-        Ok((imports, component)) => Answer::Checked { imports, component },
+        Ok((found, component)) => Answer::Checked { found, component },
         Err(Refused(words)) => Answer::Refused(words),
     }
 }
 
-fn from_core(module: &[u8], bytes_max: u64) -> Result<(Vec<String>, Option<Vec<u8>>), Refused> {
+fn from_core(module: &[u8], bytes_max: u64) -> Result<(Found, Option<Vec<u8>>), Refused> {
     let component = encode::component(module)?;
     if component.len() as u64 > bytes_max {
         return Err(format!(
@@ -38,7 +39,48 @@ fn from_core(module: &[u8], bytes_max: u64) -> Result<(Vec<String>, Option<Vec<u
         )
         .into());
     }
-    Ok((imports(&component)?, Some(component)))
+    Ok((found(&component)?, Some(component)))
+}
+
+/// Checks a component; returns what it imports and carries.
+fn found(component: &[u8]) -> Result<Found, Refused> {
+    Ok(Found {
+        imports: imports(component)?,
+        schemas: carried(component)?,
+    })
+}
+
+/// The schemas that a component carries, checked.
+fn carried(component: &[u8]) -> Result<Vec<EventSchema>, Refused> {
+    let Some(content) = section(component)? else {
+        return Ok(Vec::new());
+    };
+    let refused = |error: schemas::Error| Refused(error.to_string());
+    let carried = schemas::parse(content).map_err(refused)?;
+    schemas::check(&carried).map_err(refused)?;
+    Ok(carried)
+}
+
+/// The content of the section of schemas of a component or core module. Those of parts inside do
+/// not count.
+pub(super) fn section(module: &[u8]) -> Result<Option<&[u8]>, Refused> {
+    let (mut depth, mut found) = (0_usize, None);
+    for payload in Parser::new(0).parse_all(module) {
+        match payload.map_err(malformed)? {
+            Payload::ComponentSection { .. } | Payload::ModuleSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::CustomSection(section) if depth == 0 && section.name() == SECTION => {
+                let earlier = found.replace(section.data());
+                if earlier.is_some() {
+                    return Err(Refused(format!(
+                        "it has two sections `{SECTION}`; attach schemas once"
+                    )));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
 }
 
 /// Checks a component; returns the interfaces that it imports.

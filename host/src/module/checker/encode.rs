@@ -10,9 +10,10 @@ use wasmparser::{Parser, Payload};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 
 use super::Refused;
-use super::accept::malformed;
+use super::accept::{malformed, section};
 use super::contract::{CONTRACT, Contract, HANDLE};
 use crate::module::inbox::INBOX;
+use crate::schemas;
 
 /// The module name under which preview 1 is imported.
 const PREVIEW1: &str = "wasi_snapshot_preview1";
@@ -52,6 +53,16 @@ struct Outline {
 /// Encodes a core module as a component.
 pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, Refused> {
     let outline = outline(module)?;
+    let schemas = section(module)?;
+    let encoded = component_of(module, &outline)?;
+    // Those of a core module belong to the component that is made of it.
+    Ok(match schemas {
+        Some(content) => schemas::attach(&encoded, content),
+        None => encoded,
+    })
+}
+
+fn component_of(module: &[u8], outline: &Outline) -> Result<Vec<u8>, Refused> {
     let mut module = module.to_vec();
     if !outline.names_its_world {
         let Contract {

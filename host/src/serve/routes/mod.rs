@@ -11,6 +11,7 @@ mod pages;
 mod parked;
 mod reads;
 mod sagas;
+mod schemas;
 mod timers;
 mod watch;
 
@@ -41,6 +42,7 @@ pub(super) fn all() -> OpenApiRouter<App> {
         .routes(routes!(timers::fire))
         .routes(routes!(timers::drop_timer))
         .routes(routes!(sagas::list))
+        .routes(routes!(schemas::show))
         .routes(routes!(generations::list))
         .routes(routes!(generations::promote))
         .routes(routes!(generations::rollback))

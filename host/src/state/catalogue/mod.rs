@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize};
 
 pub use build::{BuildSettings, Comparison, ComparisonExample, DifferingPart, Gate, Rule};
 pub use failure::FailureRecord;
-pub use module::{ErrorPolicy, InboxSettings, ModuleInfo, ModuleLimits, QueryDescription};
+pub use module::{
+    ErrorPolicy, EventVersion, InboxSettings, ModuleInfo, ModuleLimits, QueryDescription,
+};
 pub use records::{FailureEvents, Generation, HandlerRecord, ParkingRecord, Record};
 pub use words::{Difference, GenerationStatus, ModuleKind, OnFailure, Promotion, Strategy};
 

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ModuleKind;
+use crate::schemas::Direction;
 
 /// A query that a module answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +93,20 @@ pub struct ModuleInfo {
     /// Whether it sets timers; only of handlers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sets_timers: bool,
+    /// The events for which it carries a JSON Schema.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<EventVersion>,
+}
+
+/// A version of an event for which a module carries a JSON Schema.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventVersion {
+    /// The type of the event.
+    pub event: String,
+    /// The version, from 1.
+    pub version: u32,
+    /// What the module does with it.
+    pub direction: Direction,
 }
 
 /// How events are recognised that a producer published twice, as a module asks for it.

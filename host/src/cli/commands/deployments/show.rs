@@ -424,6 +424,7 @@ pub(in crate::cli) mod tests {
                 publishes: Vec::new(),
                 inbox: None,
                 sets_timers: false,
+                events: Vec::new(),
             },
         }
     }

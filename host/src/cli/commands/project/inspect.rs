@@ -1,11 +1,13 @@
 //! `foldstream inspect`: describes a module without deploying it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use tempfile::TempDir;
 
-use crate::api::{Inbox, ModuleInfo};
+use crate::api::{Direction, Inbox, ModuleInfo};
 use crate::cli::Context;
 use crate::cli::commands::deployments::deploy;
 use crate::cli::support::config_args;
@@ -13,6 +15,7 @@ use crate::cli::support::output::{bytes, counted, grouped, table};
 use crate::config::Config;
 use crate::memory::Memory;
 use crate::module::{self, Engine};
+use crate::schemas::{self, EventSchema};
 
 /// Show a module's kind, manifest, imports, size and digest.
 #[derive(Clone, Debug, clap::Args)]
@@ -46,6 +49,23 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
 
 /// Checks and compiles a module with the limits of a host, and calls its manifest.
 pub(crate) fn examine(upload: Bytes) -> anyhow::Result<Examined> {
+    let (engine, _cache) = engine()?;
+    let accepted = engine.accept(upload)?;
+    let loaded = engine.load(&accepted)?;
+    Ok(Examined {
+        component: accepted.component,
+        info: loaded.module.info().clone().into(),
+    })
+}
+
+/// Checks a module as a host would, and returns the schemas that it carries.
+pub(crate) fn carried(upload: Bytes) -> anyhow::Result<Arc<[EventSchema]>> {
+    let (engine, _cache) = engine()?;
+    Ok(engine.accept(upload)?.schemas)
+}
+
+/// An engine with the limits of a host, and its folder.
+fn engine() -> anyhow::Result<(Engine, TempDir)> {
     let cache = config_args::temporary_folder()?;
     let checker =
         module::this_program().context("cannot find this program, which checks the module")?;
@@ -53,13 +73,7 @@ pub(crate) fn examine(upload: Bytes) -> anyhow::Result<Examined> {
         Config::default().module_options(cache.path().to_owned(), checker, &Memory::unlimited());
     // Only one instance is needed, for the manifest.
     options.instances_max = module::PLACES_PER_INSTANCE_MAX;
-    let engine = Engine::new(options)?;
-    let accepted = engine.accept(upload)?;
-    let loaded = engine.load(&accepted)?;
-    Ok(Examined {
-        component: accepted.component,
-        info: loaded.module.info().clone().into(),
-    })
+    Ok((Engine::new(options)?, cache))
 }
 
 fn lines(info: &ModuleInfo) -> String {
@@ -97,12 +111,28 @@ fn lines(info: &ModuleInfo) -> String {
             .iter()
             .map(|subjects| ("publishes", format!("{subjects}, if a deploy allows it"))),
     );
+    for (title, direction) in [
+        ("read schemas", Direction::Reads),
+        ("published schemas", Direction::Publishes),
+    ] {
+        let events = events(info, direction);
+        rows.extend((!events.is_empty()).then(|| (title, events.join(", "))));
+    }
     rows.extend(info.imports.iter().map(|import| ("import", import.clone())));
     table(
         &[],
         rows.into_iter()
             .map(|(name, value)| vec![name.to_owned(), value]),
     )
+}
+
+/// The events for which a module carries schemas.
+fn events(info: &ModuleInfo, direction: Direction) -> Vec<String> {
+    let events = info.events.iter();
+    events
+        .filter(|event| event.direction == direction)
+        .map(|event| schemas::name(&event.event, event.version))
+        .collect()
 }
 
 /// How events are recognised that were published twice.
@@ -166,6 +196,7 @@ fn asked_for<const N: usize>(parts: [Option<String>; N]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::EventVersion;
 
     #[test]
     fn module_is_shown_with_all_that_it_says() {
@@ -210,6 +241,27 @@ import         foldstream:module/state@0.1.0"
         let shown = lines(&info);
         let line = "\ninbox          message-id within 1day 500ms, at most 1,000,000 ids\n";
         assert!(shown.contains(line), "{shown}");
+    }
+
+    #[test]
+    fn module_with_schemas_says_for_which_events() {
+        let mut info = crate::cli::commands::deployments::show::tests::deployment().module;
+        let event = |event: &str, version, direction| EventVersion {
+            event: event.to_owned(),
+            version,
+            direction,
+        };
+        info.events = vec![
+            event("placed", 1, Direction::Reads),
+            event("placed", 2, Direction::Reads),
+            event("shipped", 1, Direction::Publishes),
+        ];
+        let shown = lines(&info);
+        assert!(
+            shown.contains("\nread schemas       placed, placed v2\n"),
+            "{shown}"
+        );
+        assert!(shown.contains("\npublished schemas  shipped\n"), "{shown}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{Output, pretty};
+use crate::schemas;
 
 mod c;
 mod go;
@@ -177,15 +178,26 @@ impl Language {
         })
     }
 
-    /// Builds the project in a folder. Cancelling also stops the compiler.
+    /// Builds the project in a folder, with the schemas of its events. Cancelling also stops the
+    /// compiler.
     pub(crate) async fn compile(self, dir: &Path, output: Output) -> anyhow::Result<Compiled> {
-        match self {
+        // First: a mistake in them should not wait for a compiler.
+        let schemas = schemas::of_folder(&dir.join(schemas::FOLDER))?;
+        let compiled = match self {
             Self::Rust => rust::compile(dir, output).await,
             Self::Python => python::compile(dir, output).await,
             Self::Typescript => typescript::compile(dir, output).await,
             Self::Go => go::compile(dir, output).await,
             Self::C => c::compile(dir, output).await,
+        }?;
+        if schemas.is_empty() {
+            return Ok(compiled);
         }
+        let module = schemas::attach(&compiled.module, &schemas::to_bytes(&schemas));
+        Ok(Compiled {
+            module: module.into(),
+            ..compiled
+        })
     }
 }
 
