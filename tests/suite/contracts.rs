@@ -224,3 +224,172 @@ fn published_messages_are_held_against_the_schemas() {
         output.stdout
     );
 }
+
+fn check(arguments: &[&str], code: i32) -> cli::Output {
+    cli::run(&[&["contract", "check"], arguments].concat()).expect(code)
+}
+
+fn order(total: &Value, more: &Value) -> Value {
+    let mut schema = json!({
+        "type": "object", "required": ["order", "total_cents"], "additionalProperties": false,
+        "properties": { "order": { "type": "string", "minLength": 1 }, "total_cents": total },
+    });
+    for (name, member) in more.as_object().expect("members") {
+        schema["properties"][name] = member.clone();
+    }
+    schema
+}
+
+#[test]
+fn modes_say_which_side_must_read_which() {
+    let integer = json!({ "type": "integer", "minimum": 0 });
+    let number = json!({ "type": "number", "minimum": 0 });
+    let old = Folder::new(&[("placed.json", order(&integer, &json!({})))]);
+    let more = json!({ "note": { "type": "string" } });
+    let new = Folder::new(&[
+        ("placed.json", order(&number, &more)),
+        ("cancelled.json", json!({})),
+    ]);
+    check(&[old.path(), new.path()], 0);
+    let failing = check(
+        &[old.path(), new.path(), "--mode", "forward", "-o", "json"],
+        1,
+    )
+    .json();
+    assert_eq!(failing["compatible"], false);
+    let reasons = failing["checks"][0]["reasons"].as_array().expect("a list");
+    let places: Vec<_> = reasons
+        .iter()
+        .map(|reason| (reason["pointer"].as_str(), reason["keyword"].as_str()))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            (Some("/note"), Some("/additionalProperties")),
+            (Some("/total_cents"), Some("/properties/total_cents/type")),
+        ]
+    );
+    assert_eq!(failing["checks"][1]["verdict"], "only-new");
+    check(&[old.path(), new.path(), "--mode", "full"], 1);
+    check(&[new.path(), old.path(), "--mode", "forward"], 0);
+    // Only the last old side counts, unless the mode is transitive.
+    check(&[new.path(), old.path(), old.path()], 0);
+    let failing = check(
+        &[
+            new.path(),
+            old.path(),
+            old.path(),
+            "--mode",
+            "backward-transitive",
+        ],
+        1,
+    );
+    assert!(
+        failing
+            .stdout
+            .contains("2 events compared, 1 not compatible"),
+        "{}",
+        failing.stdout
+    );
+    let files: Vec<String> = [&old, &new]
+        .map(|folder| format!("{}/placed.json", folder.path()))
+        .to_vec();
+    check(&[&files[0], &files[1]], 0);
+}
+
+#[test]
+fn what_is_not_understood_or_not_named_is_a_choice() {
+    let open =
+        |member: &str| json!({ "type": "object", "properties": { member: { "type": "string" } } });
+    let old = Folder::new(&[("a.json", open("x"))]);
+    let new = Folder::new(&[("a.json", open("y"))]);
+    check(&[old.path(), new.path()], 1);
+    check(&[old.path(), new.path(), "--named-only"], 0);
+    new.write(
+        "a.json",
+        &json!({ "not": { "required": ["z"] } }).to_string(),
+    );
+    let unknown = check(&[old.path(), new.path()], 1);
+    assert!(
+        unknown.stdout.contains("`not` is only understood"),
+        "{}",
+        unknown.stdout
+    );
+    check(&[old.path(), new.path(), "--allow-unknown"], 0);
+}
+
+#[test]
+fn sides_that_cannot_be_compared_are_refused() {
+    let folder = Folder::new(&[("a.json", json!({})), ("other/b.json", json!({}))]);
+    let at = |name: &str| format!("{}/{name}", folder.path());
+    let missing = check(&[&at("a.json"), &at("none.json")], 3);
+    assert!(missing.stderr.contains("cannot read"), "{}", missing.stderr);
+    let missing = check(&[&at("none"), &at("a.json")], 3);
+    assert!(missing.stderr.contains("cannot read"), "{}", missing.stderr);
+    let nothing = check(&[&at("other"), &at("a.json")], 3);
+    assert!(
+        nothing.stderr.contains("no event in common"),
+        "{}",
+        nothing.stderr
+    );
+    check(&[&at("a.json")], 2);
+    check(&[&at("a.json"), &at("a.json"), "--deployed"], 2);
+    folder.write("wrong.json", "{\"type\": 1}");
+    let refused = check(&[&at("a.json"), &at("wrong.json")], 4);
+    assert!(
+        refused.stderr.contains("the schema of wrong at /type"),
+        "{}",
+        refused.stderr
+    );
+    let garbage = folder.write("garbage.wasm", "no module");
+    check(&[&garbage, &at("a.json")], 4);
+    check(&[&order_totals(), &order_totals(), "--mode", "full"], 0);
+}
+
+#[tokio::test]
+async fn a_producer_is_compared_with_every_deployed_consumer() {
+    let host = Host::start().await;
+    let deployed = |path: &str, code: i32| {
+        cli::on(&host, &["contract", "check", path, "--deployed"]).expect(code)
+    };
+    let producer = Folder::new(&[(
+        "published/placed.json",
+        order(&json!({ "type": "integer", "minimum": 5 }), &json!({})),
+    )]);
+    let nobody = deployed(producer.path(), 0);
+    assert!(
+        nobody.stderr.contains("nothing is compared"),
+        "{}",
+        nobody.stderr
+    );
+    host.client()
+        .deploy("totals", &guests::module("order-totals"))
+        .await;
+    let strict = json!([reads("placed", &json!({ "required": ["currency"] }))]);
+    let strict = with_section(&guests::module("starter"), &section(&strict));
+    let fits = deployed(producer.path(), 0);
+    assert!(
+        fits.stdout.contains("ok    placed  (totals and "),
+        "{}",
+        fits.stdout
+    );
+    host.client().deploy("strict", &strict).await;
+    let failing = deployed(producer.path(), 1);
+    for wanted in [
+        "ok    placed  (totals and ",
+        "FAIL  placed  (strict and ",
+        "at /currency:",
+        "it is required, and may be absent (/required)",
+        "2 events compared, 1 not compatible",
+    ] {
+        assert!(
+            failing.stdout.contains(wanted),
+            "{wanted}: {}",
+            failing.stdout
+        );
+    }
+    let carried = host.client().get("/v1/deployments/strict/schemas").await;
+    assert_eq!(carried.json::<Value>()["schemas"][0]["event"], "placed");
+    let missing = host.client().get("/v1/deployments/nobody/schemas").await;
+    assert_eq!(missing.status, 404);
+}

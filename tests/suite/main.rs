@@ -32,7 +32,7 @@ mod cloudevents; // in each form, in and out; times that never go back
 mod commands; // every command: what it prints, and how it ends
 mod configuration; // mistakes one by one, exposure, and how servers let us in
 mod consistency; // queries, scans and watches under load: whole batches, positions that never go back
-mod contracts; // schemas that modules carry: built in, refused, and held against scenarios
+mod contracts; // schemas that modules carry: built in, refused, compared, and held against scenarios
 mod crash; // killed at any moment: the state equals the fold
 mod deliveries; // what messages ask of their delivery: a time, a time to live, a condition
 mod delivery; // every event once and in order, on JetStream and the embedded log

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use commands::contract;
 use commands::deployments::{delete, deploy, list, parked, pause, resume, show, skips};
 use commands::events;
 use commands::host::{
@@ -131,6 +132,8 @@ enum Command {
     Test(test::Args),
     Record(record::Args),
     Replay(replay::Args),
+    #[command(subcommand)]
+    Contract(contract::Command),
     Deploy(deploy::Args),
     List(list::Args),
     Show(show::Args),
@@ -328,6 +331,7 @@ impl Cli {
             Command::Test(args) => hosting(test::run(args, &context)),
             Command::Record(args) => asking(record::run(args, &context)),
             Command::Replay(args) => replay::run(&args, &context),
+            Command::Contract(command) => asking(contract::run(command, &context)),
             Command::Deploy(args) => asking(deploy::run(args, &context)),
             Command::List(args) => asking(list::run(args, &context)),
             Command::Show(args) => asking(show::run(args, &context)),

@@ -1,11 +1,12 @@
 //! The JSON Schemas of events that a module carries: their form, their limits, the check of an
-//! event.
+//! event, and the question whether one schema can take the place of another.
 //!
 //! A schema here is bounded: it refers only to itself, never in a circle, and has a limited number
 //! of subschemas once its references are inlined. So a check of an event takes time in proportion
 //! to schema and event, and a comparison ends. Nothing is ever fetched.
 
 mod carried;
+pub(crate) mod compare;
 mod document;
 mod folder;
 mod keywords;

@@ -1,5 +1,6 @@
 //! The commands, by what they are about: one file for each, named as the user types it.
 
+pub(super) mod contract;
 pub(super) mod deployments;
 pub(super) mod events;
 pub(super) mod host;

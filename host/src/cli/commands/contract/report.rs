@@ -1,0 +1,260 @@
+//! What a comparison found, for people and programs.
+
+use serde::Serialize;
+
+use super::check::Mode;
+use super::sides::{Side, Version};
+use crate::api::Direction;
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::output::{counted, printable};
+use crate::schemas::Schema;
+use crate::schemas::compare::{Reason, Terms, Weight, reasons_of_versions};
+
+/// All comparisons of a run.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    compatible: bool,
+    /// Each event of each pair.
+    pub(super) checks: Vec<Check>,
+    #[serde(skip)]
+    allows_unknown: bool,
+}
+
+/// The comparison of an event.
+#[derive(Debug, Serialize)]
+pub(super) struct Check {
+    event: String,
+    /// Where the old schemas are, or the deployment.
+    old: String,
+    new: String,
+    verdict: Verdict,
+    reasons: Vec<Failing>,
+}
+
+/// How a comparison ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Verdict {
+    Compatible,
+    Incompatible,
+    /// A keyword is not understood.
+    Unknown,
+    /// Only the old side has the event, so nothing is compared.
+    OnlyOld,
+    /// Only the new side has the event, so nothing is compared.
+    OnlyNew,
+}
+
+/// Why a reader may refuse what a writer writes.
+#[derive(Debug, Serialize)]
+struct Failing {
+    /// The side and version that reads.
+    reader: String,
+    /// The side and version that writes.
+    writer: String,
+    #[serde(flatten)]
+    reason: Reason,
+}
+
+impl Report {
+    pub(super) fn new(allows_unknown: bool) -> Self {
+        Self {
+            compatible: true,
+            checks: Vec::new(),
+            allows_unknown,
+        }
+    }
+
+    /// Compares two sides event by event; says whether they have an event in common.
+    pub(super) fn add(&mut self, old: &Side, new: &Side, mode: Mode, terms: Terms) -> bool {
+        if old.is_file && new.is_file {
+            let pairs = old.events.iter().zip(&new.events);
+            for ((_, before), ((_, event), after)) in pairs {
+                self.compare(event, (old, before), (new, after), mode, terms);
+            }
+            return true;
+        }
+        let mut has_common = false;
+        for (key, before) in &old.events {
+            match new.events.get(key) {
+                Some(after) => {
+                    has_common = true;
+                    self.compare(&key.1, (old, before), (new, after), mode, terms);
+                }
+                None => self.push(&key.1, old, new, Verdict::OnlyOld, Vec::new()),
+            }
+        }
+        for key in new
+            .events
+            .keys()
+            .filter(|key| !old.events.contains_key(*key))
+        {
+            self.push(&key.1, old, new, Verdict::OnlyNew, Vec::new());
+        }
+        has_common
+    }
+
+    /// Compares what a deployed module reads with what the new side writes.
+    pub(super) fn add_consumer(&mut self, consumer: &Side, new: &Side, terms: Terms) {
+        for event in new.written_events() {
+            let key = (Direction::Reads, event.to_owned());
+            if let Some(read) = consumer.events.get(&key) {
+                let written = new.written(event);
+                self.compare(
+                    event,
+                    (consumer, read),
+                    (new, written),
+                    Mode::Forward,
+                    terms,
+                );
+            }
+        }
+    }
+
+    fn compare(
+        &mut self,
+        event: &str,
+        (old, before): (&Side, &[Version]),
+        (new, after): (&Side, &[Version]),
+        mode: Mode,
+        terms: Terms,
+    ) {
+        let mut failing = Vec::new();
+        if mode.is_backward() {
+            failing.extend(compared((new, after), (old, before), terms));
+        }
+        if mode.is_forward() {
+            failing.extend(compared((old, before), (new, after), terms));
+        }
+        let is_unknown = |failing: &Failing| failing.reason.weight == Weight::Unknown;
+        let verdict = if failing.is_empty() {
+            Verdict::Compatible
+        } else if failing.iter().all(is_unknown) {
+            Verdict::Unknown
+        } else {
+            Verdict::Incompatible
+        };
+        self.push(event, old, new, verdict, failing);
+    }
+
+    fn push(
+        &mut self,
+        event: &str,
+        old: &Side,
+        new: &Side,
+        verdict: Verdict,
+        reasons: Vec<Failing>,
+    ) {
+        self.compatible &= !self.is_failing(verdict);
+        self.checks.push(Check {
+            event: event.to_owned(),
+            old: old.name.clone(),
+            new: new.name.clone(),
+            verdict,
+            reasons,
+        });
+    }
+
+    fn is_failing(&self, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Incompatible => true,
+            Verdict::Unknown => !self.allows_unknown,
+            Verdict::Compatible | Verdict::OnlyOld | Verdict::OnlyNew => false,
+        }
+    }
+
+    /// One line per event, and the reasons against it.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        for check in &self.checks {
+            let Check {
+                event, old, new, ..
+            } = check;
+            let mark = if self.is_failing(check.verdict) {
+                "FAIL"
+            } else {
+                "ok  "
+            };
+            let note = match check.verdict {
+                Verdict::OnlyOld => format!("only in {old}"),
+                Verdict::OnlyNew => format!("only in {new}"),
+                Verdict::Unknown => format!("{old} and {new}: not understood"),
+                Verdict::Compatible | Verdict::Incompatible => format!("{old} and {new}"),
+            };
+            let line = format!("{mark}  {event}  ({note})");
+            text.push_str(&format!("{}\n", printable(&line)));
+            for failing in &check.reasons {
+                let Failing {
+                    reader,
+                    writer,
+                    reason,
+                } = failing;
+                let at = match reason.pointer.as_str() {
+                    "" => "the event as a whole",
+                    pointer => pointer,
+                };
+                let line = format!("{reader} may refuse what {writer} accepts, at {at}:");
+                text.push_str(&format!("        {}\n", printable(&line)));
+                let line = format!("{} ({})", reason.message, reason.keyword);
+                text.push_str(&format!("          {}\n", printable(&line)));
+            }
+        }
+        text.push_str(&format!(
+            "{} compared, {} not compatible",
+            counted(self.compared() as u64, "event"),
+            self.failed()
+        ));
+        text
+    }
+
+    fn compared(&self) -> usize {
+        let none = [Verdict::OnlyOld, Verdict::OnlyNew];
+        let compared = self
+            .checks
+            .iter()
+            .filter(|check| !none.contains(&check.verdict));
+        compared.count()
+    }
+
+    fn failed(&self) -> usize {
+        let failed = self
+            .checks
+            .iter()
+            .filter(|check| self.is_failing(check.verdict));
+        failed.count()
+    }
+
+    /// An error if something is not compatible.
+    pub(super) fn verdict(&self) -> anyhow::Result<()> {
+        match self.failed() as u64 {
+            0 => Ok(()),
+            failed => {
+                let message = format!("{} not compatible", counted(failed, "event"));
+                Err(Failure::new(Exit::Failed, message).into())
+            }
+        }
+    }
+}
+
+/// Why the versions of a reader may refuse what those of a writer accept.
+fn compared(
+    (reader, reads): (&Side, &[Version]),
+    (writer, writes): (&Side, &[Version]),
+    terms: Terms,
+) -> Vec<Failing> {
+    let of = |versions: &[Version]| -> Vec<Schema> {
+        versions
+            .iter()
+            .map(|version| version.schema.clone())
+            .collect()
+    };
+    let mut failing = Vec::new();
+    for (written, read, reasons) in reasons_of_versions(&of(reads), &of(writes), terms) {
+        failing.extend(reasons.into_iter().map(|reason| Failing {
+            reader: format!("{} of {}", reads[read].name, reader.name),
+            writer: format!("{} of {}", writes[written].name, writer.name),
+            reason,
+        }));
+    }
+    failing
+}
