@@ -234,6 +234,11 @@ fn limits_are_compared() {
         &number("minimum", 1.0),
         &["Incompatible  /exclusiveMinimum it may be less than or equal to 1"],
     );
+    differs(
+        &number("exclusiveMaximum", 1.5),
+        &number("maximum", 1.5),
+        &["Incompatible  /exclusiveMaximum it may be more than or equal to 1.5"],
+    );
     fits(
         &json!({ "minimum": 1 }),
         &json!({ "type": "integer", "exclusiveMinimum": 0 }),
