@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use foldstream::api::{self, Promise};
-use foldstream_tests::nats::Version;
+use foldstream_tests::nats::{self, Version};
 use foldstream_tests::reactor::{self, REACTOR, event, published};
 use foldstream_tests::{cli, guests};
 
-use crate::deliveries::{Stage, Target, full, trouble, with_cursors, without_their_subject};
+use crate::deliveries::{Stage, Target, full, plain, trouble, with_cursors, without_their_subject};
 
 /// The targets whose claim does not end with their window.
 const TARGETS: [Target; 3] = [Target::Log, Target::Plain(Version::Newest), Target::Cursors];
@@ -282,4 +282,29 @@ async fn dropped_event_of_a_restored_state_keeps_nobody_from_finding_what_is_sto
     let shown = published(stage.client(), next).await;
     let promise = shown.outbox.expect("it is a handler").targets[0].promise;
     assert_eq!(promise, Some(Promise::ReadBack));
+}
+
+#[tokio::test]
+async fn stream_that_was_made_again_since_a_backup_gets_no_message_twice() {
+    let mut stage = Stage::start(Target::Plain(Version::Newest)).await;
+    for key in 0..20 {
+        stage.append(key, "one").await;
+    }
+    let last = stage.append(20, "one").await;
+    published(stage.client(), last).await;
+    let copy = Copy::of(&mut stage).await;
+    let context = stage.server().0.jetstream().await;
+    context.delete_stream("OUT").await.expect("is deleted");
+    nats::create_stream_with(&context, plain()).await;
+    // More than the stream had before: the end of the former one is in the middle of this one.
+    let mut later = Vec::new();
+    for key in 0..50 {
+        later.push(stage.append(key, "one").await);
+    }
+    published(stage.client(), later[49]).await;
+    assert_eq!(stage.causes().await, later);
+    copy.restore(&mut stage).await;
+    stage.client().reached(REACTOR, later[49]).await;
+    published(stage.client(), later[49]).await;
+    assert_eq!(stage.causes().await, later, "{}", stage.host.output());
 }

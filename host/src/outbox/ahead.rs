@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::effects::{Place, Row};
-use crate::state::{self, Store};
+use crate::state::{self, Mark, Store};
 
 /// Their places: these effects are not sent again.
 #[derive(Debug, Default)]
@@ -88,8 +88,12 @@ impl Ahead {
 
 /// Sets the first mark of a target. Durable before the first message: after a crash behind it, the
 /// whole target would have to be searched.
-pub(super) async fn begin_mark(store: &Store, target: &str, last: u64) -> Result<(), state::Error> {
-    store.set_effect_mark(target, last);
+pub(super) async fn begin_mark(
+    store: &Store,
+    target: &str,
+    mark: Mark,
+) -> Result<(), state::Error> {
+    store.set_effect_mark(target, mark);
     let store = store.clone();
     let written = tokio::task::spawn_blocking(move || store.remove_confirmed_effects());
     state::joined(written.await)

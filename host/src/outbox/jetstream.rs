@@ -24,7 +24,7 @@ use super::status::since_ns;
 use crate::effects::{self, Grants, Lineage, Place, Promise, Row};
 use crate::event::Payload;
 use crate::source::jetstream::{Description, Outgoing, PublishError, Publisher, Unavailable};
-use crate::state::{self, Store};
+use crate::state::{self, Mark, Store};
 use crate::subject::{self, Pattern, SubjectSet};
 
 /// Most messages on their way at once.
@@ -90,9 +90,15 @@ pub(super) async fn look(
         promise: Promise::ReadBack,
         ..window
     };
+    let created_ns = description.created_ns;
+    let end = Mark {
+        sequence: description.last,
+        created_ns,
+    };
     let mark = store.effect_mark(target);
+    let mark = mark.map(|mark| mark.within(created_ns));
     if mark.is_none() && cursor.is_none() {
-        ahead::begin_mark(store, target, description.last).await?;
+        ahead::begin_mark(store, target, end).await?;
         return Ok(read_back);
     }
     let patterns = patterns(store, target, looked).await?;
@@ -140,7 +146,7 @@ pub(super) async fn look(
                 );
             }
             // What came before can't be looked up any more, so doubts begin here.
-            store.set_effect_mark(target, description.last);
+            store.set_effect_mark(target, end);
             Ok(Known {
                 promise: Promise::Window,
                 ..read_back

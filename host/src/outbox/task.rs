@@ -20,7 +20,7 @@ use crate::log::Log;
 use crate::room::Use;
 use crate::source::jetstream::{Description, Publisher};
 use crate::source::{Outlet, Source};
-use crate::state::{self, Delayed, RefusedKeys};
+use crate::state::{self, Delayed, Mark, RefusedKeys};
 
 /// Most effects read at once.
 const ROWS_MAX: usize = 1_000;
@@ -72,6 +72,8 @@ pub(super) struct Task {
     /// Effects may be stored without our knowing: after a start, and after an answer that stayed
     /// out. Only the task of this target uses it; it is atomic because sending borrows the task.
     is_in_doubt: AtomicBool,
+    /// When the stream was created; none of an embedded log, or before the first look.
+    created_ns: Mutex<Option<u64>>,
     /// How far the lineage is in the stream, if the stream takes cursors.
     cursor: Mutex<Option<Cursor>>,
     /// Effects that the stream has and that the handler makes again. Until it has made all of them,
@@ -131,6 +133,7 @@ impl Task {
             changed: parts.changed.clone(),
             // After a start nobody knows what was sent before.
             is_in_doubt: AtomicBool::new(true),
+            created_ns: Mutex::default(),
             cursor: Mutex::default(),
             ahead: Mutex::default(),
             doubts_cursor: AtomicBool::new(false),
@@ -447,6 +450,14 @@ impl Task {
         sent
     }
 
+    /// A place in the stream that was last described.
+    fn mark(&self, sequence: u64) -> Mark {
+        Mark {
+            sequence,
+            created_ns: *self.created_ns.lock(),
+        }
+    }
+
     /// Takes out effects that the target has; `through` is up to where nothing else is.
     fn take_stored(
         &self,
@@ -481,7 +492,8 @@ impl Task {
     /// before that: `cursor` is the sequence of the message that says how far the lineage is, if the
     /// target takes cursors.
     fn check_kept(&self, last: u64, cursor: Option<u64>) {
-        let mark = self.parts.store.effect_mark(&self.name).unwrap_or(0);
+        let mark = self.parts.store.effect_mark(&self.name);
+        let mark = mark.map_or(0, |mark| mark.sequence);
         let known = self.cursor.lock().as_ref().and_then(Cursor::sequence);
         let known = known.unwrap_or(0);
         let confirmed = mark.max(known);
@@ -513,11 +525,11 @@ impl Task {
         self.check_kept(last, None);
         let places = match store.effect_mark(&self.name) {
             None => {
-                let begun = ahead::begin_mark(store, &self.name, last).await;
+                let begun = ahead::begin_mark(store, &self.name, self.mark(last)).await;
                 begun.map_err(|error| error.to_string())?;
                 BTreeSet::new()
             }
-            Some(mark) => {
+            Some(Mark { sequence: mark, .. }) => {
                 let (log, lineage) = (log.clone(), self.parts.lineage);
                 let look = move || embedded::places_between(&log, lineage, (mark, last));
                 let looked = tokio::task::spawn_blocking(look).await;
@@ -558,6 +570,7 @@ impl Task {
         let lineage = self.parts.lineage;
         let description = publisher.describe().await;
         let description = description.map_err(|error| error.to_string())?;
+        *self.created_ns.lock() = description.created_ns;
         let found = cursor::find(publisher, &description, lineage, &self.name).await;
         let found = found.map_err(|error| error.to_string())?;
         let end = found.as_ref().map(|found| found.sequence().unwrap_or(0));
@@ -765,7 +778,8 @@ impl Task {
         let is_known = !self.is_in_doubt.load(Ordering::Relaxed) && self.ahead.lock().is_empty();
         if sequence > 0 && is_known {
             // Nothing that waits is stored, so whatever is stored from now on comes after it.
-            self.parts.store.set_effect_mark(&self.name, sequence);
+            let mark = self.mark(sequence);
+            self.parts.store.set_effect_mark(&self.name, mark);
         }
         // A handler that waits for room commits nothing that would remove them.
         if has_many || self.parts.store.is_outbox_full() {

@@ -18,7 +18,7 @@ use crate::pipeline::NO_LEASH;
 use crate::room::Use;
 use crate::runner::Runner;
 use crate::state::catalogue::{Catalogue, HandlerRecord, Record};
-use crate::state::{self, Prepared, Store};
+use crate::state::{self, Mark, Prepared, Store};
 
 /// Differences that are left for the time during which both generations are held.
 const LEFT_MAX: usize = 1_000;
@@ -290,7 +290,7 @@ impl HandOver {
         // Nobody knows what is stored: each stream that keeps its messages is read from its
         // beginning.
         let targets = self.next.grants.iter().map(|grant| grant.source.clone());
-        let marks = targets.map(|target| (target, 0)).collect();
+        let marks = targets.map(|target| (target, Mark::default())).collect();
         let target = to.clone();
         let prepared = blocking(move || target.prepare_to_own_nothing(owner, marks))
             .await

@@ -13,7 +13,7 @@ use redb::WriteTransaction;
 
 use super::file::{FORMAT, FORMAT_OWNED, File, META, guarded, has_timers, storage};
 use super::outbox::{Found, MARKS, Marks, OUTBOX, OWNER, Owned, Ownership, Waiting, size};
-use super::{Error, Store};
+use super::{Error, Mark, Store};
 use crate::effects::{Queue, RowKey, queue_of_key};
 use crate::storage;
 
@@ -229,7 +229,7 @@ impl Store {
     pub fn prepare_to_own_nothing(
         &self,
         owner: Ownership,
-        marks: BTreeMap<String, u64>,
+        marks: BTreeMap<String, Mark>,
     ) -> Result<Prepared, Error> {
         let owned = Owned {
             owner,
@@ -465,7 +465,11 @@ mod tests {
             .expect("copies");
         assert_eq!(copied.changed, 2);
         from.confirm_effects([row(1, 0).key(), row(4, 0).key()]);
-        from.set_effect_mark("a", 9);
+        let mark = Mark {
+            sequence: 9,
+            created_ns: None,
+        };
+        from.set_effect_mark("a", mark);
         step(&mut writer, 6, 10);
         from.flush().expect("commits");
         from.confirm_effects([row(2, 0).key()]);

@@ -47,7 +47,7 @@ use crate::{room, storage};
 pub use copy::{copy, map};
 pub use file::{FORMAT, FORMAT_OWNED, SETTLED, check, compact};
 pub use hand_over::{Copied, Prepared};
-pub use outbox::{Delayed, Ownership, Waiting, create_owned};
+pub use outbox::{Delayed, Mark, Ownership, Waiting, create_owned};
 pub use parked::{Parked, ParkedCounts, ParkedFailure, ParkedKey, ReadEntry};
 pub use reads::{Noted, Reads};
 pub use releases::Release;

@@ -53,8 +53,64 @@ pub(super) struct Owned {
     pub(super) is_prepared: bool,
 }
 
-/// For each target, a sequence of its stream.
-pub(super) type Marks = BTreeMap<String, u64>;
+/// For each target, a place in its stream.
+pub(super) type Marks = BTreeMap<String, Mark>;
+
+/// A place in the stream of a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredMark", into = "StoredMark")]
+pub struct Mark {
+    /// A sequence.
+    pub sequence: u64,
+    /// When the stream was created, in nanoseconds since the Unix epoch; none in a mark of an
+    /// earlier release, or of an embedded log.
+    pub created_ns: Option<u64>,
+}
+
+/// The form of a mark in the file. Earlier releases stored the sequence alone.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredMark {
+    Sequence(u64),
+    Of { sequence: u64, created: u64 },
+}
+
+impl From<StoredMark> for Mark {
+    fn from(stored: StoredMark) -> Self {
+        let (sequence, created_ns) = match stored {
+            StoredMark::Sequence(sequence) => (sequence, None),
+            StoredMark::Of { sequence, created } => (sequence, Some(created)),
+        };
+        Self {
+            sequence,
+            created_ns,
+        }
+    }
+}
+
+impl From<Mark> for StoredMark {
+    fn from(mark: Mark) -> Self {
+        let sequence = mark.sequence;
+        mark.created_ns
+            .map_or(Self::Sequence(sequence), |created| Self::Of {
+                sequence,
+                created,
+            })
+    }
+}
+
+impl Mark {
+    /// Up to where nothing is in doubt in a stream with this creation time. In one with another,
+    /// everything is: it may be another stream of the same name.
+    pub fn within(self, created_ns: Option<u64>) -> u64 {
+        let is_other = |(ours, theirs)| ours != theirs;
+        if self.created_ns.zip(created_ns).is_some_and(is_other) {
+            0
+        } else {
+            self.sequence
+        }
+    }
+}
 
 /// How much waits in an outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -556,14 +612,14 @@ impl Store {
 
     /// The mark of a target: effects that its stream has and that are not confirmed came after this
     /// sequence. None if nothing was ever sent to it.
-    pub fn effect_mark(&self, target: &str) -> Option<u64> {
+    pub fn effect_mark(&self, target: &str) -> Option<Mark> {
         self.inner.outbox.pending.lock().marks.get(target).copied()
     }
 
     /// Sets the mark of a target; a commit records it later.
-    pub fn set_effect_mark(&self, target: &str, sequence: u64) {
+    pub fn set_effect_mark(&self, target: &str, mark: Mark) {
         let mut pending = self.inner.outbox.pending.lock();
-        if pending.marks.insert(target.to_owned(), sequence) != Some(sequence) {
+        if pending.marks.insert(target.to_owned(), mark) != Some(mark) {
             pending.has_new_marks = true;
         }
     }
@@ -701,6 +757,19 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_of_an_earlier_release_is_read_and_one_of_another_stream_leaves_all_in_doubt() {
+        let read = |json: &str| serde_json::from_str::<Mark>(json).expect("it is a mark");
+        let (old, new) = (read("7"), read(r#"{"sequence":7,"created":5}"#));
+        assert_eq!([old, new].map(|mark| mark.within(Some(5))), [7, 7]);
+        assert_eq!([old, new].map(|mark| mark.within(Some(6))), [7, 0]);
+        assert_eq!(new.within(None), 7, "the server does not say");
+        for mark in [old, new] {
+            let json = serde_json::to_string(&mark).expect("plain data");
+            assert_eq!(read(&json), mark, "{json}");
+        }
+    }
+
+    #[test]
     fn effects_are_durable_with_their_entries_or_not_at_all() {
         let (_folder, path) = owned();
         let (store, mut writer) = open(&path);
@@ -745,7 +814,11 @@ mod tests {
         store.remove_confirmed_effects().expect("commits");
         assert!(store.is_outbox_full(), "no more than a tenth is free again");
         store.confirm_effects([row("a", 2).key()]);
-        store.set_effect_mark("a", 99);
+        let mark = Mark {
+            sequence: 99,
+            created_ns: Some(5),
+        };
+        store.set_effect_mark("a", mark);
         assert_eq!(sequences(&store, "a"), (3..=10).collect::<Vec<_>>());
         store.remove_confirmed_effects().expect("commits");
         assert!(!store.is_outbox_full(), "more than a tenth is free again");

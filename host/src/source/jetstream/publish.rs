@@ -146,6 +146,8 @@ impl From<Trouble> for Unavailable {
 /// What a publisher needs to know about a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Description {
+    /// When it was created, in nanoseconds since the Unix epoch, as far as the server says.
+    pub created_ns: Option<u64>,
     /// How long it recognises ids.
     pub window: Duration,
     /// Whether it keeps messages long enough to find out later what it has stored.
@@ -262,6 +264,7 @@ impl Publisher {
         let info = self.stream_info().await?;
         check(&self.settings.stream, &info.config)?;
         Ok(Description {
+            created_ns: info.created_ns().ok(),
             window: Duration::from_nanos(info.config.duplicate_window),
             keeps: keeps(&info.config),
             transforms: info.config.subject_transform.is_some(),
