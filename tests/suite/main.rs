@@ -65,6 +65,7 @@ mod missing; // events that are gone from a stream: told, and done without only 
 mod modelled; // events, failures, parking and upgrades in any order: what a model in memory says
 mod modelled_timers; // the same with timers, and a projection next to the handler
 mod monotonic; // positions that clients see never go back, through kills and rollouts
+mod only_copies; // parked events that the stream has lost: replaced with their state only if that is meant
 mod openapi; // the document describes what the host answers
 mod parked_timers; // timers and sagas wait with the parked events of their keys
 mod parking; // events that failed wait with their keys, and other keys continue

@@ -2,10 +2,12 @@
 //!
 //! Side folds (`side_fold`) answer as-of reads (`as_of`), starting from the nearest snapshot
 //! (`snapshots`), and verify a state (`verify`). What a fold from the beginning would lack, because
-//! the stream has lost it since, is found out first (`lost`). Nothing here changes a generation.
+//! the stream has lost it since, is found out first (`lost`), and so are parked events of which a
+//! state has the only copy (`only_copies`). Nothing here changes a generation.
 
 mod as_of;
 mod lost;
+mod only_copies;
 mod side_fold;
 mod snapshots;
 mod verify;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 
 pub(crate) use as_of::{AsOfError, Moment};
 pub(crate) use lost::{Accepted, lacking, lacking_in_words};
+pub(crate) use only_copies::{OnlyCopies, only_copies};
 pub(crate) use side_fold::{SideFold, SideFoldOptions};
 
 use self::as_of::PastStates;

@@ -17,10 +17,11 @@ use crate::actor::blocking;
 use crate::deployment::Deployment;
 use crate::deployments::{Aligned, Error, align, crash_points, owners};
 use crate::exceptions::parked_rules;
-use crate::history::{lacking, lacking_in_words};
+use crate::history::{OnlyCopies, lacking, lacking_in_words, only_copies};
 use crate::overview;
 use crate::progress::DeploymentState;
 use crate::runner::Runner;
+use crate::state::Store;
 use crate::state::catalogue::{Generation, GenerationStatus, Record};
 
 /// How long a cut-over waits for a newly started host to learn which position it has shown.
@@ -85,12 +86,8 @@ pub(super) async fn switch(
     let next = record
         .generation(to)
         .expect("the caller took it from the record");
-    let gone = || {
-        Error::Conflict(format!(
-            "generation {to} does not run; deploy its module again"
-        ))
-    };
-    let runner = deployment.runner(next.state_file).ok_or_else(gone)?;
+    let runner = deployment.runner(next.state_file);
+    let runner = runner.ok_or_else(|| not_running(deployment.name(), next))?;
     let serving = deployment.active();
     if let Some(handler) = &record.handler {
         rollouts.handlers.check_grants_of(&handler.grants, next)?;
@@ -130,6 +127,7 @@ pub(super) async fn switch(
     // Asked again: events may have been parked before the hold.
     parked_rules::check_switch(deployment, &serving, &runner)?;
     if aligned.is_some() && switch == Switch::CutOver {
+        check_only_copies(rollouts, &record, next, &serving, &runner).await?;
         check_lacking(rollouts, &record, next, &serving, &runner).await?;
     }
     crash_points::reached("cut-over-held");
@@ -138,7 +136,10 @@ pub(super) async fn switch(
         .map_or_else(|| runner.position(), |aligned| aligned.position);
     // In memory until `flip` commits it.
     let from = record.active;
+    // Nothing is parked or retried any more, and what the state before has may go with it.
+    let parked = parked_rules::remark_of_both(&runner, &serving);
     let mut changed = after_switch(Record::clone(&record), to, switch, position);
+    changed.active_mut().reason.push_str(&parked);
     beginning::copy(&runner, state_file, &mut changed);
     if is_lost && let Some(before) = changed.generation_mut(from) {
         before.enter(GenerationStatus::Retired, why_lost(of_another_history));
@@ -169,8 +170,19 @@ pub(super) async fn switch(
         hand_over.complete().await;
     }
     after_flip(rollouts, deployment, &runner, &serving).await;
-    let parked = parked_rules::remark_of_both(&runner, &serving);
     Ok(done(deployment, (from, to), (position, held), &parked))
+}
+
+fn not_running(name: &str, generation: &Generation) -> Error {
+    let number = generation.number;
+    Error::Conflict(if generation.paused && generation.status.is_candidate() {
+        format!(
+            "generation {number} is paused; continue with `foldstream resume {name} --candidate`, \
+             and promote it then"
+        )
+    } else {
+        format!("generation {number} does not run; deploy its module again")
+    })
 }
 
 /// Refuses a candidate that lacks events of the active generation because the stream has lost
@@ -220,6 +232,52 @@ async fn check_lacking(
     let missing = ours.checkpoint().map_or(0, |known| known.missing);
     runner.note_missing(missing + lacking).await?;
     Ok(())
+}
+
+/// Refuses a candidate that lacks parked events of the active state because the stream has lost
+/// them since it was requested, unless that is accepted: the state before has their only copy.
+/// Both are held.
+async fn check_only_copies(
+    rollouts: &Rollouts,
+    record: &Record,
+    next: &Generation,
+    serving: &Runner,
+    runner: &Runner,
+) -> Result<(), Error> {
+    let active = record.active();
+    let (Some(ours), Some(theirs), Some(source)) = (
+        serving.store(),
+        runner.store(),
+        rollouts.sources.get(&active.source),
+    ) else {
+        return Ok(());
+    };
+    let missing = |store: &Store| store.published().map_or(0, |known| known.missing);
+    // One that has met no more gaps has applied them while the stream had them.
+    if next.may_lack() || next.source != active.source || missing(&theirs) <= missing(&ours) {
+        return Ok(());
+    }
+    let parked_there = theirs.parked_sequences();
+    let copies = only_copies(source, active, &ours, |one| parked_there.contains(&one)).await;
+    let copies = copies.map_err(|error| {
+        Error::Conflict(format!(
+            "events are parked, and whether the stream still has them is unknown: {error}"
+        ))
+    })?;
+    let Some(copies) = copies else {
+        return Ok(());
+    };
+    Err(Error::Lacking {
+        events: copies.count,
+        message: format!(
+            "{}; {}, and rebuild again, or accept that generation {} lacks them with `foldstream \
+             resume {name} --candidate --accept-missing`",
+            copies.explain(&source.stream()),
+            OnlyCopies::way_out(&record.name),
+            next.number,
+            name = record.name
+        ),
+    })
 }
 
 /// Waits until it is known which position the active generation has shown; returns whether its

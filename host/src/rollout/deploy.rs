@@ -314,7 +314,7 @@ async fn deploy_over(
     let accepted = if continued.is_none() && strategy == Strategy::Rebuild {
         let history = &rollouts.history;
         history
-            .may_refold(&deployment, &source, accept, KEEP_OR_ACCEPT)
+            .may_replace(&deployment, &source, accept, KEEP_OR_ACCEPT)
             .await?
     } else {
         let through = rollouts.history.accepts_from(&source, accept).await?;

@@ -49,7 +49,7 @@ impl Rollouts {
         let advice = "accept the loss with --accept-missing, or keep the existing state";
         let accepted = self
             .history
-            .may_refold(
+            .may_replace(
                 &deployment,
                 &record.active().source,
                 build.accept_missing.into(),

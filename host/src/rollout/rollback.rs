@@ -190,7 +190,7 @@ async fn rebuild_previous(
         "accept the loss with --accept-missing, or deploy with --strategy inherit or migrate";
     let accepted = rollouts
         .history
-        .may_refold(deployment, &last.source, missing, advice)
+        .may_replace(deployment, &last.source, missing, advice)
         .await?;
     let number = record.next;
     let reason = accepted.explain(format!(

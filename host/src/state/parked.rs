@@ -644,6 +644,13 @@ impl Store {
         self.inner.parked.lock().keys.clone()
     }
 
+    /// The sequences of all parked events, in rising order.
+    pub fn parked_sequences(&self) -> BTreeSet<u64> {
+        let index = self.inner.parked.lock();
+        let keys = index.keys.values();
+        keys.flat_map(ParkedKey::sequences).collect()
+    }
+
     /// When the oldest failure was parked, in RFC 3339; none if nothing is parked. A key whose failed
     /// event was dropped waits since the stream stored its first event.
     pub fn parked_since(&self) -> Option<String> {
