@@ -8,7 +8,7 @@ use foldstream::api::{self, Promise};
 use foldstream_tests::client::Client;
 use foldstream_tests::host::Host;
 use foldstream_tests::reactor::{self, REACTOR, TO_LOG, event, events, published};
-use foldstream_tests::{guests, wait};
+use foldstream_tests::{cli, guests, wait};
 use serde_json::json;
 
 /// Small and frequent flushes, so that kills fall before, into and behind commits.
@@ -463,4 +463,45 @@ async fn handlers_whose_loop_spreads_are_stopped_and_named() {
             && message.contains("reactor -> echo-"),
         "{message}"
     );
+}
+
+#[tokio::test]
+async fn a_loop_ends_at_an_event_that_is_parked_and_other_keys_continue() {
+    let host = Host::start().await;
+    let client = host.client();
+    let parks = format!("{TO_LOG}&on-failure=park");
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), &parks)
+        .await;
+    client
+        .deploy_with(
+            "echo",
+            &guests::module("echo"),
+            "&on-failure=park&allow-publish=in.%3E%40events",
+        )
+        .await;
+    client.append(&[event(1, "one")]).await;
+    let parked = async |wanted: u64| {
+        let is_parked = |shown: &api::Deployment| {
+            shown.state == api::DeploymentState::Live && shown.parked.events == wanted
+        };
+        client.show_when(REACTOR, "park an event", is_parked).await
+    };
+    parked(1).await;
+    assert_eq!(
+        stored(client, "%3E").await.len(),
+        33,
+        "the first event, and a chain of 32"
+    );
+    // A stranger who writes such a chain stops nothing but a key.
+    let mut strange = event(2, "one");
+    let path = ["x"; 32].join(",");
+    strange.headers.insert("foldstream-path".to_owned(), path);
+    client.append(&[strange, event(3, "none")]).await;
+    parked(2).await;
+    let appended = client.append(&[event(4, "none")]).await;
+    client.reached(REACTOR, appended.last_sequence).await;
+    let drop = ["parked", "drop", REACTOR, "--all", "--reason", "a loop"];
+    cli::on(&host, &drop).expect(0);
+    parked(0).await;
 }

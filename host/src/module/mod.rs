@@ -406,13 +406,8 @@ impl ApplyError {
 
     /// Whether it is about what the deployment may do, and not about the event.
     pub fn concerns_deployment(&self) -> bool {
-        matches!(
-            self,
-            Self::Limit {
-                limit: "grant" | "loop",
-                ..
-            }
-        )
+        // A chain that is too long is a matter of its event: others have chains of their own.
+        matches!(self, Self::Limit { limit: "grant", .. })
     }
 
     /// Its class, by which the host decides how often it tries; none if the state failed.

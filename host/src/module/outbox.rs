@@ -213,7 +213,7 @@ fn row(
 
 /// The chain of a message that an event causes, unless the chain is a loop.
 fn path(deployment: &str, cause: &Event, returns: &mut Returns) -> Result<String, Refusal> {
-    let advice = "correct one of them, or its grants, and skip this event";
+    let advice = "correct one of them, or its grants, and leave this event out";
     let sequence = cause.sequence;
     returns.note(deployment, cause).map_err(|turn| {
         let most = effects::RETURNS_MAX;
