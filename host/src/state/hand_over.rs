@@ -482,7 +482,7 @@ mod tests {
         to.own(prepared);
         assert_eq!(
             (sequences(&to), to.effect_mark("a")),
-            (vec![3, 5, 6], Some(9))
+            (vec![3, 5, 6], Some(mark))
         );
         assert_eq!(
             (to.waiting_effects().entries, to.ownership()),

@@ -831,7 +831,7 @@ mod tests {
         assert_eq!(sequences(&store, "a"), (4..=11).collect::<Vec<_>>());
         assert_eq!(
             (store.waiting_effects().entries, store.effect_mark("a")),
-            (8, Some(99))
+            (8, Some(mark))
         );
     }
 
