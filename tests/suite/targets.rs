@@ -168,11 +168,6 @@ async fn stream_that_lost_its_end_is_named() {
 }
 
 #[tokio::test]
-async fn stream_that_lost_its_end_while_the_host_was_down_is_named() {
-    put_back(Target::Plain(Version::Newest), true).await;
-}
-
-#[tokio::test]
 async fn ordered_messages_have_their_turn_behind_a_hundred_delayed_ones() {
     /// Most delayed messages that leave before later ordered ones.
     const SHARE: usize = 100;

@@ -488,26 +488,22 @@ impl Task {
         status.change(&self.name, |target| target.set_promise(promise, window));
     }
 
-    /// Notes that the target ends before something that it has confirmed, or that its cursor is
-    /// before that: `cursor` is the sequence of the message that says how far the lineage is, if the
-    /// target takes cursors.
-    fn check_kept(&self, last: u64, cursor: Option<u64>) {
+    /// Notes that the target gave a new message a sequence before that of one that it has confirmed.
+    /// Nothing less shows that it has lost its end: what a stream says of itself may be of a leader
+    /// that was just elected, and its cursor may have expired.
+    fn check_kept(&self, sequence: u64) {
+        let created_ns = *self.created_ns.lock();
         let mark = self.parts.store.effect_mark(&self.name);
-        let mark = mark.map_or(0, |mark| mark.sequence);
-        let known = self.cursor.lock().as_ref().and_then(Cursor::sequence);
-        let known = known.unwrap_or(0);
-        let confirmed = mark.max(known);
-        let is_there = last >= confirmed && cursor.is_none_or(|cursor| cursor >= known);
+        let confirmed = mark.map_or(0, |mark| mark.within(created_ns));
         // It would be found again until the mark has moved.
-        if is_there || self.has_lost.swap(true, Ordering::Relaxed) {
+        if sequence >= confirmed || self.has_lost.swap(true, Ordering::Relaxed) {
             return;
         }
         tracing::warn!(
             deployment = self.parts.deployment,
             target = self.name,
             confirmed,
-            last,
-            cursor,
+            sequence,
             "the stream lacks messages that it had confirmed: it has lost its end, or somebody has \
              removed them; they are not sent again"
         );
@@ -522,7 +518,6 @@ impl Task {
         }
         let store = &self.parts.store;
         let last = log.info().last_sequence;
-        self.check_kept(last, None);
         let places = match store.effect_mark(&self.name) {
             None => {
                 let begun = ahead::begin_mark(store, &self.name, self.mark(last)).await;
@@ -573,8 +568,6 @@ impl Task {
         *self.created_ns.lock() = description.created_ns;
         let found = cursor::find(publisher, &description, lineage, &self.name).await;
         let found = found.map_err(|error| error.to_string())?;
-        let end = found.as_ref().map(|found| found.sequence().unwrap_or(0));
-        self.check_kept(description.last, end);
         self.doubts_cursor.store(false, Ordering::Relaxed);
         let is_known = !is_in_doubt || self.is_all_by_cursor.load(Ordering::Relaxed);
         if is_known && found.is_some() {
@@ -767,9 +760,9 @@ impl Task {
             target.resent += again;
             target.longest_wait = target.longest_wait.max(waited.unwrap_or_default());
         });
-        if sequence > 0 && again == 0 {
+        if count > 0 && again == 0 {
             // What is new comes after all that was confirmed before.
-            self.check_kept(sequence, None);
+            self.check_kept(sequence);
         }
         let has_many = self
             .parts
