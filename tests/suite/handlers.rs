@@ -459,7 +459,7 @@ async fn handlers_whose_loop_spreads_are_stopped_and_named() {
     let (_, failure) = client.failed(REACTOR).await;
     let message = &failure.message;
     assert!(
-        message.starts_with("loop: more than 10000 events of the same origin")
+        message.starts_with("loop: more than 20000 events of the same origin")
             && message.contains("reactor -> echo-"),
         "{message}"
     );

@@ -15,9 +15,12 @@ pub const PATH: &str = "foldstream-path";
 pub const CHAIN_MAX: usize = 32;
 /// Turns of a chain through one handler that are not counted yet.
 const TURNS_FREE: usize = 3;
-/// Most events of one origin that may come back to a handler after that. If handlers publish
-/// several messages for each event, a loop fills the disk long before one chain is long.
-pub const RETURNS_MAX: u32 = 10_000;
+/// Most events of one origin that may come back to a handler after that within a minute. If handlers
+/// publish several messages for each event, a loop fills the disk long before one chain is long.
+pub const RETURNS_MAX: u32 = 20_000;
+/// A minute of the times of events, in nanoseconds: many sagas that one import begins may have one
+/// origin, and a loop is faster than they are.
+const RETURNS_TIME_NS: u64 = 60_000_000_000;
 /// Most origins that are counted at once. Beyond that, counting starts again.
 const ORIGINS_MAX: usize = 1_000;
 /// The header that events of one origin share.
@@ -66,6 +69,8 @@ pub struct Returns(HashMap<String, Count>);
 #[derive(Debug, Default)]
 struct Count {
     events: u32,
+    /// The time of the first one.
+    since_ns: u64,
     /// The last event that was counted: it may cause several messages.
     last: u64,
 }
@@ -84,6 +89,9 @@ impl Returns {
         let count = self.0.entry(origin.to_owned()).or_default();
         if cause.sequence > count.last {
             count.last = cause.sequence;
+            if cause.time_ns.saturating_sub(count.since_ns) > RETURNS_TIME_NS {
+                (count.events, count.since_ns) = (0, cause.time_ns);
+            }
             count.events = count.events.saturating_add(1);
         }
         if count.events > RETURNS_MAX {
@@ -157,6 +165,9 @@ mod tests {
             returns.note("a", &from(next, path, "one")),
             Err(Loop("a -> b -> a".to_owned()))
         );
+        let mut later = from(next + 1, path, "one");
+        later.time_ns = RETURNS_TIME_NS + 1;
+        assert_eq!(returns.note("a", &later), Ok(()), "they took long");
     }
 
     #[test]

@@ -218,8 +218,8 @@ fn path(deployment: &str, cause: &Event, returns: &mut Returns) -> Result<String
     returns.note(deployment, cause).map_err(|turn| {
         let most = effects::RETURNS_MAX;
         let message = format!(
-            "more than {most} events of the same origin as event {sequence} came back through \
-             handlers, with the loop {turn}; {advice}"
+            "more than {most} events of the same origin as event {sequence} came back within a \
+             minute, with the loop {turn}; {advice}"
         );
         refused("loop", message)
     })?;
