@@ -87,7 +87,7 @@ async fn a_state_with_the_only_copy_of_parked_events_is_replaced_only_if_that_is
         .expect(0);
     assert!((done.stdout + &done.stderr).contains(says));
     assert_eq!(bed.parked().await, 0);
-    let active = bed.run("generations mischief").expect(0).stdout;
+    let active = bed.run("generations mischief -o json").expect(0).stdout;
     assert!(
         active.contains("the state before had 2 parked events"),
         "{active}"
