@@ -7,7 +7,7 @@ use super::{Error, EventSchema, check_names};
 /// The name of the custom section.
 pub(crate) const SECTION: &str = "foldstream:schemas";
 /// Largest content of the section, in bytes.
-pub(crate) const CARRIED_BYTES_MAX: usize = 512 << 10;
+pub(crate) const CARRIED_BYTES_MAX: usize = 128 << 10;
 /// The form of the content.
 const FORMAT: u32 = 1;
 
@@ -104,7 +104,7 @@ mod tests {
         assert!(refused(b"{").contains("has not the form"));
         assert!(refused(br#"{"format":2,"schemas":[]}"#).contains("format 2"));
         assert!(refused(br#"{"format":1,"schemas":[],"more":1}"#).contains("unknown field"));
-        assert!(refused(&vec![b' '; CARRIED_BYTES_MAX + 1]).contains("at most 524288"));
+        assert!(refused(&vec![b' '; CARRIED_BYTES_MAX + 1]).contains("at most 131072"));
         assert!(refused(&to_bytes(&[schema("a", 1), schema("a", 1)])).contains("two schemas of a"));
         assert!(refused(&to_bytes(&[schema("", 1)])).contains("is empty"));
         assert!(refused(&to_bytes(&[schema("a", 0)])).contains("version 0"));

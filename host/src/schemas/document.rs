@@ -12,6 +12,10 @@ use super::{SCHEMA_BYTES_MAX, Unsound};
 const DEPTH_MAX: usize = 64;
 /// Most subschemas once references are inlined. It bounds the time of a check.
 const SUBSCHEMAS_MAX: usize = 10_000;
+/// Keywords with values instead of schemas.
+const DATA: [&str; 4] = ["const", "dependentRequired", "enum", "required"];
+/// Most bytes of such values once references are inlined.
+const DATA_BYTES_MAX: usize = 1 << 20;
 /// Longest regular expression, in bytes.
 const PATTERN_BYTES_MAX: usize = 1_024;
 /// Largest compiled regular expression, in bytes.
@@ -27,8 +31,6 @@ pub(crate) struct Schema {
     pub(super) draft: Draft,
     /// Only what asserts something, with each `$ref` replaced by the schema that it refers to.
     pub(super) expanded: Value,
-    /// As it was written.
-    written: Value,
 }
 
 impl Schema {
@@ -47,22 +49,21 @@ impl Schema {
             root: written,
             draft,
             subschemas: 0,
+            bytes: 0,
             patterns: 0,
             open: Vec::new(),
         };
         let expanded = expansion.expand(written, "", 0)?;
-        let schema = Self {
-            draft,
-            expanded,
-            written: written.clone(),
-        };
+        let schema = Self { draft, expanded };
+        compile(draft, written)?;
         schema.validator()?;
         Ok(schema)
     }
 
     /// What checks values against it.
     pub(super) fn validator(&self) -> Result<Validator, Unsound> {
-        compile(self.draft, &self.written)
+        // What was compared, and nothing that only the validator would see.
+        validator_of(self.draft, &self.expanded)
     }
 }
 
@@ -142,6 +143,23 @@ fn scan(value: &Value, at: &str, depth: usize) -> Result<(), Unsound> {
     }
 }
 
+/// Refuses what would make a part of a schema a document of its own. Whatever the name of the member
+/// above it: this is a schema, and no data.
+fn refuse_other_documents(
+    node: &Map<String, Value>,
+    at: &str,
+    depth: usize,
+) -> Result<(), Unsound> {
+    for keyword in ["$id", "$schema", "$dynamicRef", "$recursiveRef"] {
+        let is_at_root = depth == 0 && ["$id", "$schema"].contains(&keyword);
+        if node.contains_key(keyword) && !is_at_root {
+            let message = format!("`{keyword}` is not accepted below the whole schema; use `$ref`");
+            return Err(Unsound::new(&format!("{at}/{keyword}"), message));
+        }
+    }
+    Ok(())
+}
+
 fn too_deep(at: &str) -> Unsound {
     Unsound::new(at, format!("it is nested deeper than {DEPTH_MAX}"))
 }
@@ -151,6 +169,8 @@ struct Expansion<'a> {
     root: &'a Value,
     draft: Draft,
     subschemas: usize,
+    /// Of the values that keywords list.
+    bytes: usize,
     patterns: usize,
     /// The references that lead to the current place.
     open: Vec<String>,
@@ -171,7 +191,9 @@ impl Expansion<'_> {
         let Value::Object(node) = value else {
             return Ok(value.clone());
         };
+        refuse_other_documents(node, at, depth)?;
         self.count_patterns(node, at)?;
+        self.count_data(node, at)?;
         let reference = node.get("$ref");
         // Draft 7 ignores what is next to a reference.
         let is_alone = reference.is_some() && self.draft == Draft::Draft7;
@@ -217,6 +239,19 @@ impl Expansion<'_> {
         let expanded = self.expand(target, at, depth + 1);
         self.open.pop();
         expanded
+    }
+
+    /// Each reference to a list of values copies it.
+    fn count_data(&mut self, node: &Map<String, Value>, at: &str) -> Result<(), Unsound> {
+        let listed = DATA.iter().filter_map(|keyword| node.get(*keyword));
+        self.bytes += listed.map(|value| value.to_string().len()).sum::<usize>();
+        if self.bytes > DATA_BYTES_MAX {
+            return Err(Unsound::new(
+                at,
+                format!("with its references it lists more than {DATA_BYTES_MAX} bytes of values"),
+            ));
+        }
+        Ok(())
     }
 
     fn count_patterns(&mut self, node: &Map<String, Value>, at: &str) -> Result<(), Unsound> {
@@ -328,6 +363,23 @@ mod tests {
         assert!(refusal(&look).contains("look-around"), "{}", refusal(&look));
         let many = json!({ "enum": ["x".repeat(70_000)] });
         assert!(refusal(&many).contains("at most 65536 are accepted"));
+        // The member's name is no keyword: what is there is a schema.
+        for (keyword, value) in [
+            ("$id", "https://example.com/a"),
+            ("$schema", "http://json-schema.org/draft-07/schema#"),
+            ("$dynamicRef", "#a"),
+        ] {
+            let hidden = json!({ "properties": { "default": { keyword: value } } });
+            let why = refusal(&hidden);
+            assert!(
+                why.starts_with(&format!("/properties/default/{keyword}: ")),
+                "{why}"
+            );
+        }
+        let copies = vec![json!({ "$ref": "#/$defs/a" }); 64];
+        let listed: Vec<_> = (0..4_000).collect();
+        let copied = json!({ "$defs": { "a": { "enum": listed } }, "allOf": copies });
+        assert!(refusal(&copied).contains("more than 1048576 bytes of values"));
         let inner = json!({ "$defs": { "a": { "$id": "https://example.com/a" } } });
         assert!(refusal(&inner).contains("/$defs/a/$id"));
         assert!(

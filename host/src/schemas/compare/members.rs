@@ -24,11 +24,9 @@ impl Comparison {
     /// What a writer writes as a member; without a name, as one for whose name it has no schema.
     fn member<'a>(&self, writer: &Writer<'a>, name: Option<&str>) -> Writer<'a> {
         let mut written = Writer::default();
-        let mut is_named = false;
         for node in writer.nodes() {
             let properties = node.get("properties");
             let own = name.and_then(|name| properties?.get(name));
-            is_named |= own.is_some();
             if let Some(schema) = own {
                 written.add(schema);
             } else if node.get("patternProperties").is_none()
@@ -37,11 +35,6 @@ impl Comparison {
                 // With patterns it holds for some names only, so nothing is known.
                 written.add(schema);
             }
-        }
-        // An object for which no member is named is a map.
-        let is_map = || named(writer).is_empty();
-        if self.terms.named_only && !is_named && !is_map() {
-            return Writer::of(&Value::Bool(false));
         }
         written
     }

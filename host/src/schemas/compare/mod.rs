@@ -26,15 +26,10 @@ use writer::Writer;
 
 /// Most steps of one comparison.
 const STEPS_MAX: usize = 50_000;
+/// Steps that count for a schema that is compiled, which is most of the work.
+const COMPILED_STEPS: usize = 50;
 /// Most reasons that one comparison shows.
 const REASONS_MAX: usize = 50;
-
-/// How schemas are compared.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Terms {
-    /// Writers write only members that their schema names.
-    pub named_only: bool,
-}
 
 /// The kind of a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -60,18 +55,19 @@ pub(crate) struct Reason {
 }
 
 /// Why a reader may refuse something that fits the writer's schema; empty if it never does.
-pub(crate) fn reasons(reader: &Schema, writer: &Schema, terms: Terms) -> Vec<Reason> {
+pub(crate) fn reasons(reader: &Schema, writer: &Schema) -> Vec<Reason> {
     let mut comparison = Comparison {
         reader: reader.draft,
         writer: writer.draft,
-        terms,
         steps: 0,
     };
-    let all = comparison.within(
+    let mut all = comparison.within(
         &reader.expanded,
         &Writer::of(&writer.expanded),
         &Place::default(),
     );
+    // First those that no permission covers, so that the limit cuts none of them alone.
+    all.sort_by_key(|reason| reason.weight == Weight::Unknown);
     let mut different: Vec<Reason> = Vec::new();
     for reason in all {
         if different.len() < REASONS_MAX && !different.contains(&reason) {
@@ -86,12 +82,11 @@ pub(crate) fn reasons(reader: &Schema, writer: &Schema, terms: Terms) -> Vec<Rea
 pub(crate) fn reasons_of_versions(
     readers: &[Schema],
     writers: &[Schema],
-    terms: Terms,
 ) -> Vec<(usize, usize, Vec<Reason>)> {
     let mut against = Vec::new();
     for (written, writer) in writers.iter().enumerate() {
         let all = readers.iter().enumerate();
-        let all = all.map(|(read, reader)| (written, read, reasons(reader, writer, terms)));
+        let all = all.map(|(read, reader)| (written, read, reasons(reader, writer)));
         // The nearest one; of several, the newest.
         let nearest = all.rev().min_by_key(|(_, _, reasons)| reasons.len());
         against.extend(nearest.filter(|(_, _, reasons)| !reasons.is_empty()));
@@ -144,7 +139,6 @@ impl Place {
 struct Comparison {
     reader: Draft,
     writer: Draft,
-    terms: Terms,
     steps: usize,
 }
 
@@ -173,7 +167,8 @@ impl Comparison {
             let narrowed = without.and(alternative);
             reasons.extend(self.within(reader, &narrowed, place));
             // Further ones show nothing new.
-            if reasons.len() > REASONS_MAX {
+            let is_against = |reason: &&Reason| reason.weight == Weight::Incompatible;
+            if reasons.iter().filter(is_against).count() > REASONS_MAX {
                 break;
             }
         }
@@ -205,8 +200,9 @@ impl Comparison {
         place: &Place,
     ) -> Vec<Reason> {
         let Ok(reads) = validator_of(self.reader, reader) else {
-            return place.unknown("this part of the schema cannot be looked at alone");
+            return place.refused("this part of the schema cannot be looked at alone");
         };
+        self.steps += COMPILED_STEPS;
         let written = self.written(writer, values);
         let refused = written.into_iter().filter_map(|value| {
             let error = reads.validate(value).err()?;
@@ -214,7 +210,11 @@ impl Comparison {
                 pointer: format!("{}{}", place.pointer, error.instance_path()),
                 keyword: format!("{}{}", place.keyword, error.schema_path()),
             };
-            let message = format!("{} is refused: {error}", shown(value));
+            let message = format!(
+                "{} is refused: {}",
+                shown(value),
+                clipped(&error.to_string())
+            );
             Some(place.reason(Weight::Incompatible, message))
         });
         refused.collect()
@@ -222,8 +222,7 @@ impl Comparison {
 
     /// Those of some values that fit all of the writer's schemas, as far as can be seen.
     fn written<'b>(&mut self, writer: &Writer<'_>, values: &'b [Value]) -> Vec<&'b Value> {
-        // Compiling them is most of the work.
-        self.steps += 10;
+        self.steps += COMPILED_STEPS * writer.nodes().count();
         let schemas = writer.nodes().map(|node| validator_of(self.writer, node));
         let schemas: Vec<_> = schemas.filter_map(Result::ok).collect();
         let fits = |value: &&Value| schemas.iter().all(|schema| schema.is_valid(value));
@@ -243,6 +242,7 @@ impl Comparison {
             let Ok(reads) = validator_of(self.reader, reader) else {
                 return false;
             };
+            self.steps += COMPILED_STEPS;
             let written = self.written(writer, &values);
             return !written.into_iter().any(|value| reads.is_valid(value));
         }
@@ -298,18 +298,25 @@ impl Comparison {
     fn is_over(&mut self, place: &Place) -> Option<Vec<Reason>> {
         self.steps += 1;
         (self.steps > STEPS_MAX)
-            .then(|| place.unknown("the schemas have too many alternatives to compare them"))
+            .then(|| place.refused("the schemas have too many alternatives to compare them"))
     }
 }
 
 /// A value in a message.
 fn shown(value: &Value) -> String {
-    const CHARS_MAX: usize = 60;
-    let text = value.to_string();
-    if text.chars().count() <= CHARS_MAX {
-        return text;
+    clip(&value.to_string(), 60)
+}
+
+/// What the validator says in a message: it repeats the value.
+fn clipped(error: &str) -> String {
+    clip(error, 200)
+}
+
+fn clip(text: &str, chars_max: usize) -> String {
+    if text.chars().count() <= chars_max {
+        return text.to_owned();
     }
-    text.chars().take(CHARS_MAX).chain(['…']).collect()
+    text.chars().take(chars_max).chain(['…']).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use super::report::Report;
 use super::sides::{self, Side};
 use crate::cli::Context;
 use crate::cli::support::exit::{Exit, Failure};
-use crate::schemas::compare::Terms;
 
 /// Check whether new schemas of events are compatible with earlier ones, or with what the deployed
 /// modules read.
@@ -29,9 +28,8 @@ fits the new one, with full both. Only the last of several old ones counts, unle
 transitive. --deployed checks that each deployed module reads all that fits the new schemas.
 
 It is strict: `compatible` means that nothing that one side accepts is refused by the other. By \
-JSON Schema, members that a schema does not name may have any value; --named-only assumes that \
-nobody writes them. Keywords that the check does not understand count as incompatible, unless there \
-is --allow-unknown.
+JSON Schema, members that a schema does not name may have any value. Keywords that the check does \
+not understand count as incompatible, unless there is --allow-unknown.
 
 It ends with 1 if something is not compatible, with 3 if a file is missing or there is no event in \
 common, with 4 if a schema or module is refused, and with 5 if the host cannot be reached.")]
@@ -45,9 +43,6 @@ pub(crate) struct Args {
     /// Compare with what the modules on a host read, instead of old schemas.
     #[arg(long)]
     deployed: bool,
-    /// Assume that nobody writes members that a schema does not name.
-    #[arg(long)]
-    named_only: bool,
     /// Accept keywords that the check does not understand.
     #[arg(long)]
     allow_unknown: bool,
@@ -92,9 +87,6 @@ impl Mode {
 
 /// Compares the schemas, prints a report, and says whether they are compatible.
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let terms = Terms {
-        named_only: args.named_only,
-    };
     let (new, old) = args.sides.split_last().context("a file is required")?;
     let mut report = Report::new(args.allow_unknown);
     if args.deployed {
@@ -106,7 +98,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         let events = new.written_events();
         let consumers = sides::deployed(&context.client()?, &events).await?;
         for consumer in &consumers {
-            report.add_consumer(consumer, &new, terms);
+            report.add_consumer(consumer, &new);
         }
         if consumers.is_empty() {
             context.output.warning(
@@ -126,7 +118,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         let new = Side::read(new).await?;
         for old in &old[skipped..] {
             let old = Side::read(old).await?;
-            if !report.add(&old, &new, args.mode, terms) {
+            if !report.add(&old, &new, args.mode) {
                 let message = format!("{} and {} have no event in common", old.name, new.name);
                 return Err(Failure::new(Exit::NotFound, message).into());
             }

@@ -8,7 +8,7 @@ use crate::api::Direction;
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{counted, printable};
 use crate::schemas::Schema;
-use crate::schemas::compare::{Reason, Terms, Weight, reasons_of_versions};
+use crate::schemas::compare::{Reason, Weight, reasons_of_versions};
 
 /// All comparisons of a run.
 #[derive(Debug, Serialize)]
@@ -66,11 +66,11 @@ impl Report {
     }
 
     /// Compares two sides event by event; says whether they have an event in common.
-    pub(super) fn add(&mut self, old: &Side, new: &Side, mode: Mode, terms: Terms) -> bool {
+    pub(super) fn add(&mut self, old: &Side, new: &Side, mode: Mode) -> bool {
         if old.is_file && new.is_file {
             let pairs = old.events.iter().zip(&new.events);
             for ((_, before), ((_, event), after)) in pairs {
-                self.compare(event, (old, before), (new, after), mode, terms);
+                self.compare(event, (old, before), (new, after), mode);
             }
             return true;
         }
@@ -79,7 +79,7 @@ impl Report {
             match new.events.get(key) {
                 Some(after) => {
                     has_common = true;
-                    self.compare(&key.1, (old, before), (new, after), mode, terms);
+                    self.compare(&key.1, (old, before), (new, after), mode);
                 }
                 None => self.push(&key.1, old, new, Verdict::OnlyOld, Vec::new()),
             }
@@ -95,18 +95,12 @@ impl Report {
     }
 
     /// Compares what a deployed module reads with what the new side writes.
-    pub(super) fn add_consumer(&mut self, consumer: &Side, new: &Side, terms: Terms) {
+    pub(super) fn add_consumer(&mut self, consumer: &Side, new: &Side) {
         for event in new.written_events() {
             let key = (Direction::Reads, event.to_owned());
             if let Some(read) = consumer.events.get(&key) {
                 let written = new.written(event);
-                self.compare(
-                    event,
-                    (consumer, read),
-                    (new, written),
-                    Mode::Forward,
-                    terms,
-                );
+                self.compare(event, (consumer, read), (new, written), Mode::Forward);
             }
         }
     }
@@ -117,14 +111,13 @@ impl Report {
         (old, before): (&Side, &[Version]),
         (new, after): (&Side, &[Version]),
         mode: Mode,
-        terms: Terms,
     ) {
         let mut failing = Vec::new();
         if mode.is_backward() {
-            failing.extend(compared((new, after), (old, before), terms));
+            failing.extend(compared((new, after), (old, before)));
         }
         if mode.is_forward() {
-            failing.extend(compared((old, before), (new, after), terms));
+            failing.extend(compared((old, before), (new, after)));
         }
         let is_unknown = |failing: &Failing| failing.reason.weight == Weight::Unknown;
         let verdict = if failing.is_empty() {
@@ -240,7 +233,6 @@ impl Report {
 fn compared(
     (reader, reads): (&Side, &[Version]),
     (writer, writes): (&Side, &[Version]),
-    terms: Terms,
 ) -> Vec<Failing> {
     let of = |versions: &[Version]| -> Vec<Schema> {
         versions
@@ -249,7 +241,7 @@ fn compared(
             .collect()
     };
     let mut failing = Vec::new();
-    for (written, read, reasons) in reasons_of_versions(&of(reads), &of(writes), terms) {
+    for (written, read, reasons) in reasons_of_versions(&of(reads), &of(writes)) {
         failing.extend(reasons.into_iter().map(|reason| Failing {
             reader: format!("{} of {}", reads[read].name, reader.name),
             writer: format!("{} of {}", writes[written].name, writer.name),
