@@ -77,6 +77,24 @@ async fn an_event_by_which_timers_fire_needs_the_scope_of_operators() {
         append(&both, own).await.expect(200);
     }
     append(&loader, "_fsx.timers.ledger").await.expect(200);
+    // A restored handler would take such an event for a message of its own.
+    let with_id = async |token: &str, id: &str| {
+        let event = json!({"subject": "a", "headers": {"ce-id": id}, "data": {}});
+        let events = json!({"events": [event]}).to_string();
+        let client = as_token(&host, token);
+        client.post("/v1/events", "application/json", events).await
+    };
+    let own = "fs.60bf88735b7de10a.877.0.0";
+    let said = with_id(&loader, own).await.problem(403, "not-allowed");
+    assert!(said.detail.contains("a message of a handler"), "{said:?}");
+    with_id(&both, own).await.expect(200);
+    for other in [
+        "fs.1",
+        "fs.60bf88735b7de10a.877.0",
+        "60bf88735b7de10a.877.0.0",
+    ] {
+        with_id(&loader, other).await.expect(200);
+    }
     append(&limited, "_fs.timers.ledger").await.expect(200);
     for other in ["_fs.timers.other", "_fs.other"] {
         append(&limited, other).await.problem(403, "not-allowed");

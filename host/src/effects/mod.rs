@@ -136,6 +136,15 @@ impl Place {
     }
 }
 
+/// Whether an id has the form of ids of effects, of whatever lineage.
+pub fn is_id(id: &str) -> bool {
+    let lineage = id
+        .strip_prefix("fs.")
+        .and_then(|rest| rest.split('.').next());
+    let lineage = lineage.and_then(|lineage| lineage.parse().ok());
+    lineage.is_some_and(|lineage| Place::of_id(id, lineage).is_some())
+}
+
 /// A message that a handler publishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effect {

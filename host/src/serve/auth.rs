@@ -20,6 +20,7 @@ use super::tokens::{Grant, NotCovered, Tokens};
 use super::{App, Error, wait};
 use crate::actor::{self, Actor};
 use crate::config::{self, Anonymous};
+use crate::log::NewEvent;
 use crate::scope::Scope;
 
 /// The query parameter in which a browser's `EventSource` sends its token, because it cannot send
@@ -145,19 +146,17 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    /// Whether the sender may append an event with this subject. Without a token, it may do what
-    /// the route does.
-    pub(super) fn may_append(&self, app: &App, subject: &str) -> Result<(), Problem> {
-        let Some((grant, (demand, deployment))) =
-            self.grant.as_ref().zip(scopes::demand_of_event(subject))
+    /// Whether the sender may append an event. Without a token, it may do what the route does.
+    pub(super) fn may_append(&self, app: &App, event: &NewEvent) -> Result<(), Problem> {
+        let Some((grant, (demand, deployment, why))) =
+            self.grant.as_ref().zip(scopes::demand_of_event(event))
         else {
             return Ok(());
         };
         let names: Vec<String> = deployment.map(str::to_owned).into_iter().collect();
         grant.covers(demand, &names).map_err(|lack| {
             note_refusal(app, self.peer, Reason::NotAllowed);
-            let why = format!("subject {subject} is one of the host's own: {lack}");
-            Problem::new(Kind::NotAllowed, why)
+            Problem::new(Kind::NotAllowed, format!("{why}: {lack}"))
         })
     }
 }

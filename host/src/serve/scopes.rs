@@ -1,5 +1,7 @@
 //! The scope that each route requires. A route that is not in the table requires every scope.
 
+use crate::effects;
+use crate::log::NewEvent;
 use crate::scope::Scope;
 use crate::timers;
 
@@ -115,20 +117,33 @@ const ROUTES: &[(&str, &str, Scope, Reach)] = &[
 /// Routes of event streams, which a browser can request only without headers of its own.
 pub(super) const STREAMS: [&str; 2] = ["/v1/deployments/{name}/changes", "/v1/events/tail"];
 
-/// What an appended event requires as well, and of which deployment: an event with one of the
-/// host's own subjects fires or drops timers, as an operator does.
-pub(super) fn demand_of_event(subject: &str) -> Option<(Demand, Option<&str>)> {
-    subject.strip_prefix(OWN_SUBJECTS)?;
-    Some(match timers::deployment(subject) {
-        Some(deployment) => (OPERATE, Some(deployment)),
-        None => (
-            Demand {
-                reach: Host,
-                ..OPERATE
-            },
-            None,
-        ),
-    })
+/// What an appended event requires as well, of which deployment, and why. An event with one of the
+/// host's own subjects fires or drops timers, as an operator does. One with the id of a handler's
+/// message would be taken for it if the handler's state is restored.
+pub(super) fn demand_of_event(event: &NewEvent) -> Option<(Demand, Option<&str>, String)> {
+    let subject = event.subject.as_str();
+    let everywhere = Demand {
+        reach: Host,
+        ..OPERATE
+    };
+    if subject.starts_with(OWN_SUBJECTS) {
+        let deployment = timers::deployment(subject);
+        let demand = if deployment.is_some() {
+            OPERATE
+        } else {
+            everywhere
+        };
+        let why = format!("subject {subject} is one of the host's own");
+        return Some((demand, deployment, why));
+    }
+    let headers = event.headers.iter();
+    let own = headers
+        .filter(|(name, _)| name.eq_ignore_ascii_case("ce-id"))
+        .map(|(_, id)| id)
+        .chain(&event.id)
+        .find(|id| effects::is_id(id))?;
+    let why = format!("id {own} is that of a message of a handler");
+    Some((everywhere, None, why))
 }
 
 /// What a route requires of a token.

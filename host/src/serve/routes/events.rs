@@ -194,7 +194,7 @@ fn append_now(
 ) -> Result<api::Appended, Problem> {
     let (events, expectation) = form.read(body, options)?;
     for event in &events {
-        holder.may_append(app, &event.subject)?;
+        holder.may_append(app, event)?;
     }
     // An empty batch of CloudEvents is valid, and appends nothing.
     if events.is_empty() {
