@@ -637,7 +637,11 @@ scenarios:
 
 #[test]
 fn events_that_the_module_does_not_read_are_named() {
-    let scenario = "scenarios: [{ name: a, when: [{ subject: order.ada.placed, times: 2 }] }]";
+    let scenario = "
+scenarios:
+  - name: a
+    when: [{ subject: order.ada.placed, times: 2, data: { order: a, total_cents: 1 } }]
+";
     let output = test("order-totals", scenario, &[]).expect(0);
     let note = "note: the module does not read order.ada.placed\n";
     assert!(output.stdout.contains(note), "{}", output.stdout);
