@@ -118,19 +118,19 @@ pub(crate) fn drive(rollouts: &Arc<Rollouts>, deployment: &Arc<Deployment>, numb
     let (rollouts, deployment) = (Arc::clone(rollouts), Arc::clone(deployment));
     // Not awaited: a build may take days, and the request that began it returns at once.
     tokio::spawn(async move {
-        match build(&rollouts, &deployment, number).await {
-            Built::Ready => match check_origin(&rollouts, &deployment, number).await {
-                Ok(()) => take_over::bring_in(&rollouts, &deployment, number).await,
-                Err(error) => {
-                    take_over::give_up(&rollouts, &deployment, number, &Stopped::because(&error))
-                        .await;
-                }
-            },
-            Built::Failed(stopped) => {
-                take_over::give_up(&rollouts, &deployment, number, &stopped).await;
+        loop {
+            let stopped = match build(&rollouts, &deployment, number).await {
+                Built::Ready => match check_origin(&rollouts, &deployment, number).await {
+                    Ok(()) => return take_over::bring_in(&rollouts, &deployment, number).await,
+                    Err(error) => Stopped::because(&error),
+                },
+                Built::Failed(stopped) => stopped,
+                // `build` waits through a pause itself, and a candidate that is gone needs nothing.
+                Built::Paused | Built::Gone => return,
+            };
+            if take_over::give_up(&rollouts, &deployment, number, &stopped).await {
+                return;
             }
-            // `build` waits through a pause itself, and a candidate that is gone needs nothing.
-            Built::Paused | Built::Gone => {}
         }
     });
 }
@@ -206,11 +206,11 @@ async fn build_now(rollouts: &Rollouts, deployment: &Arc<Deployment>, number: u6
     };
     // The rate is measured from here on, without what earlier runs of this host applied.
     let (pace, hold) = (Pace::of(&runner.now()), rollouts.config.rollout.hold_max);
-    let outcome = |runner: &Runner| {
-        let now = runner.now();
-        if let Some(stopped) = Stopped::of(&now, deployment.name()) {
+    let outcome = |_: &Runner| {
+        if let Some(stopped) = Stopped::of(&runner, deployment.name()) {
             return Some(Built::Failed(stopped));
         }
+        let now = runner.now();
         let is_automatic = || {
             candidate::find(deployment, number)
                 .is_some_and(|candidate| candidate.build.promote == Promotion::Auto)
@@ -223,7 +223,7 @@ async fn build_now(rollouts: &Rollouts, deployment: &Arc<Deployment>, number: u6
             // once it is where that is.
             DeploymentState::CatchingUp => {
                 (pace.is_within_reach(&now, hold) && is_automatic())
-                    || candidate::is_with_lead(deployment, number, runner)
+                    || candidate::is_with_lead(deployment, number, &runner)
             }
             _ => false,
         };

@@ -1,5 +1,6 @@
 //! How a candidate gets on: whether it can take over, waits for an operator, or stopped.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::deployment::Deployment;
@@ -25,6 +26,18 @@ pub(super) struct Stopped {
     pub(super) reason: String,
     /// The event that stopped it, if an event did.
     pub(super) sequence: Option<u64>,
+    /// The runner that stopped, if one did.
+    runner: Option<Arc<Runner>>,
+}
+
+/// What became of a candidate that stopped, before that was recorded.
+pub(super) enum Since {
+    /// It is still stopped.
+    Stopped,
+    /// An operator has let the same runner continue.
+    Continued,
+    /// Another runner continues it, with another task that drives it; or nothing does.
+    Replaced,
 }
 
 impl Stopped {
@@ -40,11 +53,13 @@ impl Stopped {
         Self {
             reason,
             sequence: None,
+            runner: None,
         }
     }
 
     /// Why a runner can't continue; none if it can. A runner reopens a failed state on its own.
-    pub(super) fn of(now: &Now, name: &str) -> Option<Self> {
+    pub(super) fn of(runner: &Arc<Runner>, name: &str) -> Option<Self> {
+        let now = runner.now();
         if !now.has_stopped() {
             return None;
         }
@@ -64,7 +79,23 @@ impl Stopped {
         Some(Self {
             reason: reason.unwrap_or_else(|| "it failed".to_owned()),
             sequence: now.failing_at(),
+            runner: Some(Arc::clone(runner)),
         })
+    }
+
+    /// What became of it since, by the runner that the candidate has now. The caller holds the
+    /// deployment's lock.
+    pub(super) fn since(&self, current: Option<&Arc<Runner>>) -> Since {
+        let Some(stopped) = &self.runner else {
+            return Since::Stopped;
+        };
+        if !current.is_some_and(|current| Arc::ptr_eq(current, stopped)) {
+            Since::Replaced
+        } else if stopped.now().has_stopped() {
+            Since::Stopped
+        } else {
+            Since::Continued
+        }
     }
 }
 

@@ -105,6 +105,10 @@ pub(super) async fn resume_locked(
         accept_missing(rollouts, deployment, choice).await?;
     }
     let is_candidate = choice == GenerationChoice::Candidate;
+    if is_candidate {
+        // It may have stopped since the wait before the lock.
+        take_over::note_stopped(rollouts, deployment).await?;
+    }
     // One that an event stopped has no runner any more, and continues from its file.
     if is_candidate && let Some(stopped) = deployment.record().stopped_candidate() {
         take_over::revive(rollouts, deployment, stopped.number).await?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Rollouts;
-use super::candidate::{Stopped, check_ahead, waits_for_operator};
+use super::candidate::{Since, Stopped, check_ahead, waits_for_operator};
 use super::cut_over::Switch;
 use super::{build, candidate, cut_over, gate, prune};
 use crate::deployment::Deployment;
@@ -44,9 +44,12 @@ pub(super) async fn bring_in(rollouts: &Rollouts, deployment: &Arc<Deployment>, 
         let runner = deployment.runner(generation.state_file);
         if let Some(stopped) = runner
             .as_ref()
-            .and_then(|runner| Stopped::of(&runner.now(), deployment.name()))
+            .and_then(|runner| Stopped::of(runner, deployment.name()))
         {
-            return give_up(rollouts, deployment, number, &stopped).await;
+            if give_up(rollouts, deployment, number, &stopped).await {
+                return;
+            }
+            continue;
         }
         let stops = async {
             match &runner {
@@ -241,12 +244,14 @@ fn check_moving(deployment: &Deployment, candidate: &Generation) -> Result<(), E
     }
 }
 
+/// Records that a candidate has failed; returns whether the caller has nothing more to drive. It
+/// has if an operator let the candidate continue before that was recorded.
 pub(super) async fn give_up(
     rollouts: &Rollouts,
     deployment: &Arc<Deployment>,
     number: u64,
     stopped: &Stopped,
-) {
+) -> bool {
     let reason = stopped.reason.as_str();
     tracing::warn!(
         deployment = deployment.name(),
@@ -255,13 +260,16 @@ pub(super) async fn give_up(
         "a candidate failed; the active generation keeps serving"
     );
     let mut pause = RETRY_PAUSE.0;
-    // Until it is recorded, the candidate would be driven again after a restart, so retry.
-    while let Err(error) = note_failed(rollouts, deployment, number, stopped).await {
-        tracing::error!(
-            deployment = deployment.name(),
-            %error,
-            "could not record the failure of a candidate yet"
-        );
+    loop {
+        // Until it is recorded, the candidate would be driven again after a restart, so retry.
+        match note_failed(rollouts, deployment, number, stopped).await {
+            Ok(since) => return !matches!(since, Since::Continued),
+            Err(error) => tracing::error!(
+                deployment = deployment.name(),
+                %error,
+                "could not record the failure of a candidate yet"
+            ),
+        }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_PAUSE.1);
     }
@@ -272,15 +280,49 @@ async fn note_failed(
     deployment: &Arc<Deployment>,
     number: u64,
     stopped: &Stopped,
-) -> Result<(), Error> {
-    let reason = stopped.reason.as_str();
+) -> Result<Since, Error> {
     // The host stops, or the deployment is gone. A host that starts again drives it again.
     let Ok(_changing) = rollouts.deployments.lock(deployment).await else {
-        return Ok(());
+        return Ok(Since::Replaced);
     };
-    if candidate::find(deployment, number).is_none() {
-        return Ok(());
+    let Some(candidate) = candidate::find(deployment, number) else {
+        return Ok(Since::Replaced);
+    };
+    // Seen before the lock: an operator may have resumed it meanwhile.
+    let since = stopped.since(deployment.runner(candidate.state_file).as_ref());
+    if matches!(since, Since::Stopped) {
+        record_failure(rollouts, deployment, number, stopped).await?;
     }
+    Ok(since)
+}
+
+/// Records the failure of a candidate that an event has stopped, if the task that drives it has not
+/// done so yet: then it continues like every other one. The caller holds the deployment's lock.
+pub(super) async fn note_stopped(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+) -> Result<(), Error> {
+    let stopped = deployment.with_record(|record| {
+        let candidate = record.candidate()?;
+        let runner = deployment.runner(candidate.state_file)?;
+        Some((candidate.number, Stopped::of(&runner, deployment.name())?))
+    });
+    match stopped {
+        Some((number, stopped)) if stopped.sequence.is_some() => {
+            record_failure(rollouts, deployment, number, &stopped).await
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The caller holds the deployment's lock.
+async fn record_failure(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    number: u64,
+    stopped: &Stopped,
+) -> Result<(), Error> {
+    let reason = stopped.reason.as_str();
     let mut record = deployment.draft();
     let generation = record
         .generation_mut(number)
