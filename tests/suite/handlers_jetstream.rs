@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use async_nats::jetstream;
 use foldstream::api::{self, Promise};
 use foldstream_tests::host::Host;
 use foldstream_tests::nats::{self, NatsServer};
@@ -517,30 +518,38 @@ async fn nothing_is_dropped_if_anything_is_wrong(host: &Host, id: &str) {
     assert_eq!(outbox.expect("it is a handler").entries, 2);
 }
 
+/// A host that reads the stream `IN`, and publishes to one that forgets ids at once.
+async fn reading_a_stream() -> (NatsServer, Host) {
+    let server = forgetful_server(-1).await;
+    nats::create_stream(&server.jetstream().await, "IN", "in.>").await;
+    let url = server.url();
+    let source =
+        format!("[sources.in]\nkind = \"jetstream\"\nstream = \"IN\"\nservers = [{url:?}]\n");
+    let host = host_with_stream(&url, &source).await;
+    (server, host)
+}
+
+/// Publishes events of seven keys that ask for one message each.
+async fn publish_in(context: &jetstream::Context, count: u64) {
+    let one = |number: u64| (format!("in.{}.one", number % 7), bytes::Bytes::new());
+    nats::publish(context, (0..count).map(one)).await;
+}
+
 #[tokio::test]
 async fn stream_that_is_made_again_is_handled_from_where_an_operator_says() {
     for (from, wanted) in [("beginning", 18 + 5), ("11", 8 + 5), ("now", 5)] {
-        let server = forgetful_server(-1).await;
+        let (server, mut host) = reading_a_stream().await;
         let context = server.jetstream().await;
-        nats::create_stream(&context, "IN", "in.>").await;
-        let publish = async |count: u64| {
-            let one = |number: u64| (format!("in.{}.one", number % 7), bytes::Bytes::new());
-            nats::publish(&context, (0..count).map(one)).await;
-        };
-        let url = server.url();
-        let source =
-            format!("[sources.in]\nkind = \"jetstream\"\nstream = \"IN\"\nservers = [{url:?}]\n");
-        let mut host = host_with_stream(&url, &source).await;
         let client = host.client();
         let grants = "&source=in&allow-publish=out.%3E%40out&effects-from=beginning";
         client
             .deploy_with(REACTOR, &guests::module(REACTOR), grants)
             .await;
-        publish(15).await;
+        publish_in(&context, 15).await;
         published(client, 15).await;
         context.delete_stream("IN").await.expect("deleted");
         nats::create_stream(&context, "IN", "in.>").await;
-        publish(18).await;
+        publish_in(&context, 18).await;
         let (_, failure) = client.failed(REACTOR).await;
         assert_eq!(failure.kind, "source-diverged", "{}", failure.message);
 
@@ -578,7 +587,7 @@ async fn stream_that_is_made_again_is_handled_from_where_an_operator_says() {
         client
             .becomes(REACTOR, number, api::GenerationStatus::Active)
             .await;
-        publish(5).await;
+        publish_in(&context, 5).await;
         published(client, 18 + 5).await;
         // The generation that was replaced stays stopped.
         assert_eq!(stopped(&host), before, "{}", host.output());
@@ -595,29 +604,20 @@ async fn stream_that_is_made_again_is_handled_from_where_an_operator_says() {
 #[tokio::test]
 async fn paused_owner_whose_stream_was_made_again_hands_over_only_once_an_operator_says_from_where()
 {
-    let server = forgetful_server(-1).await;
+    let (server, host) = reading_a_stream().await;
     let context = server.jetstream().await;
-    nats::create_stream(&context, "IN", "in.>").await;
-    let publish = async |count: u64| {
-        let one = |number: u64| (format!("in.{}.one", number % 7), bytes::Bytes::new());
-        nats::publish(&context, (0..count).map(one)).await;
-    };
-    let url = server.url();
-    let source =
-        format!("[sources.in]\nkind = \"jetstream\"\nstream = \"IN\"\nservers = [{url:?}]\n");
-    let host = host_with_stream(&url, &source).await;
     let client = host.client();
     let grants = "&source=in&allow-publish=out.%3E%40out&effects-from=beginning";
     client
         .deploy_with(REACTOR, &guests::module(REACTOR), grants)
         .await;
-    publish(15).await;
+    publish_in(&context, 15).await;
     published(client, 15).await;
     // It does not notice, because it reads nothing.
     client.act(REACTOR, "pause").await.expect(200);
     context.delete_stream("IN").await.expect("deleted");
     nats::create_stream(&context, "IN", "in.>").await;
-    publish(15).await;
+    publish_in(&context, 15).await;
 
     let rebuild = "rebuild?accept-missing=true&promote=manual";
     let answer = client.act(REACTOR, rebuild).await.expect(200);
