@@ -20,7 +20,7 @@ const SLICE_NS: u64 = 100_000;
 /// undo it without privileges, so it must not start threads that answer reads.
 pub(crate) fn give_way() {
     // The host may have been started with a low priority. The first thread that gives way still has
-    // that one; those that it starts do not.
+    // that one; its children do not.
     static NORMAL: OnceLock<i32> = OnceLock::new();
     give_way_from(*NORMAL.get_or_init(|| getpriority_process(None).unwrap_or(0)));
 }

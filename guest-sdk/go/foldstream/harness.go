@@ -51,7 +51,7 @@ type Harness struct {
 	t T
 	// open makes an instance over a memory.
 	open func(*memory) *module
-	// begun are the entries before the first event: those that a migration made.
+	// begun are the entries before the first event, which a migration made.
 	begun    map[string]string
 	memory   *memory
 	running  *module

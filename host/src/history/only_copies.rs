@@ -110,7 +110,7 @@ impl History {
     }
 }
 
-/// The parked events of a state that its stream has lost, without those that another state has as
+/// The parked events of a state that its stream has lost, unless another state has them as
 /// well; none if there are none.
 pub(crate) async fn only_copies(
     source: &Source,

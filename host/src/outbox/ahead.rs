@@ -17,7 +17,7 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Sorts places of effects that the target has: those that wait are returned, and those that the
+    /// Sorts places of effects that the target has. Returns the effects that wait, and which ones the
     /// handler may make again, as far as its state is at a durable position.
     pub(super) async fn sort(
         store: &Store,
@@ -66,7 +66,7 @@ impl Ahead {
         self.later.remove(&row.place) || self.parked.remove(&row.place)
     }
 
-    /// Those that the handler may have made by now, or makes no more: of later events that it has
+    /// What the handler may have made by now, or makes no more: effects of later events that it has
     /// handled, and of parked ones. None if neither has changed; `left` is how many parked events
     /// have left durably.
     pub(super) fn made(&self, position: u64, left: u64) -> BTreeSet<Place> {

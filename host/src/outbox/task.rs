@@ -510,8 +510,8 @@ impl Task {
         self.promise(Promise::Lost, None);
     }
 
-    /// Effects that wait although an embedded log has them. Its cursor says nothing about those that
-    /// have a turn, so a state from a backup is one more reason to look. Nobody else stores any.
+    /// Effects that wait although an embedded log has them. Its cursor says nothing about effects
+    /// with a turn, so a state from a backup is one more reason to look. Nobody else stores any.
     async fn stored_in_log(&self, log: &Log, position: u64) -> Result<(Vec<Row>, u64), String> {
         if !self.is_in_doubt.load(Ordering::Relaxed) {
             return self.made_again(position).await;

@@ -5,7 +5,7 @@ import "foldstream"
 // noStep is in place of a step, for instances that have none.
 const noStep = "-"
 
-// place is where an instance is listed, so that those that have waited longest for a step come first.
+// place is where an instance is listed, so that the longest wait for a step comes first.
 type place struct {
 	Status Status
 	Step   string
@@ -29,7 +29,7 @@ type counts struct {
 	Format uint32 `json:"format"`
 	// Now are instances by status/step.
 	Now map[string]uint64 `json:"now"`
-	// Ended are instances that ended, by status, with those that are not kept any more.
+	// Ended are instances that ended, by status, kept or not.
 	Ended map[string]uint64 `json:"ended"`
 	// Ignored are events that changed nothing, by what they were.
 	Ignored map[string]uint64 `json:"ignored"`

@@ -512,7 +512,7 @@ func TestIndexAndCountsAgreeWithTheInstances(t *testing.T) {
 	})
 	waiting := o.Entries("saga-index/trip/running/hotel/")
 	same(t, "how many", len(waiting), 5)
-	// Those that have waited longest come first.
+	// The longest waits come first.
 	same(t, "the first", waiting["saga-index/trip/running/hotel/2026-01-01T00:00:00.000000000Z/1"], "null")
 	same(t, "the last", waiting["saga-index/trip/running/hotel/2026-01-01T00:00:08.000000000Z/9"], "null")
 }

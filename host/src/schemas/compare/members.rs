@@ -39,7 +39,7 @@ impl Comparison {
         written
     }
 
-    /// Whether the writer writes no members but those that it names.
+    /// Whether the writer writes only members that it names.
     fn is_closed(&self, writer: &Writer<'_>) -> bool {
         self.member(writer, None).writes_nothing()
     }

@@ -66,7 +66,7 @@ pub(crate) fn reasons(reader: &Schema, writer: &Schema) -> Vec<Reason> {
         &Writer::of(&writer.expanded),
         &Place::default(),
     );
-    // First those that no permission covers, so that the limit cuts none of them alone.
+    // First what no permission covers, so that the limit never leaves the rest alone.
     all.sort_by_key(|reason| reason.weight == Weight::Unknown);
     let mut different: Vec<Reason> = Vec::new();
     for reason in all {
@@ -191,7 +191,7 @@ impl Comparison {
         reasons
     }
 
-    /// Why the reader refuses one of these values, of those that fit the writer.
+    /// Why the reader refuses one of these values, if it fits the writer.
     fn values(
         &mut self,
         reader: &Value,

@@ -77,7 +77,7 @@ impl Side {
         })
     }
 
-    /// The events that it writes: those that it publishes, or all if nothing says which.
+    /// The events that it writes: what it publishes, or all if nothing says which.
     pub(super) fn written_events(&self) -> BTreeSet<&str> {
         let published = |key: &&(Direction, String)| key.0 == Direction::Publishes;
         let knows = self.events.keys().any(|key| published(&key));
