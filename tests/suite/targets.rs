@@ -17,14 +17,19 @@ use crate::deliveries::{Stage, Target, full, plain, with_cursors};
 /// Refusals after which a handler would have made a new connection for each.
 const REFUSALS: usize = 4;
 
-/// Waits until the server has refused some attempts; how many connections that took.
-async fn connections_for_refusals(proxy: &Proxy) -> usize {
-    let (connections, refusals) = (proxy.connections(), proxy.refusals());
-    wait::until("some more attempts to be refused", || async {
-        (proxy.refusals() >= refusals + REFUSALS).then_some(())
+/// Waits until the server has refused some attempts without a new connection. What the host connects
+/// for other purposes after a start is made once, and may come between.
+async fn refusals_cost_no_connection(proxy: &Proxy) {
+    let mut before = (proxy.connections(), proxy.refusals());
+    wait::until("some attempts to be refused over one connection", || {
+        let now = (proxy.connections(), proxy.refusals());
+        if now.0 != before.0 {
+            before = now;
+        }
+        let is_over = now.1 >= before.1 + REFUSALS;
+        async move { is_over.then_some(()) }
     })
     .await;
-    proxy.connections() - connections
 }
 
 /// Waits until the trouble of the only target is this one.
@@ -48,16 +53,14 @@ async fn stream_that_is_missing_or_full_costs_no_new_connections() {
         stage.edit(full(config.clone(), 1)).await;
         let second = stage.append(1, "one").await;
         names(&stage, "maximum messages").await;
-        let made = connections_for_refusals(stage.server().1).await;
-        assert_eq!(made, 0, "{target:?}: {}", stage.host.output());
+        refusals_cost_no_connection(stage.server().1).await;
 
         let context = stage.server().0.jetstream().await;
         context.delete_stream("OUT").await.expect("is deleted");
         // After a start the host asks what the stream has.
         stage.host.restart().await;
         names(&stage, "stream OUT does not exist").await;
-        let made = connections_for_refusals(stage.server().1).await;
-        assert_eq!(made, 0, "{target:?}: {}", stage.host.output());
+        refusals_cost_no_connection(stage.server().1).await;
 
         nats::create_stream_with(&context, config).await;
         cli::on(&stage.host, &["outbox", "retry", REACTOR]).expect(0);
@@ -101,7 +104,7 @@ async fn stream_that_refuses_firings_costs_no_new_connections() {
             why.is_some_and(|why| why.contains("maximum messages"))
         })
         .await;
-    assert_eq!(connections_for_refusals(&proxy).await, 0);
+    refusals_cost_no_connection(&proxy).await;
     context.update_stream(config).await.expect("is edited");
     client
         .show_when("alarm", "fire its timer", |shown| {
@@ -205,4 +208,54 @@ async fn ordered_messages_have_their_turn_behind_a_hundred_delayed_ones() {
     let runs = before.split(|is_delayed| !is_delayed).map(<[bool]>::len);
     let longest = runs.max().expect("one at least");
     assert!((1..=SHARE).contains(&longest), "{longest} in a row");
+}
+
+#[tokio::test]
+async fn retry_of_parked_events_stops_while_the_outbox_is_full() {
+    /// Messages that the outbox takes.
+    const MOST: u64 = 20;
+    let settings = format!("[state]\noutbox_entries_max = {MOST}\n");
+    let mut stage = Stage::start_with(Target::Plain(Version::Newest), &settings).await;
+    let reactor = guests::module(REACTOR);
+    stage
+        .client()
+        .deploy_with(REACTOR, &reactor, "&on-failure=park")
+        .await;
+    // One fails, and two hundred of its key wait behind it.
+    let mut causes = vec![stage.append(1, "fail").await];
+    let behind: Vec<_> = (0..200).map(|_| event(1, "one")).collect();
+    causes.extend(stage.client().append(&behind).await.sequences);
+    let last = causes[200];
+    stage.client().reached(REACTOR, last).await;
+    let fixed = guests::module("reactor-fixed");
+    stage
+        .client()
+        .deploy_with(REACTOR, &fixed, "&strategy=inherit")
+        .await;
+    stage.edit(full(plain(), 1)).await;
+
+    let retry = ["parked", "retry", REACTOR, "1"];
+    let said = cli::on(&stage.host, &retry).expect(1);
+    assert!(
+        said.stderr.contains("as its outbox takes"),
+        "{}",
+        said.stderr
+    );
+    let shown = stage.client().show(REACTOR).await;
+    let waiting = shown.outbox.expect("it is a handler").entries;
+    // A retry is asked for that before each portion, and each is twice as large as the one before.
+    assert!((MOST..3 * MOST).contains(&waiting), "{waiting}");
+    assert!(shown.parked.events > 0, "{:?}", shown.parked);
+
+    // The host looks for room now, instead of after its pause.
+    stage.edit(plain()).await;
+    stage.host.restart().await;
+    wait::until("all to be retried", || async {
+        let said = cli::on(&stage.host, &retry);
+        let is_over = said.code == 0 || said.stderr.contains("nothing");
+        (is_over && stage.client().show(REACTOR).await.parked.events == 0).then_some(())
+    })
+    .await;
+    published(stage.client(), last).await;
+    assert_eq!(stage.causes().await, causes);
 }

@@ -66,6 +66,7 @@ impl Exceptions {
                     .active()
                     .until(|runner| (!is_paused(runner)).then_some(()))
                     .await;
+                outbox_has_room(&deployment).await;
                 let begun = Instant::now();
                 match exceptions.retry_some(&deployment).await {
                     // The deployment was held meanwhile: other keys get as much time.
@@ -142,6 +143,22 @@ impl Exceptions {
         self.deployments
             .commit(deployment, record, "parked-retry-done", detail)
             .await
+    }
+}
+
+/// Waits until the outbox takes messages again, or the deployment is gone: until then a retry would
+/// get no further. Cancel-safe: it only observes.
+async fn outbox_has_room(deployment: &Deployment) {
+    // Taken again each time: another state may have become active.
+    while let Some(store) = deployment.active().store()
+        && !deployment.is_gone()
+    {
+        let mut changes = store.outbox_changes();
+        changes.borrow_and_update();
+        if !store.is_outbox_full() {
+            return;
+        }
+        let _ = tokio::time::timeout(RETRY_PAUSE, changes.changed()).await;
     }
 }
 

@@ -302,6 +302,14 @@ impl Run {
             if self.drop_decided(key, &parked) {
                 continue;
             }
+            // As for events that are not parked: their messages would wait without a limit.
+            if self.store.is_outbox_full() {
+                return Ok(Tried::NotNow(
+                    "as many messages wait to be published as its outbox takes; try again once \
+                     they have left (`foldstream show` says what keeps them)"
+                        .to_owned(),
+                ));
+            }
             let events: Vec<Event> = parked.iter().map(|parked| parked.event.clone()).collect();
             let sequences = events.iter().map(|event| event.sequence).collect();
             // Noted in the same step: a fold that repeats this state needs it.
