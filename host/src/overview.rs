@@ -78,7 +78,7 @@ pub struct Deployment {
     pub on_failure: OnFailure,
     /// What the active state has parked: it lacks the effects of these events.
     pub parked: Parked,
-    /// The latest decisions to skip events, by rising sequence; only where an operator asked.
+    /// The latest decisions to skip events, by rising sequence; only if requested.
     pub skips: Vec<Skip>,
     /// Its outbox, if it is a handler.
     pub outbox: Option<Outbox>,

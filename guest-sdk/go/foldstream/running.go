@@ -19,8 +19,8 @@ func goroutines() int {
 	return runtime.NumGoroutine()
 }
 
-// refuseRunning refuses goroutines that were started since there were so many of them: a host waits
-// for none, so the rest of their work would be done in another call, or never.
+// refuseRunning refuses goroutines that were started after there were this many: a host waits for
+// none, so the rest of their work would be done in another call, or never.
 func refuseRunning(before int) error {
 	for turn := 0; goroutines() > before; turn++ {
 		if turn == turnsMax {

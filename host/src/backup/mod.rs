@@ -98,7 +98,7 @@ pub enum Error {
     BrokeOff,
     /// The copy differs from what its manifest says.
     #[error(
-        "{file} is not as it was when the backup was made: {found}; do not rely on this copy, take \
+        "{file} has changed since the backup was made: {found}; do not rely on this copy, take \
          another"
     )]
     Differs {
@@ -108,7 +108,7 @@ pub enum Error {
         found: String,
     },
     /// The caller cancelled it.
-    #[error("nobody wants it any more")]
+    #[error("the request was cancelled")]
     Unwanted,
 }
 

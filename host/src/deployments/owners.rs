@@ -98,8 +98,8 @@ pub(crate) fn refuse_lost(record: &Record, candidate: &Generation) -> Result<(),
 /// Why nobody can take over from an owner whose state cannot be opened.
 pub(crate) fn lost(name: &str) -> Error {
     Error::Conflict(format!(
-        "the state of {name}, which owns its effects, cannot be opened, so nobody knows which \
-         messages wait in it; restore it from a backup, or accept their loss with `foldstream \
+        "the state of {name}, which owns its effects, cannot be opened, so the messages \
+         that wait in it are unknown; restore it from a backup, or accept their loss with `foldstream \
          rebuild {name} --accept-lost-effects`"
     ))
 }
@@ -108,8 +108,8 @@ pub(crate) fn lost(name: &str) -> Error {
 /// which events.
 pub(crate) fn of_another_history(name: &str) -> Error {
     Error::Conflict(format!(
-        "the stream of {name} was made again, and nobody has said for which of its events {name} \
-         publishes; say it with `foldstream rebuild {name} --accept-missing --accept-lost-effects \
+        "the stream of {name} was deleted and created again; say for which of its events {name} \
+         publishes with `foldstream rebuild {name} --accept-missing --accept-lost-effects \
          --effects-from beginning`, or with `now` or a sequence"
     ))
 }

@@ -103,8 +103,8 @@ fn check_policy(on_failure: OnFailure, module: &Module) -> Result<(), Error> {
     // Without keys no order could be kept: every later event would have to wait.
     if on_failure == OnFailure::Park && manifest.key_rule == KeyRule::None {
         return Err(Error::Refused(format!(
-            "{} declares no key rule, so nobody knows which later events have to wait behind a \
-             parked one; declare one in its manifest, or deploy it with --on-failure stop",
+            "{} declares no key rule, so the host cannot know which later events have to wait behind \
+             a parked one; declare one in its manifest, or deploy it with --on-failure stop",
             manifest.name
         )));
     }

@@ -37,7 +37,7 @@ impl Handlers {
         });
         let listed = listed.await?.map_err(|known| {
             Error::Refused(format!(
-                "no saga of that name has had an instance in {name}; those that had: {}",
+                "no saga of that name has had an instance in {name}; known sagas: {}",
                 known.join(", ")
             ))
         })?;

@@ -293,14 +293,14 @@ impl Verifying {
         let _changing = self.history.deployments.lock(&self.deployment).await?;
         if self.deployment.record().active != self.generation.number {
             return Err(Error::Conflict(
-                "another generation became active meanwhile; verify again".to_owned(),
+                "another generation became active during the verification; verify again".to_owned(),
             ));
         }
         // A release changes entries at a position that the fold has passed.
         let now = serving.store().map(|store| store.releases_count());
         if now != Some(self.skips.past().releases.len() as u64) {
             return Err(Error::Conflict(
-                "parked events were retried meanwhile; verify again".to_owned(),
+                "parked events were retried during the verification; verify again".to_owned(),
             ));
         }
         let Some(rest) = rests else {
@@ -319,7 +319,7 @@ impl Verifying {
         let theirs = fold.runner.store().ok_or_else(closed)?.snapshot();
         if ours.position() != rest.position || theirs.position() != rest.position {
             return Err(Error::Conflict(format!(
-                "the active generation continued from {} to {} meanwhile; verify again",
+                "the active generation continued from {} to {} during the verification; verify again",
                 rest.position,
                 ours.position()
             )));

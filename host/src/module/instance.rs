@@ -36,7 +36,7 @@ pub struct Instance {
     pub(super) handles: Option<Handles>,
     /// A call failed: the guest's memory no longer matches the state.
     pub(super) spent: bool,
-    /// After the store, so that who is told of the place finds the memories of this one free.
+    /// After the store, so that the next user of the place finds the memories of this one free.
     pub(super) _permit: Permit,
 }
 

@@ -104,7 +104,7 @@ pub(super) enum CursorError {
     Stream(#[from] Unavailable),
     /// Somebody else has written under its subject.
     #[error(
-        "message {sequence} under {subject} is no cursor of a host, so nobody knows what is \
+        "message {sequence} under {subject} is no cursor of a host, so it is unknown what is \
          stored; delete that message"
     )]
     Foreign {

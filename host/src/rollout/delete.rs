@@ -76,7 +76,7 @@ fn check_effects(deployment: &Deployment, wanted: WaitingEffects) -> Result<Stri
              are (`foldstream show {name}`), or delete it with --drop-effects"
         ))),
         (None, WaitingEffects::Keep) => Err(Error::Conflict(format!(
-            "the state of {name} is not open, so nobody knows whether messages wait in it; try \
+            "the state of {name} is not open, so it is unknown whether messages wait in it; try \
              again, or delete it with --drop-effects"
         ))),
     }

@@ -91,7 +91,7 @@ pub(super) async fn prepare(
         let mut map = |page: &[(state::Key, crate::event::Payload)]| {
             if !is_wanted() {
                 return Err(state::Error::Refused(
-                    "the candidate was discarded meanwhile".to_owned(),
+                    "the candidate was discarded".to_owned(),
                 ));
             }
             let entries = migration

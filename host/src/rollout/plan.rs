@@ -193,7 +193,7 @@ fn why_not_inherit(active: &Generation, requested: &Requested<'_>) -> Option<Str
         ));
     }
     if old.sets_timers && !new.sets_timers {
-        return Some("it sets no timers, so those that are pending would never fire".to_owned());
+        return Some("it sets no timers, so pending timers would never fire".to_owned());
     }
     if requested.needs_own_state {
         return Some("a comparison or a manual promotion needs a state of its own".to_owned());
@@ -247,7 +247,7 @@ fn reason_of(what: &str, active: &Generation, requested: &Requested<'_>) -> Stri
         reason.push_str("; the state lacks earlier events of the new subjects");
     }
     if active.module.sets_timers && !requested.module.sets_timers {
-        reason.push_str("; the module sets no timers, so those that are pending do not fire");
+        reason.push_str("; the module sets no timers, so pending timers do not fire");
     }
     reason
 }

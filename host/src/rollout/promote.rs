@@ -75,7 +75,7 @@ impl Rollouts {
             Some(still) if still.number == candidate.number => {}
             _ => {
                 return Err(Error::Conflict(format!(
-                    "generation {} was replaced meanwhile",
+                    "generation {} was replaced",
                     candidate.number
                 )));
             }

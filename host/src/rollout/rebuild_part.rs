@@ -161,7 +161,7 @@ async fn put_in_place(
     // The fold has the module of that generation.
     if deployment.record().active != generation.number {
         return Err(Error::Conflict(format!(
-            "another generation of {name} became active meanwhile; try again"
+            "another generation of {name} became active during the rebuild; try again"
         )));
     }
     let serving = deployment.active();

@@ -20,7 +20,7 @@ use crate::state::{self, Ownership, Prepared, Store};
 
 /// Why timers wait that earlier code set.
 const NO_TIMERS: &str =
-    "the module sets no timers, so those that earlier code set wait; deploy code that handles them";
+    "the module sets no timers, so timers of earlier code wait; deploy code that handles them";
 
 /// The releaser of a runner, and what it needs.
 pub(super) struct Releasing {

@@ -56,13 +56,13 @@ pub(super) enum Mode {
     Backward,
     /// Old consumers read what new producers write.
     Forward,
-    /// Both.
+    /// Backward and forward.
     Full,
-    /// As backward, with all old ones.
+    /// Like `backward`, against every old version, not only the last.
     BackwardTransitive,
-    /// As forward, with all old ones.
+    /// Like `forward`, against every old version, not only the last.
     ForwardTransitive,
-    /// As full, with all old ones.
+    /// Like `full`, against every old version, not only the last.
     FullTransitive,
 }
 

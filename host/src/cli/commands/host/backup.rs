@@ -92,10 +92,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let content = bytes(manifest.files.iter().map(|file| file.bytes).sum());
     let files = counted(manifest.files.len() as u64, "file");
     context.output.note(&match args.check {
-        true => format!(
-            "{} is as it was when it was made: {files}, {content}",
-            folder.display()
-        ),
+        true => format!("{} is unchanged: {files}, {content}", folder.display()),
         false => format!(
             "{} is whole: {files}, {content}, read again and compared",
             folder.display()

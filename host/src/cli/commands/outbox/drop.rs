@@ -7,7 +7,7 @@ use crate::api::{DropMessages, DroppedMessages};
 use crate::cli::Context;
 use crate::cli::support::output::counted;
 
-/// Drop messages that wait. They are lost: nothing makes them again.
+/// Drop messages that wait. They are never published.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:

@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// Ids of the messages, as `foldstream outbox list` shows them.
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
-    /// Whatever the last sequence is that they expect.
+    /// Send them even if the last sequence is not the one that they expect.
     #[arg(long)]
     without_condition: bool,
     /// The reason, for the audit log.

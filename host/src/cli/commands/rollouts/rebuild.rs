@@ -26,8 +26,8 @@ Examples:
 
 With --accept-lost-effects, a new state continues a handler whose state file is gone. Messages that \
 waited in that file are lost if they belong to events before --effects-from. Messages of later \
-events are made again, with the same ids: an embedded log, and a stream that still has them, \
-recognise those that they have; any other stream may get them twice.
+events are published again, with the same ids. An embedded log, and a stream that still has them, \
+store none twice; any other stream may.
 
 The new generation has a new file without the unused space that the old one has gathered, so a \
 rebuild also compacts the state while the host runs.
