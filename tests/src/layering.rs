@@ -1,6 +1,6 @@
 //! The rules of our own code that a compiler does not check: which file may name which crate and
-//! which layer, how long files and functions may be, which words names do without. It reads text, formatted by rustfmt, and knows
-//! nothing of types.
+//! which layer, how long files and functions may be, which words names and prose do without. It
+//! reads text, formatted by rustfmt, and knows nothing of types.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -164,6 +164,17 @@ const WORDS: &[(&str, &str)] = &[
     ("whoever", "no_matter_who"),
 ];
 
+/// Words that comments and documents do without, each with the plain one.
+const PROSE: &[(&str, &str)] = &[
+    ("anew", "again, or from scratch"),
+    ("beside", "alongside"),
+    ("goes on", "continues"),
+    ("is told", "learns, or is asked"),
+    ("so many", "this many, or how many"),
+    ("what serves", "the active generation"),
+    ("whoever", "a noun"),
+];
+
 /// A rule that a file breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
@@ -177,13 +188,10 @@ pub struct Violation {
 pub fn check_repository(root: &Path) -> Vec<Violation> {
     let (mut violations, mut uses) = (Vec::new(), Uses::new());
     let (mut all, mut long) = (0, Vec::new());
-    for file in rust_files(root) {
-        let text = std::fs::read_to_string(&file).expect("our own files can be read");
-        let path = file
-            .strip_prefix(root)
-            .expect("it was found there")
-            .to_string_lossy()
-            .into_owned();
+    for (path, text) in texts(root, &["md", "wit"]) {
+        violations.extend(prose(&path, text.lines()));
+    }
+    for (path, text) in texts(root, &["rs"]) {
         violations.extend(check_file(&path, &text));
         for function in functions(&text) {
             all += 1;
@@ -207,6 +215,17 @@ pub fn check_repository(root: &Path) -> Vec<Violation> {
         );
     }
     violations
+}
+
+/// Our files with one of these extensions: their paths in the repository, and what they say.
+fn texts(root: &Path, extensions: &[&str]) -> Vec<(String, String)> {
+    let with_text = |file: PathBuf| {
+        let text = std::fs::read_to_string(&file).expect("our own files can be read");
+        let path = file.strip_prefix(root).expect("it was found there");
+        (path.to_string_lossy().into_owned(), text)
+    };
+    let found = files(root, extensions).into_iter();
+    found.map(with_text).collect()
 }
 
 /// Which modules of the host each of them names.
@@ -282,6 +301,8 @@ fn level(module: &str) -> Option<usize> {
 pub fn check_file(path: &str, text: &str) -> Vec<Violation> {
     let mut violations = lengths(path, text);
     violations.extend(words(path, text));
+    let comments = text.lines().map(|line| code_and_comment(line).1);
+    violations.extend(prose(path, comments));
     if let Some(inner) = path.strip_prefix("host/src/") {
         let module = module_of(inner);
         // `lib` and `main` name every layer.
@@ -305,22 +326,32 @@ pub fn check_file(path: &str, text: &str) -> Vec<Violation> {
     violations
 }
 
-/// Our Rust files: everything that git would see, so nothing under `target` or hidden folders.
+/// Our Rust files.
 pub(crate) fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
+    files(folder, &["rs"])
+}
+
+/// Our files with one of these extensions: only what git would see, so nothing that was built or
+/// installed, and no hidden folder.
+fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).expect("our own folders can be read") {
         let entry = entry.expect("our own folders can be read");
         let (path, name) = (entry.path(), entry.file_name());
         if path.is_dir() {
-            if name != "target" && !name.to_string_lossy().starts_with('.') {
-                files.extend(rust_files(&path));
+            let is_hidden = name.to_string_lossy().starts_with('.');
+            if name != "target" && name != "node_modules" && !is_hidden {
+                found.extend(files(&path, extensions));
             }
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
+        } else if path
+            .extension()
+            .is_some_and(|extension| extensions.iter().any(|wanted| extension == *wanted))
+        {
+            found.push(path);
         }
     }
-    files.sort();
-    files
+    found.sort();
+    found
 }
 
 /// The rule that a file breaks by naming a path, if it breaks one.
@@ -373,11 +404,7 @@ fn paths(text: &str) -> Vec<(usize, String)> {
     while let Some((number, line)) = lines.next() {
         let code = without_comment(line);
         // A `use` may go over several lines, and ends with a semicolon.
-        if !code
-            .trim_start()
-            .trim_start_matches("pub ")
-            .starts_with("use ")
-        {
+        if !is_use(&code) {
             found.extend(
                 plain_paths(&code)
                     .into_iter()
@@ -390,13 +417,29 @@ fn paths(text: &str) -> Vec<(usize, String)> {
             let Some((_, next)) = lines.next() else { break };
             whole.push_str(without_comment(next).trim());
         }
-        let tree = whole
-            .trim_start_matches("pub ")
+        let tree = without_visibility(&whole)
             .trim_start_matches("use ")
             .trim_end_matches(';');
         found.extend(expand("", tree).into_iter().map(|path| (number + 1, path)));
     }
     found
+}
+
+fn is_use(code: &str) -> bool {
+    without_visibility(code).starts_with("use ")
+}
+
+/// A line without the `pub`, `pub(crate)` and so on that it begins with.
+fn without_visibility(code: &str) -> &str {
+    let code = code.trim_start();
+    let Some(rest) = code.strip_prefix("pub") else {
+        return code;
+    };
+    let rest = match rest.strip_prefix('(') {
+        Some(inner) => inner.split_once(')').map_or(rest, |(_, rest)| rest),
+        None => rest,
+    };
+    rest.trim_start()
 }
 
 /// The paths of a `use` tree: `a::{b, c::d}` is `a::b` and `a::c::d`.
@@ -441,6 +484,11 @@ fn plain_paths(code: &str) -> Vec<String> {
 
 /// A line without its comment and without its string literals.
 fn without_comment(line: &str) -> String {
+    code_and_comment(line).0
+}
+
+/// A line without its comment and without its string literals, and the comment.
+fn code_and_comment(line: &str) -> (String, &str) {
     let mut code = String::with_capacity(line.len());
     let mut in_string = false;
     let mut previous = ' ';
@@ -449,7 +497,7 @@ fn without_comment(line: &str) -> String {
             in_string = !in_string;
         } else if !in_string {
             if line[at..].starts_with("//") {
-                break;
+                return (code, &line[at..]);
             }
             code.push(character);
         }
@@ -460,7 +508,34 @@ fn without_comment(line: &str) -> String {
             character
         };
     }
-    code
+    (code, "")
+}
+
+/// Prose with a word that it does without.
+fn prose<'a>(path: &str, lines: impl Iterator<Item = &'a str>) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for (number, line) in lines.enumerate() {
+        let letters = |character: char| {
+            if character.is_alphabetic() {
+                character
+            } else {
+                ' '
+            }
+        };
+        let words: String = line.to_lowercase().chars().map(letters).collect();
+        let apart = format!(
+            " {} ",
+            words.split_whitespace().collect::<Vec<_>>().join(" ")
+        );
+        let found = PROSE
+            .iter()
+            .filter(|(word, _)| apart.contains(&format!(" {word} ")));
+        violations.extend(found.map(|(word, plain)| Violation {
+            place: format!("{path}:{}", number + 1),
+            rule: format!("it says {word}; say {plain}"),
+        }));
+    }
+    violations
 }
 
 /// Names with a word that they do without.

@@ -90,7 +90,8 @@ fn a_name_with_a_word_that_is_not_plain_is_found() {
         rules("tests/suite/swap.rs", text),
         [
             "a_fold_goes_on has the word goes_on; say continues",
-            "BESIDE has the word beside; say alongside"
+            "BESIDE has the word beside; say alongside",
+            "it says goes on; say continues"
         ]
     );
 }
@@ -184,6 +185,11 @@ fn a_layer_that_knows_too_much_is_found() {
     );
     assert_eq!(
         rules("host/src/source/embedded.rs", "use crate::state;\n"),
+        ["source/ must not know state"]
+    );
+    let shared = "pub(crate) use crate::{state, batch::Batch};\n";
+    assert_eq!(
+        rules("host/src/source/embedded.rs", shared),
         ["source/ must not know state"]
     );
     assert_eq!(

@@ -146,7 +146,7 @@ async fn parked_and_retried(kind: Kind) {
     bed.host.restart().await;
     let last = bed.tell(&[("ada", "note 5"), ("bob", "note 6")]).await;
     assert_eq!(bed.notes_at(last).await, "1,3,6");
-    // The same code fails again, which is told, and changes nothing.
+    // The same code fails again, which the answer says, and changes nothing.
     let again = bed.run("parked retry mischief mischief.ada").expect(1);
     assert!(
         again.stderr.contains("failed again") && again.stderr.contains("a mistake in the code"),

@@ -145,7 +145,7 @@ func anything(p *Projection) {
 			where.Scan().Delete()
 		case "fail":
 			where.Get("a")
-			return errors.New("it goes on")
+			return errors.New("it continues")
 		case "panic":
 			panic("a bug")
 		}
@@ -291,7 +291,7 @@ func TestWhatAMethodRememberedCountsBeforeWhatIsReturned(t *testing.T) {
 	var found error
 	asked.calls["x"] = []call{func(event *Event, _ *Effects) error {
 		event.Token(9)
-		return Retry(errors.New("it goes on"))
+		return Retry(errors.New("it continues"))
 	}}
 	err := asked.Try(Given{Subject: "in.a.x"})
 	if err == nil || err.Error() != "subject in.a.x has no token 9" || IsRetry(err) {

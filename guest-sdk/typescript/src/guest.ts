@@ -56,7 +56,7 @@ export interface Kind<M extends Module> {
   base: abstract new () => M;
   /** Its name, for people. */
   name: "projection" | "handler";
-  /** What a module of another kind is told. */
+  /** The error of a module of another kind. */
   otherwise: string;
   /** Only handlers have one. */
   outbox?: Outbox;
