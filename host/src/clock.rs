@@ -5,8 +5,10 @@
 //! server is ahead. If this machine's clock jumps, nothing fires until it has run evenly for a
 //! while, or was compared with the server again: a jump that is corrected at once should fire
 //! nothing early.
+//!
+//! What is removed by age waits in the same way ([`RemovalClock`]).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A jump is at least this large.
 const JUMP_MIN: Duration = Duration::from_secs(60);
@@ -94,6 +96,36 @@ impl Clock {
     }
 }
 
+/// This machine's clock for what is removed by age: a wrong time, even for a moment, would remove
+/// what should stay. A machine may also start with a wrong time, which is corrected soon after.
+#[derive(Debug)]
+pub(crate) struct RemovalClock {
+    clock: Clock,
+    begun: Instant,
+}
+
+impl RemovalClock {
+    /// A clock that counts once it has run evenly for a while.
+    pub(crate) fn new() -> Self {
+        Self {
+            clock: Clock {
+                settles_at: Some(STEADY),
+                ..Clock::default()
+            },
+            begun: Instant::now(),
+        }
+    }
+
+    /// Looks at the clock: its time in nanoseconds since the Unix epoch, or none if it has jumped,
+    /// or has not run for long enough.
+    pub(crate) fn look(&mut self) -> Option<u64> {
+        match self.clock.look(wall_ns(), self.begun.elapsed()) {
+            Look::Now(now_ns) => Some(now_ns),
+            Look::Jumped(_) => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +155,18 @@ mod tests {
         // An hour back: timers are late by that, and none fires again.
         assert_eq!(clock.look(0, at(23)), Look::Jumped(at(10)));
         assert_eq!(clock.look(10 * SECOND, at(33)), Look::Now(10 * SECOND));
+    }
+
+    #[test]
+    fn nothing_is_removed_by_a_clock_that_has_just_begun() {
+        let mut removals = RemovalClock::new();
+        assert_eq!(removals.look(), None);
+        // As if it had been looked at for a while.
+        removals.begun -= 2 * STEADY;
+        assert!(removals.look().is_none(), "the steady clock has jumped");
+        removals.begun -= STEADY;
+        removals.clock.last = None;
+        assert!(removals.look().is_some_and(|now_ns| now_ns > SECOND));
     }
 
     #[test]

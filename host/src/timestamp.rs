@@ -2,6 +2,7 @@
 //! Source: <https://www.rfc-editor.org/rfc/rfc3339#section-5.6>.
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
 
 /// Digits of a fraction to keep; RFC 3339 allows any number of them.
 const FRACTION_DIGITS_MAX: usize = 9;
@@ -35,10 +36,14 @@ pub fn parse(text: &str) -> Result<Timestamp, Error> {
     }
     let fraction = &fraction[..fraction.len().min(1 + FRACTION_DIGITS_MAX)];
     // The parser takes some forms that RFC 3339 does not have; they were refused above.
-    format!("{whole}{fraction}{offset}")
-        .to_ascii_uppercase()
-        .parse()
-        .map_err(|_| Error::Malformed)
+    let text = format!("{whole}{fraction}{offset}").to_ascii_uppercase();
+    text.parse().map_err(|_| {
+        // It has no room for an offset at the ends of its range, such as the last day of 9999.
+        match whole.to_ascii_uppercase().parse::<DateTime>() {
+            Ok(_) => Error::Range,
+            Err(_) => Error::Malformed,
+        }
+    })
 }
 
 /// Parses a time as nanoseconds since the Unix epoch.
@@ -141,5 +146,9 @@ mod tests {
         }
         assert_eq!(parse_ns("1969-12-31T23:59:59Z"), Err(Error::Range));
         assert_eq!(parse_ns("2600-01-01T00:00:00Z"), Err(Error::Range));
+        for far in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.9999999+14:00"] {
+            assert_eq!(parse_ns(far), Err(Error::Range), "{far}");
+        }
+        assert_eq!(parse_ns("9999-12-32T23:59:59Z"), Err(Error::Malformed));
     }
 }

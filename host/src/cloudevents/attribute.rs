@@ -83,7 +83,8 @@ pub fn check_text(name: &str, text: &str) -> Result<(), Error> {
             found()
         )),
         "time" => match timestamp::parse(text) {
-            Ok(_) => Ok(()),
+            // A time that the host cannot compute with is still one.
+            Ok(_) | Err(timestamp::Error::Range) => Ok(()),
             Err(error) => refused(format!("is {}, which {error}", found())),
         },
         _ => Ok(()),

@@ -51,11 +51,27 @@ struct PastState {
     /// How many events it lacks, at most, without having noticed it; none as long as that is
     /// unknown.
     unseen: Option<u64>,
+    /// The position of the deployment when it began.
+    head: u64,
     fold: Arc<SideFold>,
     used_at: Instant,
 }
 
 impl PastState {
+    /// Whether it is still the state as of its moment, if the deployment is at `head` now. What
+    /// comes last in a stream says that no earlier time follows only if it is later than the
+    /// moment.
+    fn is_current(&self, head: u64) -> bool {
+        let position = self.fold.runner.position();
+        match self.moment {
+            Moment::Sequence(_) => true,
+            // It stopped before events of a later time, or nothing has come since.
+            Moment::Time(_) => {
+                !self.fold.runner.is_held() || position < self.head || head <= position
+            }
+        }
+    }
+
     fn found(&self) -> Past {
         Past {
             fold: Arc::clone(&self.fold),
@@ -166,7 +182,9 @@ impl History {
             fold,
             begins_later,
             unseen,
-        } = self.past(deployment, generation, moment, missing).await?;
+        } = self
+            .past(deployment, generation, (moment, head), missing)
+            .await?;
         // `arrives(0)` waits for the ceiling of the fold, which is the moment itself.
         match tokio::time::timeout(timeout, fold.arrives(0)).await {
             Ok(arrived) => arrived?,
@@ -219,19 +237,19 @@ impl History {
         Ok(fold.runner.store().ok_or_else(gone)?.snapshot())
     }
 
-    /// The state as of a moment, found or started.
+    /// The state as of a moment, found or started; `head` is the position of the deployment.
     async fn past(
         &self,
         deployment: &Arc<Deployment>,
         generation: &Generation,
-        moment: Moment,
+        (moment, head): (Moment, u64),
         missing: MissingEvents,
     ) -> Result<Past, AsOfError> {
         // Held until the state is in the list: a second request for the same moment then finds it,
         // and two requests together cannot exceed `as_of_max`.
         let _beginning = self.past_states.beginning.lock().await;
         let wanted = (deployment.name(), generation.number, moment, missing);
-        if let Some(known) = self.past_states.find(wanted) {
+        if let Some(known) = self.past_states.find(wanted, head) {
             return Ok(known);
         }
         let rollout = &self.config.rollout;
@@ -279,6 +297,7 @@ impl History {
             missing,
             begins_later,
             unseen: (accepted.unknown.is_none() && !hides_losses).then_some(accepted.unseen),
+            head,
             fold,
             used_at: Instant::now(),
         };
@@ -296,10 +315,11 @@ impl PastStates {
         }
     }
 
-    fn find(&self, wanted: (&str, u64, Moment, MissingEvents)) -> Option<Past> {
+    fn find(&self, wanted: (&str, u64, Moment, MissingEvents), head: u64) -> Option<Past> {
         let mut kept = self.kept.lock();
-        // A failed one is started from scratch.
+        // A failed one is started from scratch, and so is one whose moment has got more events.
         kept.retain(|past| past.fold.runner.now().state != DeploymentState::Failed);
+        kept.retain(|past| past.deployment != wanted.0 || past.is_current(head));
         let is_wanted = |past: &&mut PastState| {
             (
                 past.deployment.as_str(),

@@ -20,12 +20,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use self::contact::{Contacts, ReaderStatus};
 use crate::actor::blocking;
 use crate::backup::make::Backup;
+use crate::clock::RemovalClock;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::deployment::Deployment;
@@ -140,20 +142,10 @@ impl Host {
 
     /// Runs housekeeping for as long as the host lives.
     fn keep_house(&self) {
-        self.every(HOUSEKEEPING_INTERVAL, async |host: Self| {
-            // Each step only starts what is due: nothing waits for anything else.
-            host.enforce_retention();
-            host.rollouts().retire_previous();
-            host.history().make_snapshots();
-            host.history().expire();
-            // Both are asked: each remembers when it was asked last.
-            let calm = [
-                host.inner.budget.has_calmed_down(),
-                host.inner.memory.has_calmed_down(),
-            ];
-            if calm.contains(&true) {
-                blocking(memory::give_back).await;
-            }
+        let clock = Mutex::new(RemovalClock::new());
+        self.every(HOUSEKEEPING_INTERVAL, move |host: Self| {
+            let now_ns = clock.lock().look();
+            async move { host.keep_house_once(now_ns).await }
         });
         let engine = self.inner.engine.clone();
         tokio::task::spawn_blocking(move || engine.log_walls());
@@ -166,6 +158,25 @@ impl Host {
         self.every(CONTACTS_INTERVAL, async |host: Self| {
             host.look_at_contacts();
         });
+    }
+
+    /// One round of housekeeping. Without a time, nothing is removed by age.
+    async fn keep_house_once(&self, now_ns: Option<u64>) {
+        // Each step only starts what is due: nothing waits for anything else.
+        self.enforce_retention(now_ns);
+        if let Some(now_ns) = now_ns {
+            self.rollouts().retire_previous(now_ns);
+        }
+        self.history().make_snapshots();
+        self.history().expire();
+        // Both are asked: each remembers when it was asked last.
+        let calm = [
+            self.inner.budget.has_calmed_down(),
+            self.inner.memory.has_calmed_down(),
+        ];
+        if calm.contains(&true) {
+            blocking(memory::give_back).await;
+        }
     }
 
     /// Repeats a task for as long as the host lives.

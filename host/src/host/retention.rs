@@ -16,8 +16,9 @@ impl Host {
         blocking(move || logs.iter().for_each(|log| log.note_newest())).await;
     }
 
-    /// Removes expired events from the embedded logs, and notes how far each has come.
-    pub(crate) fn enforce_retention(&self) {
+    /// Removes expired events from the embedded logs, and notes how far each has come. Without a
+    /// time, nothing is removed by age.
+    pub(crate) fn enforce_retention(&self, now_ns: Option<u64>) {
         for (name, source) in self.inner.sources.iter() {
             // A log that is not open yet keeps its events.
             let Some(log) = source.open_log() else {
@@ -28,7 +29,7 @@ impl Host {
             self.inner.deployments.chore("retention", name, async move {
                 let done = blocking(move || {
                     log.note_newest();
-                    log.enforce_retention()
+                    log.enforce_retention(now_ns)
                 });
                 match done.await {
                     Ok(0) => {}

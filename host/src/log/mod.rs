@@ -429,10 +429,11 @@ impl Log {
         }
     }
 
-    /// Applies retention now; returns how many events were removed. Called by a timer of the host.
-    /// Blocking.
-    pub fn enforce_retention(&self) -> Result<u64, Error> {
-        self.trim_all()
+    /// Applies retention; returns how many events were removed. `now_ns` is the time of the clock,
+    /// in nanoseconds since the Unix epoch; without it, nothing is removed by age. Called by a timer
+    /// of the host. Blocking.
+    pub fn enforce_retention(&self, now_ns: Option<u64>) -> Result<u64, Error> {
+        self.trim_all(now_ns)
     }
 
     /// A view of the whole file as of its last commit, for a copy of it.

@@ -8,15 +8,16 @@ use redb::{Database, ReadableTable};
 use super::append::Writer;
 use super::chunk::Builder;
 use super::file::{self, CHUNKS, Failure, SUBJECTS, Trim};
-use super::{Error, Log, Options, View, now_ns};
+use super::{Error, Log, Options, View};
 
 /// Most events removed per commit: some 50 ms of work.
 const TRIM_EVENTS_MAX: u64 = 10_000;
 
 impl Log {
-    pub(super) fn trim_all(&self) -> Result<u64, Error> {
+    pub(super) fn trim_all(&self, now_ns: Option<u64>) -> Result<u64, Error> {
         let options = &self.shared.options;
-        if options.max_age.is_none() && options.max_bytes.is_none() {
+        let limits = Limits::of(options, now_ns);
+        if limits.remove_nothing() {
             return Ok(0);
         }
         let before = self.view().first_sequence;
@@ -25,13 +26,38 @@ impl Log {
             let mut slot = self.shared.writer.lock();
             let view = self.view();
             let trimmed = self.with_writer(&mut slot, |database, writer| {
-                trim(database, writer, &view, options)
+                trim(database, writer, &view, &limits)
             })?;
             let Some(view) = trimmed else {
                 return Ok(view.first_sequence - before);
             };
             self.publish(view);
         }
+    }
+}
+
+/// What may stay.
+struct Limits {
+    /// Events from before this time go, in nanoseconds since the Unix epoch.
+    oldest_ns: u64,
+    /// What the events may take.
+    bytes: u64,
+}
+
+impl Limits {
+    /// Without a time, nothing is too old.
+    fn of(options: &Options, now_ns: Option<u64>) -> Self {
+        let oldest_ns = options.max_age.zip(now_ns).map_or(0, |(age, now_ns)| {
+            now_ns.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX))
+        });
+        Self {
+            oldest_ns,
+            bytes: options.max_bytes.unwrap_or(u64::MAX),
+        }
+    }
+
+    fn remove_nothing(&self) -> bool {
+        self.oldest_ns == 0 && self.bytes == u64::MAX
     }
 }
 
@@ -49,11 +75,11 @@ fn trim(
     database: &Database,
     writer: &mut Writer,
     view: &View,
-    options: &Options,
+    limits: &Limits,
 ) -> Result<Option<View>, Failure> {
     let transaction = file::begin_write(database, view)?;
     let mut chunks = transaction.open_table(CHUNKS)?;
-    let expired = find(&chunks, view, options)?;
+    let expired = find(&chunks, view, limits)?;
     // The oldest event is still to be kept.
     if expired.first == view.first_sequence {
         drop(chunks);
@@ -94,12 +120,8 @@ fn trim(
 fn find(
     chunks: &impl ReadableTable<u64, &'static [u8]>,
     view: &View,
-    options: &Options,
+    limits: &Limits,
 ) -> Result<Expired, Failure> {
-    let oldest_ns = options.max_age.map_or(0, |age| {
-        now_ns().saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX))
-    });
-    let bytes_max = options.max_bytes.unwrap_or(u64::MAX);
     let mut expired = Expired {
         first: view.first_sequence,
         bytes: 0,
@@ -117,7 +139,7 @@ fn find(
             // What the log would have without the events found so far.
             let left = view.bytes - view.bytes_before - expired.bytes;
             let enough = expired.first - view.first_sequence == TRIM_EVENTS_MAX;
-            if enough || (event.time_ns >= oldest_ns && left <= bytes_max) {
+            if enough || (event.time_ns >= limits.oldest_ns && left <= limits.bytes) {
                 return Ok(expired);
             }
             expired.bytes += event.bytes(&events)?;

@@ -22,19 +22,20 @@ pub struct Pruned {
 }
 
 impl Rollouts {
-    /// Retires previous generations that were kept for long enough.
-    pub(crate) fn retire_previous(self: &Arc<Self>) {
+    /// Retires previous generations that were kept for long enough. `now_ns` is the time of the
+    /// clock, in nanoseconds since the Unix epoch.
+    pub(crate) fn retire_previous(self: &Arc<Self>, now_ns: u64) {
         let keep = self.config.rollout.keep_previous;
         for deployment in self.deployments.all() {
             // A look without the lock; `retire` looks again with it.
-            if deployment.with_record(|record| over(record, keep).is_empty()) {
+            if deployment.with_record(|record| over(record, keep, now_ns).is_empty()) {
                 continue;
             }
             let rollouts = Arc::clone(self);
             // The lock of the deployment may take long to get.
             let name = deployment.name().to_owned();
             self.deployments.chore("retire", &name, async move {
-                retire(&rollouts, &deployment, keep).await;
+                retire(&rollouts, &deployment, now_ns).await;
             });
         }
     }
@@ -148,12 +149,13 @@ pub(super) async fn end_unused(rollouts: &Rollouts, deployment: &Arc<Deployment>
     rollouts.deployments.remove_leftovers().await;
 }
 
-async fn retire(rollouts: &Rollouts, deployment: &Arc<Deployment>, keep: Duration) {
+async fn retire(rollouts: &Rollouts, deployment: &Arc<Deployment>, now_ns: u64) {
     let Ok(_changing) = rollouts.deployments.lock(deployment).await else {
         return;
     };
     let mut record = deployment.draft();
-    let over = over(&record, keep);
+    let keep = rollouts.config.rollout.keep_previous;
+    let over = over(&record, keep, now_ns);
     if over.is_empty() {
         return;
     }
@@ -188,11 +190,11 @@ async fn retire(rollouts: &Rollouts, deployment: &Arc<Deployment>, keep: Duratio
 }
 
 /// Previous generations that were kept for long enough.
-fn over(record: &Record, keep: Duration) -> Vec<u64> {
+fn over(record: &Record, keep: Duration, now_ns: u64) -> Vec<u64> {
     let over = record
         .generations
         .iter()
-        .filter(|generation| is_over(generation, keep) && !is_needed(record, generation));
+        .filter(|generation| is_over(generation, keep, now_ns) && !is_needed(record, generation));
     over.map(|generation| generation.number).collect()
 }
 
@@ -203,13 +205,13 @@ fn is_needed(record: &Record, generation: &Generation) -> bool {
         .is_some_and(|needed| needed.number == generation.number)
 }
 
-fn is_over(generation: &Generation, keep: Duration) -> bool {
+fn is_over(generation: &Generation, keep: Duration, now_ns: u64) -> bool {
     // A time that cannot be read keeps the generation.
     let since = generation.status_since.parse::<jiff::Timestamp>().ok();
     generation.status == GenerationStatus::Previous
         && since.is_some_and(|since| {
-            jiff::Timestamp::now().duration_since(since)
-                > jiff::SignedDuration::try_from(keep).unwrap_or(jiff::SignedDuration::MAX)
+            let kept_ns = i128::from(now_ns) - since.as_nanosecond();
+            u128::try_from(kept_ns).is_ok_and(|kept_ns| kept_ns > keep.as_nanos())
         })
 }
 

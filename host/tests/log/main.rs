@@ -10,7 +10,7 @@ mod crash;
 mod readers;
 mod retention;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use foldstream::event::{Event, Payload};
 use foldstream::log::{Appended, Error, Expectation, Log, NewEvent, Options};
@@ -19,6 +19,14 @@ use tempfile::TempDir;
 
 /// How long anything may take before a test gives up.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Applies retention as of now; returns how many events were removed.
+fn trim(log: &Log) -> Result<u64, Error> {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("after 1970");
+    log.enforce_retention(u64::try_from(now.as_nanos()).ok())
+}
 
 /// A log in a folder of its own.
 struct Place {

@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 use foldstream::log::{Log, NewEvent, Options};
 
 use crate::{
-    Place, append, append_numbered, event, expecting, fresh, is_conflict, read_all, texts,
+    Place, append, append_numbered, event, expecting, fresh, is_conflict, read_all, texts, trim,
 };
 
 fn first_and_last(log: &Log) -> (u64, u64, u64) {
@@ -33,8 +33,8 @@ fn old_events_are_removed_from_the_front() {
     append(&log, &(10_001..=15_000).map(old).collect::<Vec<_>>());
     append(&log, &[event("a.new", "15001"), event("a.new", "15002")]);
 
-    assert_eq!(log.enforce_retention().expect("trims"), 15_000);
-    assert_eq!(log.enforce_retention().expect("trims"), 0);
+    assert_eq!(trim(&log).expect("trims"), 15_000);
+    assert_eq!(trim(&log).expect("trims"), 0);
     assert_eq!(first_and_last(&log), (15_001, 15_002, 2));
     assert_eq!(texts(&read_all(&log)), ["15001", "15002"]);
     assert_eq!(log.info().bytes, 2 * (5 + 5));
@@ -62,13 +62,13 @@ fn log_keeps_its_newest_bytes() {
         .map(|number| event("a.bb", &format!("{number:096}")))
         .collect();
     append(&log, &events);
-    assert_eq!(log.enforce_retention().expect("trims"), 40);
+    assert_eq!(trim(&log).expect("trims"), 40);
     assert_eq!(
         (first_and_last(&log), log.info().bytes),
         ((41, 50, 10), 1_000)
     );
     append(&log, &events[..3]);
-    assert_eq!(log.enforce_retention().expect("trims"), 3);
+    assert_eq!(trim(&log).expect("trims"), 3);
     assert_eq!(
         (first_and_last(&log), log.info().bytes),
         ((44, 53, 10), 1_000)
@@ -104,7 +104,7 @@ fn sequences_and_times_continue_after_everything_is_removed() {
             },
         ],
     );
-    assert_eq!(log.enforce_retention().expect("trims"), 2);
+    assert_eq!(trim(&log).expect("trims"), 2);
     assert_eq!((first_and_last(&log), log.info().bytes), ((0, 2, 0), 0));
     assert!(read_all(&log).is_empty());
 
@@ -124,6 +124,24 @@ fn sequences_and_times_continue_after_everything_is_removed() {
 }
 
 #[test]
+fn clock_that_cannot_be_relied_on_removes_by_bytes_only() {
+    let place = Place::with(Options {
+        max_age: Some(Duration::from_secs(3_600)),
+        max_bytes: Some(50),
+        ..Options::default()
+    });
+    let log = place.open();
+    let old = |number: u64| NewEvent {
+        time_ns: Some(seconds_ago(7_200)),
+        ..event("a.old", &number.to_string())
+    };
+    append(&log, &(1..=9).map(old).collect::<Vec<_>>());
+    // Each takes 6 bytes.
+    assert_eq!(log.enforce_retention(None).expect("trims"), 1);
+    assert_eq!(trim(&log).expect("trims"), 8);
+}
+
+#[test]
 fn nothing_is_removed_without_limits() {
     let log = fresh();
     append(
@@ -134,7 +152,7 @@ fn nothing_is_removed_without_limits() {
         }],
     );
     append_numbered(&log, 100);
-    assert_eq!(log.enforce_retention().expect("trims"), 0);
+    assert_eq!(trim(&log).expect("trims"), 0);
     assert_eq!(log.info().events, 101);
 }
 
@@ -153,7 +171,7 @@ fn log_under_random_appends_restarts_and_retention_equals_a_list() {
             match random.u8(..10) {
                 0 => log = None,
                 1 | 2 => {
-                    open.enforce_retention().expect("trims");
+                    trim(open).expect("trims");
                     let size = |(subject, data): &(String, String)| subject.len() + data.len();
                     while list[gone..].iter().map(size).sum::<usize>() > 40_000 {
                         gone += 1;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
@@ -211,10 +212,8 @@ impl Client {
     pub fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
         let mut url = self.base.clone();
         // A path in the address stays: the host may be behind a proxy that adds one.
-        url.path_segments_mut()
-            .expect("checked to be a base")
-            .pop_if_empty()
-            .extend(segments);
+        let before = self.base.path().trim_end_matches('/');
+        url.set_path(&format!("{before}{}", path(segments)));
         let request = self.http.request(method, url);
         match &self.token {
             Some(token) => request.header(AUTHORIZATION, token.clone()),
@@ -560,6 +559,20 @@ fn causes(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
+/// What stands for itself in a segment of a path (RFC 3986, section 2.3).
+const UNRESERVED: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// The path with these segments, of which each may contain any text. The parser of addresses would
+/// drop tabs and line ends.
+fn path(segments: &[&str]) -> String {
+    let encoded = |segment: &&str| format!("/{}", utf8_percent_encode(segment, &UNRESERVED));
+    segments.iter().map(encoded).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -587,6 +600,16 @@ mod tests {
         ] {
             assert!(!is_this_machine(&url(elsewhere)), "{elsewhere}");
         }
+    }
+
+    #[test]
+    fn segments_of_a_path_keep_every_character() {
+        let segments = ["v1", "a\tb\r\n", "ü/?#%", "a-b._~"];
+        let wanted = "/v1/a%09b%0D%0A/%C3%BC%2F%3F%23%25/a-b._~";
+        assert_eq!(path(&segments), wanted);
+        let mut address = url("http://host:1/");
+        address.set_path(&path(&segments));
+        assert_eq!(address.path(), wanted);
     }
 
     #[test]

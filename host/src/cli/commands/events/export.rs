@@ -1,8 +1,9 @@
 //! `foldstream events export`: writes events in the format that `events import` reads.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use reqwest::Method;
 use reqwest::header::ACCEPT;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tempfile::NamedTempFile;
 
 use super::read::Filter;
 use crate::cli::Context;
@@ -72,7 +74,8 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         Some(path) => {
             let refused = || format!("cannot write {}", path.display());
             let target = Target::create(path).with_context(refused)?;
-            let count = export(&args, &client, BufWriter::new(&target.file), &mut progress).await?;
+            let count =
+                export(&args, &client, BufWriter::new(target.file()), &mut progress).await?;
             target.complete().with_context(refused)?;
             count
         }
@@ -94,60 +97,57 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 /// A file that gets its name, and takes the place of an older one, once it is complete. If it is
-/// dropped before, nothing of it stays.
-struct Target {
-    file: File,
-    /// None if the path leads to something that is no regular file, such as a pipe.
-    names: Option<Names>,
-}
-
-/// The temporary name of a file, and the one that it gets.
-struct Names {
-    unfinished: PathBuf,
-    complete: PathBuf,
+/// dropped before, nothing of it stays. Exports to the same name at once each write their own.
+enum Target {
+    Unfinished {
+        file: NamedTempFile,
+        /// The name that it gets.
+        complete: PathBuf,
+    },
+    /// What is no regular file, such as a pipe.
+    Device(File),
 }
 
 impl Target {
     fn create(path: &Path) -> io::Result<Self> {
         // The file to which a link leads; one that does not exist yet has no links.
         let complete = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        if complete.exists() && !complete.is_file() {
-            let file = File::create(&complete)?;
-            return Ok(Self { file, names: None });
-        }
-        let mut unfinished = complete.clone().into_os_string();
-        unfinished.push(".unfinished");
-        let names = Names {
-            unfinished: unfinished.into(),
-            complete,
+        let older = match std::fs::metadata(&complete) {
+            Ok(older) if !older.is_file() => return Ok(Self::Device(File::create(&complete)?)),
+            older => older.ok(),
         };
-        Ok(Self {
-            file: File::create(&names.unfinished)?,
-            names: Some(names),
-        })
+        let folder = complete
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        let name = complete.file_name().unwrap_or_default();
+        let file = tempfile::Builder::new()
+            .prefix(name)
+            .suffix(".unfinished")
+            // As for any new file, less what the user's mask takes away.
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+        if let Some(older) = older {
+            file.as_file().set_permissions(older.permissions())?;
+        }
+        Ok(Self::Unfinished { file, complete })
     }
 
-    fn complete(mut self) -> io::Result<()> {
-        let Some(names) = self.names.take() else {
-            return Ok(());
-        };
-        // A crash of the machine must not leave a cut file under the name either.
-        let renamed = self
-            .file
-            .sync_all()
-            .and_then(|()| std::fs::rename(&names.unfinished, &names.complete));
-        if renamed.is_err() {
-            self.names = Some(names);
+    fn file(&self) -> &File {
+        match self {
+            Self::Unfinished { file, .. } => file.as_file(),
+            Self::Device(file) => file,
         }
-        renamed
     }
-}
 
-impl Drop for Target {
-    fn drop(&mut self) {
-        if let Some(names) = &self.names {
-            // Best effort: the export has failed anyway.
-            let _ = std::fs::remove_file(&names.unfinished);
+    fn complete(self) -> io::Result<()> {
+        match self {
+            Self::Unfinished { file, complete } => {
+                // A crash of the machine must not leave a cut file under the name either.
+                file.as_file().sync_all()?;
+                file.persist(complete)?;
+                Ok(())
+            }
+            Self::Device(_) => Ok(()),
         }
     }
 }
@@ -362,8 +362,8 @@ mod tests {
             names
         };
         let cut = |path: &Path| {
-            let mut target = Target::create(path).expect("is writable");
-            target.file.write_all(b"ha").expect("is written");
+            let target = Target::create(path).expect("is writable");
+            target.file().write_all(b"ha").expect("is written");
         };
         cut(&path);
         assert_eq!(names().len(), 0, "an interrupted export leaves nothing");
@@ -372,11 +372,27 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).expect("is there"), "old");
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&path, &link).expect("a link");
-        let mut target = Target::create(&link).expect("is writable");
-        target.file.write_all(b"new").expect("is written");
+        let target = Target::create(&link).expect("is writable");
+        target.file().write_all(b"new").expect("is written");
         target.complete().expect("is renamed");
         assert_eq!(std::fs::read_to_string(&path).expect("is there"), "new");
         assert_eq!(names(), ["events.ndjson", "link"]);
+        // Two at once do not write into each other's file, and keep the permissions of the old one.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("are ours");
+        let both = ["one", "two"].map(|text| {
+            let target = Target::create(&path).expect("is writable");
+            target
+                .file()
+                .write_all(text.as_bytes())
+                .expect("is written");
+            target
+        });
+        for (target, text) in both.into_iter().zip(["one", "two"]) {
+            target.complete().expect("is renamed");
+            assert_eq!(std::fs::read_to_string(&path).expect("is there"), text);
+        }
+        let mode = std::fs::metadata(&path).expect("is there").permissions();
+        assert_eq!(mode.mode() & 0o777, 0o640);
         let nowhere = Target::create(Path::new("/dev/null")).expect("is writable");
         nowhere.complete().expect("needs no name");
     }
