@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use foldstream::api::{self, WorkState};
+use foldstream::api::{self, NewEvent, WorkState};
 use foldstream_tests::client::{Answer, Client};
 use foldstream_tests::events::new_event;
 use foldstream_tests::guests;
@@ -95,6 +95,35 @@ async fn the_past_of_a_jetstream_stream_is_answered_as_it_was() {
 #[tokio::test]
 async fn the_past_of_an_embedded_log_is_answered_as_it_was() {
     the_past_is_answered_as_it_was(Kind::Embedded).await;
+}
+
+#[tokio::test]
+async fn event_of_an_earlier_time_is_part_of_the_past_that_was_read_before() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    let order = stage.draw(1).remove(0);
+    let at = |time: &str| NewEvent {
+        time: Some(time.to_owned()),
+        ..order.new_event()
+    };
+    let client = stage.client();
+    let count = async |wanted: u64| {
+        let head = as_of(client, "entries/head", "2026-01-01T11:00:00Z").await;
+        let head = head.expect(200);
+        assert_eq!(
+            (head.position(), head.value()["count"].as_u64()),
+            (wanted, Some(wanted))
+        );
+    };
+    client.append(&[at("2026-01-01T10:00:00Z")]).await;
+    client.reached(LEDGER, 1).await;
+    count(1).await;
+    // Nothing says that the stream has no more events of that time.
+    client.append(&[at("2026-01-01T10:30:00Z")]).await;
+    client.reached(LEDGER, 2).await;
+    count(2).await;
+    client.append(&[at("2026-01-01T12:00:00Z")]).await;
+    client.reached(LEDGER, 3).await;
+    count(2).await;
 }
 
 /// Names of the files in a folder.

@@ -494,6 +494,18 @@ mod tests {
     }
 
     #[test]
+    fn time_that_the_host_cannot_compute_with_is_a_time() {
+        let envelope = r#"{"specversion":"1.0","type":"placed","id":"1","source":"/s","time":"9999-12-31T23:59:59Z"}"#;
+        let event = event(
+            &[("content-type", "application/cloudevents+json")],
+            envelope,
+            true,
+        );
+        assert_eq!(event.kind, "placed");
+        assert_eq!(event.header("ce-time"), Some("9999-12-31T23:59:59Z"));
+    }
+
+    #[test]
     fn type_and_data_do_not_depend_on_wanted_headers() {
         let envelope = r#"{"specversion":"1.0","type":"placed","id":"1","source":"/s","data":[1]}"#;
         for pairs in [
