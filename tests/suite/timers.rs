@@ -339,6 +339,87 @@ async fn an_operator_fires_and_drops_timers_and_every_fold_meets_that() {
 }
 
 #[tokio::test]
+async fn handlers_that_cause_each_other_through_timers_without_end_are_stopped_and_named() {
+    let host = start("").await;
+    let client = host.client();
+    let grant = "&allow-publish=alarm.%3E%40events";
+    client
+        .deploy_with("echo", &guests::module("echo"), grant)
+        .await;
+    client.append(&[set("a", "each-0", 0)]).await;
+    let failure = wait::until("one of them to stop", || async {
+        let both = [client.show(ALARM).await, client.show("echo").await];
+        let mut failed = both
+            .into_iter()
+            .filter(|shown| shown.state == api::DeploymentState::Failed);
+        failed.find_map(|shown| shown.failure)
+    })
+    .await;
+    assert!(
+        failure.message.starts_with("loop") && failure.message.contains("alarm -> echo -> alarm"),
+        "{failure:?}"
+    );
+    let firings = stored(client, "_fs.timers.%3E").await;
+    assert_eq!(firings.len(), 17, "a chain of 32 passes 16 of them");
+    let headers = &firings[15]["headers"];
+    assert_eq!(headers["ce-correlationid"], "1", "{headers}");
+    assert!(headers["ce-causationid"].is_string(), "{headers}");
+    let path = headers["foldstream-path"].as_str().expect("a chain");
+    assert_eq!(path.split(',').count(), 30, "{path}");
+}
+
+#[tokio::test]
+async fn timer_fires_although_its_stream_takes_no_message_with_the_headers_of_its_event() {
+    let server = NatsServer::start().await;
+    let jetstream = server.jetstream().await;
+    let config = stream::Config {
+        max_message_size: 1_000,
+        ..alarms()
+    };
+    nats::create_stream_with(&jetstream, config).await;
+    let host = Host::start_on(&server, "ALARMS").await;
+    let grant = "&allow-publish=rang.%3E%40orders&effects-from=beginning";
+    host.client()
+        .deploy_with(ALARM, &guests::module(ALARM), grant)
+        .await;
+    let name = "x".repeat(200);
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("ce-correlationid", "y".repeat(700).as_str());
+    let data = json!({ "name": name, "after_ms": 0 }).to_string();
+    let sent = jetstream.publish_with_headers("alarm.a.set", headers, data.into());
+    sent.await.expect("is sent").await.expect("is stored");
+    // The firing.
+    host.client().reached(ALARM, 2).await;
+    pending(host.client(), 0).await;
+}
+
+#[tokio::test]
+async fn heartbeats_and_retries_after_a_pause_are_no_loops() {
+    let host = start("").await;
+    let client = host.client();
+    let grant = "&allow-publish=alarm.%3E%40events";
+    client
+        .deploy_with("echo", &guests::module("echo"), grant)
+        .await;
+    // One sets itself again forty times; the other rings once a second, after an event of another
+    // handler each time.
+    client
+        .append(&[set("h", "again-40", 0), set("r", "each-1000", 0)])
+        .await;
+    let rounds = wait::until("both to ring", || async {
+        let beats = stored(client, "rang.h.%3E").await;
+        let rounds = stored(client, "rang.r.%3E").await;
+        (beats.len() >= 40 && rounds.len() >= 4).then_some(rounds)
+    })
+    .await;
+    for round in &rounds[1..] {
+        assert_eq!(round["headers"]["foldstream-path"], "alarm", "{round}");
+    }
+    let shown = client.show(ALARM).await;
+    assert_eq!(shown.state, api::DeploymentState::Live, "{shown:?}");
+}
+
+#[tokio::test]
 async fn limits_and_mistakes_have_names() {
     let host = Host::start_with("[state]\ntimers_pending_max = 5\n").await;
     let client = host.client();
@@ -430,6 +511,23 @@ fn read(payload: &[u8]) -> Value {
     json!({ "data": serde_json::from_slice::<Value>(payload).expect("the guest writes JSON") })
 }
 
+/// A stream with alarms, what rings and firings.
+fn alarms() -> stream::Config {
+    stream::Config {
+        subjects: ["alarm.>", "rang.>", "_fs.timers.>"]
+            .map(str::to_owned)
+            .to_vec(),
+        ..nats::stream_config("ALARMS", "alarm.>")
+    }
+}
+
+/// Asks for a timer of key `a` in the stream.
+async fn ask(jetstream: &async_nats::jetstream::Context, name: &str, after_ms: u64) {
+    let data = json!({ "name": name, "after_ms": after_ms }).to_string();
+    let sent = jetstream.publish("alarm.a.set", data.into()).await;
+    sent.expect("is sent").await.expect("is stored");
+}
+
 /// All messages that rang in the stream.
 async fn rang_in(server: &NatsServer) -> Vec<Value> {
     let jetstream = server.jetstream().await;
@@ -449,35 +547,21 @@ async fn rang_in(server: &NatsServer) -> Vec<Value> {
 async fn timers_of_a_stream_fire_through_kills_and_a_server_that_goes_away() {
     let mut server = NatsServer::start().await;
     let jetstream = server.jetstream().await;
-    nats::create_stream_with(
-        &jetstream,
-        async_nats::jetstream::stream::Config {
-            subjects: ["alarm.>", "rang.>", "_fs.timers.>"]
-                .map(str::to_owned)
-                .to_vec(),
-            ..nats::stream_config("ALARMS", "alarm.>")
-        },
-    )
-    .await;
+    nats::create_stream_with(&jetstream, alarms()).await;
     let mut host = Host::start_on(&server, "ALARMS").await;
     let grant = "&allow-publish=rang.%3E%40orders";
     host.client()
         .deploy_with(ALARM, &guests::module(ALARM), grant)
         .await;
-    let publish = async |jetstream: &async_nats::jetstream::Context, name: &str, after_ms: u64| {
-        let data = json!({ "name": name, "after_ms": after_ms }).to_string();
-        let sent = jetstream.publish("alarm.a.set", data.into()).await;
-        sent.expect("is sent").await.expect("is stored");
-    };
     for number in 0..50 {
-        publish(&jetstream, &format!("t{number}"), number * 40).await;
+        ask(&jetstream, &format!("t{number}"), number * 40).await;
     }
     host.kill();
     host.restart().await;
     server.kill();
     tokio::time::sleep(Duration::from_millis(700)).await;
     server.restart().await;
-    publish(&server.jetstream().await, "last", 0).await;
+    ask(&server.jetstream().await, "last", 0).await;
     let rang = wait::until("all timers to ring", || async {
         let rang = rang_in(&server).await;
         (rang.len() >= 51).then_some(rang)

@@ -11,7 +11,8 @@ use crate::names;
 
 /// The header.
 pub const PATH: &str = "foldstream-path";
-/// Most deployments in a chain. A person who waits for a step, or a timer, begins a new one.
+/// Most deployments in a chain. A person who waits for a step begins a new one, and so does a timer
+/// that is not set for at once: no heartbeat and no retry after a pause is a loop.
 pub const CHAIN_MAX: usize = 32;
 /// Turns of a chain through one handler that are not counted yet.
 const TURNS_FREE: usize = 3;
@@ -50,6 +51,13 @@ fn turn(chain: &[&str], deployment: &str) -> Loop {
     let mut turn = chain[begin.unwrap_or(0)..].to_vec();
     turn.push(deployment);
     Loop(turn.join(" -> "))
+}
+
+/// The header with the chain of an event, for what continues the event later; none if it has no
+/// chain.
+pub fn chain(cause: &Event) -> Option<(String, String)> {
+    let chain = chain_of(cause);
+    (!chain.is_empty()).then(|| (PATH.to_owned(), chain.join(&SEPARATOR.to_string())))
 }
 
 /// The chain of an effect that an event causes.
@@ -172,7 +180,11 @@ mod tests {
 
     #[test]
     fn what_is_no_chain_begins_a_new_one() {
+        let longest = ["a"; CHAIN_MAX].join(",");
+        let found = chain(&event(Some(&longest)));
+        assert_eq!(found, Some((PATH.to_owned(), longest)));
         for path in ["", "a b", "A", "a,,b", &"a,".repeat(100)] {
+            assert_eq!(chain(&event(Some(path))), None, "{path}");
             assert_eq!(
                 extended("a", &event(Some(path))),
                 Ok("a".to_owned()),

@@ -86,6 +86,20 @@ pub fn continued(cause: &Event) -> Vec<(String, String)> {
     headers
 }
 
+/// Headers of a message that stands for the later turn of what these headers continue: the firing of
+/// a timer, for those who read it as an event.
+pub fn caused_by(continued: &[(String, String)]) -> Vec<(String, String)> {
+    let name = |name: &String| match name.as_str() {
+        // It is caused by that event, and has an id of its own.
+        "ce-id" => "ce-causationid".to_owned(),
+        _ => name.clone(),
+    };
+    let headers = continued.iter();
+    headers
+        .map(|(known, value)| (name(known), value.clone()))
+        .collect()
+}
+
 /// A header of an event, if every target takes it: what a stranger published must not make an
 /// effect impossible to send.
 fn sound<'a>(cause: &'a Event, name: &str) -> Option<&'a str> {

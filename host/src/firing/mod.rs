@@ -17,12 +17,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::effects;
 use crate::log::{Expectation, Log, NewEvent};
 use crate::metrics::DeploymentMetrics;
 use crate::source::jetstream::{Outgoing, Publisher};
 use crate::source::{Outlet, Source};
-use crate::state::{self, Due, Store};
-use crate::timers::{self, Firing, What};
+use crate::state::{self, Due, Parked, Store};
+use crate::timers::{self, Firing, Timer, What};
 
 use crate::clock::{Clock, Look, wall_ns};
 pub(crate) use status::Status;
@@ -87,6 +88,7 @@ impl Task {
             outlet: None,
             is_stored: false,
             clock: Clock::default(),
+            is_bare: false,
             deep_at: None,
             begun: Instant::now(),
         };
@@ -113,8 +115,7 @@ struct Published {
 struct Ready {
     due: Due,
     attempt: u32,
-    /// The key of the timer.
-    key: String,
+    timer: Timer,
 }
 
 struct Work {
@@ -128,6 +129,9 @@ struct Work {
     /// Whether the stream takes firings, as far as is known.
     is_stored: bool,
     clock: Clock,
+    /// The last attempt failed. The next firings go without headers, which nothing depends on: with
+    /// them, they may be larger than the stream takes.
+    is_bare: bool,
     /// When the last timer of an endless row fired.
     deep_at: Option<Instant>,
     /// When the task started: the steady clock counts from here.
@@ -187,7 +191,7 @@ impl Work {
                 self.rest(sleep).await;
                 continue;
             }
-            let published = match self.with_keys(ready).await {
+            let published = match self.still_pending(ready).await {
                 // A commit changed them: the next look finds what is pending now.
                 Ok(ready) if ready.is_empty() => {
                     self.rest(PAUSE.0).await;
@@ -196,6 +200,7 @@ impl Work {
                 Ok(ready) => self.publish(&source, ready).await,
                 Err(error) => Err(error.to_string()),
             };
+            self.is_bare = published.is_err();
             match published {
                 Ok(()) => {
                     self.parts.status.troubled(None);
@@ -319,16 +324,21 @@ impl Work {
         (ready, sleep)
     }
 
-    /// Adds the keys of timers, without those that are not pending at their time any more.
-    async fn with_keys(&self, ready: Vec<(Due, u32)>) -> Result<Vec<Ready>, state::Error> {
+    /// Reads the timers, without those that are not pending at their time any more.
+    async fn still_pending(&self, ready: Vec<(Due, u32)>) -> Result<Vec<Ready>, state::Error> {
         let store = self.parts.store.clone();
         let read = move || -> Result<Vec<Ready>, state::Error> {
             let timers: Vec<Due> = ready.iter().map(|(due, _)| due.clone()).collect();
-            let keys = store.keys_of_timers(&timers)?;
-            let ready = ready.into_iter().zip(keys);
-            Ok(ready
-                .filter_map(|((due, attempt), key)| key.map(|key| Ready { due, attempt, key }))
-                .collect())
+            let found = store.still_pending(&timers)?;
+            let found = ready.into_iter().zip(found);
+            let ready = found.filter_map(|((due, attempt), timer)| {
+                timer.map(|timer| Ready {
+                    due,
+                    attempt,
+                    timer,
+                })
+            });
+            Ok(ready.collect())
         };
         state::joined(tokio::task::spawn_blocking(read).await)
     }
@@ -382,7 +392,7 @@ impl Work {
             let message = Outgoing {
                 id: event.id.expect("a firing has an id"),
                 subject: event.subject,
-                headers: Vec::new(),
+                headers: event.headers,
                 data: bytes::Bytes::copy_from_slice(event.data.as_bytes()),
                 ..Outgoing::default()
             };
@@ -417,7 +427,14 @@ impl Work {
     }
 
     /// A firing. Its id spares the stream a firing that is published again after a crash.
-    fn event(&self, Ready { due, attempt, key }: &Ready) -> NewEvent {
+    fn event(
+        &self,
+        Ready {
+            due,
+            attempt,
+            timer,
+        }: &Ready,
+    ) -> NewEvent {
         let Due { at_ns, name, .. } = due;
         let digest = Sha256::digest(name.as_bytes());
         let hash: String = digest[..8]
@@ -427,7 +444,7 @@ impl Work {
         let firing = Firing {
             name: name.clone(),
             at_ns: *at_ns,
-            key: Some(key.clone()),
+            key: Some(Parked::name_of(timer.key.clone())),
             what: What::Due,
         };
         let deployment = &self.parts.deployment;
@@ -438,7 +455,10 @@ impl Work {
             // duplicate.
             id: Some(format!("fst.{deployment}.{at_ns}.{hash}.{attempt}")),
             time_ns: None,
-            headers: Vec::new(),
+            headers: match self.is_bare {
+                true => Vec::new(),
+                false => effects::caused_by(&timer.headers),
+            },
             data: firing.data(),
         }
     }

@@ -3,6 +3,7 @@
 use super::Handlers;
 use crate::actor::blocking;
 use crate::deployments::{DryRun, Error};
+use crate::effects;
 use crate::log::NewEvent;
 use crate::state::catalogue::Record;
 use crate::state::{Due, Parked};
@@ -178,7 +179,7 @@ impl Handlers {
             kind: Some(Firing::KIND.to_owned()),
             id: Some(id),
             time_ns: None,
-            headers: Vec::new(),
+            headers: effects::caused_by(&changed.timer.timer.headers),
             data: firing.data(),
         };
         changed.sequence = Some(outlet.publish(event).await?);

@@ -46,12 +46,17 @@ fn set(mut caller: Caller<'_>, (cause, records): (u32, Vec<TimerRecord>)) -> was
             .causes
             .sets(cause)
             .map_err(|none| no_place(&none, cause))?;
+        let mut headers = effects::continued(event);
+        if timers::is_at_once(event.time_ns, at_ns) {
+            // Otherwise a loop that passes a timer would always begin a new chain.
+            headers.extend(effects::chain(event));
+        }
         let timer = Timer {
             at_ns,
             set_by: root.unwrap_or(event.sequence),
             key,
             depth,
-            headers: effects::continued(event),
+            headers,
         };
         writer.set_timer(&name, &timer).map_err(Refusal::from)?;
     }

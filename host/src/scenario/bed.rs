@@ -35,7 +35,7 @@ use crate::source::embedded::Embedded;
 use crate::source::{self, Request, Source};
 use crate::state::exceptions::Skips;
 use crate::state::inbox::Keep;
-use crate::state::{self, Due, Ownership, Store, Writer};
+use crate::state::{self, Due, Ownership, Parked, Store, Writer};
 use crate::timers::{self, Firing, What};
 
 /// The name of the one target of messages.
@@ -285,6 +285,13 @@ impl Stage {
     }
 }
 
+/// The key of a timer, as its firing names it; none if it is not pending at that time.
+fn key_of(store: &Store, due: &Due) -> Result<Option<String>, Error> {
+    let found = store.still_pending(std::slice::from_ref(due))?;
+    let timer = found.into_iter().next().flatten();
+    Ok(timer.map(|timer| Parked::name_of(timer.key)))
+}
+
 /// The host's settings, with the module's own.
 fn settings(config: &Config, manifest: &Manifest) -> Settings {
     let Config {
@@ -489,11 +496,7 @@ impl<'a> Bed<'a> {
             let Some(due) = self.next_due(until_ns)? else {
                 return Ok(());
             };
-            let keys = self
-                .life()
-                .store
-                .keys_of_timers(std::slice::from_ref(&due))?;
-            let key = keys.into_iter().next().flatten();
+            let key = key_of(&self.life().store, &due)?;
             // One that is late fires now.
             let time_ns = due.at_ns.max(now_ns);
             let firing = Firing {
@@ -536,7 +539,7 @@ impl<'a> Bed<'a> {
             name: name.to_owned(),
             depth: 0,
         };
-        let key = store.keys_of_timers(&[due])?.into_iter().next().flatten();
+        let key = key_of(store, &due)?;
         let firing = Firing {
             name: name.to_owned(),
             at_ns,

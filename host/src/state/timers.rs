@@ -333,27 +333,25 @@ impl Store {
         self.inner.file.due(from, u64::MAX, max)
     }
 
-    /// The keys of durable timers, as parked events are named by them; none of a timer that is not
-    /// pending at that time any more, even if no commit says so yet: a firing of it would do
-    /// nothing, but might wait with a parked key. Blocking.
-    pub fn keys_of_timers(&self, timers: &[Due]) -> Result<Vec<Option<String>>, Error> {
+    /// Durable timers; none for one that is not pending at that time any more, even if no commit says
+    /// so yet: a firing of it would do nothing, but might wait with a parked key. Blocking.
+    pub fn still_pending(&self, timers: &[Due]) -> Result<Vec<Option<Timer>>, Error> {
         let Some(base) = self.inner.file.timers()? else {
             return Ok(vec![None; timers.len()]);
         };
         let now = self.snapshot();
-        let key = |due: &Due| -> Result<Option<String>, Error> {
+        let find = |due: &Due| -> Result<Option<Timer>, Error> {
             let timer = file::get(&base, Sought::new(&due.name))?
                 .as_ref()
                 .map(read)
                 .transpose()?;
             let timer = timer.filter(|timer| timer.at_ns == due.at_ns);
-            let timer = match now.timer(&due.name)? {
+            Ok(match now.timer(&due.name)? {
                 Some(latest) if latest.at_ns == due.at_ns => timer,
                 _ => None,
-            };
-            Ok(timer.map(|timer| Parked::name_of(timer.key)))
+            })
         };
-        timers.iter().map(key).collect()
+        timers.iter().map(find).collect()
     }
 
     /// How late timers fired since the last call, in nanoseconds.
@@ -641,13 +639,14 @@ mod tests {
         publish(&mut writer, 1);
         store.flush().expect("commits");
         let due = store.due_timers(5, 10).expect("reads");
-        let keys = store.keys_of_timers(&due).expect("reads");
-        assert_eq!(keys, [Some("ada".to_owned()), Some(String::new())]);
+        let found = store.still_pending(&due).expect("reads");
+        let keys: Vec<_> = found.into_iter().flatten().map(|timer| timer.key).collect();
+        assert_eq!(keys, [Some("ada".to_owned()), None]);
         let moved = Due {
             at_ns: 4,
             ..due[0].clone()
         };
-        assert_eq!(store.keys_of_timers(&[moved]).expect("reads"), [None]);
+        assert_eq!(store.still_pending(&[moved]).expect("reads"), [None]);
         writer.begin();
         let mut fires = |name, key| {
             let fired = writer.fire_timer(&firing(name, key), 9).expect("reads");

@@ -23,7 +23,8 @@ const KEY_BYTES_MAX: usize = 1_024;
 /// Most timers that one event may set.
 pub(crate) const SETS_PER_EVENT_MAX: u32 = 10_000;
 
-/// A timer that is set by a timer for no later than this is set for at once, in nanoseconds.
+/// A timer that waits for less than this is set for at once, in nanoseconds. What waits longer may as
+/// well be a heartbeat, or a retry after a pause.
 const AT_ONCE_NS: u64 = 1_000_000_000;
 
 /// A pending timer, without its name.
@@ -41,7 +42,8 @@ pub struct Timer {
     /// it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub depth: u32,
-    /// Headers of the event that set it, which what the timer causes continues.
+    /// Headers of the event that set it, which what the timer causes continues: its correlation, its
+    /// trace, and, if the timer is set for at once, the handlers that led to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(String, String)>,
 }
@@ -91,6 +93,11 @@ pub(crate) fn check_key(key: &str) -> Result<(), Refused> {
     })
 }
 
+/// Whether a timer that is set at one time fires at once.
+pub(crate) fn is_at_once(set_ns: u64, at_ns: u64) -> bool {
+    at_ns.saturating_sub(set_ns) < AT_ONCE_NS
+}
+
 fn is_zero(depth: &u32) -> bool {
     *depth == 0
 }
@@ -98,7 +105,7 @@ fn is_zero(depth: &u32) -> bool {
 impl Timer {
     /// The depth of a timer that this one sets when it fires.
     pub fn depth_of_next(&self, fired_ns: u64, at_ns: u64) -> u32 {
-        if at_ns <= fired_ns.saturating_add(AT_ONCE_NS) {
+        if is_at_once(fired_ns, at_ns) {
             self.depth.saturating_add(1)
         } else {
             0
@@ -146,8 +153,9 @@ mod tests {
             ..Timer::default()
         };
         assert_eq!(timer.depth_of_next(5_000_000_000, 0), 8);
-        assert_eq!(timer.depth_of_next(5_000_000_000, 6_000_000_000), 8);
-        assert_eq!(timer.depth_of_next(5_000_000_000, 6_000_000_001), 0);
+        assert_eq!(timer.depth_of_next(5_000_000_000, 5_999_999_999), 8);
+        // A heartbeat of a second is none.
+        assert_eq!(timer.depth_of_next(5_000_000_000, 6_000_000_000), 0);
         assert_eq!(timer.depth_of_next(u64::MAX, u64::MAX), 8);
     }
 
