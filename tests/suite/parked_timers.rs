@@ -254,6 +254,40 @@ async fn a_firing_waits_behind_parked_events_of_its_key_and_fires_once_they_are_
     bed.verify();
 }
 
+#[tokio::test]
+async fn what_is_decided_for_another_deployment_of_that_name_does_not_wait_with_a_parked_key() {
+    let bed = Bed::alarm(Kind::Embedded).await;
+    bed.ask(&[
+        ("ada", "set", "tea", LATER_MS),
+        ("ada", "ill-set", "late", 0),
+    ])
+    .await;
+    bed.parks(1).await;
+    let client = bed.host.client();
+    let at = wait::until("the timer to be durable", async || {
+        let page = client.get("/v1/deployments/alarm/timers").await.expect(200);
+        let page: api::PendingTimers = page.json();
+        page.timers.first().map(|timer| timer.at.clone())
+    });
+    let at: jiff::Timestamp = at.await.parse().expect("a time");
+    let drop = |lineage: &str| {
+        let at = at.as_nanosecond() as u64;
+        let data = json!({ "drop": "ada/tea", "at": at, "key": "ada", "lineage": lineage });
+        told("_fs.timers.alarm", &data)
+    };
+    client
+        .append(&[drop("0000000000000001"), drop("nonsense")])
+        .await;
+    bed.ask(&[("bob", "set", "more", 10)]).await;
+    assert_eq!(bed.published("rang.%3E", 1).await, ["rang.bob.more"]);
+    // Nonsense has no key, so it waits for nobody either.
+    bed.parks(1).await;
+    bed.pending(1).await;
+    // A firing that waited would be the reason to refuse this.
+    bed.run("timers fire alarm ada/tea --dry-run").expect(0);
+    bed.verify();
+}
+
 async fn a_released_event_cancels_or_moves_the_timer_whose_firing_waited_behind_it(kind: Kind) {
     let bed = Bed::alarm(kind).await;
     bed.ask(&[

@@ -339,6 +339,52 @@ async fn an_operator_fires_and_drops_timers_and_every_fold_meets_that() {
 }
 
 #[tokio::test]
+async fn what_an_operator_decides_on_one_host_concerns_no_deployment_of_that_name_on_another() {
+    let server = NatsServer::start().await;
+    let jetstream = server.jetstream().await;
+    nats::create_stream_with(&jetstream, alarms()).await;
+    let host = Host::start_on(&server, "ALARMS").await;
+    let other = Host::start_on(&server, "ALARMS").await;
+    for host in [&host, &other] {
+        host.client().deploy(ALARM, &guests::module(ALARM)).await;
+    }
+    for name in ["dropped", "kept", "old"] {
+        ask(&jetstream, name, LATER_MS).await;
+    }
+    pending(host.client(), 3).await;
+    pending(other.client(), 3).await;
+    cli::on(&host, &["timers", "drop", ALARM, "a/dropped"]).expect(0);
+    pending(host.client(), 2).await;
+    // A candidate knows whose decisions count, and so does a fold that repeats another.
+    let rebuilt = host.client().act(ALARM, "rebuild").await;
+    let number = rebuilt.json::<api::Deployed>().generation;
+    host.client()
+        .becomes(ALARM, number, GenerationStatus::Active)
+        .await;
+    pending(host.client(), 2).await;
+    assert_same_when_folded_again(&host);
+    // The other one has got behind the decision.
+    ask(&jetstream, "last", LATER_MS).await;
+    pending(host.client(), 3).await;
+    pending(other.client(), 4).await;
+    assert_same_when_folded_again(&other);
+    // What an earlier release decided names nobody, and concerns both.
+    let at = wait::until("the timer to be durable", || async {
+        let page = other.client().get("/v1/deployments/alarm/timers").await;
+        let page: api::PendingTimers = page.expect(200).json();
+        let mut timers = page.timers.into_iter();
+        let old = timers.find(|timer| timer.name == "a/old");
+        old.map(|timer| timer.at)
+    });
+    let at: jiff::Timestamp = at.await.parse().expect("a time");
+    let drop = json!({ "drop": "a/old", "at": at.as_nanosecond() as u64, "key": "a" });
+    let sent = jetstream.publish("_fs.timers.alarm", drop.to_string().into());
+    sent.await.expect("is sent").await.expect("is stored");
+    pending(host.client(), 2).await;
+    pending(other.client(), 3).await;
+}
+
+#[tokio::test]
 async fn handlers_that_cause_each_other_through_timers_without_end_are_stopped_and_named() {
     let host = start("").await;
     let client = host.client();

@@ -19,7 +19,7 @@ use crate::pipeline::{Ceiling, NO_LEASH, ParkingLimits, Policy, Settings, Thrott
 use crate::room::Room;
 use crate::runner::{self, LoadError, NotLoaded, Program, Runner};
 use crate::source::Sources;
-use crate::state::catalogue::{BuildSettings, Generation, OnFailure, Record};
+use crate::state::catalogue::{BuildSettings, Generation, HandlerRecord, OnFailure, Record};
 
 /// A module, or why it can't be loaded.
 type LoadedOrNot = Result<Arc<Module>, NotLoaded>;
@@ -224,6 +224,7 @@ impl Runners {
             skips: record.skips(),
             role: owners::role(record, generation, role),
             ownership: record.handler.as_ref().map(owners::ownership),
+            first_lineage: record.handler.as_ref().map(HandlerRecord::first_lineage),
         }
     }
 }

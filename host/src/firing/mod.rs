@@ -446,6 +446,7 @@ impl Work {
             at_ns: *at_ns,
             key: Some(Parked::name_of(timer.key.clone())),
             what: What::Due,
+            lineage: None,
         };
         let deployment = &self.parts.deployment;
         NewEvent {

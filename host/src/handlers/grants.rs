@@ -51,6 +51,7 @@ impl Handlers {
             effects_after,
             owned_after: 0,
             grants,
+            begun_as: None,
         }))
     }
 

@@ -141,6 +141,10 @@ impl Handlers {
             at_ns: pending.at_ns,
             key: Some(Parked::name_of(pending.key.clone())),
             what: action.what(),
+            lineage: record
+                .handler
+                .as_ref()
+                .map(|handler| handler.first_lineage().0),
         };
         let subject = crate::timers::subject(name);
         // It would come behind that firing, and do nothing.

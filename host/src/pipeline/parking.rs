@@ -163,6 +163,13 @@ impl Applier {
         }
     }
 
+    /// Whether an event is what an operator decided about a timer of another deployment of this name.
+    fn is_of_another(&mut self, event: &Event) -> bool {
+        let is_firing = self.parking.firings.as_deref() == Some(&*event.subject);
+        let firing = Firing::of(event).filter(|_| is_firing);
+        firing.is_some_and(|firing| !self.writer().is_concerned(&firing))
+    }
+
     /// Why a failed event stops the deployment instead of being parked; none if it is parked.
     pub(super) fn refuses_to_park(
         &self,
@@ -316,6 +323,11 @@ impl Run {
         let all = kept.as_deref().unwrap_or(&batch.events);
         let (mut applied, mut queued) = (Vec::new(), Vec::new());
         for event in all {
+            // It does nothing here, and whatever is parked under its key is none of its business.
+            if self.applier.is_of_another(event) {
+                applied.push(event.clone());
+                continue;
+            }
             let key = self.applier.parking_key(event)?;
             // Up to the position of the state that this one should equal, exactly what it parked.
             let waits = if event.sequence <= past.position {

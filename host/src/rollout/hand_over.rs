@@ -104,11 +104,10 @@ pub(super) async fn begin(
     // The next epoch marks later files: whichever has the highest one is the newest owner.
     let epoch = handler.epoch + 1;
     let next = HandlerRecord {
-        lineage,
         state_file,
         epoch,
         effects_after,
-        ..handler
+        ..handler.continued_as(lineage)
     };
     let owner = owners::ownership(&next);
     let hand_over = HandOver {
@@ -176,11 +175,10 @@ fn succeed(
         is_same_history: to.is_of_same_stream(from),
         is_from_gone: true,
         next: HandlerRecord {
-            lineage,
             state_file,
             epoch,
             effects_after,
-            ..handler
+            ..handler.continued_as(lineage)
         },
         prepared: None,
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::effects::{OwnerMismatch, Role};
+use crate::effects::{Lineage, OwnerMismatch, Role};
 use crate::memory::caches;
 use crate::metrics::DeploymentMetrics;
 use crate::module::Module;
@@ -75,6 +75,9 @@ pub struct Program {
     /// Who owns the effects of the deployment, according to the catalogue; none if nobody does, and
     /// for a fold that can never become the owner.
     pub ownership: Option<Ownership>,
+    /// The first lineage of the deployment, by which operators' decisions about its timers are told
+    /// from those about another one of its name; none of a projection.
+    pub first_lineage: Option<Lineage>,
 }
 
 /// A part of the events that a module reads.

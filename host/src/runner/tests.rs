@@ -73,6 +73,7 @@ pub(crate) fn parts(path: PathBuf, paused: bool) -> Options {
             skips: crate::state::exceptions::Skips::default(),
             role: Ok(crate::effects::Role::Mute),
             ownership: None,
+            first_lineage: None,
         },
         path,
         state: state::Options::default(),

@@ -12,6 +12,7 @@ use super::Shared;
 use super::loading::Loading;
 use super::options::Program;
 use super::ownership::checked_role;
+use crate::effects::Lineage;
 use crate::memory::caches;
 use crate::module::{Identity, KeyRule, Manifest, Module, ModuleKind};
 use crate::pipeline::{
@@ -439,6 +440,7 @@ impl Worker {
         let manifest = module.manifest();
         // A limit of the manifest, and only for what this code writes.
         writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
+        writer.set_lineage(program.first_lineage.map(|Lineage(lineage)| lineage));
         // Keys are needed to find events that wait behind a parked one.
         let parking = self.parking(&module);
         let has_parked = store.parked_counts().keys > 0

@@ -504,6 +504,7 @@ impl<'a> Bed<'a> {
                 at_ns: due.at_ns,
                 key,
                 what: What::Due,
+                lineage: None,
             };
             self.publish(&firing, time_ns)?;
         }
@@ -545,6 +546,7 @@ impl<'a> Bed<'a> {
             at_ns,
             key,
             what: What::Due,
+            lineage: None,
         };
         self.publish(&firing, now_ns)
     }

@@ -431,7 +431,7 @@ impl Writer {
             };
             is_meant && firing.key.as_ref().is_none_or(is_of_key)
         };
-        if !self.timer(&firing.name)?.is_some_and(fires) {
+        if !self.is_concerned(firing) || !self.timer(&firing.name)?.is_some_and(fires) {
             return Ok(None);
         }
         let timer = self.remove_timer(&firing.name)?;
@@ -440,6 +440,12 @@ impl Writer {
         let late = late.map(|timer| fired_ns - timer.at_ns);
         self.timers.fired.extend(late);
         Ok(timer)
+    }
+
+    /// Whether a firing is one of this deployment, and not what an operator decided for another one
+    /// of its name.
+    pub fn is_concerned(&self, firing: &Firing) -> bool {
+        firing.concerns(self.lineage)
     }
 
     /// How many timers are pending, with the batch so far.
@@ -486,6 +492,7 @@ mod tests {
             at_ns: 0,
             key: key.map(str::to_owned),
             what: What::Due,
+            lineage: None,
         }
     }
 

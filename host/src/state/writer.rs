@@ -55,6 +55,8 @@ pub struct Writer {
     trace: Option<Arc<Trace>>,
     /// Whether effects are kept. Mute until the pipeline says otherwise.
     role: Role,
+    /// The first lineage of the deployment, which firings may name; none if nobody said so.
+    pub(super) lineage: Option<u64>,
     /// Events that came back through other handlers. Not in an instance: the next one, which tries
     /// a failed batch again, must not count from 0.
     returns: Returns,
@@ -86,6 +88,7 @@ impl Writer {
             reads: None,
             trace: None,
             role: Role::Mute,
+            lineage: None,
             returns: Returns::default(),
             effects: Vec::new(),
             ids: None,
@@ -310,6 +313,11 @@ impl Writer {
     /// Sets whether effects are kept.
     pub fn set_role(&mut self, role: Role) {
         self.role = role;
+    }
+
+    /// Sets the first lineage of the deployment, whose operators' decisions about timers count.
+    pub fn set_lineage(&mut self, lineage: Option<u64>) {
+        self.lineage = lineage;
     }
 
     /// Whether effects are kept.

@@ -34,6 +34,10 @@ pub struct Firing {
     pub key: Option<String>,
     /// What happens to the timer.
     pub what: What,
+    /// The first lineage of the deployment for which an operator decided this: others of its name
+    /// read the same stream. None of what is due, and of what an earlier release published; these
+    /// concern each of them.
+    pub lineage: Option<u64>,
 }
 
 /// What a firing does to its timer.
@@ -63,26 +67,52 @@ enum Data {
         fire: String,
         at: u64,
         key: String,
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "lineage")]
+        lineage: Option<u64>,
     },
     Drop {
         drop: String,
         at: u64,
         key: String,
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "lineage")]
+        lineage: Option<u64>,
     },
 }
 
 impl From<Data> for Firing {
     fn from(data: Data) -> Self {
-        let (name, at_ns, key, what) = match data {
-            Data::Due { name, at, key } => (name, at, key, What::Due),
-            Data::Now { fire, at, key } => (fire, at, Some(key), What::Now),
-            Data::Drop { drop, at, key } => (drop, at, Some(key), What::Drop),
-        };
-        Self {
-            name,
-            at_ns,
-            key,
-            what,
+        match data {
+            Data::Due { name, at, key } => Self {
+                name,
+                at_ns: at,
+                key,
+                what: What::Due,
+                lineage: None,
+            },
+            Data::Now {
+                fire,
+                at,
+                key,
+                lineage,
+            } => Self {
+                name: fire,
+                at_ns: at,
+                key: Some(key),
+                what: What::Now,
+                lineage,
+            },
+            Data::Drop {
+                drop,
+                at,
+                key,
+                lineage,
+            } => Self {
+                name: drop,
+                at_ns: at,
+                key: Some(key),
+                what: What::Drop,
+                lineage,
+            },
         }
     }
 }
@@ -94,6 +124,7 @@ impl From<Firing> for Data {
             at_ns: at,
             key,
             what,
+            lineage,
         } = firing;
         match what {
             What::Due => Self::Due { name, at, key },
@@ -101,11 +132,13 @@ impl From<Firing> for Data {
                 fire: name,
                 at,
                 key: key.unwrap_or_default(),
+                lineage,
             },
             What::Drop => Self::Drop {
                 drop: name,
                 at,
                 key: key.unwrap_or_default(),
+                lineage,
             },
         }
     }
@@ -119,6 +152,15 @@ impl Firing {
         Payload::from(serde_json::to_string(self).expect("a firing is plain data"))
     }
 
+    /// Whether it concerns a deployment with this first lineage. A fold that does not know its own
+    /// is not one of a host, and is concerned by all.
+    pub fn concerns(&self, lineage: Option<u64>) -> bool {
+        match (self.lineage, lineage) {
+            (Some(meant), Some(own)) => meant == own,
+            _ => true,
+        }
+    }
+
     /// What an event says if it is a firing.
     pub fn of(event: &Event) -> Option<Self> {
         Self::parse(&event.subject, event.data.as_bytes())
@@ -128,6 +170,30 @@ impl Firing {
     pub fn parse(subject: &str, data: &[u8]) -> Option<Self> {
         deployment(subject)?;
         serde_json::from_slice(data).ok()
+    }
+}
+
+/// A lineage is written as 16 hexadecimal digits, as in the ids of effects: JSON readers lose digits
+/// of large numbers.
+mod lineage {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        lineage: &Option<u64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match lineage {
+            Some(lineage) => serializer.collect_str(&format_args!("{lineage:016x}")),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<u64>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let lineage = u64::from_str_radix(&text, 16).map_err(serde::de::Error::custom)?;
+        Ok(Some(lineage))
     }
 }
 
@@ -154,19 +220,36 @@ mod tests {
                 at_ns: u64::MAX,
                 key,
                 what: What::Due,
+                lineage: None,
             };
             assert_eq!(Firing::of(&event(firing.data())), Some(firing.clone()));
-            for what in [What::Now, What::Drop] {
+            for (what, lineage) in [
+                (What::Now, None),
+                (What::Now, Some(u64::MAX)),
+                (What::Drop, None),
+                (What::Drop, Some(0)),
+            ] {
                 let key = Some("7".to_owned());
                 let decided = Firing {
                     key,
                     what,
+                    lineage,
                     ..firing.clone()
                 };
                 assert_eq!(Firing::of(&event(decided.data())), Some(decided));
             }
         }
-        for data in ["", "{}", "[]", "{\"name\":7,\"at\":1}"] {
+        let nonsense = [
+            "",
+            "{}",
+            "[]",
+            "{\"name\":7,\"at\":1}",
+            // What names a lineage in another way must not concern every deployment.
+            "{\"drop\":\"a\",\"at\":1,\"key\":\"\",\"lineage\":7}",
+            "{\"drop\":\"a\",\"at\":1,\"key\":\"\",\"lineage\":\"\"}",
+            "{\"fire\":\"a\",\"at\":1,\"key\":\"\",\"lineage\":null}",
+        ];
+        for data in nonsense {
             assert_eq!(Firing::of(&event(Payload::from(data))), None, "{data}");
         }
     }

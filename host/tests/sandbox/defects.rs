@@ -53,6 +53,7 @@ fn parts(path: std::path::PathBuf) -> Options {
             part: None,
             role: Ok(foldstream::effects::Role::Mute),
             ownership: None,
+            first_lineage: None,
             skips: state::exceptions::Skips::default(),
         },
         path,

@@ -58,6 +58,7 @@ fn append(bed: &Bed, sequence: u64, key: u64, act: Act) {
                 at_ns: 0,
                 key: Some(format!("s.{key}")),
                 what: What::Due,
+                lineage: None,
             };
             firing.data()
         }

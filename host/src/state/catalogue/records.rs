@@ -55,6 +55,29 @@ pub struct HandlerRecord {
     pub owned_after: u64,
     /// What it may publish.
     pub grants: Grants,
+    /// The lineage with which it began, if it has another one by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun_as: Option<Lineage>,
+}
+
+impl HandlerRecord {
+    /// The lineage with which it began. What operators decide about its timers names this one: it
+    /// stays the same in whatever state file and history, so each fold of the stream meets their
+    /// decisions, earlier and later ones.
+    pub fn first_lineage(&self) -> Lineage {
+        self.begun_as.unwrap_or(self.lineage)
+    }
+
+    /// With another lineage from now on.
+    #[must_use]
+    pub fn continued_as(self, lineage: Lineage) -> Self {
+        let first = self.first_lineage();
+        Self {
+            lineage,
+            begun_as: Some(first).filter(|first| *first != lineage),
+            ..self
+        }
+    }
 }
 
 /// Generations without a file that a deployment keeps as history.

@@ -44,6 +44,7 @@ fn full() -> Value {
             "effects_after": 3,
             "owned_after": 4,
             "grants": ["shipping.>@events"],
+            "begun_as": "00000000000000fe",
         },
     })
 }
