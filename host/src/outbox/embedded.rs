@@ -18,28 +18,75 @@ use crate::subject::Pattern;
 
 /// Most events that are looked at to find out what is stored.
 const LOOKED_AT_MAX: u64 = 1_000_000;
+/// Most bytes of them: a start must not read a whole disk.
+const LOOKED_AT_BYTES_MAX: u64 = 1 << 30;
 /// Events that are read at once for that, and about how many bytes.
 const LOOK: (usize, usize) = (1_000, 4 << 20);
 
-/// The places of effects that the log has between two sequences; none if there are too many events to
-/// look at. Blocking.
-pub(super) fn places_between(
+/// What a log has stored of a lineage between two sequences.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// The places of the effects that were found.
+    pub(super) places: BTreeSet<Place>,
+    /// Why there may be more of them.
+    pub(super) gap: Option<Gap>,
+}
+
+/// Why not all events between two sequences were looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Gap {
+    #[error("there are too many of them")]
+    TooMany,
+    #[error("the log has removed the first of them")]
+    Removed,
+}
+
+/// Finds out what a log has stored of a lineage between two sequences. Blocking.
+pub(super) fn stored_between(
+    log: &Log,
+    lineage: Lineage,
+    (after, last): (u64, u64),
+) -> Result<Stored, log::Error> {
+    stored_within(log, lineage, (after, last), LOOKED_AT_BYTES_MAX)
+}
+
+fn stored_within(
     log: &Log,
     lineage: Lineage,
     (mut after, last): (u64, u64),
-) -> Result<Option<BTreeSet<Place>>, log::Error> {
+    mut bytes_left: u64,
+) -> Result<Stored, log::Error> {
+    let mut stored = Stored::default();
     if last.saturating_sub(after) > LOOKED_AT_MAX {
-        return Ok(None);
+        stored.gap = Some(Gap::TooMany);
+        return Ok(stored);
     }
-    let mut places = BTreeSet::new();
     while after < last {
         let (events, through) = log.read(after, None, LOOK.0, LOOK.1)?;
+        // Asked after the read, which continues behind what is removed while it runs.
+        let first = log.info().first_sequence;
+        if first == 0 || first > after.saturating_add(1) {
+            stored.gap = Some(Gap::Removed);
+        }
         let ids = events.iter().filter_map(|event| event.header("ce-id"));
-        places.extend(ids.filter_map(|id| Place::of_id(id, lineage)));
+        let places = ids.filter_map(|id| Place::of_id(id, lineage));
+        stored.places.extend(places);
+        let bytes: u64 = events.iter().map(|event| event.size() as u64).sum();
         // At least one further, so that nothing keeps it here.
         after = through.max(after + 1);
+        if after < last && bytes > bytes_left {
+            stored.gap = Some(Gap::TooMany);
+            break;
+        }
+        bytes_left -= bytes.min(bytes_left);
     }
-    Ok(Some(places))
+    Ok(stored)
+}
+
+/// The last event whose effects the log has stored, as its cursor says.
+pub(super) fn reached(log: &Log, lineage: Lineage) -> Result<u64, log::Error> {
+    let cursor = log.cursor(&lineage.to_string())?;
+    Ok(cursor.map_or(0, |cursor| Place::from_bytes(cursor).sequence))
 }
 
 /// Sends effects of one lineage, in the order of their places, and delayed ones, in the order of
@@ -312,6 +359,46 @@ mod tests {
         // Another deployment has its own cursor.
         assert_eq!(send(&log, Lineage(2), vec![row(1)], vec![]).again, 0);
         assert_eq!(subjects(&log).len(), 4);
+    }
+
+    #[test]
+    fn look_at_what_is_stored_ends_at_a_limit_of_bytes_and_names_what_was_removed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("log.redb");
+        let log = Log::open(&path, log::Options::default()).expect("opens");
+        let with_id = |sequence: u64| {
+            let mut row = row(sequence);
+            let id = row.place.id(Lineage(1));
+            row.effect.headers = vec![("ce-id".to_owned(), id)];
+            row
+        };
+        // Two reads are needed.
+        let rows: Vec<Row> = (1..=1_500).map(with_id).collect();
+        assert_eq!(send(&log, Lineage(1), rows, vec![]).confirmed.len(), 1_500);
+        assert_eq!(reached(&log, Lineage(1)).expect("reads"), 1_500);
+        let found = |range, bytes| {
+            let found = stored_within(&log, Lineage(1), range, bytes).expect("reads");
+            (found.places.len(), found.gap)
+        };
+        assert_eq!(found((0, 1_500), u64::MAX), (1_500, None));
+        assert_eq!(found((1_500, 1_500), 0), (0, None));
+        assert_eq!(found((700, 1_500), 0), (800, None), "one read is enough");
+        assert_eq!(found((0, 1_500), 10), (1_000, Some(Gap::TooMany)));
+        assert_eq!(found((0, 2_000_000), 10), (0, Some(Gap::TooMany)));
+        drop(log);
+        let options = log::Options {
+            max_bytes: Some(2_000),
+            ..log::Options::default()
+        };
+        let log = Log::open(&path, options).expect("opens");
+        log.enforce_retention(None).expect("trims");
+        let first = log.info().first_sequence;
+        assert!((2..=1_500).contains(&first), "{first}");
+        let last = log.info().last_sequence;
+        let found = stored_between(&log, Lineage(1), (0, last)).expect("reads");
+        assert_eq!(found.gap, Some(Gap::Removed));
+        let behind = stored_between(&log, Lineage(1), (first - 1, last)).expect("reads");
+        assert_eq!((behind.gap, behind.places), (None, found.places));
     }
 
     #[test]

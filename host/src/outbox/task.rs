@@ -526,20 +526,28 @@ impl Task {
             }
             Some(Mark { sequence: mark, .. }) => {
                 let (log, lineage) = (log.clone(), self.parts.lineage);
-                let look = move || embedded::places_between(&log, lineage, (mark, last));
+                let look = move || {
+                    let stored = embedded::stored_between(&log, lineage, (mark, last))?;
+                    Ok::<_, crate::log::Error>((stored, embedded::reached(&log, lineage)?))
+                };
                 let looked = tokio::task::spawn_blocking(look).await;
-                let places = looked.map_err(|error| error.to_string())?;
-                let places = places.map_err(|error| error.to_string())?;
-                places.unwrap_or_else(|| {
+                let looked = looked.map_err(|error| error.to_string())?;
+                let (stored, reached) = looked.map_err(|error| error.to_string())?;
+                // Otherwise the state has all that it ever had: nothing is in doubt, and a handler
+                // that publishes seldom would be warned at each start.
+                let is_from_backup = reached > store.durable_position();
+                if let Some(gap) = stored.gap.filter(|_| is_from_backup) {
                     tracing::warn!(
+                        deployment = self.parts.deployment,
                         target = self.name,
                         mark,
                         last,
-                        "too many events to look at what the log has stored since; if the state is \
-                         from a backup, messages of events that were parked may be stored again"
+                        "the state is older than what it has published, and not all events behind \
+                         its mark could be looked at: {gap}; messages of events that are parked \
+                         since then may be stored again"
                     );
-                    BTreeSet::new()
-                })
+                }
+                stored.places
             }
         };
         let position = store.durable_position();
