@@ -5,6 +5,7 @@
 //! previous one as a follower. A crash before the commit leaves everything unchanged; after a crash
 //! after the commit, the new generation is active.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,6 +105,8 @@ pub(super) async fn switch(
     }
     let state_file = next.state_file;
     parked_rules::check_switch(deployment, &serving, &runner)?;
+    let checked = (can_align && switch == Switch::CutOver).then_some(next);
+    let kept = kept_before_hold(rollouts, &record, checked, (&serving, &runner)).await?;
     let mut hand_over = hand_over::begin(
         rollouts,
         deployment,
@@ -126,8 +129,8 @@ pub(super) async fn switch(
     };
     // Asked again: events may have been parked before the hold.
     parked_rules::check_switch(deployment, &serving, &runner)?;
-    if aligned.is_some() && switch == Switch::CutOver {
-        check_only_copies(rollouts, &record, next, &serving, &runner).await?;
+    if let Some(next) = checked {
+        check_only_copies(rollouts, &record, next, (&serving, &runner), kept).await?;
         check_lacking(rollouts, &record, next, &serving, &runner).await?;
     }
     crash_points::reached("cut-over-held");
@@ -234,31 +237,82 @@ async fn check_lacking(
     Ok(())
 }
 
+/// Parked events of the active state that a candidate has applied or parked as well, for sure.
+type Kept = BTreeSet<u64>;
+
+/// Looks before the hold for parked events of which the active state may have the only copy, because
+/// each look is an answer of the source, and may take long; none if there is no reason to look.
+async fn kept_before_hold(
+    rollouts: &Rollouts,
+    record: &Record,
+    next: Option<&Generation>,
+    (serving, runner): (&Runner, &Runner),
+) -> Result<Option<Kept>, Error> {
+    let (Some(next), Some(ours), Some(theirs)) = (next, serving.store(), runner.store()) else {
+        return Ok(None);
+    };
+    if !may_lack_parked(record, next, &ours, &theirs) {
+        return Ok(None);
+    }
+    let passed = theirs.position();
+    let parked = ours.parked_sequences();
+    check_copies(rollouts, record, next, (&ours, &theirs), &Kept::new()).await?;
+    // What the stream still had when the candidate had passed it, the candidate has met.
+    let kept = parked.into_iter().filter(|one| *one <= passed);
+    Ok(Some(kept.collect()))
+}
+
 /// Refuses a candidate that lacks parked events of the active state because the stream has lost
 /// them since it was requested, unless that is accepted: the state before has their only copy.
-/// Both are held.
+/// Both are held, so only those are looked for that were not `kept` before.
 async fn check_only_copies(
     rollouts: &Rollouts,
     record: &Record,
     next: &Generation,
-    serving: &Runner,
-    runner: &Runner,
+    (serving, runner): (&Runner, &Runner),
+    kept: Option<Kept>,
 ) -> Result<(), Error> {
-    let active = record.active();
-    let (Some(ours), Some(theirs), Some(source)) = (
-        serving.store(),
-        runner.store(),
-        rollouts.sources.get(&active.source),
-    ) else {
+    let (Some(ours), Some(theirs)) = (serving.store(), runner.store()) else {
         return Ok(());
     };
-    let missing = |store: &Store| store.published().map_or(0, |known| known.missing);
-    // One that has met no more gaps has applied them while the stream had them.
-    if next.may_lack() || next.source != active.source || missing(&theirs) <= missing(&ours) {
+    if !may_lack_parked(record, next, &ours, &theirs) {
         return Ok(());
     }
+    let Some(kept) = kept else {
+        return Err(Error::Conflict(
+            "the stream has lost events a moment ago, and whether parked ones are among them is \
+             unknown; try again"
+                .to_owned(),
+        ));
+    };
+    check_copies(rollouts, record, next, (&ours, &theirs), &kept).await
+}
+
+/// Whether a candidate may lack parked events of the active state, and must not.
+fn may_lack_parked(record: &Record, next: &Generation, ours: &Store, theirs: &Store) -> bool {
+    let missing = |store: &Store| store.published().map_or(0, |known| known.missing);
+    // One that has met no more gaps has applied them while the stream had them.
+    !next.may_lack()
+        && next.source == record.active().source
+        && missing(theirs) > missing(ours)
+        && ours.parked_counts().keys > 0
+}
+
+/// Refuses a candidate if the active state has the only copy of parked events.
+async fn check_copies(
+    rollouts: &Rollouts,
+    record: &Record,
+    next: &Generation,
+    (ours, theirs): (&Store, &Store),
+    kept: &Kept,
+) -> Result<(), Error> {
+    let active = record.active();
+    let Some(source) = rollouts.sources.get(&active.source) else {
+        return Ok(());
+    };
     let parked_there = theirs.parked_sequences();
-    let copies = only_copies(source, active, &ours, |one| parked_there.contains(&one)).await;
+    let has_copy = |one| kept.contains(&one) || parked_there.contains(&one);
+    let copies = only_copies(source, active, ours, has_copy).await;
     let copies = copies.map_err(|error| {
         Error::Conflict(format!(
             "events are parked, and whether the stream still has them is unknown: {error}"
