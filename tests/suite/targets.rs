@@ -8,7 +8,7 @@ use foldstream::api::{self, Promise};
 use foldstream_tests::host::Host;
 use foldstream_tests::nats::{self, NatsServer, Version};
 use foldstream_tests::proxy::Proxy;
-use foldstream_tests::reactor::{REACTOR, event, events, published};
+use foldstream_tests::reactor::{REACTOR, TO_STREAM, event, events, published};
 use foldstream_tests::{cli, guests, wait};
 use serde_json::json;
 
@@ -168,6 +168,64 @@ async fn stream_with_cursors_that_lost_its_end_while_the_host_was_down_is_named(
 #[tokio::test]
 async fn stream_that_lost_its_end_is_named() {
     put_back(Target::Plain(Version::Newest), false).await;
+}
+
+#[tokio::test]
+async fn silent_server_is_named_after_one_round_however_many_keys_wait() {
+    let stage = Stage::start(Target::Plain(Version::Newest)).await;
+    let first = stage.append(1, "one").await;
+    published(stage.client(), first).await;
+    stage.swallow(true);
+    let keys: Vec<_> = (0..1_000).map(|key| event(key, "one")).collect();
+    let last = stage.client().append(&keys).await.last_sequence;
+    // One key after the other would take minutes.
+    names(&stage, "did not confirm").await;
+    stage.swallow(false);
+    published(stage.client(), last).await;
+    let causes: BTreeSet<u64> = stage.causes().await.into_iter().collect();
+    assert_eq!(causes.len(), 1_001);
+    assert_eq!(stage.stored().await.len(), 1_001, "none twice");
+}
+
+#[tokio::test]
+async fn messages_find_their_stream_again_if_the_servers_are_no_cluster() {
+    let (mut server, other) = (NatsServer::start().await, NatsServer::start().await);
+    nats::create_stream_with(&server.jetstream().await, plain()).await;
+    let host = Host::start_with(&format!(
+        "[sources.events]\nkind = \"embedded\"\n[sources.out]\nkind = \"jetstream\"\n\
+         stream = \"OUT\"\nservers = [{:?}, {:?}]\n",
+        server.url(),
+        other.url()
+    ))
+    .await;
+    let client = host.client();
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
+        .await;
+    let released = async |wanted: u64| {
+        wait::until("what waits to be published", || async {
+            // Not after a pause, which grows.
+            client.act(REACTOR, "outbox/retry").await.expect(200);
+            let outbox = client.show(REACTOR).await.outbox;
+            let targets = outbox.map(|outbox| outbox.targets).unwrap_or_default();
+            let released: u64 = targets.iter().map(|target| target.released).sum();
+            (released == wanted).then_some(())
+        })
+        .await;
+    };
+    client.append(&[event(1, "one")]).await;
+    released(1).await;
+    server.kill();
+    client.append(&[event(1, "one")]).await;
+    client
+        .show_when(REACTOR, "find the stream missing", |shown| {
+            let targets = shown.outbox.iter().flat_map(|outbox| &outbox.targets);
+            let mut troubles = targets.filter_map(|target| target.trouble.as_deref());
+            troubles.any(|trouble| trouble.contains("does not exist"))
+        })
+        .await;
+    server.restart().await;
+    released(2).await;
 }
 
 #[tokio::test]

@@ -13,6 +13,8 @@
 //! Delayed effects begin in the order of their times, and one that is refused holds none back.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -23,7 +25,9 @@ use super::ahead::{self, Ahead};
 use super::status::since_ns;
 use crate::effects::{self, Grants, Lineage, Place, Promise, Row};
 use crate::event::Payload;
-use crate::source::jetstream::{Description, Outgoing, PublishError, Publisher, Unavailable};
+use crate::source::jetstream::{
+    CONFIRMATION_MAX, Description, Outgoing, PublishError, Publisher, Unavailable,
+};
 use crate::state::{self, Mark, Store};
 use crate::subject::{self, Pattern, SubjectSet};
 
@@ -217,6 +221,24 @@ pub(super) struct Conditions<'a> {
     /// Why a message may not be sent now, if so: connecting may take long, and a grant may be
     /// withdrawn meanwhile; or the stream would ignore what the message asks of its delivery.
     pub(super) denied: &'a (dyn Fn(&Row) -> Option<String> + Send + Sync),
+    /// The stream did not answer to a message: each other one would wait as long for the same, and be
+    /// in doubt as well.
+    pub(super) is_silent: AtomicBool,
+}
+
+impl Conditions<'_> {
+    /// Whether nothing more is sent. What is left waits in the outbox.
+    fn is_over(&self) -> bool {
+        *self.stopped.borrow() || self.is_silent.load(Ordering::Relaxed)
+    }
+
+    /// What became of a message that was sent at a time is unknown.
+    fn note_unknown(&self, sent: Instant) {
+        // An answer that says too little comes at once.
+        if sent.elapsed() >= CONFIRMATION_MAX {
+            self.is_silent.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What an effect that is refused does to later ones of its key.
@@ -262,8 +284,8 @@ async fn send_chain(
 ) -> Sent {
     let mut sent = Sent::default();
     for row in rows {
-        // Asked between messages: what is left waits in the outbox.
-        if *conditions.stopped.borrow() {
+        // Asked between messages.
+        if conditions.is_over() {
             return sent;
         }
         let is_reply = effects::is_reply(&row.effect.subject);
@@ -295,6 +317,7 @@ async fn send_chain(
             }
             continue;
         }
+        let begun = Instant::now();
         match publisher.publish(&outgoing(&row, lineage)).await {
             Ok(confirmed) => {
                 sent.again += u64::from(confirmed.is_duplicate);
@@ -312,6 +335,7 @@ async fn send_chain(
                 }
             }
             Err(PublishError::Unknown(why)) => {
+                conditions.note_unknown(begun);
                 sent.is_in_doubt = true;
                 sent.trouble = Some(why);
                 return sent;

@@ -649,6 +649,7 @@ impl Task {
         let conditions = jetstream::Conditions {
             stopped: &self.stopped,
             denied: &denied,
+            is_silent: AtomicBool::new(false),
         };
         let mut sent = self
             .send_in_order(publisher, cursor.clone(), rows, &conditions)

@@ -75,6 +75,14 @@ pub(super) struct Link {
 impl Link {
     /// Connects, or returns why it could not.
     pub(super) async fn connect(settings: &Arc<Settings>) -> Result<Self, Trouble> {
+        Self::connect_from(settings, None).await
+    }
+
+    /// The same; tries the configured servers in their order, from this one on, if there is one.
+    pub(super) async fn connect_from(
+        settings: &Arc<Settings>,
+        first: Option<usize>,
+    ) -> Result<Self, Trouble> {
         // It reads files, which may block.
         let reading = Arc::clone(settings);
         let options = tokio::task::spawn_blocking(move || reading.connect_options())
@@ -94,6 +102,16 @@ impl Link {
                 0 => UNUSED_DELAY,
                 _ => delay(attempt, RECONNECT_DELAY_MAX),
             });
+        let mut servers = settings.servers.clone();
+        let options = match first {
+            // The client would shuffle them.
+            Some(first) => {
+                let count = servers.len().max(1);
+                servers.rotate_left(first % count);
+                options.retain_servers_order()
+            }
+            None => options,
+        };
         // Before the connection: without a descriptor the client's error would say less.
         descriptors::check_spare().map_err(|error| Trouble {
             state: SourceState::Connecting,
@@ -102,29 +120,28 @@ impl Link {
                 advice::of_file(&error).unwrap_or_default()
             ),
         })?;
-        let client =
-            options
-                .connect(settings.servers.clone())
-                .await
-                .map_err(|error| match error.kind() {
-                    ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-                        // Some refusals come as another kind of error, and only their words show
-                        // them.
-                        Trouble::refused(format!("the server refuses the credentials: {error}"))
+        let client = options
+            .connect(servers)
+            .await
+            .map_err(|error| match error.kind() {
+                ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                    // Some refusals come as another kind of error, and only their words show
+                    // them.
+                    Trouble::refused(format!("the server refuses the credentials: {error}"))
+                }
+                _ => {
+                    let message = error.to_string();
+                    let state = if names_authorization(&message) {
+                        SourceState::Unauthorized
+                    } else {
+                        SourceState::Connecting
+                    };
+                    Trouble {
+                        state,
+                        message: format!("cannot connect: {message}"),
                     }
-                    _ => {
-                        let message = error.to_string();
-                        let state = if names_authorization(&message) {
-                            SourceState::Unauthorized
-                        } else {
-                            SourceState::Connecting
-                        };
-                        Trouble {
-                            state,
-                            message: format!("cannot connect: {message}"),
-                        }
-                    }
-                })?;
+                }
+            })?;
         Ok(Self {
             client,
             report,

@@ -47,7 +47,8 @@ use crate::source::Info;
 use connect::Settings;
 
 pub use publish::{
-    BatchError, Confirmed, Description, Outgoing, PublishError, Publisher, Unavailable,
+    BatchError, CONFIRMATION_MAX, Confirmed, Description, Outgoing, PublishError, Publisher,
+    Unavailable,
 };
 pub use reader::Reader;
 pub use settings::JetStreamSettings;

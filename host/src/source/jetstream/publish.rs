@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::client::{PublishErrorKind, Request, RequestError, RequestErrorKind};
 use async_nats::{HeaderMap, HeaderName, HeaderValue, Message};
@@ -23,7 +23,7 @@ use super::wire::{self, Api, StreamConfig, StreamInfo};
 use crate::timestamp;
 
 /// How long a confirmation may take.
-const CONFIRMATION_MAX: Duration = Duration::from_secs(5);
+pub const CONFIRMATION_MAX: Duration = Duration::from_secs(5);
 /// The header with the id of a message. Its case matters to servers.
 const ID_HEADER: &str = "Nats-Msg-Id";
 /// Headers of messages that are stored together.
@@ -50,6 +50,9 @@ const LOOKS: u64 = 16;
 const LOOK_MIN: u64 = 256;
 /// A stream that removes messages sooner does not show what it had stored.
 const KEPT_MIN: Duration = Duration::from_secs(3_600);
+/// How long a publisher stays with a server that does not have the stream, if others are configured:
+/// they may be no cluster of each other, and it may have come here while the right one was away.
+const STAY_MIN: Duration = Duration::from_secs(10);
 /// How long the stream may take to describe itself.
 const DESCRIPTION_MAX: Duration = Duration::from_secs(5);
 
@@ -117,8 +120,19 @@ pub enum BatchError {
 #[error("{message}")]
 pub struct Unavailable {
     message: String,
-    /// Whether each server would say the same of the stream, so that no other connection helps.
-    is_of_stream: bool,
+    /// Whether another server may say something else of the stream.
+    elsewhere: Elsewhere,
+}
+
+/// Whether another server may say something else of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Elsewhere {
+    /// It may: this one is silent, or cut off from its cluster.
+    Perhaps,
+    /// Only one that belongs to no cluster with this one.
+    IfApart,
+    /// No: it is about the stream itself.
+    Same,
 }
 
 impl Unavailable {
@@ -129,7 +143,7 @@ impl Unavailable {
     fn of_stream(message: String) -> Self {
         Self {
             message,
-            is_of_stream: true,
+            elsewhere: Elsewhere::Same,
         }
     }
 }
@@ -138,7 +152,7 @@ impl From<Trouble> for Unavailable {
     fn from(trouble: Trouble) -> Self {
         Self {
             message: trouble.message,
-            is_of_stream: false,
+            elsewhere: Elsewhere::Perhaps,
         }
     }
 }
@@ -173,6 +187,8 @@ pub struct Description {
 pub struct Publisher {
     settings: Arc<Settings>,
     link: Mutex<Option<Link>>,
+    /// When it left a server that does not have the stream, and how often it did.
+    moves: parking_lot::Mutex<(Option<Instant>, usize)>,
 }
 
 #[derive(Deserialize)]
@@ -200,6 +216,7 @@ impl JetStream {
         Publisher {
             settings: Arc::clone(&self.settings),
             link: Mutex::default(),
+            moves: parking_lot::Mutex::default(),
         }
     }
 }
@@ -225,10 +242,31 @@ impl Publisher {
         question: impl Future<Output = Result<T, wire::Error>>,
     ) -> Result<T, Unavailable> {
         let answer = self.answer(link, question).await;
-        if matches!(&answer, Err(why) if !why.is_of_stream) {
+        let helps = match answer.as_ref().err().map(|why| why.elsewhere) {
+            Some(Elsewhere::Perhaps) => true,
+            Some(Elsewhere::IfApart) => self.moves_on(),
+            Some(Elsewhere::Same) | None => false,
+        };
+        if helps {
             self.give_up(link).await;
         }
         answer
+    }
+
+    /// Whether it is time to look for the stream at another of the configured servers; then that one
+    /// is tried next.
+    fn moves_on(&self) -> bool {
+        if self.settings.servers.len() < 2 {
+            return false;
+        }
+        let mut moves = self.moves.lock();
+        let is_soon = |at: Instant| at.elapsed() < STAY_MIN;
+        // Each attempt to publish asks, and a cluster has nothing else to say.
+        if moves.0.is_some_and(is_soon) {
+            return false;
+        }
+        *moves = (Some(Instant::now()), moves.1 + 1);
+        true
     }
 
     /// The answer to a question about the stream.
@@ -242,7 +280,11 @@ impl Publisher {
         let answer = asked.map_err(|_| Unavailable::silent(stream))??;
         answer.map_err(|error| Unavailable {
             message: trouble(stream, &error).message,
-            is_of_stream: error.is_of_stream(),
+            elsewhere: match error {
+                _ if error.is_missing() => Elsewhere::IfApart,
+                _ if error.is_of_stream() => Elsewhere::Same,
+                _ => Elsewhere::Perhaps,
+            },
         })
     }
 
@@ -679,7 +721,12 @@ impl Publisher {
         };
         let link = match known {
             Some(link) => link,
-            None => Link::connect(&self.settings).await?,
+            None => {
+                let moves = self.moves.lock().1;
+                // Each in its turn, once it has found the stream missing.
+                let first = (moves > 0).then_some(moves);
+                Link::connect_from(&self.settings, first).await?
+            }
         };
         *slot = Some(link.clone());
         Ok(link)

@@ -77,11 +77,16 @@ pub(super) enum Error {
 }
 
 impl Error {
+    /// Whether the server has no such stream.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if *code == STREAM_NOT_FOUND)
+    }
+
     /// Whether it is about the stream, so that each server would say the same. Other credentials, or
     /// a server that knows more, may help against the others.
     pub(super) fn is_of_stream(&self) -> bool {
         match self {
-            Self::Refused { code, .. } => *code == STREAM_NOT_FOUND,
+            Self::Refused { .. } => self.is_missing(),
             Self::Unreadable { .. } => true,
             Self::NoJetStream(_)
             | Self::Failed { .. }
