@@ -637,7 +637,7 @@ fn outbox_shown(
         let (trouble, since) = target.trouble.clone().unzip();
         overview::OutboxTarget {
             source: name.to_owned(),
-            promise: target.promise,
+            promise: target.promise(),
             window_seconds: target.window.map(|window| window.as_secs_f64()),
             longest_wait_seconds: target.longest_wait().as_secs_f64(),
             released: target.released,

@@ -153,6 +153,32 @@ async fn put_back(target: Target, restarts: bool) {
     let told = stage.host.output();
     let times = told.matches("lacks messages that it had confirmed").count();
     assert_eq!(times, 1, "{told}");
+
+    // Until somebody accepts it.
+    stage.host.stop();
+    stage.host.restart().await;
+    let promise = async |stage: &Stage, wanted: fn(Option<Promise>) -> bool| {
+        let is_so = |shown: &api::Deployment| {
+            let targets = shown.outbox.iter().flat_map(|outbox| &outbox.targets);
+            targets.into_iter().any(|target| wanted(target.promise))
+        };
+        let client = stage.client();
+        client.show_when(REACTOR, "say what is lost", is_so).await
+    };
+    promise(&stage, |promise| promise == Some(Promise::Lost)).await;
+    let accept = ["outbox", "retry", REACTOR, "--accept-lost"];
+    cli::on(&stage.host, &accept).expect(0);
+    promise(&stage, |promise| promise != Some(Promise::Lost)).await;
+    stage.host.kill();
+    stage.host.restart().await;
+    let next = stage.append(3, "one").await;
+    let shown = published(stage.client(), next).await;
+    let promise = shown.outbox.expect("it is a handler").targets[0].promise;
+    assert_ne!(promise, Some(Promise::Lost), "{target:?}");
+    let told = stage.host.output();
+    assert!(!told.contains("lacks messages that it had"), "{told}");
+    let audit = cli::on(&stage.host, &["audit", REACTOR]).expect(0).stdout;
+    assert!(audit.contains("accept-lost"), "{audit}");
 }
 
 #[tokio::test]
@@ -168,6 +194,11 @@ async fn stream_with_cursors_that_lost_its_end_while_the_host_was_down_is_named(
 #[tokio::test]
 async fn stream_that_lost_its_end_is_named() {
     put_back(Target::Plain(Version::Newest), false).await;
+}
+
+#[tokio::test]
+async fn stream_that_lost_its_end_while_the_host_was_down_is_named() {
+    put_back(Target::Plain(Version::Newest), true).await;
 }
 
 #[tokio::test]

@@ -16,8 +16,8 @@ pub enum Promise {
     /// Each message is stored at least once, and once if its confirmation, or the end of a crash,
     /// comes within the window in which the stream recognises ids.
     Window,
-    /// The stream lacks messages that it had confirmed since the host started: it has lost its end,
-    /// or somebody has removed them. They are not sent again.
+    /// The stream lacks messages that it had confirmed: it has lost its end, or somebody has removed
+    /// them. They are not sent again. It says so until an operator accepts it.
     Lost,
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub(crate) use grants::EffectsRequest;
 pub(crate) use timers::{PendingTimer, PendingTimers, TimerAction, TimerChanged};
 pub(crate) use waiting::{
-    Conditions, DroppedMessages, NamedMessages, WaitingMessage, WaitingMessages,
+    Conditions, DroppedMessages, Lost, NamedMessages, WaitingMessage, WaitingMessages,
 };
 
 use crate::deployments::Deployments;

@@ -217,14 +217,39 @@ impl Handlers {
         Ok(messages)
     }
 
-    /// Tries at once to send what waits.
-    pub fn retry_messages(&self, name: &str) -> Result<overview::Deployment, Error> {
+    /// Tries at once to send what waits; with [`Lost::Accept`], nobody is warned any more of what
+    /// streams have lost.
+    pub async fn retry_messages(
+        &self,
+        name: &str,
+        lost: Lost,
+    ) -> Result<overview::Deployment, Error> {
         let deployment = self.deployments.get(name)?;
         // For a projection this is an error, not a retry of nothing.
-        outbox(&deployment)?;
-        deployment.active().try_to_send();
+        let (store, _) = outbox(&deployment)?;
+        let active = deployment.active();
+        if lost == Lost::Accept {
+            let audit = audit::entry("accept-lost", name, "what its streams have lost".to_owned());
+            let catalogue = Arc::clone(&self.deployments.catalogue);
+            let accepted = blocking(move || {
+                catalogue.note(&audit)?;
+                store.accept_lost()
+            });
+            accepted.await.inspect_err(|_| active.reopen_if_failed())?;
+            active.outbox().accept_lost();
+        }
+        active.try_to_send();
         Ok(deployment.info())
     }
+}
+
+/// What to do about messages that a stream has confirmed and lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Warn of them.
+    Report,
+    /// Accept that they are gone.
+    Accept,
 }
 
 /// A row that leaves at once. It keeps its place, and has none in the order of its key.

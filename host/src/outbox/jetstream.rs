@@ -95,10 +95,7 @@ pub(super) async fn look(
         ..window
     };
     let created_ns = description.created_ns;
-    let end = Mark {
-        sequence: description.last,
-        created_ns,
-    };
+    let end = Mark::at(description.last, created_ns);
     let mark = store.effect_mark(target);
     let mark = mark.map(|mark| mark.within(created_ns));
     if mark.is_none() && cursor.is_none() {

@@ -15,7 +15,9 @@ pub struct Status {
 #[derive(Clone, Debug, Default)]
 pub struct Target {
     /// How safe publishing is; none before the stream was reached.
-    pub promise: Option<Promise>,
+    promise: Option<Promise>,
+    /// The stream lacks messages that it had confirmed, and nobody has accepted that.
+    has_lost: bool,
     /// How long the stream recognises ids.
     pub window: Option<Duration>,
     /// The longest wait of an effect for its confirmation.
@@ -52,6 +54,25 @@ impl Status {
         }
     }
 
+    /// Notes whether a target lacks what it had confirmed.
+    pub(super) fn set_lost(&self, target: &str, has_lost: bool) {
+        let mut targets = self.targets.lock();
+        match targets.get_mut(target) {
+            Some(known) => known.has_lost = has_lost,
+            // One that was never used has no figures.
+            None if has_lost => targets.entry(target.to_owned()).or_default().has_lost = true,
+            None => {}
+        }
+    }
+
+    /// An operator accepts what targets have lost.
+    pub fn accept_lost(&self) {
+        let mut targets = self.targets.lock();
+        targets
+            .values_mut()
+            .for_each(|known| known.has_lost = false);
+    }
+
     pub(super) fn troubled(&self, target: &str, trouble: Option<String>) {
         self.change(target, |known| match (trouble, known.trouble.take()) {
             (None, _) => {}
@@ -63,11 +84,17 @@ impl Status {
 }
 
 impl Target {
-    /// Sets how safe publishing is. What the stream has lost stays lost.
+    /// Sets how safe publishing is.
     pub(super) fn set_promise(&mut self, promise: Promise, window: Option<Duration>) {
-        if self.promise != Some(Promise::Lost) {
-            (self.promise, self.window) = (Some(promise), window);
+        (self.promise, self.window) = (Some(promise), window);
+    }
+
+    /// How safe publishing is; none before the stream was reached.
+    pub fn promise(&self) -> Option<Promise> {
+        if self.has_lost {
+            return Some(Promise::Lost);
         }
+        self.promise
     }
 
     /// The longest wait, including that of the effect that waits now.

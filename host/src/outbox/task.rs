@@ -86,8 +86,6 @@ pub(super) struct Task {
     is_all_by_cursor: AtomicBool,
     /// It was looked at since the start.
     has_looked: AtomicBool,
-    /// The target lacks what it had confirmed.
-    has_lost: AtomicBool,
     /// By which delayed effects are due.
     clock: Clock,
     /// When the task started: the steady clock counts from here.
@@ -139,7 +137,6 @@ impl Task {
             doubts_cursor: AtomicBool::new(false),
             is_all_by_cursor: AtomicBool::new(false),
             has_looked: AtomicBool::new(false),
-            has_lost: AtomicBool::new(false),
             clock: Clock::default(),
             begun: Instant::now(),
             delayed_after: None,
@@ -158,6 +155,7 @@ impl Task {
             // Both as of before the look at the rows, so that what comes after it wakes the task.
             durable.borrow_and_update();
             self.changed.borrow_and_update();
+            self.show_lost();
             // What is on its way when the pause begins still ends.
             let ready = if (self.parts.is_paused)() {
                 Ok(Ready::default())
@@ -452,10 +450,7 @@ impl Task {
 
     /// A place in the stream that was last described.
     fn mark(&self, sequence: u64) -> Mark {
-        Mark {
-            sequence,
-            created_ns: *self.created_ns.lock(),
-        }
+        Mark::at(sequence, *self.created_ns.lock())
     }
 
     /// Takes out effects that the target has; `through` is up to where nothing else is.
@@ -494,11 +489,13 @@ impl Task {
     fn check_kept(&self, sequence: u64) {
         let created_ns = *self.created_ns.lock();
         let mark = self.parts.store.effect_mark(&self.name);
-        let confirmed = mark.map_or(0, |mark| mark.within(created_ns));
-        // It would be found again until the mark has moved.
-        if sequence >= confirmed || self.has_lost.swap(true, Ordering::Relaxed) {
+        let confirmed = mark.map_or(0, |mark| mark.confirmed_within(created_ns));
+        if sequence >= confirmed {
             return;
         }
+        // From here on the next loss counts, or this one would be found again. What else the stream
+        // has stored since is in doubt, unless all is known: then the mark is set next.
+        self.parts.store.set_lost(&self.name, self.mark(0));
         tracing::warn!(
             deployment = self.parts.deployment,
             target = self.name,
@@ -507,7 +504,17 @@ impl Task {
             "the stream lacks messages that it had confirmed: it has lost its end, or somebody has \
              removed them; they are not sent again"
         );
-        self.promise(Promise::Lost, None);
+        self.show_lost();
+    }
+
+    /// Reports whether the target has lost what it had confirmed, as the state knows, also from
+    /// before a restart. What a stream had lost that was made again since is no concern of this one.
+    fn show_lost(&self) {
+        let created_ns = *self.created_ns.lock();
+        let mark = self.parts.store.effect_mark(&self.name);
+        let has_lost = mark.is_some_and(|mark| mark.has_lost && mark.is_within(created_ns));
+        let status = &self.parts.status;
+        status.set_lost(&self.name, has_lost);
     }
 
     /// Effects that wait although an embedded log has them. Its cursor says nothing about effects

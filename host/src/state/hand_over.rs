@@ -465,10 +465,7 @@ mod tests {
             .expect("copies");
         assert_eq!(copied.changed, 2);
         from.confirm_effects([row(1, 0).key(), row(4, 0).key()]);
-        let mark = Mark {
-            sequence: 9,
-            created_ns: None,
-        };
+        let mark = Mark::at(9, None);
         from.set_effect_mark("a", mark);
         step(&mut writer, 6, 10);
         from.flush().expect("commits");

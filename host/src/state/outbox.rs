@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::file::{ENTRIES, EXCEPTIONS, FORMAT_OWNED, File, META, guarded, storage, unreadable};
-use super::{Error, Options, Store};
+use super::{Error, Mark, Options, Store};
 use crate::effects::{Lineage, Queue, Row, RowKey, due_keys, keys_of, last_key_of, queue_of_key};
 use crate::{atomic_file, storage};
 
@@ -55,62 +55,6 @@ pub(super) struct Owned {
 
 /// For each target, a place in its stream.
 pub(super) type Marks = BTreeMap<String, Mark>;
-
-/// A place in the stream of a target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "StoredMark", into = "StoredMark")]
-pub struct Mark {
-    /// A sequence.
-    pub sequence: u64,
-    /// When the stream was created, in nanoseconds since the Unix epoch; none in a mark of an
-    /// earlier release, or of an embedded log.
-    pub created_ns: Option<u64>,
-}
-
-/// The form of a mark in the file. Earlier releases stored the sequence alone.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum StoredMark {
-    Sequence(u64),
-    Of { sequence: u64, created: u64 },
-}
-
-impl From<StoredMark> for Mark {
-    fn from(stored: StoredMark) -> Self {
-        let (sequence, created_ns) = match stored {
-            StoredMark::Sequence(sequence) => (sequence, None),
-            StoredMark::Of { sequence, created } => (sequence, Some(created)),
-        };
-        Self {
-            sequence,
-            created_ns,
-        }
-    }
-}
-
-impl From<Mark> for StoredMark {
-    fn from(mark: Mark) -> Self {
-        let sequence = mark.sequence;
-        mark.created_ns
-            .map_or(Self::Sequence(sequence), |created| Self::Of {
-                sequence,
-                created,
-            })
-    }
-}
-
-impl Mark {
-    /// Up to where nothing is in doubt in a stream with this creation time. In one with another,
-    /// everything is: it may be another stream of the same name.
-    pub fn within(self, created_ns: Option<u64>) -> u64 {
-        let is_other = |(ours, theirs)| ours != theirs;
-        if self.created_ns.zip(created_ns).is_some_and(is_other) {
-            0
-        } else {
-            self.sequence
-        }
-    }
-}
 
 /// How much waits in an outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -616,12 +560,44 @@ impl Store {
         self.inner.outbox.pending.lock().marks.get(target).copied()
     }
 
-    /// Sets the mark of a target; a commit records it later.
+    /// Sets the mark of a target, which keeps what it knows of the same stream; a commit records it
+    /// later.
     pub fn set_effect_mark(&self, target: &str, mark: Mark) {
         let mut pending = self.inner.outbox.pending.lock();
+        let mark = mark.following(pending.marks.get(target).copied());
         if pending.marks.insert(target.to_owned(), mark) != Some(mark) {
             pending.has_new_marks = true;
         }
+    }
+
+    /// Sets the mark of a target whose stream has lost its end, so that what it had confirmed says
+    /// nothing about what comes. A commit records it later.
+    pub fn set_lost(&self, target: &str, mark: Mark) {
+        let mut pending = self.inner.outbox.pending.lock();
+        let mark = Mark {
+            has_lost: true,
+            ..mark
+        };
+        pending.marks.insert(target.to_owned(), mark);
+        pending.has_new_marks = true;
+    }
+
+    /// Records that what streams have lost is accepted; returns in which targets. Blocking. After an
+    /// error the store must be reopened.
+    pub fn accept_lost(&self) -> Result<Vec<String>, Error> {
+        self.check_usable()?;
+        let mut accepted = Vec::new();
+        {
+            let mut pending = self.inner.outbox.pending.lock();
+            for (target, mark) in &mut pending.marks {
+                if std::mem::take(&mut mark.has_lost) {
+                    accepted.push(target.clone());
+                }
+            }
+            pending.has_new_marks |= !accepted.is_empty();
+        }
+        self.remove_confirmed_effects()?;
+        Ok(accepted)
     }
 
     /// Whether confirmed effects, or marks, are not recorded in the file yet.
@@ -757,19 +733,6 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_of_an_earlier_release_is_read_and_one_of_another_stream_leaves_all_in_doubt() {
-        let read = |json: &str| serde_json::from_str::<Mark>(json).expect("it is a mark");
-        let (old, new) = (read("7"), read(r#"{"sequence":7,"created":5}"#));
-        assert_eq!([old, new].map(|mark| mark.within(Some(5))), [7, 7]);
-        assert_eq!([old, new].map(|mark| mark.within(Some(6))), [7, 0]);
-        assert_eq!(new.within(None), 7, "the server does not say");
-        for mark in [old, new] {
-            let json = serde_json::to_string(&mark).expect("plain data");
-            assert_eq!(read(&json), mark, "{json}");
-        }
-    }
-
-    #[test]
     fn effects_are_durable_with_their_entries_or_not_at_all() {
         let (_folder, path) = owned();
         let (store, mut writer) = open(&path);
@@ -814,10 +777,7 @@ mod tests {
         store.remove_confirmed_effects().expect("commits");
         assert!(store.is_outbox_full(), "no more than a tenth is free again");
         store.confirm_effects([row("a", 2).key()]);
-        let mark = Mark {
-            sequence: 99,
-            created_ns: Some(5),
-        };
+        let mark = Mark::at(99, Some(5));
         store.set_effect_mark("a", mark);
         assert_eq!(sequences(&store, "a"), (3..=10).collect::<Vec<_>>());
         store.remove_confirmed_effects().expect("commits");

@@ -2,12 +2,14 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
 
 use super::deployments::change;
 use super::pages::PageParameters;
 use crate::api;
-use crate::handlers::{Conditions, NamedMessages};
+use crate::handlers::{Conditions, Lost, NamedMessages};
 use crate::serve::App;
 use crate::serve::capacity::acquire;
 use crate::serve::extract::{self, NoParameters, Parameters, Segments};
@@ -152,9 +154,21 @@ async fn wanted<T: DeserializeOwned>(
     serde_json::from_value(body).map_err(|error| invalid(error.to_string()))
 }
 
+/// What to do about messages that are lost.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct RetryParameters {
+    /// Also accept that streams have lost messages that they had confirmed: `promise` is `lost` no
+    /// more.
+    #[serde(default, rename = "accept-lost")]
+    #[param(rename = "accept-lost", required = false)]
+    accept_lost: bool,
+}
+
 /// Tries at once to send what waits for another attempt.
 #[utoipa::path(post, path = "/v1/deployments/{name}/outbox/retry", tag = "deployments",
-    params(("name" = String, Path, description = "Name of the deployment")),
+    params(("name" = String, Path, description = "Name of the deployment"), RetryParameters),
     responses(
         (status = 200, description = "The deployment; what comes of the attempt is in its `outbox` \
                                       a moment later", body = api::Deployment),
@@ -165,11 +179,15 @@ async fn wanted<T: DeserializeOwned>(
 pub(super) async fn retry(
     State(app): State<App>,
     Segments(name): Segments<String>,
-    _: Parameters<NoParameters>,
+    Parameters(RetryParameters { accept_lost }): Parameters<RetryParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
-    change(
-        &app,
-        |host| async move { host.handlers().retry_messages(&name) },
-    )
+    let lost = if accept_lost {
+        Lost::Accept
+    } else {
+        Lost::Report
+    };
+    change(&app, |host| async move {
+        host.handlers().retry_messages(&name, lost).await
+    })
     .await
 }
