@@ -466,6 +466,32 @@ async fn heartbeats_and_retries_after_a_pause_are_no_loops() {
 }
 
 #[tokio::test]
+async fn a_timer_of_any_name_can_be_dropped_once() {
+    let host = start("").await;
+    let client = host.client();
+    let names = [
+        "ü b?c=d&e#f",
+        "%2F..%00/../x",
+        "--all",
+        "\"quoted\" 'twice' \\",
+        "{\"drop\":\"a/other\"}",
+    ];
+    let events: Vec<_> = names.iter().map(|name| set("a", name, LATER_MS)).collect();
+    client.append(&events).await;
+    client.append(&[set("a", "other", LATER_MS)]).await;
+    pending(client, 6).await;
+    for (left, name) in (1..=5).rev().zip(names) {
+        let name = format!("a/{name}");
+        let drop = ["timers", "drop", ALARM, &name];
+        cli::on(&host, &drop).expect(0);
+        pending(client, left).await;
+        let again = cli::on(&host, &drop);
+        assert!(again.stderr.contains("no pending timer"), "{again:?}");
+    }
+    assert_same_when_folded_again(&host);
+}
+
+#[tokio::test]
 async fn limits_and_mistakes_have_names() {
     let host = Host::start_with("[state]\ntimers_pending_max = 5\n").await;
     let client = host.client();
