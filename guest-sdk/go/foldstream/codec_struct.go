@@ -17,8 +17,8 @@ type structField struct {
 	codec    *codec
 	kind     reflect.Type
 	required bool
-	// omitted says whether a zero value is not written.
-	omitted bool
+	// omitted says which values are not written: none, zero ones, or empty ones.
+	omitted string
 }
 
 func (c *codec) makeStruct() error {
@@ -74,8 +74,7 @@ func fieldsOf(kind reflect.Type, base uintptr) ([]structField, error) {
 		if name == "" {
 			name = declared.Name
 		}
-		omitted := options == "omitzero" || options == "omitempty"
-		if options != "" && !omitted {
+		if options != "" && options != "omitzero" && options != "omitempty" {
 			return nil, mismatch(kind.String(), ".", declared.Name, ": unknown option ", options, " in its tag; there are omitzero and omitempty")
 		}
 		if slices.ContainsFunc(fields, func(other structField) bool { return other.name == name }) {
@@ -89,9 +88,9 @@ func fieldsOf(kind reflect.Type, base uintptr) ([]structField, error) {
 		if err != nil {
 			return nil, err
 		}
-		required := declared.Type.Kind() != reflect.Pointer && !omitted
+		required := declared.Type.Kind() != reflect.Pointer && options == ""
 		fields = append(fields, structField{
-			name, string(prefix) + ":", offset, inner, declared.Type, required, omitted,
+			name, string(prefix) + ":", offset, inner, declared.Type, required, options,
 		})
 	}
 	return fields, nil
@@ -136,7 +135,7 @@ func encodeStruct(to []byte, fields []structField, value unsafe.Pointer) ([]byte
 	for number := range fields {
 		field := &fields[number]
 		place := unsafe.Add(value, field.offset)
-		if field.omitted && isEmpty(reflect.NewAt(field.kind, place).Elem()) {
+		if field.omitted != "" && field.omits(reflect.NewAt(field.kind, place).Elem()) {
 			continue
 		}
 		to = append(append(to, separator), field.prefix...)
@@ -153,8 +152,10 @@ func encodeStruct(to []byte, fields []structField, value unsafe.Pointer) ([]byte
 	return append(to, '}'), nil
 }
 
-func isEmpty(value reflect.Value) bool {
-	if value.Kind() == reflect.Slice || value.Kind() == reflect.Map {
+// omits says whether a value is not written, as encoding/json does: omitzero keeps lists and maps that
+// are empty and not nil.
+func (f *structField) omits(value reflect.Value) bool {
+	if f.omitted == "omitempty" && (value.Kind() == reflect.Slice || value.Kind() == reflect.Map) {
 		return value.Len() == 0
 	}
 	return value.IsZero()

@@ -154,3 +154,22 @@ func TestTypesThatCannotBeStoredAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestEmptyListsAreWrittenUnlessTheTagSaysOtherwise(t *testing.T) {
+	type lists struct {
+		Zero  []int          `json:"zero,omitzero"`
+		Map   map[string]int `json:"map,omitzero"`
+		Empty []int          `json:"empty,omitempty"`
+		Any   any            `json:"any,omitzero"`
+		One   *int           `json:"one,omitzero"`
+	}
+	for _, text := range []string{`{"zero":[],"map":{}}`, `{}`, `{"zero":[1],"empty":[1],"any":1,"one":0}`} {
+		value, err := decode[lists](text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if written := encode(t, value); written != text {
+			t.Errorf("%s instead of %s", written, text)
+		}
+	}
+}

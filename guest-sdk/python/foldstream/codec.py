@@ -2,11 +2,14 @@
 
 Supported types: `bool`, `int`, the integers of `foldstream.keys` such as `u64`, `float`, `str`,
 `None`, `date`, `Timestamp`, `Enum`s of texts, `Optional`, `list`, `dict[str, ...]`, tuples of a
-fixed length, dataclasses of these, and `Any` for JSON as it is.
+fixed length, dataclasses of these, unions of dataclasses, and `Any` for JSON as it is. A field
+`Literal["card"]` has this text only; in a union of dataclasses, such a field in each tells them apart.
 
 Reading ignores fields that a dataclass does not have. A field without a default is required.
 Writing keeps the order of a dataclass's fields, so that every SDK stores the same bytes. A field
 whose name is a word of Python ends with an underscore, which JSON does not have: `from_` is `from`.
+`field(metadata={"json": "total-cents"})` gives a field any other name in JSON, and `"omit_none": True`
+leaves it out if it is `None`.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from datetime import date
 from enum import Enum
 from json.encoder import encode_basestring as _quote
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from .errors import Mismatch
 from .keys import Width
@@ -101,7 +104,11 @@ def _written(value: Any) -> str:
     if isinstance(value, str):
         return _encode_text(str.__str__(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {_name(field): getattr(value, field.name) for field in dataclasses.fields(value)}
+        fields = {
+            _name(field): one
+            for field in dataclasses.fields(value)
+            if not ((one := getattr(value, field.name)) is None and _omits_none(field))
+        }
         return _written_fields(fields, len(fields))
     raise Mismatch(f"{kind.__name__} has no form in JSON")
 
@@ -164,8 +171,10 @@ def _make(declared: Any) -> Codec:
     if origin is Annotated:
         widths = [note for note in arguments[1:] if isinstance(note, Width)]
         return _integer(widths[0]) if widths else codec(arguments[0])
+    if origin is Literal:
+        return _literal(declared, arguments)
     if origin is Union or origin is UnionType:
-        return _optional(declared, arguments)
+        return _union(declared, arguments)
     if origin is list:
         return _list(codec(arguments[0]))
     if origin is tuple and Ellipsis not in arguments:
@@ -310,11 +319,80 @@ def _copy_raw(value: Any) -> Any:
     return value
 
 
-def _optional(declared: Any, arguments: tuple[Any, ...]) -> Codec:
+def _literal(declared: Any, arguments: tuple[Any, ...]) -> Codec:
+    if not all(type(argument) is str for argument in arguments):
+        raise TypeError(f"{declared!r}: of literals only those of texts can be stored")
+    expected = "one of " + ", ".join(arguments)
+
+    def decode(value: Any) -> str:
+        if type(value) is not str or value not in arguments:
+            raise Mismatch(f"expected {expected}, found {value if type(value) is str else _shown(value)}")
+        return value
+
+    return Codec(decode, lambda value: _encode_text(decode(value)), None, None)
+
+
+def _union(declared: Any, arguments: tuple[Any, ...]) -> Codec:
     others = [argument for argument in arguments if argument is not NoneType]
-    if len(others) != 1 or len(arguments) != 2:
-        raise TypeError(f"{declared!r}: of unions only `T | None` can be stored")
-    inner = codec(others[0])
+    if len(others) == 1:
+        return _optional(codec(others[0]))
+    tagged = _tagged(declared, others)
+    return tagged if len(others) == len(arguments) else _optional(tagged)
+
+
+def _tags(declared: Any) -> dict[str, str]:
+    """The fields of a dataclass that are one text, with their names in JSON."""
+    if not (isinstance(declared, type) and dataclasses.is_dataclass(declared)):
+        return {}
+    hints = typing.get_type_hints(declared)
+    tags = {}
+    for field in dataclasses.fields(declared):
+        texts = get_args(hints[field.name])
+        if get_origin(hints[field.name]) is Literal and len(texts) == 1:
+            tags[_name(field)] = texts[0]
+    return tags
+
+
+def _tagged(declared: Any, records: list[Any]) -> Codec:
+    """The codec of a union of dataclasses."""
+    tags = [_tags(record) for record in records]
+    for tag in tags[0]:
+        known = {one[tag]: record for one, record in zip(tags, records) if tag in one}
+        if len(known) == len(records):
+            break
+    else:
+        raise TypeError(
+            f"{declared!r}: of unions, `T | None` can be stored, and dataclasses that each have a "
+            "different `Literal` text in a field of the same name"
+        )
+    by_tag = {text: codec(record) for text, record in known.items()}
+    by_type = {record: by_tag[text] for text, record in known.items()}
+    expected = "one of " + ", ".join(by_tag)
+
+    def decode(value: Any) -> Any:
+        if type(value) is not dict:
+            raise _mismatch("an object", value)
+        if tag not in value:
+            raise Mismatch(f"missing field `{tag}`")
+        found = value[tag]
+        if type(found) is not str or found not in by_tag:
+            shown = found if type(found) is str else _shown(found)
+            raise Mismatch(f"expected {expected}, found {shown}").within(tag)
+        return by_tag[found].decode(value)
+
+    def encode(value: Any) -> str:
+        if type(value) not in by_type:
+            raise _mismatch(expected, value)
+        return by_type[type(value)].encode(value)
+
+    def copy(value: Any) -> Any:
+        inner = by_type[type(value)].copy
+        return inner(value) if inner else value
+
+    return Codec(decode, encode, copy, None)
+
+
+def _optional(inner: Codec) -> Codec:
     copy = inner.copy
     return Codec(
         lambda value: None if value is None else inner.decode(value),
@@ -463,8 +541,9 @@ def _record_source(
         " if type(value) is not made: raise Mismatch(f'expected {made.__name__}, found {value!r}')",
         " at = ''",
         " try:",
+        "  pass",
     ]
-    pieces, copies, arguments = [], [], []
+    pieces, parts, copies, arguments = [], [], [], []
     # Arguments by position are faster, but fields that are keyword-only need their names.
     by_name = any(field.kw_only for field in fields)
     for number, (field, declared, one) in enumerate(zip(fields, types, codecs)):
@@ -472,23 +551,42 @@ def _record_source(
         known[f"copy_{number}"] = one.copy
         decode += _decode_field(number, field, declared, known)
         encode += [f"  at = {_name(field)!r}; v{number} = value.{field.name}", *_encode_field(number, declared)]
-        pieces.append(f"{_quote(_name(field))}:{{t{number}}}")
+        written = f"{_quoted(number, field, known)}:{{t{number}}}"
+        pieces.append(written)
+        parts.append(f"None if v{number} is None else f'{written}'" if _omits_none(field) else f"f'{written}'")
         name = f"{field.name}=" if by_name else ""
         copies.append(name + (f"copy_{number}(value.{field.name})" if one.copy else f"value.{field.name}"))
         arguments.append(f"{name}v{number}")
     decode.append(f" return made({', '.join(arguments)})")
-    text = ",".join(pieces)
-    encode += [
-        " except Mismatch as error: raise error.within(at) from None",
-        f" return f'{{{{{text}}}}}'",
-    ]
+    encode.append(" except Mismatch as error: raise error.within(at) from None")
+    if any(_omits_none(field) for field in fields):
+        encode.append(f" parts = ({', '.join(parts)},)")
+        encode.append(" return '{' + ','.join([part for part in parts if part is not None]) + '}'")
+    else:
+        encode.append(f" return f'{{{{{','.join(pieces)}}}}}'")
     copy = ["def copy(value):", f" return made({', '.join(copies)})"]
     return "\n".join([*decode, *encode, *copy, ""])
 
 
 def _name(field: dataclasses.Field[Any]) -> str:
     """The name of a field in JSON."""
-    return field.name.removesuffix("_")
+    named = field.metadata.get("json")
+    return field.name.removesuffix("_") if named is None else named
+
+
+def _omits_none(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field that is `None` is not written."""
+    return field.metadata.get("omit_none", False) is True
+
+
+def _quoted(number: int, field: dataclasses.Field[Any], known: dict[str, Any]) -> str:
+    """The name of a field as JSON, within an f-string."""
+    name = _name(field)
+    if name.isidentifier() and name.isascii():
+        return _quote(name)
+    # Whatever is in it, it is no code.
+    known[f"name_{number}"] = _quote(name)
+    return f"{{name_{number}}}"
 
 
 # The checks of plain types are written out below: a call costs more than the check.
@@ -526,7 +624,8 @@ def _decode_field(
     elif _is_optional(declared):
         lines.append(f" else: v{number} = None")
     else:
-        lines.append(f" else: raise Mismatch('missing field `{name}`')")
+        message = f"missing field `{name}`"
+        lines.append(f" else: raise Mismatch({message!r})")
     return lines
 
 

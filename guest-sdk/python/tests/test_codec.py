@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import date
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from foldstream import Timestamp, u8, u64
@@ -160,3 +160,57 @@ def test_numbers_are_written_as_rust_writes_them() -> None:
     written = "[1.0,0.1,1.5e300,-0.0,1000000000000000.0,1e16,0.0001,-0.000015,1.5e-6,5.0]"
     assert codec(list[float]).encode(floats) == written
     assert codec(list[int]).encode([0, -5, 2**64]) == "[0,-5,18446744073709551616]"
+
+
+@dataclass(kw_only=True)
+class Card:
+    kind: Literal["card"] = "card"
+    number: str
+
+
+@dataclass(kw_only=True)
+class Cash:
+    kind: Literal["cash"] = "cash"
+    change: u64 | None = field(default=None, metadata={"omit_none": True})
+
+
+@dataclass
+class Paid:
+    total: u64 = field(metadata={"json": "total'{cents}\\"})
+    by: Card | Cash
+    refund: Card | Cash | None = None
+
+
+def test_unions_of_dataclasses_are_told_apart_by_a_text() -> None:
+    for text, value in [
+        ('{"kind":"card","number":"1"}', Card(number="1")),
+        ('{"kind":"cash"}', Cash()),
+        ('{"kind":"cash","change":2}', Cash(change=2)),
+    ]:
+        assert codec(Card | Cash).decode(parse(text)) == value
+        assert codec(Card | Cash).encode(value) == text == to_json(value)
+    for text, message in [
+        ("{}", "missing field `kind`"),
+        ('{"kind":"gold"}', "kind: expected one of card, cash, found gold"),
+        ('{"kind":["card"]}', "kind: expected one of card, cash, found a list"),
+        ('{"kind":"card","number":1}', "number: expected a text"),
+        ("[]", "expected an object, found a list"),
+    ]:
+        with pytest.raises(Mismatch, match=message):
+            codec(Card | Cash).decode(parse(text))
+    with pytest.raises(TypeError, match="a different `Literal` text"):
+        codec(Card | Part)
+
+
+def test_fields_may_have_any_name_in_json() -> None:
+    paid = Paid(5, Cash(), Card(number="1"))
+    text = codec(Paid).encode(paid)
+    assert text == to_json(paid)
+    assert text == (
+        '{"total\'{cents}\\\\":5,"by":{"kind":"cash"},"refund":{"kind":"card","number":"1"}}'
+    )
+    assert codec(Paid).decode(parse(text)) == paid
+    with pytest.raises(Mismatch, match="missing field `total'{cents}"):
+        codec(Paid).decode({})
+    copy = codec(Paid).copy
+    assert copy is not None and copy(paid) == paid and copy(paid).by is not paid.by

@@ -43,6 +43,10 @@ pub use table::{Table, Value};
 pub use time::{Date, TimeError, Timestamp, Weekday};
 pub use timer::{Fired, Timer};
 
+/// The JSON of this SDK, for types that hold a value as it is: `serde_json::Value`.
+#[doc(no_inline)]
+pub use serde_json;
+
 /// What a projection needs: `use foldstream_sdk::prelude::*;`.
 pub mod prelude {
     pub use serde::{Deserialize, Serialize};

@@ -201,7 +201,8 @@ export const timestamp: Type<string> = {
   },
 };
 
-/** JSON as it is. Of an object with `toJSON`, such as a `Date`, it is what that returns. */
+/** JSON as it is. Of an object with `toJSON`, such as a `Date`, it is what that returns. Fields that are
+ * `undefined` are left out. */
 export const json: Type<unknown> = {
   changes: true,
   check(value) {
@@ -210,7 +211,8 @@ export const json: Type<unknown> = {
       const { toJSON } = value as { toJSON?: unknown };
       if (typeof toJSON === "function") return json.check(toJSON.call(value, ""));
       if (!isPlain(value)) throw mismatch("JSON", value);
-      return Object.fromEntries(Object.entries(value).map(([key, item]) => [text.check(key), json.check(item)]));
+      const fields = Object.entries(value).filter(([, item]) => item !== undefined);
+      return Object.fromEntries(fields.map(([key, item]) => [text.check(key), json.check(item)]));
     }
     if (typeof value === "string") return text.check(value);
     if (Number.isInteger(value) && !Number.isSafeInteger(value)) {
@@ -234,6 +236,16 @@ export function optional<T>(inner: Type<T>): Type<T | null> {
     initial: () => null,
     absent: () => null,
     check: (value) => (value === null || value === undefined ? null : inner.check(value)),
+  };
+}
+
+/** A value that may be left out of a record: it is `undefined` then, and is not written. */
+export function maybe<T>(inner: Type<T>): Type<T | undefined> {
+  return {
+    changes: inner.changes,
+    initial: () => undefined,
+    absent: () => undefined,
+    check: (value) => (value === undefined ? undefined : inner.check(value)),
   };
 }
 
@@ -305,6 +317,25 @@ export function record<F extends Record<string, Type<any>>>(fields: F): Type<Fie
       ? () => Object.fromEntries(names.map((name, place) => [name, types[place]!.initial!()])) as Fields<F>
       : undefined,
     check: recordCheck(names, types) as Type<Fields<F>>["check"],
+  };
+}
+
+/** One of several records, which a text in the field `tag` tells apart. */
+export function tagged<T extends Record<string, Type<any>>>(tag: string, records: T): Type<TypeOf<T[keyof T]>> {
+  const known = new Map<unknown, Type<any>>(Object.entries(records));
+  const expected = `one of ${[...known.keys()].join(", ")}`;
+  return {
+    changes: true,
+    check(value) {
+      if (value === null || typeof value !== "object" || Array.isArray(value)) throw mismatch("an object", value);
+      const kind = (value as Record<string, unknown>)[tag];
+      const record = known.get(kind);
+      if (record === undefined) {
+        const found = typeof kind === "string" ? kind : shown(kind);
+        throw new Mismatch(`expected ${expected}, found ${found}`).within(tag);
+      }
+      return record.check(value);
+    },
   };
 }
 

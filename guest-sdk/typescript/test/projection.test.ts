@@ -11,18 +11,21 @@ import {
   Projection,
   Reject,
   Retry,
+  type TypeOf,
   addDays,
   date,
   i64,
   json,
   list,
   map,
+  maybe,
   nothing,
   number,
   oneOf,
   optional,
   query,
   record,
+  tagged,
   text,
   timestamp,
   tuple,
@@ -226,6 +229,28 @@ test("values are read and written in the order of their type", () => {
     [record({}), [], "expected an object, found a list"],
   ] as const) {
     assert.throws(() => type.check(value), (error) => error instanceof Mismatch && error.message.includes(message), message);
+  }
+});
+
+test("fields may be left out, and records are told apart by a text", () => {
+  const Card = record({ kind: oneOf("card"), number: text });
+  const Cash = record({ kind: oneOf("cash"), change: maybe(u64) });
+  const Payment = tagged("kind", { card: Card, cash: Cash });
+  for (const given of ['{"kind":"card","number":"1"}', '{"kind":"cash"}', '{"kind":"cash","change":2}']) {
+    const read = Payment.check(parse(given));
+    assert.equal(JSON.stringify(read), given);
+    assert.equal(JSON.stringify(json.check(read)), given);
+  }
+  const read: TypeOf<typeof Payment> = { kind: "cash", change: undefined };
+  assert.equal(JSON.stringify(Payment.check(read)), '{"kind":"cash"}');
+  for (const [value, message] of [
+    [{}, "kind: expected one of card, cash, found nothing"],
+    [{ kind: "constructor" }, "kind: expected one of card, cash, found constructor"],
+    [{ kind: "card", number: 1 }, "number: expected a text"],
+    [{ kind: "cash", change: null }, "change: expected an integer"],
+    [[], "expected an object, found a list"],
+  ] as const) {
+    assert.throws(() => Payment.check(value), (error) => error instanceof Mismatch && error.message.includes(message), message);
   }
 });
 
