@@ -32,6 +32,7 @@ pub mod event;
 mod exceptions;
 mod failure;
 mod firing;
+mod generate;
 mod handlers;
 mod history;
 pub mod host;

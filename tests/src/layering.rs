@@ -70,7 +70,7 @@ const LAYERS: &[&[&str]] = &[
         "timers",
         "usage",
     ],
-    &["batch", "log", "state"],
+    &["batch", "generate", "log", "state"],
     &[
         "audit",
         "data_dir",

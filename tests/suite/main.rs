@@ -46,6 +46,7 @@ mod faults; // what goes wrong with a stream, each with its name
 mod fixes; // fixes stay, failures are shown, and nothing is called done before it is
 mod folder; // the data folder: nothing of others is removed, and only its user reads it
 mod fulfilment; // the example handler sends each order once
+mod generate; // types of schemas: compiled by each language, and events that stay what they are
 mod handlers; // messages that leave once, on the embedded log
 mod handlers_jetstream; // the same on a NATS server that goes away, and behind a proxy that swallows answers
 mod handlers_rollouts; // effects that change hands: rebuilt, rolled back and put back, killed at every step

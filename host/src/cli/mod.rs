@@ -21,7 +21,7 @@ use commands::host::{
     audit, backup, check_module, compact, completions, config, doctor, man, serve, token,
 };
 use commands::outbox;
-use commands::project::{build, demo, dev, inspect, new, record, replay, test};
+use commands::project::{build, demo, dev, generate, inspect, new, record, replay, test};
 use commands::reads::{get, query, scan, watch};
 use commands::rollouts::{
     abort, generations, promote, prune, rebuild, rebuilds, rollback, throttle, verify,
@@ -134,6 +134,7 @@ enum Command {
     Replay(replay::Args),
     #[command(subcommand)]
     Contract(contract::Command),
+    Generate(generate::Args),
     Deploy(deploy::Args),
     List(list::Args),
     Show(show::Args),
@@ -328,6 +329,7 @@ impl Cli {
             Command::New(args) => new::run(&args, &context),
             Command::Build(args) => asking(build::run(args, &context)),
             Command::Inspect(args) => inspect::run(&args, &context),
+            Command::Generate(args) => generate::run(&args, &context),
             Command::Test(args) => hosting(test::run(args, &context)),
             Command::Record(args) => asking(record::run(args, &context)),
             Command::Replay(args) => replay::run(&args, &context),

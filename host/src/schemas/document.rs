@@ -60,6 +60,16 @@ impl Schema {
         Ok(schema)
     }
 
+    /// Whether what is next to a `$ref` means nothing.
+    pub(crate) fn ignores_siblings_of_references(&self) -> bool {
+        self.draft == Draft::Draft7
+    }
+
+    /// Whether the schemas of single items are in `prefixItems`, and no longer in `items`.
+    pub(crate) fn has_prefix_items(&self) -> bool {
+        self.draft == Draft::Draft202012
+    }
+
     /// What checks values against it.
     pub(super) fn validator(&self) -> Result<Validator, Unsound> {
         // What was compared, and nothing that only the validator would see.

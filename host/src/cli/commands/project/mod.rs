@@ -3,6 +3,7 @@
 pub(crate) mod build;
 pub(crate) mod demo;
 pub(crate) mod dev;
+pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod languages;
 pub(crate) mod new;
