@@ -21,6 +21,7 @@ use super::ticker::Ticker;
 use super::upload::{self, Kind, digest};
 use super::{Accepted, Error, Loaded, Options, Wanted, description, imports, wasi};
 use crate::memory::{Purpose, Reservation};
+use crate::schemas;
 
 /// Address space for each linear memory if there is plenty: bounds checks are then free.
 const RESERVATION: u64 = 4 << 30;
@@ -269,6 +270,8 @@ impl Engine {
                 .in_turn(wanted, || self.compiled(accepted, &mut memory, wanted))
                 .map_err(Error::Compile)??,
         };
+        // They stay in memory with the module.
+        memory.grow_to(memory.bytes() + schemas::memory_bytes(&accepted.schemas))?;
         let linked = self
             .inner
             .linker

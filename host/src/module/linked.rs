@@ -35,7 +35,7 @@ pub struct Module {
     info: ModuleInfo,
     /// The schemas of events that it carries.
     schemas: Arc<[EventSchema]>,
-    /// The memory of its native code.
+    /// The memory of its native code and its schemas.
     code: Reservation,
 }
 
@@ -146,7 +146,7 @@ impl Module {
         &self.schemas
     }
 
-    /// Its native code, in bytes: memory that it takes while it is in use.
+    /// Its native code and its schemas, in bytes: memory that they take while it is in use.
     pub fn code_bytes(&self) -> u64 {
         self.code.bytes()
     }

@@ -169,6 +169,31 @@ fn check_names(all: &[EventSchema]) -> Result<(), Error> {
     Ok(())
 }
 
+/// About how many bytes of memory some schemas take.
+pub(crate) fn memory_bytes(all: &[EventSchema]) -> u64 {
+    let schemas = all.iter();
+    let schemas = schemas.map(|schema| schema.event.len() + memory_of(&schema.schema));
+    let bytes = schemas.sum::<usize>() + size_of_val(all);
+    u64::try_from(bytes).expect("what is in memory has a size")
+}
+
+/// What a value has on the heap. The nodes of a map are at worst half empty.
+fn memory_of(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.capacity(),
+        Value::Array(items) => {
+            let inner: usize = items.iter().map(memory_of).sum();
+            items.capacity() * size_of::<Value>() + inner
+        }
+        Value::Object(members) => {
+            let inner = members.iter();
+            let inner = inner.map(|(name, value)| name.capacity() + memory_of(value));
+            2 * members.len() * size_of::<(String, Value)>() + inner.sum::<usize>()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}
+
 /// A part of a JSON pointer.
 pub(crate) fn escaped(part: &str) -> String {
     part.replace('~', "~0").replace('/', "~1")

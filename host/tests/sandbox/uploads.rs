@@ -250,6 +250,29 @@ fn native_code_has_a_limit() {
 }
 
 #[test]
+fn schemas_count_towards_the_memory_of_a_module() {
+    let (engine, _folder) = engine(|_| {});
+    let component = engine.accept(guest("")).expect("accepted").component;
+    let with = |values: usize| {
+        let values = vec!["[]"; values].join(",");
+        let section = format!(
+            r#"{{"format":1,"schemas":[{{"event":"a","version":1,"direction":"reads","schema":{{
+                "examples":[{values}]}}}}]}}"#
+        );
+        let name = b"foldstream:schemas";
+        let body = [&[name.len() as u8], &name[..], section.as_bytes()].concat();
+        let (low, middle) = (body.len() as u8 | 0x80, (body.len() >> 7) as u8 | 0x80);
+        let length = [0, low, middle, (body.len() >> 14) as u8];
+        let upload = [&component[..], &length, &body].concat();
+        let accepted = engine.accept(upload.into()).expect("accepted");
+        let module = engine.load(&accepted).expect("loads");
+        module.module.code_bytes()
+    };
+    let (few, many) = (with(10), with(20_000));
+    assert!(many > few + 20_000 * 32, "{few} and {many} bytes");
+}
+
+#[test]
 fn native_code_of_all_modules_has_a_limit() {
     const TOTAL: u64 = 4 << 20;
     // Half of it is for code.
