@@ -345,6 +345,53 @@ fn sides_that_cannot_be_compared_are_refused() {
     check(&[&order_totals(), &order_totals(), "--mode", "full"], 0);
 }
 
+/// A deployment that says nothing of what it reads is listed, and fails the check if that is asked for.
+async fn assert_unknown(host: &Host, producer: &str) {
+    host.client()
+        .deploy("silent", &guests::module("starter"))
+        .await;
+    let check = |more: &[&str], code: i32| {
+        let arguments = ["contract", "check", producer, "--deployed"];
+        cli::on(host, &[&arguments, more].concat()).expect(code)
+    };
+    let shown = check(&[], 0).stdout;
+    for wanted in [
+        "?     *  (silent: carries no schema of these events)",
+        "1 event compared, 0 not compatible, 1 deployment not compared",
+    ] {
+        assert!(shown.contains(wanted), "{wanted}: {shown}");
+    }
+    let found = check(&["-o", "json"], 0).json();
+    assert_eq!(found["unknown"], json!(["silent"]));
+    let failing = check(&["--require-schemas"], 1);
+    assert!(
+        failing
+            .stderr
+            .contains("1 deployment without a schema of these events"),
+        "{}",
+        failing.stderr
+    );
+    check(&["--require-schemas", "--mode", "full"], 2);
+}
+
+#[test]
+fn a_version_that_both_sides_have_is_compared_with_itself() {
+    let kind = |kind: &str| json!({ "type": kind });
+    let old = Folder::new(&[("p.json", kind("string")), ("p.v2.json", kind("integer"))]);
+    let new = Folder::new(&[("p.json", kind("string")), ("p.v2.json", kind("string"))]);
+    // An event of type `p.v2` is held against version 2 alone.
+    let failing = check(&[old.path(), new.path()], 1).stdout;
+    assert!(
+        failing.contains("p v2 of") && failing.contains("it may be of type integer"),
+        "{failing}"
+    );
+    let third = Folder::new(&[("p.v3.json", kind("integer")), ("p.json", kind("string"))]);
+    check(&[third.path(), old.path()], 0);
+    new.write("p.v02.json", "{}");
+    let refused = check(&[old.path(), new.path()], 4).stderr;
+    assert!(refused.contains("p.v02 ends like a version"), "{refused}");
+}
+
 #[tokio::test]
 async fn a_producer_is_compared_with_every_deployed_consumer() {
     let host = Host::start().await;
@@ -372,6 +419,7 @@ async fn a_producer_is_compared_with_every_deployed_consumer() {
         "{}",
         fits.stdout
     );
+    assert_unknown(&host, producer.path()).await;
     host.client().deploy("strict", &strict).await;
     let failing = deployed(producer.path(), 1);
     for wanted in [

@@ -108,6 +108,10 @@ mod tests {
         assert!(refused(&to_bytes(&[schema("a", 1), schema("a", 1)])).contains("two schemas of a"));
         assert!(refused(&to_bytes(&[schema("", 1)])).contains("is empty"));
         assert!(refused(&to_bytes(&[schema("a", 0)])).contains("version 0"));
+        assert!(refused(&to_bytes(&[schema("a.v2", 1)])).contains("names a version"));
+        let twice = br#"{"format":1,"schemas":[{"event":"a","version":1,"direction":"reads",
+            "schema":{"not":{"a":1,"a":2}}}]}"#;
+        assert!(refused(twice).contains("two members are named"));
         let many: Vec<_> = (1..=129).map(|version| schema("a", version)).collect();
         assert!(refused(&to_bytes(&many)).contains("at most 128"));
         let deep = format!(r#"{{"format":1,"schemas":[{}"#, "[".repeat(10_000));

@@ -4,9 +4,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
-use super::{Direction, Error, EventSchema, SCHEMA_BYTES_MAX, check};
+use super::version::versioned;
+use super::{Direction, Error, EventSchema, SCHEMA_BYTES_MAX, check, strict};
 use crate::small_file::read_within;
 
 /// The folder of a project.
@@ -134,7 +133,7 @@ fn read_file(path: &Path, stem: &str, direction: Direction) -> Result<EventSchem
         path: path.to_owned(),
         source,
     })?;
-    let schema: Value = serde_json::from_slice(&content).map_err(|source| FileError::NoJson {
+    let schema = strict::parse(&content).map_err(|source| FileError::NoJson {
         path: path.to_owned(),
         source,
     })?;
@@ -147,43 +146,9 @@ fn read_file(path: &Path, stem: &str, direction: Direction) -> Result<EventSchem
     })
 }
 
-/// The type and version that a file is named after: `placed.v2` is version 2 of `placed`.
-fn versioned(stem: &str) -> (&str, u32) {
-    let version = |text: &str| {
-        let digits = text.strip_prefix('v')?;
-        // One way to write each version.
-        let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
-        digits.parse().ok().filter(|_| is_plain)
-    };
-    let split = stem.rsplit_once('.');
-    split
-        .and_then(|(event, last)| Some((event, version(last)?)))
-        .unwrap_or((stem, 1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_are_named_after_type_and_version() {
-        for (stem, expected) in [
-            ("placed", ("placed", 1)),
-            ("placed.v2", ("placed", 2)),
-            (
-                "com.example.order.placed.v12",
-                ("com.example.order.placed", 12),
-            ),
-            ("placed.v0", ("placed.v0", 1)),
-            ("placed.v02", ("placed.v02", 1)),
-            ("v2", ("v2", 1)),
-            ("a.v", ("a.v", 1)),
-            ("a.v+2", ("a.v+2", 1)),
-            ("a.v99999999999", ("a.v99999999999", 1)),
-        ] {
-            assert_eq!(versioned(stem), expected);
-        }
-    }
 
     #[test]
     fn folder_is_read_in_order_and_refused_if_it_has_something_else() {
@@ -208,7 +173,16 @@ mod tests {
         assert!(refused().contains("two schemas of b that the module reads"));
         write("b.v1.json", "{");
         assert!(refused().contains("b.v1.json is no JSON"));
+        write("b.v1.json", r#"{"type": "string", "type": "object"}"#);
+        assert!(
+            refused().contains("two members are named \"type\""),
+            "{}",
+            refused()
+        );
         std::fs::remove_file(path.join("b.v1.json")).expect("remove");
+        write("b.v02.json", "{}");
+        assert!(refused().contains("b.v02 ends like a version"));
+        std::fs::remove_file(path.join("b.v02.json")).expect("remove");
         write("d.json", r#"{"type": 7}"#);
         assert!(
             refused().contains("the schema of d at /type"),

@@ -10,7 +10,9 @@ pub(crate) mod compare;
 mod document;
 mod folder;
 mod keywords;
+mod strict;
 mod validate;
+mod version;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -61,6 +63,7 @@ pub(crate) struct EventSchema {
     /// What the module does with it.
     pub direction: Direction,
     /// The JSON Schema.
+    #[serde(deserialize_with = "strict::value")]
     pub schema: Value,
 }
 
@@ -157,6 +160,9 @@ fn check_names(all: &[EventSchema]) -> Result<(), Error> {
                 "a schema names an event whose type is empty, longer than {EVENT_BYTES_MAX} bytes \
                  or has control characters, or a version 0"
             )));
+        }
+        if let Some(why) = version::misplaced(event) {
+            return Err(Error::All(why));
         }
         if !known.insert((event, schema.version, schema.direction)) {
             return Err(Error::All(format!(

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use jsonschema::Validator;
 use serde_json::Value;
 
+use super::version::versioned;
 use super::{Direction, Error, EventSchema, Schema, by_event, name};
 use crate::event::Payload;
 
@@ -119,8 +120,8 @@ impl Checks {
         if let Some(versions) = of(kind) {
             return Some(versions);
         }
-        let (event, version) = kind.rsplit_once(".v")?;
-        let wanted = name(event, version.parse().ok()?);
+        let (event, version) = versioned(kind);
+        let wanted = name(event, version);
         let at = of(event)?.iter().position(|check| check.name == wanted)?;
         Some(&of(event)?[at..=at])
     }
@@ -172,6 +173,9 @@ mod tests {
             "only that version"
         );
         assert!(look("placed.v1", r#"{"cents": 1}"#).is_none());
+        for other in ["placed.v02", "placed.v+2", "placed.v2.v2"] {
+            assert_eq!(look(other, "{}"), None, "{other} is another type");
+        }
         assert!(
             look("placed.v3", "{}").is_none(),
             "an event without a schema"

@@ -77,16 +77,21 @@ pub(crate) fn reasons(reader: &Schema, writer: &Schema) -> Vec<Reason> {
     different
 }
 
-/// The same, if each side may have several versions: whatever fits a version of the writer must fit
-/// a version of the reader. Each reason names the versions, by their indices.
+/// The same, if each side may have several versions, with their numbers: whatever fits a version of
+/// the writer must fit the same one of the reader, as an event may name its version; if the reader
+/// does not have it, any other. Each reason names the versions, by their indices.
 pub(crate) fn reasons_of_versions(
-    readers: &[Schema],
-    writers: &[Schema],
+    readers: &[(u32, &Schema)],
+    writers: &[(u32, &Schema)],
 ) -> Vec<(usize, usize, Vec<Reason>)> {
     let mut against = Vec::new();
-    for (written, writer) in writers.iter().enumerate() {
+    for (written, (version, writer)) in writers.iter().enumerate() {
+        let is_same = |(_, (other, _)): &(usize, &(u32, &Schema))| other == version;
+        let has_same = readers.iter().enumerate().any(|reader| is_same(&reader));
         let all = readers.iter().enumerate();
-        let all = all.map(|(read, reader)| (written, read, reasons(reader, writer)));
+        let all = all.filter(|reader| !has_same || is_same(reader));
+        let all = all.map(|(read, (_, reader))| (written, read, reasons(reader, writer)));
+        let all = all.collect::<Vec<_>>().into_iter();
         // The nearest one; of several, the newest.
         let nearest = all.rev().min_by_key(|(_, _, reasons)| reasons.len());
         against.extend(nearest.filter(|(_, _, reasons)| !reasons.is_empty()));

@@ -270,7 +270,9 @@ fn limits_are_compared() {
 #[test]
 fn each_version_of_a_writer_needs_one_of_the_reader() {
     let of = |name: &str| schema(&json!({ "type": "object", "required": [name] }));
-    let found = reasons_of_versions(&[of("a"), of("b")], &[of("b"), of("a"), of("c")]);
+    let [a, b, c] = ["a", "b", "c"].map(of);
+    let readers = [(1, &a), (2, &b)];
+    let found = reasons_of_versions(&readers, &[(3, &b), (4, &a), (5, &c)]);
     let [(2, 1, reasons)] = &found[..] else {
         panic!("{found:?}")
     };
@@ -278,6 +280,17 @@ fn each_version_of_a_writer_needs_one_of_the_reader() {
         reasons[0].pointer, "/b",
         "compared with the newest of the nearest"
     );
+}
+
+#[test]
+fn a_version_that_both_sides_have_is_compared_with_itself_alone() {
+    let of = |name: &str| schema(&json!({ "type": "object", "required": [name] }));
+    let [a, b] = ["a", "b"].map(of);
+    let readers = [(1, &a), (2, &b)];
+    assert_eq!(reasons_of_versions(&readers, &[(1, &a), (2, &b)]), []);
+    // An event of type `p.v2` is held against version 2, whatever version 1 accepts.
+    let found = reasons_of_versions(&readers, &[(2, &a)]);
+    assert!(matches!(found[..], [(0, 1, _)]), "{found:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use super::report::Report;
+use super::report::{Demand, Report};
 use super::sides::{self, Side};
 use crate::cli::Context;
 use crate::cli::support::exit::{Exit, Failure};
@@ -25,7 +25,8 @@ A file is a JSON Schema, named after the type of its event; a folder has such fi
 carries those with which it was built. The last one is the new one. With --mode backward (the \
 default) the new schema must accept all that fits the old one, with forward the old schema all that \
 fits the new one, with full both. Only the last of several old ones counts, unless the mode is \
-transitive. --deployed checks that each deployed module reads all that fits the new schemas.
+transitive. --deployed checks that each deployed module reads all that fits the new schemas, and lists \
+those that carry no schema of these events; with --require-schemas they fail the check.
 
 It is strict: `compatible` means that nothing that one side accepts is refused by the other. By \
 JSON Schema, members that a schema does not name may have any value. Keywords that the check does \
@@ -43,6 +44,9 @@ pub(crate) struct Args {
     /// Compare with what the modules on a host read, instead of old schemas.
     #[arg(long)]
     deployed: bool,
+    /// Fail if a deployment carries no schema of these events.
+    #[arg(long, requires = "deployed")]
+    require_schemas: bool,
     /// Accept keywords that the check does not understand.
     #[arg(long)]
     allow_unknown: bool,
@@ -96,15 +100,21 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         }
         let new = Side::read(new).await?;
         let events = new.written_events();
-        let consumers = sides::deployed(&context.client()?, &events).await?;
-        for consumer in &consumers {
+        let deployed = sides::deployed(&context.client()?, &events).await?;
+        for consumer in &deployed.consumers {
             report.add_consumer(consumer, &new);
         }
-        if consumers.is_empty() {
+        if deployed.consumers.is_empty() {
             context.output.warning(
                 "no deployed module carries a schema of these events, so nothing is compared",
             );
         }
+        let demand = if args.require_schemas {
+            Demand::Schemas
+        } else {
+            Demand::None
+        };
+        report.add_unknown(deployed.unknown, demand);
     } else {
         let skipped = if args.mode.is_transitive() {
             0

@@ -16,8 +16,22 @@ pub(super) struct Report {
     compatible: bool,
     /// Each event of each pair.
     pub(super) checks: Vec<Check>,
+    /// Deployments that carry no schema of these events, so that nothing is known of what they read.
+    unknown: Vec<String>,
     #[serde(skip)]
     allows_unknown: bool,
+    #[serde(skip)]
+    demand: Demand,
+}
+
+/// What is demanded of deployments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Demand {
+    /// Nothing.
+    #[default]
+    None,
+    /// Each carries a schema of one of the events.
+    Schemas,
 }
 
 /// The comparison of an event.
@@ -61,7 +75,9 @@ impl Report {
         Self {
             compatible: true,
             checks: Vec::new(),
+            unknown: Vec::new(),
             allows_unknown,
+            demand: Demand::None,
         }
     }
 
@@ -103,6 +119,13 @@ impl Report {
                 self.compare(event, (consumer, read), (new, written), Mode::Forward);
             }
         }
+    }
+
+    /// Notes deployments that could not be compared.
+    pub(super) fn add_unknown(&mut self, deployments: Vec<String>, demand: Demand) {
+        self.compatible &= deployments.is_empty() || demand == Demand::None;
+        self.demand = demand;
+        self.unknown = deployments;
     }
 
     fn compare(
@@ -192,11 +215,23 @@ impl Report {
                 text.push_str(&format!("          {}\n", printable(&line)));
             }
         }
+        let mark = match self.demand {
+            Demand::None => "?   ",
+            Demand::Schemas => "FAIL",
+        };
+        for deployment in &self.unknown {
+            let line = format!("{mark}  *  ({deployment}: carries no schema of these events)");
+            text.push_str(&format!("{}\n", printable(&line)));
+        }
         text.push_str(&format!(
             "{} compared, {} not compatible",
             counted(self.compared() as u64, "event"),
             self.failed()
         ));
+        if !self.unknown.is_empty() {
+            let unknown = counted(self.unknown.len() as u64, "deployment");
+            text.push_str(&format!(", {unknown} not compared"));
+        }
         text
     }
 
@@ -220,6 +255,11 @@ impl Report {
     /// An error if something is not compatible.
     pub(super) fn verdict(&self) -> anyhow::Result<()> {
         match self.failed() as u64 {
+            0 if self.demand == Demand::Schemas && !self.unknown.is_empty() => {
+                let unknown = counted(self.unknown.len() as u64, "deployment");
+                let message = format!("{unknown} without a schema of these events");
+                Err(Failure::new(Exit::Failed, message).into())
+            }
             0 => Ok(()),
             failed => {
                 let message = format!("{} not compatible", counted(failed, "event"));
@@ -234,12 +274,12 @@ fn compared(
     (reader, reads): (&Side, &[Version]),
     (writer, writes): (&Side, &[Version]),
 ) -> Vec<Failing> {
-    let of = |versions: &[Version]| -> Vec<Schema> {
+    fn of(versions: &[Version]) -> Vec<(u32, &Schema)> {
+        let versions = versions.iter();
         versions
-            .iter()
-            .map(|version| version.schema.clone())
+            .map(|version| (version.number, &version.schema))
             .collect()
-    };
+    }
     let mut failing = Vec::new();
     for (written, read, reasons) in reasons_of_versions(&of(reads), &of(writes)) {
         failing.extend(reasons.into_iter().map(|reason| Failing {

@@ -24,6 +24,7 @@ pub(super) struct Side {
 /// A version of an event.
 pub(super) struct Version {
     pub(super) name: String,
+    pub(super) number: u32,
     pub(super) schema: Schema,
 }
 
@@ -64,6 +65,7 @@ impl Side {
                 })?;
                 Ok(Version {
                     name: version.name(),
+                    number: version.version,
                     schema,
                 })
             });
@@ -93,27 +95,33 @@ impl Side {
     }
 }
 
-/// The deployments whose modules carry schemas of some events that they read.
-pub(super) async fn deployed(
-    client: &Client,
-    events: &BTreeSet<&str>,
-) -> anyhow::Result<Vec<Side>> {
+/// What is deployed on a host.
+pub(super) struct Deployed {
+    /// The deployments whose modules carry schemas of some events that they read.
+    pub(super) consumers: Vec<Side>,
+    /// All others: nothing is known of what they read.
+    pub(super) unknown: Vec<String>,
+}
+
+/// Reads which deployments read some events.
+pub(super) async fn deployed(client: &Client, events: &BTreeSet<&str>) -> anyhow::Result<Deployed> {
     let list: DeploymentList = client.get(&["v1", "deployments"], &[]).await?;
-    let mut sides = Vec::new();
+    let (mut consumers, mut unknown) = (Vec::new(), Vec::new());
     for deployment in list.deployments {
         let mut carried = deployment.module.events.iter();
         let reads = carried.any(|carried| {
             carried.direction == Direction::Reads && events.contains(carried.event.as_str())
         });
         if !reads {
+            unknown.push(deployment.name);
             continue;
         }
         let path = ["v1", "deployments", &deployment.name, "schemas"];
         let carried: ModuleSchemas = client.get(&path, &[]).await?;
         let carried: Vec<EventSchema> = carried.schemas.into_iter().map(Into::into).collect();
-        sides.push(Side::of(deployment.name, &carried)?);
+        consumers.push(Side::of(deployment.name, &carried)?);
     }
-    Ok(sides)
+    Ok(Deployed { consumers, unknown })
 }
 
 #[cfg(test)]
