@@ -5,8 +5,11 @@
 use bytes::Bytes;
 
 use crate::cloudevents::{Recognition, message};
-use crate::event::Event;
+use crate::event::{Event, Payload};
+use crate::generate::{self, Formats, Inexpressible, Target};
 pub use crate::module::DrawnManifest;
+use crate::schemas::compare::reasons;
+use crate::schemas::{self, Checks, Direction, Schema};
 use crate::state::catalogue::ModuleInfo;
 use crate::{module, source};
 
@@ -54,4 +57,51 @@ pub fn manifest(drawn: &DrawnManifest) -> Result<ModuleInfo, module::Error> {
 /// not an answer.
 pub fn answer(bytes: Vec<u8>) -> Option<String> {
     module::read_answer(bytes)
+}
+
+/// What became of the schemas of a module.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReadSchemas {
+    /// The section, written again.
+    pub section: Vec<u8>,
+    /// Why a schema may refuse what itself accepts.
+    pub against_itself: Vec<String>,
+    /// Why the data does not fit; none if it does, or has no schema.
+    pub violation: Option<String>,
+    /// The types of each language, or why there are none.
+    pub types: Vec<Result<String, String>>,
+}
+
+/// Does with a section of schemas all that is ever done with one, and holds the data of an event
+/// against it.
+pub fn schemas(section: &[u8], event: &str, data: &str) -> Result<ReadSchemas, String> {
+    let refused = |error: schemas::Error| error.to_string();
+    let carried = schemas::parse(section).map_err(refused)?;
+    schemas::check(&carried).map_err(refused)?;
+    let mut against_itself = Vec::new();
+    for carried in &carried {
+        let schema = Schema::check(&carried.schema).map_err(|error| error.to_string())?;
+        let reasons = reasons(&schema, &schema).into_iter();
+        against_itself.extend(reasons.map(|reason| format!("{reason:?}")));
+    }
+    let checks = Checks::new(&carried).map_err(refused)?;
+    let violation = checks.violation(Direction::Reads, event, &Payload::from(data));
+    let package = "events".to_owned();
+    let targets = [
+        Target::Rust,
+        Target::TypeScript,
+        Target::Python,
+        Target::Go { package },
+    ];
+    let types = targets.iter().map(|target| {
+        let made = generate::generate(&carried, target, Inexpressible::AnyJson, Formats::Typed);
+        made.map(|made| made.code)
+            .map_err(|error| error.to_string())
+    });
+    Ok(ReadSchemas {
+        section: schemas::to_bytes(&carried),
+        against_itself,
+        violation: violation.map(|violation| violation.message),
+        types: types.collect(),
+    })
 }

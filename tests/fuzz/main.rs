@@ -14,5 +14,6 @@ mod headers; // header blocks of NATS, as our own reader and the client see them
 mod http; // paths, queries, headers and bodies of all routes
 mod log; // what is appended and read through the API
 mod manifests; // what a module says of itself
+mod schemas; // schemas that modules carry: checked, compared, made into types
 mod subjects; // subjects, patterns, templates, times, percent-encoding
 mod uploads; // the host survives every upload
