@@ -118,18 +118,23 @@ pub(crate) enum Error {
 fn shown(places: &[Place]) -> String {
     let mut text = String::new();
     for place in places.iter().take(SHOWN_MAX) {
-        let Place {
-            event,
-            pointer,
-            reason,
-        } = place;
-        let pointer = if pointer.is_empty() { "/" } else { pointer };
-        text.push_str(&format!("\n  {event} at {pointer}: {reason}"));
+        let (event, at, reason) = (&place.event, place.shown(), &place.reason);
+        text.push_str(&format!("\n  {event} at {at}: {reason}"));
     }
     if places.len() > SHOWN_MAX {
         text.push_str(&format!("\n  and {} more", places.len() - SHOWN_MAX));
     }
     text
+}
+
+impl Place {
+    /// The place, for people.
+    pub(crate) fn shown(&self) -> &str {
+        match self.pointer.as_str() {
+            "" => "the whole schema",
+            pointer => pointer,
+        }
+    }
 }
 
 impl Target {

@@ -130,6 +130,11 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     };
     let generated = generate::generate(&schemas, &target, inexpressible, formats);
     let generated = generated.map_err(|error| refused(&args.schemas, &error))?;
+    for place in &generated.loose {
+        let (event, at, reason) = (&place.event, place.shown(), &place.reason);
+        let message = format!("{event} at {at}: {reason}, so it has the type of any JSON");
+        context.output.warning(&message);
+    }
     match &args.out {
         None => print(generated, &target, context),
         Some(out) if args.check => compare(out, &generated.code),
