@@ -177,7 +177,7 @@ fn node(rng: &mut Rng, depth: usize) -> Value {
 }
 
 fn value(rng: &mut Rng, keyword: &str, depth: usize) -> Value {
-    let mut inner = |rng: &mut Rng| {
+    let inner = |rng: &mut Rng| {
         if depth == 0 {
             json!({})
         } else {

@@ -9,18 +9,6 @@ type PlacedV2Line struct {
 	Labels map[string]float64 `json:"labels,omitzero"`
 }
 
-type PlacedV2PaymentCardKind string
-
-const (
-	PlacedV2PaymentCardKindCard PlacedV2PaymentCardKind = "card"
-)
-
-type PlacedV2PaymentCashKind string
-
-const (
-	PlacedV2PaymentCashKindCash PlacedV2PaymentCashKind = "cash"
-)
-
 type PlacedV2Payment struct {
 	Kind   string  `json:"kind"`
 	Change *int64  `json:"change,omitzero"`
@@ -28,8 +16,8 @@ type PlacedV2Payment struct {
 }
 
 const (
-	PlacedV2PaymentCard2 = "card"
-	PlacedV2PaymentCash2 = "cash"
+	PlacedV2PaymentCard = "card"
+	PlacedV2PaymentCash = "cash"
 )
 
 // PlacedV2Type: Where.

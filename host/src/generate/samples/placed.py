@@ -13,18 +13,10 @@ class PlacedV2Line:
     labels: dict[str, float] | None = field(default=None, metadata={"omit_none": True})
 
 
-class PlacedV2PaymentCardKind(Enum):
-    CARD = "card"
-
-
 @dataclass(kw_only=True)
 class PlacedV2PaymentCard:
     kind: Literal["card"] = "card"
     digits: str
-
-
-class PlacedV2PaymentCashKind(Enum):
-    CASH = "cash"
 
 
 @dataclass(kw_only=True)

@@ -15,25 +15,9 @@ pub struct PlacedV2Line {
     pub labels: Option<BTreeMap<String, f64>>,
 }
 
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-pub enum PlacedV2PaymentCardKind {
-    #[serde(rename = "card")]
-    Card,
-}
-
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlacedV2PaymentCard {
     pub digits: String,
-}
-
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-pub enum PlacedV2PaymentCashKind {
-    #[serde(rename = "cash")]
-    Cash,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,9 +36,7 @@ pub enum PlacedV2Payment {
 }
 
 /// Where.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum PlacedV2Type {
     #[serde(rename = "in-store")]
     InStore,

@@ -26,10 +26,6 @@ export const PlacedV2Line: Type<PlacedV2Line> = record({
   labels: maybe(map(number)),
 });
 
-export type PlacedV2PaymentCardKind =
-  | "card";
-export const PlacedV2PaymentCardKind: Type<PlacedV2PaymentCardKind> = oneOf("card");
-
 export interface PlacedV2PaymentCard {
   kind: "card";
   digits: string;
@@ -38,10 +34,6 @@ export const PlacedV2PaymentCard: Type<PlacedV2PaymentCard> = record({
   kind: oneOf("card"),
   digits: text,
 });
-
-export type PlacedV2PaymentCashKind =
-  | "cash";
-export const PlacedV2PaymentCashKind: Type<PlacedV2PaymentCashKind> = oneOf("cash");
 
 export interface PlacedV2PaymentCash {
   kind: "cash";
@@ -59,9 +51,7 @@ export const PlacedV2Payment: Type<PlacedV2Payment> = tagged("kind", {
 });
 
 /** Where. */
-export type PlacedV2Type =
-  | "in-store"
-  | "online";
+export type PlacedV2Type = "in-store" | "online";
 export const PlacedV2Type: Type<PlacedV2Type> = oneOf("in-store", "online");
 
 /** An order was placed */
