@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::Place;
-use super::names::{Names, snake, upper_camel};
+use super::names::{Names, snake};
 use super::shape::{
     Declaration, Document, Field, Named, Presence, Printed, Shape, Sign, Type, Variant,
 };
@@ -157,7 +157,7 @@ fn constants(document: &Document, names: &[String], scope: &mut Names) -> Vec<Ve
             _ => Vec::new(),
         };
         let constants = texts.into_iter().map(|text| {
-            let text = exported(&upper_camel(text, "Empty"));
+            let text = exported(&snake(text, "empty"));
             scope.unique(&format!("{name}{text}"))
         });
         all.push(constants.collect());
@@ -243,7 +243,7 @@ impl Printer<'_> {
             rows.push(Row {
                 comment,
                 cells: [
-                    scope.unique(&exported(&upper_camel(&field.name, "Field"))),
+                    scope.unique(&exported(&snake(&field.name, "field"))),
                     kind,
                     tag(&field.name, option),
                 ],
@@ -340,8 +340,8 @@ fn about(name: &str, docs: &[String]) -> Vec<String> {
 }
 
 /// A name that other packages see.
-fn exported(camel: &str) -> String {
-    let snake = snake(camel, "field");
+fn exported(name: &str) -> String {
+    let snake = snake(name, "field");
     let words = snake.split('_').map(|word| {
         if INITIALISMS.contains(&word) {
             return word.to_uppercase();
