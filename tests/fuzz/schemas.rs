@@ -42,6 +42,10 @@ fn schemas_are_refused_or_mean_one_thing() {
             }
             Ok(found) => found,
         };
+        // No section at all is how a module carries none.
+        if found.section.is_empty() {
+            return "none";
+        }
         assert_eq!(
             found.against_itself, [""; 0],
             "a schema accepts what it accepts"
@@ -55,12 +59,8 @@ fn schemas_are_refused_or_mean_one_thing() {
         for types in &found.types {
             match types {
                 Ok(code) => is_code(code),
-                // A module may carry none.
                 Err(words) => {
-                    assert!(
-                        words.contains("no schemas") || words.contains("too many"),
-                        "{words}"
-                    );
+                    assert!(words.contains("too many"), "{words}");
                     outcome = "without types";
                 }
             }
@@ -101,7 +101,7 @@ fn section(rng: &mut Rng) -> Value {
 fn root(rng: &mut Rng) -> Value {
     let mut schema = schema(rng, 4);
     if let Some(members) = schema.as_object_mut() {
-        if rng.bool() {
+        if rng.u8(0..12) > 0 {
             let definitions = json!({ "a": node(rng, 2), "b": { "$ref": "#/$defs/a" } });
             members.insert("$defs".to_owned(), definitions);
         }
