@@ -356,7 +356,12 @@ function recordCheck(names: string[], types: Type<any>[]): (value: unknown) => u
   };
   // A quoted name is a name, whatever it has in it; `__proto__` alone would not be a field.
   const quoted = names.map((name) => (name === "__proto__" ? `["__proto__"]` : JSON.stringify(name)));
-  const reads = names.map((name, place) => `const v${place} = value[${JSON.stringify(name)}];`);
+  const reads = names.map((name, place) => {
+    const read = `value[${JSON.stringify(name)}]`;
+    // Every object has a `constructor` and a few more, which are no fields.
+    const own = name in Object.prototype ? `Object.hasOwn(value, ${JSON.stringify(name)}) ? ${read} : undefined` : read;
+    return `const v${place} = ${own};`;
+  });
   const values = types.map((type, place) => {
     const otherwise = `field(${place}, v${place})`;
     return type.fits === undefined ? otherwise : `${type.fits(`v${place}`)} ? v${place} : ${otherwise}`;

@@ -241,6 +241,11 @@ test("fields may be left out, and records are told apart by a text", () => {
     assert.equal(JSON.stringify(read), given);
     assert.equal(JSON.stringify(json.check(read)), given);
   }
+  const Odd = record({ constructor: maybe(text), ["__proto__"]: maybe(text), toString: text });
+  for (const given of ['{"toString":"t"}', '{"constructor":"c","__proto__":"p","toString":"t"}']) {
+    assert.equal(JSON.stringify(Odd.check(parse(given))), given);
+  }
+  assert.throws(() => Odd.check({}), /missing field `toString`/);
   const read: TypeOf<typeof Payment> = { kind: "cash", change: undefined };
   assert.equal(JSON.stringify(Payment.check(read)), '{"kind":"cash"}');
   for (const [value, message] of [

@@ -60,7 +60,7 @@ impl<'a> Reader<'a, '_> {
         at: (&str, Option<usize>),
     ) -> Result<Type, Error> {
         let with_base = |case: &Case<'a>| [base, case].concat();
-        if let [] = cases {
+        if cases.is_empty() {
             return Ok(Type::Null);
         }
         if let [case] = cases {

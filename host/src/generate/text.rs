@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn comments_are_wrapped_and_cannot_end() {
         let long = "word ".repeat(30);
-        let lines = wrapped(&[format!("a\nb\u{202e}c\u{2028}d"), long], 4);
+        let lines = wrapped(&["a\nb\u{202e}c\u{2028}d".to_owned(), long], 4);
         assert_eq!(lines[..2], ["a b c d", ""]);
         assert_eq!(lines.len(), 4);
         assert!(lines.iter().all(|line| line.len() <= 92));
