@@ -1,7 +1,7 @@
 //! Structs with tags, as gofmt writes them and the codec of the SDK takes them.
 //!
-//! Go has no unions: the struct of one has the members of all of its records, and those that only
-//! some of them have are pointers.
+//! Go has no unions: the struct of one has the members of all of its records, and members that only
+//! some records have are pointers.
 
 use std::collections::BTreeMap;
 

@@ -89,7 +89,7 @@ impl<'a> Reader<'a, '_> {
         stated.find(|value| !value.is_null())
     }
 
-    /// What stands for a member that is left out. A default that is no plain value is only a note.
+    /// What a member is that is left out. A default that is no plain value is only a note.
     fn presence(&self, kind: &Type, stated: Option<&Value>, docs: &mut Vec<String>) -> Presence {
         let Some(stated) = stated else {
             return Presence::Optional;

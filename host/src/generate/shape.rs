@@ -10,7 +10,7 @@ use crate::schemas::EventSchema;
 pub(super) struct Document {
     /// What is declared. The index is the identity of a declaration.
     pub declarations: Vec<Declaration>,
-    /// The declarations in the order of the file: each after those that it uses.
+    /// The declarations in the order of the file: each after the ones that it uses.
     pub order: Vec<usize>,
     /// The events, each with its declaration.
     pub events: Vec<(EventSchema, usize)>,

@@ -26,7 +26,7 @@ carries those with which it was built. The last one is the new one. With --mode 
 default) the new schema must accept all that fits the old one, with forward the old schema all that \
 fits the new one, with full both. Only the last of several old ones counts, unless the mode is \
 transitive. --deployed checks that each deployed module reads all that fits the new schemas, and lists \
-those that carry no schema of these events; with --require-schemas they fail the check.
+deployments without a schema of these events; with --require-schemas they fail the check.
 
 It is strict: `compatible` means that nothing that one side accepts is refused by the other. By \
 JSON Schema, members that a schema does not name may have any value. Keywords that the check does \
