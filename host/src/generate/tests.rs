@@ -320,13 +320,13 @@ fn schemas_that_would_take_long_end() {
         |inner, _| json!({ "properties": { "a": inner } }),
     );
     // Each definition has two members of the next one.
-    let mut shared = json!({ "$ref": "#/$defs/0", "$defs": { "12": { "type": "string" } } });
-    for level in 0..12 {
+    let mut shared = json!({ "$ref": "#/$defs/0", "$defs": { "10": { "type": "string" } } });
+    for level in 0..10 {
         let next = json!({ "$ref": format!("#/$defs/{}", level + 1) });
         shared["$defs"][level.to_string()] = json!({ "properties": { "a": next, "b": next } });
     }
-    let doubling = json!({ "allOf": vec![json!({ "$ref": "#/$defs/a" }); 60], "$defs": {
-        "a": { "allOf": vec![json!({ "$ref": "#/$defs/b" }); 60] },
+    let doubling = json!({ "allOf": vec![json!({ "$ref": "#/$defs/a" }); 50], "$defs": {
+        "a": { "allOf": vec![json!({ "$ref": "#/$defs/b" }); 50] },
         "b": { "properties": { "a": { "type": "string" } } },
     } });
     for schema in [
