@@ -100,6 +100,53 @@ impl Batch {
         self.events.iter().map(Event::size).sum()
     }
 
+    /// Whether it is within the limits.
+    pub(crate) fn fits(&self, limits: Limits) -> bool {
+        let count = self.events.len();
+        // A single event may have any size.
+        count <= limits.events.max(1) && (count < 2 || self.bytes() <= limits.bytes)
+    }
+
+    /// A copy of what lies after a sequence within it, up to the limits: at least one event, if
+    /// there is any. The copy shares the memory of the events.
+    pub(crate) fn portion(&self, after: u64, limits: Limits) -> Batch {
+        debug_assert!(after < self.through, "something lies after it");
+        let after = after.max(self.after);
+        let first = self.events.partition_point(|event| event.sequence <= after);
+        let events = &self.events[first..];
+        let mut bytes = 0;
+        let fitting = events
+            .iter()
+            .take(limits.events.max(1))
+            .take_while(|event| {
+                bytes += event.size();
+                bytes <= limits.bytes
+            });
+        let count = fitting.count().max(1).min(events.len());
+        let (events, rest) = events.split_at(count);
+        // Up to the event before: what lies between them was read, and did not match.
+        let through = rest.first().map_or(self.through, |next| next.sequence - 1);
+        let is_first = after == self.after;
+        Batch {
+            events: events.to_vec(),
+            after,
+            through,
+            head: self.head,
+            pending: self.pending + rest.len() as u64,
+            stream: Arc::clone(&self.stream),
+            last_seen: self.last_seen.clone().filter(|_| rest.is_empty()),
+            missing: self
+                .missing
+                .iter()
+                .filter_map(|range| clamp(range, after + 1, through))
+                .collect(),
+            // Told with the first part.
+            overlooked: if is_first { self.overlooked } else { 0 },
+            passed_over: self.passed_over_between(after, through).collect(),
+            left_out: Vec::new(),
+        }
+    }
+
     /// Appends a later batch of the same stream.
     pub fn append(&mut self, mut later: Batch) {
         debug_assert!(later.through >= self.through, "batches arrive in order");
@@ -407,6 +454,41 @@ mod tests {
             ),
             (6, 2, 5)
         );
+    }
+
+    #[test]
+    fn portions_of_a_batch_are_together_the_whole_of_it() {
+        for events in 1..4 {
+            for begin in 1..12 {
+                let limits = Limits {
+                    events,
+                    bytes: 1 << 20,
+                };
+                let whole = batch().portion(begin, Limits::default());
+                let mut parts = batch().portion(begin, limits);
+                while parts.through < whole.through {
+                    let next = batch().portion(parts.through, limits);
+                    assert!(next.events.len() <= events && next.after == parts.through);
+                    assert_eq!(
+                        next.pending,
+                        [3, 7, 8].iter().filter(|it| **it > next.through).count() as u64
+                    );
+                    parts.append(next);
+                }
+                let told = |batch: &Batch| format!("{batch:?}");
+                let gone = |batch: &Batch| batch.missing_between(0, 20);
+                assert_eq!(gone(&parts), gone(&whole), "{begin}, {events}");
+                parts.missing.clone_from(&whole.missing);
+                assert_eq!(told(&parts), told(&whole), "{begin}, {events}");
+            }
+        }
+        let small = Limits {
+            events: 9,
+            bytes: 1,
+        };
+        let first = batch().portion(1, small);
+        assert_eq!(first.events.len(), 1, "one is returned whatever its size");
+        assert!(first.fits(small) && !batch().fits(small) && batch().fits(Limits::default()));
     }
 
     #[test]

@@ -171,8 +171,9 @@ pub fn doubt(sender: &StatusSender, message: String) {
     });
 }
 
-/// Records that the source answered at a time. Nobody is woken for that.
-pub fn heard(sender: &StatusSender, at: Instant) {
+/// Records that the source answered at a time, unless that was done a moment ago; returns whether
+/// it was recorded. Nobody is woken for that.
+pub fn heard(sender: &StatusSender, at: Instant) -> bool {
     let is_news = sender
         .borrow()
         .heard
@@ -183,6 +184,7 @@ pub fn heard(sender: &StatusSender, at: Instant) {
             false
         });
     }
+    is_news
 }
 
 /// Counts a lost connection or consumer.

@@ -110,8 +110,8 @@ pub(super) struct Oddities {
 }
 
 /// The last returned event.
-#[derive(Debug)]
-enum Last {
+#[derive(Clone, Debug)]
+pub(super) enum Last {
     None,
     /// Marked by a checkpoint.
     Mark(EventMark),
@@ -120,6 +120,24 @@ enum Last {
 }
 
 impl Last {
+    /// Its sequence.
+    pub(super) fn sequence(&self) -> Option<u64> {
+        match self {
+            Self::None => None,
+            Self::Mark(mark) => Some(mark.sequence),
+            Self::Event(event) => Some(event.sequence),
+        }
+    }
+
+    /// Its mark.
+    pub(super) fn mark(&self) -> Option<EventMark> {
+        match self {
+            Self::None => None,
+            Self::Mark(mark) => Some(mark.clone()),
+            Self::Event(event) => Some(EventMark::of(event)),
+        }
+    }
+
     fn of(event: &Event) -> Self {
         // An idle reader would keep a large event in memory.
         if event.size() > LAST_EVENT_MAX {
@@ -174,11 +192,73 @@ impl Cursor {
     /// The mark of the last returned event. Events that are still here are read again from a proved
     /// stream.
     pub(super) fn mark(&self) -> Option<EventMark> {
-        match &self.last {
-            Last::None => None,
-            Last::Mark(mark) => Some(mark.clone()),
-            Last::Event(event) => Some(EventMark::of(event)),
+        self.last.mark()
+    }
+
+    /// The last returned event.
+    pub(super) fn last(&self) -> &Last {
+        &self.last
+    }
+
+    /// Whether everything that was read is returned.
+    pub(super) fn is_drained(&self) -> bool {
+        self.events.is_empty() && self.held.is_none() && self.through == self.handed
+    }
+
+    /// Another one at the same position; this one is drained.
+    pub(super) fn at_same_position(&self, limits: Limits) -> Self {
+        debug_assert!(self.is_drained(), "what was read is returned once");
+        let mut cursor = Self::new(None, limits);
+        cursor.stream.clone_from(&self.stream);
+        cursor.through = self.through;
+        cursor.head = self.head;
+        cursor.pending = self.pending;
+        cursor.oddities = self.oddities;
+        cursor.handed = self.handed;
+        cursor.is_placed = self.is_placed;
+        cursor.has_returned = self.has_returned;
+        cursor.is_settled = self.is_settled;
+        cursor.last = self.last.clone();
+        cursor.earlier = self.earlier.clone();
+        cursor.handed_seen.clone_from(&self.handed_seen);
+        cursor
+    }
+
+    /// Moves over a batch that another reader of the stream has read: it follows the position.
+    /// `last` is its last event, if that is known; `repaired` is how many of its messages were
+    /// delivered without their unusable parts.
+    pub(super) fn follow(&mut self, batch: &Batch, last: Option<&Last>, repaired: u64) {
+        debug_assert_eq!(self.handed, batch.after, "batches follow each other");
+        self.stream = Some(Arc::clone(&batch.stream));
+        self.through = batch.through;
+        self.head = self.head.max(batch.head);
+        self.pending = batch.pending;
+        self.is_settled = true;
+        self.has_returned = true;
+        if let Some(first) = batch
+            .events
+            .first()
+            .filter(|first| self.earlier.is_due(first.sequence))
+        {
+            self.earlier.add(EventMark::of(first));
         }
+        if let Some(event) = batch.events.last() {
+            // The digest of a large event was made once.
+            self.last = last.cloned().unwrap_or_else(|| Last::of(event));
+        }
+        if batch.last_seen.is_some() || !batch.events.is_empty() {
+            self.handed_seen.clone_from(&batch.last_seen);
+        }
+        let counted = self.oddities.through;
+        let new = batch
+            .passed_over
+            .iter()
+            .filter(|sequence| **sequence > counted);
+        self.oddities.passed_over += new.count() as u64;
+        self.oddities.repaired += repaired;
+        self.oddities.through = counted.max(batch.through);
+        self.handed = batch.through;
+        self.handed_at = Instant::now();
     }
 
     /// Marks before that one.

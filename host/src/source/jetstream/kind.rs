@@ -1,6 +1,6 @@
 //! What a JetStream stream does as a kind of source.
 
-use super::{JetStream, Reader};
+use super::{JetStream, SharedReader};
 use crate::batch::Batch;
 use crate::event::Event;
 use crate::log::{self, Log};
@@ -14,13 +14,17 @@ use crate::source::{
 use crate::subject::SubjectSet;
 
 impl Kind for JetStream {
-    type Reader = Reader;
+    type Reader = SharedReader;
 
-    fn read(&self, request: Request, status: StatusSender, ahead: Option<&ReadAhead>) -> Reader {
-        let reader = self.read(request, status);
+    fn read(
+        &self,
+        request: Request,
+        status: StatusSender,
+        ahead: Option<&ReadAhead>,
+    ) -> SharedReader {
         match ahead {
-            Some(ahead) => reader.within(ahead),
-            None => reader,
+            Some(ahead) => self.read_within(request, status, ahead),
+            None => SharedReader::alone(self.read(request, status)),
         }
     }
 
@@ -87,7 +91,7 @@ impl Kind for JetStream {
     }
 }
 
-impl Read for Reader {
+impl Read for SharedReader {
     async fn next(&mut self) -> Result<Batch, Error> {
         self.next().await
     }

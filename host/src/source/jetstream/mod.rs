@@ -5,11 +5,13 @@
 //! stream (`open`) with the proof that it is the right one (`proof`), what it
 //! no longer has (`missing`, `left`), the protocol of a pull consumer (`pull`,
 //! `message`, `backlog`), messages that the client cannot parse (`rescue`, `headers`), the
-//! supervision of a reader (`reader`) and the examination of a stream's
+//! supervision of a reader (`reader`), a reader that deployments share (`shared`, `hub`, `ring`,
+//! `audience`) and the examination of a stream's
 //! settings (`inspect`). A reader never publishes and never acknowledges; what
 //! handlers publish goes through `publish`.
 
 mod appetite;
+mod audience;
 mod backlog;
 mod clear_text;
 mod connect;
@@ -17,6 +19,7 @@ mod context;
 mod currency;
 mod cursor;
 mod headers;
+mod hub;
 mod inspect;
 mod kind;
 mod left;
@@ -31,8 +34,10 @@ mod publish;
 mod pull;
 mod reader;
 mod rescue;
+mod ring;
 mod session;
 mod settings;
+mod shared;
 mod trusted;
 mod wire;
 
@@ -42,9 +47,11 @@ use std::sync::Arc;
 
 use crate::cloudevents::Recognition;
 use crate::event::Event;
+use crate::memory::read_ahead::ReadAhead;
 use crate::position::Checkpoint;
 use crate::source::Info;
 use connect::Settings;
+use shared::Sharing;
 
 pub use publish::{
     BatchError, CONFIRMATION_MAX, Confirmed, Description, Outgoing, PublishError, Publisher,
@@ -52,6 +59,7 @@ pub use publish::{
 };
 pub use reader::Reader;
 pub use settings::JetStreamSettings;
+pub use shared::SharedReader;
 
 /// Reads a header block: the usable headers, and the fault that stops the client from parsing the
 /// block, if any.
@@ -140,6 +148,7 @@ pub struct JetStream {
     settings: Arc<Settings>,
     inspection: Arc<inspect::Inspection>,
     looks: Arc<look::Looks>,
+    hubs: Arc<hub::Hubs>,
 }
 
 /// Why a source can't be set up.
@@ -180,6 +189,7 @@ impl JetStream {
                 settings: Arc::new(settings),
                 inspection: Arc::default(),
                 looks: Arc::default(),
+                hubs: Arc::default(),
             }),
             Err(unusable) => Err(SetupError::Setting {
                 source_name,
@@ -207,6 +217,17 @@ impl JetStream {
     /// Creates a reader with its own connection.
     pub fn read(&self, request: super::Request, status: super::StatusSender) -> Reader {
         Reader::new(Arc::clone(&self.settings), request, status)
+    }
+
+    /// Creates a reader that other readers of the same subjects share once they have caught up.
+    pub(super) fn read_within(
+        &self,
+        request: super::Request,
+        status: super::StatusSender,
+        ahead: &ReadAhead,
+    ) -> SharedReader {
+        let sharing = Sharing::new(&request, Arc::clone(&self.hubs));
+        SharedReader::sharing(self.read(request, status).within(ahead), sharing)
     }
 
     /// What it does if events are gone that were not applied.

@@ -10,19 +10,23 @@ use futures_util::future::BoxFuture;
 use tracing::{debug, warn};
 
 use super::appetite::Appetite;
+use super::audience::Audience;
 use super::connect::{Settings, delay};
-use super::cursor::{Cursor, Oddities};
+use super::cursor::{Cursor, Last, Oddities};
+use super::hub::{Parting, SessionFacts};
 use super::link::{Link, Trouble};
 use super::open::{Failure, Opened, Standing, open};
 use super::permissions;
 use super::pull::REQUEST_BYTES;
+use super::ring::Taken;
 use super::session::Session;
 use super::trusted::Trusted;
 use super::wire::Api;
-use crate::batch::Batch;
+use crate::batch::{Batch, Limits};
 use crate::cloudevents::message::Reading;
 use crate::memory::read_ahead::{ReadAhead, RequestShare};
-use crate::source::{self, Error, Passed, Request, SourceState, StatusSender, doubt, report};
+use crate::position::EventMark;
+use crate::source::{Error, Passed, Request, SourceState, StatusSender};
 use crate::subject::Pattern;
 
 /// Longest pause before the stream is reopened.
@@ -48,7 +52,7 @@ pub struct Reader {
     settings: Arc<Settings>,
     request: Request,
     covering: Pattern,
-    status: StatusSender,
+    status: Audience,
     cursor: Cursor,
     /// The connection, kept from one session to the next.
     link: Option<Link>,
@@ -56,6 +60,8 @@ pub struct Reader {
     /// again gets there too.
     opening: Option<Opening>,
     session: Option<Session>,
+    /// How many sessions there were.
+    sessions: u64,
     failures: usize,
     /// Whether the stream was read before, so that a failure to connect means that it is lost.
     has_read: bool,
@@ -70,6 +76,8 @@ pub struct Reader {
     failed: Option<Error>,
     /// The part of the memory that open requests may fill; none has no limit but its own.
     share: Option<Arc<RequestShare>>,
+    /// The memory of which it takes a part while it has a session.
+    ahead: Option<ReadAhead>,
     /// How much to request from this server.
     appetite: Appetite,
     /// Jumps of the last session that counted as messages for others, and were not confirmed before
@@ -112,6 +120,10 @@ impl fmt::Debug for Reader {
 
 impl Reader {
     pub(super) fn new(settings: Arc<Settings>, request: Request, status: StatusSender) -> Self {
+        Self::telling(settings, request, Audience::One(status))
+    }
+
+    fn telling(settings: Arc<Settings>, request: Request, status: Audience) -> Self {
         Self {
             covering: request.subjects.covering(),
             cursor: Cursor::new(request.resume.as_ref(), request.limits),
@@ -121,6 +133,7 @@ impl Reader {
             link: None,
             opening: None,
             session: None,
+            sessions: 0,
             failures: 0,
             has_read: false,
             doubts: Doubts::default(),
@@ -130,6 +143,7 @@ impl Reader {
             suspicion: None,
             failed: None,
             share: None,
+            ahead: None,
             appetite: Appetite::default(),
             trusted: Trusted::default(),
         }
@@ -138,6 +152,7 @@ impl Reader {
     /// Itself, with its open requests within a budget.
     pub(crate) fn within(mut self, ahead: &ReadAhead) -> Self {
         self.share = Some(Arc::new(ahead.reader()));
+        self.ahead = Some(ahead.clone());
         self
     }
 
@@ -170,7 +185,7 @@ impl Reader {
                 None => self.open().await,
                 Some(session) => {
                     let advanced = session.advance(&mut self.cursor).await;
-                    source::heard(&self.status, session.heard_at());
+                    self.status.heard(session.heard_at());
                     self.report_oddities();
                     if let Err(failure) = advanced {
                         // Dropping the session deletes its consumer; the next one begins at the
@@ -246,7 +261,7 @@ impl Reader {
             };
             // A refused connection is made again, with the current credentials.
             if let Err(trouble) = link
-                .up(|trouble| report(&status, trouble.state, Some(trouble.message)))
+                .up(|trouble| status.report(trouble.state, Some(trouble.message)))
                 .await
             {
                 return (None, Err(trouble.into()));
@@ -284,7 +299,8 @@ impl Reader {
 
     fn begin_session(&mut self, opened: Opened) {
         self.has_read = true;
-        report(&self.status, SourceState::Reading, None);
+        self.sessions += 1;
+        self.status.report(SourceState::Reading, None);
         debug!(
             source = self.settings.name,
             position = opened.position,
@@ -335,7 +351,7 @@ impl Reader {
         {
             self.doubt();
         }
-        source::lost(&self.status);
+        self.status.lost();
         let explained = session.is_cut_off().then(|| self.eat_less()).flatten();
         self.note(match (failure, explained) {
             (Failure::Trouble(_), Some(why)) => Trouble::lost(why).into(),
@@ -370,10 +386,14 @@ impl Reader {
 
     /// Reports invalid messages, if there are new ones.
     fn report_oddities(&mut self) {
+        // Those that follow count what they take.
+        let Audience::One(status) = &self.status else {
+            return;
+        };
         let found = self.cursor.oddities;
         let reported = std::mem::replace(&mut self.reported, found);
         if (reported.passed_over, reported.repaired) != (found.passed_over, found.repaired) {
-            self.status.send_modify(|status| {
+            status.send_modify(|status| {
                 status.passed_over += found.passed_over - reported.passed_over;
                 status.repaired += found.repaired - reported.repaired;
             });
@@ -394,22 +414,22 @@ impl Reader {
                     "checking again before this stops anything"
                 );
                 let message = format!("{}: {error} (looking again)", error.kind());
-                doubt(&self.status, message);
+                self.status.doubt(&message);
                 // Over another connection, in case this one reaches a server that is mistaken.
                 self.link = None;
                 self.retry_at = Some(Instant::now() + PAUSE_SUSPICIOUS);
             }
             Failure::Stop(error) => {
-                report(
-                    &self.status,
-                    SourceState::Stopped,
-                    Some(format!("{}: {error}", error.kind())),
-                );
-                // Returned by `next`, after everything that was read.
-                self.failed = Some(error);
-                self.retry_at = Some(Instant::now() + PAUSE_STOPPED);
+                self.stop(error);
             }
         }
+    }
+
+    fn stop(&mut self, error: Error) {
+        self.status.stop(format!("{}: {error}", error.kind()));
+        // Returned by `next`, after everything that was read.
+        self.failed = Some(error);
+        self.retry_at = Some(Instant::now() + PAUSE_STOPPED);
     }
 
     /// Whether an error is about messages before the position: nobody looks at those again.
@@ -452,12 +472,159 @@ impl Reader {
             reason = trouble.message,
             "reading paused"
         );
-        report(&self.status, trouble.state, Some(trouble.message));
+        self.status.report(trouble.state, Some(trouble.message));
+    }
+}
+
+/// What a reader does with others of the same source (`hub`).
+impl Reader {
+    /// The largest batch that it returns.
+    pub(super) fn limits(&self) -> Limits {
+        self.request.limits
+    }
+
+    /// Where its state is reported, if it reads for one deployment.
+    pub(super) fn status(&self) -> Option<&StatusSender> {
+        match &self.status {
+            Audience::One(status) => Some(status),
+            Audience::Followers(_) => None,
+        }
+    }
+
+    /// The memory for what it reads ahead, if that is limited.
+    pub(super) fn ahead(&self) -> Option<&ReadAhead> {
+        self.ahead.as_ref()
+    }
+
+    /// Its position; none while its beginning is undecided.
+    pub(super) fn position(&self) -> Option<u64> {
+        self.cursor.position()
+    }
+
+    /// The mark of its last event.
+    pub(super) fn mark(&self) -> Option<EventMark> {
+        self.cursor.mark()
+    }
+
+    /// Its last event.
+    pub(super) fn last(&self) -> Last {
+        self.cursor.last().clone()
+    }
+
+    /// Jumps that a session to come has to confirm.
+    pub(super) fn trusted_mut(&mut self) -> &mut Trusted {
+        &mut self.trusted
+    }
+
+    /// Whether it has returned all that the stream has, nothing of it is in question, and it has no
+    /// permissions for what follows that others lack.
+    pub(super) fn has_caught_up(&self) -> bool {
+        let Some(position) = self.cursor.position() else {
+            return false;
+        };
+        let is_settled = self.session.as_ref().is_some_and(Session::is_settled);
+        let has_permission = self.request.accepts_missing_through > position
+            || self
+                .request
+                .skips
+                .last()
+                .is_some_and(|skip| *skip > position);
+        is_settled
+            && !has_permission
+            && self.cursor.is_drained()
+            && self.cursor.pending == 0
+            && self.failed.is_none()
+    }
+
+    /// Another reader that continues with the session of this one, for all that follow it. This one
+    /// has caught up.
+    pub(super) fn hand_over(&mut self, audience: Audience) -> Reader {
+        let widest = Limits::default();
+        let limits = Limits {
+            events: self.request.limits.events.max(widest.events),
+            bytes: self.request.limits.bytes.max(widest.bytes),
+        };
+        let request = Request {
+            resume: None,
+            limits,
+            // It decides nothing: whoever has a permission reads alone until it is used up.
+            accepts_missing_through: 0,
+            skips: Arc::default(),
+            ..self.request.clone()
+        };
+        Reader {
+            cursor: self.cursor.at_same_position(limits),
+            link: self.link.take(),
+            session: self.session.take(),
+            sessions: self.sessions,
+            has_read: true,
+            reported: self.cursor.oddities,
+            share: self.share.take(),
+            ahead: self.ahead.clone(),
+            appetite: self.appetite,
+            ..Self::telling(Arc::clone(&self.settings), request, audience)
+        }
+    }
+
+    /// Ends its session, because it follows another reader from now on.
+    pub(super) fn let_go(&mut self) {
+        if let Some(mut session) = self.session.take() {
+            self.trusted = session.take_trusted();
+        }
+        // In this order: the consumer is deleted over the connection.
+        self.link = None;
+        self.share = None;
+    }
+
+    /// Moves over what it took from the reader that it follows.
+    pub(super) fn follow(&mut self, taken: &Taken) {
+        self.cursor
+            .follow(&taken.batch, taken.last.as_ref(), taken.repaired);
+        self.report_oddities();
+    }
+
+    /// Reads alone again.
+    pub(super) fn part(&mut self, parting: Parting) {
+        self.share = self.ahead.as_ref().map(|ahead| Arc::new(ahead.reader()));
+        self.trusted.extend(parting.trusted);
+        if let Some(suspected) = parting.suspicion
+            && suspected.position == self.cursor.through
+        {
+            self.suspicion = Some(Suspicion {
+                position: suspected.position,
+                kind: suspected.kind,
+                at: Instant::now(),
+                checks: suspected.checks,
+            });
+        }
+        let accepts_through = self.settings.on_missing.accepts_through(&self.request);
+        if let Some(gap) = parting.passed
+            && gap.missing.to > accepts_through
+        {
+            self.stop(gap.error());
+        }
+    }
+
+    /// What those that follow it have to know of its session.
+    pub(super) fn session_facts(&self) -> SessionFacts {
+        let session = self.session.as_ref();
+        SessionFacts {
+            count: self.sessions,
+            confirmed_at: session.and_then(|session| session.confirmed_at),
+            trusted: session.map_or(&self.trusted, Session::trusted).clone(),
+        }
+    }
+
+    /// How many messages it has delivered without their unusable parts since it was last asked.
+    pub(super) fn take_repaired(&mut self) -> u64 {
+        let found = self.cursor.oddities;
+        let reported = std::mem::replace(&mut self.reported, found);
+        found.repaired - reported.repaired
     }
 }
 
 /// Reports what is waited for if a stream takes long to open.
-async fn report_if_long<T>(opening: impl Future<Output = T>, status: &StatusSender) -> T {
+async fn report_if_long<T>(opening: impl Future<Output = T>, status: &Audience) -> T {
     tokio::pin!(opening);
     // Only observes until it has taken long; the opening continues either way.
     tokio::select! {
@@ -465,9 +632,8 @@ async fn report_if_long<T>(opening: impl Future<Output = T>, status: &StatusSend
         result = &mut opening => return result,
         () = tokio::time::sleep(LONG) => {}
     }
-    let state = status.borrow().state;
     let message = "the server takes long to answer; perhaps it still counts the events that match \
                    the filter, to create a consumer";
-    report(status, state, Some(message.to_owned()));
+    status.report(status.state(), Some(message.to_owned()));
     opening.await
 }

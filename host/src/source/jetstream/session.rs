@@ -143,6 +143,8 @@ pub(super) struct Session {
     is_ending: bool,
     /// Whether anything arrived from the consumer.
     pub(super) has_heard: bool,
+    /// When the stream was asked for the settings that last confirmed jumps.
+    pub(super) confirmed_at: Option<Instant>,
 }
 
 /// Why a wait ended.
@@ -190,6 +192,7 @@ impl Session {
             skips: Arc::clone(&opened.skips),
             is_ending: false,
             has_heard: false,
+            confirmed_at: None,
             pull: Pull::new(opened, subjects, reading, share, appetite, trusted),
         }
     }
@@ -219,7 +222,17 @@ impl Session {
         self.pull.jump().is_some() || self.is_edited
     }
 
+    /// Whether it works and nothing that it read is in question.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.in_question() && !self.is_ending && self.link.generation() == self.generation
+    }
+
     /// The jumps that counted as messages for others and were not confirmed since.
+    pub(super) fn trusted(&self) -> &Trusted {
+        self.pull.trusted()
+    }
+
+    /// The same, for the session after it.
     pub(super) fn take_trusted(&mut self) -> Trusted {
         std::mem::take(self.pull.trusted_mut())
     }
@@ -537,6 +550,7 @@ impl Session {
             self.is_edited = false;
         }
         self.pull.trusted_mut().confirm(look.through);
+        self.confirmed_at = Some(look.asked);
         cursor.head = cursor.head.max(info.state.last_seq);
         if let Some(holes) = holes {
             self.holes = holes;

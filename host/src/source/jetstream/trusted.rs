@@ -14,7 +14,7 @@ use crate::source::Missing;
 const TRUSTED_MAX: usize = 10_000;
 
 /// The first and last sequences of the jumps, in rising order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Trusted(Vec<(u64, u64)>);
 
 /// What a stream lacks of them.
@@ -48,6 +48,27 @@ impl Trusted {
     /// The settings were still the same when jumps through this sequence had been made.
     pub(super) fn confirm(&mut self, through: u64) {
         self.0.retain(|(_, to)| *to > through);
+    }
+
+    /// All of them are confirmed.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Forgets those after a sequence, which are going to be read again.
+    pub(super) fn cut(&mut self, through: u64) {
+        self.0.retain(|(from, _)| *from <= through);
+        if let Some(last) = self.0.last_mut() {
+            last.1 = last.1.min(through);
+        }
+    }
+
+    /// Adds later ones of another reader of the stream.
+    pub(super) fn extend(&mut self, later: Self) {
+        let known = self.0.last().map_or(0, |(_, to)| *to);
+        for (from, to) in later.0.into_iter().filter(|(_, to)| *to > known) {
+            self.add(from.max(known + 1), to);
+        }
     }
 
     /// What the stream lacks of them, without what is skipped.

@@ -1,0 +1,499 @@
+//! Deployments of one source that have caught up read it together.
+//!
+//! A hub has one supervised reader, and a ring of the batches that not all of its followers have
+//! taken. There is no task: a follower that finds nothing new in the ring moves the reader, if
+//! nobody else does, and wakes the others. So one follower alone reads as if it had the reader for
+//! itself.
+//!
+//! A hub saves work and decides nothing. It reads without any permission to pass over missing
+//! events. If its reader finds what would stop a deployment, the hub is over, and each follower
+//! opens the stream at its own position and decides for itself. So does a follower that is too
+//! slow for the ring: it never slows others.
+
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::audience::{Audience, Followers};
+use super::reader::Reader;
+use super::ring::{Proof, Ring, Taken};
+use super::trusted::Trusted;
+use crate::batch::Limits;
+use crate::memory::read_ahead::ReadAhead;
+use crate::position::EventMark;
+use crate::source::{Error, SourceState};
+use crate::subject::SubjectSet;
+
+/// The hubs of one source.
+#[derive(Debug, Default)]
+pub(super) struct Hubs(Mutex<Vec<(Key, Weak<Hub>)>>);
+
+/// What readers have in common that may share one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) subjects: SubjectSet,
+    pub(super) wants_headers: bool,
+}
+
+/// A reader that has followers.
+#[derive(Debug)]
+pub(super) struct Hub {
+    state: Mutex<State>,
+    followers: Arc<Followers>,
+    ahead: ReadAhead,
+    /// There is something new in the ring, or nobody moves the reader, or the hub is over.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    /// None while a follower moves it, and at the end.
+    reader: Option<Box<Reader>>,
+    ring: Ring,
+    seats: Vec<Place>,
+    seat_next: u64,
+    /// What is known of the reader's session, as of its last batch.
+    session: SessionFacts,
+    end: Option<End>,
+}
+
+/// What followers have to know of the session of a shared reader.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SessionFacts {
+    /// How many there were.
+    pub(super) count: u64,
+    /// When the settings of the stream were last asked for that confirmed jumps.
+    pub(super) confirmed_at: Option<Instant>,
+    /// Jumps that are not confirmed.
+    pub(super) trusted: Trusted,
+}
+
+/// A follower, or one that is going to be.
+#[derive(Debug)]
+struct Place {
+    seat: u64,
+    /// What the ring must keep begins after it.
+    position: u64,
+    follows: bool,
+}
+
+/// Why the reader ended.
+#[derive(Clone, Debug)]
+struct End {
+    suspicion: Option<Suspected>,
+    /// A gap in what was passed.
+    passed: Option<PassedGap>,
+}
+
+/// A problem that would stop a deployment at this position, and how many checks have shown it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Suspected {
+    pub(super) position: u64,
+    pub(super) kind: &'static str,
+    pub(super) checks: u32,
+}
+
+/// The parts of [`Error::Gap`].
+#[derive(Clone, Debug)]
+pub(super) struct PassedGap {
+    pub(super) stream: String,
+    pub(super) missing: crate::source::Missing,
+    pub(super) may_be_of_others: bool,
+}
+
+/// What a follower takes along that reads alone from now on.
+#[derive(Debug, Default)]
+pub(super) struct Parting {
+    /// Jumps up to its position that are not confirmed.
+    pub(super) trusted: Trusted,
+    /// What it has to check.
+    pub(super) suspicion: Option<Suspected>,
+    /// What it has passed although events are gone, which no check would show again.
+    pub(super) passed: Option<PassedGap>,
+    /// Whether it was too slow.
+    pub(super) is_behind: bool,
+}
+
+/// A place in a hub; dropping it leaves.
+#[derive(Debug)]
+pub(super) struct Seat {
+    hub: Arc<Hub>,
+    number: u64,
+    /// The position of the follower.
+    position: u64,
+    /// The last event of the follower, if the reader still has to show that it read the same.
+    unproved: Option<EventMark>,
+    joined_at: Instant,
+    /// The session of the reader at that time.
+    session: u64,
+}
+
+/// What to do next for a follower.
+enum Step {
+    Take(Taken),
+    Move(Box<Reader>),
+    Wait,
+    Leave(Parting),
+}
+
+/// How a reader that has caught up gets into a hub.
+pub(super) enum Entrance {
+    /// It follows from now on.
+    Follows(Seat),
+    /// The ring keeps what it needs to follow later.
+    Waits(Seat),
+    /// It can't at the moment.
+    Closed,
+}
+
+impl Hubs {
+    /// Lets a reader that has caught up in. If it is the first one, its session becomes that of the
+    /// hub. `before` is its seat if it waits for a place in a hub.
+    pub(super) fn enter(&self, key: &Key, alone: &mut Reader, before: Option<Seat>) -> Entrance {
+        // Locked all the time, so that two do not make two hubs.
+        let mut hubs = self.0.lock();
+        hubs.retain(|(_, hub)| hub.strong_count() > 0);
+        let open = hubs
+            .iter()
+            .filter(|(known, _)| known == key)
+            .filter_map(|(_, hub)| hub.upgrade())
+            .find(|hub| !hub.is_over());
+        match open {
+            Some(hub) => hub.admit(alone, before),
+            None => match Hub::found(alone) {
+                Some(seat) => {
+                    hubs.push((key.clone(), Arc::downgrade(&seat.hub)));
+                    Entrance::Follows(seat)
+                }
+                None => Entrance::Closed,
+            },
+        }
+    }
+}
+
+impl Hub {
+    /// A hub that takes over the session of its first follower.
+    fn found(alone: &mut Reader) -> Option<Seat> {
+        let ahead = alone.ahead()?.clone();
+        let position = alone.position()?;
+        let status = alone.status()?.clone();
+        let followers = Arc::new(Followers::new(status.borrow().clone()));
+        followers.add(0, status);
+        let last = alone.last();
+        let reader = alone.hand_over(Audience::Followers(Arc::clone(&followers)));
+        let session = reader.session_facts();
+        let count = session.count;
+        let place = Place {
+            seat: 0,
+            position,
+            follows: true,
+        };
+        let state = State {
+            reader: Some(Box::new(reader)),
+            ring: Ring::new(position, last),
+            seats: vec![place],
+            seat_next: 1,
+            session,
+            end: None,
+        };
+        let hub = Arc::new(Self {
+            state: Mutex::new(state),
+            followers,
+            ahead,
+            changed: Notify::new(),
+        });
+        Some(Seat::new(hub, 0, position, None, count))
+    }
+
+    fn is_over(&self) -> bool {
+        self.state.lock().end.is_some()
+    }
+
+    /// Lets a reader in, if the hub's reader has read the same stream, and has what follows.
+    fn admit(self: Arc<Self>, alone: &mut Reader, before: Option<Seat>) -> Entrance {
+        let (Some(position), Some(status)) = (alone.position(), alone.status().cloned()) else {
+            return Entrance::Closed;
+        };
+        let is_reading = self.followers.state() == SourceState::Reading;
+        let mark = alone.mark();
+        let mut state = self.state.lock();
+        if state.end.is_some() {
+            return Entrance::Closed;
+        }
+        let may_follow = is_reading && position >= state.ring.start();
+        let proof = match may_follow {
+            true => state.ring.prove(mark.as_ref()),
+            false => Proof::None,
+        };
+        let number = state.seat_next;
+        state.seat_next += 1;
+        let unproved = mark.filter(|_| proof == Proof::Later);
+        // The ring keeps the event that proves it.
+        let kept = unproved
+            .as_ref()
+            .map_or(position, |mark| position.min(mark.sequence - 1));
+        state.seats.push(Place {
+            seat: number,
+            position: kept,
+            follows: proof != Proof::None,
+        });
+        let session = state.session.count;
+        drop(state);
+        // Only now: until then the ring has kept for it what it needs now.
+        drop(before);
+        if proof == Proof::None {
+            return Entrance::Waits(Seat::new(self, number, position, None, session));
+        }
+        self.followers.add(number, status);
+        alone.let_go();
+        Entrance::Follows(Seat::new(self, number, position, unproved, session))
+    }
+}
+
+impl State {
+    /// What is next for a follower. `own` are its jumps that were not confirmed when it joined.
+    fn step(&mut self, seat: &mut Seat, limits: Limits, own: &mut Trusted) -> Step {
+        if self.session.confirmed_at > Some(seat.joined_at) {
+            own.clear();
+        }
+        // They can only be doubted by a session that knows them.
+        let is_doubtful = !own.is_empty() && self.session.count != seat.session;
+        let is_behind = seat.position < self.ring.start();
+        if is_behind || is_doubtful || !self.has_proved(seat) {
+            return Step::Leave(self.parting(seat, is_behind));
+        }
+        if seat.unproved.is_none()
+            && let Some(taken) = self.ring.take(seat.position, limits)
+        {
+            self.advance(seat, taken.batch.through);
+            return Step::Take(taken);
+        }
+        if self.end.is_some() {
+            return Step::Leave(self.parting(seat, false));
+        }
+        self.reader.take().map_or(Step::Wait, Step::Move)
+    }
+
+    /// Whether nothing shows that a follower has read another stream; proves it if that is possible
+    /// by now.
+    fn has_proved(&mut self, seat: &mut Seat) -> bool {
+        let Some(mark) = &seat.unproved else {
+            return true;
+        };
+        match self.ring.prove(Some(mark)) {
+            Proof::Later => true,
+            Proof::None => false,
+            Proof::Same => {
+                seat.unproved = None;
+                self.advance(seat, seat.position);
+                true
+            }
+        }
+    }
+
+    /// Moves a follower, and drops what nobody needs.
+    fn advance(&mut self, seat: &mut Seat, position: u64) {
+        seat.position = position;
+        if let Some(place) = self
+            .seats
+            .iter_mut()
+            .find(|place| place.seat == seat.number)
+        {
+            place.position = position;
+        }
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        let lowest = self.seats.iter().map(|place| place.position).min();
+        self.ring.trim(lowest.unwrap_or(u64::MAX));
+    }
+
+    fn parting(&self, seat: &Seat, is_behind: bool) -> Parting {
+        let mut trusted = self.session.trusted.clone();
+        trusted.cut(seat.position);
+        let end = self.end.as_ref();
+        Parting {
+            trusted,
+            suspicion: end.and_then(|end| end.suspicion),
+            passed: end.and_then(|end| end.passed.clone()),
+            is_behind,
+        }
+    }
+}
+
+impl Seat {
+    fn new(
+        hub: Arc<Hub>,
+        number: u64,
+        position: u64,
+        unproved: Option<EventMark>,
+        session: u64,
+    ) -> Self {
+        Self {
+            hub,
+            number,
+            position,
+            unproved,
+            joined_at: Instant::now(),
+            session,
+        }
+    }
+
+    /// What follows its position, as soon as there is something; or why it has to read alone.
+    /// Cancel-safe: nothing is taken before it returns, and the reader stays in the hub.
+    pub(super) async fn next(
+        &mut self,
+        limits: Limits,
+        own: &mut Trusted,
+    ) -> Result<Taken, Parting> {
+        let hub = Arc::clone(&self.hub);
+        loop {
+            let changed = hub.changed.notified();
+            tokio::pin!(changed);
+            // Before the look, so that no change is missed between look and wait.
+            changed.as_mut().enable();
+            let step = hub.state.lock().step(self, limits, own);
+            match step {
+                Step::Take(taken) => return Ok(taken),
+                Step::Leave(parting) => return Err(parting),
+                Step::Wait => changed.await,
+                Step::Move(reader) => {
+                    let mut moved = Moved {
+                        hub: &hub,
+                        reader: Some(reader),
+                    };
+                    if let Some(taken) = moved.read(self, limits).await {
+                        return Ok(taken);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.hub.followers.remove(self.number);
+        let mut state = self.hub.state.lock();
+        state.seats.retain(|place| place.seat != self.number);
+        state.trim();
+        let mut unused = None;
+        if !state.seats.iter().any(|place| place.follows) {
+            // Whoever comes next makes a new one.
+            state.end.get_or_insert(End {
+                suspicion: None,
+                passed: None,
+            });
+            unused = state.reader.take();
+        }
+        drop(state);
+        // Without the lock: it deletes its consumer.
+        drop(unused);
+    }
+}
+
+/// The reader of a hub while a follower moves it. Dropping it, as when the follower stops, leaves it
+/// to another one.
+struct Moved<'a> {
+    hub: &'a Hub,
+    reader: Option<Box<Reader>>,
+}
+
+impl Moved<'_> {
+    /// Reads the next batch into the ring. If there is one follower only, it gets it at once.
+    async fn read(&mut self, seat: &mut Seat, limits: Limits) -> Option<Taken> {
+        let reader = self.reader.as_mut()?;
+        let read = reader.next().await;
+        let repaired = reader.take_repaired();
+        match read {
+            Ok(batch) => {
+                let last = reader.last();
+                let mut state = self.hub.state.lock();
+                let is_alone = state.seats.len() == 1
+                    && seat.unproved.is_none()
+                    && seat.position == batch.after
+                    && batch.fits(limits);
+                if !is_alone {
+                    state.ring.push(batch, last, repaired, &self.hub.ahead);
+                    return None;
+                }
+                state.ring.pass(batch.through, last.clone());
+                state.advance(seat, batch.through);
+                Some(Taken {
+                    batch,
+                    last: Some(last),
+                    repaired,
+                })
+            }
+            Err(error) => {
+                let position = reader.position().unwrap_or_default();
+                let ended = self.reader.take().map(|reader| {
+                    let mut state = self.hub.state.lock();
+                    state.session = reader.session_facts();
+                    state.end = Some(End::of(&error, position));
+                    reader
+                });
+                // Without the lock.
+                drop(ended);
+                self.hub.changed.notify_waiters();
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Moved<'_> {
+    fn drop(&mut self) {
+        let Some(reader) = self.reader.take() else {
+            return;
+        };
+        let mut state = self.hub.state.lock();
+        state.session = reader.session_facts();
+        state.reader = Some(reader);
+        drop(state);
+        self.hub.changed.notify_waiters();
+    }
+}
+
+impl End {
+    fn of(error: &Error, position: u64) -> Self {
+        let passed = match error {
+            Error::Gap {
+                stream,
+                missing,
+                may_be_of_others,
+            } if missing.from <= position => Some(PassedGap {
+                stream: stream.clone(),
+                missing: *missing,
+                may_be_of_others: *may_be_of_others,
+            }),
+            _ => None,
+        };
+        let suspicion = passed.is_none().then(|| Suspected {
+            position,
+            kind: error.kind(),
+            // Each follower makes the last check itself.
+            checks: error.checks() - 1,
+        });
+        Self { suspicion, passed }
+    }
+}
+
+impl PassedGap {
+    /// As an error.
+    pub(super) fn error(self) -> Error {
+        let Self {
+            stream,
+            missing,
+            may_be_of_others,
+        } = self;
+        Error::Gap {
+            stream,
+            missing,
+            may_be_of_others,
+        }
+    }
+}

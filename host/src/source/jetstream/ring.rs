@@ -1,0 +1,185 @@
+//! What a shared reader has read and not all of its followers have taken.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::cursor::Last;
+use crate::batch::{Batch, Limits};
+use crate::event::Event;
+use crate::memory::read_ahead::{ReadAhead, UNIT};
+use crate::position::EventMark;
+
+/// Size at which the oldest batches go, whoever still needs them, in bytes. The newest one always
+/// stays: each follower has it, or takes it now.
+const RING_BYTES: usize = 4 << 20;
+/// What a batch takes apart from its events, in bytes; a batch without any moves the position.
+const ENTRY_BYTES: usize = 256;
+
+/// Batches that follow each other.
+#[derive(Debug)]
+pub(super) struct Ring {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    /// The position after which it begins: what lies before it is gone.
+    start: u64,
+    /// Its last sequence.
+    end: u64,
+    /// The last event of the reader.
+    last: Last,
+}
+
+/// A batch, as it was read.
+#[derive(Debug)]
+pub(super) struct Entry {
+    batch: Arc<Batch>,
+    /// The last event of the reader, after this batch.
+    last: Last,
+    /// How many of its messages were delivered without their unusable parts.
+    repaired: u64,
+    /// The memory of its events.
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+/// What a follower takes at once.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) batch: Batch,
+    /// Its last event, as the reader keeps it; none if only a part of a batch is taken.
+    pub(super) last: Option<Last>,
+    /// As in [`Entry`].
+    pub(super) repaired: u64,
+}
+
+/// Whether a follower has read the same stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// Both have read the same event.
+    Same,
+    /// The reader has not come there yet.
+    Later,
+    /// They have not, or what would show it is gone.
+    None,
+}
+
+impl Ring {
+    /// An empty one at the position of a reader, with the last event of that.
+    pub(super) fn new(position: u64, last: Last) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            bytes: 0,
+            start: position,
+            end: position,
+            last,
+        }
+    }
+
+    /// The position after which it begins.
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Adds a batch, and charges it to the memory for what is read ahead. If there is none, the
+    /// oldest batches go.
+    pub(super) fn push(&mut self, batch: Batch, last: Last, repaired: u64, ahead: &ReadAhead) {
+        let bytes = batch.bytes() + ENTRY_BYTES;
+        let units = u32::try_from(bytes as u64 / UNIT).unwrap_or(u32::MAX);
+        let acquire = || {
+            let units = units.min(ahead.total);
+            Arc::clone(&ahead.units).try_acquire_many_owned(units).ok()
+        };
+        let mut memory = acquire();
+        while memory.is_none() && self.shed() {
+            memory = acquire();
+        }
+        self.end = batch.through;
+        self.last = last.clone();
+        self.bytes += bytes;
+        self.entries.push_back(Entry {
+            batch: Arc::new(batch),
+            last,
+            repaired,
+            _memory: memory,
+        });
+        while self.bytes > RING_BYTES && self.entries.len() > 1 && self.shed() {}
+    }
+
+    /// Moves over a batch that its only follower has taken.
+    pub(super) fn pass(&mut self, through: u64, last: Last) {
+        self.trim(u64::MAX);
+        (self.start, self.end, self.last) = (through, through, last);
+    }
+
+    /// Drops what lies before a position, which all followers have reached.
+    pub(super) fn trim(&mut self, position: u64) {
+        let has_passed = |entry: &Entry| entry.batch.through <= position;
+        while self.entries.front().is_some_and(has_passed) && self.shed() {}
+    }
+
+    /// Drops the oldest batch, if there is one.
+    fn shed(&mut self) -> bool {
+        let Some(oldest) = self.entries.pop_front() else {
+            return false;
+        };
+        self.bytes -= oldest.batch.bytes() + ENTRY_BYTES;
+        self.start = oldest.batch.through;
+        true
+    }
+
+    /// Whether a reader with this last event has read the same stream, as far as both can tell.
+    pub(super) fn prove(&self, mark: Option<&EventMark>) -> Proof {
+        let is_same = |is_same| if is_same { Proof::Same } else { Proof::None };
+        let last = self.last.sequence();
+        match mark {
+            None => is_same(last.is_none()),
+            Some(mark) if mark.sequence > self.end => Proof::Later,
+            Some(mark) if last == Some(mark.sequence) => {
+                is_same(self.last.mark().as_ref() == Some(mark))
+            }
+            Some(mark) => {
+                let event = self.event(mark.sequence);
+                is_same(event.is_some_and(|event| EventMark::of(event) == *mark))
+            }
+        }
+    }
+
+    fn event(&self, sequence: u64) -> Option<&Event> {
+        let events = &self.after(sequence.checked_sub(1)?)?.batch.events;
+        let at = events
+            .binary_search_by_key(&sequence, |event| event.sequence)
+            .ok()?;
+        events.get(at)
+    }
+
+    /// The batch with what follows a position.
+    fn after(&self, position: u64) -> Option<&Entry> {
+        let at = self.index_after(position);
+        self.entries
+            .get(at)
+            .filter(|entry| entry.batch.after <= position)
+    }
+
+    fn index_after(&self, position: u64) -> usize {
+        self.entries
+            .partition_point(|entry| entry.batch.through <= position)
+    }
+
+    /// What follows a position, up to the limits, if there is anything.
+    pub(super) fn take(&self, position: u64, limits: Limits) -> Option<Taken> {
+        let entry = self.after(position)?;
+        let mut batch = entry.batch.portion(position, limits);
+        let is_whole = batch.through == entry.batch.through;
+        // As far as the reader knows the stream by now.
+        let later = self.entries.range(self.index_after(position) + 1..);
+        let following: usize = later.map(|entry| entry.batch.events.len()).sum();
+        let newest = &self.entries.back()?.batch;
+        batch.head = newest.head;
+        batch.pending += newest.pending + following as u64 - entry.batch.pending;
+        Some(Taken {
+            last: is_whole.then(|| entry.last.clone()),
+            repaired: if is_whole { entry.repaired } else { 0 },
+            batch,
+        })
+    }
+}
