@@ -81,6 +81,7 @@ mod rollout_commands; // generations from the command line: deployed, compared, 
 mod sagas; // each order is done or undone once, and everybody sees what waits for what
 mod sandbox; // a bad module hurts neither its host nor its neighbours
 mod scenarios; // files that say what a module must do: played, compared, recorded
+mod sharing; // deployments of one stream read it together, and each gets what it would get alone
 mod shown; // what nobody knows is shown as unknown, and trouble wherever a deployment is
 mod skips; // the way past an event that can't be folded
 mod steps; // killed at every step of a rollout: one generation serves, and the state equals the fold

@@ -5,9 +5,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use foldstream::api::NewEvent;
 use foldstream_tests::guests;
-use foldstream_tests::host::Host;
+use foldstream_tests::host::{Host, jetstream_source};
+use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::orders::Orders;
 use foldstream_tests::wait;
 use futures_util::future::join_all;
@@ -70,6 +72,42 @@ async fn five_deployments_with_defaults_stay_within_256_mib() {
     }
     tell("after 200 pages of entries", &host);
     assert!(host.peak_memory_bytes() < 256 * MIB);
+}
+
+/// What docs/sizing.md says of large events.
+#[tokio::test]
+#[ignore = "takes minutes, for docs/sizing.md"]
+async fn five_deployments_of_one_stream_meet_three_events_of_30_mb() {
+    let server = NatsServer::start_with("max_payload: 64MB\nmax_pending: 256MB\n").await;
+    let context = server.jetstream().await;
+    nats::create_stream(&context, "MISCHIEF", "mischief.>").await;
+    let source = jetstream_source(&server.url(), "MISCHIEF");
+    let limits = "[limits]\nmemory_bytes = \"192MiB\"\n";
+    let host = Host::start_with(&format!("{limits}{source}")).await;
+    let names: Vec<String> = (0..5).map(|number| format!("mischief-{number}")).collect();
+    let note = || Bytes::from_static(b"note a");
+    let mut last = nats::publish(&context, [("mischief.a".to_owned(), note())]).await;
+    for name in &names {
+        host.client()
+            .deploy_with(name, &guests::module("mischief"), "&on-failure=park")
+            .await;
+        reaches(&host, name, last).await;
+    }
+    tell("before large events", &host);
+    for number in 0..3 {
+        let large = Bytes::from(vec![b'x'; 30_000_000]);
+        let subject = format!("mischief.{number}");
+        last = nats::publish(&context, [(subject, large)]).await;
+    }
+    for name in &names {
+        reaches(&host, name, last).await;
+    }
+    tell("after large events", &host);
+    wait::until_within(LONG, "the memory to be given back", || async {
+        (host.memory_bytes() < 96 * MIB).then_some(())
+    })
+    .await;
+    tell("some time later", &host);
 }
 
 /// Budget 768 MiB is the default in a container of 1 GiB.

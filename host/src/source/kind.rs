@@ -247,7 +247,7 @@ macro_rules! kinds {
 kinds! { $
     /// A JetStream stream.
     "jetstream" like "orders":
-    JetStream(jetstream::JetStream, jetstream::SharedReader, jetstream::JetStreamSettings);
+    JetStream(jetstream::JetStream, jetstream::Reader, jetstream::JetStreamSettings);
     /// The log in our own data folder.
     "embedded" like "events":
     Embedded(embedded::Embedded, embedded::Reader, embedded::EmbeddedSettings);

@@ -94,7 +94,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A copy of what a server stores; it is stopped for that.
-async fn backup(server: &mut Server) -> tempfile::TempDir {
+pub(crate) async fn backup(server: &mut Server) -> tempfile::TempDir {
     server.kill();
     let backup = tempfile::tempdir().expect("temporary folder");
     copy(&server.folder().join("store"), backup.path());
@@ -103,7 +103,7 @@ async fn backup(server: &mut Server) -> tempfile::TempDir {
 }
 
 /// Puts a copy in the place of what a server stores.
-async fn restore(server: &mut Server, backup: &tempfile::TempDir) {
+pub(crate) async fn restore(server: &mut Server, backup: &tempfile::TempDir) {
     server.kill();
     let store = server.folder().join("store");
     std::fs::remove_dir_all(&store).expect("folder can be removed");

@@ -15,6 +15,7 @@
 //! - `relay`: requests and answers that are lost or garbled on the way
 //! - `partition`: the server of a reader's consumer is cut off from its cluster
 //! - `permissions`: what a server has to allow, taken away and given back
+//! - `sharing`: readers of one source that share a reader once they have caught up
 
 mod broken;
 mod bursts;
@@ -32,3 +33,4 @@ mod permissions;
 mod reading;
 mod relay;
 mod server;
+mod sharing;

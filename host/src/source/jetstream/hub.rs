@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::audience::{Audience, Followers};
-use super::reader::Reader;
+use super::reader::Supervised;
 use super::ring::{Proof, Ring, Taken};
 use super::trusted::Trusted;
 use crate::batch::Limits;
@@ -42,7 +42,8 @@ pub(super) struct Key {
 pub(super) struct Hub {
     state: Mutex<State>,
     followers: Arc<Followers>,
-    ahead: ReadAhead,
+    /// The memory for its ring, if that is limited.
+    ahead: Option<ReadAhead>,
     /// There is something new in the ring, or nobody moves the reader, or the hub is over.
     changed: Notify,
 }
@@ -50,7 +51,7 @@ pub(super) struct Hub {
 #[derive(Debug)]
 struct State {
     /// None while a follower moves it, and at the end.
-    reader: Option<Box<Reader>>,
+    reader: Option<Box<Supervised>>,
     ring: Ring,
     seats: Vec<Place>,
     seat_next: u64,
@@ -133,7 +134,7 @@ pub(super) struct Seat {
 /// What to do next for a follower.
 enum Step {
     Take(Taken),
-    Move(Box<Reader>),
+    Move(Box<Supervised>),
     Wait,
     Leave(Parting),
 }
@@ -151,7 +152,12 @@ pub(super) enum Entrance {
 impl Hubs {
     /// Lets a reader that has caught up in. If it is the first one, its session becomes that of the
     /// hub. `before` is its seat if it waits for a place in a hub.
-    pub(super) fn enter(&self, key: &Key, alone: &mut Reader, before: Option<Seat>) -> Entrance {
+    pub(super) fn enter(
+        &self,
+        key: &Key,
+        alone: &mut Supervised,
+        before: Option<Seat>,
+    ) -> Entrance {
         // Locked all the time, so that two do not make two hubs.
         let mut hubs = self.0.lock();
         hubs.retain(|(_, hub)| hub.strong_count() > 0);
@@ -175,8 +181,8 @@ impl Hubs {
 
 impl Hub {
     /// A hub that takes over the session of its first follower.
-    fn found(alone: &mut Reader) -> Option<Seat> {
-        let ahead = alone.ahead()?.clone();
+    fn found(alone: &mut Supervised) -> Option<Seat> {
+        let ahead = alone.ahead().cloned();
         let position = alone.position()?;
         let status = alone.status()?.clone();
         let followers = Arc::new(Followers::new(status.borrow().clone()));
@@ -212,7 +218,7 @@ impl Hub {
     }
 
     /// Lets a reader in, if the hub's reader has read the same stream, and has what follows.
-    fn admit(self: Arc<Self>, alone: &mut Reader, before: Option<Seat>) -> Entrance {
+    fn admit(self: Arc<Self>, alone: &mut Supervised, before: Option<Seat>) -> Entrance {
         let (Some(position), Some(status)) = (alone.position(), alone.status().cloned()) else {
             return Entrance::Closed;
         };
@@ -399,7 +405,7 @@ impl Drop for Seat {
 /// to another one.
 struct Moved<'a> {
     hub: &'a Hub,
-    reader: Option<Box<Reader>>,
+    reader: Option<Box<Supervised>>,
 }
 
 impl Moved<'_> {
@@ -417,7 +423,9 @@ impl Moved<'_> {
                     && seat.position == batch.after
                     && batch.fits(limits);
                 if !is_alone {
-                    state.ring.push(batch, last, repaired, &self.hub.ahead);
+                    state
+                        .ring
+                        .push(batch, last, repaired, self.hub.ahead.as_ref());
                     return None;
                 }
                 state.ring.pass(batch.through, last.clone());

@@ -1,6 +1,6 @@
 //! What a JetStream stream does as a kind of source.
 
-use super::{JetStream, SharedReader};
+use super::{JetStream, Reader};
 use crate::batch::Batch;
 use crate::event::Event;
 use crate::log::{self, Log};
@@ -14,17 +14,12 @@ use crate::source::{
 use crate::subject::SubjectSet;
 
 impl Kind for JetStream {
-    type Reader = SharedReader;
+    type Reader = Reader;
 
-    fn read(
-        &self,
-        request: Request,
-        status: StatusSender,
-        ahead: Option<&ReadAhead>,
-    ) -> SharedReader {
+    fn read(&self, request: Request, status: StatusSender, ahead: Option<&ReadAhead>) -> Reader {
         match ahead {
             Some(ahead) => self.read_within(request, status, ahead),
-            None => SharedReader::alone(self.read(request, status)),
+            None => self.read(request, status),
         }
     }
 
@@ -91,7 +86,7 @@ impl Kind for JetStream {
     }
 }
 
-impl Read for SharedReader {
+impl Read for Reader {
     async fn next(&mut self) -> Result<Batch, Error> {
         self.next().await
     }

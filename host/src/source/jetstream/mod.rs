@@ -51,15 +51,14 @@ use crate::memory::read_ahead::ReadAhead;
 use crate::position::Checkpoint;
 use crate::source::Info;
 use connect::Settings;
-use shared::Sharing;
+use reader::Supervised;
 
 pub use publish::{
     BatchError, CONFIRMATION_MAX, Confirmed, Description, Outgoing, PublishError, Publisher,
     Unavailable,
 };
-pub use reader::Reader;
 pub use settings::JetStreamSettings;
-pub use shared::SharedReader;
+pub use shared::Reader;
 
 /// Reads a header block: the usable headers, and the fault that stops the client from parsing the
 /// block, if any.
@@ -214,20 +213,28 @@ impl JetStream {
         shown.join(", ")
     }
 
-    /// Creates a reader with its own connection.
+    /// Creates a reader. It has a connection of its own until it has caught up; then readers of the
+    /// same subjects share one.
     pub fn read(&self, request: super::Request, status: super::StatusSender) -> Reader {
-        Reader::new(Arc::clone(&self.settings), request, status)
+        self.shared(self.supervised(request, status))
     }
 
-    /// Creates a reader that other readers of the same subjects share once they have caught up.
+    /// The same within a budget; see [`super::Source::read_within`].
     pub(super) fn read_within(
         &self,
         request: super::Request,
         status: super::StatusSender,
         ahead: &ReadAhead,
-    ) -> SharedReader {
-        let sharing = Sharing::new(&request, Arc::clone(&self.hubs));
-        SharedReader::sharing(self.read(request, status).within(ahead), sharing)
+    ) -> Reader {
+        self.shared(self.supervised(request, status).within(ahead))
+    }
+
+    fn supervised(&self, request: super::Request, status: super::StatusSender) -> Supervised {
+        Supervised::new(Arc::clone(&self.settings), request, status)
+    }
+
+    fn shared(&self, alone: Supervised) -> Reader {
+        Reader::new(alone, Arc::clone(&self.hubs))
     }
 
     /// What it does if events are gone that were not applied.

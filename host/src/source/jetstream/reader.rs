@@ -13,7 +13,7 @@ use super::appetite::Appetite;
 use super::audience::Audience;
 use super::connect::{Settings, delay};
 use super::cursor::{Cursor, Last, Oddities};
-use super::hub::{Parting, SessionFacts};
+use super::hub::{Key, Parting, SessionFacts};
 use super::link::{Link, Trouble};
 use super::open::{Failure, Opened, Standing, open};
 use super::permissions;
@@ -48,7 +48,7 @@ const SUSPICION_MAX: Duration = Duration::from_secs(60);
 type Opening = BoxFuture<'static, (Option<Link>, Result<Opened, Failure>)>;
 
 /// A supervised reader of a JetStream stream.
-pub struct Reader {
+pub(super) struct Supervised {
     settings: Arc<Settings>,
     request: Request,
     covering: Pattern,
@@ -107,10 +107,10 @@ struct Suspicion {
     checks: u32,
 }
 
-impl fmt::Debug for Reader {
+impl fmt::Debug for Supervised {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
-            .debug_struct("Reader")
+            .debug_struct("Supervised")
             .field("source", &self.settings.name)
             .field("stream", &self.settings.stream)
             .field("through", &self.cursor.through)
@@ -118,7 +118,7 @@ impl fmt::Debug for Reader {
     }
 }
 
-impl Reader {
+impl Supervised {
     pub(super) fn new(settings: Arc<Settings>, request: Request, status: StatusSender) -> Self {
         Self::telling(settings, request, Audience::One(status))
     }
@@ -150,14 +150,14 @@ impl Reader {
     }
 
     /// Itself, with its open requests within a budget.
-    pub(crate) fn within(mut self, ahead: &ReadAhead) -> Self {
+    pub(super) fn within(mut self, ahead: &ReadAhead) -> Self {
         self.share = Some(Arc::new(ahead.reader()));
         self.ahead = Some(ahead.clone());
         self
     }
 
-    /// See [`super::super::Reader::next`].
-    pub async fn next(&mut self) -> Result<Batch, Error> {
+    /// See [`super::Reader::next`].
+    pub(super) async fn next(&mut self) -> Result<Batch, Error> {
         // A caller who always finds something would otherwise never let other tasks run.
         tokio::task::consume_budget().await;
         loop {
@@ -477,7 +477,15 @@ impl Reader {
 }
 
 /// What a reader does with others of the same source (`hub`).
-impl Reader {
+impl Supervised {
+    /// What it has in common with those with which it may share a reader.
+    pub(super) fn key(&self) -> Key {
+        Key {
+            subjects: self.request.subjects.clone(),
+            wants_headers: self.request.wants_headers,
+        }
+    }
+
     /// The largest batch that it returns.
     pub(super) fn limits(&self) -> Limits {
         self.request.limits
@@ -538,7 +546,7 @@ impl Reader {
 
     /// Another reader that continues with the session of this one, for all that follow it. This one
     /// has caught up.
-    pub(super) fn hand_over(&mut self, audience: Audience) -> Reader {
+    pub(super) fn hand_over(&mut self, audience: Audience) -> Supervised {
         let widest = Limits::default();
         let limits = Limits {
             events: self.request.limits.events.max(widest.events),
@@ -552,7 +560,7 @@ impl Reader {
             skips: Arc::default(),
             ..self.request.clone()
         };
-        Reader {
+        Supervised {
             cursor: self.cursor.at_same_position(limits),
             link: self.link.take(),
             session: self.session.take(),

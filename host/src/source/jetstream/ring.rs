@@ -82,17 +82,15 @@ impl Ring {
 
     /// Adds a batch, and charges it to the memory for what is read ahead. If there is none, the
     /// oldest batches go.
-    pub(super) fn push(&mut self, batch: Batch, last: Last, repaired: u64, ahead: &ReadAhead) {
+    pub(super) fn push(
+        &mut self,
+        batch: Batch,
+        last: Last,
+        repaired: u64,
+        ahead: Option<&ReadAhead>,
+    ) {
         let bytes = batch.bytes() + ENTRY_BYTES;
-        let units = u32::try_from(bytes as u64 / UNIT).unwrap_or(u32::MAX);
-        let acquire = || {
-            let units = units.min(ahead.total);
-            Arc::clone(&ahead.units).try_acquire_many_owned(units).ok()
-        };
-        let mut memory = acquire();
-        while memory.is_none() && self.shed() {
-            memory = acquire();
-        }
+        let memory = ahead.and_then(|ahead| self.charge(bytes, ahead));
         self.end = batch.through;
         self.last = last.clone();
         self.bytes += bytes;
@@ -103,6 +101,18 @@ impl Ring {
             _memory: memory,
         });
         while self.bytes > RING_BYTES && self.entries.len() > 1 && self.shed() {}
+    }
+
+    /// Memory for a batch, at the cost of older ones; none if there is too little even so.
+    fn charge(&mut self, bytes: usize, ahead: &ReadAhead) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(bytes as u64 / UNIT).unwrap_or(u32::MAX);
+        let units = units.min(ahead.total);
+        loop {
+            let memory = Arc::clone(&ahead.units).try_acquire_many_owned(units).ok();
+            if memory.is_some() || !self.shed() {
+                return memory;
+            }
+        }
     }
 
     /// Moves over a batch that its only follower has taken.

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use super::hub::{Entrance, Hubs, Key, Parting, Seat};
-use super::reader::Reader;
+use super::reader::Supervised;
 use crate::batch::Batch;
-use crate::source::{Error, Request};
+use crate::source::Error;
 
 /// How long a reader that was too slow reads alone, at first and at most: each change makes a
 /// consumer.
@@ -17,17 +17,10 @@ const ALONE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 /// A reader that was not too slow for this long counts as quick again.
 const QUICK: Duration = Duration::from_secs(600);
 
-/// A reader that shares what it reads.
+/// A supervised reader of a JetStream stream, which shares what it reads.
 #[derive(Debug)]
-pub struct SharedReader {
-    alone: Reader,
-    /// None if it never shares.
-    sharing: Option<Sharing>,
-}
-
-/// What a reader needs to share.
-#[derive(Debug)]
-pub(super) struct Sharing {
+pub struct Reader {
+    alone: Supervised,
     hubs: Arc<Hubs>,
     key: Key,
     place: Place,
@@ -62,48 +55,24 @@ impl Slowness {
     }
 }
 
-impl Sharing {
-    /// That of a reader with this request, which has no place yet.
-    pub(super) fn new(request: &Request, hubs: Arc<Hubs>) -> Self {
+impl Reader {
+    /// One that has no place in a hub yet.
+    pub(super) fn new(alone: Supervised, hubs: Arc<Hubs>) -> Self {
         Self {
+            key: alone.key(),
+            alone,
             hubs,
-            key: Key {
-                subjects: request.subjects.clone(),
-                wants_headers: request.wants_headers,
-            },
             place: Place::None,
             slowness: Slowness::default(),
         }
     }
-}
-
-impl SharedReader {
-    /// One that never shares.
-    pub(super) fn alone(alone: Reader) -> Self {
-        Self {
-            alone,
-            sharing: None,
-        }
-    }
-
-    /// One that shares once it has caught up.
-    pub(super) fn sharing(alone: Reader, sharing: Sharing) -> Self {
-        Self {
-            alone,
-            sharing: Some(sharing),
-        }
-    }
 
     /// See [`super::super::Reader::next`].
-    pub(super) async fn next(&mut self) -> Result<Batch, Error> {
+    pub async fn next(&mut self) -> Result<Batch, Error> {
         // A caller who always finds something would otherwise never let other tasks run.
         tokio::task::consume_budget().await;
         loop {
-            let Some(Sharing {
-                place: Place::Follows(seat),
-                ..
-            }) = &mut self.sharing
-            else {
+            let Place::Follows(seat) = &mut self.place else {
                 let batch = self.alone.next().await?;
                 self.join();
                 return Ok(batch);
@@ -121,17 +90,14 @@ impl SharedReader {
 
     /// Follows a hub, if it has caught up and that is possible.
     fn join(&mut self) {
-        let Some(sharing) = &mut self.sharing else {
-            return;
-        };
-        let before = match std::mem::replace(&mut sharing.place, Place::None) {
+        let before = match std::mem::replace(&mut self.place, Place::None) {
             Place::Waits(seat) => Some(seat),
             Place::None | Place::Follows(_) => None,
         };
-        if !sharing.slowness.is_over(Instant::now()) || !self.alone.has_caught_up() {
+        if !self.slowness.is_over(Instant::now()) || !self.alone.has_caught_up() {
             return;
         }
-        sharing.place = match sharing.hubs.enter(&sharing.key, &mut self.alone, before) {
+        self.place = match self.hubs.enter(&self.key, &mut self.alone, before) {
             Entrance::Follows(seat) => Place::Follows(seat),
             Entrance::Waits(seat) => Place::Waits(seat),
             Entrance::Closed => Place::None,
@@ -140,19 +106,16 @@ impl SharedReader {
 
     /// Reads alone again.
     fn part(&mut self, parting: Parting) {
-        let Some(sharing) = &mut self.sharing else {
-            return;
-        };
         if parting.is_behind {
-            sharing.slowness.note(Instant::now());
+            self.slowness.note(Instant::now());
         }
         debug!(
             position = self.alone.position(),
             is_behind = parting.is_behind,
             "reading alone again"
         );
-        // First the place: its status is then its own.
-        sharing.place = Place::None;
+        // First the place: from now on its status is its own.
+        self.place = Place::None;
         self.alone.part(parting);
     }
 }
