@@ -315,6 +315,12 @@ impl Cursor {
         self.missing.sort_unstable_by_key(|range| *range.start());
     }
 
+    /// Records that this many events before the position, which were all passed, turned out to be
+    /// missing.
+    pub(super) fn overlook_passed(&mut self, count: u64) {
+        self.overlooked += count;
+    }
+
     /// The sequences of the events that wait to be returned.
     pub(super) fn sequences(&self) -> impl Iterator<Item = u64> {
         self.events

@@ -20,7 +20,7 @@ use super::audience::{Audience, Followers};
 use super::reader::Supervised;
 use super::ring::{Proof, Ring, Taken};
 use super::trusted::Trusted;
-use crate::batch::Limits;
+use crate::batch::{Batch, Limits};
 use crate::memory::read_ahead::ReadAhead;
 use crate::position::EventMark;
 use crate::source::{Error, SourceState};
@@ -81,11 +81,13 @@ struct Place {
 }
 
 /// Why the reader ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct End {
     suspicion: Option<Suspected>,
     /// A gap in what was passed.
     passed: Option<PassedGap>,
+    /// How many events were passed that turned out to be missing.
+    overlooked: u64,
 }
 
 /// A problem that would stop a deployment at this position, and how many checks have shown it.
@@ -113,6 +115,8 @@ pub(super) struct Parting {
     pub(super) suspicion: Option<Suspected>,
     /// What it has passed although events are gone, which no check would show again.
     pub(super) passed: Option<PassedGap>,
+    /// How many events it has passed that turned out to be missing.
+    pub(super) overlooked: u64,
     /// Whether it was too slow.
     pub(super) is_behind: bool,
 }
@@ -320,11 +324,14 @@ impl State {
     fn parting(&self, seat: &Seat, is_behind: bool) -> Parting {
         let mut trusted = self.session.trusted.clone();
         trusted.cut(seat.position);
-        let end = self.end.as_ref();
+        // Whoever has not passed all of it reads the rest again, and finds out by itself.
+        let has_passed = seat.position >= self.ring.end();
+        let end = self.end.clone().filter(|_| has_passed).unwrap_or_default();
         Parting {
             trusted,
-            suspicion: end.and_then(|end| end.suspicion),
-            passed: end.and_then(|end| end.passed.clone()),
+            suspicion: end.suspicion,
+            passed: end.passed,
+            overlooked: end.overlooked,
             is_behind,
         }
     }
@@ -389,10 +396,7 @@ impl Drop for Seat {
         let mut unused = None;
         if !state.seats.iter().any(|place| place.follows) {
             // Whoever comes next makes a new one.
-            state.end.get_or_insert(End {
-                suspicion: None,
-                passed: None,
-            });
+            state.end.get_or_insert_default();
             unused = state.reader.take();
         }
         drop(state);
@@ -414,42 +418,64 @@ impl Moved<'_> {
         let reader = self.reader.as_mut()?;
         let read = reader.next().await;
         let repaired = reader.take_repaired();
-        match read {
-            Ok(batch) => {
-                let last = reader.last();
-                let mut state = self.hub.state.lock();
-                let is_alone = state.seats.len() == 1
-                    && seat.unproved.is_none()
-                    && seat.position == batch.after
-                    && batch.fits(limits);
-                if !is_alone {
-                    state
-                        .ring
-                        .push(batch, last, repaired, self.hub.ahead.as_ref());
-                    return None;
-                }
-                state.ring.pass(batch.through, last.clone());
-                state.advance(seat, batch.through);
-                Some(Taken {
-                    batch,
-                    last: Some(last),
-                    repaired,
-                })
-            }
+        let batch = match read {
+            Ok(batch) => batch,
             Err(error) => {
-                let position = reader.position().unwrap_or_default();
-                let ended = self.reader.take().map(|reader| {
-                    let mut state = self.hub.state.lock();
-                    state.session = reader.session_facts();
-                    state.end = Some(End::of(&error, position));
-                    reader
-                });
-                // Without the lock.
-                drop(ended);
-                self.hub.changed.notify_waiters();
-                None
+                let end = End::of(&error, reader.position());
+                self.end(end);
+                return None;
             }
+        };
+        let last = reader.last();
+        let mut state = self.hub.state.lock();
+        let is_alone = state.seats.len() == 1
+            && seat.unproved.is_none()
+            && seat.position == batch.after
+            && batch.fits(limits);
+        if is_alone {
+            state.ring.pass(batch.through, last.clone());
+            state.advance(seat, batch.through);
+            return Some(Taken {
+                batch,
+                last: Some(last),
+                repaired,
+            });
         }
+        let overlooked = batch.overlooked;
+        // What was overlooked may be all that it has.
+        if batch.through > batch.after {
+            let batch = Batch {
+                overlooked: 0,
+                ..batch
+            };
+            let ahead = self.hub.ahead.as_ref();
+            state.ring.push(batch, last, repaired, ahead);
+        }
+        drop(state);
+        if overlooked > 0 {
+            // Each follower counts that for itself, and may have to stop.
+            let failed = reader.take_failed();
+            let end = failed.map(|error| End::of(&error, reader.position()));
+            self.end(End {
+                overlooked,
+                ..end.unwrap_or_default()
+            });
+        }
+        None
+    }
+
+    /// Ends the hub: each follower reads alone from now on.
+    fn end(&mut self, end: End) {
+        let reader = self.reader.take();
+        let mut state = self.hub.state.lock();
+        if let Some(reader) = &reader {
+            state.session = reader.session_facts();
+        }
+        state.end = Some(end);
+        drop(state);
+        // Without the lock: it deletes its consumer.
+        drop(reader);
+        self.hub.changed.notify_waiters();
     }
 }
 
@@ -467,7 +493,9 @@ impl Drop for Moved<'_> {
 }
 
 impl End {
-    fn of(error: &Error, position: u64) -> Self {
+    /// The end of a reader with this error at a position.
+    fn of(error: &Error, position: Option<u64>) -> Self {
+        let position = position.unwrap_or_default();
         let passed = match error {
             Error::Gap {
                 stream,
@@ -486,7 +514,11 @@ impl End {
             // Each follower makes the last check itself.
             checks: error.checks() - 1,
         });
-        Self { suspicion, passed }
+        Self {
+            suspicion,
+            passed,
+            overlooked: 0,
+        }
     }
 }
 

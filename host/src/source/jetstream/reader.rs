@@ -595,6 +595,7 @@ impl Supervised {
     pub(super) fn part(&mut self, parting: Parting) {
         self.share = self.ahead.as_ref().map(|ahead| Arc::new(ahead.reader()));
         self.trusted.extend(parting.trusted);
+        self.cursor.overlook_passed(parting.overlooked);
         if let Some(suspected) = parting.suspicion
             && suspected.position == self.cursor.through
         {
@@ -621,6 +622,11 @@ impl Supervised {
             confirmed_at: session.and_then(|session| session.confirmed_at),
             trusted: session.map_or(&self.trusted, Session::trusted).clone(),
         }
+    }
+
+    /// The error that it would return next.
+    pub(super) fn take_failed(&mut self) -> Option<Error> {
+        self.failed.take()
     }
 
     /// How many messages it has delivered without their unusable parts since it was last asked.

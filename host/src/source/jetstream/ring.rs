@@ -80,6 +80,11 @@ impl Ring {
         self.start
     }
 
+    /// Its last sequence.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
     /// Adds a batch, and charges it to the memory for what is read ahead. If there is none, the
     /// oldest batches go.
     pub(super) fn push(
