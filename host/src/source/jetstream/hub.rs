@@ -22,7 +22,7 @@ use super::ring::{Proof, Ring, Taken};
 use super::trusted::Trusted;
 use crate::batch::{Batch, Limits};
 use crate::memory::read_ahead::ReadAhead;
-use crate::position::EventMark;
+use crate::position::{EventMark, StreamIdentity};
 use crate::source::{Error, SourceState};
 use crate::subject::SubjectSet;
 
@@ -69,6 +69,8 @@ pub(super) struct SessionFacts {
     pub(super) confirmed_at: Option<Instant>,
     /// Jumps that are not confirmed.
     pub(super) trusted: Trusted,
+    /// The stream, as it was last proved.
+    pub(super) stream: Option<Arc<StreamIdentity>>,
 }
 
 /// A follower, or one that is going to be.
@@ -232,7 +234,8 @@ impl Hub {
         if state.end.is_some() {
             return Entrance::Closed;
         }
-        let may_follow = is_reading && position >= state.ring.start();
+        let is_same_stream = state.session.stream == alone.session_facts().stream;
+        let may_follow = is_reading && is_same_stream && position >= state.ring.start();
         let proof = match may_follow {
             true => state.ring.prove(mark.as_ref()),
             false => Proof::None,

@@ -621,6 +621,7 @@ impl Supervised {
             count: self.sessions,
             confirmed_at: session.and_then(|session| session.confirmed_at),
             trusted: session.map_or(&self.trusted, Session::trusted).clone(),
+            stream: self.cursor.stream.clone(),
         }
     }
 
