@@ -80,24 +80,24 @@ async fn five_deployments_with_defaults_stay_within_256_mib() {
 async fn five_deployments_of_one_stream_meet_three_events_of_30_mb() {
     let server = NatsServer::start_with("max_payload: 64MB\nmax_pending: 256MB\n").await;
     let context = server.jetstream().await;
-    nats::create_stream(&context, "MISCHIEF", "mischief.>").await;
-    let source = jetstream_source(&server.url(), "MISCHIEF");
+    nats::create_stream(&context, "ORDERS", "orders.>").await;
+    let source = jetstream_source(&server.url(), "ORDERS");
     let limits = "[limits]\nmemory_bytes = \"192MiB\"\n";
     let host = Host::start_with(&format!("{limits}{source}")).await;
-    let names: Vec<String> = (0..5).map(|number| format!("mischief-{number}")).collect();
-    let note = || Bytes::from_static(b"note a");
-    let mut last = nats::publish(&context, [("mischief.a".to_owned(), note())]).await;
+    let names: Vec<String> = (0..5).map(|number| format!("tally-{number}")).collect();
+    let publish = async |bytes: usize| {
+        let data = Bytes::from(vec![b'x'; bytes]);
+        nats::publish(&context, [("orders.a.placed".to_owned(), data)]).await
+    };
+    let mut last = publish(10).await;
+    let tally = guests::module("tally");
     for name in &names {
-        host.client()
-            .deploy_with(name, &guests::module("mischief"), "&on-failure=park")
-            .await;
+        host.client().deploy(name, &tally).await;
         reaches(&host, name, last).await;
     }
     tell("before large events", &host);
-    for number in 0..3 {
-        let large = Bytes::from(vec![b'x'; 30_000_000]);
-        let subject = format!("mischief.{number}");
-        last = nats::publish(&context, [(subject, large)]).await;
+    for _ in 0..3 {
+        last = publish(30_000_000).await;
     }
     for name in &names {
         reaches(&host, name, last).await;
