@@ -122,7 +122,7 @@ async fn has_consumers(jetstream: &jetstream::Context, count: usize) {
     .await;
 }
 
-/// A stream with this many orders, a source, and so many followers that have caught up and share.
+/// A stream with this many orders, a source, and this many followers that have caught up and share.
 async fn shared(server: &Server, count: u64, followers: usize) -> (JetStream, Vec<Follower>) {
     let jetstream = server.jetstream().await;
     jetstream.create_stream(orders()).await.expect("stream");
@@ -164,7 +164,7 @@ async fn readers_that_have_caught_up_have_one_consumer_and_one_connection(versio
         all.then_some(())
     })
     .await;
-    // Whoever moves the reader may stop at any time.
+    // The follower that moves the reader may stop at any time.
     while followers.len() > 1 {
         followers.swap_remove(0).stop().await;
         let count = numbered_so_far(&mut followers).await;

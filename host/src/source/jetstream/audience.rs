@@ -19,7 +19,7 @@ pub(super) enum Audience {
 /// The deployments that follow a reader.
 #[derive(Debug)]
 pub(super) struct Followers {
-    /// The state of the reader itself, whoever follows it.
+    /// The state of the reader itself, with or without followers.
     own: StatusSender,
     each: Mutex<Vec<(u64, StatusSender)>>,
 }
@@ -68,8 +68,8 @@ impl Audience {
         self.each(|status| doubt(status, message.to_owned()));
     }
 
-    /// Reports a problem that stops the reader. Those that follow it check themselves whether it
-    /// stops them.
+    /// Reports a problem that stops the reader. Its followers check themselves whether it stops
+    /// them.
     pub(super) fn stop(&self, message: String) {
         match self {
             Self::One(status) => report(status, SourceState::Stopped, Some(message)),

@@ -2,8 +2,8 @@
 //!
 //! A hub has one supervised reader, and a ring of the batches that not all of its followers have
 //! taken. There is no task: a follower that finds nothing new in the ring moves the reader, if
-//! nobody else does, and wakes the others. So one follower alone reads as if it had the reader for
-//! itself.
+//! nobody else does, and wakes the others. So a single follower reads as fast as
+//! without a hub.
 //!
 //! A hub saves work and decides nothing. It reads without any permission to pass over missing
 //! events. If its reader finds what would stop a deployment, the hub is over, and each follower
@@ -327,7 +327,7 @@ impl State {
     fn parting(&self, seat: &Seat, is_behind: bool) -> Parting {
         let mut trusted = self.session.trusted.clone();
         trusted.cut(seat.position);
-        // Whoever has not passed all of it reads the rest again, and finds out by itself.
+        // A follower that has not passed all of it reads the rest again, and finds out by itself.
         let has_passed = seat.position >= self.ring.end();
         let end = self.end.clone().filter(|_| has_passed).unwrap_or_default();
         Parting {
@@ -398,7 +398,7 @@ impl Drop for Seat {
         state.trim();
         let mut unused = None;
         if !state.seats.iter().any(|place| place.follows) {
-            // Whoever comes next makes a new one.
+            // The next reader that has caught up makes a new one.
             state.end.get_or_insert_default();
             unused = state.reader.take();
         }

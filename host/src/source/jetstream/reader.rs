@@ -386,7 +386,7 @@ impl Supervised {
 
     /// Reports invalid messages, if there are new ones.
     fn report_oddities(&mut self) {
-        // Those that follow count what they take.
+        // Followers count what they take.
         let Audience::One(status) = &self.status else {
             return;
         };
@@ -555,7 +555,7 @@ impl Supervised {
         let request = Request {
             resume: None,
             limits,
-            // It decides nothing: whoever has a permission reads alone until it is used up.
+            // It decides nothing: a reader with a permission reads alone until that is used up.
             accepts_missing_through: 0,
             skips: Arc::default(),
             ..self.request.clone()
@@ -614,7 +614,7 @@ impl Supervised {
         }
     }
 
-    /// What those that follow it have to know of its session.
+    /// What its followers have to know of its session.
     pub(super) fn session_facts(&self) -> SessionFacts {
         let session = self.session.as_ref();
         SessionFacts {

@@ -11,7 +11,7 @@ use crate::event::Event;
 use crate::memory::read_ahead::{ReadAhead, UNIT};
 use crate::position::EventMark;
 
-/// Size at which the oldest batches go, whoever still needs them, in bytes. The newest one always
+/// Size at which the oldest batches go, even if a follower needs them, in bytes. The newest one always
 /// stays: each follower has it, or takes it now.
 const RING_BYTES: usize = 4 << 20;
 /// What a batch takes apart from its events, in bytes; a batch without any moves the position.
