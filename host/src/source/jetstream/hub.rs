@@ -216,7 +216,7 @@ impl Hub {
             ahead,
             changed: Notify::new(),
         });
-        Some(Seat::new(hub, 0, position, None, count))
+        Some(Seat::new(hub, 0, position, count))
     }
 
     fn is_over(&self) -> bool {
@@ -257,11 +257,13 @@ impl Hub {
         // Only now: until then the ring has kept for it what it needs now.
         drop(before);
         if proof == Proof::None {
-            return Entrance::Waits(Seat::new(self, number, position, None, session));
+            return Entrance::Waits(Seat::new(self, number, position, session));
         }
         self.followers.add(number, status);
         alone.let_go();
-        Entrance::Follows(Seat::new(self, number, position, unproved, session))
+        let mut seat = Seat::new(self, number, position, session);
+        seat.unproved = unproved;
+        Entrance::Follows(seat)
     }
 }
 
@@ -341,18 +343,12 @@ impl State {
 }
 
 impl Seat {
-    fn new(
-        hub: Arc<Hub>,
-        number: u64,
-        position: u64,
-        unproved: Option<EventMark>,
-        session: u64,
-    ) -> Self {
+    fn new(hub: Arc<Hub>, number: u64, position: u64, session: u64) -> Self {
         Self {
             hub,
             number,
             position,
-            unproved,
+            unproved: None,
             joined_at: Instant::now(),
             session,
         }
