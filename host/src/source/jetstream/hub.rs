@@ -139,7 +139,7 @@ pub(super) struct Seat {
 
 /// What to do next for a follower.
 enum Step {
-    Take(Taken),
+    Take(Box<Taken>),
     Move(Box<Supervised>),
     Wait,
     Leave(Parting),
@@ -283,7 +283,7 @@ impl State {
             && let Some(taken) = self.ring.take(seat.position, limits)
         {
             self.advance(seat, taken.batch.through);
-            return Step::Take(taken);
+            return Step::Take(Box::new(taken));
         }
         if self.end.is_some() {
             return Step::Leave(self.parting(seat, false));
@@ -369,7 +369,7 @@ impl Seat {
             changed.as_mut().enable();
             let step = hub.state.lock().step(self, limits, own);
             match step {
-                Step::Take(taken) => return Ok(taken),
+                Step::Take(taken) => return Ok(*taken),
                 Step::Leave(parting) => return Err(parting),
                 Step::Wait => changed.await,
                 Step::Move(reader) => {
