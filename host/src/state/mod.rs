@@ -58,6 +58,7 @@ pub use store::Store;
 pub use timers::Due;
 pub use trace::{Call, Scanned, Trace, Traced};
 pub use waiting::RefusedKeys;
+pub(crate) use writer::Notes;
 pub use writer::{Patch, Replaced, Writer};
 
 /// Longest key, in bytes.

@@ -33,13 +33,18 @@ impl<'a> Sought<'a> {
 
 /// The hash of a key in all indexes of this process.
 pub(super) fn hash(key: &str) -> u32 {
+    let hash = fingerprint(key);
+    // Both halves count.
+    (hash ^ (hash >> 32)) as u32
+}
+
+/// A hash that two keys of a million hardly ever share.
+pub(super) fn fingerprint(key: &str) -> u64 {
     // Seeded by chance: keys come from events, and nobody may choose many with one hash.
     static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
     let mut hasher = SEED.build_hasher();
     hasher.write(key.as_bytes());
-    let hash = hasher.finish();
-    // Both halves count.
-    (hash ^ (hash >> 32)) as u32
+    hasher.finish()
 }
 
 /// A hash as wide as the table wants it, which looks at both ends.

@@ -78,6 +78,24 @@ impl Range {
     }
 }
 
+/// The bounds of a selection: its beginning, and its end (exclusive; none is unbounded). None if no
+/// key can be in it.
+pub(super) fn bounds(selection: &Selection) -> Option<(String, Option<String>)> {
+    let (start, end) = match selection {
+        Selection::Prefix(prefix) => {
+            let end = match prefix_end(prefix) {
+                Bound::Included(end) | Bound::Excluded(end) => Some(end),
+                Bound::Unbounded => None,
+            };
+            (prefix.clone(), end)
+        }
+        Selection::Range { start, end } => (start.clone().unwrap_or_default(), end.clone()),
+    };
+    end.as_ref()
+        .is_none_or(|end| start < *end)
+        .then_some((start, end))
+}
+
 fn is_before(start: &Bound<String>, key: &str) -> bool {
     match start {
         Bound::Unbounded => true,

@@ -1,5 +1,9 @@
 //! The writer: the writes of a batch on top of everything published.
 
+mod branch;
+mod touched;
+
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -19,6 +23,8 @@ use crate::event::Payload;
 use crate::memory::{Purpose, Reservation};
 use crate::position::Checkpoint;
 use crate::timers::Timer;
+pub(crate) use branch::Notes;
+use touched::Touched;
 
 /// Most memory for the writes of one batch, in bytes, in addition to the memtable.
 const BATCH_BYTES_MAX: u64 = 128 << 20;
@@ -70,6 +76,8 @@ pub struct Writer {
     release: Option<Release>,
     /// What the batch does to timers.
     pub(super) timers: timers::Changes,
+    /// Notes what is read and written; only of a branch.
+    touched: Option<RefCell<Touched>>,
 }
 
 impl Writer {
@@ -95,6 +103,7 @@ impl Writer {
             parked: Vec::new(),
             release: None,
             timers: timers::Changes::default(),
+            touched: None,
         }
     }
 
@@ -128,6 +137,9 @@ impl Writer {
         }
         if let Some(reads) = &self.reads {
             reads.key(key);
+        }
+        if let Some(touched) = &self.touched {
+            touched.borrow_mut().read(key);
         }
         let found = match &self.view {
             // Outside a batch, what is published now.
@@ -167,6 +179,9 @@ impl Writer {
             None => {
                 if let (Some(order), Some(key)) = (self.order.get_mut(), self.batch.last_key()) {
                     order.insert(Key::clone(key));
+                }
+                if let Some(touched) = &mut self.touched {
+                    touched.get_mut().write(key);
                 }
             }
         }
@@ -259,6 +274,9 @@ impl Writer {
     fn scan_while(&self, scan: &Scan, until: Option<Instant>) -> Result<Page, Error> {
         if let Some(reads) = &self.reads {
             reads.scan(&scan.selection);
+        }
+        if let Some(touched) = &self.touched {
+            touched.borrow_mut().scan(&scan.selection);
         }
         let view = self.view();
         let order = self.order.get_or_init(|| {
@@ -378,6 +396,9 @@ impl Writer {
         // The memory returns to the host at once; the next batch asks again.
         self.memory.shrink_to(0);
         self.size.change = None;
+        if let Some(touched) = &mut self.touched {
+            touched.get_mut().end_batch();
+        }
         // A view keeps old versions and a transaction of the file.
         self.view = None;
     }

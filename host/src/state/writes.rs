@@ -91,6 +91,17 @@ impl Writes {
         self.list.last().map(|write| &write.key)
     }
 
+    /// Takes over the writes of others, whose keys are new here.
+    pub(super) fn append(&mut self, others: &mut Self) {
+        self.list.reserve(others.list.len());
+        for write in others.list.drain(..) {
+            debug_assert!(self.find(write.sought()).is_none(), "its keys are new");
+            self.places.add(write.hash, self.list.len() as u32);
+            self.list.push(write);
+        }
+        others.clear();
+    }
+
     /// Takes all of them.
     pub(super) fn take(&mut self) -> Vec<Write> {
         // The next batch of a replay has about as many.
