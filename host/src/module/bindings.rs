@@ -20,6 +20,7 @@ use wasmtime::component::__internal::{
 use wasmtime::component::{ComponentType, Lift, Lower, WasmList, WasmStr};
 use wasmtime::{StoreContext, ValRaw};
 
+use super::chosen::Chosen;
 use super::copies::{CopiedBytes, CopiedText};
 use super::sandbox::Host;
 use crate::event::{Event, Payload};
@@ -212,7 +213,7 @@ const HEADER_ALIGN: u32 = 4;
 #[derive(Clone, Copy)]
 pub(super) struct Events<'a> {
     /// The batch.
-    pub(super) events: &'a [Event],
+    pub(super) events: Chosen<'a>,
     /// Whether the module asked for headers; if not, each event gets an empty list.
     pub(super) with_headers: bool,
 }

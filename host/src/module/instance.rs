@@ -9,6 +9,7 @@ use wasmtime::component::Func;
 
 use super::bindings::{Events, Failure, FailureKind, Fired, PayloadCopy, PayloadRef, QueryFailure};
 use super::causes::Causes;
+use super::chosen::Chosen;
 use super::outbox::Handling;
 use super::output::clipped;
 use super::places::Permit;
@@ -88,10 +89,24 @@ impl Instance {
                 .collect();
             self.apply_in_turns(events, &turns, writer)
         } else {
-            self.apply_events(events, writer)
+            self.apply_events(Chosen::all(events), writer)
         };
         // After any error, also a shortage: the guest may have stopped in the middle of a change of
         // its own memory, which is not rolled back as the state is.
+        self.spent = result.is_err();
+        (writer, result)
+    }
+
+    /// Applies the events with these indices, in order. Only of projections, whose events are never
+    /// firings.
+    pub(crate) fn apply_picked(
+        &mut self,
+        events: &[Event],
+        picked: &[u32],
+        writer: state::Writer,
+    ) -> (state::Writer, Result<(), ApplyError>) {
+        debug_assert!(self.handles.is_none() && !self.spent, "see above");
+        let (writer, result) = self.apply_events(Chosen::picked(events, picked), writer);
         self.spent = result.is_err();
         (writer, result)
     }
@@ -115,7 +130,8 @@ impl Instance {
                     .iter()
                     .position(|is_firing| *is_firing)
                     .map_or(events.len(), |count| done + count);
-                (writer, result) = self.apply_events(&events[done..end], writer);
+                let events = Chosen::all(&events[done..end]);
+                (writer, result) = self.apply_events(events, writer);
                 end
             };
             if let Err(error) = result {
@@ -202,7 +218,7 @@ impl Instance {
     /// Applies events in one call.
     fn apply_events(
         &mut self,
-        events: &[Event],
+        events: Chosen<'_>,
         writer: state::Writer,
     ) -> (state::Writer, Result<(), ApplyError>) {
         if let Some(last) = events.last() {
@@ -234,7 +250,7 @@ impl Instance {
         (*writer, result)
     }
 
-    fn call_apply(&mut self, events: &[Event], access: Access) -> wasmtime::Result<ApplyResult> {
+    fn call_apply(&mut self, events: Chosen<'_>, access: Access) -> wasmtime::Result<ApplyResult> {
         // Linking found this type; checking it again costs little compared with a batch.
         let apply = self
             .apply
@@ -247,7 +263,7 @@ impl Instance {
             firings,
         }) = &self.handles
         {
-            let causes = Causes::new(events, rule.clone());
+            let causes = Causes::new(events.whole(), rule.clone());
             self.store.data_mut().handling = Some(Handling {
                 causes,
                 publishes: Arc::clone(publishes),

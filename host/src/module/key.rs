@@ -6,6 +6,20 @@ use super::KeyRule;
 use crate::event::Event;
 
 impl KeyRule {
+    /// Passes the key of an event on without a copy, unless it is inside the data.
+    pub(crate) fn with_key<T>(&self, event: &Event, take: impl FnOnce(Option<&str>) -> T) -> T {
+        match self {
+            Self::None => take(None),
+            Self::Subject => take(Some(&event.subject)),
+            Self::SubjectToken(number) => {
+                let mut tokens = event.subject.split('.');
+                take(tokens.nth((*number as usize).saturating_sub(1)))
+            }
+            Self::Header(name) => take(event.header(name)),
+            Self::DataPointer(_) => take(self.key_of(event).as_deref()),
+        }
+    }
+
     /// The key of an event; none if it has none.
     pub fn key_of(&self, event: &Event) -> Option<String> {
         match self {

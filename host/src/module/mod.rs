@@ -10,6 +10,7 @@ mod cache;
 mod causes;
 mod checker;
 mod child;
+mod chosen;
 mod copies;
 mod description;
 mod engine;

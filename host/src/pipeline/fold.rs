@@ -13,6 +13,20 @@ pub trait Fold: Send {
     /// is not used again.
     fn apply(&mut self, events: &[Event], writer: Writer) -> (Writer, Result<(), ApplyError>);
 
+    /// Applies the events with these indices, in order.
+    fn apply_picked(
+        &mut self,
+        events: &[Event],
+        picked: &[u32],
+        writer: Writer,
+    ) -> (Writer, Result<(), ApplyError>) {
+        let picked: Vec<Event> = picked
+            .iter()
+            .map(|index| events[*index as usize].clone())
+            .collect();
+        self.apply(&picked, writer)
+    }
+
     /// Memory that it holds, in bytes.
     fn memory_bytes(&self) -> u64 {
         0
@@ -27,6 +41,15 @@ pub trait Fold: Send {
 impl Fold for module::Instance {
     fn apply(&mut self, events: &[Event], writer: Writer) -> (Writer, Result<(), ApplyError>) {
         module::Instance::apply(self, events, writer)
+    }
+
+    fn apply_picked(
+        &mut self,
+        events: &[Event],
+        picked: &[u32],
+        writer: Writer,
+    ) -> (Writer, Result<(), ApplyError>) {
+        module::Instance::apply_picked(self, events, picked, writer)
     }
 
     fn memory_bytes(&self) -> u64 {
