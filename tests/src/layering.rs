@@ -48,6 +48,7 @@ const LAYERS: &[&[&str]] = &[
         "descriptors",
         "event",
         "failure",
+        "lanes",
         "names",
         "precedence",
         "room",

@@ -15,6 +15,7 @@ mod firings;
 mod fold;
 mod growth;
 mod ladder;
+pub mod lanes;
 mod leash;
 mod pace;
 mod pacing;

@@ -2,6 +2,7 @@
 //! purpose. What modules do is shown by the suite.
 
 mod duplicates;
+mod lanes;
 mod parked_timers;
 mod parking;
 mod pauses;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
+use super::lanes::{Lanes, MakeLane, Plan, Record};
 use super::*;
 use crate::batch::Limits;
 use crate::effects;
@@ -130,6 +132,9 @@ struct Stage {
     /// Whether each event causes a message, which nobody sends.
     emits: bool,
     recognises: Option<crate::module::Inbox>,
+    lanes: usize,
+    /// What became of batches that were split.
+    record: Arc<Record>,
 }
 
 impl Stage {
@@ -161,6 +166,8 @@ impl Stage {
             flush_interval: Duration::from_millis(20),
             emits: false,
             recognises: None,
+            lanes: 1,
+            record: Arc::new(Record::impatient()),
         };
         stage.append(1..=count);
         stage
@@ -229,6 +236,7 @@ impl Stage {
         make_fold: MakeFold,
     ) -> std::thread::JoinHandle<Ended> {
         self.progress.note_started(1);
+        let make_fold = self.in_lanes(make_fold);
         let pipeline = Pipeline {
             source: Source::Embedded(Embedded::new(self.log.clone())),
             request: Request {
@@ -295,6 +303,22 @@ impl Stage {
             runtime: self.runtime.handle().clone(),
         };
         std::thread::spawn(move || pipeline.run().1)
+    }
+
+    /// The same folds, in several lanes if it has any.
+    fn in_lanes(&self, make_fold: MakeFold) -> MakeFold {
+        if self.lanes == 1 {
+            return make_fold;
+        }
+        let plan = Plan {
+            events_min: 2,
+            ..Plan::new(self.lanes, KeyRule::Subject)
+        };
+        let (make, record) = (MakeLane::from(make_fold), Arc::clone(&self.record));
+        Box::new(move || {
+            let lanes = Lanes::new(plan.clone(), Arc::clone(&make), Arc::clone(&record))?;
+            Ok(Box::new(lanes))
+        })
     }
 
     /// Runs until everything was applied, or the pipeline ended by itself.

@@ -124,7 +124,7 @@ impl Bed {
         answer
     }
 
-    fn retry(&mut self, keys: &[&str]) -> ParkedOutcome {
+    pub(super) fn retry(&mut self, keys: &[&str]) -> ParkedOutcome {
         self.ask(ParkedWork::Retry {
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
             dry_run: false,
