@@ -394,6 +394,7 @@ impl Deployment {
                 .inbox
                 .as_ref()
                 .map(|_| inbox_shown(store.as_ref())),
+            lanes: runner.lanes(),
             timers: timers_shown(&record, &runner, store.as_ref()),
             sagas: Vec::new(),
             module: active.module.clone(),

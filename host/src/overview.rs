@@ -84,6 +84,8 @@ pub struct Deployment {
     pub outbox: Option<Outbox>,
     /// Its inbox, if its module asks for one.
     pub inbox: Option<Inbox>,
+    /// Its lanes, if it is a projection with several.
+    pub lanes: Option<Lanes>,
     /// Its timers, if it is a handler that sets any.
     pub timers: Option<Timers>,
     /// Its sagas, if it is a handler that has any; only when one deployment is requested.
@@ -261,6 +263,24 @@ pub struct Inbox {
     pub ids: u64,
     /// Events that the state left out, because an event with the same id came before.
     pub duplicates: u64,
+}
+
+/// In how many lanes a deployment folds large batches, and what became of them since its module
+/// started.
+#[derive(Clone, Debug)]
+pub struct Lanes {
+    /// How many lanes were asked for.
+    pub count: u32,
+    /// Batches that were folded in lanes.
+    pub split: u64,
+    /// Batches that were folded again in one lane, because lanes touched the same entries.
+    pub collided: u64,
+    /// Batches that were folded again in one lane for another reason.
+    pub failed: u64,
+    /// Too many batches collided: everything is folded in one lane until the module starts again.
+    pub gave_up: bool,
+    /// Some keys of entries that lanes had in common.
+    pub keys: Vec<String>,
 }
 
 /// The effect of a decision to skip an event.

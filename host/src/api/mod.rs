@@ -12,6 +12,7 @@
 mod failures;
 mod handler;
 mod inbox;
+mod lanes;
 mod parked;
 mod process;
 mod rollout;
@@ -32,6 +33,7 @@ pub use crate::state::catalogue::ModuleKind;
 pub use failures::*;
 pub use handler::*;
 pub use inbox::*;
+pub use lanes::*;
 pub use parked::*;
 pub use process::*;
 pub use rollout::*;
@@ -242,6 +244,9 @@ pub struct Deployment {
     /// Its inbox, if its module asks for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inbox: Option<DeploymentInbox>,
+    /// Its lanes, if it is a projection with several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lanes: Option<DeploymentLanes>,
     /// Its timers, if it is a handler that sets any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timers: Option<Timers>,

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lanes::Lanes;
 use crate::settings::{settings, size};
 
 pub use crate::settings::{Key, Problem, REDACTED, ReadError, Secret, Severity};
@@ -134,6 +135,10 @@ settings! {
         /// Concurrent instances: one per deployment, and one per query and per candidate or
         /// previous generation.
         pub instances_max: u32,
+        /// In how many lanes a projection with a key rule is folded, unless its deploy says so: each
+        /// has an instance, a thread and its share of the keys. The result is that of 1. "auto" is one
+        /// for each core, at most 4.
+        pub lanes: Lanes,
         /// Time without events after which a deployment releases its instance and its memory; the
         /// next event gets a new one, within milliseconds. 0s keeps it.
         #[serde(with = "humantime_serde")]
@@ -365,6 +370,7 @@ impl Default for Modules {
             deadline: Duration::from_secs(5),
             deadline_max: Duration::from_secs(60),
             instances_max: 2_000,
+            lanes: Lanes::Count(1),
             idle_after: Duration::from_secs(60),
             host_calls_max: 1_000_000,
             log_bytes_max: 64 << 10,

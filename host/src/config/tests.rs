@@ -787,3 +787,22 @@ fn no_form_of_a_configuration_shows_a_secret() {
     config.serve.token = Some("s3cret-s3cret-s3cret".into());
     assert!(!format!("{config:?} {:#?}", config.serve).contains("s3cret"));
 }
+
+#[test]
+fn lanes_are_a_number_or_auto() {
+    use crate::lanes::Lanes;
+    for (text, lanes) in [("3", Lanes::Count(3)), ("auto", Lanes::Auto)] {
+        let quoted = if text == "auto" { "\"auto\"" } else { text };
+        let config = from_file(&format!("[modules]\nlanes = {quoted}\n")).expect("loads");
+        assert_eq!(config.modules.lanes, lanes);
+        let config = from_environment(&[("FOLDSTREAM_MODULES__LANES", text)]).expect("loads");
+        assert_eq!(config.modules.lanes, lanes);
+    }
+    for wrong in ["0", "65", "\"many\"", "[2]"] {
+        let errors = from_file(&format!("[modules]\nlanes = {wrong}\n")).expect_err("is refused");
+        assert!(
+            errors[0].contains("lanes are `auto`, or a number from 1 to 64"),
+            "{errors:?}"
+        );
+    }
+}

@@ -39,6 +39,7 @@ impl From<overview::Deployment> for api::Deployment {
             skips,
             outbox,
             inbox,
+            lanes,
             timers,
             sagas,
             module,
@@ -78,6 +79,7 @@ impl From<overview::Deployment> for api::Deployment {
             skips: each(skips),
             outbox: outbox.map(Into::into),
             inbox: inbox.map(Into::into),
+            lanes: lanes.map(Into::into),
             timers: timers.map(Into::into),
             sagas: each(sagas),
             module: module.into(),
@@ -250,6 +252,27 @@ impl From<overview::Timers> for api::Timers {
             overdue_seconds,
             trouble,
             since,
+        }
+    }
+}
+
+impl From<overview::Lanes> for api::DeploymentLanes {
+    fn from(value: overview::Lanes) -> Self {
+        let overview::Lanes {
+            count,
+            split,
+            collided,
+            failed,
+            gave_up,
+            keys,
+        } = value;
+        Self {
+            count,
+            split,
+            collided,
+            failed,
+            gave_up,
+            keys,
         }
     }
 }

@@ -222,6 +222,7 @@ impl Runners {
             subjects_from: generation.subjects_from,
             part: None,
             skips: record.skips(),
+            lanes: record.lanes.unwrap_or(self.config.modules.lanes).count(),
             role: owners::role(record, generation, role),
             ownership: record.handler.as_ref().map(owners::ownership),
             first_lineage: record.handler.as_ref().map(HandlerRecord::first_lineage),

@@ -102,6 +102,8 @@ impl History {
             .map(|(room, _)| (room, WhenFull::GiveUp));
         parts.program.part = options.part;
         parts.program.skips = options.skips;
+        // Serial: what it compares, or shows of the past, does not rest on what lanes promise.
+        parts.program.lanes = 1;
         // It has passed everything that the active generation has, and gets usual attempts.
         parts.program.on_probation = false;
         // It can never own effects, so it may go where it likes.

@@ -10,6 +10,7 @@ mod disk;
 mod failures;
 mod gauges;
 mod inbox;
+mod lanes;
 mod memory;
 mod outbox;
 mod register;
@@ -31,6 +32,7 @@ use crate::usage::Usage;
 pub use deployment::DeploymentMetrics;
 use gauges::Gauges;
 use inbox::Inboxes;
+use lanes::Lanes;
 use outbox::Outboxes;
 use register::{counter, histogram, number, register};
 use sagas::Sagas;
@@ -44,6 +46,7 @@ pub struct Metrics {
     retries: IntCounterVec,
     state_failures: IntCounterVec,
     inbox: Inboxes,
+    lanes: Lanes,
     outbox: Outboxes,
     sagas: Sagas,
     apply: HistogramVec,
@@ -166,6 +169,7 @@ impl Metrics {
                 DEPLOYMENT,
             ),
             inbox: Inboxes::new(&registry),
+            lanes: Lanes::new(&registry),
             outbox: Outboxes::new(&registry),
             sagas: Sagas::new(&registry),
             apply: timer(
@@ -333,6 +337,7 @@ impl Metrics {
         // From the same figures, so that a page does not contradict itself.
         gauges.set(deployments, sources);
         self.inbox.set(deployments);
+        self.lanes.set(deployments);
         self.outbox.set(deployments);
         self.sagas.set(deployments);
         gauges.disk.set(usage);

@@ -44,6 +44,7 @@ fn deployment(name: &str) -> Deployment {
         parked: Parked::default(),
         outbox: None,
         inbox: None,
+        lanes: None,
         timers: None,
         skips: Vec::new(),
         sagas: Vec::new(),

@@ -11,7 +11,7 @@ use super::Rollouts;
 use super::build::{Recipe, new_generation, set_beginning};
 use super::pausing::{self, ResumeTerms};
 use super::plan::{Plan, Requested};
-use super::{beginning, build, disk_space, inherit, plan, take_over};
+use super::{beginning, build, disk_space, inherit, lanes, plan, take_over};
 use crate::actor::blocking;
 use crate::deployment::Deployment;
 use crate::deployments::{
@@ -20,6 +20,7 @@ use crate::deployments::{
 use crate::exceptions::FailureRequest;
 use crate::handlers::EffectsRequest;
 use crate::history::Accepted as AcceptedLoss;
+use crate::lanes::Lanes;
 use crate::module::{Accepted, Loaded, Module, Wanted};
 use crate::overview;
 use crate::position::Start;
@@ -54,6 +55,8 @@ pub struct DeployRequest {
     pub effects: EffectsRequest,
     /// What happens to events that fail.
     pub failures: FailureRequest,
+    /// In how many lanes it is folded; absent: as before, or as the configuration says.
+    pub lanes: Option<Lanes>,
 }
 
 /// What a deploy did.
@@ -213,6 +216,7 @@ async fn create(
         skips,
         parking,
         handler,
+        lanes: lanes::checked(request.lanes, &loaded.module)?,
     };
     // In the catalogue before anything runs: whatever the runner writes has an owner then.
     store(rollouts, &accepted, &record, "deploy", &reason).await?;
@@ -274,6 +278,7 @@ async fn deploy_over(
     };
     // A plan is only a decision; nothing has changed if it is refused.
     let plan = plan::decide(&record, &requested)?;
+    let lanes = lanes::checked(request.lanes, &upload.loaded.module)?;
     let policy = rollouts
         .exceptions
         .set_failure_policy(
@@ -283,12 +288,13 @@ async fn deploy_over(
             &request.failures,
         )
         .await?;
+    let policy = [policy, lanes::set(rollouts, &deployment, lanes).await?];
     let (strategy, continued, reason) = match plan {
         Plan::Unchanged {
             generation,
             mut reason,
         } => {
-            reason.extend(policy.iter().flat_map(|changed| ["; ", changed]));
+            reason.extend(policy.iter().flatten().flat_map(|changed| ["; ", changed]));
             return keep(
                 rollouts,
                 &deployment,

@@ -325,6 +325,7 @@ mod tests {
             skips: Vec::new(),
             parking: Default::default(),
             handler: None,
+            lanes: None,
         }
     }
 

@@ -31,7 +31,8 @@ use crate::firing;
 use crate::metrics::DeploymentMetrics;
 use crate::module::Module;
 use crate::outbox;
-use crate::pipeline::{Ceiling, Desired, Pace, ParkedRequests, Patches, Standing, Throttle};
+use crate::overview;
+use crate::pipeline::{Ceiling, Desired, Pace, ParkedRequests, Patches, Standing, Throttle, lanes};
 use crate::progress::{DeploymentState, Now, Progress};
 use crate::source::{self, Status};
 use crate::state::Store;
@@ -93,6 +94,8 @@ struct Shared {
     succeeds_lost_owner: bool,
     source_status: source::StatusSender,
     metrics: DeploymentMetrics,
+    /// The lanes of the module that folds, if it has several, and what became of their batches.
+    lanes: Mutex<Option<(u32, Arc<lanes::Record>)>>,
 }
 
 impl Shared {
@@ -170,6 +173,7 @@ impl Runner {
             succeeds_lost_owner: options.succeeds_lost_owner,
             source_status: watch::Sender::new(source::initial_status()),
             metrics: options.metrics,
+            lanes: Mutex::default(),
         });
         let worker = Worker {
             control: shared.control.subscribe(),
@@ -334,6 +338,20 @@ impl Runner {
     /// Sets where its state begins again if its file is lost.
     pub fn set_begins_after(&self, after: u64) {
         self.shared.program.write().begins_after = Some(after);
+    }
+
+    /// The lanes of the module that folds, if it has several.
+    pub(crate) fn lanes(&self) -> Option<overview::Lanes> {
+        let (count, record) = self.shared.lanes.lock().clone()?;
+        let figures = record.figures();
+        Some(overview::Lanes {
+            count,
+            split: figures.split,
+            collided: figures.collided,
+            failed: figures.failed,
+            gave_up: figures.gave_up,
+            keys: figures.keys.iter().map(|key| key.to_string()).collect(),
+        })
     }
 
     /// Its current module.

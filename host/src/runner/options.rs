@@ -70,6 +70,8 @@ pub struct Program {
     pub part: Option<Arc<dyn Part>>,
     /// Which events to skip.
     pub skips: Skips,
+    /// In how many lanes it folds if it is a projection with a key rule; 1 is serial.
+    pub lanes: u32,
     /// Whether its effects are sent, or why nobody knows.
     pub role: Result<Role, OwnerMismatch>,
     /// Who owns the effects of the deployment, according to the catalogue; none if nobody does, and

@@ -54,6 +54,14 @@ impl Runner {
         }
     }
 
+    /// Sets in how many lanes it folds, and lets the pipeline begin again with that.
+    pub fn set_lanes(&self, lanes: u32) {
+        let before = std::mem::replace(&mut self.shared.program.write().lanes, lanes);
+        if before != lanes && self.is_running() {
+            self.resume();
+        }
+    }
+
     /// Retries or drops parked events. The caller holds it at a ceiling.
     pub async fn change_parked(&self, work: ParkedWork) -> Result<ParkedOutcome, ParkedWorkError> {
         let closed = |_| Err(ParkedWorkError::Closed);

@@ -71,6 +71,7 @@ pub(crate) fn parts(path: PathBuf, paused: bool) -> Options {
             subjects_from: 0,
             part: None,
             skips: crate::state::exceptions::Skips::default(),
+            lanes: 1,
             role: Ok(crate::effects::Role::Mute),
             ownership: None,
             first_lineage: None,

@@ -15,6 +15,7 @@ use super::ownership::checked_role;
 use crate::effects::Lineage;
 use crate::memory::caches;
 use crate::module::{Identity, KeyRule, Manifest, Module, ModuleKind};
+use crate::pipeline::lanes::{self, Lanes, MakeLane};
 use crate::pipeline::{
     Desired, Ended, Fold, Leash, MakeFold, Pace, Parking, Pipeline, Settings, Standing,
 };
@@ -487,11 +488,12 @@ impl Worker {
             .filter(|_| manifest.inbox.is_none())
             .map(|part| part.subjects());
         let keyed_by_header = matches!(manifest.key_rule, KeyRule::Header(_));
+        let needs_keys = has_parked || plan_of_lanes(program, module).is_some();
         let needs_headers = program
             .part
             .as_ref()
             .is_some_and(|part| part.needs_headers())
-            || (keyed_by_header && has_parked);
+            || (keyed_by_header && needs_keys);
         Request {
             resume: None,
             start: program.start,
@@ -509,11 +511,24 @@ impl Worker {
     }
 
     fn make_fold(&self, program: &Program, module: &Arc<Module>) -> MakeFold {
+        let plan = plan_of_lanes(program, module);
+        // Each module starts with a record of its own: what collides depends on its code.
+        let record = Arc::new(lanes::Record::new(&self.shared.deployment));
+        *self.shared.lanes.lock() = plan
+            .as_ref()
+            .map(|plan| (plan.lanes as u32, Arc::clone(&record)));
         let (module, part) = (Arc::clone(module), program.part.clone());
         let identity = Identity {
             deployment: self.shared.deployment.clone(),
             generation: program.generation,
         };
+        if let Some(plan) = plan {
+            let make: MakeLane = Arc::new(move || Ok(Box::new(module.instantiate(&identity)?)));
+            return Box::new(move || {
+                let lanes = Lanes::new(plan.clone(), Arc::clone(&make), Arc::clone(&record))?;
+                Ok(Box::new(lanes))
+            });
+        }
         Box::new(move || {
             // A part wraps the fold, so it sees a batch before the module does.
             let fold: Box<dyn Fold> = Box::new(module.instantiate(&identity)?);
@@ -543,6 +558,17 @@ impl Worker {
     fn settings(&self, module: &Module) -> Settings {
         overridden(&self.settings, module.manifest())
     }
+}
+
+/// How its folds are split; none if they are serial. Effects and timers have an order over all keys,
+/// and a part of the events is for one key.
+fn plan_of_lanes(program: &Program, module: &Module) -> Option<lanes::Plan> {
+    let rule = &module.manifest().key_rule;
+    let is_split = program.lanes > 1
+        && module.kind() == ModuleKind::Projection
+        && *rule != KeyRule::None
+        && program.part.is_none();
+    is_split.then(|| lanes::Plan::new(program.lanes as usize, rule.clone()))
 }
 
 /// The subjects that a deployment of a module reads.

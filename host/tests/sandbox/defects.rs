@@ -55,6 +55,7 @@ fn parts(path: std::path::PathBuf) -> Options {
             ownership: None,
             first_lineage: None,
             skips: state::exceptions::Skips::default(),
+            lanes: 1,
         },
         path,
         succeeds_lost_owner: false,

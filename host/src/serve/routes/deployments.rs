@@ -16,6 +16,7 @@ use crate::effects::Grants;
 use crate::exceptions::{FailureRequest, WantedSkips};
 use crate::handlers::EffectsRequest;
 use crate::host::Host;
+use crate::lanes::InvalidLanes;
 use crate::module::Wanted;
 use crate::overview;
 use crate::rollout::{DeployRequest, ResumeTerms, WaitingEffects};
@@ -87,6 +88,10 @@ pub(super) struct DeployParameters {
     #[serde(rename = "failure-events")]
     #[param(rename = "failure-events", example = "ops.failures@orders")]
     failure_events: Option<String>,
+    /// In how many lanes a projection with a key rule is folded: `auto`, or a number from 1 to 64.
+    /// Default: as before, or as the configuration says.
+    #[param(example = "auto", pattern = "^(auto|[1-9][0-9]?)$")]
+    lanes: Option<String>,
 }
 
 impl DeployParameters {
@@ -111,6 +116,7 @@ impl DeployParameters {
             on_failure,
             retry_parked,
             failure_events,
+            lanes,
             ..
         } = self;
         let grants = allow_publish.map(|texts| {
@@ -129,7 +135,12 @@ impl DeployParameters {
             .map(|text| text.parse())
             .transpose()
             .map_err(|error: api::InvalidEffectsFrom| Problem::invalid(error.to_string()))?;
+        let lanes = lanes
+            .map(|text| text.parse())
+            .transpose()
+            .map_err(|error: InvalidLanes| Problem::invalid(error.to_string()))?;
         Ok(DeployRequest {
+            lanes,
             name,
             source,
             start,

@@ -7,6 +7,7 @@ use super::failure::FailureRecord;
 use super::module::ModuleInfo;
 use super::words::{GenerationStatus, OnFailure, Strategy};
 use crate::effects::{Grants, Lineage};
+use crate::lanes::Lanes;
 use crate::position::Start;
 use crate::state::Error;
 use crate::state::exceptions::{Skip, Skips};
@@ -36,6 +37,9 @@ pub struct Record {
     /// Who owns the effects of a handler, and what it may publish; none for a projection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handler: Option<HandlerRecord>,
+    /// In how many lanes it is folded; none is as many as the configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lanes: Option<Lanes>,
 }
 
 /// The effects of a handler.

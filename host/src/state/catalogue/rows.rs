@@ -46,6 +46,7 @@ fn full() -> Value {
             "grants": ["shipping.>@events"],
             "begun_as": "00000000000000fe",
         },
+        "lanes": 4,
     })
 }
 
@@ -213,6 +214,7 @@ fn words_of_rows_are_read_and_written_as_they_are_stored() {
             &["added", "removed", "changed"],
         ),
         ("/parking/on_failure", &["stop", "park"]),
+        ("/lanes", &["auto"]),
     ] {
         for word in words {
             let mut row = full();

@@ -16,6 +16,7 @@ use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{Output, grouped};
 use crate::cli::support::wait_for_cut_over;
 use crate::cli::support::wait_until_live;
+use crate::lanes::Lanes;
 use crate::overview::missing_remark;
 
 /// Largest file to read, in bytes; the host has its own, lower limit.
@@ -35,6 +36,7 @@ Examples:
   foldstream deploy order-totals.wasm --strategy rebuild --require-equal --wait
   foldstream deploy order-totals.wasm --manual --compare --max-rate 50000
   foldstream deploy order-totals.wasm --rules expected.toml --sample 10000
+  foldstream deploy order-totals.wasm --lanes auto
   foldstream deploy shipping.wasm --allow-publish 'shipping.*.cmd@orders'
   foldstream deploy shipping.wasm --allow-publish 'shipping.>@orders' --effects-from beginning
 
@@ -73,6 +75,11 @@ pub(crate) struct Args {
     /// that.
     #[arg(long, value_name = "SUBJECT@SOURCE")]
     failure_events: Option<String>,
+    /// Fold a projection with a key rule in this many lanes, each with its own instance, thread and
+    /// keys, with the same result; `auto` is one for each core, at most 4. Default: as before, or as
+    /// the configuration says.
+    #[arg(long, value_name = "N|auto")]
+    lanes: Option<Lanes>,
     #[command(flatten)]
     effects: EffectsArgs,
     #[command(flatten)]
@@ -207,6 +214,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         args.retry_parked
             .then(|| ("retry-parked", "true".to_owned())),
     );
+    candidate.extend(args.lanes.map(|lanes| ("lanes", lanes.to_string())));
     candidate.extend(args.failure_events.map(|place| ("failure-events", place)));
     let module = read_module(&args.file)?;
     let client = context.client()?;

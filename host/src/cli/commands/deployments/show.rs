@@ -2,8 +2,8 @@
 
 use super::{outbox, sagas, timers};
 use crate::api::{
-    Deployment, DeploymentInbox, Failure, Generation, ModuleInfo, OnFailure, ParkedCounts,
-    SourceState, SourceStatus,
+    Deployment, DeploymentInbox, DeploymentLanes, Failure, Generation, ModuleInfo, OnFailure,
+    ParkedCounts, SourceState, SourceStatus,
 };
 use crate::cli::Context;
 use crate::cli::commands::project::inspect::{self, MIGRATES};
@@ -91,7 +91,34 @@ fn position_rows(deployment: &Deployment) -> Rows {
         let (left_out, known) = (counted(*duplicates, "duplicate"), counted(*ids, "id"));
         ("inbox", format!("{left_out} left out, {known} known"))
     }));
+    rows.extend(
+        deployment
+            .lanes
+            .iter()
+            .map(|lanes| ("lanes", lanes_line(lanes))),
+    );
     rows
+}
+
+/// How many lanes it has, and what became of its batches.
+fn lanes_line(lanes: &DeploymentLanes) -> String {
+    let collided = counted(lanes.collided, "batch");
+    let mut line = if lanes.gave_up {
+        format!(
+            "1 instead of {}, because lanes touched the same entries in {collided}",
+            lanes.count
+        )
+    } else {
+        let split = counted(lanes.split, "batch");
+        format!(
+            "{}; {split} folded in lanes, {collided} folded again",
+            lanes.count
+        )
+    };
+    if !lanes.keys.is_empty() {
+        line.push_str(&format!("; entries in common: {}", lanes.keys.join(", ")));
+    }
+    line
 }
 
 /// The sizes of the state, and the generations.
@@ -393,6 +420,7 @@ pub(in crate::cli) mod tests {
             previous: None,
             outbox: None,
             inbox: None,
+            lanes: None,
             timers: None,
             sagas: Vec::new(),
             module: ModuleInfo {
