@@ -54,6 +54,7 @@ mod idle; // without work a host rests, and folds give way to those who ask
 mod inbox; // events that were published twice are folded once, in every fold
 mod integrity; // doctor reads the files of a host that is down
 mod ladder; // failures by class: charged to whom they concern, tried as often as they should
+mod lanes; // several lanes leave what one leaves
 mod language_handlers; // handlers in every language that has them: made as a user would, the same effects
 mod language_sagas; // sagas and migrations in every language that has them
 mod languages; // modules in every language: made as a user would, the same bytes, the same failures
