@@ -11,6 +11,7 @@ mod deploy;
 mod diff;
 mod disk;
 mod handlers;
+mod lanes;
 mod latency;
 mod native;
 mod path;
@@ -52,6 +53,9 @@ fn main() -> ExitCode {
     }
     if arguments.runs("path") {
         path::measure(&runtime, &arguments, &mut report);
+    }
+    if arguments.runs("lanes") {
+        lanes::measure(&runtime, &arguments, &mut report);
     }
     if arguments.runs("latency") {
         runtime.block_on(latency::measure(&arguments, &mut report));

@@ -55,7 +55,7 @@ pub fn measure(runtime: &Runtime, arguments: &Arguments, report: &mut Report) {
 }
 
 /// An embedded log with the events of the workload.
-fn log(path: &Path, events: usize, customers: u32) -> Log {
+pub fn log(path: &Path, events: usize, customers: u32) -> Log {
     let log = Log::open(path, Options::default()).expect("a new log opens");
     let mut messages = workload::messages(events, customers);
     loop {

@@ -30,7 +30,8 @@ use crate::workload;
 /// One measurement.
 #[derive(Clone, Copy)]
 pub struct Replay {
-    events_per_second: f64,
+    /// Events per second, from the first read to the last commit.
+    pub events_per_second: f64,
     /// Processor seconds of this process for a million events.
     pub cpu_per_million: f64,
 }
@@ -98,11 +99,16 @@ fn add(
 
 /// The module of the workload.
 pub fn load_module(cache: &std::path::Path) -> Arc<Module> {
+    load(cache, "customer-totals")
+}
+
+/// The module of a guest.
+pub fn load(cache: &std::path::Path, guest: &str) -> Arc<Module> {
     let mut options = module::Options::new(cache.to_path_buf(), foldstream_tests::foldstream());
     options.deadline = Duration::from_secs(60);
     let engine = Engine::new(options).expect("this machine runs the engine");
     let accepted = engine
-        .accept(guests::module("customer-totals").into())
+        .accept(guests::module(guest).into())
         .expect("the example is a module");
     engine.load(&accepted).expect("the example compiles").module
 }
