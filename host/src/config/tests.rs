@@ -801,7 +801,7 @@ fn lanes_are_a_number_or_auto() {
     for wrong in ["0", "65", "\"many\"", "[2]"] {
         let errors = from_file(&format!("[modules]\nlanes = {wrong}\n")).expect_err("is refused");
         assert!(
-            errors[0].contains("lanes are `auto`, or a number from 1 to 64"),
+            errors[0].contains("must be \"auto\", or a number from 1 to 64, not "),
             "{errors:?}"
         );
     }

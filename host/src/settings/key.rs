@@ -26,6 +26,7 @@ pub(crate) enum Kind {
     Recognition,
     OnMissing,
     Anonymous,
+    Lanes,
     Section,
 }
 
@@ -95,6 +96,7 @@ impl Key {
             "Recognition" => Kind::Recognition,
             "OnMissing" => Kind::OnMissing,
             "Anonymous" => Kind::Anonymous,
+            "Lanes" => Kind::Lanes,
             _ => Kind::Section,
         }
     }
@@ -116,6 +118,7 @@ impl Kind {
             Self::Recognition => "\"auto\", \"headers\" or \"off\"",
             Self::OnMissing => "\"stop\" or \"count\"",
             Self::Anonymous => "\"nothing\", \"read\" or \"everything\"",
+            Self::Lanes => "\"auto\", or a number from 1 to 64",
             Self::Section => "a section, such as [serve]",
         }
     }
@@ -138,7 +141,9 @@ impl Kind {
             | Self::Anonymous
             | Self::Section => as_text(),
             // What is no number stays text, so that the message shows what was written.
-            Self::Count | Self::Flag | Self::Size => as_toml().unwrap_or_else(as_text),
+            Self::Count | Self::Flag | Self::Lanes | Self::Size => {
+                as_toml().unwrap_or_else(as_text)
+            }
             // With brackets as in the file, which is the only way to write an item with a comma.
             Self::List if text.trim_start().starts_with('[') => as_toml().unwrap_or_else(as_text),
             Self::List => {

@@ -100,16 +100,21 @@ fn position_rows(deployment: &Deployment) -> Rows {
     rows
 }
 
+fn batches(count: u64) -> String {
+    let noun = if count == 1 { "batch" } else { "batches" };
+    format!("{} {noun}", grouped(count))
+}
+
 /// How many lanes it has, and what became of its batches.
 fn lanes_line(lanes: &DeploymentLanes) -> String {
-    let collided = counted(lanes.collided, "batch");
+    let collided = batches(lanes.collided);
     let mut line = if lanes.gave_up {
         format!(
             "1 instead of {}, because lanes touched the same entries in {collided}",
             lanes.count
         )
     } else {
-        let split = counted(lanes.split, "batch");
+        let split = batches(lanes.split);
         format!(
             "{}; {split} folded in lanes, {collided} folded again",
             lanes.count
