@@ -256,6 +256,23 @@ async fn turn_to_create<'a>(rollouts: &'a Rollouts, name: &str) -> tokio::sync::
     }
 }
 
+/// Sets what a deploy says about failures and lanes; returns what that changed, in words.
+async fn set_policies(
+    rollouts: &Rollouts,
+    deployment: &Arc<Deployment>,
+    strategy: Option<Strategy>,
+    (module, request): (&Module, &DeployRequest),
+) -> Result<Vec<String>, Error> {
+    // Before anything changes: a deploy that is refused leaves everything as it was.
+    let lanes = lanes::checked(request.lanes, module)?;
+    let policy = rollouts
+        .exceptions
+        .set_failure_policy(deployment, strategy, module, &request.failures)
+        .await?;
+    let lanes = lanes::set(rollouts, deployment, lanes).await?;
+    Ok([policy, lanes].into_iter().flatten().collect())
+}
+
 async fn deploy_over(
     rollouts: &Arc<Rollouts>,
     deployment: Arc<Deployment>,
@@ -278,23 +295,19 @@ async fn deploy_over(
     };
     // A plan is only a decision; nothing has changed if it is refused.
     let plan = plan::decide(&record, &requested)?;
-    let lanes = lanes::checked(request.lanes, &upload.loaded.module)?;
-    let policy = rollouts
-        .exceptions
-        .set_failure_policy(
-            &deployment,
-            plan.new_strategy(),
-            &upload.loaded.module,
-            &request.failures,
-        )
-        .await?;
-    let policy = [policy, lanes::set(rollouts, &deployment, lanes).await?];
+    let changed = set_policies(
+        rollouts,
+        &deployment,
+        plan.new_strategy(),
+        (&upload.loaded.module, &request),
+    )
+    .await?;
     let (strategy, continued, reason) = match plan {
         Plan::Unchanged {
             generation,
             mut reason,
         } => {
-            reason.extend(policy.iter().flatten().flat_map(|changed| ["; ", changed]));
+            reason.extend(changed.iter().flat_map(|changed| ["; ", changed]));
             return keep(
                 rollouts,
                 &deployment,
