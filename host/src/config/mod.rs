@@ -132,7 +132,7 @@ settings! {
         /// Longest call that a manifest may ask for.
         #[serde(with = "humantime_serde")]
         pub deadline_max: Duration,
-        /// Concurrent instances: one per deployment, and one per query and per candidate or
+        /// Concurrent instances: one per deployment or lane, and one per query and per candidate or
         /// previous generation.
         pub instances_max: u32,
         /// In how many lanes a projection with a key rule is folded, unless its deploy says so: each
