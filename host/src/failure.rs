@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 /// An error that stopped or delays a deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// A name that never changes: `rejected`, `retry`, `trap`, `deadline`, `limit`, `state`,
+    /// A name that never changes: `invalid`, `rejected`, `retry`, `trap`, `deadline`, `limit`, `state`,
     /// `source-diverged`, …
     pub kind: String,
     /// What kind of failure to apply events it was; none for all other failures.
@@ -90,7 +90,8 @@ impl FailureClass {
 }
 
 /// Kinds of failures that concern a single event, so that skipping it lets the deployment continue.
-const OF_AN_EVENT: [&str; 6] = [
+const OF_AN_EVENT: [&str; 7] = [
+    "invalid",
     "rejected",
     "retry",
     "trap",

@@ -76,6 +76,8 @@ pub struct Deployment {
     pub skipped: u64,
     /// What happens to an event that has used up its attempts.
     pub on_failure: OnFailure,
+    /// Events after this sequence are checked against the schemas of its module; none checks none.
+    pub checks_events_after: Option<u64>,
     /// What the active state has parked: it lacks the effects of these events.
     pub parked: Parked,
     /// The latest decisions to skip events, by rising sequence; only if requested.
@@ -157,6 +159,8 @@ pub struct Generation {
     pub failure: Option<Failure>,
     /// The event that its code could not apply, if it failed or was replaced because of that.
     pub failed_at: Option<u64>,
+    /// Events after this sequence are checked against the schemas of its module; none checks none.
+    pub checks_events_after: Option<u64>,
     /// The options with which it was built.
     pub build: BuildSettings,
     /// The result of the last comparison with the active generation.

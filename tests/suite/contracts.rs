@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A folder with files.
-struct Folder(TempDir);
+pub(crate) struct Folder(TempDir);
 
 impl Folder {
-    fn new(files: &[(&str, Value)]) -> Self {
+    pub(crate) fn new(files: &[(&str, Value)]) -> Self {
         let folder = Self(tempfile::tempdir().expect("a temporary folder"));
         for (name, content) in files {
             folder.write(name, &content.to_string());
@@ -17,7 +17,7 @@ impl Folder {
         folder
     }
 
-    fn write(&self, name: &str, text: &str) -> String {
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
         let path = self.0.path().join(name);
         let parent = path.parent().expect("it has one");
         std::fs::create_dir_all(parent).expect("a folder can be made");
@@ -25,13 +25,13 @@ impl Folder {
         path.to_string_lossy().into_owned()
     }
 
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.path().to_str().expect("is text")
     }
 }
 
 /// A module with a custom section at its end.
-fn with_section(module: &[u8], content: &[u8]) -> Vec<u8> {
+pub(crate) fn with_section(module: &[u8], content: &[u8]) -> Vec<u8> {
     let number = |mut number: usize| {
         let mut bytes = Vec::new();
         while number > 0x7f {
@@ -46,13 +46,13 @@ fn with_section(module: &[u8], content: &[u8]) -> Vec<u8> {
     [module, &[0], &number(body.len()), &body].concat()
 }
 
-fn section(schemas: &Value) -> Vec<u8> {
+pub(crate) fn section(schemas: &Value) -> Vec<u8> {
     json!({ "format": 1, "schemas": schemas })
         .to_string()
         .into_bytes()
 }
 
-fn reads(event: &str, schema: &Value) -> Value {
+pub(crate) fn reads(event: &str, schema: &Value) -> Value {
     json!({ "event": event, "version": 1, "direction": "reads", "schema": schema })
 }
 

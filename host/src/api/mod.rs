@@ -29,7 +29,7 @@ pub use crate::position::Start;
 pub use crate::progress::DeploymentState;
 pub use crate::rollout::DeployOutcome;
 pub use crate::schemas::Direction;
-pub use crate::state::catalogue::ModuleKind;
+pub use crate::state::catalogue::{EventChecks, ModuleKind};
 pub use failures::*;
 pub use handler::*;
 pub use inbox::*;
@@ -231,6 +231,10 @@ pub struct Deployment {
     /// What happens to an event that has used up its attempts.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// Events after this sequence are checked against the schemas that its module carries; absent if
+    /// none are checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checks_events_after: Option<u64>,
     /// What the active state has parked: it lacks the effects of these events.
     #[serde(default)]
     pub parked: ParkedCounts,

@@ -194,6 +194,10 @@ pub struct Generation {
     /// The event that its code could not apply, if it failed or was replaced because of that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_at: Option<u64>,
+    /// Events after this sequence are checked against the schemas that its module carries; absent if
+    /// none are checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checks_events_after: Option<u64>,
     /// The options with which it was built.
     pub build: BuildSettings,
     /// The result of the last comparison with the active generation.

@@ -183,6 +183,7 @@ mod tests {
         let origin = Origin {
             deployment: "totals",
             generation: 1,
+            checks_events_after: None,
             position: 0,
             module,
             grants: None,

@@ -41,6 +41,9 @@ pub struct Bundle {
     pub deployment: String,
     /// Number of its generation.
     pub generation: u64,
+    /// Events after this sequence were checked against the schemas of the module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checks_events_after: Option<u64>,
     /// The position of the state before the first event.
     pub position: u64,
     /// What happened; none if the events were recorded without a failure.
@@ -211,6 +214,8 @@ pub struct Origin<'a> {
     pub deployment: &'a str,
     /// Number of its generation.
     pub generation: u64,
+    /// Events after this sequence are checked against the schemas of the module.
+    pub checks_events_after: Option<u64>,
     /// The position of the state.
     pub position: u64,
     /// SHA-256 of the module.
@@ -253,6 +258,7 @@ impl Bundle {
             made_by: env!("CARGO_PKG_VERSION").to_owned(),
             deployment: origin.deployment.to_owned(),
             generation: origin.generation,
+            checks_events_after: origin.checks_events_after,
             position: origin.position,
             failure,
             events: kept,
@@ -341,6 +347,7 @@ mod tests {
         let origin = Origin {
             deployment: "totals",
             generation: 3,
+            checks_events_after: Some(4),
             position: 6,
             module: "ab",
             grants: None,

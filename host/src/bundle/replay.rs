@@ -90,6 +90,8 @@ pub(crate) struct Replay {
     _engine: Engine,
     module: Arc<Module>,
     identity: Identity,
+    /// As the host checked them.
+    checks_events_after: Option<u64>,
     instance: Option<Instance>,
     store: Store,
     writer: Option<Writer>,
@@ -157,6 +159,7 @@ impl Replay {
                 deployment: bundle.deployment.clone(),
                 generation: bundle.generation,
             },
+            checks_events_after: bundle.checks_events_after,
             instance: None,
             store,
             writer: Some(writer),
@@ -175,7 +178,10 @@ impl Replay {
         };
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
-            None => self.module.instantiate(&self.identity)?,
+            None => {
+                let checks = self.module.checks_after(self.checks_events_after)?;
+                self.module.instantiate(&self.identity)?.checking(checks)
+            }
         };
         let mut writer = self.writer.take().expect("it comes back from every call");
         let trace = Arc::new(Trace::default());

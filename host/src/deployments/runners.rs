@@ -220,6 +220,7 @@ impl Runners {
             accepts_missing_through: generation.accepts_missing_through,
             on_probation: generation.on_probation,
             subjects_from: generation.subjects_from,
+            checks_events_after: generation.checks_events_after,
             part: None,
             skips: record.skips(),
             lanes: record.lanes.unwrap_or(self.config.modules.lanes).count(),

@@ -15,7 +15,7 @@ use super::output::clipped;
 use super::places::Permit;
 use super::sandbox::{Access, Host};
 use super::ticker::TICK;
-use super::{ApplyError, KeyRule, MESSAGE_BYTES_MAX, QueryError};
+use super::{ApplyError, Checking, KeyRule, MESSAGE_BYTES_MAX, QueryError};
 use crate::event::{Event, Payload};
 use crate::state;
 use crate::subject::Pattern;
@@ -35,6 +35,8 @@ pub struct Instance {
     pub(super) with_headers: bool,
     /// Only of a handler.
     pub(super) handles: Option<Handles>,
+    /// What it checks before the guest sees it, and before a message counts.
+    pub(super) checks: Option<Checking>,
     /// A call failed: the guest's memory no longer matches the state.
     pub(super) spent: bool,
     /// After the store, so that the next user of the place finds the memories of this one free.
@@ -63,6 +65,12 @@ impl Instance {
     /// How many instructions it may still execute; none if its engine does not count them.
     pub fn fuel(&self) -> Option<u64> {
         self.store.get_fuel().ok()
+    }
+
+    /// The same instance, which checks events.
+    pub(crate) fn checking(mut self, checks: Option<Checking>) -> Self {
+        self.checks = checks;
+        self
     }
 
     /// Applies events to the state behind `writer`, and returns the writer. After an error the
@@ -202,6 +210,7 @@ impl Instance {
                 causes: Causes::of_timer(cause, timer.clone()),
                 publishes: Arc::clone(publishes),
                 sets_timers: true,
+                checks: self.checks.clone(),
             });
         }
         let fired = Fired {
@@ -221,6 +230,9 @@ impl Instance {
         events: Chosen<'_>,
         writer: state::Writer,
     ) -> (state::Writer, Result<(), ApplyError>) {
+        if let Some(Err(invalid)) = self.checks.as_ref().map(|checks| checks.check(events)) {
+            return (writer, Err(invalid));
+        }
         if let Some(last) = events.last() {
             // A call has one time, that of its last event; each event carries its own as well.
             self.store.data().clock.advance(last.time_ns);
@@ -268,6 +280,7 @@ impl Instance {
                 causes,
                 publishes: Arc::clone(publishes),
                 sets_timers: firings.is_some(),
+                checks: self.checks.clone(),
             });
         }
         let (result,) = apply.call(

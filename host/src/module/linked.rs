@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, Func, InstancePre, TypedFunc};
 
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::event::Payload;
 use crate::memory::{self, Reservation, Shortage};
-use crate::schemas::EventSchema;
+use crate::schemas::{EventSchema, LiveChecks};
 use crate::state;
 use crate::state::catalogue::ModuleInfo;
 use crate::timers;
@@ -35,8 +36,10 @@ pub struct Module {
     info: ModuleInfo,
     /// The schemas of events that it carries.
     schemas: Arc<[EventSchema]>,
+    /// The same, compiled once a deployment checks events.
+    pub(super) checks: Mutex<Option<Arc<LiveChecks>>>,
     /// The memory of its native code and its schemas.
-    code: Reservation,
+    pub(super) code: Reservation,
 }
 
 /// The functions of the world.
@@ -120,6 +123,7 @@ impl Module {
             manifest,
             info,
             schemas: Arc::clone(&accepted.schemas),
+            checks: Mutex::default(),
             code,
         };
         // It must also start within the limits that it asked for; otherwise every batch would fail.
@@ -292,6 +296,7 @@ impl Module {
                     .sets_timers
                     .then(|| timers::subject(&identity.deployment)),
             }),
+            checks: None,
             spent: false,
             _permit: permit,
         })

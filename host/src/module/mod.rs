@@ -9,6 +9,7 @@ mod bindings;
 mod cache;
 mod causes;
 mod checker;
+mod checking;
 mod child;
 mod chosen;
 mod copies;
@@ -37,6 +38,7 @@ use std::time::Duration;
 
 pub use answer::Walls;
 pub use checker::{Job, Order, run as run_checker};
+pub(crate) use checking::Checking;
 pub use child::{this_program, walls};
 pub use engine::Engine;
 pub use inbox::Inbox;
@@ -285,6 +287,14 @@ pub enum ApplyError {
         /// The guest's message.
         message: String,
     },
+    /// An event does not fit the schema of its type, and the deployment checks that.
+    #[error("event {index} of the batch is invalid: {message}")]
+    Invalid {
+        /// Index in the batch.
+        index: usize,
+        /// Which schema it does not fit, and where.
+        message: String,
+    },
     /// The guest trapped.
     #[error("trap: {0}")]
     Trap(String),
@@ -387,6 +397,10 @@ impl ApplyError {
                 index: index + count,
                 message,
             },
+            Self::Invalid { index, message } => Self::Invalid {
+                index: index + count,
+                message,
+            },
             other => other,
         }
     }
@@ -415,7 +429,8 @@ impl ApplyError {
     pub fn class(&self) -> Option<FailureClass> {
         Some(match self {
             Self::Retry { .. } => FailureClass::Retry,
-            Self::Rejected { .. } => FailureClass::Rejected,
+            // No module can apply it, whatever the module would have said.
+            Self::Rejected { .. } | Self::Invalid { .. } => FailureClass::Rejected,
             Self::Trap(_) => FailureClass::Trap,
             Self::Deadline(_) => FailureClass::Deadline,
             Self::Limit {
@@ -437,6 +452,7 @@ impl ApplyError {
         match self {
             Self::Retry { .. } => "retry",
             Self::Rejected { .. } => "rejected",
+            Self::Invalid { .. } => "invalid",
             Self::Trap(_) => "trap",
             Self::Deadline(_) => "deadline",
             Self::Limit { .. } => "limit",

@@ -6,6 +6,7 @@
 use wasmtime::StoreContextMut;
 use wasmtime::component::LinkerInstance;
 
+use super::Checking;
 use super::bindings::{DeliveryRecord, ExpectedLast, Message};
 use super::causes::{Causes, NoPlace};
 use super::sandbox::{Access, Host, Refusal};
@@ -111,6 +112,8 @@ pub(super) struct Handling {
     pub(super) publishes: std::sync::Arc<[Pattern]>,
     /// Whether the manifest says that it sets timers.
     pub(super) sets_timers: bool,
+    /// What is checked of messages.
+    pub(super) checks: Option<Checking>,
 }
 
 fn refused(limit: &'static str, message: String) -> Refusal {
@@ -121,7 +124,10 @@ fn refused(limit: &'static str, message: String) -> Refusal {
 fn row(
     (message, delivery): (Message, Delivery),
     Handling {
-        causes, publishes, ..
+        causes,
+        publishes,
+        checks,
+        ..
     }: &mut Handling,
     writer: &mut Writer,
 ) -> Result<Option<Row>, Refusal> {
@@ -165,6 +171,17 @@ fn row(
         ),
     })?;
     let event = event.clone();
+    let kind = kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
+    // Before the role as well: all folds of a stream fail at the same events.
+    let misfit = checks
+        .as_ref()
+        .and_then(|checks| checks.misfit_of_message(place.sequence, &kind, &data));
+    if let Some(misfit) = misfit {
+        return Err(refused(
+            "event-schema",
+            format!("a message to {subject}: {misfit}"),
+        ));
+    }
     if effects::is_reply(&subject) && !effects::answers(&event, &subject) {
         let message = format!(
             "it replies to {subject}, which is not the inbox that event {} names",
@@ -185,7 +202,6 @@ fn row(
         return Ok(None);
     };
     let path = path(&owner.deployment, &event, writer.returns_mut())?;
-    let kind = kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
     headers.extend(effects::outgoing(
         &owner.deployment,
         &place.id(owner.lineage),

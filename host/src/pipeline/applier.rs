@@ -543,7 +543,9 @@ impl Applier {
     ) -> Result<Next, Ended> {
         let index = match &error {
             ApplyError::State(_) => None,
-            ApplyError::Retry { index, .. } | ApplyError::Rejected { index, .. } => {
+            ApplyError::Retry { index, .. }
+            | ApplyError::Rejected { index, .. }
+            | ApplyError::Invalid { index, .. } => {
                 // The guest may name an index beyond the batch.
                 Some((*index).min(events.len() - 1))
             }

@@ -337,9 +337,9 @@ impl Run {
             };
             self.applier.metrics.apply_failed(error.class());
             let failing = match &error {
-                ApplyError::Retry { index, .. } | ApplyError::Rejected { index, .. } => {
-                    (*index).min(events.len() - 1)
-                }
+                ApplyError::Retry { index, .. }
+                | ApplyError::Rejected { index, .. }
+                | ApplyError::Invalid { index, .. } => (*index).min(events.len() - 1),
                 // Unknown: halve until it is alone.
                 _ if events.len() > 1 => events.len() / 2,
                 _ => 0,

@@ -56,6 +56,8 @@ pub struct Parking {
     pub firings: Option<String>,
     /// Number of the generation.
     pub generation: u64,
+    /// Events after this sequence are checked, for bundles.
+    pub checks_events_after: Option<u64>,
     /// SHA-256 of the module.
     pub module: String,
     /// Keeps bundles of first errors; none of a fold that nobody reads.
@@ -74,6 +76,7 @@ impl Parking {
             rule: KeyRule::None,
             firings: None,
             generation: 0,
+            checks_events_after: None,
             module: String::new(),
             keeper: None,
             parks: Arc::default(),

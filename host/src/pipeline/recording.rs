@@ -23,9 +23,9 @@ pub(super) fn describe_fault(fault: &Fault) -> (String, Option<usize>) {
     match fault {
         Fault::NoInstance(error) => (error.to_string(), None),
         Fault::Call { error, .. } => match error {
-            ApplyError::Retry { index, .. } | ApplyError::Rejected { index, .. } => {
-                (error.to_string(), Some(*index))
-            }
+            ApplyError::Retry { index, .. }
+            | ApplyError::Rejected { index, .. }
+            | ApplyError::Invalid { index, .. } => (error.to_string(), Some(*index)),
             _ => (error.to_string(), None),
         },
     }
@@ -146,6 +146,7 @@ impl Applier {
         let origin = Origin {
             deployment: &self.parking.deployment,
             generation: self.parking.generation,
+            checks_events_after: self.parking.checks_events_after,
             position: store.position(),
             module: &self.parking.module,
             grants,

@@ -199,7 +199,10 @@ impl Progress {
         // Any other failure says nothing about what readers have seen.
         let is_final = |failure: &Failure| {
             failure.sequence.is_some()
-                && matches!(failure.kind.as_str(), "rejected" | "retry" | "trap")
+                && matches!(
+                    failure.kind.as_str(),
+                    "invalid" | "rejected" | "retry" | "trap"
+                )
         };
         let failed =
             now.state == DeploymentState::Failed && now.failure.as_ref().is_some_and(is_final);

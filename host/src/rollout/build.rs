@@ -17,7 +17,7 @@ use crate::position::Start;
 use crate::progress::DeploymentState;
 use crate::runner::Runner;
 use crate::state::catalogue::{
-    BuildSettings, Generation, GenerationStatus, Promotion, Record, Strategy,
+    BuildSettings, EventChecks, Generation, GenerationStatus, Promotion, Record, Strategy,
 };
 
 /// How often a candidate checks for room on a full disk, which nobody announces.
@@ -402,6 +402,7 @@ pub(super) struct Recipe<'a> {
     pub(super) start: Start,
     pub(super) strategy: Strategy,
     pub(super) build: BuildSettings,
+    pub(super) checks: EventChecks,
 }
 
 /// A new generation that is to be built.
@@ -412,6 +413,7 @@ pub(super) fn new_generation(number: u64, recipe: Recipe<'_>) -> Generation {
         start,
         strategy,
         build,
+        checks,
     } = recipe;
     let now = jiff::Timestamp::now().to_string();
     Generation {
@@ -442,6 +444,7 @@ pub(super) fn new_generation(number: u64, recipe: Recipe<'_>) -> Generation {
         begins_after: None,
         failure: None,
         lost_effects_after: None,
+        checks_events_after: (checks == EventChecks::On).then_some(0),
     }
 }
 
@@ -457,6 +460,10 @@ pub(super) fn set_beginning(
     if let Some(stopped) = continued {
         (generation.state_file, generation.subjects_from) =
             (stopped.state_file, stopped.subjects_from);
+        // The event at which it stopped is the first that this code meets.
+        if let Some(after) = &mut generation.checks_events_after {
+            *after = stopped.failed_at.map_or(0, |at| at.saturating_sub(1));
+        }
         // What was accepted for its state stays accepted.
         generation.accepts_lost = stopped.may_lack();
     } else if generation.strategy == Strategy::Migrate {

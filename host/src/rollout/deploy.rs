@@ -26,7 +26,7 @@ use crate::overview;
 use crate::position::Start;
 use crate::progress::DeploymentState;
 use crate::state::catalogue::{
-    BuildSettings, Generation, GenerationStatus, Promotion, Record, Strategy,
+    BuildSettings, EventChecks, Generation, GenerationStatus, Promotion, Record, Strategy,
 };
 use crate::{audit, names};
 
@@ -57,6 +57,9 @@ pub struct DeployRequest {
     pub failures: FailureRequest,
     /// In how many lanes it is folded; absent: as before, or as the configuration says.
     pub lanes: Option<Lanes>,
+    /// Whether events are checked against the schemas of the module; absent: as before, at first
+    /// not.
+    pub checks: Option<EventChecks>,
 }
 
 /// What a deploy did.
@@ -187,6 +190,8 @@ async fn create(
         .exceptions
         .first_policy(&request.failures, &loaded.module, &source)?;
     let start = request.start.unwrap_or_default();
+    let checks = request.checks.unwrap_or_default();
+    prepare_checks(&loaded.module, request.checks, checks).await?;
     let accepts_missing_through = rollouts
         .history
         .accepts_from(&source, request.build.accept_missing.into())
@@ -197,6 +202,7 @@ async fn create(
         start,
         strategy: Strategy::Rebuild,
         build: request.build,
+        checks,
     };
     let mut generation = new_generation(1, recipe);
     generation.accepts_missing_through = accepts_missing_through;
@@ -291,10 +297,13 @@ async fn deploy_over(
         source: &source,
         start,
         strategy: request.strategy,
+        checks: request.checks,
         needs_own_state: request.build.gate.is_some() || request.build.promote == Promotion::Manual,
     };
     // A plan is only a decision; nothing has changed if it is refused.
     let plan = plan::decide(&record, &requested)?;
+    let checks = plan.checks(&record, request.checks);
+    prepare_checks(&upload.loaded.module, request.checks, checks).await?;
     let changed = set_policies(
         rollouts,
         &deployment,
@@ -355,6 +364,7 @@ async fn deploy_over(
         start,
         strategy,
         build: request.build,
+        checks,
     };
     let mut generation = new_generation(record.next, recipe);
     generation.reason = reason;
@@ -369,6 +379,28 @@ async fn deploy_over(
             .await?;
     }
     Ok(deployed)
+}
+
+/// Compiles the schemas of a module that is to check events: one that can't is refused before
+/// anything changes.
+async fn prepare_checks(
+    module: &Arc<Module>,
+    requested: Option<EventChecks>,
+    checks: EventChecks,
+) -> Result<(), Error> {
+    // Later modules of a deployment that checks events may have none.
+    if requested == Some(EventChecks::On) && module.schemas().is_empty() {
+        return Err(Error::Refused(format!(
+            "{} carries no schemas of events, so there is nothing to check; put them into the folder \
+             `schemas` of its project, or deploy it with --check-events off",
+            module.manifest().name
+        )));
+    }
+    if checks == EventChecks::On {
+        let module = Arc::clone(module);
+        blocking(move || module.checks_after(Some(0)).map(drop)).await?;
+    }
+    Ok(())
 }
 
 /// Ends a deploy of a module that a generation has already.

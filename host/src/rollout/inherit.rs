@@ -13,7 +13,7 @@ use crate::deployments::{Error, Role, crash_points};
 use crate::module::{Accepted, Module};
 use crate::pipeline::Ceiling;
 use crate::runner::{NotLoaded, Runner};
-use crate::state::catalogue::{Generation, GenerationStatus, Record};
+use crate::state::catalogue::{EventChecks, Generation, GenerationStatus, Record};
 
 /// Events that end a probation: more than the largest batch, so that the module has applied more
 /// than one.
@@ -72,8 +72,9 @@ pub(super) async fn begin(
     let is_unknown = !now.begun && failing_at.is_none();
     let differs = deployment.record().active().module.subjects != generation.module.subjects;
     // If the subjects differ, the state has all their events from the position at which the
-    // code changes.
-    let held = if differs {
+    // code changes. Checks begin there as well: the previous code decided about earlier events.
+    let checks = generation.event_checks() == EventChecks::On;
+    let held = if differs || checks {
         Some(Held::at(&runner).await?)
     } else {
         None
@@ -99,9 +100,9 @@ pub(super) async fn begin(
     generation.state_file = active.state_file;
     generation.serves_from = active.serves_from;
     generation.paused = active.paused;
-    generation.subjects_from = held
-        .as_ref()
-        .map_or(active.subjects_from, |held| held.position);
+    let held_at = held.as_ref().map(|held| held.position);
+    generation.subjects_from = held_at.filter(|_| differs).unwrap_or(active.subjects_from);
+    generation.checks_events_after = held_at.filter(|_| checks);
     generation.releases_before = releases_of(&runner);
     generation.on_probation = true;
     generation.replaced_unbegun_at = is_unknown.then(|| runner.position());
@@ -253,6 +254,10 @@ async fn restore_previous(
     {
         // It did not see events of its own subjects meanwhile.
         record.active_mut().subjects_from = deployment.active().position();
+    }
+    if let Some(after) = &mut record.active_mut().checks_events_after {
+        // The failed code decided about the events until now.
+        *after = deployment.active().position();
     }
     record
         .active_mut()

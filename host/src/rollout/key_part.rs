@@ -214,6 +214,10 @@ impl Fold for PartFold {
                 index: places[index],
                 message,
             },
+            ApplyError::Invalid { index, message } => ApplyError::Invalid {
+                index: places[index],
+                message,
+            },
             other => other,
         });
         (writer, result)

@@ -2,7 +2,7 @@
 
 use crate::deployments::Impossible;
 use crate::position::Start;
-use crate::state::catalogue::{Generation, ModuleInfo, Record, Strategy};
+use crate::state::catalogue::{EventChecks, Generation, ModuleInfo, Record, Strategy};
 
 /// A requested deploy.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub(super) struct Requested<'a> {
     pub start: Start,
     /// The requested strategy; none lets the host decide.
     pub strategy: Option<Strategy>,
+    /// Whether it checks events; none as the generation does that it replaces.
+    pub checks: Option<EventChecks>,
     /// Whether it has a gate or is promoted by hand, which requires a state of its own.
     pub needs_own_state: bool,
 }
@@ -52,6 +54,17 @@ impl Plan {
             Self::New { strategy, .. } => Some(*strategy),
             Self::Unchanged { .. } | Self::Continue { .. } => None,
         }
+    }
+
+    /// Whether the generation checks events: as requested, or as the one whose place it takes.
+    pub(super) fn checks(&self, record: &Record, requested: Option<EventChecks>) -> EventChecks {
+        let before = match self {
+            Self::Unchanged { generation, .. } | Self::Continue { generation, .. } => {
+                record.generation(*generation)
+            }
+            Self::New { .. } => None,
+        };
+        requested.unwrap_or_else(|| before.unwrap_or(record.active()).event_checks())
     }
 }
 
@@ -91,6 +104,7 @@ fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
         generation.module.digest == requested.module.digest
             && generation.source == requested.source
             && generation.start == requested.start
+            && checks_alike(generation, requested)
     };
     // The candidate is asked first: it was asked for last, and may have the module of the active
     // one.
@@ -121,10 +135,19 @@ fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
     }
     match why_not_inherit(active, requested) {
         None => {
-            let reason = format!(
+            let mut reason = format!(
                 "both modules have state version {}; --strategy rebuild builds it from scratch",
                 requested.module.state_version
             );
+            if !checks_alike(active, requested) {
+                reason = format!(
+                    "events are {} checked from here on; {reason}",
+                    match requested.checks {
+                        Some(EventChecks::On) => "now",
+                        Some(EventChecks::Off) | None => "no longer",
+                    }
+                );
+            }
             Plan::New {
                 strategy: Strategy::Inherit,
                 reason,
@@ -165,13 +188,19 @@ fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
 /// Whether other code can continue the state of a stopped candidate.
 fn continues(stopped: &Generation, requested: &Requested<'_>) -> bool {
     let (old, new) = (&stopped.module, requested.module);
-    // The same code would stop at the same event.
-    old.digest != new.digest
+    // The same code would stop at the same event, unless it checks other ones.
+    (old.digest != new.digest || !checks_alike(stopped, requested))
         && old.state_version == new.state_version
         && old.subjects == new.subjects
         // Timers that are pending need code that handles them.
         && old.sets_timers <= new.sets_timers
         && (stopped.source == requested.source && stopped.start == requested.start)
+}
+
+/// Whether a generation checks events as requested.
+fn checks_alike(generation: &Generation, requested: &Requested<'_>) -> bool {
+    let wanted = requested.checks;
+    wanted.is_none_or(|wanted| wanted == generation.event_checks())
 }
 
 fn why_not_inherit(active: &Generation, requested: &Requested<'_>) -> Option<String> {
@@ -219,7 +248,10 @@ fn as_requested(
             let (current, wanted) = (active.module.state_version, requested.module.state_version);
             Err(Impossible::OtherVersion { current, wanted })
         }
-        Strategy::Inherit if active.module.digest == requested.module.digest => {
+        Strategy::Inherit
+            if active.module.digest == requested.module.digest
+                && checks_alike(active, requested) =>
+        {
             Ok(Plan::Unchanged {
                 generation: active.number,
                 reason: format!(
@@ -309,6 +341,7 @@ mod tests {
             accepts_missing_through: 0,
             begins_after: None,
             lost_effects_after: None,
+            checks_events_after: None,
             failure: None,
         }
     }
@@ -341,6 +374,7 @@ mod tests {
                 source: "events",
                 start: Start::Beginning,
                 strategy,
+                checks: None,
                 needs_own_state: false,
             },
         )
@@ -382,6 +416,7 @@ mod tests {
             source: "other",
             start,
             strategy: None,
+            checks: None,
             needs_own_state: false,
         };
         assert!(
@@ -428,6 +463,7 @@ mod tests {
                 source: "events",
                 start: Start::Beginning,
                 strategy,
+                checks: None,
                 needs_own_state: true,
             };
             decide(&record(), &requested)

@@ -12,7 +12,7 @@ use crate::actor::blocking;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, MissingEvents, Role, crash_points};
 use crate::exceptions::parked_rules;
-use crate::state::catalogue::{BuildSettings, Generation, GenerationStatus};
+use crate::state::catalogue::{BuildSettings, EventChecks, Generation, GenerationStatus};
 
 /// What a rollback may do if the state of the previous generation is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,7 +84,8 @@ async fn roll_back_code(
     }
     let differs = record.active().module.subjects != previous.module.subjects;
     // The previous code did not see events of its own subjects meanwhile.
-    let held = if differs {
+    let checks = previous.event_checks() == EventChecks::On;
+    let held = if differs || checks {
         Some(Held::at(&runner).await?)
     } else {
         None
@@ -116,7 +117,11 @@ async fn roll_back_code(
     }
     let serving = record.active_mut();
     if let Some(held) = &held {
-        serving.subjects_from = held.position;
+        if differs {
+            serving.subjects_from = held.position;
+        }
+        // The other code decided about the events until now.
+        serving.checks_events_after = checks.then_some(held.position);
     }
     serving.enter(GenerationStatus::Active, reason.clone());
     let program = rollouts

@@ -66,6 +66,8 @@ pub struct Program {
     /// Position from which the state has the events of all its subjects; more than 0 if it was
     /// inherited from code with other subjects.
     pub subjects_from: u64,
+    /// Events after this sequence are checked against the schemas of the module; none checks none.
+    pub checks_events_after: Option<u64>,
     /// Fold only a part of the events that the module reads.
     pub part: Option<Arc<dyn Part>>,
     /// Which events to skip.

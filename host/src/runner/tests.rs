@@ -69,6 +69,7 @@ pub(crate) fn parts(path: PathBuf, paused: bool) -> Options {
             accepts_missing_through: 0,
             on_probation: false,
             subjects_from: 0,
+            checks_events_after: None,
             part: None,
             skips: crate::state::exceptions::Skips::default(),
             lanes: 1,

@@ -522,16 +522,21 @@ impl Worker {
             deployment: self.shared.deployment.clone(),
             generation: program.generation,
         };
+        let checks_after = program.checks_events_after;
         if let Some(plan) = plan {
-            let make: MakeLane = Arc::new(move || Ok(Box::new(module.instantiate(&identity)?)));
+            let make: MakeLane = Arc::new(move || {
+                let checks = module.checks_after(checks_after)?;
+                Ok(Box::new(module.instantiate(&identity)?.checking(checks)))
+            });
             return Box::new(move || {
                 let lanes = Lanes::new(plan.clone(), Arc::clone(&make), Arc::clone(&record))?;
                 Ok(Box::new(lanes))
             });
         }
         Box::new(move || {
+            let checks = module.checks_after(checks_after)?;
             // A part wraps the fold, so it sees a batch before the module does.
-            let fold: Box<dyn Fold> = Box::new(module.instantiate(&identity)?);
+            let fold: Box<dyn Fold> = Box::new(module.instantiate(&identity)?.checking(checks));
             Ok(match &part {
                 Some(part) => part.narrow(fold),
                 None => fold,
@@ -547,6 +552,7 @@ impl Worker {
             firings: (module.manifest().sets_timers)
                 .then(|| timers::subject(&self.shared.deployment)),
             generation: self.shared.program.read().generation,
+            checks_events_after: self.shared.program.read().checks_events_after,
             module: module.info().digest.clone(),
             keeper: self.settings.keeper.clone(),
             parks: Arc::clone(&self.shared.parks),

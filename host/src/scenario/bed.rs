@@ -22,7 +22,7 @@ use crate::memory::Memory;
 use crate::memory::memtables::Budget;
 use crate::metrics::{DeploymentMetrics, Metrics};
 use crate::module::{
-    self, ApplyError, Identity, Instance, Manifest, Module, ModuleKind, QueryError,
+    self, ApplyError, Checking, Identity, Instance, Manifest, Module, ModuleKind, QueryError,
 };
 use crate::pipeline::{
     Ceiling, Desired, Ended, Fold, Leash, MakeFold, Pace, Parking, ParkingLimits, Pipeline, Policy,
@@ -254,6 +254,7 @@ impl Stage {
             rule: manifest.key_rule.clone(),
             firings: (manifest.sets_timers).then(|| timers::subject(self.deployment())),
             generation: 1,
+            checks_events_after: None,
             module: self.module.info().digest.clone(),
             keeper: None,
             parks: Arc::clone(parks),
@@ -353,6 +354,7 @@ pub(super) struct Bed<'a> {
     conditions: Conditions,
     /// How many more events are followed by a restart.
     restarts_left: usize,
+    checks_events_after: Option<u64>,
     parks: Arc<AtomicBool>,
     pub(super) meter: Arc<Meter>,
     /// None only while it restarts.
@@ -392,6 +394,7 @@ impl<'a> Bed<'a> {
             log,
             conditions,
             restarts_left: if conditions.restarts { RESTARTS_MAX } else { 0 },
+            checks_events_after: script.check_events.then_some(0),
             parks: Arc::new(AtomicBool::new(script.on_failure == OnFailure::Park)),
             meter: Arc::new(meter),
             life: None,
@@ -623,12 +626,15 @@ impl<'a> Bed<'a> {
         } else {
             0
         };
+        let checks_after = self.checks_events_after;
         Box::new(move || {
+            let checks = module.checks_after(checks_after)?;
             let instance = module.instantiate_at(&identity, clock_ns)?;
             Ok(Box::new(Watched {
                 module: Arc::clone(&module),
                 identity: identity.clone(),
-                instance: Some(instance),
+                instance: Some(instance.checking(checks.clone())),
+                checks,
                 is_fresh,
                 clock_ns,
                 meter: Arc::clone(&meter),
@@ -767,6 +773,7 @@ struct Watched {
     module: Arc<Module>,
     identity: Identity,
     instance: Option<Instance>,
+    checks: Option<Checking>,
     is_fresh: bool,
     /// Where the clock of an instance begins.
     clock_ns: u64,
@@ -777,7 +784,10 @@ impl Fold for Watched {
     fn apply(&mut self, events: &[Event], writer: Writer) -> (Writer, Result<(), ApplyError>) {
         let instance = match self.instance.take() {
             Some(instance) => Ok(instance),
-            None => self.module.instantiate_at(&self.identity, self.clock_ns),
+            None => self
+                .module
+                .instantiate_at(&self.identity, self.clock_ns)
+                .map(|instance| instance.checking(self.checks.clone())),
         };
         let mut instance = match instance {
             Ok(instance) => instance,

@@ -75,6 +75,10 @@ pub(crate) struct Scenario {
     /// module does with invalid ones.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub invalid_events: bool,
+    /// Events and messages are checked against the schemas that the module carries, as by a deployment
+    /// with `--check-events on`: one that does not fit fails.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub check_events: bool,
     /// What happened before. `then` does not show the messages that it caused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub given: Vec<Action>,
@@ -295,6 +299,8 @@ pub(crate) struct ExpectedFailure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum FailureKind {
+    /// It does not fit its schema, in a scenario with `check_events: true`.
+    Invalid,
     /// The module rejects it.
     Rejected,
     /// The module wants to see it again.
@@ -311,6 +317,7 @@ impl FailureKind {
     /// As in [`crate::failure::Failure`].
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::Invalid => "invalid",
             Self::Rejected => "rejected",
             Self::Retry => "retry",
             Self::Trap => "trap",

@@ -38,6 +38,8 @@ pub(super) struct Script {
     pub(super) origins: Vec<Origin>,
     /// Whether events need not fit the schemas that the module carries.
     pub(super) invalid_events: bool,
+    /// Whether those that do not fit fail.
+    pub(super) check_events: bool,
     scope: Scope,
 }
 
@@ -188,7 +190,9 @@ impl ScriptWriter<'_> {
             steps,
             bytes: self.bytes,
             origins: std::mem::take(&mut self.origins),
-            invalid_events: scenario.invalid_events,
+            // The check itself says what happens to them.
+            invalid_events: scenario.invalid_events || scenario.check_events,
+            check_events: scenario.check_events,
             scope: self.scope.clone(),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use jsonschema::{Draft, PatternOptions, Validator};
+use jsonschema::{Draft, PatternOptions, ValidationOptions, Validator};
 use serde_json::{Map, Value};
 
 use super::keywords::{asserts, with_subschemas};
@@ -13,7 +13,7 @@ const DEPTH_MAX: usize = 64;
 /// Most subschemas once references are inlined. It bounds the time of a check.
 const SUBSCHEMAS_MAX: usize = 10_000;
 /// Keywords with values instead of schemas.
-const DATA: [&str; 4] = ["const", "dependentRequired", "enum", "required"];
+pub(super) const DATA: [&str; 4] = ["const", "dependentRequired", "enum", "required"];
 /// Most bytes of such values once references are inlined.
 const DATA_BYTES_MAX: usize = 1 << 20;
 /// Longest regular expression, in bytes.
@@ -31,11 +31,30 @@ pub(crate) struct Schema {
     pub(super) draft: Draft,
     /// Only what asserts something, with each `$ref` replaced by the schema that it refers to.
     pub(super) expanded: Value,
+    /// How much that is.
+    pub(super) footprint: Footprint,
+}
+
+/// What a schema has once its references are inlined.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Footprint {
+    pub(super) subschemas: usize,
+    /// Of the values that keywords list.
+    pub(super) bytes: usize,
+    pub(super) patterns: usize,
 }
 
 impl Schema {
     /// Checks a schema.
     pub(crate) fn check(written: &Value) -> Result<Self, Unsound> {
+        let schema = Self::expand(written)?;
+        compile(schema.draft, written)?;
+        schema.validator()?;
+        Ok(schema)
+    }
+
+    /// Inlines the references of a schema, within its limits. What it says may still be invalid.
+    pub(super) fn expand(written: &Value) -> Result<Self, Unsound> {
         let bytes = written.to_string().len();
         if bytes > SCHEMA_BYTES_MAX {
             return Err(Unsound::new(
@@ -54,10 +73,16 @@ impl Schema {
             open: Vec::new(),
         };
         let expanded = expansion.expand(written, "", 0)?;
-        let schema = Self { draft, expanded };
-        compile(draft, written)?;
-        schema.validator()?;
-        Ok(schema)
+        let footprint = Footprint {
+            subschemas: expansion.subschemas,
+            bytes: expansion.bytes,
+            patterns: expansion.patterns,
+        };
+        Ok(Self {
+            draft,
+            expanded,
+            footprint,
+        })
     }
 
     /// Whether what is next to a `$ref` means nothing.
@@ -84,12 +109,7 @@ pub(super) fn validator_of(draft: Draft, expanded: &Value) -> Result<Validator, 
 
 fn compile(draft: Draft, schema: &Value) -> Result<Validator, Unsound> {
     let patterns = PatternOptions::regex().size_limit(PATTERN_COMPILED_BYTES_MAX);
-    let options = jsonschema::options()
-        .with_draft(draft)
-        .offline()
-        .should_validate_formats(false)
-        .with_pattern_options(patterns);
-    options.build(schema).map_err(|error| {
+    options(draft, patterns).build(schema).map_err(|error| {
         let at = error.instance_path().to_string();
         let is_pattern = at.ends_with("/pattern") || at.contains("/patternProperties");
         let advice = if is_pattern {
@@ -99,6 +119,18 @@ fn compile(draft: Draft, schema: &Value) -> Result<Validator, Unsound> {
         };
         Unsound::new(&at, format!("it is no valid schema: {error}{advice}"))
     })
+}
+
+/// How schemas are compiled.
+pub(super) fn options(
+    draft: Draft,
+    patterns: PatternOptions<jsonschema::Regex>,
+) -> ValidationOptions<'static> {
+    jsonschema::options()
+        .with_draft(draft)
+        .offline()
+        .should_validate_formats(false)
+        .with_pattern_options(patterns)
 }
 
 /// The draft that a schema names.
@@ -292,7 +324,7 @@ impl Expansion<'_> {
 }
 
 /// An expanded schema as a valid one: what was referred to is one more schema of `allOf`.
-fn closed(expanded: &Value) -> Value {
+pub(super) fn closed(expanded: &Value) -> Value {
     let Value::Object(node) = expanded else {
         return expanded.clone();
     };

@@ -11,6 +11,7 @@ mod document;
 mod folder;
 mod keywords;
 mod strict;
+mod live;
 mod validate;
 mod version;
 
@@ -21,6 +22,7 @@ use utoipa::ToSchema;
 pub(crate) use carried::{CARRIED_BYTES_MAX, SECTION, attach, parse, to_bytes};
 pub(crate) use document::Schema;
 pub(crate) use folder::{FOLDER, FileError, of_file, of_folder};
+pub(crate) use live::{LiveChecks, NotCompiled};
 pub(crate) use validate::{Checks, Violation};
 
 /// Most schemas of one module.

@@ -5,12 +5,15 @@ use std::collections::HashMap;
 use jsonschema::Validator;
 use serde_json::Value;
 
-use super::version::versioned;
+use super::version::version_named;
 use super::{Direction, Error, EventSchema, Schema, by_event, name};
 use crate::event::Payload;
 
 /// Most characters of what a violation says.
 const MESSAGE_CHARS_MAX: usize = 400;
+
+/// What is said of data that is no JSON.
+pub(super) const NOT_JSON: &str = "the data is no JSON";
 
 /// The compiled schemas of a module.
 pub(crate) struct Checks {
@@ -85,7 +88,7 @@ impl Checks {
                     schema: newest.name.clone(),
                     keyword: String::new(),
                     pointer: String::new(),
-                    message: "the data is no JSON".to_owned(),
+                    message: NOT_JSON.to_owned(),
                     expected: None,
                     found: data.to_json(),
                 });
@@ -120,7 +123,7 @@ impl Checks {
         if let Some(versions) = of(kind) {
             return Some(versions);
         }
-        let (event, version) = versioned(kind);
+        let (event, version) = version_named(kind)?;
         let wanted = name(event, version);
         let at = of(event)?.iter().position(|check| check.name == wanted)?;
         Some(&of(event)?[at..=at])

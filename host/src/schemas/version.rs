@@ -2,9 +2,13 @@
 
 /// The type and the version that a name is about.
 pub(super) fn versioned(name: &str) -> (&str, u32) {
-    split(name)
-        .and_then(|(event, digits)| Some((event, version(digits)?)))
-        .unwrap_or((name, 1))
+    version_named(name).unwrap_or((name, 1))
+}
+
+/// The type and the version that a name names, if it names a version.
+pub(super) fn version_named(name: &str) -> Option<(&str, u32)> {
+    let (event, digits) = split(name)?;
+    Some((event, version(digits)?))
 }
 
 /// Why a name is no type of an event; none if it is one. A type that ends like a version would be

@@ -50,6 +50,7 @@ fn parts(path: std::path::PathBuf) -> Options {
             accepts_missing_through: 0,
             on_probation: false,
             subjects_from: 0,
+            checks_events_after: None,
             part: None,
             role: Ok(foldstream::effects::Role::Mute),
             ownership: None,

@@ -294,6 +294,7 @@ impl Stage {
                 rule: KeyRule::Subject,
                 firings: Some(crate::timers::subject("test")),
                 generation: 1,
+                checks_events_after: None,
                 module: "ab".to_owned(),
                 keeper: None,
                 parks: Arc::clone(&self.parks),

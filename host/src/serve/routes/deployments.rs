@@ -92,6 +92,11 @@ pub(super) struct DeployParameters {
     /// Default: as before, or as the configuration says.
     #[param(example = "auto", pattern = "^(auto|[1-9][0-9]?)$")]
     lanes: Option<String>,
+    /// Whether events are checked against the schemas that the module carries; default: as before,
+    /// or `off` for a new deployment.
+    #[serde(rename = "check-events")]
+    #[param(rename = "check-events", inline)]
+    check_events: Option<api::EventChecks>,
 }
 
 impl DeployParameters {
@@ -117,6 +122,7 @@ impl DeployParameters {
             retry_parked,
             failure_events,
             lanes,
+            check_events,
             ..
         } = self;
         let grants = allow_publish.map(|texts| {
@@ -155,6 +161,7 @@ impl DeployParameters {
                 events: failure_events,
                 retry_parked,
             },
+            checks: check_events,
         })
     }
 }

@@ -23,7 +23,9 @@ pub use module::{
     ErrorPolicy, EventVersion, InboxSettings, ModuleInfo, ModuleLimits, QueryDescription,
 };
 pub use records::{FailureEvents, Generation, HandlerRecord, ParkingRecord, Record};
-pub use words::{Difference, GenerationStatus, ModuleKind, OnFailure, Promotion, Strategy};
+pub use words::{
+    Difference, EventChecks, GenerationStatus, ModuleKind, OnFailure, Promotion, Strategy,
+};
 
 use super::Error;
 use super::file::{FORMAT, guarded, storage, unreadable};

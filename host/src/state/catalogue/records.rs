@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::build::{BuildSettings, Comparison};
 use super::failure::FailureRecord;
 use super::module::ModuleInfo;
-use super::words::{GenerationStatus, OnFailure, Strategy};
+use super::words::{EventChecks, GenerationStatus, OnFailure, Strategy};
 use crate::effects::{Grants, Lineage};
 use crate::lanes::Lanes;
 use crate::position::Start;
@@ -336,6 +336,11 @@ pub struct Generation {
     /// accepted: it publishes for the events after that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_effects_after: Option<u64>,
+    /// Events after this sequence are checked against the schemas of its module; none are if absent.
+    /// More than 0 if it inherited a state: a fold that is to equal that one must not refuse what it
+    /// has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checks_events_after: Option<u64>,
 }
 
 impl Generation {
@@ -378,9 +383,19 @@ impl Generation {
             begins_after: None,
             failure: None,
             lost_effects_after: None,
+            // In a state of its own, all of them.
+            checks_events_after: self.checks_events_after.map(|_| 0),
         };
         rebuilt.enter(GenerationStatus::Building, reason);
         rebuilt
+    }
+
+    /// Whether it checks events against the schemas of its module.
+    pub fn event_checks(&self) -> EventChecks {
+        match self.checks_events_after {
+            Some(_) => EventChecks::On,
+            None => EventChecks::Off,
+        }
     }
 
     /// Whether it may take over although it lacks events of the active generation.

@@ -78,6 +78,7 @@ fn generation() -> Value {
         "begins_after": 3,
         "failure": null,
         "lost_effects_after": 4,
+        "checks_events_after": 2,
     })
 }
 

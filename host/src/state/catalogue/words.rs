@@ -112,6 +112,27 @@ impl OnFailure {
     }
 }
 
+/// Whether events are checked against the schemas that a module carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventChecks {
+    /// They are not.
+    #[default]
+    Off,
+    /// An event that fits no version of its schema fails, and so does one whose message fits none.
+    On,
+}
+
+impl EventChecks {
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+        }
+    }
+}
+
 /// What a module is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -33,6 +33,7 @@ Examples:
   foldstream deploy order-totals.wasm --name totals-next --source orders
   foldstream deploy order-totals.wasm --start first-available
   foldstream deploy order-totals.wasm --accept-missing
+  foldstream deploy order-totals.wasm --check-events on
   foldstream deploy order-totals.wasm --strategy rebuild --require-equal --wait
   foldstream deploy order-totals.wasm --manual --compare --max-rate 50000
   foldstream deploy order-totals.wasm --rules expected.toml --sample 10000
@@ -80,6 +81,11 @@ pub(crate) struct Args {
     /// the configuration says.
     #[arg(long, value_name = "N|auto")]
     lanes: Option<Lanes>,
+    /// Check events, and what a handler publishes, against the schemas that the module carries; an
+    /// event that does not fit fails as one does that the module rejects. Default: as before, or
+    /// `off` for a new deployment.
+    #[arg(long, value_name = "WHETHER")]
+    check_events: Option<CheckEvents>,
     #[command(flatten)]
     effects: EffectsArgs,
     #[command(flatten)]
@@ -143,6 +149,24 @@ impl OnFailure {
         match self {
             Self::Stop => "stop",
             Self::Park => "park",
+        }
+    }
+}
+
+/// Whether events are checked against the schemas that a module carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CheckEvents {
+    /// From the deploy on, or from the first event if the read model is rebuilt.
+    On,
+    /// No longer.
+    Off,
+}
+
+impl CheckEvents {
+    fn name(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
         }
     }
 }
@@ -215,6 +239,10 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             .then(|| ("retry-parked", "true".to_owned())),
     );
     candidate.extend(args.lanes.map(|lanes| ("lanes", lanes.to_string())));
+    candidate.extend(
+        args.check_events
+            .map(|whether| ("check-events", whether.name().to_owned())),
+    );
     candidate.extend(args.failure_events.map(|place| ("failure-events", place)));
     let module = read_module(&args.file)?;
     let client = context.client()?;

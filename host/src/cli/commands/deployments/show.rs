@@ -134,6 +134,16 @@ fn generation_rows(deployment: &Deployment) -> Rows {
         ("state size", format!("{state} in a file of {file}")),
         ("generation", format!("{number}, deployed at {since}")),
     ];
+    rows.extend(deployment.checks_events_after.map(|after| {
+        let from = match after {
+            0 => String::new(),
+            after => format!(" after event {}", grouped(after)),
+        };
+        (
+            "checks",
+            format!("events{from}, against the schemas of the module"),
+        )
+    }));
     if !deployment.reason.is_empty() {
         rows.push(("reason", deployment.reason.clone()));
     }
@@ -419,6 +429,7 @@ pub(in crate::cli) mod tests {
             failure: None,
             skipped: 0,
             on_failure: OnFailure::Stop,
+            checks_events_after: None,
             parked: ParkedCounts::default(),
             skips: Vec::new(),
             candidate: None,

@@ -252,6 +252,7 @@ pub(in crate::cli) mod tests {
             state_bytes: 2_048,
             failure: None,
             failed_at: None,
+            checks_events_after: None,
             build: BuildSettings::default(),
             comparison: None,
             module: crate::cli::commands::deployments::show::tests::deployment().module,

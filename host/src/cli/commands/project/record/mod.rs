@@ -98,6 +98,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
                 OnFailure::Stop => scenario::OnFailure::Stop,
                 OnFailure::Park => scenario::OnFailure::Park,
             },
+            check_events: deployment.checks_events_after.is_some(),
             timers_fire: match deployment.timers {
                 Some(_) => TimersFire::ByAction,
                 None => TimersFire::WhenDue,
