@@ -8,13 +8,47 @@ use foldstream_sdk::prelude::*;
 
 #[derive(Deserialize)]
 struct Placed {
+    address: Address,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    street: String,
+    city: Option<String>,
+}
+
+/// Version 1 of `placed`: the address was one line.
+#[derive(Deserialize)]
+struct PlacedV1 {
     address: String,
+}
+
+/// Old events are read as if they were new ones.
+impl From<PlacedV1> for Placed {
+    fn from(old: PlacedV1) -> Self {
+        Self {
+            address: Address {
+                street: old.address,
+                city: None,
+            },
+        }
+    }
+}
+
+/// Shipping still expects one line.
+impl From<Address> for String {
+    fn from(Address { street, city }: Address) -> Self {
+        match city {
+            Some(city) => format!("{street}, {city}"),
+            None => street,
+        }
+    }
 }
 
 events! {
     /// What happens to an order.
     enum OrderEvent {
-        "placed" => Placed(Placed),
+        "placed.v2" => Placed(Placed, "placed" => PlacedV1),
         "paid" => Paid,
         "cancelled" => Cancelled,
         _ => Other,
@@ -70,7 +104,7 @@ impl Handler for Fulfilment {
         let id = event.token(2)?;
         let mut order = self.orders.get_or_default(id)?;
         match event.decode()? {
-            OrderEvent::Placed(Placed { address }) => order.address = Some(address),
+            OrderEvent::Placed(Placed { address }) => order.address = Some(address.into()),
             OrderEvent::Paid => order.paid = true,
             OrderEvent::Cancelled => order.cancelled = true,
             OrderEvent::Other => return Ok(()),

@@ -307,6 +307,62 @@ pub trait Decode<'a>: Sized {
 ///     }
 /// }
 /// ```
+///
+/// # Old versions
+///
+/// An event in a stream is never changed, so a type whose data changes gets another name, such as
+/// `placed.v2`. After the type of the current data, a line lists the types of old events and their
+/// data. It is decoded as what it was and then converted, with [`From`] or [`TryFrom`]; the rest of
+/// the module knows the current version only. With `as`, the data becomes one version after the
+/// other:
+///
+/// ```
+/// use foldstream_sdk::prelude::*;
+///
+/// #[derive(Deserialize)]
+/// struct Placed {
+///     total_cents: u64,
+///     currency: String,
+/// }
+///
+/// /// Version 2: all totals were in euros.
+/// #[derive(Deserialize)]
+/// struct PlacedV2 {
+///     total_cents: u64,
+/// }
+///
+/// impl From<PlacedV2> for Placed {
+///     fn from(old: PlacedV2) -> Self {
+///         Self { total_cents: old.total_cents, currency: "EUR".to_owned() }
+///     }
+/// }
+///
+/// /// Version 1: totals were text, such as `12.50`.
+/// #[derive(Deserialize)]
+/// struct PlacedV1 {
+///     total: String,
+/// }
+///
+/// impl TryFrom<PlacedV1> for PlacedV2 {
+///     type Error = String;
+///
+///     fn try_from(old: PlacedV1) -> Result<Self, String> {
+///         let digits = old.total.replace('.', "");
+///         let total_cents = digits.parse().map_err(|_| format!("{} is no total", old.total))?;
+///         Ok(Self { total_cents })
+///     }
+/// }
+///
+/// events! {
+///     enum OrderEvent {
+///         "placed.v3" => Placed(Placed, "placed.v2" => PlacedV2, "placed" => PlacedV1 as PlacedV2),
+///         _ => Other,
+///     }
+/// }
+/// ```
+///
+/// Conversions may use the data alone, as every rebuild repeats them. An error of a conversion
+/// rejects the event. To share them, put the types, their conversions and the enum into a library.
 #[macro_export]
 macro_rules! events {
     ($(#[$attribute:meta])* $visibility:vis enum $name:ident $(<$life:lifetime>)? by subject { $($body:tt)* }) => {
@@ -323,7 +379,7 @@ macro_rules! events {
 macro_rules! __events {
     (
         [$by:ident $of:literal] [$($begin:tt)*] $name:ident [$($life:lifetime)?] {
-            $($($kind:literal)|+ => $variant:ident $(($data:ty))?,)+
+            $($($kind:literal)|+ => $variant:ident $(($data:ty $(, $($old:literal)|+ => $from:ty $(as $via:ty)*)* $(,)?))?,)+
             _ => $other:ident $(,)?
         }
     ) => {
@@ -333,19 +389,19 @@ macro_rules! __events {
             $other,
         }
         $crate::__decode! {
-            $by $name [$($life)?] { $($($kind)|+ => $variant $(($data))?,)+ } [_event, Ok($name::$other)]
+            $by $name [$($life)?] { $($($kind)|+ => $variant $(($data $(, $($old)|+ => $from $(as $via)*)*))?,)+ } [_event, Ok($name::$other)]
         }
     };
     (
         [$by:ident $of:literal] [$($begin:tt)*] $name:ident [$($life:lifetime)?] {
-            $($($kind:literal)|+ => $variant:ident $(($data:ty))?),+ $(,)?
+            $($($kind:literal)|+ => $variant:ident $(($data:ty $(, $($old:literal)|+ => $from:ty $(as $via:ty)*)* $(,)?))?),+ $(,)?
         }
     ) => {
         $($begin)* enum $name $(<$life>)? {
             $(#[doc = concat!($of, $(" `", $kind, "`",)+ ".")] $variant $(($data))?,)+
         }
         $crate::__decode! {
-            $by $name [$($life)?] { $($($kind)|+ => $variant $(($data))?,)+ }
+            $by $name [$($life)?] { $($($kind)|+ => $variant $(($data $(, $($old)|+ => $from $(as $via)*)*))?,)+ }
             [event, Err($crate::event::unknown(event))]
         }
     };
@@ -372,28 +428,64 @@ macro_rules! __decode {
 macro_rules! __decode_body {
     (
         kind $name:ident $life:lifetime
-        { $($($kind:literal)|+ => $variant:ident $(($data:ty))?,)+ } [$event:ident, $other:expr]
+        { $($($kind:literal)|+ => $variant:ident $(($data:ty $(, $($old:literal)|+ => $from:ty $(as $via:ty)*)*))?,)+ }
+        [$event:ident, $other:expr]
     ) => {
         #[inline]
+        // A conversion from an old version may be one that never fails.
+        #[allow(clippy::unnecessary_fallible_conversions)]
         fn decode($event: &$crate::Event<$life>) -> Result<Self, $crate::Failure> {
             match $event.kind() {
                 $($($kind)|+ => Ok($name::$variant $(($event.json::<$data>()?))?),)+
+                $($($($($old)|+ => Ok($name::$variant(
+                    $crate::__upcast!($event, $event.json::<$from>()?, $($via,)* $data)
+                )),)*)?)+
                 _ => $other,
             }
         }
     };
     (
         subject $name:ident $life:lifetime
-        { $($($pattern:literal)|+ => $variant:ident $(($data:ty))?,)+ } [$event:ident, $other:expr]
+        { $($($pattern:literal)|+ => $variant:ident $(($data:ty $(, $($old:literal)|+ => $from:ty $(as $via:ty)*)*))?,)+ }
+        [$event:ident, $other:expr]
     ) => {
         #[inline]
+        // A conversion from an old version may be one that never fails.
+        #[allow(clippy::unnecessary_fallible_conversions)]
         fn decode($event: &$crate::Event<$life>) -> Result<Self, $crate::Failure> {
             $(if $($event.is_under($pattern))||+ {
                 return Ok($name::$variant $(($event.json::<$data>()?))?);
-            })+
+            }
+            $($(if $($event.is_under($old))||+ {
+                return Ok($name::$variant(
+                    $crate::__upcast!($event, $event.json::<$from>()?, $($via,)* $data)
+                ));
+            })*)?)+
             $other
         }
     };
+}
+
+/// Converts data through one version after the other.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __upcast {
+    ($event:ident, $value:expr, $next:ty) => {
+        <$next as ::core::convert::TryFrom<_>>::try_from($value).map_err(|error| $crate::event::not_upcast($event, &error))?
+    };
+    ($event:ident, $value:expr, $next:ty, $($more:ty),+) => {
+        $crate::__upcast!($event, $crate::__upcast!($event, $value, $next), $($more),+)
+    };
+}
+
+/// The failure of an event of an old version that has no form in the next one.
+#[doc(hidden)]
+#[cold]
+pub fn not_upcast(event: &Event<'_>, error: &dyn fmt::Display) -> Failure {
+    let (sequence, subject, kind) = (event.sequence, event.subject(), event.kind());
+    Failure::reject(format_args!(
+        "event {sequence} ({subject}) of type {kind} does not become the current version: {error}"
+    ))
 }
 
 /// The failure of an event whose type the enum does not list.
