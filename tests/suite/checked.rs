@@ -102,7 +102,7 @@ async fn checks_begin_where_they_are_turned_on_and_every_fold_agrees() {
     let deployed = deploy(&host, CHECKS).await;
     assert_eq!(deployed.outcome, DeployOutcome::Inherited);
     assert!(
-        deployed.reason.contains("now checked from here on"),
+        deployed.reason.contains("events are checked from here on"),
         "{}",
         deployed.reason
     );
@@ -282,7 +282,7 @@ async fn modules_that_cannot_check_events_are_refused_and_nothing_changes() {
 async fn hostile_schemas_fail_events_and_harm_no_neighbour() {
     let host = Host::start().await;
     let starter = guests::module("starter");
-    let nested = (0..25).fold(
+    let nested = (0..12).fold(
         json!({ "properties": { "a": true } }),
         |inner, _| json!({ "allOf": [inner], "unevaluatedProperties": false }),
     );
@@ -290,7 +290,8 @@ async fn hostile_schemas_fail_events_and_harm_no_neighbour() {
     let module = with_section(&starter, &section(&schemas));
     host.client().deploy_with("hostile", &module, CHECKS).await;
     deploy(&host, CHECKS).await;
-    host.client().append(&[visit(), valid("ada")]).await;
+    let large = new_event("visits.placed", json!({ "a": "x".repeat(60_000) }));
+    host.client().append(&[large, valid("ada")]).await;
     host.client().reached(NAME, 2).await;
     let (_, failure) = host.client().failed("hostile").await;
     assert_eq!(failure.kind, "invalid");

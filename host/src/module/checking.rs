@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::chosen::Chosen;
+use super::sandbox::Refusal;
 use super::{ApplyError, Error, Module};
 use crate::event::Payload;
 use crate::schemas::{Direction, LiveChecks, NotCompiled};
@@ -32,18 +33,24 @@ impl Checking {
         Ok(())
     }
 
-    /// Why a message does not fit its schema; none if it does. `cause` is the sequence of the event
-    /// or firing that publishes it.
-    pub(super) fn misfit_of_message(
+    /// Whether a message, by its subject and its type, fits its schema. `cause` is the sequence of
+    /// the event or firing that publishes it.
+    pub(super) fn check_message(
         &self,
         cause: u64,
-        kind: &str,
+        (subject, kind): (&str, &str),
         data: &Payload,
-    ) -> Option<String> {
+    ) -> Result<(), Refusal> {
         if cause <= self.after {
-            return None;
+            return Ok(());
         }
-        self.schemas.misfit(Direction::Publishes, kind, data)
+        match self.schemas.misfit(Direction::Publishes, kind, data) {
+            None => Ok(()),
+            Some(misfit) => Err(Refusal::Limit {
+                limit: "event-schema",
+                message: format!("a message to {subject}: {misfit}"),
+            }),
+        }
     }
 }
 

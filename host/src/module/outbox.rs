@@ -173,14 +173,8 @@ fn row(
     let event = event.clone();
     let kind = kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
     // Before the role as well: all folds of a stream fail at the same events.
-    let misfit = checks
-        .as_ref()
-        .and_then(|checks| checks.misfit_of_message(place.sequence, &kind, &data));
-    if let Some(misfit) = misfit {
-        return Err(refused(
-            "event-schema",
-            format!("a message to {subject}: {misfit}"),
-        ));
+    if let Some(checks) = checks {
+        checks.check_message(place.sequence, (&subject, &kind), &data)?;
     }
     if effects::is_reply(&subject) && !effects::answers(&event, &subject) {
         let message = format!(

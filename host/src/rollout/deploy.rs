@@ -190,8 +190,7 @@ async fn create(
         .exceptions
         .first_policy(&request.failures, &loaded.module, &source)?;
     let start = request.start.unwrap_or_default();
-    let checks = request.checks.unwrap_or_default();
-    prepare_checks(&loaded.module, request.checks, checks).await?;
+    let checks = checks_of(&loaded.module, (request.checks, EventChecks::Off)).await?;
     let accepts_missing_through = rollouts
         .history
         .accepts_from(&source, request.build.accept_missing.into())
@@ -302,8 +301,8 @@ async fn deploy_over(
     };
     // A plan is only a decision; nothing has changed if it is refused.
     let plan = plan::decide(&record, &requested)?;
-    let checks = plan.checks(&record, request.checks);
-    prepare_checks(&upload.loaded.module, request.checks, checks).await?;
+    let checks = (request.checks, plan.checks(&record));
+    let checks = checks_of(&upload.loaded.module, checks).await?;
     let changed = set_policies(
         rollouts,
         &deployment,
@@ -349,14 +348,10 @@ async fn deploy_over(
         AcceptedLoss::kept(through, continued.unwrap_or(record.active()))
     };
     let reason = accepted.explain(reason);
-    let reason = rollouts
-        .handlers
-        .regrant(
-            &deployment,
-            (&upload.loaded.module, &source),
-            &request.effects,
-            reason,
-        )
+    let module: (&Module, &str) = (&upload.loaded.module, &source);
+    let handlers = &rollouts.handlers;
+    let reason = handlers
+        .regrant(&deployment, module, &request.effects, reason)
         .await?;
     let recipe = Recipe {
         module: &upload.loaded.module,
@@ -373,21 +368,18 @@ async fn deploy_over(
     let deployed = add_generation(rollouts, &deployment, upload, generation).await?;
     // Only code that takes over the state with its parked events can retry them.
     if request.failures.retry_parked && strategy == Strategy::Inherit {
-        rollouts
-            .exceptions
-            .want_retry(&deployment, record.next)
-            .await?;
+        let exceptions = &rollouts.exceptions;
+        exceptions.want_retry(&deployment, record.next).await?;
     }
     Ok(deployed)
 }
 
-/// Compiles the schemas of a module that is to check events: one that can't is refused before
-/// anything changes.
-async fn prepare_checks(
+/// Whether a module is to check events: as requested, otherwise as before. Compiles its schemas
+/// then, so that one that can't is refused before anything changes.
+async fn checks_of(
     module: &Arc<Module>,
-    requested: Option<EventChecks>,
-    checks: EventChecks,
-) -> Result<(), Error> {
+    (requested, before): (Option<EventChecks>, EventChecks),
+) -> Result<EventChecks, Error> {
     // Later modules of a deployment that checks events may have none.
     if requested == Some(EventChecks::On) && module.schemas().is_empty() {
         return Err(Error::Refused(format!(
@@ -396,11 +388,12 @@ async fn prepare_checks(
             module.manifest().name
         )));
     }
+    let checks = requested.unwrap_or(before);
     if checks == EventChecks::On {
         let module = Arc::clone(module);
         blocking(move || module.checks_after(Some(0)).map(drop)).await?;
     }
-    Ok(())
+    Ok(checks)
 }
 
 /// Ends a deploy of a module that a generation has already.

@@ -56,15 +56,15 @@ impl Plan {
         }
     }
 
-    /// Whether the generation checks events: as requested, or as the one whose place it takes.
-    pub(super) fn checks(&self, record: &Record, requested: Option<EventChecks>) -> EventChecks {
+    /// Whether the generation whose place it takes checks events.
+    pub(super) fn checks(&self, record: &Record) -> EventChecks {
         let before = match self {
             Self::Unchanged { generation, .. } | Self::Continue { generation, .. } => {
                 record.generation(*generation)
             }
             Self::New { .. } => None,
         };
-        requested.unwrap_or_else(|| before.unwrap_or(record.active()).event_checks())
+        before.unwrap_or(record.active()).event_checks()
     }
 }
 
@@ -135,23 +135,9 @@ fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
     }
     match why_not_inherit(active, requested) {
         None => {
-            let mut reason = format!(
-                "both modules have state version {}; --strategy rebuild builds it from scratch",
-                requested.module.state_version
-            );
-            if !checks_alike(active, requested) {
-                reason = format!(
-                    "events are {} checked from here on; {reason}",
-                    match requested.checks {
-                        Some(EventChecks::On) => "now",
-                        Some(EventChecks::Off) | None => "no longer",
-                    }
-                );
-            }
-            Plan::New {
-                strategy: Strategy::Inherit,
-                reason,
-            }
+            let strategy = Strategy::Inherit;
+            let reason = why_inherit(active, requested);
+            Plan::New { strategy, reason }
         }
         Some(mut reason) => {
             // Only instead of a rebuild: to inherit is cheaper than to continue.
@@ -201,6 +187,21 @@ fn continues(stopped: &Generation, requested: &Requested<'_>) -> bool {
 fn checks_alike(generation: &Generation, requested: &Requested<'_>) -> bool {
     let wanted = requested.checks;
     wanted.is_none_or(|wanted| wanted == generation.event_checks())
+}
+
+fn why_inherit(active: &Generation, requested: &Requested<'_>) -> String {
+    let reason = format!(
+        "both modules have state version {}; --strategy rebuild builds it from scratch",
+        requested.module.state_version
+    );
+    match requested
+        .checks
+        .filter(|_| !checks_alike(active, requested))
+    {
+        None => reason,
+        Some(EventChecks::On) => format!("events are checked from here on; {reason}"),
+        Some(EventChecks::Off) => format!("events are no longer checked; {reason}"),
+    }
 }
 
 fn why_not_inherit(active: &Generation, requested: &Requested<'_>) -> Option<String> {

@@ -31,17 +31,6 @@ pub(crate) struct Schema {
     pub(super) draft: Draft,
     /// Only what asserts something, with each `$ref` replaced by the schema that it refers to.
     pub(super) expanded: Value,
-    /// How much that is.
-    pub(super) footprint: Footprint,
-}
-
-/// What a schema has once its references are inlined.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Footprint {
-    pub(super) subschemas: usize,
-    /// Of the values that keywords list.
-    pub(super) bytes: usize,
-    pub(super) patterns: usize,
 }
 
 impl Schema {
@@ -73,16 +62,7 @@ impl Schema {
             open: Vec::new(),
         };
         let expanded = expansion.expand(written, "", 0)?;
-        let footprint = Footprint {
-            subschemas: expansion.subschemas,
-            bytes: expansion.bytes,
-            patterns: expansion.patterns,
-        };
-        Ok(Self {
-            draft,
-            expanded,
-            footprint,
-        })
+        Ok(Self { draft, expanded })
     }
 
     /// Whether what is next to a `$ref` means nothing.

@@ -7,14 +7,14 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
-use jsonschema::{Keyword, PatternOptions, ValidationError, Validator};
+use jsonschema::{Draft, Keyword, PatternOptions, ValidationError, Validator};
 use serde_json::{Map, Value};
 
-use super::document::{Footprint, closed, options};
+use super::document::{closed, options};
 use super::keywords::with_subschemas;
 use super::validate::NOT_JSON;
 use super::version::version_named;
-use super::{Direction, Error, EventSchema, Schema, by_event};
+use super::{Direction, Error, EventSchema, Schema, Unsound, by_event};
 use crate::event::Payload;
 use crate::memory::{Reservation, Shortage};
 
@@ -25,6 +25,8 @@ const PATTERN_COMPILED_BYTES_MAX: usize = 64 << 10;
 /// charged: few folds check with one schema at the same moment.
 const PATTERN_CACHE_BYTES: usize = 64 << 10;
 const PATTERN_CACHES: usize = 4;
+const PATTERN_BYTES: u64 =
+    (PATTERN_COMPILED_BYTES_MAX + PATTERN_CACHES * PATTERN_CACHE_BYTES) as u64;
 /// Memory of a compiled subschema, in bytes, with its place and its messages.
 const SUBSCHEMA_BYTES: u64 = 1 << 10;
 /// Memory of a byte of the values that keywords list.
@@ -56,7 +58,7 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct LiveChecks {
     /// By direction and type; the versions of each, the newest last.
-    events: HashMap<(Direction, String), Vec<Check>>,
+    events: HashMap<Direction, HashMap<String, Vec<Check>>>,
     _memory: Reservation,
 }
 
@@ -85,38 +87,40 @@ impl LiveChecks {
         schemas: &[EventSchema],
         mut memory: Reservation,
     ) -> Result<Self, NotCompiled> {
-        let mut checked = Vec::new();
-        let mut bytes = 0;
+        let (mut checked, mut bytes) = (Vec::new(), 0_u64);
         for ((direction, event), versions) in by_event(schemas) {
             for version in versions {
                 let schema = Schema::expand(&version.schema)
                     .map_err(|unsound| unsound.of(&version.name()))?;
-                bytes += compiled_bytes(schema.footprint);
-                checked.push((direction, event, version, schema));
+                let document = closed(&schema.expanded);
+                let cost = cost(&document);
+                bytes = bytes.saturating_add(cost.bytes);
+                checked.push((direction, version, (schema.draft, document), cost));
             }
         }
         if bytes > COMPILED_BYTES_MAX {
             return Err(Error::All(format!(
                 "to check events, its schemas may take {bytes} bytes of memory, and \
-                 {COMPILED_BYTES_MAX} are allowed; use fewer regular expressions and references"
+                 {COMPILED_BYTES_MAX} are allowed; use fewer regular expressions and references, and do \
+                 not nest `unevaluatedItems` and `unevaluatedProperties`"
             ))
             .into());
         }
-        // Before anything is compiled: that is when it is allocated.
+        // Before anything is compiled, which takes time and memory in proportion to that.
         memory.grow_to(bytes)?;
-        let mut events: HashMap<_, Vec<Check>> = HashMap::new();
-        for (direction, event, version, schema) in checked {
-            let document = closed(&schema.expanded);
-            let validator =
-                compile(&schema, &document).map_err(|unsound| unsound.of(&version.name()))?;
+        let mut events: HashMap<_, HashMap<_, Vec<Check>>> = HashMap::new();
+        for (direction, version, schema, cost) in checked {
+            let validator = compile(schema).map_err(|unsound| unsound.of(&version.name()))?;
             let check = Check {
                 version: version.version,
                 name: version.name(),
                 validator,
-                weight: weight(&document),
+                weight: cost.weight,
             };
             events
-                .entry((direction, event.to_owned()))
+                .entry(direction)
+                .or_default()
+                .entry(version.event.clone())
                 .or_default()
                 .push(check);
         }
@@ -199,7 +203,7 @@ impl LiveChecks {
 
     /// The versions for a type. A type may also name one version, as in `placed.v2`.
     fn versions(&self, direction: Direction, kind: &str) -> Option<&[Check]> {
-        let of = |event: &str| self.events.get(&(direction, event.to_owned()));
+        let of = |event: &str| self.events.get(&direction)?.get(event);
         if let Some(versions) = of(kind) {
             return Some(versions);
         }
@@ -211,18 +215,7 @@ impl LiveChecks {
     }
 }
 
-fn compiled_bytes(footprint: Footprint) -> u64 {
-    let Footprint {
-        subschemas,
-        bytes,
-        patterns,
-    } = footprint;
-    let pattern = PATTERN_COMPILED_BYTES_MAX + PATTERN_CACHES * PATTERN_CACHE_BYTES;
-    subschemas as u64 * SUBSCHEMA_BYTES + bytes as u64 * LISTED_FACTOR + (patterns * pattern) as u64
-}
-
-fn compile(schema: &Schema, document: &Value) -> Result<Validator, super::Unsound> {
-    let draft = schema.draft;
+fn compile((draft, document): (Draft, Value)) -> Result<Validator, Unsound> {
     options(draft, patterns())
         .with_keyword("pattern", move |_, pattern, _| {
             let matching = serde_json::json!({ "pattern": pattern });
@@ -233,9 +226,9 @@ fn compile(schema: &Schema, document: &Value) -> Result<Validator, super::Unsoun
                 .build(&matching)?;
             Ok(Box::new(CountedPattern(validator)))
         })
-        .build(document)
+        .build(&document)
         .map_err(|error| {
-            super::Unsound::new(
+            Unsound::new(
                 &error.instance_path().to_string(),
                 format!("it can't be used to check events: {error}"),
             )
@@ -281,26 +274,57 @@ impl<'i> Keyword<'i> for CountedPattern {
     }
 }
 
-/// How many parts of a schema can be held against one part of the data.
-fn weight(schema: &Value) -> u64 {
-    let Value::Object(node) = schema else {
-        return 1;
+/// What a compiled schema costs at most.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    /// How many of its parts can be held against one part of the data.
+    weight: u64,
+    /// Its memory, in bytes.
+    bytes: u64,
+}
+
+impl Cost {
+    fn and(self, other: Self) -> Self {
+        Self {
+            weight: self.weight.saturating_add(other.weight),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+
+    fn times(self, count: u64) -> Self {
+        Self {
+            weight: self.weight.saturating_mul(count),
+            bytes: self.bytes.saturating_mul(count),
+        }
+    }
+}
+
+fn cost(schema: &Value) -> Cost {
+    let alone = Cost {
+        weight: 1,
+        bytes: SUBSCHEMA_BYTES,
     };
-    let mut of_subschemas = 0_u64;
+    let Value::Object(node) = schema else {
+        return alone;
+    };
+    let mut of_subschemas = Cost::default();
     let copied = with_subschemas(node, &mut |subschema, _| {
-        of_subschemas = of_subschemas.saturating_add(weight(subschema));
+        of_subschemas = of_subschemas.and(cost(subschema));
         Ok::<_, std::convert::Infallible>(Value::Null)
     });
     let Ok(_) = copied;
-    // To know what the others have evaluated, these evaluate them again.
+    // To know what the others have evaluated, each of these has them once more.
     let again = ["unevaluatedItems", "unevaluatedProperties"]
         .iter()
         .filter(|keyword| node.contains_key(**keyword))
         .count();
-    let own = 1
-        + listed_bytes(node) / LISTED_BYTES_PER_WEIGHT
-        + name_patterns(node) * NAME_PATTERN_WEIGHT;
-    of_subschemas.saturating_mul(1 << again).saturating_add(own)
+    let (listed, names) = (listed_bytes(node), name_patterns(node));
+    let patterns = names + u64::from(node.contains_key("pattern"));
+    let own = Cost {
+        weight: listed / LISTED_BYTES_PER_WEIGHT + names * NAME_PATTERN_WEIGHT,
+        bytes: listed * LISTED_FACTOR + patterns * PATTERN_BYTES,
+    };
+    alone.and(own).and(of_subschemas.times(1 << again))
 }
 
 fn listed_bytes(node: &Map<String, Value>) -> u64 {
@@ -390,17 +414,18 @@ mod tests {
         let checks = LiveChecks::new(&schemas, memory.reservation(Purpose::Code));
         let checks = checks.expect("there is room");
         assert!(checks._memory.bytes() > PATTERN_COMPILED_BYTES_MAX as u64);
-        let mut greedy = memory.reservation(Purpose::Fold);
-        while greedy.grow_to(greedy.bytes() + (64 << 10)).is_ok() {}
-        let mut more = memory.reservation(Purpose::Code);
-        while more.grow_to(more.bytes() + (64 << 10)).is_ok() {}
-        let refused = LiveChecks::new(&schemas, memory.reservation(Purpose::Code));
+        let patterns = |count| -> Vec<Value> {
+            (0..count)
+                .map(|number| json!({ "pattern": format!("^{number}") }))
+                .collect()
+        };
+        // No kind of holder gets more than half of the budget.
+        let sixty = [schema("a", 1, json!({ "allOf": patterns(60) }))];
+        let refused = LiveChecks::new(&sixty, memory.reservation(Purpose::Code));
         assert!(matches!(refused, Err(NotCompiled::Short(_))));
-        let patterns: Vec<_> = (0..200)
-            .map(|number| json!({ "pattern": format!("^{number}") }))
-            .collect();
-        let many =
-            compiled(&[schema("a", 1, json!({ "allOf": patterns }))]).expect_err("is refused");
+        assert!(compiled(&sixty).is_ok());
+        let many = compiled(&[schema("a", 1, json!({ "allOf": patterns(250) }))]);
+        let many = many.expect_err("is refused");
         assert!(many.to_string().contains("67108864 are allowed"), "{many}");
         let large = compiled(&[schema("a", 1, json!({ "pattern": "(?:\\w{99}){99}" }))]);
         let large = large.expect_err("is refused").to_string();
@@ -409,15 +434,26 @@ mod tests {
 
     #[test]
     fn no_schema_makes_a_check_take_more_than_its_steps() {
-        // Each level evaluates the one below it twice, and once more to know what it evaluated.
-        let nested = (0..30).fold(
-            json!({ "properties": { "a": { "type": "string" } } }),
-            |inner, _| json!({ "allOf": [inner], "unevaluatedProperties": false }),
-        );
-        let found = misfit(&[schema("a", 1, nested)], "a", r#"{"b": 1}"#).expect("is refused");
-        assert!(found.contains("schema-steps: its 8 bytes"), "{found}");
+        // Each level has the one below it twice, to know what that evaluated.
+        let nested = |levels| {
+            (0..levels).fold(
+                json!({ "properties": { "a": true } }),
+                |inner, _| json!({ "allOf": [inner], "unevaluatedProperties": false }),
+            )
+        };
+        let refused = compiled(&[schema("a", 1, nested(30))]).expect_err("is refused");
+        assert!(refused.to_string().contains("do not nest"), "{refused}");
+        let ten = [schema("a", 1, nested(10))];
+        assert_eq!(misfit(&ten, "a", r#"{"a": 1}"#), None);
+        let large = json!({ "a": "x".repeat(200_000) }).to_string();
+        let found = misfit(&ten, "a", &large).expect("is refused");
+        assert!(found.contains("schema-steps: its 200008 bytes"), "{found}");
         // Each item is held against all of them.
-        let wide = json!({ "items": { "anyOf": vec![json!({ "type": "string" }); 9_000] } });
+        let text = json!({ "$ref": "#/$defs/text" });
+        let wide = json!({
+            "items": { "anyOf": vec![text; 2_500] },
+            "$defs": { "text": { "type": "string" } },
+        });
         let items = format!("[{}1]", "1,".repeat(100_000));
         let found = misfit(&[schema("a", 1, wide.clone())], "a", &items).expect("is refused");
         assert!(found.contains("schema-steps: its 200003 bytes"), "{found}");
