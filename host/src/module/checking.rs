@@ -6,12 +6,21 @@ use super::chosen::Chosen;
 use super::sandbox::Refusal;
 use super::{ApplyError, Error, Module};
 use crate::event::Payload;
-use crate::schemas::{Direction, LiveChecks, NotCompiled};
+use crate::memory::Reservation;
+use crate::schemas::{self, Direction, LiveChecks, Uncompiled};
+
+/// The compiled schemas of a module.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    schemas: LiveChecks,
+    /// Their memory.
+    _memory: Reservation,
+}
 
 /// What an instance checks.
 #[derive(Clone, Debug)]
 pub(crate) struct Checking {
-    schemas: Arc<LiveChecks>,
+    compiled: Arc<Compiled>,
     /// Events up to this sequence are not checked, nor what they publish.
     after: u64,
 }
@@ -23,9 +32,10 @@ impl Checking {
             if event.sequence <= self.after {
                 continue;
             }
-            if let Some(message) = self
-                .schemas
-                .misfit(Direction::Reads, &event.kind, &event.data)
+            if let Some(message) =
+                self.compiled
+                    .schemas
+                    .misfit(Direction::Reads, &event.kind, &event.data)
             {
                 return Err(ApplyError::Invalid { index, message });
             }
@@ -44,7 +54,11 @@ impl Checking {
         if cause <= self.after {
             return Ok(());
         }
-        match self.schemas.misfit(Direction::Publishes, kind, data) {
+        match self
+            .compiled
+            .schemas
+            .misfit(Direction::Publishes, kind, data)
+        {
             None => Ok(()),
             Some(misfit) => Err(Refusal::Limit {
                 limit: "event-schema",
@@ -63,20 +77,23 @@ impl Module {
         };
         // Held while they are compiled, so that another deployment does not compile them as well.
         let mut known = self.checks.lock();
-        let schemas = match &*known {
-            Some(schemas) => Arc::clone(schemas),
-            None => {
-                let memory = self.code.another();
-                let compiled =
-                    LiveChecks::new(self.schemas(), memory).map_err(|error| match error {
-                        NotCompiled::Unsound(error) => {
-                            Error::Refused(format!("it can't check events: {error}"))
-                        }
-                        NotCompiled::Short(shortage) => Error::Short(shortage),
-                    })?;
-                Arc::clone(known.insert(Arc::new(compiled)))
-            }
+        let compiled = match &*known {
+            Some(compiled) => Arc::clone(compiled),
+            None => Arc::clone(known.insert(Arc::new(self.compiled()?))),
         };
-        Ok(Some(Checking { schemas, after }))
+        Ok(Some(Checking { compiled, after }))
+    }
+
+    fn compiled(&self) -> Result<Compiled, Error> {
+        let refused =
+            |error: schemas::Error| Error::Refused(format!("it can't check events: {error}"));
+        let uncompiled = Uncompiled::new(self.schemas()).map_err(refused)?;
+        let mut memory = self.code.another();
+        // Before they are compiled: that is when the memory is allocated.
+        memory.grow_to(uncompiled.bytes())?;
+        Ok(Compiled {
+            schemas: uncompiled.compile().map_err(refused)?,
+            _memory: memory,
+        })
     }
 }

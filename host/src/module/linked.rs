@@ -8,6 +8,7 @@ use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, Func, InstancePre, TypedFunc};
 
 use super::bindings::{Events, Fired, HandlerRecord, ManifestRecord, PayloadRef, QueryFailure};
+use super::checking::Compiled;
 use super::copies::Room;
 use super::engine::{Inner, TABLES_PER_PLACE, broken};
 use super::inbox::{INBOX, InboxRecord};
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::event::Payload;
 use crate::memory::{self, Reservation, Shortage};
-use crate::schemas::{EventSchema, LiveChecks};
+use crate::schemas::EventSchema;
 use crate::state;
 use crate::state::catalogue::ModuleInfo;
 use crate::timers;
@@ -37,7 +38,7 @@ pub struct Module {
     /// The schemas of events that it carries.
     schemas: Arc<[EventSchema]>,
     /// The same, compiled once a deployment checks events.
-    pub(super) checks: Mutex<Option<Arc<LiveChecks>>>,
+    pub(super) checks: Mutex<Option<Arc<Compiled>>>,
     /// The memory of its native code and its schemas.
     pub(super) code: Reservation,
 }

@@ -16,7 +16,6 @@ use super::validate::NOT_JSON;
 use super::version::version_named;
 use super::{Direction, Error, EventSchema, Schema, Unsound, by_event};
 use crate::event::Payload;
-use crate::memory::{Reservation, Shortage};
 
 /// Largest compiled regular expression, in bytes: less than a check outside a host accepts, because
 /// the size also bounds the time that a byte of text takes.
@@ -54,12 +53,17 @@ thread_local! {
     static IS_EXHAUSTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The compiled schemas of a module, with their memory.
+/// The schemas of a module before they are compiled, within their limits.
+pub(crate) struct Uncompiled<'a> {
+    schemas: Vec<(&'a EventSchema, (Draft, Value), Cost)>,
+    bytes: u64,
+}
+
+/// The compiled schemas of a module.
 #[derive(Debug)]
 pub(crate) struct LiveChecks {
     /// By direction and type; the versions of each, the newest last.
     events: HashMap<Direction, HashMap<String, Vec<Check>>>,
-    _memory: Reservation,
 }
 
 #[derive(Debug)]
@@ -70,46 +74,37 @@ struct Check {
     weight: u64,
 }
 
-/// Why schemas can't be compiled.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NotCompiled {
-    /// They are beyond a limit.
-    #[error(transparent)]
-    Unsound(#[from] Error),
-    /// The host is short of memory.
-    #[error(transparent)]
-    Short(#[from] Shortage),
-}
-
-impl LiveChecks {
-    /// Compiles the schemas of a module, which the caller need not have checked.
-    pub(crate) fn new(
-        schemas: &[EventSchema],
-        mut memory: Reservation,
-    ) -> Result<Self, NotCompiled> {
-        let (mut checked, mut bytes) = (Vec::new(), 0_u64);
-        for ((direction, event), versions) in by_event(schemas) {
-            for version in versions {
-                let schema = Schema::expand(&version.schema)
-                    .map_err(|unsound| unsound.of(&version.name()))?;
-                let document = closed(&schema.expanded);
-                let cost = cost(&document);
-                bytes = bytes.saturating_add(cost.bytes);
-                checked.push((direction, version, (schema.draft, document), cost));
-            }
+impl<'a> Uncompiled<'a> {
+    /// Prepares the schemas of a module, which the caller need not have checked.
+    pub(crate) fn new(all: &'a [EventSchema]) -> Result<Self, Error> {
+        let (mut schemas, mut bytes) = (Vec::new(), 0_u64);
+        for version in by_event(all).into_values().flatten() {
+            let schema =
+                Schema::expand(&version.schema).map_err(|unsound| unsound.of(&version.name()))?;
+            let document = closed(&schema.expanded);
+            let cost = cost(&document);
+            bytes = bytes.saturating_add(cost.bytes);
+            schemas.push((version, (schema.draft, document), cost));
         }
         if bytes > COMPILED_BYTES_MAX {
             return Err(Error::All(format!(
                 "to check events, its schemas may take {bytes} bytes of memory, and \
-                 {COMPILED_BYTES_MAX} are allowed; use fewer regular expressions and references, and do \
-                 not nest `unevaluatedItems` and `unevaluatedProperties`"
-            ))
-            .into());
+                 {COMPILED_BYTES_MAX} are allowed; use fewer regular expressions and references, \
+                 and do not nest `unevaluatedItems` and `unevaluatedProperties`"
+            )));
         }
-        // Before anything is compiled, which takes time and memory in proportion to that.
-        memory.grow_to(bytes)?;
+        Ok(Self { schemas, bytes })
+    }
+
+    /// The memory that they take at most once they are compiled, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Compiles them, in time in proportion to their memory.
+    pub(crate) fn compile(self) -> Result<LiveChecks, Error> {
         let mut events: HashMap<_, HashMap<_, Vec<Check>>> = HashMap::new();
-        for (direction, version, schema, cost) in checked {
+        for (version, schema, cost) in self.schemas {
             let validator = compile(schema).map_err(|unsound| unsound.of(&version.name()))?;
             let check = Check {
                 version: version.version,
@@ -118,18 +113,17 @@ impl LiveChecks {
                 weight: cost.weight,
             };
             events
-                .entry(direction)
+                .entry(version.direction)
                 .or_default()
                 .entry(version.event.clone())
                 .or_default()
                 .push(check);
         }
-        Ok(Self {
-            events,
-            _memory: memory,
-        })
+        Ok(LiveChecks { events })
     }
+}
 
+impl LiveChecks {
     /// Why the data of an event does not fit the schemas of its type; none if it fits one of the
     /// versions, or has no schema.
     pub(crate) fn misfit(
@@ -342,7 +336,6 @@ fn name_patterns(node: &Map<String, Value>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{Memory, Purpose};
     use serde_json::json;
 
     fn schema(event: &str, version: u32, schema: Value) -> EventSchema {
@@ -354,8 +347,8 @@ mod tests {
         }
     }
 
-    fn compiled(schemas: &[EventSchema]) -> Result<LiveChecks, NotCompiled> {
-        LiveChecks::new(schemas, Memory::unlimited().reservation(Purpose::Code))
+    fn compiled(schemas: &[EventSchema]) -> Result<LiveChecks, Error> {
+        Uncompiled::new(schemas)?.compile()
     }
 
     fn misfit(schemas: &[EventSchema], kind: &str, data: &str) -> Option<String> {
@@ -408,22 +401,16 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_charged_before_anything_is_compiled() {
-        let schemas = [schema("a", 1, json!({ "pattern": "^a+$" }))];
-        let memory = Memory::new(32 << 20);
-        let checks = LiveChecks::new(&schemas, memory.reservation(Purpose::Code));
-        let checks = checks.expect("there is room");
-        assert!(checks._memory.bytes() > PATTERN_COMPILED_BYTES_MAX as u64);
+    fn memory_is_known_before_anything_is_compiled() {
         let patterns = |count| -> Vec<Value> {
             (0..count)
                 .map(|number| json!({ "pattern": format!("^{number}") }))
                 .collect()
         };
-        // No kind of holder gets more than half of the budget.
         let sixty = [schema("a", 1, json!({ "allOf": patterns(60) }))];
-        let refused = LiveChecks::new(&sixty, memory.reservation(Purpose::Code));
-        assert!(matches!(refused, Err(NotCompiled::Short(_))));
-        assert!(compiled(&sixty).is_ok());
+        let uncompiled = Uncompiled::new(&sixty).expect("is allowed");
+        assert!(uncompiled.bytes() > 60 * PATTERN_BYTES);
+        assert!(uncompiled.compile().is_ok());
         let many = compiled(&[schema("a", 1, json!({ "allOf": patterns(250) }))]);
         let many = many.expect_err("is refused");
         assert!(many.to_string().contains("67108864 are allowed"), "{many}");

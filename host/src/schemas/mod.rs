@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 pub(crate) use carried::{CARRIED_BYTES_MAX, SECTION, attach, parse, to_bytes};
 pub(crate) use document::Schema;
 pub(crate) use folder::{FOLDER, FileError, of_file, of_folder};
-pub(crate) use live::{LiveChecks, NotCompiled};
+pub(crate) use live::{LiveChecks, Uncompiled};
 pub(crate) use validate::{Checks, Violation};
 
 /// Most schemas of one module.
