@@ -10,8 +10,8 @@ pub(crate) mod compare;
 mod document;
 mod folder;
 mod keywords;
-mod strict;
 mod live;
+mod strict;
 mod validate;
 mod version;
 
