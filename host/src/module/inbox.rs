@@ -198,6 +198,8 @@ mod tests {
             headers.id_of(&event("a", &[("x-id", "7")], "{}")),
             data.id_of(&event("a", &[], r#"{"id":7}"#)),
             data.id_of(&event("a", &[], r#"{"id":8}"#)),
+            data.id_of(&event("a", &[], r#"{"id":123456789012345678901}"#)),
+            data.id_of(&event("a", &[], r#"{"id":123456789012345678902}"#)),
         ];
         let different: std::collections::BTreeSet<_> = ids.iter().flatten().collect();
         assert_eq!(different.len(), ids.len(), "{ids:?}");
