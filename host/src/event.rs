@@ -1,9 +1,12 @@
 //! Events and payloads: passed between all layers, and changed by none.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use bytestring::ByteString;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -64,6 +67,33 @@ impl Payload {
         }
     }
 
+    /// [`Payload::to_json`] with all digits, and members in their order: of JSON text only the white
+    /// space between its parts is left out.
+    pub fn to_raw(&self) -> Box<RawValue> {
+        let shown = match self {
+            Self::Text(text) => match json(text) {
+                Some(raw) => RawValue::from_string(without_space(raw.get())),
+                None => serde_json::value::to_raw_value(&**text),
+            },
+            Self::Bytes(_) => serde_json::value::to_raw_value(&self.to_json()),
+        };
+        shown.expect("texts are representable as JSON")
+    }
+
+    /// Whether what represents it in JSON is this payload again, byte for byte. A JSON text is
+    /// not if it is a string, which represents plain text; if it represents bytes; or if it has
+    /// white space around it, or a line break, which JSON on one line cannot have.
+    pub fn is_shown_exactly(&self) -> bool {
+        let Self::Text(text) = self else { return true };
+        let Some(raw) = json(text) else { return true };
+        let is_as_long = raw.get().len() == text.len();
+        is_as_long
+            && !text.starts_with('"')
+            && !text.contains(['\n', '\r'])
+            // Parsing costs more than the search, and nearly no text has the member.
+            && !(text.starts_with('{') && is_member_likely(text) && represents_bytes(text))
+    }
+
     /// The payload that a JSON value represents: a string is its text, `{"$bytes": "<base64>"}` is
     /// bytes, anything else, including `null`, is its compact JSON text.
     pub fn from_json(value: Value) -> Result<Self, PayloadError> {
@@ -92,6 +122,18 @@ impl Payload {
     }
 }
 
+/// Whether a JSON text may have the member that represents bytes: by its name, or by a name with
+/// escapes.
+fn is_member_likely(text: &str) -> bool {
+    text.contains(BYTES_MEMBER) || text.contains('\\')
+}
+
+/// Whether a JSON object has this one member only.
+fn represents_bytes(text: &str) -> bool {
+    serde_json::from_str::<BTreeMap<String, IgnoredAny>>(text)
+        .is_ok_and(|members| members.len() == 1 && members.contains_key(BYTES_MEMBER))
+}
+
 /// `{"$bytes": …}` does not hold base64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -116,6 +158,20 @@ pub fn json(text: &str) -> Option<&RawValue> {
     // Parsing costs more than the one pass, and nearly no text needs it.
     let is_readable = || serde_json::from_str::<Value>(text).is_ok();
     (depth <= DEPTH_MAX && (!is_suspicious || is_readable())).then_some(raw)
+}
+
+/// A JSON text without white space between its parts.
+pub fn without_space(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    let (mut in_string, mut is_escaped) = (false, false);
+    for character in json.chars() {
+        if in_string || !character.is_ascii_whitespace() {
+            text.push(character);
+        }
+        in_string ^= character == '"' && !is_escaped;
+        is_escaped = in_string && !is_escaped && character == '\\';
+    }
+    text
 }
 
 /// What one pass over the bytes of a JSON text finds.
@@ -244,6 +300,55 @@ mod tests {
             assert_eq!(payload.to_json(), value);
             assert_eq!(Payload::from_json(value), Ok(payload));
         }
+    }
+
+    #[test]
+    fn what_cannot_be_shown_exactly_is_told() {
+        for (text, is_exact) in [
+            ("hello", true),
+            ("1", true),
+            ("null", true),
+            ("", true),
+            ("\t", true),
+            ("{broken", true),
+            (" broken\n", true),
+            (r#"{"z": 1.50, "a":"x\n"}"#, true),
+            (r#"{"$bytes":"AA==","more":1}"#, true),
+            (r#"{"a":{"$bytes":"AA=="}}"#, true),
+            ("\"hello\"", false),
+            ("\"\"", false),
+            ("\"{\\\"$bytes\\\":1}\"", false),
+            (r#"{"$bytes":"AAEC"}"#, false),
+            (r#"{ "$bytes" : "zz" }"#, false),
+            (r#"{"\u0024bytes":"AAEC"}"#, false),
+            (r#"{"$bytes":1,"$bytes":2}"#, false),
+            (" {\"a\": 1}", false),
+            ("[]\n", false),
+            ("{\n  \"a\": 1\n}", false),
+        ] {
+            let payload = Payload::from(text);
+            assert_eq!(payload.is_shown_exactly(), is_exact, "{text}");
+            let again = serde_json::from_str(payload.to_raw().get()).expect("JSON");
+            if is_exact && !text.contains("1.50") {
+                let again = Payload::from_json(again).expect("sound");
+                assert_eq!(again, payload, "{text}");
+            } else if !text.contains("1.50") {
+                assert_ne!(Payload::from_json(again).as_ref(), Ok(&payload), "{text}");
+            }
+        }
+        assert!(Payload::Bytes(Bytes::from_static(b"\xff")).is_shown_exactly());
+    }
+
+    #[test]
+    fn raw_json_keeps_digits_and_order() {
+        let text = r#"{"z":1.10,"a":12345678901234567890123,"a":1}"#;
+        assert_eq!(Payload::from(text).to_raw().get(), text);
+        let spaced = " {\"a \\\" b\\\\\" :\n[1 , \" \"]\t}\r\n";
+        let packed = "{\"a \\\" b\\\\\":[1,\" \"]}";
+        assert_eq!(Payload::from(spaced).to_raw().get(), packed);
+        assert_eq!(Payload::from("a\"b").to_raw().get(), r#""a\"b""#);
+        let bytes = Payload::Bytes(Bytes::from_static(b"\xff\0"));
+        assert_eq!(bytes.to_raw().get(), r#"{"$bytes":"/wA="}"#);
     }
 
     #[test]

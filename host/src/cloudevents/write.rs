@@ -91,10 +91,11 @@ impl<'a> Written<'a> {
             }
         }
         // As text in one attribute, because attributes have no structure.
-        let others: serde_json::Map<String, serde_json::Value> = self
-            .others()
-            .map(|(name, value)| (name.to_owned(), value.into()))
-            .collect();
+        let mut others = serde_json::Map::new();
+        for (name, value) in self.others() {
+            // Of headers with the same name the first one, as for attributes.
+            others.entry(name).or_insert_with(|| value.into());
+        }
         if !others.is_empty() {
             map.serialize_entry(
                 HEADERS_ATTRIBUTE,
@@ -147,10 +148,14 @@ impl<'a> Written<'a> {
         }
         match (&self.event.data, content_type) {
             (Payload::Text(text), Some(content_type)) if is_json(content_type) => {
-                match json(text) {
+                // White space around a value, and line breaks, are no part of it.
+                let whole = json(text)
+                    .filter(|raw| raw.get().len() == text.len() && !text.contains(['\n', '\r']));
+                match whole {
                     Some(value) => map.serialize_entry("data", value),
                     None => {
-                        // Declared as JSON, and none: its bytes are exported unchanged.
+                        // Its bytes are exported unchanged, also if it is declared as JSON, and
+                        // none.
                         map.serialize_entry("data_base64", &BASE64_STANDARD.encode(text.as_bytes()))
                     }
                 }
@@ -220,7 +225,7 @@ mod tests {
     #[test]
     fn an_event_that_was_none_gets_its_attributes_from_its_stream() {
         let found = written(&event(
-            &[("nats-msg-id", "7"), ("x-two", "2")],
+            &[("nats-msg-id", "7"), ("x-two", "2"), ("x-two", "3")],
             Payload::from("{\"a\":1.10}"),
         ));
         assert_eq!(
@@ -323,6 +328,9 @@ mod tests {
             ),
             ("application/json", Payload::from("\"text\"")),
             ("application/json", Payload::from("broken {")),
+            ("application/json", Payload::from(" {\"a\": 1}\n")),
+            ("application/json", Payload::from("{\n\"a\": 1}")),
+            ("application/json", Payload::from("{\"$bytes\":\"zz\"}")),
             ("text/plain", Payload::from("123")),
             ("text/plain", Payload::from("\"quoted\"")),
             ("image/png", Payload::Bytes(Bytes::from_static(b"\xff\0"))),

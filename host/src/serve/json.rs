@@ -91,11 +91,7 @@ impl Serialize for Value<'_> {
                 Some(raw) => raw.serialize(serializer),
                 None => serializer.serialize_str(text),
             },
-            Payload::Bytes(bytes) => {
-                let mut map = serializer.serialize_map(Some(1))?;
-                map.serialize_entry("$bytes", &BASE64_STANDARD.encode(bytes))?;
-                map.end()
-            }
+            Payload::Bytes(bytes) => write_base64(bytes, serializer),
         }
     }
 }
@@ -174,6 +170,34 @@ pub(super) struct Change<'a> {
     pub(super) position: u64,
 }
 
+/// How the data of events are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As [`Value`], for people: a JSON text that is a string looks like plain text.
+    Shown,
+    /// So that each payload can be told, byte for byte: as bytes what a [`Value`] cannot restore.
+    Exact,
+}
+
+/// Data of an event in a form.
+struct Data<'a>(&'a Payload, Form);
+
+impl Serialize for Data<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(payload, form) = self;
+        if *form == Form::Exact && !payload.is_shown_exactly() {
+            return write_base64(payload.as_bytes(), serializer);
+        }
+        Value(payload).serialize(serializer)
+    }
+}
+
+fn write_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(1))?;
+    map.serialize_entry("$bytes", &BASE64_STANDARD.encode(bytes))?;
+    map.end()
+}
+
 struct Headers<'a>(&'a [Header]);
 
 impl Serialize for Headers<'_> {
@@ -205,18 +229,18 @@ pub(super) struct StoredEvent<'a> {
     kind: &'a str,
     #[serde(skip_serializing_if = "Headers::is_empty")]
     headers: Headers<'a>,
-    data: Value<'a>,
+    data: Data<'a>,
 }
 
 impl<'a> StoredEvent<'a> {
-    pub(super) fn of(event: &'a Event) -> Self {
+    pub(super) fn of(event: &'a Event, form: Form) -> Self {
         Self {
             sequence: event.sequence,
             time: time(event.time_ns),
             subject: &event.subject,
             kind: &event.kind,
             headers: Headers(&event.headers),
-            data: Value(&event.data),
+            data: Data(&event.data, form),
         }
     }
 }
@@ -297,6 +321,36 @@ mod tests {
         ] {
             assert_eq!(read(&written(&payload)), payload);
         }
+    }
+
+    #[test]
+    fn exact_form_restores_every_byte() {
+        for octets in [
+            &b"hello"[..],
+            b"\"hello\"",
+            b"1",
+            b"\"1\"",
+            b"null",
+            b"\"\"",
+            b"",
+            b"{\"$bytes\":\"AAEC\"}",
+            b"{\"$bytes\":\"zz\"}",
+            b" {\"a\": 1} ",
+            b"[]\n",
+            b"{\n\"a\":12345678901234567890123}",
+            b"\"\\ud800\"",
+            b"1e400",
+            b"\t",
+            b"\xff\0",
+        ] {
+            let given = Payload::detect(Bytes::from_static(octets));
+            let text = serde_json::to_string(&Data(&given, Form::Exact)).expect("plain data");
+            assert!(!text.contains('\n'), "{text}");
+            assert_eq!(read(&text).as_bytes(), octets, "{text}");
+        }
+        let shown = Payload::from("\"hello\"");
+        let text = serde_json::to_string(&Data(&shown, Form::Shown)).expect("plain data");
+        assert_eq!(text, "\"hello\"");
     }
 
     #[test]

@@ -107,6 +107,12 @@ pub(super) struct EventsParameters {
     #[serde(default = "pages::default_limit")]
     #[param(minimum = 1, maximum = 10_000, default = 100, required = false)]
     limit: usize,
+    /// Write data so that an append restores them byte for byte: as `{"$bytes": "<base64>"}` also
+    /// JSON text that is a string, that looks like this, or that has white space around it or line
+    /// breaks.
+    #[serde(default)]
+    #[param(default = false, required = false)]
+    exact: bool,
 }
 
 /// Selects the events of a tail.
@@ -268,7 +274,12 @@ pub(super) async fn read(
     if append_cloudevents::is_wanted(&headers) {
         return page.into_batch(&source.stream(), room);
     }
-    page.into_json(room)
+    let form = if parameters.exact {
+        json::Form::Exact
+    } else {
+        json::Form::Shown
+    };
+    page.into_json(form, room)
 }
 
 /// The source can't be read at the moment.
@@ -288,8 +299,9 @@ struct Page {
 }
 
 impl Page {
-    fn into_json(self, room: PageRoom) -> Result<Response, Problem> {
-        let events = self.events.iter().map(json::StoredEvent::of).collect();
+    fn into_json(self, form: json::Form, room: PageRoom) -> Result<Response, Problem> {
+        let shown = |event| json::StoredEvent::of(event, form);
+        let events = self.events.iter().map(shown).collect();
         let page = json::EventPage {
             events,
             next: self.next,
@@ -441,8 +453,8 @@ impl Tail {
         // And then as much as it is.
         self.sender.hold(events.iter().map(Event::size).sum())?;
         for event in events {
-            self.sender
-                .event("event", event.sequence, &json::StoredEvent::of(&event));
+            let shown = json::StoredEvent::of(&event, json::Form::Shown);
+            self.sender.event("event", event.sequence, &shown);
             if self.sender.is_full() {
                 self.sender.flush().await?;
             }

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+
 use super::Args;
 use crate::api::{Deployment, EventPage, SkipList, SkipState, StoredEvent};
 use crate::cli::Context;
 use crate::cli::support::client::Client;
 use crate::cli::support::exit::{Exit, Failure};
+use crate::event::Payload;
 use crate::scenario::{Action, RecordedEvent};
 use crate::subject::{self, SubjectSet};
 use crate::timers::{self, Firing, What};
@@ -48,12 +51,28 @@ fn recorded_event(event: StoredEvent) -> RecordedEvent {
         headers,
         data,
     } = event;
+    let data = readable(data);
     RecordedEvent {
         time,
         subject,
         kind,
         headers,
         data,
+    }
+}
+
+/// Data as a scenario has them: JSON without its white space. Only what a scenario would mean as
+/// something else, such as JSON text that is a string, stays as bytes.
+fn readable(exact: Value) -> Value {
+    let Ok(Payload::Bytes(bytes)) = Payload::from_json(exact.clone()) else {
+        return exact;
+    };
+    let text = Payload::detect(bytes).to_json().to_string();
+    let packed = Payload::from(text);
+    if packed.is_shown_exactly() {
+        packed.to_json()
+    } else {
+        exact
     }
 }
 
@@ -72,6 +91,8 @@ pub(super) async fn record(
             ("source", deployment.source.clone()),
             ("after", after.to_string()),
             ("limit", PAGE.to_string()),
+            // Texts within base64 could not be redacted.
+            ("exact", args.redact.is_empty().to_string()),
         ];
         let page: EventPage = client.get(&["v1", "events"], &parameters).await?;
         for event in page.events {
@@ -213,6 +234,39 @@ impl Reader {
             Role::Event
         } else {
             Role::Other
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_a_scenario_would_mean_as_something_else_stays_as_bytes() {
+        let base64 = |text: &str| {
+            let bytes = bytes::Bytes::copy_from_slice(text.as_bytes());
+            Payload::Bytes(bytes).to_json()
+        };
+        for text in [
+            "\"hello\"",
+            " \"1\"",
+            r#"{"$bytes":"AAEC"}"#,
+            "{\"$bytes\" : 1}",
+        ] {
+            assert_eq!(readable(base64(text)), base64(text), "{text}");
+        }
+        assert_eq!(readable(base64(" {\"a\": 1}\n")), json!({ "a": 1 }));
+        assert_eq!(readable(base64("[]\n")), json!([]));
+        for shown in [
+            json!("hello"),
+            json!({ "a": 1 }),
+            json!(null),
+            json!({ "$bytes": "/wA=" }),
+        ] {
+            assert_eq!(readable(shown.clone()), shown);
         }
     }
 }
