@@ -497,6 +497,15 @@ async fn events_are_appended_read_exported_and_imported_again_alike() {
         1
     );
 
+    let digits = "{\"z\": 0.12345678901234567890, \"a\":123456789012345678901, \"a\":1.0}";
+    cli::on(&host, &["events", "append", "orders.8.noted", digits]).expect(0);
+    let packed = digits.replace(' ', "");
+    for output in ["table", "ndjson"] {
+        let shown = on(&host, &format!("events read --sequence 3 -o {output}")).expect(0);
+        assert!(shown.stdout.contains(&packed), "{}", shown.stdout);
+    }
+    let read = on(&host, "events read -o ndjson").expect(0).lines();
+
     let exported = on(&host, "events export").expect(0).stdout;
     let other = Host::start().await;
     cli::on_with_input(&other, &["events", "import", "-"], &exported).expect(0);

@@ -12,6 +12,7 @@
 mod failures;
 mod handler;
 mod inbox;
+mod json;
 mod lanes;
 mod parked;
 mod process;
@@ -33,6 +34,7 @@ pub use crate::state::catalogue::{EventChecks, ModuleKind};
 pub use failures::*;
 pub use handler::*;
 pub use inbox::*;
+pub use json::Json;
 pub use lanes::*;
 pub use parked::*;
 pub use process::*;

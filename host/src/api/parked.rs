@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::FailureClass;
+use super::{FailureClass, Json};
 pub use crate::state::catalogue::OnFailure;
 
 /// How much is parked.
@@ -104,7 +104,8 @@ pub struct ParkedEvent {
     /// When the stream stored it.
     pub time: String,
     /// Its data.
-    pub data: serde_json::Value,
+    #[schema(value_type = Value)]
+    pub data: Json,
     /// SHA-256 over sequence, time, subject and data, in hexadecimal.
     pub digest: String,
     /// Why it failed; absent if it waits behind an earlier event.
@@ -155,10 +156,12 @@ pub struct ParkedChange {
     pub key: String,
     /// Its value before; absent if there is no such entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before: Option<serde_json::Value>,
+    #[schema(value_type = Option<Value>)]
+    pub before: Option<Json>,
     /// Its value after; absent if it would be removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub after: Option<serde_json::Value>,
+    #[schema(value_type = Option<Value>)]
+    pub after: Option<Json>,
 }
 
 /// A key that failed again.

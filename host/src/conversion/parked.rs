@@ -63,7 +63,7 @@ impl From<&Parked> for api::ParkedEvent {
             subject: event.subject.to_string(),
             kind: event.kind.to_string(),
             time: time.to_string(),
-            data: event.data.to_json(),
+            data: event.data.to_raw().into(),
             digest: parked.digest(),
             failure: parked.failure.as_ref().map(failure_shown),
         }
@@ -145,7 +145,7 @@ fn key_shown(key: &str, parked: &ParkedKey) -> api::ParkedKey {
 }
 
 fn change_shown((key, before, after): &Replaced) -> api::ParkedChange {
-    let shown = |value: &Option<Payload>| value.as_ref().map(Payload::to_json);
+    let shown = |value: &Option<Payload>| value.as_ref().map(|value| value.to_raw().into());
     api::ParkedChange {
         key: key.to_string(),
         before: shown(before),

@@ -5,13 +5,7 @@ use serde::de::{MapAccess, Visitor};
 
 /// JSON without white space between its parts, because a line break would split a line of output.
 pub(crate) fn one_line(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    each(json, |c, in_text| {
-        if in_text || !c.is_ascii_whitespace() {
-            text.push(c);
-        }
-    });
-    text
+    crate::event::without_space(json)
 }
 
 /// JSON with an indentation of two spaces per level.

@@ -12,6 +12,7 @@ pub(crate) mod nearby;
 pub mod output;
 pub(crate) mod pages;
 pub(crate) mod progress;
+pub(crate) mod received;
 pub(crate) mod sse;
 pub(crate) mod wait_for_cut_over;
 pub(crate) mod wait_until_live;

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
-use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter as _;
 
+use super::json;
 use super::log_writer::{self, LogWriter};
 
 /// Output formats.
@@ -190,7 +190,7 @@ fn say(text: &str) {
 fn say_as(level: &str, text: &str) {
     if JSON_MESSAGES.load(Ordering::Relaxed) {
         let timestamp = jiff::Timestamp::now().to_string();
-        let line = json!({ "timestamp": timestamp, "level": level, "message": text, "target": "foldstream" });
+        let line = serde_json::json!({ "timestamp": timestamp, "level": level, "message": text, "target": "foldstream" });
         write_line(&line.to_string());
         return;
     }
@@ -229,7 +229,8 @@ fn is_harmful(c: char) -> bool {
 
 /// Indented JSON.
 pub fn pretty(thing: &impl Serialize) -> String {
-    serde_json::to_string_pretty(thing).expect("what the API sends is representable as JSON")
+    // Also within values that are passed on unparsed.
+    json::indented(&compact(thing))
 }
 
 /// JSON on one line.

@@ -5,12 +5,16 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::times::{self, TimesOption};
-use crate::api::{Append, Appended, NewEvent, WaitOutcome, Waited};
+use crate::api::{Appended, WaitOutcome, Waited};
 use crate::cli::Context;
 use crate::cli::commands::reads::get::bytes_as_json;
 use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::json::one_line;
+use crate::event::json;
 
 /// Longest wait for the append.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -27,7 +31,8 @@ Examples:
   foldstream events append orders.42.placed '{}' --expected-last-sequence 17
   foldstream events append orders.42.placed '{}' --wait-for order-totals
 
-Data that is JSON is stored as JSON, anything else as text.")]
+Data that is JSON is stored as JSON, with all its digits and without white space, anything else as \
+text. {\"$bytes\": \"AAEC\"} is bytes in base64.")]
 pub(crate) struct Args {
     /// Subject: tokens joined by dots.
     subject: String,
@@ -79,6 +84,33 @@ pub(crate) struct Args {
     timeout: String,
 }
 
+/// [`crate::api::Append`], with data as typed.
+#[derive(Serialize)]
+struct Append {
+    events: [NewEvent; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_last_sequence: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_last_subject_sequence: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_subject: Option<String>,
+}
+
+/// [`crate::api::NewEvent`], with data as typed.
+#[derive(Serialize)]
+struct NewEvent {
+    subject: String,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, String>,
+    data: Box<RawValue>,
+}
+
 /// Appends the event and prints its sequence.
 pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let event = NewEvent {
@@ -90,7 +122,7 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         data: data(&args.data)?,
     };
     let append = Append {
-        events: vec![event],
+        events: [event],
         expected_last_sequence: args.expected_last_sequence,
         expected_last_subject_sequence: args.expected_last_subject_sequence,
         expected_subject: args.expected_subject,
@@ -161,10 +193,9 @@ fn headers(typed: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     pairs.collect()
 }
 
-fn data(typed: &str) -> anyhow::Result<serde_json::Value> {
+fn data(typed: &str) -> anyhow::Result<Box<RawValue>> {
     if typed != "-" {
-        return Ok(serde_json::from_str(typed)
-            .unwrap_or_else(|_| serde_json::Value::String(typed.to_owned())));
+        return shown(typed);
     }
     let mut bytes = Vec::new();
     std::io::stdin()
@@ -180,22 +211,44 @@ fn data(typed: &str) -> anyhow::Result<serde_json::Value> {
         .into());
     }
     match String::from_utf8(bytes) {
-        Ok(text) => Ok(serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text))),
-        Err(error) => Ok(bytes_as_json(error.as_bytes())),
+        Ok(text) => shown(&text),
+        Err(error) => Ok(to_raw_value(&bytes_as_json(error.as_bytes()))?),
     }
+}
+
+/// A text as the API takes it.
+fn shown(text: &str) -> anyhow::Result<Box<RawValue>> {
+    let shown = match json(text) {
+        // A string of the API is plain text, and not the JSON that was typed.
+        Some(raw) if raw.get().starts_with('"') => {
+            to_raw_value(&bytes_as_json(raw.get().as_bytes()))
+        }
+        Some(raw) => RawValue::from_string(one_line(raw.get())),
+        None => to_raw_value(text),
+    };
+    shown.context("cannot write the data as JSON")
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn data_is_json_where_it_can_be_and_text_otherwise() {
-        assert_eq!(data("{\"a\": 1}").expect("fine"), json!({ "a": 1 }));
-        assert_eq!(data("17").expect("fine"), json!(17));
-        assert_eq!(data("not json").expect("fine"), json!("not json"));
+        for (typed, sent) in [
+            ("{\"a\": 1}", "{\"a\":1}"),
+            (
+                "{\"z\":0.12345678901234567890,\n\"a\":1.0,\"a\":1E5}\n",
+                "{\"z\":0.12345678901234567890,\"a\":1.0,\"a\":1E5}",
+            ),
+            ("12345678901234567890123", "12345678901234567890123"),
+            ("not json", "\"not json\""),
+            ("\"hello\"", "{\"$bytes\":\"ImhlbGxvIg==\"}"),
+            ("{\"$bytes\":\"AAEC\"}", "{\"$bytes\":\"AAEC\"}"),
+            ("1e999", "\"1e999\""),
+        ] {
+            assert_eq!(data(typed).expect("fine").get(), sent, "{typed}");
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! `foldstream events read`: a part of a stream.
 
-use crate::api::{EventPage, StoredEvent};
 use crate::cli::Context;
 use crate::cli::commands::reads::scan::cell;
 use crate::cli::support::client::{Client, Error};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::table;
+use crate::cli::support::received::{EventPage, StoredEvent};
 
 /// Print events of a stream, in order.
 #[derive(Clone, Debug, clap::Args)]
@@ -103,7 +103,10 @@ async fn one(
                 "event {sequence} does not exist yet: the stream ends at {}",
                 page.last_sequence
             ),
-            false => format!("the stream has no event {sequence}: it was removed"),
+            false => format!(
+                "the stream has no event {sequence}: it was removed, or is a message of the server \
+                 and no event, such as a delete marker"
+            ),
         };
         return Err(Failure::new(Exit::NotFound, message).into());
     };
@@ -140,9 +143,8 @@ pub(super) fn row(event: &StoredEvent) -> Vec<String> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::cli::support::received::raw;
 
     pub(in super::super) fn event() -> StoredEvent {
         StoredEvent {
@@ -154,7 +156,7 @@ pub(super) mod tests {
                 "traceparent".to_owned(),
                 "00".to_owned(),
             )]),
-            data: json!({ "amount": 10 }),
+            data: raw(r#"{"amount":10.0}"#),
         }
     }
 
@@ -164,7 +166,7 @@ pub(super) mod tests {
             lines(&[event()]),
             "\
 SEQUENCE  TIME                      SUBJECT           TYPE    DATA
-17        2026-11-23T10:00:00.123Z  orders.42.placed  placed  {\"amount\":10}"
+17        2026-11-23T10:00:00.123Z  orders.42.placed  placed  {\"amount\":10.0}"
         );
     }
 }

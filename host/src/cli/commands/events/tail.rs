@@ -3,9 +3,9 @@
 use anyhow::Context as _;
 
 use super::read::{Filter, row};
-use crate::api::StoredEvent;
 use crate::cli::Context;
 use crate::cli::support::output::{Format, compact, printable};
+use crate::cli::support::received::StoredEvent;
 use crate::cli::support::sse::Subscription;
 
 /// Print events as they arrive, until Ctrl-C.
@@ -70,12 +70,12 @@ mod tests {
         let event = super::super::read::tests::event();
         assert_eq!(
             line(&event, Format::Table),
-            "17  2026-11-23T10:00:00.123Z  orders.42.placed  placed  {\"amount\":10}"
+            "17  2026-11-23T10:00:00.123Z  orders.42.placed  placed  {\"amount\":10.0}"
         );
         assert_eq!(
             line(&event, Format::Ndjson),
             "{\"sequence\":17,\"time\":\"2026-11-23T10:00:00.123456789Z\",\"subject\":\"orders.42.placed\",\
-             \"type\":\"placed\",\"headers\":{\"traceparent\":\"00\"},\"data\":{\"amount\":10}}"
+             \"type\":\"placed\",\"headers\":{\"traceparent\":\"00\"},\"data\":{\"amount\":10.0}}"
         );
     }
 }

@@ -7,7 +7,7 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 
 use super::dev;
-use crate::api::{Deployment, EntryPage, ModuleInfo};
+use crate::api::{Deployment, ModuleInfo};
 use crate::cli::Context;
 use crate::cli::commands::deployments::deploy;
 use crate::cli::commands::events;
@@ -20,6 +20,7 @@ use crate::cli::support::local_host::{
     Hangups, Server, free_address, keep_files_private, start_log, stop_signal,
 };
 use crate::cli::support::output::{Output, grouped, known, span};
+use crate::cli::support::received::EntryPage;
 use crate::config::Config;
 
 /// Longest wait for the read model.

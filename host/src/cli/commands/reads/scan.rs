@@ -1,11 +1,13 @@
 //! `foldstream scan`: entries of a read model, in the order of their keys.
 
+use serde_json::value::RawValue;
+
 use super::get::Reading;
-use crate::api::{Entry, EntryPage};
 use crate::cli::Context;
 use crate::cli::support::client::{Client, Error};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{Format, compact, table};
+use crate::cli::support::received::{Entry, EntryPage};
 
 /// Entries per page with `--all`.
 const PAGE_ENTRIES: u32 = 1_000;
@@ -185,11 +187,9 @@ pub(crate) fn lines(entries: &[Entry], with_header: bool) -> String {
 }
 
 /// A value in a table: text as it is, anything else as JSON on one line.
-pub(crate) fn cell(value: &serde_json::Value) -> String {
-    let text = match value {
-        serde_json::Value::String(text) => text.clone(),
-        other => compact(other),
-    };
+pub(crate) fn cell(value: &RawValue) -> String {
+    // Only a string is read as one; anything else keeps its digits.
+    let text = serde_json::from_str::<String>(value.get()).unwrap_or_else(|_| value.get().into());
     if text.chars().count() <= CELL_CHARS_MAX {
         return text;
     }
@@ -200,26 +200,25 @@ pub(crate) fn cell(value: &serde_json::Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::cli::support::exit::exit_of;
+    use crate::cli::support::received::raw;
 
     #[test]
     fn entries_are_rows_with_values_in_one_line() {
         let entries = [
             Entry {
                 key: "customer/42".to_owned(),
-                value: json!({ "total": 3 }),
+                value: raw(r#"{"total":12345678901234567890.50}"#),
             },
             Entry {
                 key: "c".to_owned(),
-                value: json!("text"),
+                value: raw("\"text\""),
             },
         ];
         assert_eq!(
             lines(&entries, true),
-            "KEY          VALUE\ncustomer/42  {\"total\":3}\nc            text"
+            "KEY          VALUE\ncustomer/42  {\"total\":12345678901234567890.50}\nc            text"
         );
         assert_eq!(lines(&entries[1..], false), "c  text");
         assert_eq!(lines(&[], true), "KEY  VALUE");
@@ -258,7 +257,7 @@ mod tests {
     #[test]
     fn long_values_are_shortened_in_tables_only() {
         let long = "x".repeat(500);
-        let cell = cell(&json!(long));
+        let cell = cell(&raw(&format!("\"{long}\"")));
         assert_eq!(cell.chars().count(), CELL_CHARS_MAX);
         assert!(cell.ends_with('…'));
     }

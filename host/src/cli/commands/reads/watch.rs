@@ -4,9 +4,9 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::scan::cell;
-use crate::api::Change;
 use crate::cli::Context;
 use crate::cli::support::output::{Format, compact, printable};
+use crate::cli::support::received::Change;
 use crate::cli::support::sse::Subscription;
 
 /// Print changes of a read model as they happen, until Ctrl-C.
@@ -88,26 +88,27 @@ fn line(change: &Change, format: Format) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::support::received::raw;
 
     #[test]
     fn changes_are_one_line_each() {
         let mut change = Change {
             key: "customer/42".to_owned(),
-            value: json!({ "total": 3 }),
+            value: raw(r#"{"total":3.0}"#),
             deleted: false,
             position: 17,
         };
         assert_eq!(
             line(&change, Format::Table),
-            "17  customer/42  {\"total\":3}"
+            "17  customer/42  {\"total\":3.0}"
         );
         assert_eq!(
             line(&change, Format::Ndjson),
-            r#"{"key":"customer/42","value":{"total":3},"position":17}"#
+            r#"{"key":"customer/42","value":{"total":3.0},"position":17}"#
         );
         assert_eq!(line(&change, Format::Json), line(&change, Format::Ndjson));
         change.deleted = true;
-        change.value = serde_json::Value::Null;
+        change.value = raw("null");
         assert_eq!(line(&change, Format::Table), "17  customer/42  (deleted)");
         assert_eq!(
             line(&change, Format::Ndjson),
