@@ -281,3 +281,84 @@ async fn the_log_is_meant_if_there_is_one_and_streams_are_named() {
             .contains("of the stream")
     );
 }
+
+#[tokio::test]
+async fn what_is_exported_and_imported_has_the_same_bytes() {
+    let (_server, context, host) = start().await;
+    let octets: [&[u8]; 15] = [
+        b"hello",
+        b"\"hello\"",
+        b"1",
+        b"\"1\"",
+        b"null",
+        b"\"null\"",
+        b"",
+        b"\"\"",
+        b"{\"$bytes\":\"AAEC\"}",
+        b"{\"$bytes\":\"zz\"}",
+        b" {\"z\": 1.50, \"a\":123456789012345678901, \"a\":1} ",
+        b"{\n  \"a\": 1\n}\n",
+        b"\"\\ud800\"",
+        b"1e400",
+        b"\xff\0",
+    ];
+    let events = octets.map(|data| ("a.placed".to_owned(), Bytes::from_static(data)));
+    nats::publish(&context, events.into_iter()).await;
+    let exact = async |host: &Host| -> Vec<serde_json::Value> {
+        let page: api::EventPage = host
+            .client()
+            .get("/v1/events?exact=true")
+            .await
+            .expect(200)
+            .json();
+        page.events.into_iter().map(|event| event.data).collect()
+    };
+    let given = exact(&host).await;
+    assert_eq!(given.len(), octets.len());
+    assert_eq!(given[0], "hello");
+    assert_eq!(given[1], serde_json::json!({ "$bytes": "ImhlbGxvIg==" }));
+    let modelled = |data: &serde_json::Value| data.to_string();
+    let distinct: std::collections::BTreeSet<_> = given.iter().map(modelled).collect();
+    assert_eq!(distinct.len(), given.len(), "{given:?}");
+    for format in ["foldstream", "cloudevents"] {
+        let exported = run(&host, &format!("events export --format {format}")).expect(0);
+        let other = Host::start().await;
+        cli::on_with_input(&other, &["events", "import", "-"], &exported.stdout).expect(0);
+        assert_eq!(exact(&other).await, given, "{format}");
+    }
+}
+
+#[tokio::test]
+async fn messages_of_the_server_are_no_events_for_people_either() {
+    let (_server, context, host) = start().await;
+    let send = async |name: &'static str, value: &'static str| {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert(name, value);
+        let sent = context
+            .publish_with_headers("a.1", headers, "".into())
+            .await;
+        sent.expect("is sent").await.expect("is stored");
+    };
+    send("KV-Operation", "DEL").await;
+    publish(&context, [("a.1".to_owned(), "1".to_owned())].into_iter()).await;
+    send("KV-Operation", "PURGE").await;
+    send("Nats-Marker-Reason", "MaxAge").await;
+    send("KV-Operation", "PUT").await;
+    send("KV-Operation", "DEL").await;
+    for typed in [
+        "events read -o ndjson",
+        "events read -o ndjson --subject a.1",
+    ] {
+        assert_eq!(sequences(&run(&host, typed)), [2, 5], "{typed}");
+        let page = run(&host, &format!("{typed} --limit 1")).expect(0);
+        assert_eq!(sequences(&page), [2], "{typed}");
+        let rest = run(&host, &format!("{typed} --after 2 --limit 1")).expect(0);
+        assert_eq!(sequences(&rest), [5], "{typed}");
+    }
+    for format in ["foldstream", "cloudevents"] {
+        let exported = run(&host, &format!("events export --format {format}")).expect(0);
+        assert_eq!(exported.stdout.lines().count(), 2, "{}", exported.stdout);
+    }
+    let removed = run(&host, "events read --sequence 3").expect(3);
+    assert!(removed.stderr.contains("no event"), "{removed:?}");
+}

@@ -120,14 +120,11 @@ async fn next(
         let covering = subjects.covering();
         let fetched = permitted(link, api, api.next_message(from, covering.as_str())).await?;
         let found = readable(from, fetched, recognition);
-        // Nothing more that matches: everything was looked at.
-        page.through = found
-            .as_ref()
-            .map_or(page.head, |event| event.sequence)
-            .min(page.head);
+        page.through = through(page.head, found.as_ref());
         let is_wanted =
             |event: &Event| &*event.kind == UNREADABLE || subjects.matches(&event.subject);
-        return Ok(found.into_iter().filter(is_wanted).collect());
+        let event = found.and_then(|found| found.event);
+        return Ok(event.into_iter().filter(is_wanted).collect());
     }
     let room = u64::try_from(wanted.limit - page.events.len()).unwrap_or(u64::MAX);
     // Several at once: each costs a round trip.
@@ -138,20 +135,31 @@ async fn next(
     let fetched = link.permitted(fetch).await?;
     let mut found = Vec::new();
     for (sequence, answer) in (from..=to).zip(fetched) {
-        found.extend(readable(sequence, known(api, answer)?, recognition));
+        let message = readable(sequence, known(api, answer)?, recognition);
+        found.extend(message.and_then(|found| found.event));
     }
     page.through = to;
     if found.is_empty() && to < page.head {
         // Many may have been removed at once.
         let fetched = permitted(link, api, api.next_message(to + 1, ">")).await?;
         let later = readable(to + 1, fetched, recognition);
-        page.through = later
-            .as_ref()
-            .map_or(page.head, |event| event.sequence)
-            .min(page.head);
-        found.extend(later);
+        page.through = through(page.head, later.as_ref());
+        found.extend(later.and_then(|found| found.event));
     }
     Ok(found)
+}
+
+/// Up to where a page has come with the next message that matches. Without one, everything was
+/// looked at.
+fn through(head: u64, found: Option<&Found>) -> u64 {
+    found.map_or(head, |found| found.sequence).min(head)
+}
+
+/// A message of the stream.
+struct Found {
+    sequence: u64,
+    /// None if it is the broker's own, such as a delete marker: readers pass over these, too.
+    event: Option<Event>,
 }
 
 /// The result of a fetch: a message, none, or a message that can't be read, with its sequence, if
@@ -175,17 +183,27 @@ fn known(api: &Api, answer: Result<Option<Stored>, wire::Error>) -> Result<Fetch
 }
 
 /// A fetched message as an event; one that can't be read says so in its data.
-fn readable(sequence: u64, fetched: Fetched, recognition: Recognition) -> Option<Event> {
+fn readable(sequence: u64, fetched: Fetched, recognition: Recognition) -> Option<Found> {
     match fetched {
-        Ok(found) => found.map(|stored| event(&stored, recognition)),
-        Err((named, reason)) => Some(Event {
-            sequence: named.unwrap_or(sequence),
-            time_ns: 0,
-            subject: "".into(),
-            kind: UNREADABLE.into(),
-            headers: Vec::new(),
-            data: reason.into(),
+        Ok(stored) => stored.map(|stored| Found {
+            sequence: stored.sequence,
+            event: (!rescue::is_bookkeeping(&stored)).then(|| event(&stored, recognition)),
         }),
+        Err((named, reason)) => {
+            let sequence = named.unwrap_or(sequence);
+            let placeholder = Event {
+                sequence,
+                time_ns: 0,
+                subject: "".into(),
+                kind: UNREADABLE.into(),
+                headers: Vec::new(),
+                data: reason.into(),
+            };
+            Some(Found {
+                sequence,
+                event: Some(placeholder),
+            })
+        }
     }
 }
 
