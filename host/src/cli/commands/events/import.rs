@@ -41,8 +41,9 @@ Foldstream's own format is
 with optional \"type\", \"id\", \"time\" (RFC 3339) and \"headers\". An event with \
 \"specversion\" is a CloudEvent 1.0 in JSON. One file may contain both. An event with an \"id\", \
 or a CloudEvent with its source and id, is stored once even if it is imported twice within the \
-log's duplicate window. The import stops at a malformed event: it has then imported the events \
-before it, and none after it.")]
+log's duplicate window; a warning counts events that have the id of an earlier one of the file. \
+The import stops at a malformed event: it has then imported the events before it, and none after \
+it.")]
 pub(crate) struct Args {
     /// The file; `-` reads standard input.
     file: PathBuf,
@@ -101,10 +102,39 @@ pub(crate) struct Imported {
     pub events: u64,
     /// How many of them were already stored.
     pub duplicates: u64,
+    /// How many of these have the id of an earlier event of the file.
+    pub repeated: u64,
     /// How many had a time earlier than that of the previous event, and got that event's time.
     pub times_raised: u64,
     /// Last sequence of the log.
     pub last_sequence: u64,
+    /// The sequence of the first event that this import has stored.
+    #[serde(skip)]
+    first: Option<u64>,
+}
+
+impl Imported {
+    /// Counts a request of which the host has confirmed that it is stored.
+    fn count(&mut self, appended: &Appended) {
+        let events = appended.sequences.len();
+        let duplicates = usize::try_from(appended.duplicates).unwrap_or(events);
+        let stored = events.saturating_sub(duplicates);
+        // Those that were stored now have the highest sequences.
+        let mut distinct = appended.sequences.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let first = distinct.get(distinct.len().saturating_sub(stored)).copied();
+        self.first = self.first.or(first);
+        if let Some(first) = self.first {
+            // A duplicate has the sequence of the event whose id it has.
+            let ours = appended.sequences.iter().filter(|number| **number >= first);
+            self.repeated += ours.count().saturating_sub(stored) as u64;
+        }
+        self.events += events as u64;
+        self.duplicates += appended.duplicates;
+        self.times_raised += appended.times_raised;
+        self.last_sequence = appended.last_sequence;
+    }
 }
 
 /// Imports a file and prints how many events it had.
@@ -126,6 +156,17 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         )
     })?;
     times::warn(&context.output, imported.times_raised);
+    if imported.repeated > 0 {
+        context.output.warning(&format!(
+            "{} not stored, because an earlier event of the file has the same id; a stream may have \
+             stored both, at times further apart than its duplicate window: set `duplicate_window = \
+             \"0s\"` of the source while you import, and import the file into an empty log",
+            match imported.repeated {
+                1 => "1 event was".to_owned(),
+                count => format!("{} events were", grouped(count)),
+            }
+        ));
+    }
     Ok(())
 }
 
@@ -187,10 +228,7 @@ async fn import<R: BufRead>(
             let appended: Appended =
                 sent.map_err(|error| refused(&error, &batches.name, &batch.lines, &imported))?;
             // After the answer: only what the host has confirmed counts as imported.
-            imported.events += batch.lines.len() as u64;
-            imported.duplicates += appended.duplicates;
-            imported.times_raised += appended.times_raised;
-            imported.last_sequence = appended.last_sequence;
+            imported.count(&appended);
         }
         match batch.end {
             End::Full => progress.show(&step(
@@ -561,6 +599,31 @@ mod tests {
         };
         let told = refused(&away, "a.ndjson", &[1, 2], &Imported::default()).to_string();
         assert!(told.ends_with("; nothing was imported"), "{told}");
+    }
+
+    #[test]
+    fn events_with_the_id_of_an_earlier_one_of_the_file_are_counted() {
+        let mut imported = Imported::default();
+        let mut repeated = |sequences: &[u64], duplicates: u64| {
+            imported.count(&Appended {
+                sequences: sequences.to_vec(),
+                duplicates,
+                times_raised: 0,
+                last_sequence: 30,
+                waited: Vec::new(),
+            });
+            imported.repeated
+        };
+        assert_eq!(repeated(&[3, 4], 2), 0, "imported before");
+        assert_eq!(
+            repeated(&[5, 21, 22, 21], 2),
+            1,
+            "one before, one of the file"
+        );
+        assert_eq!(repeated(&[23, 6, 22, 24], 2), 2);
+        assert_eq!(repeated(&[21, 7], 2), 3);
+        assert_eq!(repeated(&[25, 26], 0), 3);
+        assert_eq!((imported.events, imported.duplicates), (14, 8));
     }
 
     #[test]
