@@ -73,7 +73,8 @@ impl Output {
         people: impl FnOnce(&T) -> String,
     ) -> io::Result<()> {
         match self.format {
-            Format::Table => self.line(&people(thing)),
+            // It may quote what a module said.
+            Format::Table => self.line(&harmless(&people(thing))),
             Format::Json => self.line(&pretty(thing)),
             Format::Ndjson => self.line(&compact(thing)),
         }
@@ -87,7 +88,8 @@ impl Output {
         people: impl FnOnce(&[T]) -> String,
     ) -> io::Result<()> {
         match self.format {
-            Format::Table => self.line(&people(things)),
+            // The same here.
+            Format::Table => self.line(&harmless(&people(things))),
             Format::Json => self.line(&pretty(whole)),
             Format::Ndjson => things
                 .iter()

@@ -11,7 +11,7 @@ use crate::cli::Context;
 use crate::cli::commands::deployments::deploy;
 use crate::cli::support::config_args;
 use crate::cli::support::exit::{Exit, Failure};
-use crate::cli::support::output::{compact, counted};
+use crate::cli::support::output::{compact, counted, printable};
 use crate::config::Config;
 use crate::event::{Event, Payload};
 use crate::memory::Memory;
@@ -105,12 +105,22 @@ impl Shown {
         let Self {
             sequence, subject, ..
         } = self;
+        let subject = printable(subject);
         let mut text = match &self.message {
             None => format!("{sequence} {subject}: applied"),
-            Some(message) => format!("{sequence} {subject}: {}: {message}", self.outcome),
+            Some(message) => format!(
+                "{sequence} {subject}: {}: {}",
+                self.outcome,
+                // It may have lines, such as a traceback.
+                message
+                    .lines()
+                    .map(printable)
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            ),
         };
         for call in &self.calls {
-            text.push_str(&format!("\n    {}", compact(call)));
+            text.push_str(&format!("\n    {}", printable(&compact(call))));
         }
         for ShownChange { key, before, after } in &self.changes {
             let line = match (before, after) {
@@ -121,6 +131,8 @@ impl Shown {
                 }
                 (None, None) => continue,
             };
+            // A module chooses its keys and words.
+            let line = printable(&line);
             // What a failed event wrote was dropped.
             let dropped = if self.message.is_some() {
                 "  (dropped)"
@@ -306,6 +318,24 @@ mod tests {
         assert_eq!(
             step(7, Some(("trap", "unreachable"))).lines(),
             "7 a.b: trap: unreachable\n  ~ k  1 -> 2  (dropped)"
+        );
+    }
+
+    #[test]
+    fn what_a_module_says_cannot_take_over_the_terminal() {
+        let mut hostile = step(7, Some(("rejected", "no\u{1b}]0;owned\u{7}\nline 2")));
+        hostile.changes[0].key = "k\u{1b}[2J".to_owned();
+        hostile.changes[0].before = Some("\u{9b}2J".into());
+        hostile.calls = vec![serde_json::json!({ "get": "\u{9b}\u{202e}" })];
+        let text = hostile.lines();
+        let is_harmless = |c: char| !c.is_control() || c == '\n';
+        assert!(
+            text.chars().all(is_harmless) && !text.contains('\u{202e}'),
+            "{text:?}"
+        );
+        assert!(
+            text.contains("\nline 2"),
+            "a traceback keeps its lines: {text:?}"
         );
     }
 }
