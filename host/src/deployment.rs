@@ -268,6 +268,7 @@ impl Deployment {
                 // `changed` marks it as seen, which is for the loop to do.
                 _ = active.changed() => active.mark_changed(),
                 () = tokio::time::sleep_until(deadline) => {}
+                () = self.gone.cancelled() => return Err(ReadError::Gone(self.name.clone())),
             }
         }
     }
@@ -288,8 +289,12 @@ impl Deployment {
             if tokio::time::Instant::now() >= deadline {
                 return Err(declined);
             }
-            // It only observes.
-            let _ = tokio::time::timeout_at(deadline, runner.wait_until_answering(at_least)).await;
+            tokio::select! {
+                // All arms only observe.
+                () = runner.wait_until_answering(at_least) => {}
+                () = tokio::time::sleep_until(deadline) => {}
+                () = self.gone.cancelled() => return Err(ReadError::Gone(self.name.clone())),
+            }
         }
     }
 

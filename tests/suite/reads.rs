@@ -2,6 +2,7 @@
 //! problems, and who may.
 
 use foldstream::api::{EntryPage, NewEvent};
+use foldstream_tests::client::{Answer, Client};
 use foldstream_tests::guests;
 use foldstream_tests::host::Host;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
@@ -288,5 +289,52 @@ async fn probes_say_when_the_host_is_alive_started_and_ready() {
             json!(true),
             "{path}"
         );
+    }
+}
+
+/// Readers that wait for a position that never comes: of an entry, a page, and a generation.
+fn waiting(client: &Client) -> Vec<tokio::task::JoinHandle<Result<Answer, reqwest::Error>>> {
+    let base = format!("/v1/deployments/{LEDGER}/entries");
+    let wait = "at-least=1000000&timeout=20s";
+    let paths = [
+        format!("{base}/none?{wait}"),
+        format!("{base}?{wait}"),
+        format!("{base}?generation=1&{wait}"),
+    ];
+    let read = |path: String| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            let request = client.request(Method::GET, &path);
+            client.try_send(request).await
+        })
+    };
+    paths.into_iter().map(read).collect()
+}
+
+#[tokio::test]
+async fn readers_that_wait_are_answered_once_the_deployment_is_deleted() {
+    let stage = stage().await;
+    let readers = waiting(stage.client());
+    // Behind them on the same host.
+    stage.client().show(LEDGER).await;
+    let path = format!("/v1/deployments/{LEDGER}");
+    let delete = stage.client().request(Method::DELETE, &path);
+    assert!(stage.client().send(delete).await.status.is_success());
+    for reader in readers {
+        let answer = reader.await.expect("it ends").expect("it is answered");
+        answer.problem(404, "not-found");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_wait_are_answered_when_the_host_stops() {
+    let mut stage = stage().await;
+    let readers = waiting(stage.client());
+    stage.client().show(LEDGER).await;
+    tokio::task::block_in_place(|| stage.host.stop());
+    for reader in readers {
+        let answer = reader.await.expect("it ends").expect("it is answered");
+        assert!(answer.header("retry-after").is_some(), "{answer:?}");
+        answer.problem(503, "stopping");
     }
 }

@@ -14,8 +14,8 @@ pub enum WaitOutcome {
     /// It is past them, but some of them are parked: they failed, or wait behind an event of their
     /// key that did.
     Parked,
-    /// It is paused, or stopped at a failure before the last of them. They are stored, and it
-    /// applies them when it continues.
+    /// It is paused, or stopped at a failure before the last of them, or the host stops. They are
+    /// stored, and it applies them when it continues.
     Stopped,
     /// It has not applied them yet. They are stored, and it will.
     TimedOut,

@@ -27,6 +27,9 @@ pub enum ReadError {
     /// It has not yet reached the position that it must reach.
     #[error(transparent)]
     Behind(#[from] Behind),
+    /// It was deleted meanwhile, or the host stops.
+    #[error("{0} was deleted, or the host is stopping")]
+    Gone(String),
 }
 
 impl Runner {

@@ -191,6 +191,10 @@ impl Problem {
         Self::new(Kind::NotFound, detail)
     }
 
+    pub(super) fn stopping() -> Self {
+        Self::new(Kind::Stopping, "the host is stopping; try again")
+    }
+
     /// A failure of the host. The client gets a text without secrets and without paths of the host.
     pub(super) fn internal(detail: impl Into<String>) -> Self {
         Self::new(Kind::Internal, detail)
@@ -417,6 +421,8 @@ impl From<runner::ReadError> for Problem {
     fn from(error: runner::ReadError) -> Self {
         match error {
             runner::ReadError::NotReady(reason) => Self::new(Kind::NotReady, reason),
+            // The next request learns which of both it is.
+            gone @ runner::ReadError::Gone(_) => Self::new(Kind::NotReady, gone.to_string()),
             runner::ReadError::Behind(behind) => Self::new(
                 Kind::Behind,
                 format!("{behind}; retry, or wait longer with timeout"),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::problem::{Kind, Problem};
 use crate::api::{WaitOutcome, Waited};
@@ -66,18 +67,23 @@ impl Waits {
         })
     }
 
-    /// Waits until all of them have applied the events, or can't.
-    pub(super) async fn wait(self, sequences: &[u64]) -> Vec<Waited> {
+    /// Waits until all of them have applied the events, or can't, or the host stops, which would wait
+    /// for this otherwise.
+    pub(super) async fn wait(self, sequences: &[u64], shutdown: &CancellationToken) -> Vec<Waited> {
         let until = Instant::now() + self.timeout;
         let waits = self
             .deployments
             .iter()
-            .map(|deployment| wait(deployment, sequences, until));
+            .map(|deployment| wait(deployment, sequences, (until, shutdown)));
         futures_util::future::join_all(waits).await
     }
 }
 
-async fn wait(deployment: &Deployment, sequences: &[u64], until: Instant) -> Waited {
+async fn wait(
+    deployment: &Deployment,
+    sequences: &[u64],
+    (until, shutdown): (Instant, &CancellationToken),
+) -> Waited {
     let last = sequences.iter().copied().max().unwrap_or(0);
     let mut actives = deployment.actives();
     loop {
@@ -95,6 +101,10 @@ async fn wait(deployment: &Deployment, sequences: &[u64], until: Instant) -> Wai
                 if changed.is_err() {
                     return waited(deployment, &runner, WaitOutcome::Stopped);
                 }
+            }
+            () = shutdown.cancelled() => {
+                let outcome = outcome(&runner, sequences, last);
+                return waited(deployment, &runner, outcome.unwrap_or(WaitOutcome::Stopped));
             }
             () = tokio::time::sleep_until(until) => {
                 let outcome = outcome(&runner, sequences, last);

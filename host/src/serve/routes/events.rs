@@ -180,13 +180,14 @@ pub(super) async fn append(
     let body = extract::body(&parts.headers, body, limit, &mut room).await?;
     // After the body has arrived, so that slow clients take no place.
     let place = acquire(&app.capacity.appends, "appends").await?;
+    let shutdown = app.shutdown.clone();
     let mut appended = crate::serve::blocking(move || {
         let _places = (room, place);
         append_now(&app, &log, &form, &body, (&options, &holder))
     })
     .await??;
     if let Some(waits) = waits {
-        appended.waited = waits.wait(&appended.sequences).await;
+        appended.waited = waits.wait(&appended.sequences, &shutdown).await;
     }
     Ok(Json(appended))
 }

@@ -120,8 +120,27 @@ read_parameters! {
     }
 }
 
-/// The state to read.
+/// The state to read. A wait for it ends when the host stops, which would wait for it otherwise, or
+/// when the deployment is deleted.
 async fn view(app: &App, name: &str, read: &Read) -> Result<View, Problem> {
+    let viewed = tokio::select! {
+        // What can be answered at once is answered. All arms only observe.
+        biased;
+        viewed = wait_for_view(app, name, read) => viewed,
+        () = app.shutdown.cancelled() => return Err(Problem::stopping()),
+    };
+    match viewed {
+        Err(_) if app.shutdown.is_cancelled() => Err(Problem::stopping()),
+        Err(problem) => {
+            // If it was deleted meanwhile, this says so.
+            app.host.all_deployments().get(name)?;
+            Err(problem)
+        }
+        Ok(view) => Ok(view),
+    }
+}
+
+async fn wait_for_view(app: &App, name: &str, read: &Read) -> Result<View, Problem> {
     let timeout = position::timeout(read.timeout.as_deref(), app.config.wait_max)?;
     let deployment = app.host.all_deployments().get(name)?;
     match (read.generation, &read.as_of) {

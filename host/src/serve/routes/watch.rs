@@ -26,7 +26,7 @@ use crate::serve::App;
 use crate::serve::extract::{Parameters, Segments};
 use crate::serve::json;
 use crate::serve::position::POSITION;
-use crate::serve::problem::{Kind, Problem};
+use crate::serve::problem::Problem;
 use crate::serve::sse::{self, CHUNK_BYTES, Ended, HEARTBEAT, Mark, Seat, Sender};
 use crate::state::catalogue::Record;
 use crate::state::{self, Key, Snapshot};
@@ -239,7 +239,7 @@ fn state_of(record: &Record) -> u64 {
 /// A place for a stream.
 pub(super) fn seat(app: &App) -> Result<Seat, Problem> {
     if app.shutdown.is_cancelled() {
-        return Err(Problem::new(Kind::Stopping, "the host is stopping"));
+        return Err(Problem::stopping());
     }
     let (permit, memory) = (app.capacity.watch()?, app.capacity.stream());
     Ok(Seat {
