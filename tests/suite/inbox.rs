@@ -10,6 +10,8 @@ use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::{cli, guests, wait};
 use serde_json::json;
 
+use crate::pressure::metric;
+
 const ONCE: &str = "once";
 const REACTOR: &str = "once-reactor";
 /// A log that recognises nothing itself.
@@ -97,6 +99,8 @@ async fn event_published_twice_is_folded_once_within_the_window_and_in_every_fol
         "{told}"
     );
 
+    let before = metric(&host, &left_out).await;
+
     // A rebuild, a state as of an earlier event, a verification, and the part of one customer.
     let answer = client.act(ONCE, "rebuild").await;
     let number = answer.json::<api::Deployed>().generation;
@@ -124,6 +128,8 @@ async fn event_published_twice_is_folded_once_within_the_window_and_in_every_fol
     assert_eq!(verified.state, api::WorkState::Done, "{verified:?}");
     client.act(ONCE, "rebuild-part?key=1").await.expect(200);
     assert_eq!(count(client, 1).await, 3);
+    // None of them is work of the deployment.
+    assert!(metric(&host, &left_out).await < before + 0.5);
     let last = client
         .append(&[event(1, Some("a"), 65)])
         .await

@@ -111,6 +111,7 @@ impl History {
         parts.outlets = Arc::default();
         parts.leash = NO_LEASH;
         parts.paused = false;
+        parts.metrics = parts.metrics.without_events();
         let runner = Runner::start(parts);
         runner.stop_serving();
         Ok(SideFold { runner, path })

@@ -10,7 +10,7 @@ pub struct DeploymentMetrics {
     pub events_applied: IntCounter,
     /// Events applied by candidates and previous generations.
     pub events_rebuilt: IntCounter,
-    /// Events that were left out because their producer had published them before.
+    /// Events that the active generation left out because their producer had published them before.
     pub events_duplicate: IntCounter,
     /// Events at which the deployment stopped.
     pub events_failed: IntCounter,
@@ -41,6 +41,21 @@ pub struct DeploymentMetrics {
 }
 
 impl DeploymentMetrics {
+    /// The same for a side fold: its events are not counted, because the deployment has applied them
+    /// before.
+    pub fn without_events(self) -> Self {
+        let uncounted = || IntCounter::new("uncounted", "events of side folds");
+        let uncounted = || uncounted().expect("the name is valid");
+        Self {
+            events_applied: uncounted(),
+            events_rebuilt: uncounted(),
+            events_duplicate: uncounted(),
+            events_failed: uncounted(),
+            events_parked: uncounted(),
+            ..self
+        }
+    }
+
     /// Counts a failed call of `apply`; a failure of the state has no class, and a counter of its
     /// own.
     pub fn apply_failed(&self, class: Option<FailureClass>) {

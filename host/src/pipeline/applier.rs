@@ -205,7 +205,10 @@ impl Applier {
         };
         let passed = duplicates.take_passed();
         if !passed.is_empty() {
-            self.metrics.events_duplicate.inc_by(passed.len() as u64);
+            // A candidate leaves out again what the active generation has left out.
+            if self.progress.serves() {
+                self.metrics.events_duplicate.inc_by(passed.len() as u64);
+            }
             self.progress.note_left_out(&passed, position);
         }
     }
