@@ -62,7 +62,8 @@ impl Runner {
         let seconds = if now.pending == 0 {
             Some(0.0)
         } else {
-            next_ns.map(age_seconds)
+            // The stream has its own clock: if that is ahead, nobody knows for how long they wait.
+            next_ns.map(age_seconds).and_then(wait_seconds)
         };
         Lag {
             // The head was reported earlier, and may lie behind the position by now.
@@ -134,9 +135,28 @@ impl Runner {
     }
 }
 
+/// For how long an event waits whose time was this many seconds ago; none if that is unknown.
+fn wait_seconds(age_seconds: f64) -> Option<f64> {
+    (age_seconds > 0.0).then_some(age_seconds)
+}
+
 /// How long ago a time was, in seconds.
 pub(crate) fn age_seconds(time_ns: u64) -> f64 {
     // Signed, because a time of the future is possible, and has the age 0.
     let age_ns = jiff::Timestamp::now().as_nanosecond() - i128::from(time_ns);
     (age_ns as f64 / 1e9).max(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_from_a_clock_that_is_ahead_waits_for_an_unknown_time() {
+        let now_ns = crate::clock::wall_ns();
+        let hour_ns = 3_600_000_000_000;
+        let waits = |time_ns| wait_seconds(age_seconds(time_ns));
+        assert_eq!(waits(now_ns + hour_ns), None);
+        assert!(waits(now_ns - hour_ns).is_some_and(|seconds| seconds >= 3_600.0));
+    }
 }

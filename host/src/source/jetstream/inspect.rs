@@ -17,6 +17,7 @@ use super::wire::{self, Api, StreamConfig, StreamInfo};
 use crate::cloudevents::message::{self, ReadAs};
 use crate::position::Checkpoint;
 use crate::source::{Error, Had, Info, LookError, Lost, SourceState, Waiting};
+use crate::timestamp;
 
 /// How long an examination may take.
 const EXAMINATION_MAX: Duration = Duration::from_secs(3);
@@ -28,6 +29,8 @@ const FIRST_EVENTS: u64 = 3;
 const FIRST_MESSAGES_MAX: usize = 16;
 /// The oldest supported server.
 const SERVER_OLDEST: (i64, i64, i64) = (2, 10, 0);
+/// The smallest difference between clocks worth a warning: an answer may take a while.
+const SKEW_WARN: Duration = Duration::from_secs(5);
 /// Servers allow 1,000 consumers by default if the stream sets no limit; beyond half of them,
 /// readers may fail to start after a crash.
 const CONSUMERS_MANY: u64 = 500;
@@ -291,6 +294,7 @@ impl Inspection {
             .permitted(api.stream_info())
             .await
             .and_then(|answer| answer.map_err(|error| trouble(&settings.stream, &error)));
+        let now_ns = crate::clock::wall_ns();
         // Also if the call was refused: the operator wants to see all refusals at once.
         let refused = survey(&mut link, &api).await;
         // A new connection may have other permissions, and may get the answer.
@@ -303,7 +307,9 @@ impl Inspection {
                 client.server_info().version
             )
         }));
-        Ok((info?, refused, warnings))
+        let info = info?;
+        warnings.extend(clock_warning(&info, now_ns));
+        Ok((info, refused, warnings))
     }
 }
 
@@ -375,6 +381,25 @@ async fn fetch_first(api: &Api, settings: &Settings, info: &StreamInfo) -> First
         found.read_as = Some(format!("{which} read as {}", ways.join("; and as ")));
     }
     found
+}
+
+/// Says that the clock of the server is not this machine's, which has this time, if so.
+fn clock_warning(info: &StreamInfo, now_ns: u64) -> Option<String> {
+    // Servers before nats-server 2.10 do not say what time it is.
+    let server_ns = timestamp::parse_ns(&info.ts).ok()?;
+    let apart = Duration::from_nanos(server_ns.abs_diff(now_ns));
+    let way = if server_ns > now_ns {
+        "ahead of"
+    } else {
+        "behind"
+    };
+    (apart >= SKEW_WARN).then(|| {
+        format!(
+            "the clock of its server is {} s {way} that of the host, and lag in seconds and the \
+             times of delayed messages depend on both; run NTP on both",
+            apart.as_secs()
+        )
+    })
 }
 
 /// What the settings of a stream may lose or slow down.
@@ -550,6 +575,28 @@ mod tests {
             "state": { "messages": 1, "bytes": 10, "first_seq": 1, "last_seq": 1 },
         }))
         .expect("the description is sound")
+    }
+
+    #[test]
+    fn a_server_whose_clock_differs_is_named() {
+        let at = |second: u32| {
+            let mut info = stream(&serde_json::json!({}));
+            info.ts = format!("2026-11-23T06:00:{second:02}Z");
+            info
+        };
+        let now_ns = timestamp::parse_ns(&at(30).ts).expect("it is a time");
+        let warned = |second| clock_warning(&at(second), now_ns);
+        assert_eq!(
+            [28, 30, 32].map(warned),
+            [None, None, None],
+            "the answer took a moment"
+        );
+        let ahead = warned(50).expect("it is 20 s ahead");
+        assert!(ahead.contains("20 s ahead of"), "{ahead}");
+        let behind = warned(0).expect("it is 30 s behind");
+        assert!(behind.contains("30 s behind"), "{behind}");
+        let silent = stream(&serde_json::json!({}));
+        assert_eq!(clock_warning(&silent, now_ns), None, "it does not say");
     }
 
     #[test]
