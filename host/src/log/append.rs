@@ -269,7 +269,7 @@ fn commit(
     let before = writer.last_sequence;
     // Times never go back, even if the clock does.
     writer.appended_ns = writer.appended_ns.max(now_ns());
-    writer.ids.expire(writer.appended_ns);
+    writer.ids.expire(writer.ids.now_ns());
     // Written again only while it is small.
     if writer.tail.len() > CHUNK_CONTINUED_MAX {
         writer.tail = Builder::new(before + 1);
@@ -370,6 +370,8 @@ impl Writer {
             return Ok(Err(error));
         }
         let mut times_raised = 0;
+        // Not the time of the append: that follows the clock.
+        let ids_ns = self.ids.now_ns();
         let mut next = self.last_sequence + 1;
         for (event, sequence) in request.encoding.events.iter().zip(&sequences) {
             // A duplicate has an earlier sequence.
@@ -396,7 +398,7 @@ impl Writer {
             self.tail.push(&stamp, body);
             self.bytes += event.bytes;
             if let Some(id) = event.id {
-                self.ids.insert(id, *sequence, self.appended_ns);
+                self.ids.insert(id, *sequence, ids_ns);
             }
             let subject = std::str::from_utf8(&request.encoding.buffer[event.subject.clone()]);
             self.subjects

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `chunks` | sequence of the first event | a run of events, see `chunk.rs` |
 //! | `subjects` | subject | last sequence, as far as `indexed_through` says |
+//! | `removed_ids` | sequence | id of an event that retention removed, see `removed_ids.rs` |
 //! | `log` | name of a setting | little-endian u64, or text |
 
 use std::fs;
@@ -25,7 +26,7 @@ use super::chunk::{Builder, Corrupt, Cursor};
 use super::encode::id_key;
 use super::ids::{IDS_MAX, Ids};
 use super::subjects::Subjects;
-use super::{Error, Options, View};
+use super::{Error, Options, View, removed_ids};
 use crate::data_path::within;
 use crate::position::StreamIdentity;
 use crate::{advice, atomic_file, damage, storage};
@@ -376,7 +377,7 @@ fn load(
         has_warned: false,
         bytes: trim.bytes_before,
         tail: Builder::new(trim.last_sequence + 1),
-        ids: Ids::new(options.duplicate_window, IDS_MAX),
+        ids: Ids::new(options.duplicate_window, IDS_MAX, now_ns),
         subjects: Subjects::new(number(&settings, "indexed_through")?),
     };
     if let Some(row) = chunks.last()? {
@@ -389,6 +390,9 @@ fn load(
             "it lacks events that its settings mention".to_owned(),
         ));
     }
+    // The first chunk may have lost events at its beginning; it still carries their ids.
+    let first_chunk = chunks.first()?.map_or(u64::MAX, |(first, _)| first.value());
+    removed_ids::recall(&transaction, &mut writer.ids, first_chunk, now_ns)?;
     recall_ids(&mut writer.ids, &chunks, now_ns)?;
     let indexed_through = number(&settings, "indexed_through")?;
     if indexed_through > writer.last_sequence {
@@ -498,7 +502,9 @@ fn recall_ids(
         let mut events = Cursor::new(first, Bytes::copy_from_slice(value.value()))?;
         while let Some(event) = events.next()? {
             if let Some(id) = events.id(&event)?.filter(|_| event.appended_ns >= horizon) {
-                ids.insert(id_key(&id), event.sequence, event.appended_ns);
+                // A time ahead of the clock is from a time when the clock was wrong.
+                let appended_ns = event.appended_ns.min(now_ns);
+                ids.insert(id_key(&id), event.sequence, appended_ns);
             }
         }
     }

@@ -14,6 +14,7 @@ mod file;
 mod ids;
 mod opening;
 mod read;
+mod removed_ids;
 mod retention;
 mod subjects;
 
@@ -283,7 +284,11 @@ impl Log {
     /// Opens or creates the log at `path`; refuses one that ends before an event that it was known
     /// to have. Blocking.
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
-        let opened = file::open(path, &options, now_ns())?;
+        Self::open_at(path, options, now_ns())
+    }
+
+    fn open_at(path: &Path, options: Options, now_ns: u64) -> Result<Self, Error> {
+        let opened = file::open(path, &options, now_ns)?;
         let view = View::of(&opened);
         let newest = Newest::of(path);
         newest
@@ -610,4 +615,46 @@ fn now_ns() -> u64 {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn window_is_no_longer_after_the_clock_steps_back() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let options = Options {
+            duplicate_window: Duration::from_millis(30),
+            ..Options::default()
+        };
+        // Opened while the clock is an hour ahead; then it is corrected.
+        let ahead = now_ns() + 3_600_000_000_000;
+        let path = folder.path().join("events.redb");
+        let log = Log::open_at(&path, options.clone(), ahead).expect("opens");
+        let event = NewEvent {
+            subject: "orders.a".to_owned(),
+            kind: None,
+            id: Some("a".to_owned()),
+            time_ns: None,
+            headers: Vec::new(),
+            data: Payload::from("{}"),
+        };
+        let mut is_stored = |log: &Log| {
+            let appended = log.append(std::slice::from_ref(&event), &Expectation::default());
+            appended.expect("it is appended").duplicates == 0
+        };
+        let eventually_stored = |log: Log, is_stored: &mut dyn FnMut(&Log) -> bool| {
+            let until = Instant::now() + Duration::from_secs(20);
+            while !is_stored(&log) {
+                assert!(Instant::now() < until, "the id is remembered for too long");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        assert!(is_stored(&log));
+        eventually_stored(log, &mut is_stored);
+        // Its append was ahead of the clock as well.
+        let log = Log::open(&path, options).expect("opens");
+        eventually_stored(log, &mut is_stored);
+    }
 }

@@ -8,7 +8,7 @@ use redb::{Database, ReadableTable};
 use super::append::Writer;
 use super::chunk::Builder;
 use super::file::{self, CHUNKS, Failure, SUBJECTS, Trim};
-use super::{Error, Log, Options, View};
+use super::{Error, Log, Options, View, removed_ids};
 
 /// Most events removed per commit: some 50 ms of work.
 const TRIM_EVENTS_MAX: u64 = 10_000;
@@ -90,6 +90,13 @@ fn trim(
         chunks.remove(first)?;
     }
     drop(chunks);
+    // A producer may still repeat one of these events.
+    writer.ids.expire(writer.ids.now_ns());
+    removed_ids::keep(
+        &transaction,
+        &writer.ids,
+        view.first_sequence..expired.first,
+    )?;
     // A subject whose last event goes has none: an append that expects none may follow.
     let mut tree = transaction.open_table(SUBJECTS)?;
     for subject in &expired.subjects {

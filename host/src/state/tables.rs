@@ -31,7 +31,7 @@ enum Shape {
 
 /// All tables of state files, embedded logs and the catalogue, by name: no two of them differ in
 /// their shapes.
-const TABLES: [(&str, Shape); 16] = [
+const TABLES: [(&str, Shape); 17] = [
     ("entries", Shape::TextBytes),
     ("meta", Shape::TextBytes),
     ("exceptions", Shape::NumberBytes),
@@ -42,6 +42,7 @@ const TABLES: [(&str, Shape); 16] = [
     ("chunks", Shape::NumberBytes),
     ("subjects", Shape::TextNumber),
     ("log", Shape::TextBytes),
+    ("removed_ids", Shape::NumberBytes),
     ("cursors", Shape::TextBytes),
     ("outbox", Shape::BytesBytes),
     ("inbox", Shape::BytesBytes),

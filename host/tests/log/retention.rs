@@ -4,6 +4,7 @@ use foldstream::log::{Log, NewEvent, Options};
 
 use crate::{
     Place, append, append_numbered, event, expecting, fresh, is_conflict, read_all, texts, trim,
+    with_id,
 };
 
 fn first_and_last(log: &Log) -> (u64, u64, u64) {
@@ -48,6 +49,47 @@ fn old_events_are_removed_from_the_front() {
         &log.append(&[event("x", "")], &expecting("a.*", 9)),
         15_002
     ));
+}
+
+#[test]
+fn event_that_was_removed_is_still_known_by_its_id_after_a_restart() {
+    let place = Place::with(Options {
+        max_bytes: Some(2_000),
+        ..Options::default()
+    });
+    let log = place.open();
+    append(&log, &[with_id("a"), with_id("b")]);
+    // More than one chunk, so that the first one goes as a whole.
+    for number in 0..20 {
+        append(
+            &log,
+            &[
+                event("a.bb", &"x".repeat(9_000)),
+                with_id(&format!("n{number}")),
+            ],
+        );
+        assert!(trim(&log).expect("trims") > 0);
+    }
+    drop(log);
+    // Twice: what is recalled is still there after another restart.
+    for _ in 0..2 {
+        let log = place.open();
+        let again = append(
+            &log,
+            &[with_id("b"), with_id("n7"), with_id("n19"), with_id("a")],
+        );
+        assert_eq!((again.duplicates, again.sequences), (4, vec![2, 18, 42, 1]));
+        append(&log, &[event("a.bb", &"x".repeat(9_000))]);
+        trim(&log).expect("trims");
+    }
+    let place = Place {
+        options: Options {
+            duplicate_window: Duration::from_millis(1),
+            ..place.options
+        },
+        ..place
+    };
+    assert_eq!(append(&place.open(), &[with_id("a")]).duplicates, 0);
 }
 
 #[test]
