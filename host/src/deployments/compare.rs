@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::exact_json::Json;
 use crate::event::Payload;
 use crate::state::catalogue::{
     Comparison, ComparisonExample, Difference, DifferingPart, Gate, Rule,
@@ -235,7 +235,7 @@ fn differing_parts(one: &Payload, other: &Payload, rule: Option<&Rule>) -> Vec<D
 
 /// Adds the parts in which two parts differ. Its depth is limited by that of a JSON text.
 fn find_parts(
-    pair: (Option<&Value>, Option<&Value>),
+    pair: (Option<&Json>, Option<&Json>),
     pointer: String,
     found: &mut Vec<DifferingPart>,
 ) {
@@ -243,7 +243,7 @@ fn find_parts(
         return;
     }
     match pair {
-        (Some(Value::Object(one)), Some(Value::Object(other))) => {
+        (Some(Json::Object(one)), Some(Json::Object(other))) => {
             let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
             for name in names {
                 // RFC 6901; in this order, or the `~` of `~1` would be escaped again.
@@ -252,14 +252,14 @@ fn find_parts(
                 find_parts((one.get(name), other.get(name)), pointer, found);
             }
         }
-        (Some(Value::Array(one)), Some(Value::Array(other))) => {
+        (Some(Json::List(one)), Some(Json::List(other))) => {
             for index in 0..one.len().max(other.len()) {
                 let pointer = format!("{pointer}/{index}");
                 find_parts((one.get(index), other.get(index)), pointer, found);
             }
         }
         (one, other) => {
-            let text = |value: &Value| shorten(&value.to_string(), 0);
+            let text = |value: &Json| shorten(&value.to_string(), 0);
             found.push(DifferingPart {
                 pointer: shorten(&pointer, 0),
                 active: one.map(text),
@@ -297,37 +297,11 @@ fn is_equal_but_for(one: &Payload, other: &Payload, rule: Option<&Rule>) -> bool
 }
 
 /// A JSON value without the parts that a rule ignores; none if it is no JSON.
-fn judged(payload: &Payload, rule: Option<&Rule>) -> Option<Value> {
-    let mut value: Value = serde_json::from_slice(payload.as_bytes()).ok()?;
+fn judged(payload: &Payload, rule: Option<&Rule>) -> Option<Json> {
+    let mut value = Json::parse(payload.as_bytes())?;
     let ignored = rule.into_iter().flat_map(|rule| &rule.ignore);
-    ignored.for_each(|pointer| remove(&mut value, pointer));
+    ignored.for_each(|pointer| value.remove(pointer));
     Some(value)
-}
-
-/// Removes the part that a JSON pointer names, if it exists.
-fn remove(value: &mut Value, pointer: &str) {
-    let Some((parent, last)) = pointer.rsplit_once('/') else {
-        return;
-    };
-    // JSON pointers escape `/` as `~1` and `~` as `~0` (RFC 6901); in this order, or `~01` would
-    // become `/`.
-    let name = last.replace("~1", "/").replace("~0", "~");
-    match value.pointer_mut(parent) {
-        Some(Value::Object(members)) => {
-            members.remove(&name);
-        }
-        Some(Value::Array(items)) => {
-            if let Some(item) = name
-                .parse::<usize>()
-                .ok()
-                .and_then(|index| items.get_mut(index))
-            {
-                // Null keeps the places of the other elements.
-                *item = Value::Null;
-            }
-        }
-        _ => {}
-    }
 }
 
 /// A text from a character on, with marks where something is left out.
@@ -478,6 +452,24 @@ mod tests {
         let example = compared(r#"{"at":1,"n":1}"#, r#"{"at":2,"n":2}"#, Some(&rule));
         let pointers: Vec<&str> = example.parts.iter().map(|part| &*part.pointer).collect();
         assert_eq!(pointers, ["/n"]);
+    }
+
+    #[test]
+    fn numbers_beyond_64_bits_are_compared_digit_by_digit() {
+        let [one, other] =
+            [1, 2].map(|last| format!(r#"{{"at":{last},"balance":12345678901234567890{last}}}"#));
+        let rule = Rule {
+            prefix: String::new(),
+            allow: Vec::new(),
+            ignore: vec!["/at".to_owned()],
+        };
+        let (one, other): (Payload, Payload) = (one.as_str().into(), other.as_str().into());
+        assert!(!is_equal_but_for(&one, &other, Some(&rule)));
+        let parts = differing_parts(&one, &other, Some(&rule));
+        assert_eq!(parts.len(), 1);
+        assert_eq!(parts[0].pointer, "/balance");
+        assert_eq!(parts[0].active.as_deref(), Some("123456789012345678901"));
+        assert_eq!(parts[0].candidate.as_deref(), Some("123456789012345678902"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod compare;
 pub mod crash_points;
 mod ending;
 mod error;
+mod exact_json;
 mod loader;
 pub(crate) mod owners;
 mod queue;
