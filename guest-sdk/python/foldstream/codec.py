@@ -256,7 +256,7 @@ def _encode_float(value: Any) -> str:
     digits, e, exponent = text.partition("e")
     if not e:
         return text
-    # As Rust writes it: 1e16 and 1e-7 instead of 1e+16 and 1e-07, and 0.00001 without an exponent.
+    # As all SDKs write it: 1e16 and 1e-7 instead of 1e+16 and 1e-07, and 0.00001 without an exponent.
     if exponent == "-05":
         sign = "-" if value < 0 else ""
         return f"{sign}0.0000{digits.removeprefix('-').replace('.', '')}"

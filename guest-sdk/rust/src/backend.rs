@@ -5,6 +5,7 @@ use serde::Serialize;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::effects::{Message, TimerChange};
 use crate::event::Payload;
+use crate::json;
 
 /// The state of one projection, as in the contract.
 pub(crate) trait Backend {
@@ -75,7 +76,7 @@ impl Writes {
         self.text.extend_from_slice(key);
         let middle = self.text.len();
         if let Some(value) = value {
-            serde_json::to_writer(&mut self.text, value)?;
+            json::append(&mut self.text, value)?;
         }
         let end = self.text.len();
         // Four octets are enough for an offset: a 32-bit memory has no more.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::event::Event;
 use crate::failure::Failure;
+use crate::json;
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
@@ -137,7 +138,7 @@ impl Message {
 
     /// Sets the data to a value, as JSON.
     pub fn json(mut self, value: &impl Serialize) -> Result<Self, Failure> {
-        let text = serde_json::to_string(value);
+        let text = json::text(value);
         let text = text.map_err(|error| {
             Failure::reject(format!("a message cannot be written as JSON: {error}"))
         })?;

@@ -14,6 +14,7 @@ pub mod guest;
 mod handler;
 #[cfg(target_arch = "wasm32")]
 mod host;
+mod json;
 pub mod key;
 pub mod log;
 mod manifest;

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::event::Payload;
 use crate::failure::QueryError;
+use crate::json;
 
 /// A projection's description of itself.
 ///
@@ -208,7 +209,7 @@ impl<P> Manifest<P> {
     {
         let answer: Answer<P> = Box::new(move |projection, arguments| {
             let answer = answer(projection, read_arguments(arguments)?)?;
-            Ok(serde_json::to_string(&answer)?)
+            Ok(json::text(&answer)?)
         });
         self.queries.push(Query {
             name,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Payload;
 use crate::failure::MigrateError;
+use crate::json;
 use crate::key::{self, Key};
 #[cfg(doc)]
 use crate::projection::Projection;
@@ -194,7 +195,7 @@ impl NewEntries {
                 "a new key of table {table} has {length} bytes; at most {KEY_BYTES_MAX} are allowed"
             )));
         }
-        let value = serde_json::to_string(value).map_err(|error| {
+        let value = json::text(value).map_err(|error| {
             MigrateError::new(format_args!(
                 "the new value of {key} cannot be encoded as JSON: {error}"
             ))

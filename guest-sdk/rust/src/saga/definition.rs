@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::effects::Message;
 use crate::event::Event;
 use crate::failure::Failure;
+use crate::json;
 use crate::manifest::KeyRule;
 use crate::time::Timestamp;
 
@@ -604,7 +605,7 @@ fn key_by(rule: &KeyRule, event: &Event<'_>) -> Result<String, Failure> {
             let data: serde_json::Value = event.json()?;
             match data.pointer(pointer) {
                 Some(serde_json::Value::String(text)) => Ok(text.clone()),
-                Some(serde_json::Value::Number(number)) => Ok(number.to_string()),
+                Some(serde_json::Value::Number(number)) => Ok(json::text(number)?),
                 _ => Err(missing(&format!("text or number at {pointer}"))),
             }
         }
