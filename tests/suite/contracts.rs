@@ -331,6 +331,14 @@ fn sides_that_cannot_be_compared_are_refused() {
         "{}",
         nothing.stderr
     );
+    let empty = tempfile::tempdir().expect("a temporary folder");
+    let empty = empty.path().display().to_string();
+    let nothing = check(&[&empty, "--deployed"], 3);
+    assert!(
+        nothing.stderr.contains("has no schemas of events"),
+        "{}",
+        nothing.stderr
+    );
     check(&[&at("a.json")], 2);
     check(&[&at("a.json"), &at("a.json"), "--deployed"], 2);
     folder.write("wrong.json", "{\"type\": 1}");

@@ -46,6 +46,9 @@ impl Comparison {
                 "oneOf" => self.one_of(value, writer, kind, &at),
                 "not" => self.not(value, writer, &at),
                 "if" => self.conditional(node, writer, kind, place),
+                "contentMediaType" if matches!(kind, Kind::Text) => {
+                    self.media_type(node, value, writer, &at)
+                }
                 // Part of `if`; or looked at above.
                 "then" | "else" | "type" => Vec::new(),
                 keyword => match kind {
@@ -163,9 +166,30 @@ impl Comparison {
                     )),
                 }
             }
-            "contentEncoding" | "contentMediaType" => self.other((keyword, value), writer, at),
+            "contentEncoding" => self.other((keyword, value), writer, at),
             _ => Vec::new(),
         }
+    }
+
+    /// What has this media type is the text, or what the text encodes: the encoding next to it must
+    /// be the same.
+    fn media_type(
+        &self,
+        node: &Map<String, Value>,
+        value: &Value,
+        writer: &Writer<'_>,
+        at: &Place,
+    ) -> Vec<Reason> {
+        let is_same = self.is_same(writer, |own| {
+            own.get("contentMediaType") == Some(value)
+                && own.get("contentEncoding") == node.get("contentEncoding")
+        });
+        if is_same {
+            return Vec::new();
+        }
+        at.unknown(
+            "`contentMediaType` is not understood, unless the writer has it with the same encoding",
+        )
     }
 
     /// A keyword that is not understood: it must be in the writer's schema as well.

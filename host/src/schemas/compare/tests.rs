@@ -64,6 +64,27 @@ fn a_reader_that_demands_less_reads_all() {
 }
 
 #[test]
+fn media_type_is_compared_together_with_its_encoding() {
+    let draft = "http://json-schema.org/draft-07/schema#";
+    let media = json!({ "$schema": draft, "contentMediaType": "application/json" });
+    let encoding = json!({ "$schema": draft, "contentEncoding": "base64" });
+    let both = json!({ "$schema": draft, "contentMediaType": "application/json",
+        "contentEncoding": "base64" });
+    let apart = json!({ "$schema": draft, "allOf": [
+        { "contentMediaType": "application/json" }, { "contentEncoding": "base64" },
+    ] });
+    let unknown = "Unknown  /contentMediaType `contentMediaType` is not understood";
+    fits(&both, &both);
+    fits(&encoding, &both);
+    fits(&encoding, &apart);
+    fits(&apart, &apart);
+    // `1234` is JSON and base64, and encodes no JSON; what encodes JSON need not be any.
+    differs(&both, &apart, &[unknown]);
+    differs(&both, &media, &["Unknown  /contentEncoding", unknown]);
+    differs(&media, &both, &[unknown]);
+}
+
+#[test]
 fn reasons_have_their_places() {
     let writer = json!({ "type": "object", "required": ["id"], "properties": {
         "id": { "type": ["string", "null"] },

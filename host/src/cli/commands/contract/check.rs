@@ -32,8 +32,8 @@ It is strict: `compatible` means that nothing that one side accepts is refused b
 JSON Schema, members that a schema does not name may have any value. Keywords that the check does \
 not understand count as incompatible, unless there is --allow-unknown.
 
-It ends with 1 if something is not compatible, with 3 if a file is missing or there is no event in \
-common, with 4 if a schema or module is refused, and with 5 if the host cannot be reached.")]
+It ends with 1 if something is not compatible, with 3 if a file is missing or there is no event to \
+compare (with --deployed, events that nobody reads pass), with 4 if a schema or module is refused, and with 5 if the host cannot be reached.")]
 pub(crate) struct Args {
     /// The old schemas, oldest first, and the new ones: files, folders or modules.
     #[arg(required = true, value_name = "OLD... NEW")]
@@ -100,6 +100,10 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         }
         let new = Side::read(new).await?;
         let events = new.written_events();
+        if events.is_empty() {
+            let message = format!("{} has no schemas of events; nothing is compared", new.name);
+            return Err(Failure::new(Exit::NotFound, message).into());
+        }
         let deployed = sides::deployed(&context.client()?, &events).await?;
         for consumer in &deployed.consumers {
             report.add_consumer(consumer, &new);
