@@ -159,6 +159,54 @@ scenarios:
 }
 
 #[test]
+fn reports_are_xml_whatever_scenarios_are_called() {
+    let files = Files::new();
+    let scenarios = files.write(
+        "odd.yaml",
+        "
+scenarios:
+  - name: \"a\\uFFFEb\\0c\\x1bd\"
+    when: [{ subject: a.b.c, type: none }]
+    then: { entries: { \"x\\uFFFF\": 1 } }
+",
+    );
+    let junit = files.path("junit.xml").display().to_string();
+    cli::run(&[
+        "test",
+        &module("order-totals"),
+        &scenarios,
+        "--junit",
+        &junit,
+    ])
+    .expect(1);
+    let report = std::fs::read_to_string(&junit).expect("the report is written");
+    let is_forbidden = |char: char| {
+        matches!(char, '\u{fffe}' | '\u{ffff}') || (char < ' ' && !"\t\n\r".contains(char))
+    };
+    assert!(!report.contains(is_forbidden), "{report:?}");
+    assert!(report.contains("a\u{fffd}bc"), "{report:?}");
+    let full = cli::run(&[
+        "test",
+        &module("order-totals"),
+        &scenarios,
+        "--junit",
+        "/dev/full",
+    ]);
+    assert!(full.stderr.contains("/dev/full"), "{full:?}");
+}
+
+#[test]
+fn mistakes_in_events_are_refused_with_file_and_line() {
+    let files = Files::new();
+    let scenarios = files.write(
+        "headers.yaml",
+        "scenarios:\n  - name: a\n    when:\n      - { subject: a.b, headers: { 'a b': x } }\n",
+    );
+    let refused = cli::run(&["test", &module("order-totals"), &scenarios]).expect(2);
+    assert!(refused.stderr.contains("headers.yaml:4:"), "{refused:?}");
+}
+
+#[test]
 fn reports_for_ci_name_each_scenario_and_why_it_failed() {
     let files = Files::new();
     let scenarios = files.write("a<b>.yaml", WRONG);

@@ -129,6 +129,18 @@ pub struct NewEvent {
     pub data: Payload,
 }
 
+impl NewEvent {
+    /// Whether a log with the default options stores it; an error is [`Error::Invalid`]. Its time
+    /// is not looked at.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let options = Options {
+            future_max: None,
+            ..Options::default()
+        };
+        encode::Encoding::of(std::slice::from_ref(self), &options, 0).map(drop)
+    }
+}
+
 /// Expectations of an append.
 #[derive(Clone, Debug, Default)]
 pub struct Expectation {

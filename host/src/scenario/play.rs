@@ -12,7 +12,7 @@ use super::file::{Action, OnFailure, Scenario, Template, Then, TimersFire};
 use super::observe::{Observation, messages};
 use super::places::Place;
 use crate::event::Payload;
-use crate::log::NewEvent;
+use crate::log::{self, NewEvent};
 use crate::{subject, timestamp};
 
 /// The time of a scenario that names none.
@@ -309,7 +309,7 @@ impl ScriptWriter<'_> {
                 "subject `{subject}` belongs to the host; timers fire by `pass` or `fire`"
             )));
         }
-        Ok(NewEvent {
+        let event = NewEvent {
             subject,
             kind: whole.kind,
             id: whole.id,
@@ -317,7 +317,13 @@ impl ScriptWriter<'_> {
             time_ns: None,
             headers: whole.headers.into_iter().collect(),
             data: payload(whole.data.unwrap_or_else(|| json!({})))?,
-        })
+        };
+        // Here, where its place is known: the log would refuse it in the midst of a run.
+        match event.check() {
+            Ok(()) => Ok(event),
+            Err(log::Error::Invalid { message, .. }) => Err(Unsound(message)),
+            Err(error) => Err(Unsound(error.to_string())),
+        }
     }
 }
 

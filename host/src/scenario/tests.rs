@@ -83,6 +83,29 @@ fn mistakes_say_where_they_are_and_what_to_do() {
 }
 
 #[test]
+fn events_that_no_log_takes_are_refused_at_their_place() {
+    for (text, wanted) in [
+        ("subject: a..b", "subject"),
+        ("subject: a, headers: { 'a b': x }", "header \"a b\""),
+        ("subject: a, headers: { nats-x: x }", "reserved"),
+        ("subject: a, headers: { Nats-Msg-Id: b }, id: c", "differ"),
+        (
+            "subject: a, headers: { b: \"x\\ny\" }",
+            "control characters",
+        ),
+        ("subject: a, id: \"\"", "its id is empty"),
+        ("subject: a, type: \"b\\nc\"", "its type is empty"),
+    ] {
+        let text = format!("scenarios:\n  - name: a\n    when:\n      - {{ {text} }}\n");
+        let document = Document::read(&text).expect("all parts are there");
+        let mistake = play::Script::of(&document, 0).expect_err("is refused");
+        let line = mistake.place.map(|place| place.line);
+        assert_eq!(line, Some(4), "{text}: {mistake}");
+        assert!(mistake.message.contains(wanted), "{text}: {mistake}");
+    }
+}
+
+#[test]
 fn the_schema_names_all_parts_of_a_file() {
     let schema = schema().to_string();
     for part in [

@@ -17,3 +17,4 @@ pub(crate) mod sse;
 pub(crate) mod wait_for_cut_over;
 pub(crate) mod wait_until_live;
 pub(crate) mod watched;
+pub(crate) mod whole_file;

@@ -150,6 +150,10 @@ fn create(path: &Path, text: &str) -> anyhow::Result<()> {
     match created {
         Ok(mut file) => file
             .write_all(text.as_bytes())
+            .inspect_err(|_| {
+                // Created a moment ago: a cut file would only be in the way of the next attempt.
+                let _ = std::fs::remove_file(path);
+            })
             .with_context(|| format!("cannot write {shown}")),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let message =

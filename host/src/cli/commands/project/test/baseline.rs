@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::report::Report;
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::pretty;
+use crate::cli::support::whole_file::WholeFile;
 use crate::scenario::Cost;
 use crate::small_file;
 
@@ -49,7 +50,8 @@ impl Baseline {
 
     /// Writes it.
     pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
-        std::fs::write(path, pretty(self) + "\n")
+        // As a whole: a cut baseline would fail every run after this one.
+        WholeFile::write(path, (pretty(self) + "\n").as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))
     }
 

@@ -1,7 +1,7 @@
 //! The report in the format of JUnit, which most CI systems show.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,12 +9,16 @@ use anyhow::Context as _;
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 
 use super::report::{Report, Tested};
+use crate::cli::support::whole_file::WholeFile;
 
 /// Writes a report.
 pub(super) fn write(report: &Report, path: &Path) -> anyhow::Result<()> {
     let unwritable = || format!("cannot write {}", path.display());
-    let file = File::create(path).with_context(unwritable)?;
-    junit(report).serialize(file).with_context(unwritable)
+    let file = WholeFile::create(path).with_context(unwritable)?;
+    junit(report)
+        .serialize(file.file())
+        .with_context(unwritable)?;
+    file.complete().with_context(unwritable)
 }
 
 /// One suite per file of scenarios.
@@ -23,16 +27,15 @@ fn junit(report: &Report) -> quick_junit::Report {
     for tested in &report.tested {
         files.entry(&tested.file).or_default().push(tested);
     }
-    let mut junit = quick_junit::Report::new(report.module());
+    let mut junit = quick_junit::Report::new(xml(report.module()));
     junit.set_time(Duration::from_secs_f64(report.seconds));
     for (file, all) in files {
-        let mut suite = TestSuite::new(file);
+        let mut suite = TestSuite::new(xml(file));
         suite.add_test_cases(all.into_iter().map(|tested| {
             let mut case = case(report, &tested.name, tested.passed, &tested.reasons());
             case.set_time(Duration::from_secs_f64(tested.seconds));
             // CI systems link these to the source.
-            case.extra
-                .insert("file".into(), tested.file.as_str().into());
+            case.extra.insert("file".into(), xml(&tested.file).into());
             if let Some(place) = tested.place {
                 let line = place.line.to_string();
                 case.extra.insert("line".into(), line.into());
@@ -56,10 +59,34 @@ fn case(report: &Report, name: &str, passed: bool, reasons: &[String]) -> TestCa
     let mut status = TestCaseStatus::success();
     if !passed {
         status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-        status.set_message(reasons.first().cloned().unwrap_or_default());
-        status.set_description(reasons.join("\n"));
+        status.set_message(xml(reasons.first().map_or("", String::as_str)));
+        status.set_description(xml(&reasons.join("\n")));
     }
-    let mut case = TestCase::new(name, status);
-    case.set_classname(report.module());
+    let mut case = TestCase::new(xml(name), status);
+    case.set_classname(xml(report.module()));
     case
+}
+
+/// A text without what XML cannot have in any form: readers refuse a whole report for one such
+/// character. `quick_junit` leaves out control characters only.
+fn xml(text: &str) -> Cow<'_, str> {
+    let is_forbidden = |char| matches!(char, '\u{fffe}' | '\u{ffff}');
+    if text.contains(is_forbidden) {
+        return Cow::Owned(text.replace(is_forbidden, "\u{fffd}"));
+    }
+    Cow::Borrowed(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_xml_cannot_have_is_replaced() {
+        assert_eq!(
+            xml("a\u{fffe}b\u{ffff}c\u{fffd}d"),
+            "a\u{fffd}b\u{fffd}c\u{fffd}d"
+        );
+        assert_eq!(xml("\u{10ffff}\t ü"), "\u{10ffff}\t ü");
+    }
 }
