@@ -2,12 +2,13 @@
 //! damaged ones.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::usage::allocated;
-use crate::{damage, log, state, storage};
+use crate::{advice as system_advice, damage, log, state, storage};
 
 /// Why a data folder can't be checked.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,18 @@ pub(crate) enum Error {
     NoFolder {
         /// The given path.
         folder: PathBuf,
+    },
+    /// Its files cannot be written.
+    #[error(
+        "{} cannot be written: {error}; nothing was done, because files that were not closed cleanly \
+         are repaired first; try again with a copy in a folder that can be written",
+        folder.display()
+    )]
+    NotWritable {
+        folder: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
     },
     /// A host uses it.
     #[error("{} is in use; stop the host, and try again: {error}", folder.display())]
@@ -48,6 +61,8 @@ pub(crate) enum Condition {
     Repaired(String),
     /// It can't be used; why, and what to do.
     Damaged(String),
+    /// It can't be read or written, so nobody knows; why, and what to do.
+    Unknown(String),
 }
 
 /// A checked file.
@@ -71,6 +86,7 @@ pub(crate) fn check_folder(folder: &Path) -> Result<Vec<Checked>, Error> {
             folder: folder.to_owned(),
         });
     }
+    refuse_unless_writable(folder, &catalogue)?;
     // A running host always has its catalogue open, so this covers all files.
     let found = guarded(|| state::check(&catalogue));
     // Other errors are what this check is for: they are judged below.
@@ -129,6 +145,7 @@ pub(crate) fn compact_folder(
             folder: folder.to_owned(),
         });
     }
+    refuse_unless_writable(folder, &catalogue)?;
     let states = entries(&folder.join("state"))
         .into_iter()
         .flat_map(|states| files(&states));
@@ -177,13 +194,21 @@ fn flat<E: std::fmt::Display>(found: Result<Result<bool, E>, String>) -> Result<
 }
 
 fn judge(folder: &Path, file: &Path, kind: Kind, found: Result<bool, String>) -> Checked {
-    let condition = match found {
-        Ok(true) => Condition::Sound,
-        Ok(false) => Condition::Repaired(format!(
+    let condition = match (found, access(file)) {
+        // Whatever the check said: a file that cannot be opened is not damaged by that.
+        (Err(_), Err(error)) => {
+            let help = system_advice::of_file(&error);
+            Condition::Unknown(format!(
+                "not checked: {error}; {}",
+                help.unwrap_or("let the user of this process read and write it")
+            ))
+        }
+        (Ok(true), _) => Condition::Sound,
+        (Ok(false), _) => Condition::Repaired(format!(
             "went back to an older commit: {}",
             advice_repaired(kind)
         )),
-        Err(error) => Condition::Damaged(format!("{error}; {}", advice(kind))),
+        (Err(error), Ok(())) => Condition::Damaged(format!("{error}; {}", advice(kind))),
     };
     let name = file
         .strip_prefix(folder)
@@ -195,6 +220,24 @@ fn judge(folder: &Path, file: &Path, kind: Kind, found: Result<bool, String>) ->
         bytes: fs::metadata(file).map_or(0, |metadata| metadata.len()),
         condition,
     }
+}
+
+/// Whether this process may read and write a file.
+fn access(file: &Path) -> io::Result<()> {
+    use rustix::fs::Access;
+
+    Ok(rustix::fs::access(
+        file,
+        Access::READ_OK | Access::WRITE_OK,
+    )?)
+}
+
+/// Refuses a folder on a file system that cannot be written: every file in it would look damaged.
+fn refuse_unless_writable(folder: &Path, catalogue: &Path) -> Result<(), Error> {
+    access(catalogue).map_err(|error| Error::NotWritable {
+        folder: folder.to_owned(),
+        error,
+    })
 }
 
 /// What to do about a lost file.

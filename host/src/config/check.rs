@@ -182,6 +182,7 @@ fn check_data_dir(findings: &mut Findings, folder: &Path) {
                 ),
             );
         }
+        Ok(_) if is_read_only(folder) => refuse_read_only(findings, folder),
         Ok(metadata) if metadata.permissions().mode() & 0o007 != 0 => {
             let (path, mode) = (folder.display(), metadata.permissions().mode() & 0o777);
             findings.warning(
@@ -193,13 +194,45 @@ fn check_data_dir(findings: &mut Findings, folder: &Path) {
             );
         }
         Ok(_) => {}
-        // It will be made.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            // It will be made.
+            if is_read_only(folder) {
+                refuse_read_only(findings, folder);
+            }
+        }
         Err(error) => findings.error(
             "data_dir",
             format!("cannot use {}: {error}", folder.display()),
         ),
     }
+}
+
+/// Whether a folder, or the nearest one above it that exists, is on a file system that cannot be
+/// written. Permissions are not looked at: the host may run as another user than this check.
+fn is_read_only(folder: &Path) -> bool {
+    use rustix::fs::{Access, access};
+
+    let mut all = folder.ancestors().map(|folder| {
+        // A relative path begins in the current folder.
+        if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        }
+    });
+    let nearest = all.find(|folder| folder.exists());
+    nearest.is_some_and(|folder| access(folder, Access::WRITE_OK) == Err(rustix::io::Errno::ROFS))
+}
+
+fn refuse_read_only(findings: &mut Findings, folder: &Path) {
+    findings.error(
+        "data_dir",
+        format!(
+            "the file system of {} is read-only, and a host writes; mount it so that it can be \
+             written, or give another folder",
+            folder.display()
+        ),
+    );
 }
 
 fn check_serve(findings: &mut Findings, serve: &Serve) {

@@ -46,7 +46,9 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         .map_err(|error| {
             let exit = match error {
                 integrity::Error::NoFolder { .. } => Exit::NotFound,
-                integrity::Error::InUse { .. } => Exit::Failed,
+                integrity::Error::InUse { .. } | integrity::Error::NotWritable { .. } => {
+                    Exit::Failed
+                }
             };
             Failure::new(exit, error.to_string())
         })?;

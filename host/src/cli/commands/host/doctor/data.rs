@@ -15,7 +15,7 @@ pub(super) async fn checks(folder: &Path) -> anyhow::Result<Vec<Check>> {
     let checked = checked.map_err(|error| {
         let exit = match error {
             integrity::Error::NoFolder { .. } => Exit::NotFound,
-            integrity::Error::InUse { .. } => Exit::Failed,
+            integrity::Error::InUse { .. } | integrity::Error::NotWritable { .. } => Exit::Failed,
         };
         Failure::new(exit, error.to_string())
     })?;
@@ -26,6 +26,8 @@ fn check(checked: Checked) -> Check {
     match checked.condition {
         Condition::Sound => Check::ok(checked.file, format!("intact, {}", bytes(checked.bytes))),
         Condition::Repaired(finding) => Check::warn(checked.file, finding),
-        Condition::Damaged(finding) => Check::fail(checked.file, finding),
+        Condition::Damaged(finding) | Condition::Unknown(finding) => {
+            Check::fail(checked.file, finding)
+        }
     }
 }
