@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use crate::state::catalogue::Record;
 
 use crate::atomic_file::{self, unfinished};
-use crate::{advice, names};
+use crate::{advice, names, small_file};
 
 const CATALOGUE: &str = "catalog.redb";
 /// Prefix of the name of a module while it is written.
 const MODULE_UNFINISHED: &str = ".foldstream-module-";
+/// Longest module that is read, in bytes: more than any upload, and less than a device has.
+const MODULE_BYTES_MAX: u64 = 1 << 30;
 /// The token that a host made for itself.
 const TOKEN: &str = "token";
 /// How its name begins while it is written.
@@ -225,6 +227,11 @@ impl DataDir {
     /// A module, by digest.
     pub(crate) fn module(&self, digest: &str) -> PathBuf {
         self.root.join("modules").join(format!("{digest}.wasm"))
+    }
+
+    /// Reads a module. Blocking.
+    pub(crate) fn read_module(&self, digest: &str) -> io::Result<Vec<u8>> {
+        small_file::read_regular(&self.module(digest), MODULE_BYTES_MAX)
     }
 
     /// The state of a generation.

@@ -22,13 +22,13 @@ pub(crate) fn read_regular_text(path: &Path) -> io::Result<String> {
 
 /// Reads a regular file of limited size, without waiting for anybody.
 pub(crate) fn read_regular(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    read_from(open_regular(path)?, bytes_max)
+    read_open(&open_regular(path)?, bytes_max)
 }
 
 /// Reads a file of limited size: not by the size that it says to have, as a pipe or a device says
 /// none.
 pub(crate) fn read_within(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    read_from(File::open(path)?, bytes_max)
+    read_open(&File::open(path)?, bytes_max)
 }
 
 /// Opens a regular file. Anything else is refused, and nothing is waited for.
@@ -52,7 +52,8 @@ fn text(content: Vec<u8>) -> io::Result<String> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no UTF-8 text"))
 }
 
-fn read_from(file: File, bytes_max: u64) -> io::Result<Vec<u8>> {
+/// Reads the rest of an open file of limited size.
+pub(crate) fn read_open(file: &File, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     let read = file
         .take(bytes_max.saturating_add(1))

@@ -5,8 +5,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Bundle;
+use super::{BUNDLE_BYTES_MAX, Bundle};
 use crate::data_dir::DataDir;
+use crate::small_file::read_regular;
 
 /// Most bundles of a deployment. Errors of a module beyond that are not first ones.
 const KEPT_MAX: usize = 10;
@@ -94,7 +95,7 @@ impl Keeper {
 
     /// The bundle with its module, if the host still has it.
     pub fn completed(&self, mut bundle: Bundle) -> Bundle {
-        match fs::read(self.folder.module(&bundle.module)) {
+        match self.folder.read_module(&bundle.module) {
             Ok(component) => bundle.with_component(&component),
             Err(error) => {
                 bundle.notes.push(format!(
@@ -142,7 +143,8 @@ impl Keeper {
         // By time: the newest is not the one with the highest sequence after a rebuild.
         match listed(&self.path()).into_iter().max_by_key(modified) {
             Some(path) => {
-                let bundle = Bundle::from_bytes(&fs::read(path)?).map_err(io::Error::other)?;
+                let bundle = Bundle::from_bytes(&read_regular(&path, BUNDLE_BYTES_MAX)?)
+                    .map_err(io::Error::other)?;
                 Ok(Some(self.completed(bundle)))
             }
             None => Ok(None),

@@ -90,7 +90,7 @@ impl Loader {
         } else {
             &self.compiled
         })?;
-        let component = std::fs::read(self.folder.module(digest)).map_err(|error| LoadError {
+        let component = self.folder.read_module(digest).map_err(|error| LoadError {
             message: format!("module {digest} can't be read: {error}; deploy it again"),
             is_passing: error.kind() != io::ErrorKind::NotFound,
         })?;

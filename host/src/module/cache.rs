@@ -20,6 +20,7 @@ use sha2::Sha256;
 
 use super::Error;
 use super::answer::Found;
+use crate::small_file::{open_regular, read_open};
 
 /// The first bytes of every file; the last byte is the version of the layout.
 const MAGIC: &[u8; 8] = b"FSCODE\0\x03";
@@ -32,6 +33,8 @@ const CODE: &str = "code";
 const UNFINISHED: &str = "new";
 /// Most bytes of all files together; the least recently used are removed first.
 const CACHE_BYTES_MAX: u64 = 2 << 30;
+/// Most bytes of a file in addition to its code: imports and schemas, whose limits are lower.
+const DESCRIPTION_BYTES_MAX: u64 = 1 << 20;
 /// Age at which an unfinished file counts as left by a dead process.
 const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(3_600);
 
@@ -40,6 +43,8 @@ pub(super) struct Cache {
     key: [u8; KEY_BYTES],
     /// Identifies the versions of this program and the engine, and the engine's settings.
     settings: String,
+    /// Longest file that is read, in bytes.
+    file_bytes_max: u64,
 }
 
 /// The contents of a file with a valid MAC.
@@ -58,8 +63,12 @@ impl Authentic {
 }
 
 impl Cache {
-    /// Opens or creates a cache.
-    pub(super) fn open(folder: &Path, engine: &wasmtime::Engine) -> Result<Self, Error> {
+    /// Opens or creates a cache. No code has more than `code_bytes_max` bytes.
+    pub(super) fn open(
+        folder: &Path,
+        engine: &wasmtime::Engine,
+        code_bytes_max: u64,
+    ) -> Result<Self, Error> {
         let unusable = |error: io::Error| {
             let message = format!(
                 "cannot use the cache folder {}: {error}; check its permissions",
@@ -87,41 +96,44 @@ impl Cache {
             folder: folder.to_owned(),
             key,
             settings,
+            file_bytes_max: code_bytes_max.saturating_add(DESCRIPTION_BYTES_MAX),
         };
         cache.evict(CACHE_BYTES_MAX);
         Ok(cache)
     }
 
-    /// Length of the file of a module, in bytes; 0 if there is none.
+    /// Length of the file of a module, in bytes; 0 if there is none that would be read.
     pub(super) fn length(&self, digest: &str) -> u64 {
-        fs::metadata(self.folder.join(self.name(digest))).map_or(0, |metadata| metadata.len())
+        let metadata = fs::metadata(self.folder.join(self.name(digest)));
+        let metadata = metadata.ok().filter(fs::Metadata::is_file);
+        metadata
+            .map(|metadata| metadata.len())
+            .filter(|length| *length <= self.file_bytes_max)
+            .unwrap_or(0)
     }
 
     /// The code of a module, if there is a file with a valid MAC.
     pub(super) fn get(&self, digest: &str) -> Option<Authentic> {
         let name = self.name(digest);
         let path = self.folder.join(&name);
-        let mut content = Vec::new();
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        // Anybody may have put a link to a device here: nothing is read without an end.
+        let read = open_regular(&path).and_then(|file| {
+            let content = read_open(&file, self.file_bytes_max)?;
+            Ok((file, content))
+        });
+        let (file, content) = match read {
+            Ok(read) => read,
             Err(error) => {
-                tracing::warn!(
-                    path = %path.display(),
-                    %error,
-                    "cannot read cached code; compiling again"
-                );
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!(
+                        path = %path.display(),
+                        %error,
+                        "cannot read cached code; compiling again"
+                    );
+                }
                 return None;
             }
         };
-        if let Err(error) = file.read_to_end(&mut content) {
-            tracing::warn!(
-                path = %path.display(),
-                %error,
-                "cannot read cached code; compiling again"
-            );
-            return None;
-        }
         let Some((found, code)) = self.authentic(&name, &content) else {
             tracing::warn!(
                 path = %path.display(),
@@ -304,46 +316,56 @@ fn no_follow() -> i32 {
 mod tests {
     use super::*;
 
-    fn engine() -> wasmtime::Engine {
-        wasmtime::Engine::default()
+    fn open(folder: &Path) -> Result<Cache, Error> {
+        Cache::open(folder, &wasmtime::Engine::default(), 1_000)
+    }
+
+    #[test]
+    fn neither_devices_nor_long_files_are_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = open(folder.path()).expect("opens");
+        let path = folder.path().join(cache.name("aa"));
+        std::os::unix::fs::symlink("/dev/zero", &path).expect("links");
+        assert!(cache.get("aa").is_none());
+        assert_eq!(cache.length("aa"), 0);
+        // It can be replaced by code.
+        cache
+            .put("aa", &Found::default(), b"code")
+            .expect("is kept");
+        assert_eq!(cache.get("aa").expect("is there").code(), b"code");
+        let file = File::options().append(true).open(&path).expect("opens");
+        file.set_len(1 << 33).expect("it is sparse");
+        assert!(cache.get("aa").is_none());
+        assert_eq!(cache.length("aa"), 0);
     }
 
     #[test]
     fn key_is_private_and_survives() {
         let folder = tempfile::tempdir().expect("a folder");
-        let first = Cache::open(folder.path(), &engine()).expect("opens");
+        let first = open(folder.path()).expect("opens");
         let mode = fs::metadata(folder.path().join(KEY_FILE))
             .expect("exists")
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(
-            first.key,
-            Cache::open(folder.path(), &engine()).expect("opens").key
-        );
+        assert_eq!(first.key, open(folder.path()).expect("opens").key);
     }
 
     #[test]
     fn key_that_others_can_read_is_replaced() {
         let folder = tempfile::tempdir().expect("a folder");
-        let first = Cache::open(folder.path(), &engine()).expect("opens").key;
+        let first = open(folder.path()).expect("opens").key;
         let path = folder.path().join(KEY_FILE);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("changes");
-        assert_ne!(
-            first,
-            Cache::open(folder.path(), &engine()).expect("opens").key
-        );
+        assert_ne!(first, open(folder.path()).expect("opens").key);
     }
 
     #[test]
     fn key_from_a_folder_that_others_could_write_is_replaced() {
         let folder = tempfile::tempdir().expect("a folder");
-        let first = Cache::open(folder.path(), &engine()).expect("opens").key;
+        let first = open(folder.path()).expect("opens").key;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("changes");
-        assert_ne!(
-            first,
-            Cache::open(folder.path(), &engine()).expect("opens").key
-        );
+        assert_ne!(first, open(folder.path()).expect("opens").key);
         assert_eq!(
             fs::metadata(folder.path()).expect("is there").mode() & 0o777,
             0o700
@@ -353,7 +375,7 @@ mod tests {
     #[test]
     fn key_and_folder_of_another_user_are_not_used() {
         let folder = tempfile::tempdir().expect("a folder");
-        let first = Cache::open(folder.path(), &engine()).expect("opens").key;
+        let first = open(folder.path()).expect("opens").key;
         let path = folder.path().join(KEY_FILE);
         let give_away = |path: &Path| std::os::unix::fs::chown(path, Some(54_321), None);
         if give_away(&path).is_err() {
@@ -362,11 +384,11 @@ mod tests {
         }
         assert_ne!(
             first,
-            Cache::open(folder.path(), &engine()).expect("opens").key,
+            open(folder.path()).expect("opens").key,
             "the other user knows that key"
         );
         give_away(folder.path()).expect("as the file");
-        let refused = Cache::open(folder.path(), &engine()).err();
+        let refused = open(folder.path()).err();
         let message = refused.expect("code could be put there").to_string();
         assert!(message.contains("belongs to user 54321"), "{message}");
     }
@@ -374,7 +396,7 @@ mod tests {
     #[test]
     fn changed_or_renamed_code_is_not_returned() {
         let folder = tempfile::tempdir().expect("a folder");
-        let cache = Cache::open(folder.path(), &engine()).expect("opens");
+        let cache = open(folder.path()).expect("opens");
         let found = Found {
             imports: vec!["foldstream:module/log@0.1.0".to_owned()],
             schemas: Vec::new(),
@@ -402,7 +424,7 @@ mod tests {
     #[test]
     fn longest_unused_code_goes_first() {
         let folder = tempfile::tempdir().expect("a folder");
-        let cache = Cache::open(folder.path(), &engine()).expect("opens");
+        let cache = open(folder.path()).expect("opens");
         for (age, digest) in [(30, "aa"), (20, "bb"), (10, "cc")] {
             cache
                 .put(digest, &Found::default(), &[0; 1_000])

@@ -112,7 +112,7 @@ impl Engine {
         let mut linker = Linker::new(&wasmtime);
         imports::add_to_linker(&mut linker).map_err(broken)?;
         wasi::add_to_linker(&mut linker).map_err(broken)?;
-        let cache = Cache::open(&options.cache_dir, &wasmtime)?;
+        let cache = Cache::open(&options.cache_dir, &wasmtime, options.code_bytes_max)?;
         let turn = bounded(1);
         turn.0.send(()).expect("it has room for one");
         let places = Arc::new(Places::new(instances, options.memory.clone()));

@@ -577,8 +577,9 @@ async fn restore_module(
     let (folder, accepted) = (rollouts.deployments.folder.clone(), accepted.clone());
     let digest = accepted.digest.clone();
     blocking(move || {
-        let path = folder.module(&accepted.digest);
-        let is_there = std::fs::read(path).is_ok_and(|found| found == accepted.component);
+        let is_there = folder
+            .read_module(&accepted.digest)
+            .is_ok_and(|found| found == accepted.component);
         if is_there {
             Ok(())
         } else {
