@@ -787,6 +787,47 @@ fn demo_shows_rows_a_query_and_the_position_and_ends() {
     assert_eq!(left, 0, "it leaves nothing behind where it was started");
 }
 
+#[test]
+fn no_host_gets_a_command_that_was_meant_for_another() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let broken = folder.path().join("broken.toml");
+    std::fs::write(&broken, "data_dir = 5\n").expect("our folder is writable");
+    for config in [broken, folder.path().join("absent.toml")] {
+        let mut command = host::foldstream();
+        command
+            .arg("list")
+            .env("FOLDSTREAM_CONFIG", &config)
+            .current_dir(folder.path());
+        let refused = cli::finish(&mut command, None);
+        assert!(
+            // Not 5, which a host would have that cannot be reached.
+            [2, 3].contains(&refused.code) && refused.stderr.contains("FOLDSTREAM_CONFIG"),
+            "{refused:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn names_that_no_address_can_have_are_refused() {
+    let host = Host::start().await;
+    for arguments in [&["show", "."], &["show", ".."]] {
+        let refused = cli::on(&host, arguments);
+        assert!(refused.code == 2, "{refused:?}");
+    }
+    let refused = cli::on(&host, &["get", "totals", ".."]).expect(2);
+    assert!(refused.stderr.contains("cannot be names"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_empty_token_counts_as_none() {
+    let host = Host::start().await;
+    let mut command = host::foldstream();
+    command
+        .args(["--url", host.url(), "list"])
+        .env("FOLDSTREAM_TOKEN", "");
+    cli::finish(&mut command, None).expect(0);
+}
+
 #[tokio::test]
 async fn a_new_project_builds_and_dev_runs_it_and_builds_it_again_when_it_changes() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -191,7 +191,9 @@ pub struct Context {
 
 impl Context {
     fn new(global: GlobalArgs) -> anyhow::Result<Self> {
-        let token = match (global.token, &global.token_file) {
+        // An empty variable is as good as none.
+        let token = global.token.filter(|token| !token.is_empty());
+        let token = match (token, &global.token_file) {
             (Some(token), _) => Some(token),
             (None, Some(path)) => Some(read_token(path)?),
             (None, None) => None,
@@ -212,27 +214,39 @@ impl Context {
     /// A client of the host that the user named, or that the configuration file in the current
     /// folder describes.
     fn client(&self) -> anyhow::Result<Client> {
-        self.client_of(self.nearby().as_ref())
+        self.client_of(self.nearby()?.as_ref())
     }
 
     /// What the configuration file nearby says, unless a host was named.
-    fn nearby(&self) -> Option<crate::config::Config> {
+    fn nearby(&self) -> anyhow::Result<Option<crate::config::Config>> {
         if self.url.is_some() {
-            return None;
+            return Ok(None);
         }
-        match config_args::nearby() {
-            Some((_, Ok(config))) => Some(config),
+        let Some(config_args::Nearby {
+            file,
+            is_named,
+            config,
+        }) = config_args::nearby()
+        else {
+            return Ok(None);
+        };
+        match config {
+            Ok(config) => Ok(Some(config)),
+            // Another host than the one that the user named must not get the command.
+            Err(error) if is_named => Err(error.context(
+                "cannot read the host's address from the file in FOLDSTREAM_CONFIG; correct that, \
+                 or name the host with --url",
+            )),
             // Only a warning: a command must also work in a folder with a file of some other
             // program.
-            Some((file, Err(error))) => {
+            Err(error) => {
                 let file = file.display();
                 self.output.warning(&format!(
                     "cannot read the host's address from {file}, so {URL_DEFAULT} is used: \
                      {error:#}"
                 ));
-                None
+                Ok(None)
             }
-            None => None,
         }
     }
 

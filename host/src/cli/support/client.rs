@@ -214,6 +214,13 @@ impl Client {
         // A path in the address stays: the host may be behind a proxy that adds one.
         let before = self.base.path().trim_end_matches('/');
         url.set_path(&format!("{before}{}", path(segments)));
+        if segments
+            .iter()
+            .any(|segment| matches!(*segment, "." | ".."))
+        {
+            // Never sent, but seen by `answer_once`: this cannot fail itself.
+            url.set_fragment(Some(NOT_ADDRESSED));
+        }
         let request = self.http.request(method, url);
         match &self.token {
             Some(token) => request.header(AUTHORIZATION, token.clone()),
@@ -270,6 +277,13 @@ impl Client {
             .build()
             .map_err(|error| Error::Setup(causes(&error)))?;
         let (method, url) = (request.method().clone(), request.url().clone());
+        if url.fragment() == Some(NOT_ADDRESSED) {
+            return Err(Error::Setup(
+                "`.` and `..` cannot be names or keys in an address, in which they mean folders; \
+                 `foldstream scan` shows entries with such keys"
+                    .to_owned(),
+            ));
+        }
         let response = self
             .http
             .execute(request)
@@ -558,6 +572,10 @@ fn causes(error: &reqwest::Error) -> String {
     }
     cause.to_string()
 }
+
+/// Marks an address from which its parser has removed `.` or `..`, and which so names something
+/// else.
+const NOT_ADDRESSED: &str = "not-addressed";
 
 /// What stands for itself in a segment of a path (RFC 3986, section 2.3).
 const UNRESERVED: AsciiSet = NON_ALPHANUMERIC

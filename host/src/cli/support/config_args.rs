@@ -90,17 +90,29 @@ fn environment() -> anyhow::Result<Vec<(String, String)>> {
     Ok(texts)
 }
 
-/// The configuration file that commands find on their own, and its contents; none if there is none.
-pub(crate) fn nearby() -> Option<(PathBuf, anyhow::Result<Config>)> {
+/// A configuration file that commands find on their own.
+pub(crate) struct Nearby {
+    pub(crate) file: PathBuf,
+    /// Whether FOLDSTREAM_CONFIG names it; else it is in the current folder.
+    pub(crate) is_named: bool,
+    pub(crate) config: anyhow::Result<Config>,
+}
+
+/// The configuration file that commands find on their own; none if there is none.
+pub(crate) fn nearby() -> Option<Nearby> {
     let named = std::env::var_os("FOLDSTREAM_CONFIG")
         .filter(|name| !name.is_empty())
         .map(PathBuf::from);
+    let is_named = named.is_some();
     let settings = Settings {
         config: named,
         set: Vec::new(),
     };
-    let file = settings.file()?;
-    Some((file, settings.load(Vec::new())))
+    Some(Nearby {
+        file: settings.file()?,
+        is_named,
+        config: settings.load(Vec::new()),
+    })
 }
 
 /// Refuses an invalid configuration, and warns about doubtful settings.

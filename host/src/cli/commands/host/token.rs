@@ -82,7 +82,7 @@ pub(crate) fn run(command: Command, context: &Context) -> anyhow::Result<()> {
 }
 
 fn show(context: &Context) -> anyhow::Result<()> {
-    let Connection { url, token } = context.connection_of(context.nearby().as_ref());
+    let Connection { url, token } = context.connection_of(context.nearby()?.as_ref());
     let Some(token) = token else {
         let message = format!(
             "there is no token for {url}: none was given (--token, FOLDSTREAM_TOKEN), and no host \
