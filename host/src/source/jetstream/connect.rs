@@ -115,7 +115,7 @@ impl fmt::Debug for Settings {
 
 impl Settings {
     /// Checks the settings, and completes them from the context.
-    pub(super) fn new(options: Options) -> Result<Self, Unusable> {
+    pub(super) fn new(mut options: Options) -> Result<Self, Unusable> {
         // Characters that no stream may have in its name (ADR-6), and that would change an API
         // subject.
         if options.stream.is_empty()
@@ -134,6 +134,7 @@ impl Settings {
             None => Context::default(),
         };
         let servers = servers(&options.servers, &context.url)?;
+        complete_login(&mut options, &context);
         // Own settings first, then the context, then what is in the address: the first that has any
         // counts.
         let auth = match Auth::of_options(&options)? {
@@ -277,6 +278,17 @@ fn subject_prefix(setting: &str, prefix: &str) -> Result<String, String> {
     crate::subject::validate(trimmed)
         .map_err(|error| format!("`{setting}` is not valid: {error}"))?;
     Ok(trimmed.to_owned())
+}
+
+/// Completes a user or a password from the context, of which the settings override the other half.
+fn complete_login(options: &mut Options, context: &Context) {
+    let set = |value: &String| Some(value.clone()).filter(|value| !value.is_empty());
+    let has_password = options.password.is_some() || options.password_file.is_some();
+    match options.user {
+        None if has_password => options.user = set(&context.user),
+        Some(_) if !has_password => options.password = set(&context.password),
+        _ => {}
+    }
 }
 
 impl Auth {
@@ -535,6 +547,28 @@ mod tests {
             );
         }
         assert!(delay(50, longest) >= longest / 2);
+    }
+
+    #[test]
+    fn context_completes_the_other_half_of_a_login() {
+        let completed = |user: Option<&str>, password: Option<&str>, theirs: (&str, &str)| {
+            let mut options = Options {
+                user: user.map(str::to_owned),
+                password: password.map(str::to_owned),
+                ..Options::default()
+            };
+            let mut context = Context::default();
+            (context.user, context.password) = (theirs.0.to_owned(), theirs.1.to_owned());
+            complete_login(&mut options, &context);
+            [options.user, options.password].map(Option::unwrap_or_default)
+        };
+        assert_eq!(completed(None, Some("own"), ("u", "p")), ["u", "own"]);
+        assert_eq!(completed(Some("own"), None, ("u", "p")), ["own", "p"]);
+        assert_eq!(completed(Some("a"), Some("b"), ("u", "p")), ["a", "b"]);
+        // Then the whole login of the context counts.
+        assert_eq!(completed(None, None, ("u", "p")), ["", ""]);
+        // Refused afterwards, as a password without a user.
+        assert_eq!(completed(None, Some("own"), ("", "")), ["", "own"]);
     }
 
     #[test]

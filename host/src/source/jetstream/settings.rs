@@ -193,10 +193,13 @@ fn check_credentials(findings: &mut Findings, name: &str, source: &JetStreamSett
         (&key("token"), source.token.is_some()),
         (&key("token_file"), source.token_file.is_some()),
     );
-    findings.together(
-        (&key("user"), source.user.is_some()),
-        (&key("password"), password),
-    );
+    // A context may have the other half; whether it has is seen when it is read.
+    if source.context.is_none() {
+        findings.together(
+            (&key("user"), source.user.is_some()),
+            (&key("password"), password),
+        );
+    }
     // A user's JWT is signed for its nkey, which has to prove that it is the user.
     if source.jwt.is_some() && source.nkey.is_none() {
         findings.error(key("jwt"), format!("needs {} as well", key("nkey")));
