@@ -80,7 +80,10 @@ fn waiting(outbox: &Outbox) -> String {
 }
 
 fn target_line(target: &OutboxTarget) -> String {
-    let mut line = format!("{} published", counted(target.released, "message"));
+    let mut line = format!(
+        "{} published since the host started",
+        counted(target.released, "message")
+    );
     match (target.promise, target.window_seconds) {
         (Some(Promise::Exact), _) => line.push_str(", each exactly once"),
         (Some(Promise::ReadBack), _) => {
@@ -196,7 +199,9 @@ mod tests {
             ("may publish: a.>@orders", "not granted: b.>")
         );
         assert!(
-            rows[3].contains("3 messages published, once within the window of 2"),
+            rows[3].contains(
+                "3 messages published since the host started, once within the window of 2"
+            ),
             "{rows:?}"
         );
     }
