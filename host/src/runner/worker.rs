@@ -12,6 +12,7 @@ use super::Shared;
 use super::loading::Loading;
 use super::options::Program;
 use super::ownership::checked_role;
+use crate::batch::Limits;
 use crate::effects::Lineage;
 use crate::memory::caches;
 use crate::module::{Identity, KeyRule, Manifest, Module, ModuleKind};
@@ -488,7 +489,8 @@ impl Worker {
             .filter(|_| manifest.inbox.is_none())
             .map(|part| part.subjects());
         let keyed_by_header = matches!(manifest.key_rule, KeyRule::Header(_));
-        let needs_keys = has_parked || plan_of_lanes(program, module).is_some();
+        let needs_keys =
+            has_parked || plan_of_lanes(program, module, self.settings.batch).is_some();
         let needs_headers = program
             .part
             .as_ref()
@@ -511,7 +513,7 @@ impl Worker {
     }
 
     fn make_fold(&self, program: &Program, module: &Arc<Module>) -> MakeFold {
-        let plan = plan_of_lanes(program, module);
+        let plan = plan_of_lanes(program, module, self.settings.batch);
         // Each module starts with a record of its own: what collides depends on its code.
         let record = Arc::new(lanes::Record::new(&self.shared.deployment));
         *self.shared.lanes.lock() = plan
@@ -568,13 +570,18 @@ impl Worker {
 
 /// How its folds are split; none if they are serial. Effects and timers have an order over all keys,
 /// and a part of the events is for one key.
-fn plan_of_lanes(program: &Program, module: &Module) -> Option<lanes::Plan> {
+fn plan_of_lanes(program: &Program, module: &Module, batch: Limits) -> Option<lanes::Plan> {
     let rule = &module.manifest().key_rule;
-    let is_split = program.lanes > 1
+    let events_max = module
+        .manifest()
+        .batch_events
+        .map_or(batch.events, |wanted| batch.events.min(wanted as usize));
+    let lanes = lanes::Plan::most(events_max).min(program.lanes as usize);
+    let is_split = lanes > 1
         && module.kind() == ModuleKind::Projection
         && *rule != KeyRule::None
         && program.part.is_none();
-    is_split.then(|| lanes::Plan::new(program.lanes as usize, rule.clone()))
+    is_split.then(|| lanes::Plan::new(lanes, rule.clone()))
 }
 
 /// The subjects that a deployment of a module reads.

@@ -50,6 +50,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The number of lanes into which a batch of this many events may be split.
+    pub fn most(events: usize) -> usize {
+        events / EVENTS_PER_LANE
+    }
+
     /// One for this many lanes.
     pub fn new(lanes: usize, rule: KeyRule) -> Self {
         let lanes = lanes.clamp(2, LANES_MAX as usize);

@@ -60,6 +60,9 @@ struct State {
     end: Option<End>,
 }
 
+/// How many sequences a reader that joins may be ahead of the hub's reader.
+const LATER_MAX: u64 = 2_048;
+
 /// What followers have to know of the session of a shared reader.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SessionFacts {
@@ -240,6 +243,13 @@ impl Hub {
             true => state.ring.prove(mark.as_ref()),
             false => Proof::None,
         };
+        // It would have to read all of that again over a reader that others may keep waiting.
+        if let Some(mark) = &mark
+            && proof == Proof::Later
+            && mark.sequence - state.ring.end() > LATER_MAX
+        {
+            return Entrance::Closed;
+        }
         let number = state.seat_next;
         state.seat_next += 1;
         let unproved = mark.filter(|_| proof == Proof::Later);
@@ -322,16 +332,25 @@ impl State {
     }
 
     fn trim(&mut self) {
-        let lowest = self.seats.iter().map(|place| place.position).min();
+        // One that is behind the ring reads alone once it looks again, and needs nothing of it.
+        let start = self.ring.start();
+        let positions = self.seats.iter().map(|place| place.position);
+        let lowest = positions.filter(|position| *position >= start).min();
         self.ring.trim(lowest.unwrap_or(u64::MAX));
     }
 
     fn parting(&self, seat: &Seat, is_behind: bool) -> Parting {
-        let mut trusted = self.session.trusted.clone();
-        trusted.cut(seat.position);
         // A follower that has not passed all of it reads the rest again, and finds out by itself.
-        let has_passed = seat.position >= self.ring.end();
+        let has_passed = seat.unproved.is_none() && seat.position >= self.ring.end();
         let end = self.end.clone().filter(|_| has_passed).unwrap_or_default();
+        // What has become of these jumps is known by now.
+        let trusted = if end.is_about_passed() {
+            Trusted::default()
+        } else {
+            let mut trusted = self.session.trusted.clone();
+            trusted.cut(seat.position);
+            trusted
+        };
         Parting {
             trusted,
             suspicion: end.suspicion,
@@ -468,7 +487,13 @@ impl Moved<'_> {
         let reader = self.reader.take();
         let mut state = self.hub.state.lock();
         if let Some(reader) = &reader {
-            state.session = reader.session_facts();
+            let mut facts = reader.session_facts();
+            // The reader has found out what became of its jumps, and forgotten them. A follower that
+            // has passed some of them, and not all, has to find out for itself.
+            if end.is_about_passed() {
+                facts.trusted = std::mem::take(&mut state.session.trusted);
+            }
+            state.session = facts;
         }
         state.end = Some(end);
         drop(state);
@@ -492,6 +517,11 @@ impl Drop for Moved<'_> {
 }
 
 impl End {
+    /// Whether it is about events that were passed.
+    fn is_about_passed(&self) -> bool {
+        self.passed.is_some() || self.overlooked > 0
+    }
+
     /// The end of a reader with this error at a position.
     fn of(error: &Error, position: Option<u64>) -> Self {
         let position = position.unwrap_or_default();

@@ -550,7 +550,8 @@ impl Supervised {
         let widest = Limits::default();
         let limits = Limits {
             events: self.request.limits.events.max(widest.events),
-            bytes: self.request.limits.bytes.max(widest.bytes),
+            // As the host's memory allows it for one reader.
+            bytes: self.request.limits.bytes,
         };
         let request = Request {
             resume: None,

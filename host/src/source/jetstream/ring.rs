@@ -14,6 +14,8 @@ use crate::position::EventMark;
 /// Size at which the oldest batches go, even if a follower needs them, in bytes. The newest one always
 /// stays: each follower has it, or takes it now.
 const RING_BYTES: usize = 4 << 20;
+/// It takes at most this share of the memory for what is read ahead: one over this.
+const RING_SHARE: u64 = 4;
 /// What a batch takes apart from its events, in bytes; a batch without any moves the position.
 const ENTRY_BYTES: usize = 256;
 
@@ -105,7 +107,12 @@ impl Ring {
             repaired,
             _memory: memory,
         });
-        while self.bytes > RING_BYTES && self.entries.len() > 1 && self.shed() {}
+        // Small hosts have little memory for what is read ahead.
+        let most = ahead.map_or(RING_BYTES, |ahead| {
+            let all = u64::from(ahead.total) * UNIT;
+            RING_BYTES.min(usize::try_from(all / RING_SHARE).unwrap_or(RING_BYTES))
+        });
+        while self.bytes > most && self.entries.len() > 1 && self.shed() {}
     }
 
     /// Memory for a batch, at the cost of older ones; none if there is too little even so.
@@ -190,7 +197,9 @@ impl Ring {
         let following: usize = later.map(|entry| entry.batch.events.len()).sum();
         let newest = &self.entries.back()?.batch;
         batch.head = newest.head;
-        batch.pending += newest.pending + following as u64 - entry.batch.pending;
+        // What the portion leaves of its batch, and what lies behind that batch by now.
+        let left = batch.pending.saturating_sub(entry.batch.pending);
+        batch.pending = left + newest.pending + following as u64;
         Some(Taken {
             last: is_whole.then(|| entry.last.clone()),
             repaired: if is_whole { entry.repaired } else { 0 },

@@ -18,7 +18,7 @@ const KEYS_LARGE: usize = 1 << 17;
 /// Most keys in the notes. One batch may touch many more than an instance does in many batches.
 const KEYS_MAX: usize = 1 << 20;
 /// Ranges from which notes are large, and most of them.
-const RANGES_LARGE: usize = 1_024;
+const RANGES_LARGE: usize = 8_192;
 const RANGES_MAX: usize = 16_384;
 /// Most bytes of the bounds of ranges.
 const RANGES_BYTES_MAX: usize = 1 << 20;
@@ -34,7 +34,7 @@ pub(super) struct Touched {
     keys: HashTable<u64>,
     /// What was scanned: begin, and end (exclusive; none is unbounded). No two of them overlap.
     ranges: BTreeMap<String, Option<String>>,
-    /// Bytes of the bounds, at most.
+    /// Bytes of the bounds.
     range_bytes: usize,
     /// The keys that the batch writes, in the order of its writes.
     written: Vec<u64>,
@@ -68,6 +68,10 @@ impl Touched {
     }
 
     fn insert(&mut self, fingerprint: u64) {
+        // The batch is folded again anyway; the host is not asked for memory for each key.
+        if self.is_cut {
+            return;
+        }
         if self.keys.len() == self.keys.capacity() && !self.grow() {
             self.is_cut = true;
             return;
@@ -105,18 +109,18 @@ impl Touched {
             }
             let (other, other_end) = (other.clone(), other_end.clone());
             self.ranges.remove(&other);
+            self.range_bytes -= bytes_of(&other, other_end.as_deref());
             start = start.min(other);
             end = match (end, other_end) {
                 (Some(one), Some(other)) => Some(one.max(other)),
                 _ => None,
             };
         }
-        let bytes = start.len() + end.as_ref().map_or(0, String::len);
+        let bytes = bytes_of(&start, end.as_deref());
         if self.ranges.len() >= RANGES_MAX || self.range_bytes + bytes > RANGES_BYTES_MAX {
             self.is_cut = true;
             return;
         }
-        // Those of merged ranges stay counted, which only renews the notes a little earlier.
         self.range_bytes += bytes;
         self.ranges.insert(start, end);
     }
@@ -184,6 +188,11 @@ impl Touched {
         self.written = Vec::new();
         self.is_cut = false;
     }
+}
+
+/// Bytes of the bounds of a range.
+fn bytes_of(start: &str, end: Option<&str>) -> usize {
+    start.len() + end.map_or(0, str::len)
 }
 
 #[cfg(test)]
