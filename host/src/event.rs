@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_shown_exactly_is_told() {
+    fn what_cannot_be_shown_exactly_is_reported() {
         for (text, is_exact) in [
             ("hello", true),
             ("1", true),
