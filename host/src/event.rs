@@ -86,12 +86,13 @@ impl Payload {
     pub fn is_shown_exactly(&self) -> bool {
         let Self::Text(text) = self else { return true };
         let Some(raw) = json(text) else { return true };
-        let is_as_long = raw.get().len() == text.len();
-        is_as_long
-            && !text.starts_with('"')
-            && !text.contains(['\n', '\r'])
-            // Parsing costs more than the search, and nearly no text has the member.
-            && !(text.starts_with('{') && is_member_likely(text) && represents_bytes(text))
+        let has_space = raw.get().len() != text.len() || text.contains(['\n', '\r']);
+        if has_space || text.starts_with('"') {
+            return false;
+        }
+        // Parsing costs more than the search, and nearly no text has the member.
+        let is_bytes = text.starts_with('{') && is_member_likely(text) && represents_bytes(text);
+        !is_bytes
     }
 
     /// The payload that a JSON value represents: a string is its text, `{"$bytes": "<base64>"}` is

@@ -815,7 +815,10 @@ async fn names_that_no_address_can_have_are_refused() {
         assert!(refused.code == 2, "{refused:?}");
     }
     let refused = cli::on(&host, &["get", "totals", ".."]).expect(2);
-    assert!(refused.stderr.contains("cannot be names"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("cannot be part of a URL"),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]

@@ -162,9 +162,12 @@ async fn an_event_that_fails_in_a_lane_stops_as_in_one() {
         }
         assert!(failures[0] == failures[1], "{verb}: {failures:?}");
         assert_eq!(failures[0].1, Some(4_401), "{verb}");
-        // A slow event makes batches small, which are not split.
-        let failed = lanes_of(&host, SEVERAL).await.failed;
-        assert!(failed > 0 || verb == "loop", "{verb}");
+        // A slow event makes batches small, which are not split; and keys of some may collide.
+        let lanes = lanes_of(&host, SEVERAL).await;
+        assert!(
+            lanes.failed + lanes.collided > 0 || verb == "loop",
+            "{verb}: {lanes:?}"
+        );
     }
 }
 
