@@ -54,7 +54,7 @@ fn old_events_are_removed_from_the_front() {
 #[test]
 fn event_that_was_removed_is_still_known_by_its_id_after_a_restart() {
     let place = Place::with(Options {
-        max_bytes: Some(2_000),
+        max_bytes: Some(9_010),
         ..Options::default()
     });
     let log = place.open();
