@@ -324,7 +324,7 @@ impl Work {
         (ready, sleep)
     }
 
-    /// Reads the timers, without those that are not pending at their time any more.
+    /// Reads the timers that are still pending at their time.
     async fn still_pending(&self, ready: Vec<(Due, u32)>) -> Result<Vec<Ready>, state::Error> {
         let store = self.parts.store.clone();
         let read = move || -> Result<Vec<Ready>, state::Error> {

@@ -6,7 +6,7 @@ use crate::event::Event;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chosen<'a> {
     events: &'a [Event],
-    /// The indices of those that are chosen, in order; none is all.
+    /// The indices of the chosen events, in order; none is all.
     picked: Option<&'a [u32]>,
 }
 

@@ -38,7 +38,7 @@ pub(super) struct Script {
     pub(super) origins: Vec<Origin>,
     /// Whether events need not fit the schemas that the module carries.
     pub(super) invalid_events: bool,
-    /// Whether those that do not fit fail.
+    /// Whether events that do not fit fail.
     pub(super) check_events: bool,
     scope: Scope,
 }

@@ -577,7 +577,7 @@ fn causes(error: &reqwest::Error) -> String {
 /// else.
 const NOT_ADDRESSED: &str = "not-addressed";
 
-/// What stands for itself in a segment of a path (RFC 3986, section 2.3).
+/// The characters that need no encoding in a segment of a path (RFC 3986, section 2.3).
 const UNRESERVED: AsciiSet = NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')

@@ -30,7 +30,7 @@ const KEY_BYTES: u64 = 20;
 /// The notes.
 #[derive(Debug)]
 pub(super) struct Touched {
-    /// Keys that were read or written, also those that do not exist.
+    /// Keys that were read or written, also absent ones.
     keys: HashTable<u64>,
     /// What was scanned: begin, and end (exclusive; none is unbounded). No two of them overlap.
     ranges: BTreeMap<String, Option<String>>,
