@@ -37,6 +37,9 @@ const ACKNOWLEDGEMENT: Duration = Duration::from_secs(30);
 /// Pause between two looks at a deployment.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long a reader may not know of an edit of a stream's settings: it looks at them every second.
+const SETTINGS_KNOWN_WITHIN: Duration = Duration::from_secs(3);
+
 /// How long a loss may be unknown.
 const KNOWN_WITHIN: Duration = Duration::from_secs(20);
 
@@ -58,6 +61,8 @@ pub struct Books {
     /// What a turn stored that edited the settings under readers that get only what they want. If
     /// one ends within a second of the edit, it never knows what was removed meanwhile.
     unknown: Vec<RangeInclusive<u64>>,
+    /// When the last such edit was made.
+    edited: Option<Instant>,
     /// Whether the deployments are there.
     is_open: bool,
 }
@@ -137,7 +142,7 @@ impl Books {
         };
         // What is removed from now on is removed under readers that have everything.
         self.settle(world).await?;
-        let before = self.last;
+        let (before, edited, began) = (self.last, self.edited, Instant::now());
         if replaces {
             self.replace_those_of_others(world, random).await;
         } else {
@@ -150,7 +155,9 @@ impl Books {
             self.publish_and_edit(world, edit, is_hard, random).await;
             drop(server);
         }
-        let unknown = is_hard.then_some(before + 1..=self.last);
+        // The turn may have begun before the readers knew of the edit of the turn before it.
+        let is_known = edited.is_none_or(|edited| began - edited > SETTINGS_KNOWN_WITHIN);
+        let unknown = (is_hard || !is_known).then_some(before + 1..=self.last);
         if is_still {
             self.accounts_for_all(world, Some(before)).await?;
             self.unknown.extend(unknown);
@@ -213,6 +220,9 @@ impl Books {
             .await
             .expect("these settings can be edited");
         self.is_whole &= removal == Removal::Nothing;
+        if removal.is_at_once() && !self.removal.is_at_once() {
+            self.edited = Some(Instant::now());
+        }
         self.removal = removal;
     }
 

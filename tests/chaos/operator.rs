@@ -168,6 +168,24 @@ pub async fn resume(world: &World, name: &str) {
     }
 }
 
+/// Rolls back code that can apply nothing: the last change may have been a rollback to it.
+pub async fn leave_broken(world: &World, name: &str) {
+    let is_broken = |shown: &Deployment| {
+        let failure = shown.failure.as_ref();
+        failure.is_some_and(|failure| failure.message.contains("cannot apply event"))
+    };
+    let shown = world
+        .show_when(name, "be live, or to stop", |shown| {
+            shown.state == DeploymentState::Live || is_broken(shown)
+        })
+        .await;
+    if is_broken(&shown) {
+        world.note(&format!("operator: {name} leaves broken code"));
+        let path = format!("/v1/deployments/{name}/rollback");
+        world.ask(Method::POST, &path).await.expect(200);
+    }
+}
+
 /// Skips an event, as soon as that can be decided.
 pub async fn skip(world: &World, name: &str, sequence: u64) {
     let body = json!({ "skip": [sequence], "reason": "poison" }).to_string();

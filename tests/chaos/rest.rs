@@ -1,10 +1,12 @@
 //! What has to be true once nothing breaks any more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use foldstream::api::{DeploymentState, EntryPage, GenerationList, GenerationStatus, WorkState};
+use foldstream::api::{
+    DeploymentState, EntryPage, Generation, GenerationList, GenerationStatus, WorkState,
+};
 use foldstream_tests::{cli, host, wait};
 use reqwest::Method;
 
@@ -16,6 +18,7 @@ use crate::{handlers, leaky, operator};
 /// Checks a round at rest: nothing is lost, doubled or left over, and each file is sound.
 pub async fn check(world: &World, watchers: &[&Mutex<Seen>]) {
     operator::resume(world, LEDGER).await;
+    operator::leave_broken(world, LEDGER).await;
     let last = world.oracle.through();
     let shown = world
         .show_when(
@@ -76,40 +79,43 @@ async fn known_generations_equal_the_fold(world: &World, last: u64) -> bool {
         "one generation serves: {:#?}",
         list.generations
     );
-    for generation in &list.generations {
-        if !matches!(
+    // Generations that inherited a state share its file, and one of them has it now.
+    let followed = list.generations.iter().filter(|generation| {
+        matches!(
             generation.status,
             GenerationStatus::Active | GenerationStatus::Previous
-        ) {
-            continue;
-        }
-        // One whose state another one inherited has no state of its own.
-        let is_own = generation.status == GenerationStatus::Active
-            || generation.state_file != active[0].state_file;
-        if !is_own {
-            continue;
-        }
-        let number = generation.number;
-        let path = format!(
-            "/v1/deployments/{LEDGER}/entries?limit=1000&generation={number}&at-least={last}&timeout=30s"
-        );
-        let answer = world.ask(Method::GET, &path).await;
-        if answer.status == 409 {
-            return false;
-        }
-        let page: EntryPage = answer.expect(200).json();
-        let shape = if generation.module.state_version == 1 {
-            Shape::First
-        } else {
-            Shape::Next
-        };
-        let differs = difference(&world.oracle.entries(page.position, shape), &page.entries);
-        assert!(
-            differs.is_none(),
-            "generation {number} is not the fold: {}",
-            differs.unwrap_or_default()
-        );
+        )
+    });
+    let mut files: BTreeMap<u64, bool> = BTreeMap::new();
+    for generation in followed {
+        let equals = generation_equals_the_fold(world, generation, last).await;
+        *files.entry(generation.state_file).or_default() |= equals;
     }
+    files.into_values().all(|equals| equals)
+}
+
+/// The same of one generation; false if it has no state, or none any more.
+async fn generation_equals_the_fold(world: &World, generation: &Generation, last: u64) -> bool {
+    let number = generation.number;
+    let path = format!(
+        "/v1/deployments/{LEDGER}/entries?limit=1000&generation={number}&at-least={last}&timeout=30s"
+    );
+    let answer = world.ask(Method::GET, &path).await;
+    if answer.status == 409 {
+        return false;
+    }
+    let page: EntryPage = answer.expect(200).json();
+    let shape = if generation.module.state_version == 1 {
+        Shape::First
+    } else {
+        Shape::Next
+    };
+    let differs = difference(&world.oracle.entries(page.position, shape), &page.entries);
+    assert!(
+        differs.is_none(),
+        "generation {number} is not the fold: {}",
+        differs.unwrap_or_default()
+    );
     true
 }
 
@@ -201,12 +207,8 @@ async fn only_known_files_are_left(world: &World) {
         let known: BTreeSet<String> = list
             .generations
             .iter()
-            .filter(|generation| {
-                !matches!(
-                    generation.status,
-                    GenerationStatus::Retired | GenerationStatus::Failed
-                )
-            })
+            // A failed candidate keeps its file until it is resumed or replaced.
+            .filter(|generation| generation.status != GenerationStatus::Retired)
             .map(|generation| format!("{}.redb", generation.state_file))
             .collect();
         let folder = world.host.lock().await.data_dir().join("state").join(name);
