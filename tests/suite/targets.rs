@@ -8,7 +8,9 @@ use foldstream::api::{self, Promise};
 use foldstream_tests::host::Host;
 use foldstream_tests::nats::{self, NatsServer, Version};
 use foldstream_tests::proxy::Proxy;
-use foldstream_tests::reactor::{REACTOR, TO_STREAM, event, events, published};
+use foldstream_tests::reactor::{
+    REACTOR, TO_STREAM, event, events, host_with_stream, published, stored,
+};
 use foldstream_tests::{cli, guests, wait};
 use serde_json::json;
 
@@ -347,4 +349,51 @@ async fn retry_of_parked_events_stops_while_the_outbox_is_full() {
     .await;
     published(stage.client(), last).await;
     assert_eq!(stage.causes().await, causes);
+}
+
+#[tokio::test]
+async fn messages_whose_subjects_the_account_maps_are_stored_once() {
+    let server = NatsServer::start_with("mappings = { \"out.>\": \"moved.>\" }\n").await;
+    let context = server.jetstream().await;
+    let config = Config {
+        subjects: vec!["moved.>".to_owned()],
+        // Nobody recognises an id.
+        duplicate_window: std::time::Duration::from_millis(100),
+        ..plain()
+    };
+    nats::create_stream_with(&context, config).await;
+    let proxy = Proxy::start(&server.url()).await;
+    let mut host = host_with_stream(&proxy.url(), "").await;
+    host.client()
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
+        .await;
+    for round in 0..2 {
+        proxy.swallow(true);
+        let before = stored(&server).await.len();
+        let last = host.client().append(&events(30, "one")).await.last_sequence;
+        wait::until("messages to be stored without an answer", || async {
+            (stored(&server).await.len() > before).then_some(())
+        })
+        .await;
+        host.kill();
+        proxy.swallow(false);
+        // Longer than the window.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        host.restart().await;
+        published(host.client(), last).await;
+        // From here on the host knows that subjects are mapped.
+        let last = host.client().append(&[event(1, "one")]).await.last_sequence;
+        published(host.client(), last).await;
+        let messages = stored(&server).await;
+        let ids: BTreeSet<&str> = messages.iter().map(|stored| stored.id.as_str()).collect();
+        let wanted = 31 * (round + 1);
+        assert_eq!(
+            (messages.len(), ids.len()),
+            (wanted, wanted),
+            "round {round}"
+        );
+        let shown = host.client().show(REACTOR).await;
+        let targets = shown.outbox.expect("it has an outbox").targets;
+        assert_eq!(targets[0].promise, Some(Promise::ReadBack));
+    }
 }

@@ -97,6 +97,8 @@ pub(super) async fn look(
     let created_ns = description.created_ns;
     let end = Mark::at(description.last, created_ns);
     let mark = store.effect_mark(target);
+    let known = mark.filter(|mark| mark.is_within(created_ns));
+    let keeps_subjects = known.and_then(|mark| mark.keeps_subjects);
     let mark = mark.map(|mark| mark.within(created_ns));
     if mark.is_none() && cursor.is_none() {
         ahead::begin_mark(store, target, end).await?;
@@ -107,6 +109,7 @@ pub(super) async fn look(
         // Replies are all that it sends, and no stream has them.
         return Ok(read_back);
     }
+    let patterns = found_under(patterns, keeps_subjects)?;
     let prefix = format!("fs.{lineage}.");
     // The mark first: a later cursor may hide what left before it without one.
     let mut ids = None;
@@ -154,6 +157,20 @@ pub(super) async fn look(
             })
         }
     }
+}
+
+/// The patterns under which a stream may have what was sent under these. An account may map subjects,
+/// and then no message has the one to which it was sent.
+fn found_under(
+    mut sent: Vec<Pattern>,
+    keeps_subjects: Option<bool>,
+) -> Result<Vec<Pattern>, subject::Error> {
+    match keeps_subjects {
+        Some(true) => {}
+        None => sent.insert(0, Pattern::parse(">")?),
+        Some(false) => sent = vec![Pattern::parse(">")?],
+    }
+    Ok(sent)
 }
 
 /// The patterns under which effects are looked for, the widest one first: the others count if there
@@ -315,10 +332,11 @@ async fn send_chain(
             continue;
         }
         let begun = Instant::now();
-        match publisher.publish(&outgoing(&row, lineage)).await {
+        let message = outgoing(&row, lineage);
+        match publisher.publish(&message).await {
             Ok(confirmed) => {
-                sent.again += u64::from(confirmed.is_duplicate);
-                sent.sequence = sent.sequence.max(confirmed.sequence);
+                sent.example.get_or_insert((confirmed.sequence, message));
+                sent.note(confirmed);
                 sent.confirmed.push(row);
             }
             // It leaves the order of its key, so the next one may follow.

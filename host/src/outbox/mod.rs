@@ -16,6 +16,8 @@ mod tests;
 pub(crate) use releaser::{Parts, Releaser};
 pub(crate) use status::Status;
 
+use crate::source::jetstream::{Confirmed, Outgoing};
+
 /// Why an effect with a condition that is not stored is a conflict although later ones are stored.
 const PASSED: &str = "later messages are stored and this one is not: its condition did not hold \
                       before; what was decided about it then is not in this state";
@@ -29,6 +31,8 @@ struct Sent {
     again: u64,
     /// The last sequence that the stream gave one of them.
     sequence: u64,
+    /// One that was confirmed alone, and its sequence.
+    example: Option<(u64, Outgoing)>,
     /// Effects whose condition does not hold, and why: the target does not have them.
     conflicts: Vec<(crate::effects::Row, String)>,
     /// Whether some of the others may be stored.
@@ -47,6 +51,12 @@ impl Sent {
         }
     }
 
+    /// Notes what a stream says of an effect that it has.
+    fn note(&mut self, confirmed: Confirmed) {
+        self.again += u64::from(confirmed.is_duplicate);
+        self.sequence = self.sequence.max(confirmed.sequence);
+    }
+
     /// Adds what became of other effects. The first trouble is shown, and the furthest sequence
     /// counts.
     fn add(&mut self, other: Self) {
@@ -54,6 +64,7 @@ impl Sent {
             confirmed,
             again,
             sequence,
+            example,
             conflicts,
             is_in_doubt,
             leaves_refused,
@@ -62,6 +73,7 @@ impl Sent {
         self.confirmed.extend(confirmed);
         self.again += again;
         self.sequence = self.sequence.max(sequence);
+        self.example = self.example.take().or(example);
         self.conflicts.extend(conflicts);
         self.is_in_doubt |= is_in_doubt;
         self.leaves_refused |= leaves_refused;

@@ -18,7 +18,7 @@ use crate::clock::{Clock, Look, wall_ns};
 use crate::effects::{self, Grants, Place, Promise, Row, RowKey};
 use crate::log::Log;
 use crate::room::Use;
-use crate::source::jetstream::{Description, Publisher};
+use crate::source::jetstream::{Description, Outgoing, Publisher};
 use crate::source::{Outlet, Source};
 use crate::state::{self, Delayed, Mark, RefusedKeys};
 
@@ -31,6 +31,9 @@ const BYTES_MAX: usize = 4 << 20;
 const SINGLE_MAX: usize = 100;
 /// Longest sleep until a delayed effect is due: this machine's clock may jump meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
+/// How often it is looked at under which subject the stream has a message: an account may begin to map
+/// subjects at any time.
+const SUBJECT_LOOKS: Duration = Duration::from_secs(1);
 /// Pause after a failure: it doubles up to the longest one, and varies by half.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// How long a message that its target refuses may keep a new one waiting that does not depend on it.
@@ -90,6 +93,8 @@ pub(super) struct Task {
     clock: Clock,
     /// When the task started: the steady clock counts from here.
     begun: Instant,
+    /// When it was last looked at under which subject the stream has a message.
+    subject_seen: Mutex<Option<Instant>>,
     /// Where to read on among delayed effects: those before it are refused for now, and are tried
     /// again after the others.
     delayed_after: Option<RowKey>,
@@ -139,6 +144,7 @@ impl Task {
             has_looked: AtomicBool::new(false),
             clock: Clock::default(),
             begun: Instant::now(),
+            subject_seen: Mutex::default(),
             delayed_after: None,
             holds_ordered: AtomicBool::new(false),
             refused: Mutex::default(),
@@ -674,9 +680,44 @@ impl Task {
             });
         }
         self.is_in_doubt.store(sent.is_in_doubt, Ordering::Relaxed);
+        if let Some(example) = sent.example.take() {
+            self.note_subject(publisher, example).await;
+        }
         let is_refused = cursor.is_some() && sent.trouble.is_some();
         self.doubts_cursor.store(is_refused, Ordering::Relaxed);
         sent
+    }
+
+    /// Notes whether the stream has a message under the subject to which it was sent, now and then.
+    async fn note_subject(&self, publisher: &Publisher, (sequence, message): (u64, Outgoing)) {
+        let is_soon = |at: Instant| at.elapsed() < SUBJECT_LOOKS;
+        if self.subject_seen.lock().is_some_and(is_soon) {
+            return;
+        }
+        // What can't be read now is looked at again with the next message.
+        let Ok(Some(keeps_subjects)) = publisher.has_as_sent(sequence, &message).await else {
+            return;
+        };
+        *self.subject_seen.lock() = Some(Instant::now());
+        let store = &self.parts.store;
+        let Some(mark) = store.effect_mark(&self.name) else {
+            return;
+        };
+        if !keeps_subjects && mark.keeps_subjects != Some(false) {
+            tracing::warn!(
+                deployment = self.parts.deployment,
+                target = self.name,
+                sequence,
+                subject = message.subject,
+                "the stream has messages under other subjects than they were sent to, perhaps by a \
+                 mapping of the account; after a crash all its messages are looked at"
+            );
+        }
+        let mark = Mark {
+            keeps_subjects: Some(keeps_subjects),
+            ..mark
+        };
+        store.set_effect_mark(&self.name, mark);
     }
 
     /// Sends effects that have an order.

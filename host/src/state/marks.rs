@@ -16,6 +16,9 @@ pub struct Mark {
     pub confirmed: u64,
     /// It has, and nobody has accepted that yet.
     pub has_lost: bool,
+    /// Whether the stream has messages under the subjects to which they were sent; an account may map
+    /// them. None before one was looked at.
+    pub keeps_subjects: Option<bool>,
 }
 
 /// The form of a mark in the file. Earlier releases stored the sequence alone, or without what is
@@ -32,6 +35,8 @@ enum StoredMark {
         confirmed: u64,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         lost: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keeps_subjects: Option<bool>,
     },
 }
 
@@ -48,11 +53,13 @@ impl From<StoredMark> for Mark {
                 created,
                 confirmed,
                 lost,
+                keeps_subjects,
             } => Self {
                 sequence,
                 created_ns: Some(created).filter(|created| *created > 0),
                 confirmed,
                 has_lost: lost,
+                keeps_subjects,
             },
         }
     }
@@ -65,8 +72,10 @@ impl From<Mark> for StoredMark {
             created_ns,
             confirmed,
             has_lost,
+            keeps_subjects,
         } = mark;
-        if created_ns.is_none() && confirmed == 0 && !has_lost {
+        let is_plain = confirmed == 0 && !has_lost && keeps_subjects.is_none();
+        if created_ns.is_none() && is_plain {
             return Self::Sequence(sequence);
         }
         Self::Of {
@@ -74,6 +83,7 @@ impl From<Mark> for StoredMark {
             created: created_ns.unwrap_or(0),
             confirmed,
             lost: has_lost,
+            keeps_subjects,
         }
     }
 }
@@ -126,6 +136,11 @@ impl Mark {
                 0
             },
             has_lost: self.has_lost || before.has_lost,
+            // Once mapped, some messages have other subjects, whatever comes later.
+            keeps_subjects: match (before.keeps_subjects, self.keeps_subjects) {
+                (Some(false), _) => Some(false),
+                (before, own) => own.or(before),
+            },
             ..self
         }
     }
@@ -144,6 +159,22 @@ mod tests {
             has_lost: true,
             ..Mark::at(7, None)
         };
+        let mapped = Mark {
+            keeps_subjects: Some(false),
+            ..Mark::at(7, None)
+        };
+        let same = Mark {
+            keeps_subjects: Some(true),
+            ..mapped
+        };
+        for (before, next, wanted) in [
+            (mapped, new, Some(false)),
+            (mapped, same, Some(false)),
+            (same, mapped, Some(false)),
+            (same, new, Some(true)),
+        ] {
+            assert_eq!(next.following(Some(before)).keeps_subjects, wanted);
+        }
         assert_eq!(
             [lost, new].map(|mark| mark.confirmed_within(Some(5))),
             [9, 7]
@@ -162,7 +193,7 @@ mod tests {
         assert_eq!([old, new].map(|mark| mark.within(Some(5))), [7, 7]);
         assert_eq!([old, new].map(|mark| mark.within(Some(6))), [7, 0]);
         assert_eq!(new.within(None), 7, "the server does not say");
-        for mark in [old, new, lost] {
+        for mark in [old, new, lost, mapped, same] {
             let json = serde_json::to_string(&mark).expect("plain data");
             assert_eq!(read(&json), mark, "{json}");
         }

@@ -375,6 +375,20 @@ impl Publisher {
         }
     }
 
+    /// Whether the stream has a message under the subject to which it was sent; none if it has no
+    /// such message at that sequence.
+    pub async fn has_as_sent(
+        &self,
+        sequence: u64,
+        message: &Outgoing,
+    ) -> Result<Option<bool>, Unavailable> {
+        let mut link = self.link().await?;
+        let api = self.api(&link);
+        let found = self.answer(&mut link, api.message(sequence)).await?;
+        let found = found.filter(|stored| is_itself(message, &stored.headers));
+        Ok(found.map(|stored| stored.subject == message.subject))
+    }
+
     /// Sequence and data of the last message of a subject; none if there is none.
     pub async fn last_of(&self, subject: &str) -> Result<Option<(u64, Bytes)>, Unavailable> {
         let mut link = self.link().await?;
@@ -476,12 +490,8 @@ impl Publisher {
         };
         // It has just answered to the message, so no other connection would know more.
         let found = self.answer(&mut link, look).await?;
-        let is_itself = |headers: &[u8]| {
-            let mut headers = Block::read(headers).headers.into_iter();
-            headers.any(|(name, value)| name == ID_HEADER && value == message.id)
-        };
         Ok(found
-            .filter(|stored| is_itself(&stored.headers))
+            .filter(|stored| is_itself(message, &stored.headers))
             .map(|stored| stored.sequence))
     }
 
@@ -731,6 +741,12 @@ impl Publisher {
         *slot = Some(link.clone());
         Ok(link)
     }
+}
+
+/// Whether the headers of a stored message are of this one.
+fn is_itself(message: &Outgoing, headers: &[u8]) -> bool {
+    let mut headers = Block::read(headers).headers.into_iter();
+    headers.any(|(name, value)| name == ID_HEADER && value == message.id)
 }
 
 /// Parts of a stream after a sequence, as the first and the last sequence of each. The end of the
