@@ -351,6 +351,84 @@ async fn retry_of_parked_events_stops_while_the_outbox_is_full() {
     assert_eq!(stage.causes().await, causes);
 }
 
+/// A server with a stream `OUT` in a JetStream domain; its streams are in a folder.
+async fn domain(name: &str, store: &std::path::Path, leaf: &str) -> NatsServer {
+    // The second block takes the place of the first one.
+    let extra = format!("jetstream {{ store_dir: {store:?}, domain: {name} }}\n{leaf}");
+    let server = NatsServer::start_with(&format!("server_name: {name}\n{extra}")).await;
+    let context = server.jetstream().await;
+    nats::create_stream_with(&context, plain()).await;
+    server
+}
+
+/// Both servers have a stream of that name, and the host reaches that of the hub through the leaf.
+async fn other_domain_confirms_nothing(config: Config) {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let port = nats::free_port();
+    let listens = format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}");
+    let remotes = format!("leafnodes {{ remotes: [ {{ url: \"nats://127.0.0.1:{port}\" }} ] }}");
+    let mut hub = domain("hub", folders[0].path(), &listens).await;
+    let leaf = domain("leaf", folders[1].path(), &remotes).await;
+    for server in [&hub, &leaf] {
+        let context = server.jetstream().await;
+        context
+            .update_stream(config.clone())
+            .await
+            .expect("is edited");
+    }
+    let host = Host::start_with(&format!(
+        "[sources.events]\nkind = \"embedded\"\n[sources.out]\nkind = \"jetstream\"\n\
+         stream = \"OUT\"\ndomain = \"hub\"\nservers = [{:?}]\n",
+        leaf.url()
+    ))
+    .await;
+    let client = host.client();
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
+        .await;
+    let first = client.append(&[event(1, "one")]).await.last_sequence;
+    published(client, first).await;
+    hub.kill();
+    let last = client.append(&events(7, "one")).await.last_sequence;
+    client
+        .show_when(
+            REACTOR,
+            "name the stream that takes its messages",
+            |shown| {
+                let targets = shown.outbox.iter().flat_map(|outbox| &outbox.targets);
+                let mut troubles = targets.filter_map(|target| target.trouble.as_deref());
+                troubles.any(|trouble| trouble.contains("is stored by stream OUT of domain leaf"))
+            },
+        )
+        .await;
+    hub.restart().await;
+    wait::until("all to be in the stream of the hub", || async {
+        // Not after a pause, which grows.
+        client.act(REACTOR, "outbox/retry").await.expect(200);
+        let shown = client.show(REACTOR).await;
+        let is_empty = shown.outbox.is_some_and(|outbox| outbox.entries == 0);
+        is_empty.then_some(())
+    })
+    .await;
+    let mut causes: Vec<u64> = stored(&hub)
+        .await
+        .iter()
+        .map(|stored| stored.place.0)
+        .collect();
+    causes.sort_unstable();
+    assert_eq!(causes, (1..=last).collect::<Vec<u64>>());
+}
+
+#[tokio::test]
+async fn acknowledgement_of_another_domain_confirms_nothing() {
+    other_domain_confirms_nothing(plain()).await;
+}
+
+#[tokio::test]
+async fn acknowledgement_of_another_domain_moves_no_cursor() {
+    other_domain_confirms_nothing(with_cursors()).await;
+}
+
 #[tokio::test]
 async fn messages_whose_subjects_the_account_maps_are_stored_once() {
     let server = NatsServer::start_with("mappings = { \"out.>\": \"moved.>\" }\n").await;

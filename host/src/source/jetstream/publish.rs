@@ -26,6 +26,8 @@ use crate::timestamp;
 pub const CONFIRMATION_MAX: Duration = Duration::from_secs(5);
 /// The header with the id of a message. Its case matters to servers.
 const ID_HEADER: &str = "Nats-Msg-Id";
+/// The prefix of the API of a source that names neither a domain nor a prefix.
+const DEFAULT_PREFIX: &str = "$JS.API";
 /// Headers of messages that are stored together.
 const BATCH_HEADER: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE_HEADER: &str = "Nats-Batch-Sequence";
@@ -53,6 +55,14 @@ const KEPT_MIN: Duration = Duration::from_secs(3_600);
 /// How long a publisher stays with a server that does not have the stream, if others are configured:
 /// they may be no cluster of each other, and it may have come here while the right one was away.
 const STAY_MIN: Duration = Duration::from_secs(10);
+/// Pauses before looks for a message that another stream has confirmed: this one may get it a little
+/// later.
+const LOOK_AFTER: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(20),
+    Duration::from_millis(80),
+    Duration::from_millis(320),
+];
 /// How long the stream may take to describe itself.
 const DESCRIPTION_MAX: Duration = Duration::from_secs(5);
 
@@ -189,12 +199,18 @@ pub struct Publisher {
     link: Mutex<Option<Link>>,
     /// When it left a server that does not have the stream, and how often it did.
     moves: parking_lot::Mutex<(Option<Instant>, usize)>,
+    /// The JetStream domain of the stream, empty for none; none before the stream was described.
+    domain: parking_lot::Mutex<Option<String>>,
+    /// Which other stream has answered to the last message, if one did.
+    other: parking_lot::Mutex<Option<String>>,
 }
 
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]
     stream: String,
+    #[serde(default)]
+    domain: String,
     #[serde(default)]
     seq: u64,
     #[serde(default)]
@@ -217,6 +233,8 @@ impl JetStream {
             settings: Arc::clone(&self.settings),
             link: Mutex::default(),
             moves: parking_lot::Mutex::default(),
+            domain: parking_lot::Mutex::default(),
+            other: parking_lot::Mutex::default(),
         }
     }
 }
@@ -292,7 +310,19 @@ impl Publisher {
     async fn stream_info(&self) -> Result<StreamInfo, Unavailable> {
         let mut link = self.link().await?;
         let api = self.api(&link);
-        self.asked(&mut link, api.stream_info()).await
+        match self.asked(&mut link, api.stream_info()).await {
+            Ok(info) => {
+                *self.domain.lock() = Some(info.domain.clone());
+                Ok(info)
+            }
+            // What else takes the messages is the better half of the explanation.
+            Err(mut away) => {
+                if let Some(other) = self.other.lock().as_ref() {
+                    away.message = format!("{}; {other}", away.message);
+                }
+                Err(away)
+            }
+        }
     }
 
     /// Connects if it must, and finds out whether the stream stores messages to a subject, and under
@@ -423,7 +453,21 @@ impl Publisher {
             Ok(answer) => answer,
             Err(error) => return Err(self.unanswered(message, &error).await),
         };
-        let refused = match self.confirmed(message, &answer.payload) {
+        // A request to that subject reached a service of somebody else.
+        let said = serde_json::from_slice(&answer.payload).map_err(|_| {
+            PublishError::Unknown(format!(
+                "subject {} is answered by something that is no stream",
+                message.subject
+            ))
+        });
+        let confirmed = match said {
+            Ok(said) => match self.other_stream(&message.subject, &said).await {
+                Some(other) => return self.read_back(message, other).await,
+                None => self.confirmed(message, said),
+            },
+            Err(unknown) => Err(unknown),
+        };
+        let refused = match confirmed {
             Ok(confirmed) => return Ok(confirmed),
             Err(unknown @ PublishError::Unknown(_)) => {
                 // An earlier leader that is cut off may answer like this.
@@ -446,6 +490,72 @@ impl Publisher {
             }
             Err(_) => Err(refused),
         }
+    }
+
+    /// Which other stream an answer is of, if it is: one of the same name in another JetStream domain
+    /// may store the same subjects, and its answer may come before that of the right one.
+    async fn other_stream(&self, subject: &str, said: &Answer) -> Option<String> {
+        let mut is_own = self.is_own(said);
+        if !is_own {
+            // The servers of the stream may have got another domain.
+            drop(self.stream_info().await);
+            is_own = self.is_own(said);
+        }
+        let (stream, domain) = (&self.settings.stream, self.domain.lock().clone());
+        let text = (!is_own).then(|| {
+            let of = |domain: &str| match domain {
+                "" => String::new(),
+                domain => format!(" of domain {domain}"),
+            };
+            let verb = match said.error {
+                Some(_) => "refused",
+                None => "stored",
+            };
+            format!(
+                "subject {subject} is {verb} by stream {}{}, not by {stream}{}",
+                said.stream,
+                of(&said.domain),
+                of(domain.as_deref().unwrap_or_default())
+            )
+        });
+        (*self.other.lock()).clone_from(&text);
+        text
+    }
+
+    /// Whether an answer is of the stream, as far as it is known where the stream is.
+    fn is_own(&self, said: &Answer) -> bool {
+        let is_named = said.stream == self.settings.stream;
+        match (&said.error, self.domain.lock().as_deref()) {
+            // A refusal names no domain, and outside of domains no other stream has the subject.
+            (Some(_), None | Some("")) => true,
+            (Some(_), Some(_)) => is_named || said.stream.is_empty(),
+            (None, Some(own)) => is_named && said.domain == own,
+            (None, None) => is_named && self.settings.api_prefix == DEFAULT_PREFIX,
+        }
+    }
+
+    /// What became of a message that another stream has answered to: this one may have stored it as
+    /// well, and nobody hears of a second answer.
+    async fn read_back(
+        &self,
+        message: &Outgoing,
+        other: String,
+    ) -> Result<Confirmed, PublishError> {
+        for pause in LOOK_AFTER {
+            tokio::time::sleep(pause).await;
+            match self.own_sequence(message).await {
+                // New or not: as one that was there, it proves nothing about the end of the stream.
+                Ok(Some(sequence)) => {
+                    return Ok(Confirmed {
+                        is_duplicate: true,
+                        sequence,
+                    });
+                }
+                Ok(None) => {}
+                Err(away) => return Err(PublishError::Unknown(format!("{other}; {away}"))),
+            }
+        }
+        Err(PublishError::Unknown(other))
     }
 
     /// Why a message was not answered. A server that is cut off from its cluster says no more than
@@ -531,6 +641,7 @@ impl Publisher {
             .payload(data)
             .timeout(Some(CONFIRMATION_MAX));
         let (client, subject) = (link.client().clone(), subject.to_owned());
+        let subject_of_cursor = subject.clone();
         let stream = &self.settings.stream;
         let unknown = BatchError::Unknown;
         let call = async move {
@@ -554,7 +665,16 @@ impl Publisher {
         };
         let answer = link.permitted(call).await;
         let answer = answer.map_err(|trouble| unknown(trouble.message))?;
-        self.batch_confirmed(&answer?.payload)
+        let said = serde_json::from_slice(&answer?.payload).map_err(|_| {
+            unknown(format!(
+                "messages for stream {stream} are answered by something else"
+            ))
+        })?;
+        match self.other_stream(&subject_of_cursor, &said).await {
+            // The cursor tells what is stored.
+            Some(other) => Err(unknown(other)),
+            None => self.batch_confirmed(said),
+        }
     }
 
     /// Why the stream refuses a message as a part of a batch; none if it does not say. Stores
@@ -587,24 +707,19 @@ impl Publisher {
     }
 
     /// What the answer to a batch says.
-    fn batch_confirmed(&self, answer: &[u8]) -> Result<u64, BatchError> {
+    fn batch_confirmed(&self, said: Answer) -> Result<u64, BatchError> {
         let stream = &self.settings.stream;
-        let foreign = || {
-            BatchError::Unknown(format!(
-                "messages for stream {stream} are answered by something else"
-            ))
-        };
-        let answer: Answer = serde_json::from_slice(answer).map_err(|_| foreign())?;
         let Some(Refusal {
             err_code,
             description,
-        }) = answer.error
+        }) = said.error
         else {
-            let is_ours = answer.stream == *stream && answer.seq > 0;
-            return if is_ours {
-                Ok(answer.seq)
+            return if said.seq > 0 {
+                Ok(said.seq)
             } else {
-                Err(foreign())
+                Err(BatchError::Unknown(format!(
+                    "messages for stream {stream} are answered by something else"
+                )))
             };
         };
         let text = format!("stream {stream} refuses messages: {description} (code {err_code})");
@@ -643,49 +758,33 @@ impl Publisher {
             .map_err(PublishError::Unknown)
     }
 
-    /// What the answer to a message says.
-    fn confirmed(&self, message: &Outgoing, answer: &[u8]) -> Result<Confirmed, PublishError> {
+    /// What the answer of the stream to a message says.
+    fn confirmed(&self, message: &Outgoing, said: Answer) -> Result<Confirmed, PublishError> {
         let (stream, subject) = (&self.settings.stream, &message.subject);
-        // A request to that subject reached a service of somebody else.
-        let foreign = |_| {
-            PublishError::Unknown(format!(
-                "subject {subject} is answered by something that is no stream"
-            ))
-        };
-        match serde_json::from_slice(answer).map_err(foreign)? {
-            Answer {
-                error:
-                    Some(Refusal {
-                        err_code,
-                        description,
-                    }),
-                ..
-            } => {
-                let text = refused(stream, subject, &description, err_code);
-                Err(match err_code {
-                    WRONG_LAST_SEQUENCE if message.condition.is_some() => {
-                        PublishError::Conflict(text)
-                    }
-                    // Sent before, and perhaps stored soon.
-                    ID_IN_PROCESS => PublishError::Unknown(text),
-                    _ => PublishError::NotStored(text),
-                })
-            }
-            Answer {
-                stream: found,
-                seq,
-                duplicate,
-                ..
-                // A stream that keeps what consumers want names no sequence of a message that it
-                // recognises and that nobody wanted.
-            } if found == *stream && (seq > 0 || duplicate) => Ok(Confirmed {
-                is_duplicate: duplicate,
-                sequence: seq,
-            }),
-            Answer { stream: found, .. } => Err(PublishError::Unknown(format!(
-                "subject {subject} is stored by stream {found}, not by {stream}"
-            ))),
+        if let Some(Refusal {
+            err_code,
+            description,
+        }) = said.error
+        {
+            let text = refused(stream, subject, &description, err_code);
+            return Err(match err_code {
+                WRONG_LAST_SEQUENCE if message.condition.is_some() => PublishError::Conflict(text),
+                // Sent before, and perhaps stored soon.
+                ID_IN_PROCESS => PublishError::Unknown(text),
+                _ => PublishError::NotStored(text),
+            });
         }
+        // A stream that keeps what consumers want names no sequence of a message that it recognises
+        // and that nobody wanted.
+        if said.seq > 0 || said.duplicate {
+            return Ok(Confirmed {
+                is_duplicate: said.duplicate,
+                sequence: said.seq,
+            });
+        }
+        Err(PublishError::Unknown(format!(
+            "stream {stream} confirms a message to {subject} without a sequence"
+        )))
     }
 
     fn headers(&self, message: &Outgoing) -> Result<HeaderMap, String> {

@@ -116,6 +116,9 @@ pub(super) struct StreamInfo {
     /// In RFC 3339.
     pub(super) created: String,
     pub(super) state: StreamState,
+    /// The JetStream domain of the servers that hold it; empty for none.
+    #[serde(default)]
+    pub(super) domain: String,
     /// When the server said this, in RFC 3339.
     #[serde(default)]
     pub(super) ts: String,
