@@ -351,6 +351,25 @@ async fn retry_of_parked_events_stops_while_the_outbox_is_full() {
     assert_eq!(stage.causes().await, causes);
 }
 
+#[tokio::test]
+async fn confirmed_messages_leave_the_outbox_although_it_is_asked_to_retry_all_the_time() {
+    let server = NatsServer::start().await;
+    nats::create_stream_with(&server.jetstream().await, plain()).await;
+    let host = host_with_stream(&server.url(), "").await;
+    let client = host.client();
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
+        .await;
+    client.append(&[event(1, "one")]).await;
+    wait::until("the outbox to be empty", || async {
+        client.act(REACTOR, "outbox/retry").await.expect(200);
+        let outbox = client.show(REACTOR).await.outbox.expect("it has one");
+        let released: u64 = outbox.targets.iter().map(|target| target.released).sum();
+        (released == 1 && outbox.entries == 0).then_some(())
+    })
+    .await;
+}
+
 /// A server with a stream `OUT` in a JetStream domain; its streams are in a folder.
 async fn domain(name: &str, store: &std::path::Path, leaf: &str) -> NatsServer {
     // The second block takes the place of the first one.
@@ -445,6 +464,9 @@ async fn messages_whose_subjects_the_account_maps_are_stored_once() {
     host.client()
         .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
         .await;
+    // Only now does the host know the stream: without answers it would send nothing.
+    let first = host.client().append(&[event(1, "one")]).await.last_sequence;
+    published(host.client(), first).await;
     for round in 0..2 {
         proxy.swallow(true);
         let before = stored(&server).await.len();
@@ -464,7 +486,7 @@ async fn messages_whose_subjects_the_account_maps_are_stored_once() {
         published(host.client(), last).await;
         let messages = stored(&server).await;
         let ids: BTreeSet<&str> = messages.iter().map(|stored| stored.id.as_str()).collect();
-        let wanted = 31 * (round + 1);
+        let wanted = 1 + 31 * (round + 1);
         assert_eq!(
             (messages.len(), ids.len()),
             (wanted, wanted),

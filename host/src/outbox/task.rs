@@ -865,14 +865,15 @@ impl Task {
                 None => std::future::pending().await,
             }
         };
-        let is_over = tokio::select! {
+        // A commit removes them itself. Requests may come faster than the time is over.
+        let no_commit = tokio::select! {
             biased;
             _ = self.stopped.wait_for(|stopped| *stopped) => false,
-            _ = self.changed.changed() => false,
+            _ = self.changed.changed() => true,
             _ = durable.changed() => false,
             () = over => true,
         };
-        if is_over && self.parts.store.has_confirmed_effects() {
+        if no_commit && self.parts.store.has_confirmed_effects() {
             self.remove().await;
         }
     }
