@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::Payload;
-use crate::failure::Failure;
+use crate::failure::{Failure, Whose};
 use crate::module::QueryError;
 use crate::overview;
 use crate::progress::{DeploymentState, Now};
@@ -388,7 +388,7 @@ impl Deployment {
             reason: active.reason.clone(),
             failure: now
                 .failure
-                .map(|failure| failure.with_way_past(&record.name, false)),
+                .map(|failure| failure.with_way_past(&record.name, Whose::Active)),
             skipped: store.as_ref().map_or(0, Store::exceptions_count),
             on_failure: record.parking.on_failure,
             checks_events_after: active.checks_events_after,
@@ -479,14 +479,15 @@ impl Deployment {
             || generation.failure.clone().map(Failure::from),
             |now| now.failure.clone(),
         )?;
+        // A candidate that failed continues if it is resumed.
         let is_candidate =
             generation.status.is_candidate() || generation.status == GenerationStatus::Failed;
-        // Only if an operator can do something: the others have ended.
-        let may_be_passed = is_candidate || generation.number == self.record.borrow().active;
-        Some(if may_be_passed {
-            failure.with_way_past(&self.name, is_candidate)
-        } else {
-            failure
+        let is_active = generation.number == self.record.borrow().active;
+        Some(match (is_candidate, is_active) {
+            (true, _) => failure.with_way_past(&self.name, Whose::Candidate),
+            (false, true) => failure.with_way_past(&self.name, Whose::Active),
+            // Nothing that an operator can do: it has ended.
+            (false, false) => failure,
         })
     }
 

@@ -27,6 +27,15 @@ pub struct Failure {
     pub breaker_open: bool,
 }
 
+/// The generation of a deployment that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The active generation.
+    Active,
+    /// A candidate; commands about it have `--candidate`.
+    Candidate,
+}
+
 /// The class of a failure to apply events decides who is charged, and how often the host tries. The
 /// names never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -89,6 +98,17 @@ impl FailureClass {
     }
 }
 
+/// The state could not be opened, read or written.
+pub(crate) const STATE: &str = "state";
+/// The host could not start what a deployment needs, such as a thread.
+pub(crate) const HOST: &str = "host";
+/// The stream was made again, with other events.
+pub(crate) const SOURCE_DIVERGED: &str = "source-diverged";
+/// The stream ends before what was applied.
+pub(crate) const SOURCE_TRUNCATED: &str = "source-truncated";
+/// A message of the stream cannot be read as an event.
+pub(crate) const SOURCE_UNREADABLE: &str = "source-unreadable";
+
 /// Kinds of failures that concern a single event, so that skipping it lets the deployment continue.
 const OF_AN_EVENT: [&str; 7] = [
     "invalid",
@@ -97,24 +117,52 @@ const OF_AN_EVENT: [&str; 7] = [
     "trap",
     "deadline",
     "limit",
-    "source-unreadable",
+    SOURCE_UNREADABLE,
 ];
 
 impl Failure {
+    /// Whether the state could not be opened, read or written.
+    pub(crate) fn is_of_state(&self) -> bool {
+        self.kind == STATE
+    }
+
+    /// Whether the host could not start what the deployment needs.
+    pub(crate) fn is_of_host(&self) -> bool {
+        self.kind == HOST
+    }
+
+    /// Whether the stream was made again, with other events.
+    pub(crate) fn is_of_diverged_source(&self) -> bool {
+        self.kind == SOURCE_DIVERGED
+    }
+
+    /// Whether the stream lacks what the state was built from.
+    pub(crate) fn is_of_another_history(&self) -> bool {
+        self.is_of_diverged_source() || self.kind == SOURCE_TRUNCATED
+    }
+
+    /// Whether a message of the stream cannot be read as an event.
+    pub(crate) fn is_of_unreadable_event(&self) -> bool {
+        self.kind == SOURCE_UNREADABLE
+    }
+
     /// The command that skips the failing event, if that would help.
-    pub fn way_past(&self, deployment: &str, is_candidate: bool) -> Option<String> {
+    pub fn way_past(&self, deployment: &str, whose: Whose) -> Option<String> {
         let is_of_event = OF_AN_EVENT.contains(&self.kind.as_str())
             && self.class != Some(FailureClass::StateLimit);
         let sequence = self.sequence.filter(|_| is_of_event)?;
-        let candidate = if is_candidate { " --candidate" } else { "" };
+        let candidate = match whose {
+            Whose::Active => "",
+            Whose::Candidate => " --candidate",
+        };
         Some(format!(
             "foldstream resume {deployment}{candidate} --skip {sequence} --reason TEXT"
         ))
     }
 
     /// The same failure with that command in its message.
-    pub fn with_way_past(mut self, deployment: &str, is_candidate: bool) -> Self {
-        if let Some(command) = self.way_past(deployment, is_candidate) {
+    pub fn with_way_past(mut self, deployment: &str, whose: Whose) -> Self {
+        if let Some(command) = self.way_past(deployment, whose) {
             self.message = format!(
                 "{}; deploy a corrected module, or leave the event out: `{command}`",
                 self.message
@@ -152,11 +200,11 @@ mod tests {
         };
         assert!(
             failure(FailureClass::Refused)
-                .way_past("orders", false)
+                .way_past("orders", Whose::Active)
                 .is_some()
         );
         assert_eq!(
-            failure(FailureClass::StateLimit).way_past("orders", false),
+            failure(FailureClass::StateLimit).way_past("orders", Whose::Active),
             None
         );
     }

@@ -239,7 +239,7 @@ impl Exceptions {
         let failure = target.failure_at(sequence);
         let error = failure.map(|failure| format!("{}: {}", failure.kind, failure.message));
         // An event that cannot be read has no digest, so its sequence has to do.
-        if failure.is_some_and(|failure| failure.kind == "source-unreadable") {
+        if failure.is_some_and(Failure::is_of_unreadable_event) {
             return Ok(Skip::new(sequence, reason, error, None));
         }
         // The failing event is still in memory; the stream need not be asked.

@@ -264,7 +264,7 @@ impl Host {
             let failure = deployment.active().now().failure;
             self.inner.contacts.state_seen(
                 deployment.name(),
-                failure.is_some_and(|failure| failure.kind == "state"),
+                failure.is_some_and(|failure| failure.is_of_state()),
             );
             for runner in deployment.runners() {
                 // Also of a source that was removed from the configuration, while a deployment

@@ -52,7 +52,7 @@ pub use wanted::{Waiting, Wanted};
 
 pub use crate::state::catalogue::ModuleKind;
 
-use crate::failure::FailureClass;
+use crate::failure::{self, FailureClass};
 use crate::memory::{Memory, Shortage};
 use crate::schemas::EventSchema;
 use crate::state;
@@ -456,9 +456,9 @@ impl ApplyError {
             Self::Trap(_) => "trap",
             Self::Deadline(_) => "deadline",
             Self::Limit { .. } => "limit",
-            Self::State(_) => "state",
+            Self::State(_) => failure::STATE,
             Self::Busy(_) => "busy",
-            Self::Host(_) => "host",
+            Self::Host(_) => failure::HOST,
         }
     }
 }

@@ -40,6 +40,7 @@ use tokio::task::JoinHandle;
 
 use crate::batch::Batch;
 use crate::effects::Role;
+use crate::failure;
 use crate::memory::memtables::Share;
 use crate::metrics::DeploymentMetrics;
 use crate::progress::Progress;
@@ -474,7 +475,7 @@ impl Run {
                 let message = failure
                     .map_or_else(|| "the disk is full".to_owned(), |failure| failure.message);
                 self.applier.obstacle = Some(Obstacle {
-                    kind: "state",
+                    kind: failure::STATE,
                     class: None,
                     message,
                     sequence: None,

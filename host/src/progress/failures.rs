@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use super::{DeploymentState, Inner, Now, Progress};
 use crate::event::Event;
-use crate::failure::{Failure, FailureClass};
+use crate::failure::{self, Failure, FailureClass};
 
 /// Kinds of failures that are caused by the host, and pass.
-const OF_HOST: [&str; 3] = ["busy", "host", "state"];
+const OF_HOST: [&str; 3] = ["busy", failure::HOST, failure::STATE];
 
 /// What failed.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +115,7 @@ impl Progress {
             .now
             .failure
             .as_ref()
-            .is_some_and(|failure| failure.kind == "state")
+            .is_some_and(Failure::is_of_state)
         {
             self.note_recovered();
         }
@@ -134,7 +134,7 @@ impl Progress {
         inner.now.failure = inner.state_failure.take();
         note(
             &mut inner.now,
-            &Cause::other("state", message, None),
+            &Cause::other(failure::STATE, message, None),
             attempts,
             None,
         );
@@ -149,12 +149,7 @@ impl Progress {
         if inner.state_failure.take().is_none() {
             return;
         }
-        if inner
-            .now
-            .failure
-            .as_ref()
-            .is_some_and(|failure| failure.kind == "state")
-        {
+        if inner.now.failure.as_ref().is_some_and(Failure::is_of_state) {
             inner.now.failure = None;
             if inner.now.state == DeploymentState::Retrying {
                 let is_behind = inner.now.pending > 0;

@@ -2,6 +2,7 @@
 //! no matter which process showed it.
 
 use super::{DeploymentState, Now, Progress};
+use crate::failure::Failure;
 
 impl Progress {
     /// The position from which reads are answered; none while unknown.
@@ -55,8 +56,8 @@ impl Now {
     /// Whether the stream does not have what the state was built from: its end says nothing about
     /// the state.
     pub fn is_of_another_history(&self) -> bool {
-        let kind = self.failure.as_ref().map(|failure| failure.kind.as_str());
-        matches!(kind, Some("source-diverged" | "source-truncated"))
+        let failure = self.failure.as_ref();
+        failure.is_some_and(Failure::is_of_another_history)
     }
 
     /// Whether it stopped, and does not continue on its own.

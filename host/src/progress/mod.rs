@@ -282,7 +282,7 @@ impl Progress {
         }
         if inner.now.state == DeploymentState::Retrying {
             // What kept its thread from starting is over.
-            drop(inner.now.failure.take_if(|failure| failure.kind == "host"));
+            drop(inner.now.failure.take_if(|failure| failure.is_of_host()));
         }
         inner
             .now

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::deployment::Deployment;
 use crate::deployments::{Error, owners};
+use crate::failure::Whose;
 use crate::progress::Now;
 use crate::runner::Runner;
 use crate::state::catalogue::{BuildSettings, Generation, Promotion, Record};
@@ -68,7 +69,7 @@ impl Stopped {
         let failure = now
             .failure
             .clone()
-            .map(|failure| failure.with_way_past(name, true));
+            .map(|failure| failure.with_way_past(name, Whose::Candidate));
         let reason = failure.map(|failure| {
             let at = failure
                 .sequence

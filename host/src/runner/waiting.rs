@@ -19,16 +19,15 @@ const FIGURES_INTERVAL: Duration = Duration::from_millis(20);
 impl Runner {
     /// Whether its state cannot be opened, so that it can neither be read nor held at a position.
     pub fn is_lost(&self) -> bool {
-        let is_lost =
-            |failure: Failure| failure.kind == "state" && failure.attempts >= LOST_ATTEMPTS;
+        let is_lost = |failure: Failure| failure.is_of_state() && failure.attempts >= LOST_ATTEMPTS;
         self.store().is_none() && self.now().failure.is_some_and(is_lost)
     }
 
     /// Whether it stopped because its stream was made again: its positions are of a history that is
     /// gone.
     pub fn has_diverged(&self) -> bool {
-        let has_diverged = |failure: Failure| failure.kind == "source-diverged";
-        self.now().failure.is_some_and(has_diverged)
+        let failure = self.now().failure;
+        failure.is_some_and(|failure| failure.is_of_diverged_source())
     }
 
     /// Waits until the position passes `after`. Cancel-safe: it only observes.

@@ -14,6 +14,7 @@ use super::options::Program;
 use super::ownership::checked_role;
 use crate::batch::Limits;
 use crate::effects::Lineage;
+use crate::failure::{self, Whose};
 use crate::memory::caches;
 use crate::module::{Identity, KeyRule, Manifest, Module, ModuleKind};
 use crate::pipeline::lanes::{self, Lanes, MakeLane};
@@ -201,7 +202,9 @@ impl Worker {
                 // The file is damaged, so it is only read: the request is answered with the reason.
                 Desired::Run(_) if self.halted.is_some() => {
                     let message = self.halted.take().unwrap_or_default();
-                    self.shared.progress.note_stopped("state", &message, None);
+                    self.shared
+                        .progress
+                        .note_stopped(failure::STATE, &message, None);
                     self.log_failure(store.position());
                 }
                 Desired::Run(_) => {
@@ -257,9 +260,13 @@ impl Worker {
     fn log_failure(&self, position: u64) {
         let deployment = &self.shared.deployment;
         let failure = self.shared.progress.now().failure;
-        let is_candidate = !self.shared.progress.serves();
+        let whose = if self.shared.progress.serves() {
+            Whose::Active
+        } else {
+            Whose::Candidate
+        };
         let failure = failure
-            .map(|failure| failure.with_way_past(deployment, is_candidate).message)
+            .map(|failure| failure.with_way_past(deployment, whose).message)
             .unwrap_or_default();
         tracing::error!(
             deployment,

@@ -23,6 +23,7 @@ use tracing::warn;
 
 use crate::batch::{Batch, Limits};
 use crate::event::Event;
+use crate::failure;
 use crate::position::{Checkpoint, Start};
 use crate::subject::SubjectSet;
 
@@ -259,12 +260,12 @@ impl Error {
     /// The name of the error, as in `Failure::kind`.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Diverged(_) => "source-diverged",
-            Self::Truncated { .. } => "source-truncated",
+            Self::Diverged(_) => failure::SOURCE_DIVERGED,
+            Self::Truncated { .. } => failure::SOURCE_TRUNCATED,
             Self::Gap { .. } => "source-gap",
             Self::Incomplete { .. } => "source-incomplete",
             Self::Unsupported { .. } => "source-unsupported",
-            Self::Unreadable { .. } => "source-unreadable",
+            Self::Unreadable { .. } => failure::SOURCE_UNREADABLE,
             Self::Log(_) => "source-log",
         }
     }
