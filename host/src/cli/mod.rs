@@ -30,6 +30,7 @@ use commands::sagas;
 use commands::timers;
 use support::client::{Client, Connection};
 use support::exit::{self, Failure};
+use support::exit_code;
 use support::output::{Color, Format, Output};
 use support::{config_args, nearby};
 
@@ -309,7 +310,7 @@ fn lay_out(command: clap::Command) -> clap::Command {
         .disable_help_flag(true)
         .arg(help)
         .help_template(HELP_TEMPLATE)
-        .after_help(exit::HELP)
+        .after_help(exit_code::HELP)
         .mut_subcommands(lay_out)
 }
 

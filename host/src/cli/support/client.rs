@@ -10,7 +10,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
-use super::exit::Exit;
+use super::exit_code::Exit;
 use super::output::{Output, printable};
 use crate::api::{Deployment, Problem};
 

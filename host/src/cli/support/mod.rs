@@ -4,6 +4,7 @@ pub(crate) mod candidate;
 pub mod client;
 pub(crate) mod config_args;
 pub mod exit;
+pub mod exit_code;
 pub(crate) mod gate;
 pub(crate) mod json;
 pub(crate) mod local_host;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::ValueEnum;
 
+use super::mode::Mode;
 use super::report::{Demand, Report};
 use super::sides::{self, Side};
 use crate::cli::Context;
@@ -50,43 +50,6 @@ pub(crate) struct Args {
     /// Accept keywords that the check does not understand.
     #[arg(long)]
     allow_unknown: bool,
-}
-
-/// What must be compatible.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Mode {
-    /// New consumers read what old producers have written.
-    #[default]
-    Backward,
-    /// Old consumers read what new producers write.
-    Forward,
-    /// Backward and forward.
-    Full,
-    /// Like `backward`, against every old version, not only the last.
-    BackwardTransitive,
-    /// Like `forward`, against every old version, not only the last.
-    ForwardTransitive,
-    /// Like `full`, against every old version, not only the last.
-    FullTransitive,
-}
-
-impl Mode {
-    /// Whether the new schema must read what fits the old one.
-    pub(super) fn is_backward(self) -> bool {
-        !matches!(self, Self::Forward | Self::ForwardTransitive)
-    }
-
-    /// Whether the old schema must read what fits the new one.
-    pub(super) fn is_forward(self) -> bool {
-        !matches!(self, Self::Backward | Self::BackwardTransitive)
-    }
-
-    fn is_transitive(self) -> bool {
-        matches!(
-            self,
-            Self::BackwardTransitive | Self::ForwardTransitive | Self::FullTransitive
-        )
-    }
 }
 
 /// Compares the schemas, prints a report, and says whether they are compatible.

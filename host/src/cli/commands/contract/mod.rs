@@ -1,6 +1,7 @@
 //! `foldstream contract`: the schemas of events, between producers and consumers.
 
 mod check;
+mod mode;
 mod report;
 mod sides;
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::check::Mode;
+use super::mode::Mode;
 use super::sides::{Side, Version};
 use crate::api::Direction;
 use crate::cli::support::exit::{Exit, Failure};

@@ -11,7 +11,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::times::{self, TimesOption};
 use crate::api::{Appended, WaitOutcome, Waited};
 use crate::cli::Context;
-use crate::cli::commands::reads::get::bytes_as_json;
+use crate::cli::commands::reads::value::bytes_as_json;
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::json::one_line;
 use crate::event::json;

@@ -8,7 +8,8 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
 use crate::cli::Context;
-use crate::cli::support::exit::{self, Exit, Failure};
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::exit_code;
 
 /// Print manual pages.
 #[derive(Clone, Debug, clap::Args)]
@@ -109,7 +110,7 @@ fn page(command: &clap::Command) -> anyhow::Result<Vec<u8>> {
     section(
         &mut text,
         "EXIT STATUS",
-        exit::HELP.trim_start_matches("Exit codes:\n"),
+        exit_code::HELP.trim_start_matches("Exit codes:\n"),
     )?;
     Ok(text)
 }

@@ -2,5 +2,7 @@
 
 pub(crate) mod get;
 pub(crate) mod query;
+mod reading;
 pub(crate) mod scan;
+pub(crate) mod value;
 pub(crate) mod watch;

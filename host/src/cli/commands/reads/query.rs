@@ -4,7 +4,8 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::value::RawValue;
 
-use super::get::{Reading, bytes_as_json, print_value};
+use super::reading::Reading;
+use super::value::{as_json, print_value};
 use crate::cli::Context;
 use crate::cli::support::client::{self, Client, Value};
 use crate::cli::support::exit::{Exit, Failure};
@@ -150,21 +151,6 @@ pub(crate) fn media_type(arguments: &str) -> Result<&'static str, Failure> {
     }
 }
 
-/// A value as JSON on one line; numbers keep all their digits.
-pub(crate) fn as_json(value: &Value) -> Box<RawValue> {
-    let raw = |json: String| RawValue::from_string(json).ok();
-    let own = std::str::from_utf8(&value.body)
-        .ok()
-        .filter(|_| value.is_json())
-        .and_then(|text| raw(json::one_line(text)));
-    let other = || match std::str::from_utf8(&value.body) {
-        Ok(text) => raw(compact(&text)),
-        Err(_) => raw(compact(&bytes_as_json(&value.body))),
-    };
-    own.or_else(other)
-        .expect("text and octets can be written as JSON")
-}
-
 /// The answer as a table, if it is a list of flat objects with few members.
 fn rows(answer: &Value) -> Option<String> {
     if !answer.is_json() {
@@ -237,31 +223,6 @@ mod tests {
         ] {
             assert_eq!(rows(&answer(json)), None, "{json}");
         }
-    }
-
-    #[test]
-    fn values_become_json_in_one_line_without_loss() {
-        let text = |body: &'static [u8], media_type: &str| {
-            let value = Value {
-                media_type: media_type.to_owned(),
-                position: None,
-                body: Bytes::from_static(body),
-            };
-            as_json(&value).get().to_owned()
-        };
-        assert_eq!(
-            text(b"{\"b\": 1,\n \"a\": 1e400}", "application/json"),
-            "{\"b\":1,\"a\":1e400}"
-        );
-        assert_eq!(text(b"not json", "application/json"), "\"not json\"");
-        assert_eq!(
-            text(b"a \"b\"", "text/plain; charset=utf-8"),
-            "\"a \\\"b\\\"\""
-        );
-        assert_eq!(
-            text(b"\xff", "application/octet-stream"),
-            "{\"$bytes\":\"/w==\"}"
-        );
     }
 
     #[test]

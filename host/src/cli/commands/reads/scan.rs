@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::get::Reading;
+use super::reading::Reading;
 use crate::cli::Context;
 use crate::cli::support::client::{Client, Error};
 use crate::cli::support::exit::{Exit, Failure};
