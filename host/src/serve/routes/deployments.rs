@@ -65,28 +65,23 @@ pub(super) struct DeployParameters {
     accept_missing: bool,
     /// What a handler may publish, as `SUBJECTS@SOURCE`, separated by commas; it replaces earlier
     /// grants, and an empty value withdraws them. Default: as before, or nothing for a new one.
-    #[serde(rename = "allow-publish")]
-    #[param(rename = "allow-publish", example = "shipping.*.cmd@orders")]
+    #[param(example = "shipping.*.cmd@orders")]
     allow_publish: Option<String>,
     /// From which event on a new handler publishes: `now` (the default) for events after the
     /// deploy, `beginning`, or a sequence.
-    #[serde(rename = "effects-from")]
-    #[param(rename = "effects-from", pattern = "^(now|beginning|[0-9]{1,19})$")]
+    #[param(pattern = "^(now|beginning|[0-9]{1,19})$")]
     effects_from: Option<String>,
     /// What happens to an event that has used up its attempts; default: as before, or `stop` for a
     /// new deployment. Parking needs a key rule in the manifest.
-    #[serde(rename = "on-failure")]
-    #[param(rename = "on-failure", inline)]
+    #[param(inline)]
     on_failure: Option<api::OnFailure>,
     /// Whether the module retries, once it has taken over with `inherit`, what an earlier one has
     /// parked.
-    #[serde(rename = "retry-parked", default)]
-    #[param(rename = "retry-parked")]
+    #[serde(default)]
     retry_parked: bool,
     /// Where the host publishes an event for each event that it parks, as `SUBJECT@SOURCE`; an
     /// empty value ends that. Default: as before, or nowhere for a new deployment.
-    #[serde(rename = "failure-events")]
-    #[param(rename = "failure-events", example = "ops.failures@orders")]
+    #[param(example = "ops.failures@orders")]
     failure_events: Option<String>,
     /// In how many lanes a projection with a key rule is folded: `auto`, or a number from 1 to 64.
     /// Default: as before, or as the configuration says.
@@ -94,8 +89,7 @@ pub(super) struct DeployParameters {
     lanes: Option<String>,
     /// Whether events are checked against the schemas that the module carries; default: as before,
     /// or `off` for a new deployment.
-    #[serde(rename = "check-events")]
-    #[param(rename = "check-events", inline)]
+    #[param(inline)]
     check_events: Option<api::EventChecks>,
 }
 
