@@ -5,7 +5,6 @@
 //! previous one as a follower. A crash before the commit leaves everything unchanged; after a crash
 //! after the commit, the new generation is active.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,16 +12,15 @@ use super::Rollouts;
 use super::candidate::throttled;
 use super::hand_over::HandOver;
 use super::inherit::Held;
+use super::lacks::Checked;
 use super::{beginning, hand_over, prune};
 use crate::actor::blocking;
 use crate::deployment::Deployment;
 use crate::deployments::{Aligned, Error, align, crash_points, owners};
 use crate::exceptions::parked_rules;
-use crate::history::{OnlyCopies, lacking, lacking_in_words, only_copies};
 use crate::overview;
 use crate::progress::DeploymentState;
 use crate::runner::Runner;
-use crate::state::Store;
 use crate::state::catalogue::{Generation, GenerationStatus, Record};
 
 /// How long a cut-over waits for a newly started host to learn which position it has shown.
@@ -65,10 +63,46 @@ pub struct CutOver {
     pub message: String,
 }
 
-/// Two runners that are held, of which the first becomes active in place of the other.
+/// The active generation of a deployment, and the one that takes over: a candidate, or the previous
+/// generation at a rollback.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    deployment: &'a Arc<Deployment>,
+    active: &'a Arc<Runner>,
+    candidate: &'a Arc<Runner>,
+}
+
+/// What is known of a pair before anything is held.
+struct Outset {
+    /// The active state is lost, so that only a candidate that has caught up may replace it.
+    is_lost: bool,
+    /// The position after which the candidate publishes in place of a lost owner.
+    continues_after: Option<u64>,
+    /// The candidate was built from another history than the active state.
+    of_another_history: bool,
+}
+
+impl Outset {
+    /// If the stream was deleted and created again, and the candidate was built from the new one,
+    /// the two positions cannot be compared. The same holds if the active state cannot be opened;
+    /// no read is answered from it either.
+    fn can_align(&self) -> bool {
+        !self.of_another_history && !self.is_lost
+    }
+
+    /// Why an owner that is gone is replaced.
+    fn why_lost(&self) -> &'static str {
+        if self.of_another_history {
+            "its stream was made again"
+        } else {
+            "its state could not be opened, or did not own its effects"
+        }
+    }
+}
+
+/// A switch at a position at which both runners are held.
 struct Flip<'a> {
-    runner: &'a Arc<Runner>,
-    serving: &'a Arc<Runner>,
+    pair: Pair<'a>,
     switch: Switch,
     position: u64,
     /// How the effects of a handler change hands.
@@ -87,79 +121,66 @@ pub(super) async fn switch(
     let next = record
         .generation(to)
         .expect("the caller took it from the record");
-    let runner = deployment.runner(next.state_file);
-    let runner = runner.ok_or_else(|| not_running(deployment.name(), next))?;
-    let serving = deployment.active();
+    let candidate = deployment
+        .runner(next.state_file)
+        .ok_or_else(|| not_running(deployment.name(), next))?;
+    let active = deployment.active();
+    let pair = Pair {
+        deployment,
+        active: &active,
+        candidate: &candidate,
+    };
     if let Some(handler) = &record.handler {
         rollouts.handlers.check_grants_of(&handler.grants, next)?;
     }
-    let (is_lost, continues_after) = check_certain(deployment, &serving, &runner, next).await?;
-    let of_another_history = is_of_another_history(&serving, &runner, continues_after)?;
-    // If the stream was deleted and created again, and the candidate was built from the new
-    // one, the two positions cannot be compared. The same holds if the active state cannot be
-    // opened; no read is answered from it either.
-    let can_align = !of_another_history && !is_lost;
+    let outset = outset(pair, next).await?;
     // May wait; nothing is held before both are close.
-    if can_align {
-        come_together(rollouts, deployment, &serving, &runner, switch).await?;
+    if outset.can_align() {
+        prepare_to_align(rollouts, pair, switch).await?;
     }
-    let state_file = next.state_file;
-    parked_rules::check_switch(deployment, &serving, &runner)?;
-    let checked = (can_align && switch == Switch::CutOver).then_some(next);
-    let kept = kept_before_hold(rollouts, &record, checked, (&serving, &runner)).await?;
-    let mut hand_over = hand_over::begin(
+    parked_rules::check_switch(deployment, &active, &candidate)?;
+    let checked = (outset.can_align() && switch == Switch::CutOver).then_some(Checked {
         rollouts,
-        deployment,
-        &serving,
-        &runner,
-        (state_file, continues_after),
-    )
-    .await?;
-    let aligned = if can_align {
-        Some(hold(rollouts, deployment, &serving, &runner, switch).await?)
-    } else {
-        None
+        record: &record,
+        next,
+        active: &active,
+        candidate: &candidate,
+    });
+    let kept = match &checked {
+        Some(checked) => checked.kept_before_hold().await?,
+        None => None,
     };
-    // Not one event may be applied between the last one of a mute fold and the first one of the
-    // owner.
-    let alone = if hand_over.is_some() && !can_align {
-        Some(Held::at(&runner).await?)
-    } else {
-        None
+    let after = (next.state_file, outset.continues_after);
+    let mut hand_over = hand_over::begin(rollouts, deployment, &active, &candidate, after).await?;
+    let (aligned, alone) = match (outset.can_align(), &hand_over) {
+        (true, _) => (Some(hold(rollouts, pair, switch).await?), None),
+        // Not one event may be applied between the last one of a mute fold and the first one of
+        // the owner.
+        (false, Some(_)) => (None, Some(Held::at(&candidate).await?)),
+        (false, None) => (None, None),
     };
     // Asked again: events may have been parked before the hold.
-    parked_rules::check_switch(deployment, &serving, &runner)?;
-    if let Some(next) = checked {
-        check_only_copies(rollouts, &record, next, (&serving, &runner), kept).await?;
-        check_lacking(rollouts, &record, next, &serving, &runner).await?;
+    parked_rules::check_switch(deployment, &active, &candidate)?;
+    if let Some(checked) = checked {
+        checked.check_only_copies(kept).await?;
+        checked.check_lacking().await?;
     }
     crash_points::reached("cut-over-held");
     let position = aligned
         .as_ref()
-        .map_or_else(|| runner.position(), |aligned| aligned.position);
-    // In memory until `flip` commits it.
-    let from = record.active;
+        .map_or_else(|| candidate.position(), |aligned| aligned.position);
     // Nothing is parked or retried any more, and what the state before has may go with it.
-    let parked = parked_rules::remark_of_both(&runner, &serving);
+    let parked = parked_rules::remark_of_both(&candidate, &active);
     let mut changed = after_switch(Record::clone(&record), to, switch, position);
     changed.active_mut().reason.push_str(&parked);
-    beginning::copy(&runner, state_file, &mut changed);
-    if is_lost && let Some(before) = changed.generation_mut(from) {
-        before.enter(GenerationStatus::Retired, why_lost(of_another_history));
-    }
-    if !of_another_history {
-        // In the first moments after a restart, readers may have seen a later position than the
-        // one at which the two were aligned.
-        runner.succeeds(&serving, position);
-    }
-    let both = Flip {
-        runner: &runner,
-        serving: &serving,
+    settle(pair, &outset, &mut changed, position);
+    let held_pair = Flip {
+        pair,
         switch,
         position,
         hand_over: hand_over.as_mut(),
     };
-    flip(rollouts, deployment, changed, both).await?;
+    flip(rollouts, changed, held_pair).await?;
     // Read before the release: it is how long applying was held.
     let held = aligned.as_ref().map(Aligned::held).unwrap_or_default();
     // Both runners continue; what follows may take its time.
@@ -172,8 +193,33 @@ pub(super) async fn switch(
     if let Some(hand_over) = hand_over {
         hand_over.complete().await;
     }
-    after_flip(rollouts, deployment, &runner, &serving).await;
-    Ok(done(deployment, (from, to), (position, held), &parked))
+    after_flip(rollouts, pair).await;
+    Ok(done(
+        deployment,
+        (record.active, to),
+        (position, held),
+        &parked,
+    ))
+}
+
+/// Completes the record of a switch, which is in memory until `flip` commits it, and what the
+/// candidate knows of positions that readers have seen.
+fn settle(pair: Pair<'_>, outset: &Outset, changed: &mut Record, position: u64) {
+    let state_file = changed.active().state_file;
+    beginning::copy(pair.candidate, state_file, changed);
+    // The deployment still has the record before the switch.
+    let before = pair.deployment.with_record(|record| record.active);
+    if outset.is_lost
+        && let Some(before) = changed.generation_mut(before)
+    {
+        before.enter(GenerationStatus::Retired, outset.why_lost());
+    }
+    if !outset.of_another_history {
+        // In the first moments after a restart, readers may have seen a later position than the
+        // one at which the two were aligned.
+        pair.candidate
+            .inherit_shown_positions(pair.active, position);
+    }
 }
 
 fn not_running(name: &str, generation: &Generation) -> Error {
@@ -188,194 +234,54 @@ fn not_running(name: &str, generation: &Generation) -> Error {
     })
 }
 
-/// Refuses a candidate that lacks events of the active generation because the stream has lost
-/// them without showing it, unless that is accepted; then they are counted. Both are held.
-async fn check_lacking(
-    rollouts: &Rollouts,
-    record: &Record,
-    next: &Generation,
-    serving: &Arc<Runner>,
-    runner: &Arc<Runner>,
-) -> Result<(), Error> {
-    let active = record.active();
-    let is_comparable = next.source == active.source
-        && next.start == active.start
-        && active.subjects_from == 0
-        && runner.applies_same_events(serving);
-    let (Some(ours), Some(theirs)) = (serving.store(), runner.store()) else {
-        return Ok(());
-    };
-    let (ours, theirs) = (ours.snapshot(), theirs.snapshot());
-    let lacking = lacking(&ours, &theirs, &record.skips());
-    let (Some(lacking @ 1..), Some(source)) = (
-        lacking.filter(|_| is_comparable),
-        rollouts.sources.get(&active.source),
-    ) else {
-        return Ok(());
-    };
-    let lacks = lacking_in_words(lacking, &source.stream());
-    if !next.may_lack() && !source.on_missing().is_count() {
-        return Err(Error::Lacking {
-            events: lacking,
-            message: format!(
-                "{lacks}, and generation {} lacks them; accept that with `foldstream resume \
-                 {name} --candidate --accept-missing`, or keep the existing state with \
-                 `foldstream abort {name}`",
-                next.number,
-                name = record.name
-            ),
-        });
-    }
-    tracing::warn!(
-        deployment = record.name,
-        generation = next.number,
-        lacks,
-        "a generation takes over without missing events, as accepted"
-    );
-    let missing = ours.checkpoint().map_or(0, |known| known.missing);
-    runner.note_missing(missing + lacking).await?;
-    Ok(())
-}
-
-/// Parked events of the active state that a candidate has applied or parked as well, for sure.
-type Kept = BTreeSet<u64>;
-
-/// Looks before the hold for parked events of which the active state may have the only copy, because
-/// each look is an answer of the source, and may take long; none if there is no reason to look.
-async fn kept_before_hold(
-    rollouts: &Rollouts,
-    record: &Record,
-    next: Option<&Generation>,
-    (serving, runner): (&Runner, &Runner),
-) -> Result<Option<Kept>, Error> {
-    let (Some(next), Some(ours), Some(theirs)) = (next, serving.store(), runner.store()) else {
-        return Ok(None);
-    };
-    if !may_lack_parked(record, next, &ours, &theirs) {
-        return Ok(None);
-    }
-    let passed = theirs.position();
-    let parked = ours.parked_sequences();
-    check_copies(rollouts, record, next, (&ours, &theirs), &Kept::new()).await?;
-    // What the stream still had when the candidate had passed it, the candidate has met.
-    let kept = parked.into_iter().filter(|one| *one <= passed);
-    Ok(Some(kept.collect()))
-}
-
-/// Refuses a candidate that lacks parked events of the active state because the stream has lost
-/// them since it was requested, unless that is accepted: the state before has their only copy.
-/// Both are held, so only those are looked for that were not `kept` before.
-async fn check_only_copies(
-    rollouts: &Rollouts,
-    record: &Record,
-    next: &Generation,
-    (serving, runner): (&Runner, &Runner),
-    kept: Option<Kept>,
-) -> Result<(), Error> {
-    let (Some(ours), Some(theirs)) = (serving.store(), runner.store()) else {
-        return Ok(());
-    };
-    if !may_lack_parked(record, next, &ours, &theirs) {
-        return Ok(());
-    }
-    let Some(kept) = kept else {
-        return Err(Error::Conflict(
-            "the stream has lost events a moment ago, and whether parked ones are among them is \
-             unknown; try again"
-                .to_owned(),
-        ));
-    };
-    check_copies(rollouts, record, next, (&ours, &theirs), &kept).await
-}
-
-/// Whether a candidate may lack parked events of the active state, and must not.
-fn may_lack_parked(record: &Record, next: &Generation, ours: &Store, theirs: &Store) -> bool {
-    let missing = |store: &Store| store.published().map_or(0, |known| known.missing);
-    // One that has met no more gaps has applied them while the stream had them.
-    !next.may_lack()
-        && next.source == record.active().source
-        && missing(theirs) > missing(ours)
-        && ours.parked_counts().keys > 0
-}
-
-/// Refuses a candidate if the active state has the only copy of parked events.
-async fn check_copies(
-    rollouts: &Rollouts,
-    record: &Record,
-    next: &Generation,
-    (ours, theirs): (&Store, &Store),
-    kept: &Kept,
-) -> Result<(), Error> {
-    let active = record.active();
-    let Some(source) = rollouts.sources.get(&active.source) else {
-        return Ok(());
-    };
-    let parked_there = theirs.parked_sequences();
-    let has_copy = |one| kept.contains(&one) || parked_there.contains(&one);
-    let copies = only_copies(source, active, ours, has_copy).await;
-    let copies = copies.map_err(|error| {
-        Error::Conflict(format!(
-            "events are parked, and whether the stream still has them is unknown: {error}"
-        ))
-    })?;
-    let Some(copies) = copies else {
-        return Ok(());
-    };
-    Err(Error::Lacking {
-        events: copies.count,
-        message: format!(
-            "{}; {}, and rebuild again, or accept that generation {} lacks them with `foldstream \
-             resume {name} --candidate --accept-missing`",
-            copies.explain(&source.stream()),
-            OnlyCopies::way_out(&record.name),
-            next.number,
-            name = record.name
-        ),
-    })
-}
-
-/// Waits until it is known which position the active generation has shown; returns whether its
-/// state is lost, so that only a candidate that has caught up may replace it, and the position
-/// after which that candidate publishes in place of a lost owner.
-async fn check_certain(
-    deployment: &Deployment,
-    serving: &Arc<Runner>,
-    runner: &Arc<Runner>,
-    next: &Generation,
-) -> Result<(bool, Option<u64>), Error> {
+/// Waits until it is known which position the active generation has shown, and returns what is known
+/// of the pair; an error if they cannot be switched.
+async fn outset(pair: Pair<'_>, next: &Generation) -> Result<Outset, Error> {
+    let Pair {
+        deployment,
+        active,
+        candidate,
+    } = pair;
     // Right after a start this takes as long as it takes to reach the source.
-    let is_known = |serving: &Runner| (!serving.is_uncertain() || serving.is_lost()).then_some(());
-    let _ = tokio::time::timeout(CERTAIN_MAX, serving.until(is_known)).await;
+    let is_known = |active: &Runner| (!active.is_uncertain() || active.is_lost()).then_some(());
+    let _ = tokio::time::timeout(CERTAIN_MAX, active.until(is_known)).await;
     let record = deployment.record();
-    let continues_after = owners::continues_after(&record, serving, next);
+    let continues_after = owners::continues_after(&record, active, next);
     // What a file that is another one answered from is as unknown as what it published.
-    let is_lost = serving.is_lost() || continues_after.is_some();
+    let is_lost = active.is_lost() || continues_after.is_some();
     if is_lost {
         owners::refuse_lost(&record, next)?;
-        check_caught_up(deployment, runner, next)?;
-    } else if serving.is_uncertain() {
+        check_caught_up(deployment, candidate, next)?;
+    } else if active.is_uncertain() {
         return Err(Error::Conflict(format!(
             "{} has just started and does not know yet which position it has shown; try again",
             deployment.name()
         )));
     }
-    Ok((is_lost, continues_after))
+    Ok(Outset {
+        is_lost,
+        continues_after,
+        of_another_history: is_of_another_history(active, candidate, continues_after)?,
+    })
 }
 
 /// Waits until the two are so close that aligning them is quick; an error if they are not.
-async fn come_together(
+async fn prepare_to_align(
     rollouts: &Rollouts,
-    deployment: &Deployment,
-    serving: &Arc<Runner>,
-    runner: &Arc<Runner>,
+    pair: Pair<'_>,
     switch: Switch,
 ) -> Result<(), Error> {
+    let Pair {
+        deployment,
+        active,
+        candidate,
+    } = pair;
     // A rollback goes back to a state that may have stopped behind; it is checked next.
     if switch == Switch::CutOver {
-        super::candidate::check_ahead(serving, runner)?;
+        super::candidate::check_ahead(active, candidate)?;
     }
-    let now = runner.now();
-    if !runner.is_running() && runner.position() < serving.position() {
+    let now = candidate.now();
+    if !candidate.is_running() && candidate.position() < active.position() {
         let failure = now
             .failure
             .map(|failure| format!(": {}", failure.message))
@@ -383,41 +289,40 @@ async fn come_together(
         return Err(Error::Conflict(format!(
             "generation {} does not progress at {}, behind {} at {} ({}{failure}); resume it, \
              or deploy a corrected module",
-            runner.program().generation,
-            runner.position(),
+            candidate.program().generation,
+            candidate.position(),
             deployment.name(),
-            serving.position(),
+            active.position(),
             now.state.name()
         )));
     }
-    if !come_near(rollouts, serving, runner).await {
+    if !wait_until_close(rollouts, active, candidate).await {
         let record = deployment.record();
         let throttled = record
-            .generation(runner.program().generation)
+            .generation(candidate.program().generation)
             .map(|next| throttled(deployment.name(), next))
             .unwrap_or_default();
         return Err(Error::Conflict(format!(
             "generation {} is at {} and can't reach {} at {} quickly{throttled}; nothing was \
              held, try again when it has caught up",
-            runner.program().generation,
-            runner.position(),
+            candidate.program().generation,
+            candidate.position(),
             deployment.name(),
-            serving.position()
+            active.position()
         )));
     }
     Ok(())
 }
 
-/// Aligns the two.
-async fn hold(
-    rollouts: &Rollouts,
-    deployment: &Deployment,
-    serving: &Arc<Runner>,
-    runner: &Arc<Runner>,
-    switch: Switch,
-) -> Result<Aligned, Error> {
+/// Holds both at one position.
+async fn hold(rollouts: &Rollouts, pair: Pair<'_>, switch: Switch) -> Result<Aligned, Error> {
+    let Pair {
+        deployment,
+        active,
+        candidate,
+    } = pair;
     // `hold_max` bounds how long readers see no new events.
-    align(serving, runner, rollouts.config.rollout.hold_max)
+    align(active, candidate, rollouts.config.rollout.hold_max)
         .await
         .map_err(|missed| {
             rollouts
@@ -425,7 +330,7 @@ async fn hold(
                 .cut_over(deployment.name(), switch.action(), None);
             let record = deployment.record();
             match record
-                .generation(runner.program().generation)
+                .generation(candidate.program().generation)
                 .map(|next| throttled(deployment.name(), next))
                 .filter(|text| !text.is_empty())
             {
@@ -435,41 +340,39 @@ async fn hold(
         })
 }
 
-/// Waits until a runner is close to the active one, so that the hold is short; returns whether
+/// Waits until a candidate is close to the active one, so that the hold is short; returns whether
 /// it is.
-pub(super) async fn come_near(
+pub(super) async fn wait_until_close(
     rollouts: &Rollouts,
-    serving: &Arc<Runner>,
-    runner: &Arc<Runner>,
+    active: &Arc<Runner>,
+    candidate: &Arc<Runner>,
 ) -> bool {
     // The rest of one batch can be applied within a hold.
     let batch = rollouts.config.pipeline.batch_events as u64;
     let at_most = rollouts.config.rollout.hold_max.max(NEAR_MAX);
-    let is_near = |runner: &Runner| {
-        let now = runner.now();
+    let is_near = |candidate: &Runner| {
+        let now = candidate.now();
         // One on a leash gets no closer before the active one is durable, which aligning begins
         // with.
-        let is_near = (runner.is_on_leash() && runner.is_as_far_as(serving))
-            || runner.position().saturating_add(batch) >= serving.position()
+        let is_near = (candidate.is_on_leash() && candidate.is_as_far_as(active))
+            || candidate.position().saturating_add(batch) >= active.position()
             || (now.pending <= batch && now.applied > 0)
-            || runner.last_event() >= serving.last_event();
+            || candidate.last_event() >= active.last_event();
         is_near.then_some(())
     };
-    tokio::time::timeout(at_most, runner.until_figures(is_near))
+    tokio::time::timeout(at_most, candidate.until_figures(is_near))
         .await
         .is_ok()
 }
 
 /// The commit, and the switch of the handle.
-async fn flip(
-    rollouts: &Rollouts,
-    deployment: &Arc<Deployment>,
-    mut record: Record,
-    flip: Flip<'_>,
-) -> Result<(), Error> {
+async fn flip(rollouts: &Rollouts, mut record: Record, flip: Flip<'_>) -> Result<(), Error> {
     let Flip {
-        runner,
-        serving,
+        pair: Pair {
+            deployment,
+            active,
+            candidate,
+        },
         switch,
         position,
         mut hand_over,
@@ -504,22 +407,22 @@ async fn flip(
     }
     // `start_serving` and `stop_serving` change how failures are retried. Reads follow the
     // handle, which moves between the two.
-    runner.start_serving();
-    deployment.flip(record, Arc::clone(runner));
-    serving.follow();
+    candidate.start_serving();
+    deployment.flip(record, Arc::clone(candidate));
+    active.follow();
     Ok(())
 }
 
 /// Work that need not be done during the hold. The switch is done: a failure here is made up
 /// for later.
-async fn after_flip(
-    rollouts: &Rollouts,
-    deployment: &Arc<Deployment>,
-    runner: &Arc<Runner>,
-    before: &Arc<Runner>,
-) {
+async fn after_flip(rollouts: &Rollouts, pair: Pair<'_>) {
+    let Pair {
+        deployment,
+        active: before,
+        candidate,
+    } = pair;
     // Limits of a rebuild do not apply to an active generation.
-    runner.set_throttle(crate::pipeline::Throttle::default());
+    candidate.set_throttle(crate::pipeline::Throttle::default());
     // A paused generation follows from now on, like any previous generation.
     if before.now().state == DeploymentState::Paused {
         before.resume();
@@ -573,38 +476,29 @@ fn done(
     }
 }
 
-/// Why an owner that is gone is replaced.
-fn why_lost(of_another_history: bool) -> &'static str {
-    if of_another_history {
-        "its stream was made again"
-    } else {
-        "its state could not be opened, or did not own its effects"
-    }
-}
-
 /// Whether a candidate was built from another history than the active generation, which its own
 /// reader has noticed. Nothing less may let positions go back: views of a stream may differ for a
 /// moment, for example if one of the two was not connected yet.
 fn is_of_another_history(
-    serving: &Runner,
-    runner: &Runner,
+    active: &Runner,
+    candidate: &Runner,
     continues_after: Option<u64>,
 ) -> Result<bool, Error> {
     // One that publishes from the beginning of a new stream has read nothing of it yet.
-    if continues_after.is_some() && serving.has_diverged() {
+    if continues_after.is_some() && active.has_diverged() {
         return Ok(true);
     }
-    if runner.is_of_same_stream(serving) {
+    if candidate.is_of_same_stream(active) {
         return Ok(false);
     }
     // Only the reader of the active generation can tell a new stream from a view that lags.
-    if serving.now().state == DeploymentState::Failed && serving.has_diverged() {
+    if active.now().state == DeploymentState::Failed && active.has_diverged() {
         return Ok(true);
     }
     Err(Error::Conflict(format!(
         "generation {} was built from another stream, or from one that was created again, and the \
          active generation has not noticed; resume it, so that it looks, and try again",
-        runner.program().generation
+        candidate.program().generation
     )))
 }
 
@@ -612,12 +506,12 @@ fn is_of_another_history(
 /// position is unknown.
 fn check_caught_up(
     deployment: &Deployment,
-    runner: &Runner,
+    candidate: &Runner,
     next: &Generation,
 ) -> Result<(), Error> {
-    let now = runner.now();
+    let now = candidate.now();
     // It must not go further before it owns the effects.
-    let is_at_end = |after| runner.is_on_leash() && runner.position() >= after;
+    let is_at_end = |after| candidate.is_on_leash() && candidate.position() >= after;
     if next.lost_effects_after.is_some_and(is_at_end) || (now.begun && now.pending == 0) {
         return Ok(());
     }
@@ -625,7 +519,7 @@ fn check_caught_up(
         "the state of {} cannot be opened, and the candidate at {} has not caught up yet; try \
          again when it has",
         deployment.name(),
-        runner.position()
+        candidate.position()
     )))
 }
 
@@ -641,10 +535,10 @@ fn after_switch(mut record: Record, to: u64, switch: Switch, position: u64) -> R
     };
     before.enter(GenerationStatus::Previous, reason);
     record.active = to;
-    let serving = record.active_mut();
-    serving.serves_from = position.max(1);
-    serving.lacks_events = 0;
-    serving.enter(
+    let active = record.active_mut();
+    active.serves_from = position.max(1);
+    active.lacks_events = 0;
+    active.enter(
         GenerationStatus::Active,
         match switch {
             Switch::CutOver => format!("took over from generation {from} at position {position}"),

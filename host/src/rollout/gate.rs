@@ -97,7 +97,7 @@ async fn take_snapshots(
         ));
     }
     // The result does not matter: aligning reports what keeps the two apart.
-    cut_over::come_near(rollouts, &serving, &runner).await;
+    cut_over::wait_until_close(rollouts, &serving, &runner).await;
     let aligned = align(&serving, &runner, rollouts.config.rollout.hold_max)
         .await
         .map_err(|missed| Error::Conflict(format!("cannot compare: {missed}; try again")))?;

@@ -21,6 +21,7 @@ mod gate;
 mod hand_over;
 mod inherit;
 mod key_part;
+mod lacks;
 mod lanes;
 mod migrate;
 mod pausing;

@@ -78,7 +78,7 @@ impl Runner {
 
     /// Replaces another runner: rejects reads until this runner reaches the highest position that
     /// the other has (or may have) served.
-    pub fn succeeds(&self, other: &Self, position: u64) {
+    pub fn inherit_shown_positions(&self, other: &Self, position: u64) {
         self.shared
             .progress
             .note_predecessor(&other.now(), position);
