@@ -297,6 +297,7 @@ fn files_that_contributors_are_pointed_to_are_there() {
         "CONTRIBUTING.md",
         "docs/internals/failures.md",
         "docs/internals/handlers.md",
+        "docs/internals/lanes.md",
         "docs/internals/resources.md",
         "docs/internals/rollouts.md",
     ] {
