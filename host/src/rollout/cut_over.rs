@@ -150,15 +150,7 @@ pub(super) async fn switch(
         Some(checked) => checked.kept_before_hold().await?,
         None => None,
     };
-    let after = (next.state_file, outset.continues_after);
-    let mut hand_over = hand_over::begin(rollouts, deployment, &active, &candidate, after).await?;
-    let (aligned, alone) = match (outset.can_align(), &hand_over) {
-        (true, _) => (Some(hold(rollouts, pair, switch).await?), None),
-        // Not one event may be applied between the last one of a mute fold and the first one of
-        // the owner.
-        (false, Some(_)) => (None, Some(Held::at(&candidate).await?)),
-        (false, None) => (None, None),
-    };
+    let mut holding = Holding::begin(rollouts, pair, &outset, (switch, next.state_file)).await?;
     // Asked again: events may have been parked before the hold.
     parked_rules::check_switch(deployment, &active, &candidate)?;
     if let Some(checked) = checked {
@@ -166,40 +158,86 @@ pub(super) async fn switch(
         checked.check_lacking().await?;
     }
     crash_points::reached("cut-over-held");
-    let position = aligned
-        .as_ref()
-        .map_or_else(|| candidate.position(), |aligned| aligned.position);
+    let position = holding.position(&candidate);
     // Nothing is parked or retried any more, and what the state before has may go with it.
     let parked = parked_rules::remark_of_both(&candidate, &active);
     let mut changed = after_switch(Record::clone(&record), to, switch, position);
     changed.active_mut().reason.push_str(&parked);
     settle(pair, &outset, &mut changed, position);
-    let held_pair = Flip {
+    let ready = Flip {
         pair,
         switch,
         position,
-        hand_over: hand_over.as_mut(),
+        hand_over: holding.hand_over.as_mut(),
     };
-    flip(rollouts, changed, held_pair).await?;
-    // Read before the release: it is how long applying was held.
-    let held = aligned.as_ref().map(Aligned::held).unwrap_or_default();
-    // Both runners continue; what follows may take its time.
-    drop((aligned, alone));
-    crash_points::reached("cut-over-released");
-    rollouts
-        .metrics
-        .cut_over(deployment.name(), switch.action(), Some(held));
-    // Only bookkeeping in the two files; the catalogue has decided already.
-    if let Some(hand_over) = hand_over {
-        hand_over.complete().await;
-    }
-    after_flip(rollouts, pair).await;
+    flip(rollouts, changed, ready).await?;
+    let held = holding.release(rollouts, pair, switch).await;
     Ok(done(
         deployment,
         (record.active, to),
         (position, held),
         &parked,
     ))
+}
+
+/// What is held during a switch. If it is dropped before the commit, both runners continue as they
+/// were.
+struct Holding {
+    /// The candidate alone, if the two cannot be aligned.
+    alone: Option<Held>,
+    aligned: Option<Aligned>,
+    /// How the effects of a handler change hands.
+    hand_over: Option<HandOver>,
+}
+
+impl Holding {
+    async fn begin(
+        rollouts: &Rollouts,
+        pair: Pair<'_>,
+        outset: &Outset,
+        (switch, state_file): (Switch, u64),
+    ) -> Result<Self, Error> {
+        let (active, candidate) = (pair.active, pair.candidate);
+        let after = (state_file, outset.continues_after);
+        let hand_over =
+            hand_over::begin(rollouts, pair.deployment, active, candidate, after).await?;
+        let (aligned, alone) = match (outset.can_align(), &hand_over) {
+            (true, _) => (Some(hold(rollouts, pair, switch).await?), None),
+            // Not one event may be applied between the last one of a mute fold and the first one
+            // of the owner.
+            (false, Some(_)) => (None, Some(Held::at(candidate).await?)),
+            (false, None) => (None, None),
+        };
+        Ok(Self {
+            alone,
+            aligned,
+            hand_over,
+        })
+    }
+
+    /// The position of the switch.
+    fn position(&self, candidate: &Runner) -> u64 {
+        let aligned = self.aligned.as_ref();
+        aligned.map_or_else(|| candidate.position(), |aligned| aligned.position)
+    }
+
+    /// Lets both continue after the commit; returns how long applying was held.
+    async fn release(self, rollouts: &Rollouts, pair: Pair<'_>, switch: Switch) -> Duration {
+        // Read before the release.
+        let held = self.aligned.as_ref().map(Aligned::held).unwrap_or_default();
+        // Both runners continue; what follows may take its time.
+        drop((self.aligned, self.alone));
+        crash_points::reached("cut-over-released");
+        rollouts
+            .metrics
+            .cut_over(pair.deployment.name(), switch.action(), Some(held));
+        // Only bookkeeping in the two files; the catalogue has decided already.
+        if let Some(hand_over) = self.hand_over {
+            hand_over.complete().await;
+        }
+        after_flip(rollouts, pair).await;
+        held
+    }
 }
 
 /// Completes the record of a switch, which is in memory until `flip` commits it, and what the
