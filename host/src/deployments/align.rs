@@ -105,16 +105,16 @@ pub(crate) async fn align(
     let deadline = tokio::time::Instant::from_std(began + at_most);
     let meet = async {
         // Every position is past 0, so the active runner stops at its next batch boundary.
-        let epoch = serving.set_ceiling(Ceiling::Position(0));
-        aligned.serving = serving.held_at(epoch).await;
+        let change = serving.set_ceiling(Ceiling::Position(0));
+        aligned.serving = serving.held_at(change).await;
         aligned.position = come_up(candidate, serving, aligned.serving).await;
         // The candidate was ahead from the start, so the active runner catches up.
         if aligned.position > aligned.serving && serving.is_running() {
             aligned.serving = if has_nothing_between(serving, candidate) {
                 aligned.position
             } else {
-                let epoch = serving.set_ceiling(Ceiling::Position(aligned.position));
-                serving.held_at(epoch).await
+                let change = serving.set_ceiling(Ceiling::Position(aligned.position));
+                serving.held_at(change).await
             };
         }
         aligned.position >= aligned.serving
@@ -139,8 +139,8 @@ pub(crate) async fn align(
 async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) -> u64 {
     if candidate.position() < position && has_nothing_between(candidate, serving) {
         // `advance` changes the position only of a runner that is held.
-        let epoch = candidate.set_ceiling(Ceiling::Position(0));
-        let stands_at = candidate.held_at(epoch).await;
+        let change = candidate.set_ceiling(Ceiling::Position(0));
+        let stands_at = candidate.held_at(change).await;
         if stands_at >= position {
             return stands_at;
         }
@@ -151,13 +151,13 @@ async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) 
         if advanced && candidate.position() >= position {
             // One that repeats another state may have to release or drop parked events at exactly
             // this position: it does so before it is held again.
-            let epoch = candidate.set_ceiling(Ceiling::Position(0));
-            return candidate.held_at(epoch).await;
+            let change = candidate.set_ceiling(Ceiling::Position(0));
+            return candidate.held_at(change).await;
         }
     }
     // The ordinary way: fold up to the active runner's position.
-    let epoch = candidate.set_ceiling(Ceiling::Position(position));
-    candidate.held_at(epoch).await
+    let change = candidate.set_ceiling(Ceiling::Position(position));
+    candidate.held_at(change).await
 }
 
 /// Whether the candidate lacks nothing although its position is lower: both apply the same events

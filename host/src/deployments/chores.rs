@@ -10,7 +10,6 @@ use super::Deployments;
 /// What is in progress: its kind, and the deployment or source.
 type Name = (&'static str, String);
 
-/// Chores in progress.
 #[derive(Debug, Default)]
 pub(super) struct Chores(Arc<Mutex<BTreeSet<Name>>>);
 

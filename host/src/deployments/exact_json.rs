@@ -9,7 +9,6 @@ use serde_json::value::RawValue;
 /// Deepest nesting, as in the parser of values.
 const DEPTH_MAX: usize = 128;
 
-/// A value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Json {
     /// A number, `true`, `false` or `null`, as written.

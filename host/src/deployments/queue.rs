@@ -8,11 +8,11 @@ use tokio::sync::watch;
 /// The queue. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Queue {
-    inner: Arc<Inner>,
+    inner: Arc<Line>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct Line {
     at_once: usize,
     next: AtomicU64,
     /// Tickets in the order in which they came: running ones first, then waiting ones.
@@ -23,7 +23,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Ticket {
     number: u64,
-    inner: Arc<Inner>,
+    inner: Arc<Line>,
 }
 
 impl Queue {
@@ -31,7 +31,7 @@ impl Queue {
     pub fn new(at_once: usize) -> Self {
         let order = watch::Sender::new(Vec::new());
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(Line {
                 // With 0 nothing would ever run.
                 at_once: at_once.max(1),
                 next: AtomicU64::new(0),

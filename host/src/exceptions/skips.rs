@@ -391,15 +391,15 @@ fn check_ahead(name: &str, target: &Target, sequence: u64) -> Result<(), Error> 
 pub(crate) async fn hold(deployment: &Deployment) -> Result<Held, Error> {
     // Made before the wait: if it fails, its drop lifts the ceilings.
     let held = Held(deployment.runners());
-    let epochs: Vec<u64> = held
+    let changes: Vec<u64> = held
         .0
         .iter()
         .map(|runner| runner.set_ceiling(Ceiling::Position(0)))
         .collect();
     // One after the other costs no time: all stop at once, and the last one counts.
     let stand = async {
-        for (runner, epoch) in held.0.iter().zip(epochs) {
-            runner.held_at(epoch).await;
+        for (runner, change) in held.0.iter().zip(changes) {
+            runner.held_at(change).await;
         }
     };
     let busy = |_| {

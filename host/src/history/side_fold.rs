@@ -132,12 +132,12 @@ fn copy(from: &Path, to: &Path, room: &Room) -> Result<(), Error> {
 
 impl SideFold {
     /// Waits until it reaches its ceiling; an error says why it can't.
-    pub(crate) async fn arrives(&self, epoch: u64) -> Result<u64, Error> {
+    pub(crate) async fn arrives(&self, change: u64) -> Result<u64, Error> {
         // A failed runner does not move either, so check for a failure first and last.
         tokio::select! {
             biased;
             () = self.runner.wait_until_stopped() => {}
-            position = self.runner.held_at(epoch) => {
+            position = self.runner.held_at(change) => {
                 if self.runner.now().state != DeploymentState::Failed {
                     return Ok(position);
                 }
@@ -228,7 +228,6 @@ impl SideFold {
         blocking(move || runner.join()).await;
     }
 
-    /// Its file.
     pub(crate) fn path(&self) -> &std::path::Path {
         &self.path
     }

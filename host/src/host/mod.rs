@@ -95,12 +95,12 @@ pub struct Info {
 /// The host. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Host {
-    inner: Arc<Inner>,
+    inner: Arc<HostState>,
 }
 
 /// What the host owns, and what works on it.
 #[derive(Debug)]
-struct Inner {
+struct HostState {
     config: Arc<Config>,
     folder: DataDir,
     catalogue: Arc<Catalogue>,
@@ -131,7 +131,7 @@ struct Inner {
 impl Host {
     /// Opens the data folder and starts all its deployments.
     pub async fn start(config: Arc<Config>) -> Result<Self, Error> {
-        let inner = blocking(move || Inner::open(config)).await?;
+        let inner = blocking(move || HostState::open(config)).await?;
         let host = Self {
             inner: Arc::new(inner),
         };
@@ -545,7 +545,7 @@ impl Host {
     }
 }
 
-impl Inner {
+impl HostState {
     /// Blocks. Must be called within the runtime that is to read the streams.
     fn open(config: Arc<Config>) -> Result<Self, Error> {
         let folder = DataDir::claim(&config.data_dir)?;

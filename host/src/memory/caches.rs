@@ -17,11 +17,11 @@ const CACHE_BYTES_MIN: u64 = 256 << 10;
 /// The budget. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Caches {
-    inner: Arc<Mutex<Inner>>,
+    inner: Arc<Mutex<Account>>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct Account {
     total: u64,
     used: u64,
     /// Known files that are not open yet.
@@ -32,14 +32,14 @@ struct Inner {
 #[derive(Debug)]
 pub struct Share {
     bytes: u64,
-    inner: Arc<Mutex<Inner>>,
+    inner: Arc<Mutex<Account>>,
 }
 
 impl Caches {
     /// A budget of this many bytes, with this many known files.
     pub fn new(total: u64, files: usize) -> Self {
         Self {
-            inner: Arc::new(Mutex::new(Inner {
+            inner: Arc::new(Mutex::new(Account {
                 total,
                 used: 0,
                 awaited: files as u64,

@@ -134,11 +134,11 @@ impl Shortage {
 /// The memory that is taken as needed. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Memory {
-    inner: Arc<Inner>,
+    inner: Arc<Counters>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct Counters {
     total: u64,
     /// This and the counters of the purposes are sums and nothing else: no other memory is read on
     /// the strength of them, so each only has to stay within its own limit.
@@ -172,7 +172,7 @@ impl Memory {
     /// A budget of this many bytes.
     pub fn new(total: u64) -> Self {
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(Counters {
                 total,
                 used: AtomicU64::new(0),
                 kinds: Default::default(),
@@ -243,7 +243,7 @@ impl Memory {
     }
 }
 
-impl Inner {
+impl Counters {
     fn kind(&self, purpose: Purpose) -> &Kind {
         &self.kinds[purpose as usize]
     }

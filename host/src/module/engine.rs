@@ -45,11 +45,11 @@ pub(super) enum AddressSpace {
 /// The engine. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Engine {
-    pub(super) inner: Arc<Inner>,
+    pub(super) inner: Arc<EngineState>,
 }
 
 /// What all modules share.
-pub(super) struct Inner {
+pub(super) struct EngineState {
     pub(super) wasmtime: wasmtime::Engine,
     pub(super) options: Options,
     address_space: AddressSpace,
@@ -66,7 +66,7 @@ pub(super) struct Inner {
     flows: Mutex<HashMap<String, Arc<Flow>>>,
 }
 
-impl fmt::Debug for Inner {
+impl fmt::Debug for EngineState {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             options,
@@ -81,7 +81,7 @@ impl fmt::Debug for Inner {
     }
 }
 
-impl Inner {
+impl EngineState {
     /// The log budget of a deployment, shared by all its instances.
     pub(super) fn flow(&self, deployment: &str) -> Arc<Flow> {
         let mut flows = self.flows.lock();
@@ -116,7 +116,7 @@ impl Engine {
         let turn = bounded(1);
         turn.0.send(()).expect("it has room for one");
         let places = Arc::new(Places::new(instances, options.memory.clone()));
-        let inner = Inner {
+        let inner = EngineState {
             wasmtime,
             options,
             address_space,

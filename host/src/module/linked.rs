@@ -10,7 +10,7 @@ use wasmtime::component::{ComponentExportIndex, Func, InstancePre, TypedFunc};
 use super::bindings::{Events, Fired, HandlerRecord, ManifestRecord, PayloadRef, QueryFailure};
 use super::checking::Compiled;
 use super::copies::Room;
-use super::engine::{Inner, TABLES_PER_PLACE, broken};
+use super::engine::{EngineState, TABLES_PER_PLACE, broken};
 use super::inbox::{INBOX, InboxRecord};
 use super::instance::{ApplyResult, Handles, Instance, QueryResult, failed, message, ticks};
 use super::manifest::{self, Described};
@@ -29,7 +29,7 @@ use crate::timers;
 
 /// A compiled and linked module.
 pub struct Module {
-    engine: Arc<Inner>,
+    engine: Arc<EngineState>,
     linked: InstancePre<Host>,
     exports: Exports,
     system: System,
@@ -88,7 +88,7 @@ impl fmt::Debug for Module {
 impl Module {
     /// Asks a linked component for its manifest, in a sandbox without state.
     pub(super) fn new(
-        engine: Arc<Inner>,
+        engine: Arc<EngineState>,
         linked: InstancePre<Host>,
         accepted: &Accepted,
         code: Reservation,
@@ -359,7 +359,7 @@ fn places(linked: &InstancePre<Host>) -> u32 {
 
 /// Creates a store, and an instance in it.
 fn start(
-    engine: &Inner,
+    engine: &EngineState,
     linked: &InstancePre<Host>,
     made: &Made<'_>,
 ) -> Result<(Permit, Store<Host>, wasmtime::component::Instance), StartError> {
@@ -437,7 +437,7 @@ fn not_created(error: wasmtime::Error) -> Error {
 
 /// Calls `manifest`, and `inbox` if there is one, and checks the types of all exports.
 fn ask(
-    engine: &Inner,
+    engine: &EngineState,
     linked: &InstancePre<Host>,
     exports: &Exports,
     bounds: Bounds,

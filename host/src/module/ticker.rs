@@ -16,11 +16,11 @@ const IDLE_TICKS: u32 = 20;
 /// The clock of one engine.
 #[derive(Debug)]
 pub(super) struct Ticker {
-    inner: Arc<Inner>,
+    inner: Arc<Calls>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct Calls {
     /// Number of running guest calls.
     running: AtomicU64,
     /// The thread waits for a guest, or is about to.
@@ -34,13 +34,13 @@ struct Inner {
 /// A running guest; dropping it ends the call.
 #[derive(Debug)]
 pub(super) struct Running {
-    inner: Arc<Inner>,
+    inner: Arc<Calls>,
 }
 
 impl Ticker {
     /// Starts the clock, which calls `tick` each time.
     pub(super) fn start(tick: impl Fn() + Send + 'static) -> Result<Self, Error> {
-        let inner = Arc::new(Inner::default());
+        let inner = Arc::new(Calls::default());
         let shared = Arc::clone(&inner);
         let thread = std::thread::Builder::new()
             .name("epoch".to_owned())
@@ -82,7 +82,7 @@ impl Drop for Running {
     }
 }
 
-impl Inner {
+impl Calls {
     /// The lock is free only once the thread waits, so the thread can't miss this.
     fn wake(&self) {
         let _waits = self.lock.lock();
@@ -167,7 +167,7 @@ mod tests {
     fn no_guest_that_begins_while_it_goes_to_rest_is_missed() {
         let ticks = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&ticks);
-        let inner = Arc::new(Inner::default());
+        let inner = Arc::new(Calls::default());
         let shared = Arc::clone(&inner);
         // It rests after each tick.
         let thread = std::thread::spawn(move || {

@@ -345,7 +345,7 @@ impl Run {
         let position = self.store.position();
         self.pacing.standing.send_replace(Some(Standing {
             position,
-            epoch: self.pacing.pace.epoch,
+            change: self.pacing.pace.change,
         }));
         Ok(())
     }

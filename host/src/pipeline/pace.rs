@@ -99,8 +99,8 @@ pub struct Pace {
     pub ceiling: Ceiling,
     /// How fast it may go.
     pub throttle: Throttle,
-    /// Raised with each change: a pipeline that reports its position says which change it has seen.
-    pub epoch: u64,
+    /// Number of the latest change: a pipeline that reports its position says which change it has seen.
+    pub change: u64,
 }
 
 /// Where a pipeline is held, with everything that it applied durable.
@@ -109,7 +109,7 @@ pub struct Standing {
     /// The last sequence that its state reflects.
     pub position: u64,
     /// The change of pace that it has seen; it does not move before it sees another one.
-    pub epoch: u64,
+    pub change: u64,
 }
 
 /// A change of a state by other means than folding, carried out by the owner of the writer: while

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{DeploymentState, Inner, Now, Progress};
+use super::{DeploymentState, Figures, Now, Progress};
 use crate::event::Event;
 use crate::failure::{self, Failure, FailureClass};
 
@@ -164,7 +164,7 @@ impl Progress {
 
     /// The streak of failures is over.
     pub fn note_recovered(&self) {
-        let Inner {
+        let Figures {
             now, state_failure, ..
         } = &mut *self.change();
         now.failure.clone_from(state_failure);
@@ -182,7 +182,7 @@ impl Progress {
     /// beyond it. Code that inherited a state may stop at an event that the previous code, or the
     /// code before the process started, did pass.
     pub fn stopped_at_event(&self) -> bool {
-        let Inner {
+        let Figures {
             now,
             first_generation,
             ..
@@ -249,7 +249,7 @@ fn time_after(pause: Duration) -> Option<String> {
     jiff::Timestamp::try_from(at).ok().map(|at| at.to_string())
 }
 
-impl Inner {
+impl Figures {
     /// Records a failure. A failure at the same event as before the last start has lasted since
     /// then.
     fn note(&mut self, cause: &Cause<'_>, attempts: u32, next: Option<NextAttempt>) {

@@ -9,7 +9,7 @@ use parking_lot::MutexGuard;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::{DeploymentState, Inner, Now, Progress};
+use super::{DeploymentState, Figures, Now, Progress};
 
 /// What others wait for.
 #[derive(PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Milestone {
 /// if a milestone was passed.
 pub(super) struct Change<'a> {
     // Fields are dropped in this order: those who are woken find the lock free.
-    inner: MutexGuard<'a, Inner>,
+    inner: MutexGuard<'a, Figures>,
     before: Milestone,
     wake: Wake<'a>,
 }
@@ -62,15 +62,15 @@ impl Drop for Wake<'_> {
 }
 
 impl Deref for Change<'_> {
-    type Target = Inner;
+    type Target = Figures;
 
-    fn deref(&self) -> &Inner {
+    fn deref(&self) -> &Figures {
         &self.inner
     }
 }
 
 impl DerefMut for Change<'_> {
-    fn deref_mut(&mut self) -> &mut Inner {
+    fn deref_mut(&mut self) -> &mut Figures {
         &mut self.inner
     }
 }

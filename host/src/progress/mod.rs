@@ -113,7 +113,7 @@ struct Read {
 }
 
 #[derive(Debug)]
-struct Inner {
+struct Figures {
     now: Now,
     /// Events that were read and are not applied yet, in order.
     read: VecDeque<Read>,
@@ -140,7 +140,7 @@ struct Inner {
 /// Shared between a pipeline, which reports its progress, and everyone who reads it.
 #[derive(Debug)]
 pub struct Progress {
-    inner: Mutex<Inner>,
+    inner: Mutex<Figures>,
     /// Wakes those who wait for a milestone.
     passed: Notify,
     /// Whether this state answers reads.
@@ -183,7 +183,7 @@ impl Progress {
             begun: false,
             awaits_start: false,
         };
-        let inner = Inner {
+        let inner = Figures {
             now,
             read: VecDeque::new(),
             run: 0,
@@ -471,7 +471,7 @@ impl Progress {
 
     /// The module of a generation begins to fold: the old failure is over.
     pub fn note_started(&self, generation: u64) {
-        let Inner {
+        let Figures {
             now,
             state_failure,
             failed_before,
@@ -479,7 +479,7 @@ impl Progress {
             ..
         } = &mut *self.change();
         // Kept for comparison: the same failure at the same event is not a new one (see
-        // `Inner::note`).
+        // `Figures::note`).
         if let Some(failure) = now.failure.take() {
             *failed_before = Some(failure);
         }
@@ -517,7 +517,7 @@ impl Progress {
 
     /// A module is about to begin to fold, again or in place of another: its progress is unknown.
     pub fn note_awaited_start(&self) {
-        let Inner {
+        let Figures {
             now, failed_before, ..
         } = &mut *self.change();
         (now.begun, now.awaits_start) = (false, true);
@@ -535,7 +535,7 @@ impl Progress {
     }
 }
 
-impl Inner {
+impl Figures {
     /// Records that events up to a sequence were applied.
     fn pass(&mut self, count: u64, through: u64) {
         self.applied_through = through;

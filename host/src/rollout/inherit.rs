@@ -38,8 +38,8 @@ impl Held {
             runner: Arc::clone(runner),
             position: 0,
         };
-        let epoch = runner.set_ceiling(Ceiling::Position(0));
-        let position = tokio::time::timeout(HOLD_MAX, runner.held_at(epoch)).await;
+        let change = runner.set_ceiling(Ceiling::Position(0));
+        let position = tokio::time::timeout(HOLD_MAX, runner.held_at(change)).await;
         let busy = |_| {
             Error::Conflict(
                 "the active generation did not finish its batch in time; try again".to_owned(),

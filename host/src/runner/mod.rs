@@ -154,7 +154,7 @@ impl Runner {
             pace: watch::Sender::new(Pace {
                 ceiling,
                 throttle,
-                epoch: 0,
+                change: 0,
             }),
             standing: watch::Sender::new(None),
             patches: Arc::default(),
@@ -476,15 +476,15 @@ impl Runner {
         self.change_pace(|pace| pace.throttle = throttle);
     }
 
-    fn change_pace(&self, change: impl FnOnce(&mut Pace)) -> u64 {
+    fn change_pace(&self, apply: impl FnOnce(&mut Pace)) -> u64 {
         // In the closure, so that no two changes get the same number.
-        let mut epoch = 0;
+        let mut change = 0;
         self.shared.pace.send_modify(|pace| {
-            change(pace);
-            pace.epoch += 1;
-            epoch = pace.epoch;
+            apply(pace);
+            pace.change += 1;
+            change = pace.change;
         });
-        epoch
+        change
     }
 
     /// Whether it is held.
@@ -494,10 +494,11 @@ impl Runner {
 
     /// Waits until it is held after a change of pace, with everything durable; returns its
     /// position. Cancel-safe.
-    pub async fn held_at(&self, epoch: u64) -> u64 {
+    pub async fn held_at(&self, change: u64) -> u64 {
         let mut standing = self.shared.standing.subscribe();
-        let has_seen =
-            |standing: &Option<Standing>| standing.is_some_and(|standing| standing.epoch >= epoch);
+        let has_seen = |standing: &Option<Standing>| {
+            standing.is_some_and(|standing| standing.change >= change)
+        };
         let found = standing
             .wait_for(has_seen)
             .await

@@ -240,8 +240,8 @@ async fn one_that_waits_for_its_module_can_be_held_repaired_paused_and_resumed()
             })
         });
         let runner = Runner::start(parts);
-        let epoch = runner.set_ceiling(Ceiling::Position(0));
-        let held = runner.held_at(epoch);
+        let change = runner.set_ceiling(Ceiling::Position(0));
+        let held = runner.held_at(change);
         let position = tokio::time::timeout(Duration::from_secs(20), held).await;
         assert_eq!(
             position.expect("it is held while it waits"),
@@ -255,7 +255,7 @@ async fn one_that_waits_for_its_module_can_be_held_repaired_paused_and_resumed()
         assert_eq!(runner.position(), 7);
         // The place where it is held moves as well, right after the answer.
         let moved = async {
-            while runner.held_at(epoch).await != 7 {
+            while runner.held_at(change).await != 7 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };

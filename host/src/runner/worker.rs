@@ -295,7 +295,7 @@ impl Worker {
     ) -> Result<Woken<T>, state::Error> {
         let mut done = std::pin::pin!(done);
         loop {
-            let epoch = self.pace.borrow_and_update().epoch;
+            let change = self.pace.borrow_and_update().change;
             // What the pipeline could not write for lack of room is written as soon as there is
             // some.
             let is_durable = store.is_durable() || self.flush_if_possible(store)?;
@@ -309,7 +309,7 @@ impl Worker {
                 self.settle(store)?;
                 self.shared.standing.send_replace(Some(Standing {
                     position: store.position(),
-                    epoch,
+                    change,
                 }));
             }
             let Self {

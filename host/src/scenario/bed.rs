@@ -77,10 +77,8 @@ pub(crate) enum Error {
     /// The module can't be used.
     #[error(transparent)]
     Module(#[from] module::Error),
-    /// The log failed.
     #[error(transparent)]
     Log(#[from] log::Error),
-    /// The state failed.
     #[error(transparent)]
     State(#[from] state::Error),
     /// The module publishes to subjects that no host grants.
@@ -370,7 +368,6 @@ struct Life {
     standing: watch::Sender<Option<Standing>>,
     /// Resolves when the pipeline has ended.
     ended: oneshot::Receiver<()>,
-    /// It has ended.
     is_over: bool,
     thread: std::thread::JoinHandle<(Writer, Ended)>,
 }
@@ -580,7 +577,6 @@ impl<'a> Bed<'a> {
         self.settle(last)
     }
 
-    /// Asks a query.
     pub(super) fn ask(&self, name: &str, args: &Payload) -> Result<Payload, QueryError> {
         let snapshot = self.life().store.snapshot();
         self.stage
@@ -604,7 +600,6 @@ impl<'a> Bed<'a> {
             .map(|inbox| inbox.keep())
     }
 
-    /// Its state.
     pub(super) fn store(&self) -> &Store {
         &self.life().store
     }
@@ -719,17 +714,17 @@ impl Life {
         if self.is_over {
             return Ok(());
         }
-        let mut epoch = 0;
+        let mut change = 0;
         self.pace.send_modify(|pace| {
             pace.ceiling = Ceiling::Position(through);
-            pace.epoch += 1;
-            epoch = pace.epoch;
+            pace.change += 1;
+            change = pace.change;
         });
         let mut standing = self.standing.subscribe();
         let is_there = |standing: &Option<Standing>| {
             standing
                 .as_ref()
-                .is_some_and(|standing| standing.epoch >= epoch)
+                .is_some_and(|standing| standing.change >= change)
         };
         let (ended, store, mut stops) = (&mut self.ended, &self.store, stage.stops.clone());
         self.is_over = stage.runtime.block_on(async {

@@ -101,18 +101,19 @@ pub(super) async fn serve(
         // Without TLS a client can use another version only by guessing.
         server = server.http1_only();
     }
-    // Every accepted connection passes the gate, before TLS and before any byte is read.
-    let gate = Gate(connections);
+    // Each accepted connection needs a place, before TLS and before any byte is read.
+    let admission = Admission(connections);
     let app = router.into_make_service_with_connect_info::<SocketAddr>();
     match tls {
+        // `stop` asks the server to end, and never ends itself.
         None => tokio::select! {
-            ended = server.acceptor(gate).serve(app) => ended?,
+            ended = server.acceptor(admission).serve(app) => ended?,
             () = stop => {}
         },
         Some(tls) => {
             let acceptor = RustlsAcceptor::new(tls)
                 .handshake_timeout(FIRST_HEAD_TIME_MAX)
-                .acceptor(gate);
+                .acceptor(admission);
             tokio::select! {
                 ended = server.acceptor(acceptor).serve(app) => ended?,
                 () = stop => {}
@@ -151,9 +152,9 @@ pub(super) fn connections_max() -> usize {
 
 /// Accepts connections while there are places for them, and closes any further one.
 #[derive(Clone)]
-struct Gate(Connections);
+struct Admission(Connections);
 
-impl<S> Accept<TcpStream, S> for Gate
+impl<S> Accept<TcpStream, S> for Admission
 where
     S: Send + 'static,
 {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::exceptions::Past;
 use super::file::storage;
 use super::parked::{ParkedKey, RowKey, damaged, opened};
-use super::store::Inner;
+use super::store::StoreState;
 use super::{Error, Store};
 use crate::effects::{EFFECTS_PER_EVENT_MAX, Place, RELEASE_SUB};
 
@@ -102,7 +102,7 @@ pub(super) fn place_of(key: &[u8]) -> Option<(u64, u32)> {
     Some((u64::from_be_bytes(*position), number))
 }
 
-impl Inner {
+impl StoreState {
     /// The next release of a key's events.
     pub(super) fn next_release(&self, key: &str, sequences: Vec<u64>) -> Release {
         let position = self.view.read().position();

@@ -8,7 +8,7 @@ use super::exceptions::Exception;
 use super::memtable::Found;
 use super::places::Sought;
 use super::scan::{self, Layer};
-use super::store::{Inner, View};
+use super::store::{StoreState, View};
 use super::{Direction, Error, Key, Page, Scan, Selection, file};
 use crate::event::Payload;
 use crate::position::Checkpoint;
@@ -21,7 +21,7 @@ pub struct Snapshot {
 
 #[derive(Debug)]
 struct Held {
-    inner: Arc<Inner>,
+    inner: Arc<StoreState>,
     view: View,
 }
 
@@ -39,7 +39,7 @@ impl Drop for Held {
 }
 
 impl Snapshot {
-    pub(super) fn new(inner: &Arc<Inner>) -> Self {
+    pub(super) fn new(inner: &Arc<StoreState>) -> Self {
         // The version is registered before the lock is released, so that no batch published in
         // between drops what this snapshot sees.
         let guard = inner.view.read();

@@ -30,7 +30,6 @@ use crate::memory::Purpose;
 use crate::position::Checkpoint;
 use crate::storage;
 
-/// The published state.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     pub(super) active: Arc<Memtable>,
@@ -56,7 +55,7 @@ impl View {
 /// The locks are taken in this order: `writing`, `view`, and then one of the others at a time.
 /// Nobody waits for the disk under `view`, because every read takes it.
 #[derive(Debug)]
-pub(super) struct Inner {
+pub(super) struct StoreState {
     pub(super) options: Options,
     pub(super) view: RwLock<View>,
     /// Held while a batch is written or the active memtable is frozen: half a batch must never be
@@ -89,7 +88,7 @@ pub(super) struct Inner {
     pub(super) parked: Mutex<parked::Index>,
 }
 
-impl Inner {
+impl StoreState {
     /// The exceptions up to a position.
     pub(super) fn exceptions_through(&self, position: u64) -> BTreeMap<u64, Exception> {
         let exceptions = self.exceptions.lock();
@@ -269,7 +268,7 @@ pub(super) struct Step {
 /// The state of one generation. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Store {
-    pub(super) inner: Arc<Inner>,
+    pub(super) inner: Arc<StoreState>,
 }
 
 impl Store {
@@ -296,7 +295,7 @@ impl Store {
         };
         let pending = timers::count(view.timers.as_ref())?;
         let watched = options.memory.reservation(Purpose::Watch);
-        let inner = Arc::new(Inner {
+        let inner = Arc::new(StoreState {
             options,
             view: RwLock::new(view),
             writing: Mutex::new(()),
@@ -539,7 +538,6 @@ impl Store {
         self.inner.failed.load(Ordering::Acquire)
     }
 
-    /// A commit failed.
     pub(super) fn set_failed(&self) {
         self.inner.failed.store(true, Ordering::Release);
     }
@@ -630,7 +628,7 @@ impl Store {
 
 /// The exact sum of keys and values; the running figure may be too high because it counts every key
 /// in memory as new. Slow: it looks up each of them in the file.
-pub(super) fn exact_bytes(inner: &Inner) -> Result<u64, Error> {
+pub(super) fn exact_bytes(inner: &StoreState) -> Result<u64, Error> {
     // Under one lock, because a commit in between would count its entries twice.
     let (view, mut bytes) = {
         let view = inner.view.read();

@@ -241,12 +241,21 @@ impl Traced {
     }
 }
 
+/// Where the value of a key comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The batch wrote it.
+    Batch,
+    /// It was there before the batch, or was not there.
+    BeforeBatch,
+}
+
 impl Trace {
-    /// A key was looked up; `before` is the entry below the batch, if it was not of the batch.
-    pub(super) fn get(&self, key: &str, value: Option<&Payload>, is_of_batch: bool) {
+    /// A key was looked up, and found in an entry of this origin.
+    pub(super) fn get(&self, key: &str, value: Option<&Payload>, origin: Origin) {
         let mut traced = self.0.lock();
         // What the batch wrote itself comes from its events, and is no input.
-        if !is_of_batch {
+        if origin == Origin::BeforeBatch {
             traced.entry(key, value);
         }
         traced.call(Call::Get {

@@ -15,7 +15,8 @@ use super::inbox::{Keep, Seen};
 use super::parked::{self, Parked};
 use super::places::Sought;
 use super::scan::{self, Layer};
-use super::store::{self, Inner, Step, View};
+use super::store::{self, Step, StoreState, View};
+use super::trace::Origin;
 use super::writes::Writes;
 use super::{Error, KEY_BYTES_MAX, Key, Page, Reads, Release, Scan, Trace, snapshot, timers};
 use crate::effects::{Place, Returns, Role, Row, RowKey};
@@ -42,7 +43,7 @@ pub type Patch = std::collections::BTreeMap<Key, Option<Payload>>;
 /// The only writer of a store: collects the writes of a batch on top of everything published.
 #[derive(Debug)]
 pub struct Writer {
-    pub(super) inner: Arc<Inner>,
+    pub(super) inner: Arc<StoreState>,
     /// The published state. Nobody else publishes, so it is valid for a whole batch, and for later
     /// ones until a commit replaces the file below; it is taken again with each batch.
     view: Option<View>,
@@ -81,7 +82,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(inner: Arc<Inner>) -> Self {
+    pub(super) fn new(inner: Arc<StoreState>) -> Self {
         let state_bytes_max = inner.options.state_bytes_max;
         let memory = inner.options.memory.reservation(Purpose::Fold);
         Self {
@@ -131,7 +132,7 @@ impl Writer {
         // The batch sees its own writes.
         if let Some(value) = self.batch.get(sought) {
             if let Some(trace) = &self.trace {
-                trace.get(key, value.as_ref(), true);
+                trace.get(key, value.as_ref(), Origin::Batch);
             }
             return Ok(value.clone());
         }
@@ -147,7 +148,7 @@ impl Writer {
             None => snapshot::get(&self.view(), sought),
         }?;
         if let Some(trace) = &self.trace {
-            trace.get(key, found.as_ref(), false);
+            trace.get(key, found.as_ref(), Origin::BeforeBatch);
         }
         Ok(found)
     }

@@ -27,11 +27,11 @@ const KEYS_MAX: usize = 5;
 pub struct Record {
     /// Name of the deployment, for the log.
     deployment: String,
-    inner: Mutex<Inner>,
+    inner: Mutex<Collisions>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct Collisions {
     /// The last split batches, a bit for each that collided; the newest is the lowest.
     recent: u32,
     /// Large batches in a row that were not split.
@@ -63,7 +63,7 @@ pub struct Figures {
     pub gave_up: bool,
 }
 
-impl Default for Inner {
+impl Default for Collisions {
     fn default() -> Self {
         Self {
             recent: 0,
@@ -83,11 +83,11 @@ impl Record {
     pub(in crate::pipeline) fn impatient() -> Self {
         Self {
             deployment: String::new(),
-            inner: Mutex::new(Inner {
+            inner: Mutex::new(Collisions {
                 patience: 1,
                 patience_bounds: (1, 1),
                 collisions_max: REMEMBERED,
-                ..Inner::default()
+                ..Collisions::default()
             }),
         }
     }

@@ -429,7 +429,7 @@ fn fold_on_a_leash_stops_at_exactly_its_end_and_continues_when_it_moves() {
     await_position(40);
     // More events, and a change of pace, do not take it further.
     stage.append(1_001..=1_010);
-    stage.pace.send_modify(|pace| pace.epoch += 1);
+    stage.pace.send_modify(|pace| pace.change += 1);
     stage.leash.send_replace(41);
     await_position(41);
     assert_ne!(stage.progress.now().state, DeploymentState::Live);
@@ -694,10 +694,10 @@ fn a_search_that_was_interrupted_continues_where_it_was() {
             ApplyError::Deadline(Duration::from_millis(5))
         })
     }));
-    let mut epoch = 0;
+    let mut change = 0;
     while !running.is_finished() {
-        epoch += 1;
-        stage.pace.send_modify(|pace| pace.epoch = epoch);
+        change += 1;
+        stage.pace.send_modify(|pace| pace.change = change);
         std::thread::sleep(Duration::from_millis(1));
     }
     assert!(matches!(running.join().expect("no panic"), Ended::Failed));
@@ -804,11 +804,11 @@ fn whatever_fails_along_the_way_the_state_equals_the_fold() {
 }
 
 /// Waits until the pipeline says that it is held after a change of pace. Returns its position.
-fn held_at(stage: &Stage, epoch: u64) -> u64 {
+fn held_at(stage: &Stage, change: u64) -> u64 {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         if let Some(standing) = *stage.standing.borrow()
-            && standing.epoch >= epoch
+            && standing.change >= change
         {
             return standing.position;
         }
@@ -821,10 +821,10 @@ fn held_at(stage: &Stage, epoch: u64) -> u64 {
     }
 }
 
-fn set_ceiling(stage: &Stage, ceiling: Ceiling, epoch: u64) {
+fn set_ceiling(stage: &Stage, ceiling: Ceiling, change: u64) {
     stage
         .pace
-        .send_modify(|pace| (pace.ceiling, pace.epoch) = (ceiling, epoch));
+        .send_modify(|pace| (pace.ceiling, pace.change) = (ceiling, change));
 }
 
 #[test]
@@ -838,7 +838,7 @@ fn a_pipeline_is_durable_at_its_ceiling_and_continues_when_it_is_lifted() {
         *stage.standing.borrow(),
         Some(Standing {
             position: 1_234,
-            epoch: 1
+            change: 1
         }),
         "it is held"
     );
@@ -930,7 +930,7 @@ fn an_event_that_fails_does_not_keep_the_pipeline_from_standing() {
         *stage.standing.borrow(),
         Some(Standing {
             position: 41,
-            epoch: 1
+            change: 1
         })
     );
     fails.store(false, Ordering::Relaxed);

@@ -64,17 +64,17 @@ fn what_precedes_a_failing_event_is_durable_during_its_pause() {
 #[test]
 fn a_pause_lasts_also_if_the_pace_changes_meanwhile() {
     let (stage, _store, running) = pausing();
-    for epoch in 1..100 {
-        let ceiling = if epoch % 2 == 0 {
+    for change in 1..100 {
+        let ceiling = if change % 2 == 0 {
             Ceiling::Position(0)
         } else {
             Ceiling::None
         };
-        set_ceiling(&stage, ceiling, epoch);
+        set_ceiling(&stage, ceiling, change);
         match ceiling {
             Ceiling::None => std::thread::sleep(Duration::from_millis(1)),
             _ => assert_eq!(
-                held_at(&stage, epoch),
+                held_at(&stage, change),
                 41,
                 "a pause does not keep it from standing"
             ),
