@@ -57,7 +57,7 @@ pub(crate) fn into_event(message: Message, reading: Reading) -> Event {
             headers,
             data: None,
         },
-        recognition => parts_of(headers, &data, recognition, reading.wants_headers),
+        _ => parts_of(headers, &data, reading),
     };
     // Type and data are needed also if headers are not wanted: see `Reading`.
     let kind = parts.kind.unwrap_or_else(|| kind_of_subject(&subject));
@@ -157,12 +157,7 @@ struct Parts {
     data: Option<Payload>,
 }
 
-fn parts_of(
-    headers: Vec<Header>,
-    data: &Bytes,
-    recognition: Recognition,
-    wants_headers: bool,
-) -> Parts {
+fn parts_of(headers: Vec<Header>, data: &Bytes, reading: Reading) -> Parts {
     // Attributes in headers make it binary: its data is data, whatever it looks like.
     let is_binary = || {
         header(&headers, "ce-type")
@@ -186,21 +181,21 @@ fn parts_of(
             )),
             outlook => outlook,
         },
-        None if recognition == Recognition::Auto && !is_binary() => recognise(data),
+        None if reading.recognition == Recognition::Auto && !is_binary() => recognise(data),
         None => Outlook::Plain,
     };
     match outlook {
-        Outlook::Event(envelope) => opened(headers, &envelope, data, wants_headers),
+        Outlook::Event(envelope) => opened(headers, &envelope, data, reading),
         // Read as what it is without a CloudEvent, so that nothing is lost, with a note that says
         // why.
         Outlook::Malformed(error) => {
-            let mut parts = binary(headers, wants_headers);
-            if wants_headers {
+            let mut parts = binary(headers, reading);
+            if reading.wants_headers {
                 note(&mut parts.headers, &error);
             }
             parts
         }
-        Outlook::Plain => binary(headers, wants_headers),
+        Outlook::Plain => binary(headers, reading),
     }
 }
 
@@ -209,7 +204,7 @@ fn opened(
     mut headers: Vec<Header>,
     envelope: &Envelope<'_>,
     message: &Bytes,
-    wants_headers: bool,
+    reading: Reading,
 ) -> Parts {
     let data = match &envelope.data {
         Data::None => Payload::Text(ByteString::new()),
@@ -218,7 +213,7 @@ fn opened(
         Data::Bytes(bytes) => Payload::detect(Bytes::copy_from_slice(bytes)),
     };
     let kind = Some(share(message, envelope.required("type")));
-    if wants_headers {
+    if reading.wants_headers {
         let attributes: Vec<Header> = envelope
             .attributes()
             .filter(|(name, _)| *name != "datacontenttype" && !is_ours(name))
@@ -250,10 +245,12 @@ fn opened(
 }
 
 /// A message whose attributes are its headers, if it has any.
-fn binary(mut headers: Vec<Header>, wants_headers: bool) -> Parts {
+fn binary(mut headers: Vec<Header>, reading: Reading) -> Parts {
     // Before the values are decoded, so that none is decoded twice.
     let kind = kind_of_headers(&headers);
-    if wants_headers && let Err(error) = settle_binary(&mut headers) {
+    if reading.wants_headers
+        && let Err(error) = settle_binary(&mut headers)
+    {
         note(&mut headers, &error);
     }
     Parts {

@@ -411,8 +411,7 @@ fn check(assignment: &Assignment, kinds: &BTreeMap<String, String>) -> Result<Va
         ["sources"] => Err(wrong_type(
             "sources",
             Kind::Section,
-            &assignment.value,
-            false,
+            &assignment.value.to_string(),
         )),
         ["sources", name] | ["sources", name, _] if !kinds.contains_key(name) => Err(format!(
             "source `{name}` has no kind; add `sources.{name}.kind` with {}",
@@ -506,21 +505,18 @@ fn check_value(path: &[&str], key: &Key, value: &Value) -> Result<Value, String>
     match Config::deserialize(Value::Table(alone)) {
         Ok(_) => Ok(value.clone()),
         // The parser's own message names a type of Rust.
-        Err(_) => Err(wrong_type(
-            &path.join("."),
-            key.kind(),
-            value,
-            key.is_secret(),
-        )),
+        Err(_) => {
+            let found = if key.is_secret() {
+                REDACTED.to_owned()
+            } else {
+                value.to_string()
+            };
+            Err(wrong_type(&path.join("."), key.kind(), &found))
+        }
     }
 }
 
-fn wrong_type(path: &str, kind: Kind, value: &Value, secret: bool) -> String {
-    let found = if secret {
-        REDACTED.to_owned()
-    } else {
-        value.to_string()
-    };
+fn wrong_type(path: &str, kind: Kind, found: &str) -> String {
     format!("`{path}` must be {}, not {found}", kind.expected())
 }
 

@@ -41,12 +41,21 @@ pub(crate) struct Accepted {
     pub(crate) begins_after: Option<u64>,
 }
 
-/// Who accepts that events are missing: the source's settings, or the request.
-fn acceptance(counts: bool) -> &'static str {
-    if counts {
-        "the source counts them (missing = \"count\")"
-    } else {
-        "as accepted"
+/// Who accepts that events are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AcceptedBy {
+    /// The settings of the source.
+    Source,
+    /// A request.
+    Request,
+}
+
+impl AcceptedBy {
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Source => "the source counts them (missing = \"count\")",
+            Self::Request => "as accepted",
+        }
     }
 }
 
@@ -185,7 +194,12 @@ impl History {
             .is_some_and(|source| source.on_missing().is_count());
         let is_accepted = accept == MissingEvents::Accept;
         if is_accepted || counts {
-            let lacks = format!("{lacks}, {}", acceptance(counts && !is_accepted));
+            let by = if is_accepted {
+                AcceptedBy::Request
+            } else {
+                AcceptedBy::Source
+            };
+            let lacks = format!("{lacks}, {}", by.in_words());
             tracing::warn!(
                 deployment = deployment.name(),
                 lacks,
@@ -364,10 +378,12 @@ impl History {
         } else {
             "gone"
         };
-        let lacks = format!(
-            "{missing} {gone} from stream {stream}, {}",
-            acceptance(counts)
-        );
+        let by = if counts {
+            AcceptedBy::Source
+        } else {
+            AcceptedBy::Request
+        };
+        let lacks = format!("{missing} {gone} from stream {stream}, {}", by.in_words());
         tracing::warn!(
             deployment = name,
             lacks,

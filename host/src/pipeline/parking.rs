@@ -85,31 +85,38 @@ impl Parking {
     }
 }
 
+/// The outcome of an event that was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Applied,
+    Failed,
+}
+
 /// The outcomes of the last events that were tried.
 #[derive(Debug, Default)]
-pub(super) struct Outcomes(VecDeque<bool>);
+pub(super) struct Outcomes(VecDeque<Outcome>);
 
 impl Outcomes {
     /// Events were applied.
     pub(super) fn applied(&mut self, count: usize) {
         // More than `OUTCOMES` would only push each other out.
-        (0..count.min(OUTCOMES)).for_each(|_| self.push(true));
+        (0..count.min(OUTCOMES)).for_each(|_| self.push(Outcome::Applied));
     }
 
     /// Whether another failed event may be parked: not if more than half of the last ones failed,
     /// and at least five. Then the module, and not its events, is to blame.
     fn allow_another(&self) -> bool {
         // The one that is asked about has failed, but is not in the list yet.
-        let failed = 1 + self.0.iter().filter(|applied| !**applied).count();
+        let failed = 1 + self.0.iter().filter(|one| **one == Outcome::Failed).count();
         // Fewer than five failures say nothing about the module.
         failed < OUTCOMES_FAILED || failed * 2 <= self.0.len()
     }
 
-    fn push(&mut self, applied: bool) {
+    fn push(&mut self, outcome: Outcome) {
         if self.0.len() == OUTCOMES {
             self.0.pop_front();
         }
-        self.0.push_back(applied);
+        self.0.push_back(outcome);
     }
 }
 
@@ -275,7 +282,7 @@ impl Applier {
             failure: Some(failure),
         });
         // Before the publish, which ends the step.
-        self.outcomes.push(false);
+        self.outcomes.push(Outcome::Failed);
         self.publish(step, Some(Latest::Parked(event)), store);
         self.metrics.events_parked.inc();
         // It is no longer to come, like a skipped one.
@@ -390,14 +397,14 @@ mod tests {
         let mut outcomes = Outcomes::default();
         let mut parked = 0;
         while outcomes.allow_another() {
-            outcomes.push(false);
+            outcomes.push(Outcome::Failed);
             parked += 1;
         }
         assert_eq!(parked, OUTCOMES_FAILED - 1, "nothing else was applied");
         outcomes.applied(1_000);
         let mut parked = 0;
         while outcomes.allow_another() {
-            outcomes.push(false);
+            outcomes.push(Outcome::Failed);
             parked += 1;
         }
         assert_eq!(parked, OUTCOMES / 2);
@@ -405,7 +412,7 @@ mod tests {
         for _ in 0..1_000 {
             outcomes.applied(2);
             assert!(outcomes.allow_another(), "a third of the events fails");
-            outcomes.push(false);
+            outcomes.push(Outcome::Failed);
         }
     }
 }

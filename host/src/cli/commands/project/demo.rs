@@ -150,7 +150,7 @@ async fn show_rows(client: &Client, name: &str, output: Output) -> anyhow::Resul
     output.line(&format!(
         "\nIts first rows (foldstream scan {name} --limit {ROWS}):\n"
     ))?;
-    output.line(&scan::lines(&page.entries, true))?;
+    output.line(&scan::lines(&page.entries, scan::Header::Shown))?;
     Ok(())
 }
 

@@ -52,7 +52,6 @@ pub(crate) struct Args {
     reading: Reading,
 }
 
-/// Prints entries.
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     args.reading
@@ -62,9 +61,9 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         return print_all(args, &client, context).await;
     }
     let page = fetch(&args, &client, args.after.clone(), args.limit).await?;
-    context
-        .output
-        .many(&page.entries, &page, |entries| lines(entries, true))?;
+    context.output.many(&page.entries, &page, |entries| {
+        lines(entries, Header::Shown)
+    })?;
     if let Some(next) = &page.next {
         let next = crate::cli::support::output::printable(next);
         context
@@ -115,7 +114,12 @@ async fn print_all(args: Args, client: &Client, context: &Context) -> anyhow::Re
         args.reading.pin(page.generation);
         match output.format {
             Format::Table => {
-                let text = lines(&page.entries, count == 0);
+                let header = if count == 0 {
+                    Header::Shown
+                } else {
+                    Header::Left
+                };
+                let text = lines(&page.entries, header);
                 if !text.is_empty() {
                     output.line(&text)?;
                 }
@@ -172,12 +176,22 @@ fn broken_off(error: Error, count: u64) -> anyhow::Error {
     }
 }
 
+/// Whether a table begins with the names of its columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Header {
+    /// It begins with them.
+    Shown,
+    /// It continues an earlier page.
+    Left,
+}
+
 /// Entries as rows.
-pub(crate) fn lines(entries: &[Entry], with_header: bool) -> String {
-    let header: &[&str] = if with_header { &["KEY", "VALUE"] } else { &[] };
-    if entries.is_empty() && !with_header {
-        return String::new();
-    }
+pub(crate) fn lines(entries: &[Entry], header: Header) -> String {
+    let header: &[&str] = match header {
+        Header::Shown => &["KEY", "VALUE"],
+        Header::Left if entries.is_empty() => return String::new(),
+        Header::Left => &[],
+    };
     table(
         header,
         entries
@@ -217,11 +231,11 @@ mod tests {
             },
         ];
         assert_eq!(
-            lines(&entries, true),
+            lines(&entries, Header::Shown),
             "KEY          VALUE\ncustomer/42  {\"total\":12345678901234567890.50}\nc            text"
         );
-        assert_eq!(lines(&entries[1..], false), "c  text");
-        assert_eq!(lines(&[], true), "KEY  VALUE");
+        assert_eq!(lines(&entries[1..], Header::Left), "c  text");
+        assert_eq!(lines(&[], Header::Shown), "KEY  VALUE");
     }
 
     #[test]

@@ -11,7 +11,6 @@ use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 use super::report::{Report, Tested};
 use crate::cli::support::whole_file::WholeFile;
 
-/// Writes a report.
 pub(super) fn write(report: &Report, path: &Path) -> anyhow::Result<()> {
     let unwritable = || format!("cannot write {}", path.display());
     let file = WholeFile::create(path).with_context(unwritable)?;
@@ -32,7 +31,11 @@ fn junit(report: &Report) -> quick_junit::Report {
     for (file, all) in files {
         let mut suite = TestSuite::new(xml(file));
         suite.add_test_cases(all.into_iter().map(|tested| {
-            let mut case = case(report, &tested.name, tested.passed, &tested.reasons());
+            let mut case = case(
+                report,
+                &tested.name,
+                (!tested.passed).then_some(&tested.reasons()),
+            );
             case.set_time(Duration::from_secs_f64(tested.seconds));
             // CI systems link these to the source.
             case.extra.insert("file".into(), xml(&tested.file).into());
@@ -48,16 +51,21 @@ fn junit(report: &Report) -> quick_junit::Report {
             .filter(|explored| explored.file == file);
         suite.add_test_cases(explored.map(|explored| {
             let name = format!("up to {} scenarios that were drawn", explored.scenarios);
-            case(report, &name, explored.passed, &explored.reasons())
+            case(
+                report,
+                &name,
+                (!explored.passed).then_some(&explored.reasons()),
+            )
         }));
         junit.add_test_suite(suite);
     }
     junit
 }
 
-fn case(report: &Report, name: &str, passed: bool, reasons: &[String]) -> TestCase {
+/// A test case; it failed if there are reasons.
+fn case(report: &Report, name: &str, failed: Option<&[String]>) -> TestCase {
     let mut status = TestCaseStatus::success();
-    if !passed {
+    if let Some(reasons) = failed {
         status = TestCaseStatus::non_success(NonSuccessKind::Failure);
         status.set_message(xml(reasons.first().map_or("", String::as_str)));
         status.set_description(xml(&reasons.join("\n")));
