@@ -76,7 +76,6 @@ pub(crate) struct Parts {
 pub(crate) struct Task(JoinHandle<()>);
 
 impl Task {
-    /// Starts the task.
     pub(crate) fn start(parts: Parts, runtime: &Handle) -> Self {
         // What was fired while the effects belonged to others is not reported.
         drop(parts.store.take_fired());
@@ -476,6 +475,7 @@ impl Work {
             tokio::time::sleep(sleep).await;
         };
         tokio::select! {
+            // A channel without a sender is ready at once and for ever; only time ends the wait then.
             biased;
             changed = self.parts.changed.changed() => if changed.is_err() { std::future::pending().await },
             changed = self.checkpoints.changed() => if changed.is_err() { std::future::pending().await },

@@ -45,7 +45,6 @@ pub fn this_program() -> io::Result<PathBuf> {
     }
 }
 
-/// Checks an upload.
 pub(super) fn check(upload: &[u8], options: &Options, wanted: &Wanted) -> Result<Checked, Error> {
     let run = Run {
         job: Job::Check,
@@ -64,7 +63,6 @@ pub(super) fn check(upload: &[u8], options: &Options, wanted: &Wanted) -> Result
     }
 }
 
-/// Compiles a component.
 pub(super) fn compile(
     component: &[u8],
     options: &Options,
@@ -405,6 +403,7 @@ fn status_of(
     deadline: Instant,
     wanted: &Wanted,
 ) -> io::Result<Option<ExitStatus>> {
+    // Each arm only observes; the caller kills a child of which it gets no status.
     select! {
         recv(ended) -> _ => child.wait().map(Some),
         recv(wanted.ended()) -> _ => Ok(None),

@@ -27,10 +27,8 @@ use crate::serve;
 /// have 5 s to end.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
-/// A running host.
 #[derive(Debug)]
 pub(crate) struct Server {
-    /// Its address.
     pub url: String,
     config: Arc<Config>,
     entrance: serve::Entrance,
@@ -450,6 +448,7 @@ impl Stops {
     }
 
     async fn next(&mut self) {
+        // Both signals ask for the same.
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
