@@ -53,7 +53,6 @@ pub enum Error {
     },
 }
 
-/// A data folder.
 #[derive(Clone, Debug)]
 pub(crate) struct DataDir {
     root: PathBuf,

@@ -67,7 +67,6 @@ impl View {
 pub struct Deployment {
     name: String,
     record: watch::Sender<Arc<Record>>,
-    /// The active runner.
     active: watch::Sender<Arc<Runner>>,
     /// All runners, by the number of their state file.
     runners: RwLock<BTreeMap<u64, Arc<Runner>>>,
@@ -75,7 +74,6 @@ pub struct Deployment {
     places: RwLock<BTreeMap<u64, u64>>,
     /// Serialises changes to its generations; reads don't wait for it.
     pub(crate) changing: tokio::sync::Mutex<()>,
-    /// The last verification.
     verification: RwLock<Option<overview::Verification>>,
     /// Cancelled once it is deleted, or the host stops.
     gone: CancellationToken,

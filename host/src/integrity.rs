@@ -18,10 +18,7 @@ pub(crate) enum Error {
         "{} has no catalog.redb, so it is not a data folder; give the folder in `data_dir`",
         folder.display()
     )]
-    NoFolder {
-        /// The given path.
-        folder: PathBuf,
-    },
+    NoFolder { folder: PathBuf },
     /// Its files cannot be written.
     #[error(
         "{} cannot be written: {error}; nothing was done, because files that were not closed cleanly \
@@ -65,7 +62,6 @@ pub(crate) enum Condition {
     Unknown(String),
 }
 
-/// A checked file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Checked {
     /// Its path within the data folder.

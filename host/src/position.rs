@@ -75,7 +75,6 @@ impl EventMark {
 pub struct EarlierMarks(Vec<EventMark>);
 
 impl EarlierMarks {
-    /// Most marks.
     const MAX: usize = 6;
     /// Once there are that many, how many sequences lie between two new ones at least.
     const SPACING: u64 = 64;

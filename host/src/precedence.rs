@@ -8,7 +8,6 @@ use rustix::process::getpriority_process;
 /// By how much threads that fold, and the process that checks uploads, are nicer than the rest. With
 /// more, modules would miss their deadlines whenever the machine is busy with something else.
 const NICER: i32 = 3;
-/// The highest niceness.
 const NICENESS_MAX: i32 = 19;
 /// Slice of a thread that answers, in nanoseconds: the shortest one that Linux takes. A request
 /// needs less.

@@ -58,7 +58,6 @@ enum Content {
     Module(File),
 }
 
-/// The frozen files.
 #[derive(Default)]
 struct Gathered {
     parts: Vec<Part>,

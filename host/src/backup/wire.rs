@@ -124,7 +124,6 @@ impl Sum {
 /// The destination of frames. It fails if nobody receives them any more.
 pub(super) type Send<'a> = &'a mut dyn FnMut(Vec<u8>) -> Result<(), Error>;
 
-/// Writes frames.
 pub(super) struct Writer<'a> {
     buffer: Vec<u8>,
     send: Send<'a>,
@@ -180,7 +179,6 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// A received frame.
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) tag: Tag,
@@ -220,7 +218,6 @@ pub(super) fn foreign(why: &str) -> Error {
     ))
 }
 
-/// Reads frames.
 pub(super) struct Reader<R> {
     reader: R,
     /// A frame that was read and not consumed yet.

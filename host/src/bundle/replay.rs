@@ -52,12 +52,10 @@ pub(crate) enum ReplayError {
 /// How an event ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// It was applied.
     Applied,
     Failed {
         /// As in the failure of a deployment.
         kind: &'static str,
-        /// What happened.
         message: String,
     },
 }
@@ -75,7 +73,6 @@ pub(crate) struct Change {
 /// What an event did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// How it ended.
     pub ended: Ended,
     /// The entries that it changed, or would have changed before it failed.
     pub changes: Vec<Change>,

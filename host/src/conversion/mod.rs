@@ -23,7 +23,6 @@ mod verifications;
 
 pub(crate) use rollouts::rebuilds;
 
-/// Converts each item.
 fn each<A, B: From<A>>(items: Vec<A>) -> Vec<B> {
     items.into_iter().map(B::from).collect()
 }

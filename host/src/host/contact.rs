@@ -24,7 +24,6 @@ const NAMES_MAX: usize = 5;
 /// The source of one deployment.
 #[derive(Clone, Debug)]
 pub(super) struct ReaderStatus {
-    /// The deployment.
     pub deployment: String,
     /// The state of the source, as it sees it.
     pub status: Status,

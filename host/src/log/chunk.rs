@@ -150,7 +150,6 @@ impl Builder {
         self.count == 0
     }
 
-    /// Adds an event.
     pub(super) fn push(&mut self, stamp: &Stamp, body: &[u8]) {
         if self.count == 0 {
             // Version, flags, two reserved bytes, and the count, which is set below.

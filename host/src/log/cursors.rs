@@ -41,7 +41,6 @@ pub(super) fn check(
     })
 }
 
-/// Moves a cursor.
 pub(super) fn store(transaction: &WriteTransaction, moved: &CursorMove) -> Result<(), Failure> {
     transaction
         .open_table(CURSORS)?

@@ -32,13 +32,11 @@ struct Shared {
     noted: Notify,
 }
 
-/// Its state.
 enum Slot {
     /// Opening for the first time.
     Opening,
     /// It could not be opened; trying again.
     Failed(Error),
-    /// It is open.
     Open(Log),
 }
 

@@ -13,7 +13,6 @@ use crate::schemas::{self, Direction, LiveChecks, Uncompiled};
 #[derive(Debug)]
 pub(super) struct Compiled {
     schemas: LiveChecks,
-    /// Their memory.
     _memory: Reservation,
 }
 

@@ -25,7 +25,6 @@ impl<'a> Chosen<'a> {
         }
     }
 
-    /// The slice.
     pub(super) fn whole(self) -> &'a [Event] {
         self.events
     }

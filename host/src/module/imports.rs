@@ -32,7 +32,6 @@ const ENTRY_OVERHEAD: usize = 96;
 
 type Caller<'a> = StoreContextMut<'a, Host>;
 
-/// Defines the interfaces.
 pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     let mut state = linker.instance(STATE)?;
     state.func_wrap("get", get)?;

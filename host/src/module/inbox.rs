@@ -51,7 +51,6 @@ pub struct Inbox {
 }
 
 impl InboxRecord {
-    /// Checks it.
     pub(super) fn checked(self) -> Result<Inbox, Error> {
         let rule = match self.id {
             IdRecord::MessageId => None,

@@ -14,9 +14,7 @@ use crate::subject::{PATTERNS_MAX, Pattern, SubjectSet};
 
 /// Longest name of a module or a query.
 const NAME_BYTES_MAX: usize = 63;
-/// Longest description.
 const DESCRIPTION_BYTES_MAX: usize = 4_096;
-/// Most queries.
 const QUERIES_MAX: usize = 256;
 /// Most tokens that a subject can have: one byte each, and a dot between.
 const TOKENS_MAX: u32 = 512;
@@ -30,7 +28,6 @@ pub(super) enum Described {
 }
 
 impl Described {
-    /// Checks it.
     pub(super) fn checked(self, options: &Options) -> Result<Manifest, Error> {
         let handler = match self {
             Self::Projection(record) => return checked(record, options),
@@ -74,7 +71,6 @@ fn publishes(patterns: &[String]) -> Result<Vec<Pattern>, Error> {
     patterns.iter().map(parse).collect()
 }
 
-/// Checks a manifest.
 fn checked(record: ManifestRecord, options: &Options) -> Result<Manifest, Error> {
     let bindings::ModuleKind::Projection = record.kind;
     check_name("module", &record.name)?;

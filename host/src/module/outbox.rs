@@ -20,7 +20,6 @@ const MESSAGES_PER_CALL_MAX: usize = 65_536;
 
 type Caller<'a> = StoreContextMut<'a, Host>;
 
-/// Defines the interface.
 pub(super) fn add_to(interface: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()> {
     interface.func_wrap("publish", publish)?;
     interface.func_wrap("publish-with", publish_with)

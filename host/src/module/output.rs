@@ -250,7 +250,6 @@ impl Output {
         }
     }
 
-    /// Writes one message.
     pub(super) fn write(&self, level: Level, message: &str) {
         let mut pending = self.pending.lock();
         if matches!(level, Level::Error) {

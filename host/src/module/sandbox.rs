@@ -165,7 +165,6 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// Starts another call.
     pub(super) fn begin(&mut self) {
         if let Some(memory) = &mut self.memory {
             memory.shrink_to(0);

@@ -19,7 +19,6 @@ const TIMERS_PER_CALL_MAX: usize = 65_536;
 
 type Caller<'a> = StoreContextMut<'a, Host>;
 
-/// Defines the interface.
 pub(super) fn add_to(interface: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()> {
     interface.func_wrap("set", set)?;
     interface.func_wrap("cancel", cancel)?;

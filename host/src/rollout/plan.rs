@@ -4,10 +4,8 @@ use crate::deployments::Impossible;
 use crate::position::Start;
 use crate::state::catalogue::{EventChecks, Generation, ModuleInfo, Record, Strategy};
 
-/// A requested deploy.
 #[derive(Clone, Debug)]
 pub(super) struct Requested<'a> {
-    /// The module.
     pub module: &'a ModuleInfo,
     /// The source to read.
     pub source: &'a str,
@@ -21,28 +19,15 @@ pub(super) struct Requested<'a> {
     pub needs_own_state: bool,
 }
 
-/// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
     /// Nothing: this generation already has the module.
-    Unchanged {
-        /// The generation.
-        generation: u64,
-        /// Why.
-        reason: String,
-    },
+    Unchanged { generation: u64, reason: String },
     /// A new generation that continues the state of a candidate that an event stopped.
-    Continue {
-        /// The candidate.
-        generation: u64,
-        /// Why.
-        reason: String,
-    },
-    /// A new generation.
+    Continue { generation: u64, reason: String },
     New {
         /// How its state comes to be.
         strategy: Strategy,
-        /// Why.
         reason: String,
     },
 }

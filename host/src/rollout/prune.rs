@@ -219,7 +219,6 @@ fn size(path: &std::path::Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-/// Ends a runner.
 pub(crate) async fn end_runner(runner: Arc<Runner>) {
     runner.ask_to_stop();
     blocking(move || runner.join()).await;

@@ -247,7 +247,6 @@ fn lacking_in_part(
     Ok(shown.max(by_count))
 }
 
-/// The replacement.
 struct Chosen {
     keys: Keys,
     /// What the side fold read and wrote.

@@ -104,7 +104,6 @@ impl Differences {
         });
     }
 
-    /// Compares values.
     pub(super) fn values(
         &mut self,
         subject: &Subject,

@@ -38,7 +38,6 @@ const PART: u32 = 20;
 /// Length of a text that is longer than expected, in bytes.
 const LONG_BYTES: usize = 1_000;
 
-/// What to explore.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exploration {
     /// How many scenarios to draw.
@@ -52,7 +51,6 @@ pub(crate) struct Exploration {
 /// The smallest scenario that fails.
 #[derive(Clone, Debug)]
 pub(crate) struct Explored {
-    /// What is wrong.
     pub fault: Fault,
     /// A file with the scenario.
     pub file: File,
@@ -68,7 +66,6 @@ pub(crate) enum Fault {
     Failure {
         /// As in [`crate::failure::Failure`].
         kind: String,
-        /// What happened.
         message: String,
     },
 }
@@ -194,7 +191,6 @@ enum Draw {
     Event(usize, Option<(usize, usize)>),
     /// The event before it once more.
     Again,
-    /// Time passes.
     Pass(usize),
     /// A query of the file.
     Ask(usize),

@@ -42,13 +42,10 @@ pub(crate) fn texts(value: Value, change: &impl Fn(String) -> String) -> Value {
 pub(crate) struct RecordedEvent {
     /// When the stream stored it, in RFC 3339.
     pub(crate) time: String,
-    /// Its subject.
     pub(crate) subject: String,
-    /// Its type.
     pub(crate) kind: String,
     /// Its headers by name.
     pub(crate) headers: BTreeMap<String, String>,
-    /// Its data.
     pub(crate) data: Value,
 }
 

@@ -64,7 +64,6 @@ pub(super) struct Observation {
     pub(super) position: u64,
     /// Answers of queries, or errors.
     pub(super) answers: Vec<Result<Payload, String>>,
-    /// The time.
     pub(super) now_ns: u64,
     /// Size of keys and values, in bytes.
     pub(super) state_bytes: u64,

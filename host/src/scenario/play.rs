@@ -70,13 +70,10 @@ pub(super) enum Act {
     Events(Vec<NewEvent>),
     /// Time passes until then, in nanoseconds since the Unix epoch.
     Until(u64),
-    /// Time passes.
     Pass(Duration),
-    /// A timer fires.
     Fire(String),
     /// Events that the module does not read.
     Others(u32),
-    /// A query.
     Ask(String, Payload),
 }
 

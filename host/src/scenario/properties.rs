@@ -82,7 +82,6 @@ impl Property {
 /// A property that a module lacks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Finding {
-    /// Which one.
     pub property: Property,
     /// What it means, and what to do.
     pub advice: &'static str,

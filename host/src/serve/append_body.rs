@@ -24,7 +24,6 @@ pub(super) enum Form {
     Json,
     /// One [`api::NewEvent`] or CloudEvent per line.
     Lines,
-    /// One CloudEvent.
     CloudEvent,
     /// A list of CloudEvents.
     CloudEvents,

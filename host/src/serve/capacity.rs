@@ -45,7 +45,6 @@ const PAGE_PART: u64 = 8;
 /// Smallest limit of such a page, in bytes.
 const PAGE_BYTES_MIN: u64 = 64 << 10;
 
-/// The places.
 pub(super) struct Capacity {
     watches_max: usize,
     queries: Arc<Semaphore>,

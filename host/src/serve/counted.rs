@@ -62,7 +62,6 @@ where
     }
 }
 
-/// A running request.
 pub(super) struct Running(Arc<Line>);
 
 impl Running {

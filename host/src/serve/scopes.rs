@@ -14,7 +14,6 @@ pub(super) enum Reach {
     Path,
     /// The one in the query parameter `name`.
     Parameter,
-    /// The whole host.
     Host,
 }
 
@@ -25,7 +24,6 @@ pub(super) struct Demand {
     pub(super) scope: Option<Scope>,
     /// Another one, if one is not enough.
     pub(super) also: Option<Scope>,
-    /// The deployments.
     pub(super) reach: Reach,
 }
 

@@ -35,7 +35,6 @@ pub(super) struct Grant {
 /// What a token lacks for a request.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotCovered {
-    /// A scope.
     #[error("token {token} lacks the scope {scope}; it has {has}")]
     Scope {
         token: String,
@@ -48,7 +47,6 @@ pub(super) enum NotCovered {
     /// A request for one of its deployments.
     #[error("token {token} is only for the deployments {allowed}; choose one with ?name=")]
     NoName { token: String, allowed: String },
-    /// All deployments.
     #[error("token {token} is only for the deployments {allowed}, and this request concerns all")]
     AllDeployments { token: String, allowed: String },
 }

@@ -38,7 +38,6 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Collects findings.
 #[derive(Default)]
 pub(crate) struct Findings(Vec<Problem>);
 

@@ -82,7 +82,6 @@ impl std::ops::Deref for Committed {
 }
 
 impl Committed {
-    /// A table alone.
     pub(super) fn of(entries: ReadOnlyTable<&'static str, &'static [u8]>) -> Self {
         Self {
             entries,
@@ -119,7 +118,6 @@ pub(super) struct Opened {
     pub(super) exceptions: BTreeMap<u64, Exception>,
     /// Its owner, and the effects that wait.
     pub(super) outbox: Found,
-    /// What is parked.
     pub(super) parked: parked::Index,
     /// It was last written by an earlier release, which made everything durable at each pause.
     pub(super) is_of_format_1: bool,

@@ -214,7 +214,6 @@ impl Memtable {
         self.slots.read().len() as u64
     }
 
-    /// Adds exceptions.
     pub(super) fn except(&self, exceptions: &BTreeMap<u64, Exception>) {
         let cloned = exceptions
             .iter()
@@ -222,7 +221,6 @@ impl Memtable {
         self.exceptions.write().extend(cloned);
     }
 
-    /// Adds effects.
     pub(super) fn add_rows(&self, rows: Vec<(RowKey, Bytes)>) {
         self.bytes
             .fetch_add(outbox::memory_of(&rows), Ordering::Relaxed);
@@ -262,7 +260,6 @@ impl Memtable {
         !self.rows.read().is_empty()
     }
 
-    /// Its effects.
     pub(super) fn rows(&self) -> Rows {
         self.rows.read().clone()
     }

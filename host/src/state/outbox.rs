@@ -70,7 +70,6 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Counts a row.
     pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
         self.entries += 1;
         self.bytes += size(key, value);

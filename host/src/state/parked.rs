@@ -508,7 +508,6 @@ pub(super) fn published(index: &mut Index, changes: &[Change]) -> Rows {
     rows
 }
 
-/// Rows were committed.
 pub(super) fn committed(index: &mut Index, rows: &Rows) {
     let failures = rows
         .values()

@@ -141,7 +141,6 @@ pub(super) enum Layer<'a> {
         chunk: usize,
         ready: VecDeque<Written>,
     },
-    /// The file.
     File {
         entries: Box<redb::Range<'static, &'static str, &'static [u8]>>,
         next: Option<Written>,

@@ -82,7 +82,6 @@ fn each(json: &str, mut look: impl FnMut(char, bool)) {
 pub(crate) enum Ordered {
     /// Null, a truth value, a number or a text.
     Scalar(serde_json::Value),
-    /// A list.
     List(Vec<Ordered>),
     /// Members by name.
     Object(Vec<(String, Ordered)>),

@@ -15,7 +15,6 @@ const LINE_AGAIN: Duration = Duration::from_secs(60);
 /// A stage of some work.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Step {
-    /// Units done.
     pub done: u64,
     /// Total units; none if unknown.
     pub total: Option<u64>,
@@ -59,7 +58,6 @@ impl Progress {
         }
     }
 
-    /// Shows a step.
     pub(crate) fn show(&mut self, step: &Step) {
         if let Some(bar) = &self.bar {
             // At least 1, because a bar of length 0 shows as complete.

@@ -15,10 +15,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// A subscription.
 #[derive(Debug)]
 pub(crate) struct Subscription<'a> {
-    /// The host.
     pub client: &'a Client,
     /// Path of the stream.
     pub path: Vec<&'a str>,

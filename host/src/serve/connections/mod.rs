@@ -100,7 +100,6 @@ struct Wanted {
     bytes: u64,
 }
 
-/// One connection.
 pub(super) struct Line {
     connections: Connections,
     number: u64,

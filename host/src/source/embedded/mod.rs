@@ -237,7 +237,6 @@ enum Stage {
         status: StatusSender,
         accepts_through: u64,
     },
-    /// It reads.
     Reading(Box<Reading>),
 }
 

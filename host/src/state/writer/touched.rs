@@ -27,7 +27,6 @@ const WRITTEN_KEPT: usize = 65_536;
 /// Memory of a fingerprint in a table that may be half empty, in bytes.
 const KEY_BYTES: u64 = 20;
 
-/// The notes.
 #[derive(Debug)]
 pub(super) struct Touched {
     /// Keys that were read or written, also absent ones.
@@ -174,7 +173,6 @@ impl Touched {
         self.written.clear();
     }
 
-    /// Forgets everything.
     pub(super) fn renew(&mut self) {
         let large = self.keys.capacity() > 2 * KEYS_LARGE;
         if large {

@@ -306,7 +306,6 @@ async fn export(args: ExportArgs, client: &Client, context: &Context) -> anyhow:
     Ok(())
 }
 
-/// What was exported.
 #[derive(Debug, Serialize)]
 struct Exported<'a> {
     file: &'a Path,

@@ -21,7 +21,6 @@ pub(crate) struct Args {
     name: String,
 }
 
-/// Prints one deployment.
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let deployment = context.client()?.deployment(&args.name).await?;
     context.output.one(&deployment, lines)?;

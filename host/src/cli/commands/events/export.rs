@@ -22,7 +22,6 @@ use crate::cloudevents::{BATCH_MEDIA_TYPE, HEADER_PREFIX, percent};
 
 /// The header that stores a message id.
 const MESSAGE_ID: &str = "nats-msg-id";
-/// Events per request.
 const PAGE_EVENTS: u64 = 1_000;
 /// Longest wait for a page.
 const TIMEOUT: Duration = Duration::from_secs(75);

@@ -68,7 +68,6 @@ impl Filter {
     }
 }
 
-/// Prints a page.
 pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     if let Some(sequence) = args.sequence {
@@ -85,7 +84,6 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints one event.
 async fn one(
     filter: &Filter,
     sequence: u64,

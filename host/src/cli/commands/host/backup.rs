@@ -48,7 +48,6 @@ pub(crate) struct Args {
     check: bool,
 }
 
-/// The output.
 #[derive(Serialize)]
 struct Done<'a> {
     folder: &'a Path,

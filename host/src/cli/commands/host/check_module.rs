@@ -34,7 +34,6 @@ pub(crate) struct Args {
     fuel: bool,
 }
 
-/// What to do.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Job {
     /// Check an upload.

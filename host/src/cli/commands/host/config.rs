@@ -59,7 +59,6 @@ struct Finding {
     message: String,
 }
 
-/// Runs the subcommand.
 pub(crate) fn run(command: Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::Check(args) => check(&args, context),

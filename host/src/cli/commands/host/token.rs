@@ -62,7 +62,6 @@ struct Sent {
     token: String,
 }
 
-/// The new token.
 #[derive(Debug, Serialize)]
 struct Made {
     token: String,
@@ -73,7 +72,6 @@ struct Made {
     deployments: Vec<String>,
 }
 
-/// Runs the subcommand.
 pub(crate) fn run(command: Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::New(args) => make(args, context),

@@ -36,7 +36,6 @@ pub(crate) const MIGRATES: &str = "state of older versions";
 pub(crate) struct Examined {
     /// The component, as a host stores it.
     pub component: Bytes,
-    /// Its manifest.
     pub info: ModuleInfo,
 }
 

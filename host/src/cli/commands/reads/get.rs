@@ -37,7 +37,6 @@ struct Entry<'a> {
     position: Option<u64>,
 }
 
-/// Prints one value.
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     if matches!(args.key.as_str(), "." | "..") {
         let message = format!(

@@ -40,7 +40,6 @@ pub(crate) struct Args {
     reading: Reading,
 }
 
-/// Prints the answer.
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let arguments = args.arguments.unwrap_or_default();
     let media_type = media_type(&arguments)?;

@@ -240,7 +240,6 @@ pub(super) struct ClockWatch {
 }
 
 impl ClockWatch {
-    /// Begins to watch.
     pub(super) fn begin() -> Self {
         Self {
             monotonic: Instant::now(),
@@ -248,7 +247,6 @@ impl ClockWatch {
         }
     }
 
-    /// Reports the result.
     pub(super) fn end(self) -> Check {
         judge_clock(self.monotonic.elapsed(), self.wall, SystemTime::now())
     }

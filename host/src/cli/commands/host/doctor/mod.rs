@@ -47,7 +47,6 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Status {
-    /// All is well.
     Ok,
     /// It works, but may lose data or be slow.
     Warn,
@@ -55,12 +54,9 @@ pub(crate) enum Status {
     Fail,
 }
 
-/// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Check {
-    /// What was checked.
     pub check: String,
-    /// The result.
     pub status: Status,
     /// The finding, and what to do.
     pub finding: String,
@@ -75,7 +71,6 @@ impl Check {
         }
     }
 
-    /// All is well.
     pub(crate) fn ok(check: impl Into<String>, finding: impl Into<String>) -> Self {
         Self::new(check, Status::Ok, finding)
     }

@@ -19,7 +19,6 @@ const PAGE: usize = 1_000;
 /// Most sequences that no recorded event has: a scenario counts up to this many other events.
 const OTHERS_MAX: u64 = 100_000;
 
-/// What was recorded.
 #[derive(Debug)]
 pub(super) struct Recorded {
     /// Never empty.

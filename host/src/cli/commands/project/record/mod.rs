@@ -62,7 +62,6 @@ pub(crate) struct Args {
     to: Option<PathBuf>,
 }
 
-/// Writes the scenario.
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut redaction = Redaction::of(&args.redact)?;
     let client = context.client()?;

@@ -34,7 +34,6 @@ impl Baseline {
         Self { files }
     }
 
-    /// Reads one.
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
         let text = small_file::read_text(path).map_err(|error| {
@@ -48,7 +47,6 @@ impl Baseline {
         Ok(baseline)
     }
 
-    /// Writes it.
     pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
         // As a whole: a cut baseline would fail every run after this one.
         WholeFile::write(path, (pretty(self) + "\n").as_bytes())

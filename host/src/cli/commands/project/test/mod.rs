@@ -130,7 +130,6 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
 }
 
-/// Watches files.
 fn watch<'a>(files: impl Iterator<Item = &'a PathBuf>) -> anyhow::Result<Watched> {
     let files: BTreeSet<PathBuf> = files
         .map(|file| {

@@ -17,10 +17,8 @@ pub(super) struct Report {
     module: String,
     /// How long all scenarios took, in seconds.
     pub(super) seconds: f64,
-    /// Each scenario.
     #[serde(rename = "scenarios")]
     pub(super) tested: Vec<Tested>,
-    /// What was explored.
     #[serde(rename = "explored", skip_serializing_if = "Vec::is_empty")]
     pub(super) explorations: Vec<Exploration>,
 }
@@ -222,7 +220,6 @@ impl Report {
         });
     }
 
-    /// Whether all passed.
     pub(super) fn is_passed(&self) -> bool {
         self.failed() == 0 && self.explorations.iter().all(|explored| explored.passed)
     }
