@@ -121,7 +121,7 @@ impl Exceptions {
         after: Option<&str>,
     ) -> Result<ParkedList, Error> {
         let deployment = self.deployments.get(name)?;
-        let store = open_store(&deployment)?;
+        let store = deployment.open_store()?;
         let parked = store.parked_keys();
         let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut chosen = parked
@@ -144,7 +144,7 @@ impl Exceptions {
     /// How many events of a key are parked, and the first of them, in order.
     pub async fn parked_events(&self, name: &str, key: &str) -> Result<(u64, Vec<Parked>), Error> {
         let deployment = self.deployments.get(name)?;
-        let store = open_store(&deployment)?;
+        let store = deployment.open_store()?;
         let total = store.parked_events_of(key);
         // An unknown key is an error; events that are retried at this moment give an empty page.
         if total == 0 {
@@ -166,7 +166,7 @@ impl Exceptions {
         let deployment = self.deployments.get(name)?;
         // For the whole change: a deploy in between could bring other code.
         let changing = self.deployments.lock(&deployment).await?;
-        let store = open_store(&deployment)?;
+        let store = deployment.open_store()?;
         let (mut keys, is_cut) = chosen(name, &store, &selection)?;
         let (extent, is_dry) = (selection.extent, dry_run == DryRun::Yes);
         if action == ParkedAction::Drop && extent == Extent::FirstEvent {
@@ -297,7 +297,7 @@ impl Exceptions {
             let bytes = blocking(move || bundle.to_bytes()).await;
             return Ok(bytes.into());
         };
-        if !open_store(&deployment)?.is_parked(key) {
+        if !deployment.open_store()?.is_parked(key) {
             return Err(nothing_parked(name, key));
         }
         let key = key.to_owned();
@@ -386,7 +386,7 @@ async fn decided(
     parts: &[(String, usize)],
     reason: &str,
 ) -> Result<Vec<Skip>, Error> {
-    let store = open_store(deployment)?;
+    let store = deployment.open_store()?;
     let chosen = to_drop(&store, parts);
     let reason = reason.to_owned();
     let read = move || {
@@ -456,16 +456,6 @@ fn of_keys(keys: &[String]) -> String {
         String::new()
     };
     format!("keys {}{more}", named.join(", "))
-}
-
-pub(crate) fn open_store(deployment: &Deployment) -> Result<Store, Error> {
-    let opening = || {
-        Error::Conflict(format!(
-            "the state of {} is not open; try again",
-            deployment.name()
-        ))
-    };
-    deployment.active().store().ok_or_else(opening)
 }
 
 fn reason_of(selection: &ParkedSelection) -> Result<String, Error> {

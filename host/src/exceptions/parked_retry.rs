@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Exceptions;
-use super::parked::{KEYS_MAX, ParkedAction, ParkedSelection, open_store};
+use super::parked::{KEYS_MAX, ParkedAction, ParkedSelection};
 use crate::deployment::{Deployment, parked_counts as counts};
 use crate::deployments::{DryRun, Error};
 use crate::progress::DeploymentState;
@@ -103,7 +103,7 @@ impl Exceptions {
             return Ok(Retried::All);
         }
         let digest = record.active().module.digest.clone();
-        let store = open_store(deployment)?;
+        let store = deployment.open_store()?;
         let keys: Vec<String> = store
             .parked_keys()
             .into_iter()

@@ -20,9 +20,7 @@ impl Handlers {
                 "{name} is a projection, which runs no sagas"
             )));
         }
-        let store = deployment.active().store().ok_or_else(|| {
-            Error::Conflict(format!("the state of {name} is not open; try again"))
-        })?;
+        let store = deployment.open_store()?;
         let listed = blocking(move || {
             let snapshot = store.snapshot();
             // A misspelt name would look like a saga without instances.

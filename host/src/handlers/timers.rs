@@ -57,9 +57,7 @@ impl Handlers {
             )));
         }
         let after = after.map(place_of).transpose()?;
-        let store = deployment.active().store().ok_or_else(|| {
-            Error::Conflict(format!("the state of {name} is not open; try again"))
-        })?;
+        let store = deployment.open_store()?;
         let timers = blocking(move || {
             let snapshot = store.snapshot();
             let mut timers = Vec::new();
@@ -126,9 +124,7 @@ impl Handlers {
         if !record.active().module.sets_timers {
             return Err(Error::Refused(format!("{name} sets no timers")));
         }
-        let store = deployment.active().store().ok_or_else(|| {
-            Error::Conflict(format!("the state of {name} is not open; try again"))
-        })?;
+        let store = deployment.open_store()?;
         let (reading, wanted) = (store.clone(), timer.clone());
         let pending = blocking(move || reading.snapshot().timer(&wanted)).await?;
         let pending = pending.ok_or_else(|| {

@@ -317,10 +317,7 @@ fn outbox(deployment: &Deployment) -> Result<(Store, Lineage), Error> {
             "{name} is a projection, which publishes nothing"
         )));
     };
-    let store = deployment.active().store();
-    let store = store
-        .ok_or_else(|| Error::Conflict(format!("the state of {name} is not open; try again")))?;
-    Ok((store, handler.lineage))
+    Ok((deployment.open_store()?, handler.lineage))
 }
 
 fn place_of(id: &str, lineage: Lineage) -> Result<Place, Error> {

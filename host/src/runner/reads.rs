@@ -84,17 +84,30 @@ impl Runner {
             .note_predecessor(&other.now(), position);
     }
 
-    fn why_not_ready(&self) -> String {
+    /// Why the state has no open file.
+    pub fn why_not_open(&self) -> String {
+        let name = &self.shared.deployment;
+        self.why_it_can_not_be_read()
+            .unwrap_or_else(|| format!("the state of {name} is not open yet; try again"))
+    }
+
+    fn why_it_can_not_be_read(&self) -> Option<String> {
         let (name, now) = (&self.shared.deployment, self.now());
         match (now.failure, now.repair_percent) {
-            (Some(failure), _) => format!("{name} can't be read: {}", failure.message),
-            (None, Some(percent)) => {
-                format!(
-                    "the state of {name} is being repaired after an unclean stop: {percent:.0} %; \
-                     try again later"
-                )
-            }
-            (None, None) => {
+            (Some(failure), _) => Some(format!("{name} can't be read: {}", failure.message)),
+            (None, Some(percent)) => Some(format!(
+                "the state of {name} is being repaired after an unclean stop: {percent:.0} %; try \
+                 again later"
+            )),
+            (None, None) => None,
+        }
+    }
+
+    fn why_not_ready(&self) -> String {
+        let name = &self.shared.deployment;
+        match self.why_it_can_not_be_read() {
+            Some(why) => why,
+            None => {
                 let source = self
                     .source_status()
                     .message

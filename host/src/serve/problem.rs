@@ -325,6 +325,7 @@ impl From<host::Error> for Problem {
                 return Self::no_room("the data folder", &error);
             }
             Error::TooMany(_) => Kind::Limit,
+            Error::NotOpen(_) => Kind::NotReady,
             Error::Conflict(_) | Error::Load(_) | Error::Repair(_) => Kind::Conflict,
             Error::Refused(_) | Error::Lacking { .. } | Error::Gate(_) | Error::Plan(_) => {
                 Kind::Refused

@@ -24,7 +24,7 @@ const BODY_BYTES_MAX: usize = 64 << 10;
     responses(
         (status = 200, description = "In the order in which they leave, source by source", body = api::WaitingMessages),
         (status = 404, description = "There is no such deployment"),
-        (status = 409, description = "Its state is not open"),
+        (status = 503, description = "Its state is not open yet"),
         (status = 422, description = "It is a projection, or `after` is not from an earlier page"),
     ))]
 pub(super) async fn list(
@@ -54,7 +54,7 @@ pub(super) async fn list(
         (status = 404, description = "There is no such deployment, or one of the messages does not \
                                       wait"),
         (status = 408, description = "The body arrived too slowly"),
-        (status = 409, description = "Its state is not open"),
+        (status = 503, description = "Its state is not open yet"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is not declared as application/json"),
         (status = 422, description = "It is a projection, or no reason is given"),
@@ -86,11 +86,11 @@ pub(super) async fn drop(
         (status = 404, description = "There is no such deployment, or one of the messages does not \
                                       wait"),
         (status = 408, description = "The body arrived too slowly"),
-        (status = 409, description = "Its state is not open, or one of the messages waits for \
-                                      nothing but its turn"),
+        (status = 409, description = "One of the messages waits for nothing but its turn"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is not declared as application/json"),
         (status = 422, description = "It is a projection, or no reason is given"),
+        (status = 503, description = "Its state is not open yet"),
     ))]
 pub(super) async fn send(
     State(app): State<App>,
@@ -173,7 +173,7 @@ pub(super) struct RetryParameters {
         (status = 200, description = "The deployment; what comes of the attempt is in its `outbox` \
                                       a moment later", body = api::Deployment),
         (status = 404, description = "There is no such deployment"),
-        (status = 409, description = "Its state is not open"),
+        (status = 503, description = "Its state is not open yet"),
         (status = 422, description = "It is a projection"),
     ))]
 pub(super) async fn retry(

@@ -53,7 +53,7 @@ pub(super) struct ExportParameters {
     responses(
         (status = 200, description = "At most 1,000 keys, in order", body = api::ParkedList),
         (status = 404, description = "There is no such deployment"),
-        (status = 409, description = "The state is not open"),
+        (status = 503, description = "Its state is not open yet"),
     ))]
 pub(super) async fn list(
     State(app): State<App>,
@@ -71,7 +71,7 @@ pub(super) async fn list(
     responses(
         (status = 200, description = "The first of them, in order", body = api::ParkedEvents),
         (status = 404, description = "There is no such deployment, or no such key"),
-        (status = 409, description = "The state is not open"),
+        (status = 503, description = "Its state is not open yet"),
     ))]
 pub(super) async fn events(
     State(app): State<App>,

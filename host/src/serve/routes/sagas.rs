@@ -40,7 +40,7 @@ pub(super) struct ListParameters {
         (status = 200, description = "By saga, status and step; those that have waited longest come first",
             body = api::SagaInstances),
         (status = 404, description = "There is no such deployment"),
-        (status = 409, description = "Its state is not open"),
+        (status = 503, description = "Its state is not open yet"),
         (status = 422, description = "It is a projection, or `after` is not from an earlier page"),
     ))]
 pub(super) async fn list(

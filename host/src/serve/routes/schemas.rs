@@ -24,8 +24,8 @@ pub(super) async fn show(
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::ModuleSchemas>, Problem> {
     let deployment = app.host.all_deployments().get(&name)?;
-    let carried = deployment
-        .schemas()
-        .ok_or_else(|| Error::Conflict(format!("the module of {name} is not loaded; try again")))?;
+    let carried = deployment.schemas().ok_or_else(|| {
+        Error::NotOpen(format!("the module of {name} is not loaded yet; try again"))
+    })?;
     Ok(Json(carried.into()))
 }

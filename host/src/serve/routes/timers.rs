@@ -32,7 +32,7 @@ pub(super) struct TimerParameters {
     responses(
         (status = 200, description = "In the order in which they fire", body = api::PendingTimers),
         (status = 404, description = "There is no such deployment"),
-        (status = 409, description = "Its state is not open"),
+        (status = 503, description = "Its state is not open yet"),
         (status = 422, description = "It is a projection, or `after` is not from an earlier page"),
     ))]
 pub(super) async fn list(
@@ -60,7 +60,8 @@ pub(super) async fn list(
     responses(
         (status = 200, description = "The timer", body = api::TimerChanged),
         (status = 404, description = "There is no such deployment, or no such timer is pending"),
-        (status = 409, description = "Its state is not open, or its stream did not store the message"),
+        (status = 409, description = "Its stream did not store the message"),
+        (status = 503, description = "Its state is not open yet"),
         (status = 422, description = "It sets no timers"),
     ))]
 pub(super) async fn fire(
@@ -80,7 +81,8 @@ pub(super) async fn fire(
     responses(
         (status = 200, description = "The timer", body = api::TimerChanged),
         (status = 404, description = "There is no such deployment, or no such timer is pending"),
-        (status = 409, description = "Its state is not open, or its stream did not store the message"),
+        (status = 409, description = "Its stream did not store the message"),
+        (status = 503, description = "Its state is not open yet"),
         (status = 422, description = "It sets no timers"),
     ))]
 pub(super) async fn drop_timer(
