@@ -352,6 +352,31 @@ async fn retry_of_parked_events_stops_while_the_outbox_is_full() {
 }
 
 #[tokio::test]
+async fn lists_of_a_state_that_is_not_open_say_why_and_when_to_ask_again() {
+    let server = NatsServer::start().await;
+    nats::create_stream_with(&server.jetstream().await, plain()).await;
+    let mut host = host_with_stream(&server.url(), "").await;
+    host.client()
+        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
+        .await;
+    host.stop();
+    let file = host.data_dir().join("state").join(REACTOR).join("1.redb");
+    std::fs::write(file, "no state").expect("the folder is ours");
+    host.restart().await;
+    for list in ["outbox", "timers", "sagas", "parked", "parked/events?key=a"] {
+        let path = format!("/v1/deployments/{REACTOR}/{list}");
+        let answer = host.client().get(&path).await;
+        assert!(answer.header("retry-after").is_some(), "{list}");
+        let problem = answer.problem(503, "not-ready");
+        assert!(
+            problem.detail.contains(REACTOR),
+            "{list}: {}",
+            problem.detail
+        );
+    }
+}
+
+#[tokio::test]
 async fn confirmed_messages_leave_the_outbox_although_it_is_asked_to_retry_all_the_time() {
     let server = NatsServer::start().await;
     nats::create_stream_with(&server.jetstream().await, plain()).await;
