@@ -50,16 +50,21 @@ func on[T any](m *module, kind string, react func(*Event, T, *Effects) error) {
 	if err != nil {
 		panic("foldstream: events of type " + kind + ": " + err.Error())
 	}
-	if _, known := m.reactions[kind]; known {
-		panic("foldstream: two functions handle events of type " + kind)
-	}
-	m.reactions[kind] = func(event *Event, effects *Effects) error {
+	m.add(kind, func(event *Event, effects *Effects) error {
 		var data T
 		if err := event.decode(decoder, unsafe.Pointer(&data)); err != nil {
 			return err
 		}
 		return react(event, data, effects)
+	})
+}
+
+// add adds a reaction to events of one type.
+func (m *module) add(kind string, react reaction) {
+	if _, known := m.reactions[kind]; known {
+		panic("foldstream: two functions handle events of type " + kind)
 	}
+	m.reactions[kind] = react
 }
 
 // Query answers a query of a name: lower-case letters, digits and hyphens. The description is for

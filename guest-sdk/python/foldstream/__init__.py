@@ -12,6 +12,7 @@ from .projection import Projection
 from .tables import Table, Value
 from .time import Timestamp
 from .timers import Fired, Timer
+from .versions import upcast
 
 __all__ = [
     "Effects",
@@ -45,4 +46,5 @@ __all__ = [
     "u16",
     "u32",
     "u64",
+    "upcast",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
 from .codec import codec, parse
@@ -102,7 +102,7 @@ def subject_matches(pattern: str, subject: str) -> bool:
     return len(tokens) == len(wanted)
 
 
-def on(*kinds: str) -> Callable[[F], F]:
+def on(*kinds: str, upcasts: Sequence[Callable[[Any], Any]] = ()) -> Callable[[F], F]:
     """Says which events a method handles, by their types (`Event.kind`).
 
     The method takes the event, and if it has a second parameter with a type, the data as that
@@ -113,12 +113,16 @@ def on(*kinds: str) -> Callable[[F], F]:
             ...
 
     Data that does not match the type rejects the event. Events of other types are ignored.
+
+    With `upcasts` it handles old versions of the event as well, which these functions convert to the
+    type of the data; see `upcast`.
     """
     if not kinds or not all(isinstance(kind, str) for kind in kinds):
         raise TypeError('on() takes the types of events: @on("placed")')
 
     def mark(method: F) -> F:
         method.__foldstream_on__ = kinds  # type: ignore[attr-defined]
+        method.__foldstream_upcasts__ = tuple(upcasts)  # type: ignore[attr-defined]
         return method
 
     return mark

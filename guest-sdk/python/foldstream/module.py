@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, overload
 
@@ -13,6 +13,7 @@ from .errors import InvalidArguments, Mismatch
 from .events import Event
 from .manifest import Manifest
 from .tables import Part
+from .versions import Read, old_versions, reading
 from .waiting import refuse_unfinished, refuse_waiting
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -125,10 +126,10 @@ def _describe(module: type[Module]) -> _Description:
                 raise TypeError(f"{shown}: {name} sets timers, which the manifest does not declare; add timers=True")
         if name in _CALLED:
             refuse_waiting(shown, name, member)
-        for kind in getattr(member, "__foldstream_on__", ()):
+        for kind, handle in _handlers(shown, member, module.__foldstream_effects__):
             if kind in handlers:
                 raise TypeError(f"{shown}: two methods handle events of type {kind!r}")
-            handlers[kind] = _handler(shown, member, module.__foldstream_effects__)
+            handlers[kind] = handle
         query_name = getattr(member, "__foldstream_query__", None)
         if query_name is not None:
             if query_name in queries:
@@ -169,21 +170,32 @@ def _codec_of(shown: str, method: Any, declared: Any) -> Codec:
         raise TypeError(f"{shown}.{method.__name__}: {error}") from None
 
 
-def _handler(shown: str, method: Any, effects: int) -> Callable[..., None]:
+def _handlers(shown: str, method: Any, effects: int) -> Iterator[tuple[str, Callable[..., None]]]:
+    """How a method handles events, by the types of the current version and of old ones."""
+    kinds = getattr(method, "__foldstream_on__", ())
+    if not kinds:
+        return
+    upcasts = method.__foldstream_upcasts__
     types = _typed_parameters(shown, method, 2 + effects)
     if len(types) == 1 + effects:
-        return typing.cast(Callable[..., None], method)
+        if upcasts:
+            raise TypeError(f"{shown}.{method.__name__} has upcasts, so it takes the data of the event with its type")
+        for kind in kinds:
+            yield kind, method
+        return
     if len(types) != 2 + effects:
         wanted = "(self, event: Event, effects: Effects)" if effects else "(self, event: Event)"
         raise TypeError(f"{shown}.{method.__name__} takes the event: {wanted}")
-    decode = _codec_of(shown, method, types[1]).decode
+    read = reading(_codec_of(shown, method, types[1]).decode)
+    for kind in kinds:
+        yield kind, _reacting(method, read)
+    for kind, read in old_versions(f"{shown}.{method.__name__}", types[1], upcasts).items():
+        yield kind, _reacting(method, read)
 
+
+def _reacting(method: Any, read: Read) -> Callable[..., None]:
     def handle(module: Any, event: Event, *effects: Any) -> Any:
-        try:
-            data = decode(parse(event.data))
-        except Mismatch as error:
-            raise Mismatch(f"event {event.sequence} ({event.subject}): {error}") from None
-        return method(module, event, data, *effects)
+        return method(module, event, read(event), *effects)
 
     return handle
 

@@ -40,3 +40,4 @@ export {
   type Type,
   type TypeOf,
 } from "./types";
+export { firstVersion, type Versions } from "./versions";
