@@ -8,25 +8,25 @@ import { json, map, optional, record, text, u64, type Type } from "./types";
 /** What a message may have besides its subject and data. */
 export interface MessageOptions {
   /** Its type; by default the last token of the subject. */
-  type?: string;
+  type?: string | undefined;
   /** Further headers, by name. The host refuses those that it sets itself, and those that steer the
    * server. */
-  headers?: Record<string, string>;
+  headers?: Record<string, string> | undefined;
   /** Messages with one key are stored in order; by default the key of the event or timer. */
-  key?: string;
+  key?: string | undefined;
   /** It is not sent before this time, in microseconds since the Unix epoch. Until then it waits in
    * the outbox, through restarts and new code, and holds back no other message of its key. A timer
    * decides when its time has come; this decides now. */
-  notBeforeUs?: number;
+  notBeforeUs?: number | undefined;
   /** For how long the stream keeps it, in seconds, at least 1. The stream must allow that; an
    * embedded log can't, and the host refuses the message. */
-  timeToLiveS?: number;
+  timeToLiveS?: number | undefined;
   /** It is stored only if the last message of its subject, or of a pattern that covers it, has this
    * sequence in the stream that it goes to; 0 if there must not be any.
    *
    * The state is committed by then, and is not undone: a message whose condition does not hold is
    * set aside as a conflict, for an operator to send or drop, and later messages continue. */
-  expectedLast?: number | { subject: string; sequence: number };
+  expectedLast?: number | { subject: string; sequence: number } | undefined;
 }
 
 /** What one event, or one timer, causes: messages in order, and changes to timers.
@@ -60,14 +60,14 @@ export interface Effects {
 /** A message, checked. */
 export interface Message {
   subject: string;
-  type?: string;
+  type?: string | undefined;
   headers: [string, string][];
   data: string | Uint8Array;
-  key?: string;
-  notBeforeUs?: number;
-  timeToLiveS?: number;
+  key?: string | undefined;
+  notBeforeUs?: number | undefined;
+  timeToLiveS?: number | undefined;
   /** Without a subject it is that of the message. */
-  expectedLast?: { subject?: string; sequence: number };
+  expectedLast?: { subject?: string; sequence: number } | undefined;
 }
 
 /** What is done to a timer. */

@@ -59,7 +59,7 @@ export interface Kind<M extends Module> {
   /** The error of a module of another kind. */
   otherwise: string;
   /** Only handlers have one. */
-  outbox?: Outbox;
+  outbox?: Outbox | undefined;
 }
 
 /** An entry, as the host passes it. */

@@ -10,9 +10,9 @@ export interface Inbox {
   /** How much later than the first one an event is recognised, in milliseconds. */
   windowMs: number;
   /** What identifies an event; by default the id of the message. */
-  id?: { header: string } | { dataPointer: string };
+  id?: { header: string } | { dataPointer: string } | undefined;
   /** How many ids the host keeps, by default a million; the oldest are forgotten first. */
-  idsMax?: number;
+  idsMax?: number | undefined;
 }
 
 /** What a module is and needs. Only name and subjects are required. */
@@ -23,41 +23,41 @@ export interface Manifest {
   /** The subjects that it reads, with the wildcards `*` (one token) and `>` (the rest). */
   subjects: string[];
   /** For people: its purpose. */
-  description?: string;
+  description?: string | undefined;
   /** How the host finds the key of an event. */
-  key?: KeyRule;
+  key?: KeyRule | undefined;
   /** Whether events carry their headers, which cost about as much as the rest of an event. */
-  headers?: boolean;
+  headers?: boolean | undefined;
   /** Version of the stored entries, from 1. Raise it if the code changes the meaning of old keys or
    * values: the host then rebuilds the state. */
-  stateVersion?: number;
+  stateVersion?: number | undefined;
   /** How to recognise events that a producer published twice. */
-  inbox?: Inbox;
+  inbox?: Inbox | undefined;
   /** How often the host tries a failing batch, including the first attempt. */
-  attempts?: number;
+  attempts?: number | undefined;
   /** The pause before the second attempt, which doubles each time, and the longest pause. */
-  backoffMs?: [initial: number, longest: number];
+  backoffMs?: [initial: number, longest: number] | undefined;
   /** The linear memory that one instance needs, in bytes. */
-  memoryLimit?: number;
+  memoryLimit?: number | undefined;
   /** The longest time that one call may need, in milliseconds. */
-  deadlineMs?: number;
+  deadlineMs?: number | undefined;
   /** The most events that one batch may have. */
-  batchLimit?: number;
+  batchLimit?: number | undefined;
   /** The largest total size of all keys and values, in bytes. */
-  stateLimit?: number;
+  stateLimit?: number | undefined;
 }
 
 /** What a handler is and needs. */
 export interface HandlerManifest extends Manifest {
   /** The subjects that it publishes to, with the wildcards `*` and `>`. This grants nothing: who
    * deploys it decides, with `--allow-publish`, which of them it may publish to. */
-  publishes?: string[];
+  publishes?: string[] | undefined;
   /** Whether it replies to the publishers of events with `effects.reply`. Events then carry their
    * headers. Who deploys it decides whether it may, with `--allow-publish '_INBOX.>@SOURCE'`. */
-  replies?: boolean;
+  replies?: boolean | undefined;
   /** Whether it sets timers, with `effects.setTimer`. The host records their firings in the stream
    * that the handler reads. */
-  timers?: boolean;
+  timers?: boolean | undefined;
 }
 
 /** The subjects that a handler may publish to, with those of replies. */

@@ -107,7 +107,7 @@ export interface ScanOptions<K> {
   /** Only keys whose first part is this one; a list gives several leading parts. */
   under?: unknown;
   /** Only keys whose next part begins with this text. */
-  startingWith?: string;
+  startingWith?: string | undefined;
   /** Only keys from this one; with `under`, what follows the leading parts. */
   start?: unknown;
   /** Only keys before this one. */
@@ -115,11 +115,11 @@ export interface ScanOptions<K> {
   /** Only keys up to this one, which belongs to them. */
   through?: unknown;
   /** Continue behind this key, in the direction of the scan. */
-  after?: K;
+  after?: K | undefined;
   /** From the largest key down. */
-  backwards?: boolean;
+  backwards?: boolean | undefined;
   /** At most this many. */
-  limit?: number;
+  limit?: number | undefined;
 }
 
 /** A typed collection: keys of type `K` in order, values of type `V` as JSON.

@@ -29,11 +29,11 @@ export interface GivenEvent {
   /** JSON; a text or bytes is the data as it is. */
   data?: unknown;
   /** By default the last token of the subject. */
-  type?: string;
+  type?: string | undefined;
   /** RFC 3339; by default one second later than that of the event before. */
-  time?: string;
+  time?: string | undefined;
   /** By lower-case name. */
-  headers?: Record<string, string>;
+  headers?: Record<string, string> | undefined;
 }
 
 /** An event with JSON data. */
@@ -63,11 +63,11 @@ export interface PublishedMessage {
   type: string;
   /** As JSON; other text as a string, bytes as they are. */
   data: unknown;
-  headers?: Record<string, string>;
-  key?: string;
-  notBeforeUs?: number;
-  timeToLiveS?: number;
-  expectedLast?: { subject: string; sequence: number };
+  headers?: Record<string, string> | undefined;
+  key?: string | undefined;
+  notBeforeUs?: number | undefined;
+  timeToLiveS?: number | undefined;
+  expectedLast?: { subject: string; sequence: number } | undefined;
 }
 
 /** Most timers that fire while a test lets time pass. */

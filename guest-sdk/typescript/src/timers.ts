@@ -8,7 +8,7 @@ export interface Timer {
   /** When it fires, in microseconds since the Unix epoch. */
   atUs: number;
   /** None takes the key of the event that sets it. */
-  key?: string;
+  key?: string | undefined;
 }
 
 /** A timer that fires. It is pending no more. */

@@ -14,14 +14,14 @@ export interface Type<T> {
   /** Whether values can change in place, as objects and lists do. */
   readonly changes: boolean;
   /** The value that an entry begins with when it is changed in place, if there is one. */
-  readonly initial?: () => T;
+  readonly initial?: (() => T) | undefined;
   /** The value of a field that is left out of a record, if it may be. */
-  readonly absent?: () => T;
+  readonly absent?: (() => T) | undefined;
   /** How values are parts of keys, if they can be. */
-  readonly part?: Part<T>;
+  readonly part?: Part<T> | undefined;
   /** The condition under which a variable is a value that needs no copy, as code: `record` checks its
    * fields in place with it. */
-  readonly fits?: (variable: string) => string;
+  readonly fits?: ((variable: string) => string) | undefined;
 }
 
 /** How values of a type are written as a part of a key. */

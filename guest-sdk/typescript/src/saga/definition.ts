@@ -32,9 +32,9 @@ export interface RetryPolicy {
   /** How often, the first attempt included; `Infinity` for ever. */
   attempts: number;
   /** The pause before the second attempt, in microseconds, which doubles each time; by default 1 s. */
-  firstUs?: number;
+  firstUs?: number | undefined;
   /** The longest pause, in microseconds; by default 5 min. */
-  longestUs?: number;
+  longestUs?: number | undefined;
 }
 
 /** What a command or a message of a saga is made from. */
@@ -65,13 +65,13 @@ export interface Compensation<D> {
   /** A participant that never carried out the step, or undid it before, must confirm all the same. */
   command: Publish<D>;
   /** An answer that the step is undone. Without one, it is undone once its command is published. */
-  succeedsOn?: Patterns;
+  succeedsOn?: Patterns | undefined;
   /** An answer that it could not be undone: the retry policy decides. */
-  failsOn?: Patterns;
+  failsOn?: Patterns | undefined;
   /** How long each attempt waits for its answer, in microseconds. */
-  timeoutUs?: number;
+  timeoutUs?: number | undefined;
   /** How often it is attempted before the instance is stuck; by default 10 times. */
-  retry?: RetryPolicy;
+  retry?: RetryPolicy | undefined;
 }
 
 /** A step of a saga: a command to a participant, its answers, and what undoes it.
@@ -83,26 +83,26 @@ export interface Step<D> {
   name: string;
   /** The command to the participant, made for each attempt. A participant may get several for one
    * step, and must do the work of `call.id` once. */
-  command?: Publish<D>;
+  command?: Publish<D> | undefined;
   /** An answer that the step is done. */
-  succeedsOn?: Patterns;
+  succeedsOn?: Patterns | undefined;
   /** An answer that the step was not done and will not be: the saga compensates. */
-  failsOn?: Patterns;
+  failsOn?: Patterns | undefined;
   /** An answer that an attempt failed and another may succeed: the retry policy decides. */
-  retriesOn?: Patterns;
+  retriesOn?: Patterns | undefined;
   /** Keeps something of the answer, such as the number of a payment: changes the data in place, or
    * returns what takes its place. */
-  onSuccess?: (data: D, event: Event) => D | void;
+  onSuccess?: ((data: D, event: Event) => D | void) | undefined;
   /** How long each attempt waits for its answer, in microseconds. An attempt that times out may have
    * been carried out, so the step is undone if the saga gives up. */
-  timeoutUs?: number;
+  timeoutUs?: number | undefined;
   /** How often the step is attempted; by default once. */
-  retry?: RetryPolicy;
+  retry?: RetryPolicy | undefined;
   /** Makes it the pivot, or point of no return: once it was begun, the saga can't be cancelled any
    * more. Answers still decide: it may fail, and then what was done is undone. */
-  pivot?: boolean;
+  pivot?: boolean | undefined;
   /** What undoes the step. */
-  compensation?: Compensation<D>;
+  compensation?: Compensation<D> | undefined;
 }
 
 /** A saga: a process of several steps, each of which can be undone. */
@@ -114,29 +114,29 @@ export interface SagaDefinition<D> {
   /** An event starts an instance, unless there is one with its key. */
   startsOn: Patterns;
   /** What a new instance keeps; by default the data of the event. */
-  start?: (event: Event) => D;
+  start?: ((event: Event) => D) | undefined;
   /** How the instance of an event is found: events with one key belong to one instance. Use the same
    * rule as in the manifest. By default the second token of the subject. */
-  correlateBy?: KeyRule | ((event: Event) => string);
+  correlateBy?: (KeyRule | ((event: Event) => string)) | undefined;
   /** They run in this order; at most 32. */
   steps: readonly Step<D>[];
   /** An event cancels a running instance: what was done is undone. */
-  cancelsOn?: Patterns;
+  cancelsOn?: Patterns | undefined;
   /** An event lets a stuck instance try its step again, with all attempts. */
-  resumesOn?: Patterns;
+  resumesOn?: Patterns | undefined;
   /** An event tells a stuck instance that its step was dealt with by hand, so that it continues with
    * the next. */
-  skipsOn?: Patterns;
+  skipsOn?: Patterns | undefined;
   /** How long an instance is kept after its end, in microseconds, so that events that come late are
    * recognised; `Infinity` keeps all. By default a day. An event that starts an instance of a key
    * whose instance is gone starts a new one. */
-  keepEndedUs?: number;
+  keepEndedUs?: number | undefined;
   /** Publishes a message when an instance completes. */
-  onCompleted?: Publish<D>;
+  onCompleted?: Publish<D> | undefined;
   /** Publishes a message when an instance has undone what it did; `call.reason` says why. */
-  onCompensated?: Publish<D>;
+  onCompensated?: Publish<D> | undefined;
   /** Publishes a message when an instance gets stuck; `call.reason` says why. */
-  onStuck?: Publish<D>;
+  onStuck?: Publish<D> | undefined;
 }
 
 /** A command and its answers: of a step, or of its compensation. */
@@ -146,7 +146,7 @@ export interface Action<D> {
   readonly fails: readonly Pattern[];
   readonly retries: readonly Pattern[];
   readonly timeoutUs: number | undefined;
-  readonly retry: Required<RetryPolicy>;
+  readonly retry: Complete<RetryPolicy>;
 }
 
 /** A step, checked. */
@@ -275,8 +275,11 @@ export function matchesAny(patterns: readonly Pattern[], event: Event): boolean 
   });
 }
 
+/** A type whose fields are all given. */
+export type Complete<T> = { [K in keyof T]-?: Exclude<T[K], undefined> };
+
 /** The pause after an attempt, counted from 1, in microseconds. */
-export function pauseAfter({ firstUs, longestUs }: Required<RetryPolicy>, attempt: number): number {
+export function pauseAfter({ firstUs, longestUs }: Complete<RetryPolicy>, attempt: number): number {
   return Math.min(firstUs * 2 ** Math.min(Math.max(attempt, 1) - 1, 31), longestUs);
 }
 
