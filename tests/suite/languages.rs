@@ -135,6 +135,7 @@ fn sdk_of_typescript_and_its_examples_pass_their_tests_and_have_sound_types() {
         "test/handler.test.ts",
         "test/saga.test.ts",
         "test/migration.test.ts",
+        "test/versions.test.ts",
         "examples/order-totals/test/index.test.ts",
         "examples/saga-orchestrated/test/index.test.ts",
     ] {
