@@ -33,7 +33,8 @@ JSON Schema, members that a schema does not name may have any value. Keywords th
 not understand count as incompatible, unless there is --allow-unknown.
 
 It ends with 1 if something is not compatible, with 3 if a file is missing or there is no event to \
-compare (with --deployed, events that nobody reads pass), with 4 if a schema or module is refused, and with 5 if the host cannot be reached.")]
+compare (with --deployed, no deployed module that carries a schema of one), with 4 if a schema or \
+module is refused, and with 5 if the host cannot be reached.")]
 pub(crate) struct Args {
     /// The old schemas, oldest first, and the new ones: files, folders or modules.
     #[arg(required = true, value_name = "OLD... NEW")]
@@ -56,6 +57,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let (new, old) = args.sides.split_last().context("a file is required")?;
     let mut report = Report::new(args.allow_unknown);
+    let mut compared = Compared::Some;
     if args.deployed {
         if !old.is_empty() {
             let message = "--deployed compares one new side with a host; leave out the old ones";
@@ -68,13 +70,11 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             return Err(Failure::new(Exit::NotFound, message).into());
         }
         let deployed = sides::deployed(&context.client()?, &events).await?;
+        if deployed.consumers.is_empty() {
+            compared = Compared::Nothing;
+        }
         for consumer in &deployed.consumers {
             report.add_consumer(consumer, &new);
-        }
-        if deployed.consumers.is_empty() {
-            context.output.warning(
-                "no deployed module carries a schema of these events, so nothing is compared",
-            );
         }
         let demand = if args.require_schemas {
             Demand::Schemas
@@ -104,5 +104,21 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     context
         .output
         .many(&report.checks, &report, |_| report.text())?;
-    report.verdict()
+    // First of all, since a deployment without a schema may be what fails the check.
+    report.verdict()?;
+    match compared {
+        Compared::Some => Ok(()),
+        Compared::Nothing => {
+            let message =
+                "no deployed module carries a schema of these events, so nothing is compared";
+            Err(Failure::new(Exit::NotFound, message).into())
+        }
+    }
+}
+
+/// Whether a check compared anything.
+#[derive(Clone, Copy)]
+enum Compared {
+    Some,
+    Nothing,
 }
