@@ -79,13 +79,9 @@ struct Printer<'a> {
 
 /// Prints all types.
 pub(super) fn print(document: &Document) -> Printed {
-    let mut scope = Names::without(RESERVED);
-    let declarations = document.declarations.iter();
     let mut printer = Printer {
         document,
-        names: declarations
-            .map(|declaration| scope.unique(&declaration.name))
-            .collect(),
+        names: document.type_names(RESERVED),
         code: String::new(),
     };
     for made in &document.order {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Place;
+use super::names::Names;
 use crate::schemas::EventSchema;
 
 /// All types of a file.
@@ -163,6 +164,15 @@ impl Declaration {
 }
 
 impl Document {
+    /// The names of the declarations in a language, none of which is reserved.
+    pub(super) fn type_names(&self, reserved: &[&str]) -> Vec<String> {
+        let mut scope = Names::without(reserved);
+        let declarations = self.declarations.iter();
+        declarations
+            .map(|declaration| scope.unique(&declaration.name))
+            .collect()
+    }
+
     /// Calls `look` for each type that a declaration names.
     pub(super) fn each_type(&self, look: &mut dyn FnMut(&Type)) {
         for declaration in &self.declarations {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::names::{Names, is_identifier};
+use super::names::is_identifier;
 use super::shape::{Declaration, Document, Field, Named, Presence, Printed, Shape, Sign, Type};
 use super::text::{quoted, unicode_escape, wrapped};
 
@@ -26,13 +26,9 @@ struct Printer<'a> {
 
 /// Prints all types.
 pub(super) fn print(document: &Document) -> Printed {
-    let mut scope = Names::without(RESERVED);
-    let declarations = document.declarations.iter();
     let mut printer = Printer {
         document,
-        names: declarations
-            .map(|declaration| scope.unique(&declaration.name))
-            .collect(),
+        names: document.type_names(RESERVED),
         code: String::new(),
     };
     let mut body = String::new();
