@@ -398,6 +398,9 @@ fn check_fails_once_the_schemas_differ_from_the_types() {
         before,
         "a file that is up to date is not written"
     );
+    let code = std::fs::read_to_string(&file).expect("it is there");
+    std::fs::write(&file, code.replace('\n', "\r\n")).expect("the folder is ours");
+    run(&["--check"], 0);
     write(
         folder.path(),
         "schemas/a.json",

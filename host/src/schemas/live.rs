@@ -180,11 +180,14 @@ impl LiveChecks {
             _ => "nor those of earlier versions, ",
         };
         // Without values: they may be personal, and failures are logged.
+        let place = match error.instance_path().as_str() {
+            "" => "the data as a whole".to_owned(),
+            place => format!("the data at `{place}`"),
+        };
         let reason: String = format!(
-            "{others}at {}: {}; the data at `{}`",
+            "{others}at {}: {}; {place}",
             error.schema_path(),
             error.masked(),
-            error.instance_path()
         )
         .chars()
         .take(REASON_CHARS_MAX)
@@ -373,6 +376,13 @@ mod tests {
             found,
             "it does not fit the schema placed at /properties/cents/type: value is not of type \
              \"integer\"; the data at `/cents`"
+        );
+        let required = [schema("a", 1, json!({ "required": ["b"] }))];
+        let found = misfit(&required, "a", "{}").expect("does not fit");
+        assert_eq!(
+            found,
+            "it does not fit the schema a at /required: \"b\" is a required property; the data as a \
+             whole"
         );
         let found = look(r#"{"name": "SECRET"}"#).expect("does not fit");
         assert!(

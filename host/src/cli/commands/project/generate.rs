@@ -276,20 +276,19 @@ fn compare(out: &Path, code: &str) -> anyhow::Result<()> {
         }
         Err(error) => return Err(failed(format!("cannot read {shown}: {error}")).into()),
     };
-    if written == code.as_bytes() {
+    let (found, wanted) = (lines(&written), lines(code.as_bytes()));
+    if found.clone().eq(wanted.clone()) {
         return Ok(());
     }
-    let mut lines = written.split(|byte| *byte == b'\n');
-    let mut expected = code.as_bytes().split(|byte| *byte == b'\n');
-    let mut line = 1;
-    while let (Some(found), Some(wanted)) = (lines.next(), expected.next()) {
-        if found != wanted {
-            break;
-        }
-        line += 1;
-    }
+    let line = 1 + found.zip(wanted).take_while(|(a, b)| a == b).count();
     let message = format!("{shown} is not up to date: line {line} differs; {again}");
     Err(failed(message).into())
+}
+
+/// The lines of a file, whose ends a checkout may have changed.
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
+    let lines = text.split(|byte| *byte == b'\n');
+    lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line))
 }
 
 /// The name of a package.
