@@ -7,18 +7,22 @@
 
 mod arguments;
 mod consumer;
+mod consumers;
 mod deploy;
 mod diff;
 mod disk;
 mod handlers;
 mod lanes;
 mod latency;
+mod log;
+mod many;
 mod native;
 mod path;
 mod reads;
 mod replay;
 mod report;
 mod swap;
+mod watch;
 mod workload;
 
 use std::process::ExitCode;
@@ -57,11 +61,23 @@ fn main() -> ExitCode {
     if arguments.runs("lanes") {
         lanes::measure(&runtime, &arguments, &mut report);
     }
+    if arguments.runs("by-hand") {
+        runtime.block_on(consumers::measure(&arguments, &mut report));
+    }
+    if arguments.runs("log") {
+        log::measure(&runtime, &arguments, &mut report);
+    }
     if arguments.runs("latency") {
         runtime.block_on(latency::measure(&arguments, &mut report));
     }
+    if arguments.runs("watch") {
+        runtime.block_on(watch::measure(&arguments, &mut report));
+    }
     if arguments.runs("deploy") {
         runtime.block_on(deploy::measure(&arguments, &mut report));
+    }
+    if arguments.runs("many") {
+        runtime.block_on(many::measure(&arguments, &mut report));
     }
     if arguments.runs("reads") {
         runtime.block_on(reads::measure(&arguments, &mut report));
