@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 /// The parts, in the order in which they run.
-const PARTS: [&str; 13] = [
-    "replay", "path", "lanes", "by-hand", "log", "latency", "watch", "deploy", "many", "reads",
-    "swap", "disk", "handlers",
+const PARTS: [&str; 12] = [
+    "replay", "path", "lanes", "by-hand", "log", "latency", "deploy", "many", "reads", "swap",
+    "disk", "handlers",
 ];
 
 /// What the command line says.
@@ -37,7 +37,7 @@ const USAGE: &str = "usage: make bench BENCH=\"[options]\"
   --rates N,N       live events per second (1000,10000)
   --seconds N       length of each live measurement (10)
   --deployments N   idle deployments whose memory is measured (200)
-  --only PART,PART  replay, path, lanes, by-hand, log, latency, watch, deploy, many,
+  --only PART,PART  replay, path, lanes, by-hand, log, latency, deploy, many,
                     reads, swap, disk, handlers
   --json FILE       where the figures go (bench.json in the target folder)
   --diff FOLDER     measure nothing; compare before-1.json, after-1.json, … of a folder";

@@ -22,7 +22,6 @@ mod reads;
 mod replay;
 mod report;
 mod swap;
-mod watch;
 mod workload;
 
 use std::process::ExitCode;
@@ -69,9 +68,6 @@ fn main() -> ExitCode {
     }
     if arguments.runs("latency") {
         runtime.block_on(latency::measure(&arguments, &mut report));
-    }
-    if arguments.runs("watch") {
-        runtime.block_on(watch::measure(&arguments, &mut report));
     }
     if arguments.runs("deploy") {
         runtime.block_on(deploy::measure(&arguments, &mut report));
