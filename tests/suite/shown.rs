@@ -198,6 +198,55 @@ async fn a_paused_deployment_knows_its_lag_only_while_its_source_answers() {
         .await;
 }
 
+/// A deployment that has applied nothing, paused before three events.
+async fn paused_before_three_events() -> Stage {
+    let mut stage = Stage::with_ledger(Kind::JetStream).await;
+    live_at(stage.client(), LEDGER, 0).await;
+    stage.client().act(LEDGER, "pause").await.expect(200);
+    stage.publish(3).await;
+    stage
+        .client()
+        .show_when(LEDGER, "lag", |shown| shown.lag_events == Some(3))
+        .await;
+    stage
+}
+
+#[tokio::test]
+async fn a_paused_deployment_waits_for_no_events_that_were_purged() {
+    let stage = paused_before_three_events().await;
+    let stream = stage.context().get_stream(STREAM).await;
+    let purged = stream.expect("it is there").purge().await;
+    assert_eq!(purged.expect("it answers").purged, 3);
+    stage
+        .client()
+        .show_when(LEDGER, "wait for nothing", |shown| {
+            (shown.head, shown.lag_events) == (Some(3), Some(0))
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_stream_that_was_made_again_leaves_no_lag_of_the_former_one() {
+    let stage = paused_before_three_events().await;
+    let deleted = stage.context().delete_stream(STREAM).await;
+    deleted.expect("it was there");
+    nats::create_stream(stage.context(), STREAM, "orders.>").await;
+    // For a while it may be a server that lags.
+    let known = |shown: &api::Deployment| (shown.head, shown.lag_events);
+    stage
+        .client()
+        .show_when(LEDGER, "know no lag", |shown| known(shown) == (None, None))
+        .await;
+    stage.client().act(LEDGER, "resume").await.expect(200);
+    stage
+        .client()
+        .show_when(LEDGER, "be live at 0", |shown| {
+            assert_ne!(shown.lag_events, Some(3), "{shown:?}");
+            shown.state == DeploymentState::Live && known(shown) == (Some(0), Some(0))
+        })
+        .await;
+}
+
 #[tokio::test]
 async fn a_refused_permission_is_no_live_deployment() {
     let users = |permissions: &str| {

@@ -26,6 +26,10 @@ pub use state::DeploymentState;
 /// The rate is averaged over about this long.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
 
+/// How long looks must say that a stream ends earlier than before until that counts: a leader that
+/// is cut off from its cluster answers for some ten seconds.
+const EARLIER_HEAD_BELIEVED_AFTER: Duration = Duration::from_secs(15);
+
 /// A live deployment that falls behind by more than this counts as catching up again.
 const LIVE_LAG_MAX: u64 = 10_000;
 
@@ -48,6 +52,8 @@ pub struct Now {
     /// Whether anything was read since the module began to fold; before that, the figures are
     /// older.
     pub has_read: bool,
+    /// The last look said that the stream ends before the known head.
+    pub head_is_doubtful: bool,
     /// When the end of the stream was last checked outside the reader.
     pub looked_at: Option<Instant>,
     /// The position after which the state began, if known; it had no checkpoint before.
@@ -119,6 +125,10 @@ struct Figures {
     read: VecDeque<Read>,
     /// Number of the run that reads; late reports of earlier runs do not count.
     run: u64,
+    /// When that run began.
+    run_began_at: Instant,
+    /// When the stream was last said to reach the known head, or further.
+    head_seen_at: Instant,
     /// Events that may match and were not read yet when the source last answered.
     beyond: u64,
     /// The sequence of the last applied event.
@@ -163,6 +173,7 @@ impl Progress {
             pending: 0,
             oldest_ns: None,
             has_read: false,
+            head_is_doubtful: false,
             looked_at: None,
             began_behind: None,
             opened_at: None,
@@ -187,6 +198,8 @@ impl Progress {
             now,
             read: VecDeque::new(),
             run: 0,
+            run_began_at: Instant::now(),
+            head_seen_at: Instant::now(),
             beyond: 0,
             applied_through: 0,
             state_failure: None,
@@ -306,8 +319,13 @@ impl Progress {
         if head >= position && !is_refused {
             inner.now.reached(head);
         }
-        // A figure that the reader has brought meanwhile is newer.
-        if head <= inner.now.head {
+        inner.note_first(first, head, position);
+        if head < inner.now.head {
+            inner.note_earlier_head(head);
+            return;
+        }
+        (inner.head_seen_at, inner.now.head_is_doubtful) = (Instant::now(), false);
+        if head == inner.now.head {
             return;
         }
         // Which of the new events match is known when they are read; of older ones it is, unless
@@ -356,6 +374,7 @@ impl Progress {
         let inner = &mut *self.inner.lock();
         // A new number each time: the previous reader may still have a batch on its way.
         inner.run += 1;
+        inner.run_began_at = Instant::now();
         inner.run
     }
 
@@ -371,9 +390,15 @@ impl Progress {
         if is_first {
             now.began_behind = Some(batch.after);
         }
+        let reached = batch.head.max(batch.through);
+        if inner.head_seen_at < inner.run_began_at {
+            // The reader has asked since then: the stream may have been made again.
+            now.head = reached;
+        }
         // Events that the check outside the reader has seen since then are still to come.
-        inner.beyond = batch.pending + now.head.saturating_sub(batch.head.max(batch.through));
-        now.head = now.head.max(batch.head).max(batch.through);
+        inner.beyond = batch.pending + now.head.saturating_sub(reached);
+        now.head = now.head.max(reached);
+        (inner.head_seen_at, now.head_is_doubtful) = (Instant::now(), false);
         now.has_read = true;
         inner.beyond_ns = None;
         if let (Some(first), Some(last)) = (batch.events.first(), batch.events.last()) {
@@ -505,6 +530,7 @@ impl Progress {
         // All of this came from a reader that has ended with the state.
         inner.now.last_position = position;
         (inner.now.head, inner.now.has_read, inner.now.looked_at) = (0, false, None);
+        inner.now.head_is_doubtful = false;
         (inner.beyond, inner.beyond_ns) = (0, None);
         inner.read.clear();
         inner.count();
@@ -536,6 +562,36 @@ impl Progress {
 }
 
 impl Figures {
+    /// The stream has nothing before `first`, so no more can wait than what follows.
+    fn note_first(&mut self, first: u64, head: u64, position: u64) {
+        let left = (head + 1).saturating_sub(first.max(position.saturating_add(1)));
+        if self.read.is_empty() && head >= self.now.head && self.beyond > left {
+            self.beyond = left;
+            self.count();
+        }
+    }
+
+    /// A look says that the stream ends before the known head. It may be of a leader that lags, or of
+    /// a stream that was made again. Only what lasts is believed, and only if no reader knows better.
+    fn note_earlier_head(&mut self, head: u64) {
+        let reads = matches!(
+            self.now.state,
+            DeploymentState::CatchingUp | DeploymentState::Live
+        );
+        if reads {
+            return;
+        }
+        self.now.head_is_doubtful = self.head_seen_at.elapsed() < EARLIER_HEAD_BELIEVED_AFTER;
+        if !self.now.head_is_doubtful {
+            let gone = self.now.head - head;
+            self.now.head = head;
+            self.beyond = self.beyond.saturating_sub(gone).min(head);
+            self.beyond_ns = None;
+            self.head_seen_at = Instant::now();
+            self.count();
+        }
+    }
+
     /// Records that events up to a sequence were applied.
     fn pass(&mut self, count: u64, through: u64) {
         self.applied_through = through;

@@ -57,6 +57,37 @@ fn lag_grows_with_the_stream_while_nothing_is_read() {
 }
 
 #[test]
+fn an_earlier_end_of_the_stream_is_doubtful_until_it_lasts() {
+    let progress = Progress::new(None, 0);
+    progress.set_state(DeploymentState::Paused);
+    progress.note_stream(1, 7, 0);
+    progress.note_stream(1, 0, 0);
+    assert!(progress.now().head_is_doubtful, "a leader may lag");
+    assert_eq!(lag(&progress), (7, 7));
+    progress.note_stream(1, 7, 0);
+    assert!(!progress.now().head_is_doubtful, "it did");
+    progress.note_stream(1, 2, 0);
+    progress.inner.lock().head_seen_at -= EARLIER_HEAD_BELIEVED_AFTER;
+    progress.note_stream(1, 2, 0);
+    assert!(!progress.now().head_is_doubtful);
+    assert_eq!(lag(&progress), (2, 2));
+    progress.note_stream(3, 2, 0);
+    assert_eq!(lag(&progress), (2, 0), "purged events do not wait");
+}
+
+#[test]
+fn a_reader_that_begins_later_knows_where_the_stream_ends() {
+    let progress = Progress::new(Some(0), 0);
+    progress.note_stream(1, 7, 0);
+    let run = progress.begin_reading();
+    progress.note_read(run, &batch(1..=1, 1), true);
+    assert_eq!(lag(&progress), (1, 1), "it was made again");
+    progress.note_stream(1, 9, 0);
+    progress.note_read(run, &batch(2..=2, 2), false);
+    assert_eq!(lag(&progress), (9, 9), "a later look knows more");
+}
+
+#[test]
 fn lag_counts_what_was_read_and_not_applied_and_is_as_old_as_the_first_of_it() {
     let progress = Progress::new(Some(0), 0);
     let (one, other) = (batch(1..=4, 6), batch(5..=6, 9));

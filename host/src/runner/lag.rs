@@ -47,7 +47,8 @@ impl Runner {
             at.elapsed() <= KNOWN_FOR && status.troubled_at.is_none_or(|since| since < *at)
         };
         let was_looked_at = now.looked_at.as_ref().is_some_and(is_current);
-        if (!reads && !was_looked_at) || now.is_of_another_history() {
+        let is_unknown = now.head_is_doubtful || (!reads && !was_looked_at);
+        if is_unknown || now.is_of_another_history() {
             return Lag::default();
         }
         // The age of the last event is an upper bound of the age of the next one.
@@ -102,7 +103,9 @@ impl Runner {
                 if rests && !is_stopped {
                     source::report(status, SourceState::Idle, None);
                 }
-                self.stream_reaches(first.max(1), last);
+                // An empty stream names no first event: it has none up to its last sequence.
+                let first = if first == 0 { last + 1 } else { first };
+                self.stream_reaches(first, last);
             }
             _ if rests && !is_stopped => {
                 source::report(
