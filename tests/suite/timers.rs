@@ -688,6 +688,8 @@ async fn named_as_it_takes_no_firings(config: stream::Config) {
         "{trouble}"
     );
     assert_eq!(timers.pending, 1);
+    let metrics = host.client().get("/metrics").await.text();
+    assert!(metrics.contains("foldstream_timers_troubled{deployment=\"alarm\"} 1"));
     let mut stream = jetstream.get_stream("ALARMS").await.expect("it is there");
     let stored = stream.info().await.expect("it answers").state.messages;
     assert_eq!(stored, 1, "only the event");
