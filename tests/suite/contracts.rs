@@ -416,6 +416,16 @@ async fn a_producer_is_compared_with_every_deployed_consumer() {
         "{}",
         nobody.stderr
     );
+    let arguments = [
+        "contract",
+        "check",
+        producer.path(),
+        "--deployed",
+        "-o",
+        "json",
+    ];
+    let unknown = cli::on(&host, &arguments).expect(3).json();
+    assert_eq!(unknown["compatible"], json!(null), "{unknown}");
     host.client()
         .deploy("totals", &guests::module("order-totals"))
         .await;

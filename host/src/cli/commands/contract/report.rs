@@ -13,7 +13,8 @@ use crate::schemas::compare::{Reason, Weight, reasons_of_versions};
 /// All comparisons of a run.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
-    compatible: bool,
+    /// None if nothing was compared.
+    compatible: Option<bool>,
     /// Each event of each pair.
     pub(super) checks: Vec<Check>,
     /// Deployments that carry no schema of these events, so that nothing is known of what they read.
@@ -73,7 +74,7 @@ struct Failing {
 impl Report {
     pub(super) fn new(allows_unknown: bool) -> Self {
         Self {
-            compatible: true,
+            compatible: None,
             checks: Vec::new(),
             unknown: Vec::new(),
             allows_unknown,
@@ -123,7 +124,9 @@ impl Report {
 
     /// Notes deployments that could not be compared.
     pub(super) fn add_unknown(&mut self, deployments: Vec<String>, demand: Demand) {
-        self.compatible &= deployments.is_empty() || demand == Demand::None;
+        if demand == Demand::Schemas && !deployments.is_empty() {
+            self.compatible = Some(false);
+        }
         self.demand = demand;
         self.unknown = deployments;
     }
@@ -161,7 +164,8 @@ impl Report {
         verdict: Verdict,
         reasons: Vec<Failing>,
     ) {
-        self.compatible &= !self.is_failing(verdict);
+        let is_compatible = !self.is_failing(verdict);
+        self.compatible = Some(self.compatible.unwrap_or(true) && is_compatible);
         self.checks.push(Check {
             event: event.to_owned(),
             old: old.name.clone(),
@@ -259,6 +263,11 @@ impl Report {
                 let unknown = counted(self.unknown.len() as u64, "deployment");
                 let message = format!("{unknown} without a schema of these events");
                 Err(Failure::new(Exit::Failed, message).into())
+            }
+            0 if self.checks.is_empty() => {
+                let message =
+                    "no deployed module carries a schema of these events, so nothing is compared";
+                Err(Failure::new(Exit::NotFound, message).into())
             }
             0 => Ok(()),
             failed => {
