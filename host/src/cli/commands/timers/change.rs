@@ -47,7 +47,10 @@ fn line_of(name: &str, verb: &str, changed: &TimerChanged) -> String {
     match changed.sequence {
         None => format!("would {verb} timer {timer}, which is due at {at}"),
         Some(sequence) => {
-            format!("timer {timer}, due at {at}: {name} will {verb} it at event {sequence}")
+            format!(
+                "timer {timer}, due at {at}: {name} {verb}s it at event {sequence}, unless an earlier \
+                 event settles it first"
+            )
         }
     }
 }
@@ -73,6 +76,9 @@ mod tests {
         assert!(text.starts_with("would drop timer tea"), "{text}");
         changed.sequence = Some(9);
         let text = line_of("kitchen", "fire", &changed);
-        assert!(text.ends_with("kitchen will fire it at event 9"), "{text}");
+        assert!(
+            text.contains("kitchen fires it at event 9, unless"),
+            "{text}"
+        );
     }
 }
