@@ -61,10 +61,10 @@ const HELP_TEMPLATE: &str =
 )]
 #[command(before_help = "\
 Examples:
-  foldstream new order-totals                 start a project in Rust, Python, TypeScript, Go or C
-  foldstream dev ./order-totals               build, run and rebuild it while you edit it
-  foldstream serve --config foldstream.toml   run a host
-  foldstream deploy order-totals.wasm --wait  deploy a module and wait until it has caught up
+  foldstream new order-totals                 # start a project in Rust, Python, TypeScript, Go or C
+  foldstream dev ./order-totals               # build, run and rebuild it while you edit it
+  foldstream serve --config foldstream.toml   # run a host
+  foldstream deploy order-totals.wasm --wait  # deploy a module and wait until it has caught up
   foldstream scan order-totals --prefix customer/
   foldstream query order-totals top-customers '{\"limit\": 3}'
   foldstream watch order-totals -o ndjson")]

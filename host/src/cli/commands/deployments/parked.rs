@@ -51,8 +51,8 @@ Examples:
     #[command(before_help = "\
 Examples:
   foldstream parked retry order-totals ada bob
-  foldstream parked retry order-totals --all --dry-run           what would happen
-  foldstream parked retry order-totals --all --class rejected    with a corrected module")]
+  foldstream parked retry order-totals --all --dry-run           # what would happen
+  foldstream parked retry order-totals --all --class rejected    # with a corrected module")]
     Retry(RetryArgs),
     /// Leave out the first parked event of each key for good, or all of them with --whole-keys.
     #[command(before_help = "\
@@ -65,8 +65,8 @@ Later events of the key stay parked until `foldstream parked retry`.")]
     /// Write a failure bundle, which `foldstream replay` reproduces without the host.
     #[command(before_help = "\
 Examples:
-  foldstream parked export order-totals ada             a parked key, tried once more
-  foldstream parked export order-totals -f totals.json  the failure that was recorded last")]
+  foldstream parked export order-totals ada             # a parked key, tried once more
+  foldstream parked export order-totals -f totals.json  # the failure that was recorded last")]
     Export(ExportArgs),
 }
 

@@ -26,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_secs(75);
 Examples:
   foldstream resume order-totals
   foldstream resume order-totals --candidate
-  foldstream resume order-totals --accept-missing   after source-gap: without events that are gone
+  foldstream resume order-totals --accept-missing   # after source-gap: without events that are gone
   foldstream resume order-totals --skip 17 --reason 'not JSON, ticket 4711'
   foldstream resume order-totals --candidate --skip 17 --reason 'not JSON, ticket 4711'
   foldstream resume --all

@@ -31,8 +31,8 @@ const PARTS: usize = 8;
 Examples:
   foldstream backup /backup/monday
   foldstream backup /backup/monday -o json
-  foldstream backup --check /backup/monday      read a backup again, and compare
-  foldstream serve --data /backup/monday        run a host on it
+  foldstream backup --check /backup/monday      # read a backup again, and compare
+  foldstream serve --data /backup/monday        # run a host on it
 
 The host keeps running. The copy is a data folder as a crash at one moment would have left it, \
 so a host that starts on it continues at its checkpoints. The command reads the copy again and \

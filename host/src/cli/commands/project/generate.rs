@@ -26,7 +26,7 @@ Examples:
   foldstream generate order-totals/schemas --out src/events.ts
   foldstream generate order-totals.wasm --lang python
   foldstream generate --out events.go --package orders
-  foldstream generate --out src/events.rs --check          fail if the file is not up to date
+  foldstream generate --out src/events.rs --check          # fail if the file is not up to date
 
 The schemas are in a module, in a file, or in a folder as docs/contracts.md describes it. The language \
 is that of --lang, or of the ending of --out: .rs, .ts, .py or .go. The types work with the SDK of \

@@ -24,7 +24,7 @@ Examples:
   foldstream query order-totals top-customers '{\"limit\": 3}'
   foldstream query order-totals top-customers '{\"limit\": 3}' -o ndjson
   foldstream query order-totals top-customers --generation 3
-  foldstream show order-totals              its queries and their arguments
+  foldstream show order-totals              # its queries and their arguments
 
 Arguments that begin like JSON (with { [ \" a digit, or a minus) must be JSON; anything else is \
 passed as text. A list of objects is shown as a table.")]

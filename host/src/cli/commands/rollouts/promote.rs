@@ -9,7 +9,7 @@ use crate::cli::Context;
 Examples:
   foldstream promote order-totals
   foldstream promote order-totals --force
-  foldstream promote order-totals --lift-throttle     full speed first, then take over
+  foldstream promote order-totals --lift-throttle     # full speed first, then take over
 
 If the candidate has a gate, its comparison runs first, and holds the candidate back if more \
 differs than allowed. The previous generation follows the stream for a while: `foldstream \

@@ -19,9 +19,9 @@ Examples:
   foldstream rebuild order-totals --wait
   foldstream rebuild order-totals --require-equal --wait
   foldstream rebuild order-totals --manual --cpu 20
-  foldstream rebuild order-totals --key 42         only the entries of one key
+  foldstream rebuild order-totals --key 42         # only the entries of one key
   foldstream rebuild order-totals --prefix 4
-  foldstream rebuild order-totals --accept-missing   although the stream has lost applied events
+  foldstream rebuild order-totals --accept-missing   # although the stream has lost applied events
   foldstream rebuild fulfilment --accept-lost-effects --effects-from 4711
 
 With --accept-lost-effects, a new state continues a handler whose state file is gone. Messages that \

@@ -22,8 +22,8 @@ const EXAMPLES_MAX: usize = 10;
 Examples:
   foldstream verify order-totals
   foldstream verify order-totals --sample 100000
-  foldstream verify order-totals --seed 7          repeat a run
-  foldstream verify order-totals --accept-missing  although the stream has lost applied events
+  foldstream verify order-totals --seed 7          # repeat a run
+  foldstream verify order-totals --accept-missing  # although the stream has lost applied events
 
 The active generation keeps serving. If the two states differ, verify names the first key that \
 differs, and the first event after which the two folds disagree about it.")]

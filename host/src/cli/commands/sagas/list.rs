@@ -13,7 +13,7 @@ Examples:
   foldstream sagas list orders
   foldstream sagas list orders --status running --step payment
   foldstream sagas list orders --status stuck -o ndjson | jq -r .key
-  foldstream get orders saga/order-fulfilment/1001      all that is known of one instance
+  foldstream get orders saga/order-fulfilment/1001      # all that is known of one instance
 
 Without --status, instances that have ended are left out. `foldstream show` counts the others.")]
 pub(crate) struct Args {

@@ -19,7 +19,7 @@ pub(crate) enum Command {
     #[command(before_help = "\
 Examples:
   foldstream timers fire shipping payment/42
-  foldstream timers fire shipping payment/42 --dry-run    which timer that is
+  foldstream timers fire shipping payment/42 --dry-run    # which timer that is
 
 The handler's stream stores a message for it, like any firing, so that a rebuild fires it at the same place.")]
     Fire(change::Args),
@@ -27,7 +27,7 @@ The handler's stream stores a message for it, like any firing, so that a rebuild
     #[command(before_help = "\
 Examples:
   foldstream timers drop shipping payment/42
-  foldstream timers drop shipping payment/42 --dry-run    which timer that is
+  foldstream timers drop shipping payment/42 --dry-run    # which timer that is
 
 What waits for the timer, such as a step of a saga without its answer, waits for ever.")]
     Drop(change::Args),

@@ -30,7 +30,7 @@ Examples:
   foldstream doctor
   foldstream doctor --config /etc/foldstream.toml
   foldstream doctor -o ndjson | jq -r 'select(.status != \"ok\")'
-  foldstream doctor --data /var/lib/foldstream    check all files of a stopped host
+  foldstream doctor --data /var/lib/foldstream    # check all files of a stopped host
 
 Asks a running host about its sources; without one, checks them directly from the configuration. \
 The exit code is 1 if a check fails.")]

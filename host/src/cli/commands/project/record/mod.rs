@@ -32,7 +32,7 @@ const FILE_BYTES_MAX: usize = 8 << 20;
 Examples:
   foldstream record order-totals --limit 20 > recorded.yaml
   foldstream record order-totals --subject 'orders.ada.*' --prefix customer/ada --to ada.yaml
-  foldstream record order-totals --redact /customer/email --redact '/lines/*/name' --to recorded.yaml
+  foldstream record order-totals --redact /customer/email --to recorded.yaml
 
 The events are the first ones of the stream that the module reads, with the firings of its timers; \
 events that were skipped are left out. Texts at a redacted place of the data become `redacted-1`, \
