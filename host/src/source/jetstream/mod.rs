@@ -28,6 +28,7 @@ mod look;
 mod message;
 mod missing;
 mod open;
+mod other_stream;
 mod permissions;
 mod proof;
 mod publish;

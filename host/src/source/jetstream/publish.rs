@@ -26,8 +26,6 @@ use crate::timestamp;
 pub const CONFIRMATION_MAX: Duration = Duration::from_secs(5);
 /// The header with the id of a message. Its case matters to servers.
 const ID_HEADER: &str = "Nats-Msg-Id";
-/// The prefix of the API of a source that names neither a domain nor a prefix.
-const DEFAULT_PREFIX: &str = "$JS.API";
 /// Headers of messages that are stored together.
 const BATCH_HEADER: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE_HEADER: &str = "Nats-Batch-Sequence";
@@ -55,14 +53,6 @@ const KEPT_MIN: Duration = Duration::from_secs(3_600);
 /// How long a publisher stays with a server that does not have the stream, if others are configured:
 /// they may be no cluster of each other, and it may have come here while the right one was away.
 const STAY_MIN: Duration = Duration::from_secs(10);
-/// Pauses before looks for a message that another stream has confirmed: this one may get it a little
-/// later.
-const LOOK_AFTER: [Duration; 4] = [
-    Duration::ZERO,
-    Duration::from_millis(20),
-    Duration::from_millis(80),
-    Duration::from_millis(320),
-];
 /// How long the stream may take to describe itself.
 const DESCRIPTION_MAX: Duration = Duration::from_secs(5);
 
@@ -195,31 +185,32 @@ pub struct Description {
 /// Publishes to the stream of a source, over a connection of its own.
 #[derive(Debug)]
 pub struct Publisher {
-    settings: Arc<Settings>,
+    pub(super) settings: Arc<Settings>,
     link: Mutex<Option<Link>>,
     /// When it left a server that does not have the stream, and how often it did.
     moves: parking_lot::Mutex<(Option<Instant>, usize)>,
     /// The JetStream domain of the stream, empty for none; none before the stream was described.
-    domain: parking_lot::Mutex<Option<String>>,
+    pub(super) domain: parking_lot::Mutex<Option<String>>,
     /// Which other stream has answered to the last message, if one did.
-    other: parking_lot::Mutex<Option<String>>,
+    pub(super) other: parking_lot::Mutex<Option<String>>,
 }
 
+/// What a stream answers to a message: `JSPubAckResponse` of nats-server.
 #[derive(Deserialize)]
-struct Answer {
+pub(super) struct Answer {
     #[serde(default)]
-    stream: String,
+    pub(super) stream: String,
     #[serde(default)]
-    domain: String,
+    pub(super) domain: String,
     #[serde(default)]
     seq: u64,
     #[serde(default)]
     duplicate: bool,
-    error: Option<Refusal>,
+    pub(super) error: Option<Refusal>,
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+pub(super) struct Refusal {
     #[serde(default)]
     err_code: u64,
     #[serde(default)]
@@ -307,7 +298,7 @@ impl Publisher {
     }
 
     /// Connects if it must, and asks the server about the stream.
-    async fn stream_info(&self) -> Result<StreamInfo, Unavailable> {
+    pub(super) async fn stream_info(&self) -> Result<StreamInfo, Unavailable> {
         let mut link = self.link().await?;
         let api = self.api(&link);
         match self.asked(&mut link, api.stream_info()).await {
@@ -490,72 +481,6 @@ impl Publisher {
             }
             Err(_) => Err(refused),
         }
-    }
-
-    /// Which other stream an answer is of, if it is: one of the same name in another JetStream domain
-    /// may store the same subjects, and its answer may come before that of the right one.
-    async fn other_stream(&self, subject: &str, said: &Answer) -> Option<String> {
-        let mut is_own = self.is_own(said);
-        if !is_own {
-            // The servers of the stream may have got another domain.
-            drop(self.stream_info().await);
-            is_own = self.is_own(said);
-        }
-        let (stream, domain) = (&self.settings.stream, self.domain.lock().clone());
-        let text = (!is_own).then(|| {
-            let of = |domain: &str| match domain {
-                "" => String::new(),
-                domain => format!(" of domain {domain}"),
-            };
-            let verb = match said.error {
-                Some(_) => "refused",
-                None => "stored",
-            };
-            format!(
-                "subject {subject} is {verb} by stream {}{}, not by {stream}{}",
-                said.stream,
-                of(&said.domain),
-                of(domain.as_deref().unwrap_or_default())
-            )
-        });
-        (*self.other.lock()).clone_from(&text);
-        text
-    }
-
-    /// Whether an answer is of the stream, as far as it is known where the stream is.
-    fn is_own(&self, said: &Answer) -> bool {
-        let is_named = said.stream == self.settings.stream;
-        match (&said.error, self.domain.lock().as_deref()) {
-            // A refusal names no domain, and outside of domains no other stream has the subject.
-            (Some(_), None | Some("")) => true,
-            (Some(_), Some(_)) => is_named || said.stream.is_empty(),
-            (None, Some(own)) => is_named && said.domain == own,
-            (None, None) => is_named && self.settings.api_prefix == DEFAULT_PREFIX,
-        }
-    }
-
-    /// What became of a message that another stream has answered to: this one may have stored it as
-    /// well, and nobody hears of a second answer.
-    async fn read_back(
-        &self,
-        message: &Outgoing,
-        other: String,
-    ) -> Result<Confirmed, PublishError> {
-        for pause in LOOK_AFTER {
-            tokio::time::sleep(pause).await;
-            match self.own_sequence(message).await {
-                // New or not: as one that was there, it proves nothing about the end of the stream.
-                Ok(Some(sequence)) => {
-                    return Ok(Confirmed {
-                        is_duplicate: true,
-                        sequence,
-                    });
-                }
-                Ok(None) => {}
-                Err(away) => return Err(PublishError::Unknown(format!("{other}; {away}"))),
-            }
-        }
-        Err(PublishError::Unknown(other))
     }
 
     /// Why a message was not answered. A server that is cut off from its cluster says no more than
