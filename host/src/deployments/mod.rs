@@ -42,6 +42,7 @@ use crate::audit;
 use crate::data_dir::DataDir;
 use crate::deployment::{Deployment, View};
 use crate::runner::{ReadError, Runner};
+use crate::state::Store;
 use crate::state::catalogue::{Catalogue, Generation, Record};
 
 /// How long two runners may be held for a comparison or a partial rebuild, which need not be as
@@ -262,4 +263,13 @@ pub(crate) fn candidate_of(record: &Record) -> Result<&Generation, Error> {
 /// How much space a copy or a new state of this many bytes may take.
 pub(crate) fn with_headroom(bytes: u64) -> u64 {
     bytes + bytes * HEADROOM_PERCENT / 100
+}
+
+impl Deployment {
+    /// The state of the active generation, if its file is open.
+    pub(crate) fn open_store(&self) -> Result<Store, Error> {
+        let active = self.active();
+        let opening = || Error::NotOpen(active.why_not_open());
+        active.store().ok_or_else(opening)
+    }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::Error;
 use crate::deployment::Deployment;
 use crate::overview::{self, SkipState};
+use crate::state;
 use crate::state::exceptions::{Exception, Skip, Skips};
-use crate::state::{self, Store};
 
 /// Decisions that the deployment itself shows; a separate list has all of them.
 const SHOWN_MAX: usize = 20;
@@ -49,13 +49,6 @@ pub(crate) fn parked_remark(parked: &overview::Parked) -> String {
 }
 
 impl Deployment {
-    /// The state of the active generation, if its file is open.
-    pub(crate) fn open_store(&self) -> Result<Store, Error> {
-        let active = self.active();
-        let opening = || Error::NotOpen(active.why_not_open());
-        active.store().ok_or_else(opening)
-    }
-
     /// The events that a fold must skip to reproduce the active state, and what it did with parked
     /// ones.
     pub(crate) fn skips_as_folded(&self) -> Result<Skips, Error> {
