@@ -36,6 +36,7 @@ func NextVersion[Old, New any](old Versions[Old], kind string, convert func(old 
 	if _, known := old.reads[kind]; known {
 		panic("foldstream: two versions have the type " + kind)
 	}
+	old.first()
 	next := Versions[New]{reads: map[string]func(*Event) (New, error){kind: reads[New](kind)}}
 	for _, before := range old.kinds {
 		read := old.reads[before]
@@ -83,9 +84,17 @@ func (v Versions[T]) Has(event *Event) bool {
 func (v Versions[T]) Data(event *Event) (data T, err error) {
 	read, known := v.reads[event.Kind]
 	if !known {
-		return data, mismatch(shownWithKind(event), " is no version of ", v.kinds[0])
+		return data, mismatch(shownWithKind(event), " is no version of ", v.first())
 	}
 	return read(event)
+}
+
+// first is the type of the oldest version.
+func (v Versions[T]) first() string {
+	if len(v.kinds) == 0 {
+		panic("foldstream: these Versions have none; begin with FirstVersion")
+	}
+	return v.kinds[0]
 }
 
 // OnVersions handles events of all versions, with their data as the newest one; see [On].
@@ -99,6 +108,7 @@ func HandleVersions[T any](h *Handler, versions Versions[T], handle func(event *
 }
 
 func onVersions[T any](m *module, versions Versions[T], react func(*Event, T, *Effects) error) {
+	versions.first()
 	for _, kind := range versions.kinds {
 		read := versions.reads[kind]
 		m.add(kind, func(event *Event, effects *Effects) error {

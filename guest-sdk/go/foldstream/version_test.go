@@ -144,3 +144,12 @@ func TestTwoVersionsCannotHaveOneType(t *testing.T) {
 	same := func(old string) (string, error) { return old, nil }
 	NextVersion(NextVersion(FirstVersion[string]("a"), "b", same), "a", same)
 }
+
+func TestVersionsWithoutAVersionAreAMistake(t *testing.T) {
+	defer func() {
+		if reason := recover(); reason != "foldstream: these Versions have none; begin with FirstVersion" {
+			t.Errorf("it panics with %v", reason)
+		}
+	}()
+	_, _ = Versions[string]{}.Data(&Event{Kind: "a"})
+}
