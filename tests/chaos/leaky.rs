@@ -37,8 +37,9 @@ const ACKNOWLEDGEMENT: Duration = Duration::from_secs(30);
 /// Pause between two looks at a deployment.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long a reader may not know of an edit of a stream's settings: it looks at them every second.
-const SETTINGS_KNOWN_WITHIN: Duration = Duration::from_secs(3);
+/// How long a reader may not know of an edit of a stream's settings: it looks at them every second,
+/// and the look takes its time.
+const SETTINGS_KNOWN_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a loss may be unknown.
 const KNOWN_WITHIN: Duration = Duration::from_secs(20);

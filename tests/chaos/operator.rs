@@ -168,18 +168,22 @@ pub async fn resume(world: &World, name: &str) {
     }
 }
 
-/// Rolls back code that can apply nothing: the last change may have been a rollback to it.
-pub async fn leave_broken(world: &World, name: &str) {
+/// Rolls back code that can apply nothing: the last change may have been a rollback to it. Nothing else
+/// leaves it active.
+pub async fn leave_broken(world: &World, name: &str, last: u64) {
     let is_broken = |shown: &Deployment| {
         let failure = shown.failure.as_ref();
         failure.is_some_and(|failure| failure.message.contains("cannot apply event"))
     };
+    let what = format!("be live at {last}, or to stop");
     let shown = world
-        .show_when(name, "be live, or to stop", |shown| {
-            shown.state == DeploymentState::Live || is_broken(shown)
+        .show_when(name, &what, |shown| {
+            let is_live = shown.state == DeploymentState::Live && shown.position >= last;
+            is_live || is_broken(shown)
         })
         .await;
     if is_broken(&shown) {
+        assert!(shown.reason.starts_with("rolled back"), "{shown:#?}");
         world.note(&format!("operator: {name} leaves broken code"));
         let path = format!("/v1/deployments/{name}/rollback");
         world.ask(Method::POST, &path).await.expect(200);

@@ -18,8 +18,8 @@ use crate::{handlers, leaky, operator};
 /// Checks a round at rest: nothing is lost, doubled or left over, and each file is sound.
 pub async fn check(world: &World, watchers: &[&Mutex<Seen>]) {
     operator::resume(world, LEDGER).await;
-    operator::leave_broken(world, LEDGER).await;
     let last = world.oracle.through();
+    operator::leave_broken(world, LEDGER, last).await;
     let shown = world
         .show_when(
             LEDGER,
@@ -89,6 +89,9 @@ async fn known_generations_equal_the_fold(world: &World, last: u64) -> bool {
     let mut files: BTreeMap<u64, bool> = BTreeMap::new();
     for generation in followed {
         let equals = generation_equals_the_fold(world, generation, last).await;
+        if !equals && generation.status == GenerationStatus::Active {
+            return false;
+        }
         *files.entry(generation.state_file).or_default() |= equals;
     }
     files.into_values().all(|equals| equals)
@@ -204,11 +207,17 @@ async fn only_known_files_are_left(world: &World) {
             .await
             .expect(200)
             .json();
+        let numbers = list.generations.iter().map(|generation| generation.number);
+        let newest = numbers.max();
         let known: BTreeSet<String> = list
             .generations
             .iter()
-            // A failed candidate keeps its file until it is resumed or replaced.
-            .filter(|generation| generation.status != GenerationStatus::Retired)
+            // The last candidate keeps its file if it failed, until it is resumed or replaced.
+            .filter(|generation| match generation.status {
+                GenerationStatus::Retired => false,
+                GenerationStatus::Failed => Some(generation.number) == newest,
+                _ => true,
+            })
             .map(|generation| format!("{}.redb", generation.state_file))
             .collect();
         let folder = world.host.lock().await.data_dir().join("state").join(name);
