@@ -486,16 +486,25 @@ async fn messages_whose_subjects_the_account_maps_are_stored_once() {
     nats::create_stream_with(&context, config).await;
     let proxy = Proxy::start(&server.url()).await;
     let mut host = host_with_stream(&proxy.url(), "").await;
+    // It declares no other subjects: for those of the reactor, the host looks under all.
     host.client()
-        .deploy_with(REACTOR, &guests::module(REACTOR), TO_STREAM)
+        .deploy_with(REACTOR, &guests::module("answers"), TO_STREAM)
         .await;
     // Only now does the host know the stream: without answers it would send nothing.
-    let first = host.client().append(&[event(1, "one")]).await.last_sequence;
+    let first = host
+        .client()
+        .append(&[event(1, "three")])
+        .await
+        .last_sequence;
     published(host.client(), first).await;
     for round in 0..2 {
         proxy.swallow(true);
         let before = stored(&server).await.len();
-        let last = host.client().append(&events(30, "one")).await.last_sequence;
+        let last = host
+            .client()
+            .append(&events(10, "three"))
+            .await
+            .last_sequence;
         wait::until("messages to be stored without an answer", || async {
             (stored(&server).await.len() > before).then_some(())
         })
@@ -507,11 +516,15 @@ async fn messages_whose_subjects_the_account_maps_are_stored_once() {
         host.restart().await;
         published(host.client(), last).await;
         // From here on the host knows that subjects are mapped.
-        let last = host.client().append(&[event(1, "one")]).await.last_sequence;
+        let last = host
+            .client()
+            .append(&[event(1, "three")])
+            .await
+            .last_sequence;
         published(host.client(), last).await;
         let messages = stored(&server).await;
         let ids: BTreeSet<&str> = messages.iter().map(|stored| stored.id.as_str()).collect();
-        let wanted = 1 + 31 * (round + 1);
+        let wanted = 3 + 33 * (round + 1);
         assert_eq!(
             (messages.len(), ids.len()),
             (wanted, wanted),
