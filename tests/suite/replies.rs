@@ -23,8 +23,8 @@ async fn request(server: &NatsServer, order: u64, reply_to: &str) -> u64 {
     confirmed.await.expect("is stored").sequence
 }
 
-#[tokio::test]
-async fn handler_replies_to_inboxes_with_a_grant_and_to_nothing_else() {
+/// A server with a stream of orders and one of answers, and a host that knows both.
+async fn start() -> (NatsServer, Host) {
     let server = NatsServer::start().await;
     for (name, subjects) in [("ORDERS", "orders.>"), ("ANSWERS", "answers.>")] {
         let config = nats::stream_config(name, subjects);
@@ -37,7 +37,13 @@ async fn handler_replies_to_inboxes_with_a_grant_and_to_nothing_else() {
             server.url()
         )
     };
-    let mut host = Host::start_with(&format!("{}{}", source("ORDERS"), source("ANSWERS"))).await;
+    let host = Host::start_with(&format!("{}{}", source("ORDERS"), source("ANSWERS"))).await;
+    (server, host)
+}
+
+#[tokio::test]
+async fn handler_replies_to_inboxes_with_a_grant_and_to_nothing_else() {
+    let (server, mut host) = start().await;
     let module = guests::module(REACTOR);
     let client = async_nats::connect(server.url()).await.expect("connects");
     let mut everything = client.subscribe("_INBOX.test.>").await.expect("subscribes");
@@ -121,4 +127,37 @@ async fn replies_can_not_be_granted_over_an_embedded_log() {
         "{}",
         refused.detail
     );
+}
+
+#[tokio::test]
+async fn target_of_replies_alone_is_never_said_to_have_lost_messages() {
+    let (server, mut host) = start().await;
+    let grant = "&source=orders&allow-publish=answers.%3E%40answers,_INBOX.%3E%40orders";
+    let module = guests::module(REACTOR);
+    host.client().deploy_with(REACTOR, &module, grant).await;
+    let client = async_nats::connect(server.url()).await.expect("connects");
+    let mut replies = client.subscribe("_INBOX.test.>").await.expect("subscribes");
+    for restarts in [false, true] {
+        if restarts {
+            host.stop();
+            host.restart().await;
+        }
+        // One after the other, so that each is confirmed in a round of its own.
+        for order in 0..3 {
+            let order = order + 10 * u64::from(restarts);
+            let last = request(&server, order, &format!("_INBOX.test.{order}")).await;
+            let reply = tokio::time::timeout(Duration::from_secs(60), replies.next()).await;
+            reply.expect("in time").expect("it is subscribed");
+            let is_sent = |outbox: &api::Outbox| outbox.entries == 0;
+            let shown = host.client().reached(REACTOR, last).await;
+            assert_eq!(shown.failure, None);
+            let is_empty = |shown: &api::Deployment| shown.outbox.as_ref().is_some_and(is_sent);
+            let shown = host.client().show_when(REACTOR, "send it", is_empty).await;
+            for target in shown.outbox.expect("it is a handler").targets {
+                assert_ne!(target.promise, Some(api::Promise::Lost), "{order}");
+            }
+        }
+    }
+    let told = host.output();
+    assert!(!told.contains("lacks messages that it had"), "{told}");
 }

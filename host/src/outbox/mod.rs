@@ -7,6 +7,7 @@ mod ahead;
 mod cursor;
 mod embedded;
 mod jetstream;
+mod reading;
 mod releaser;
 mod status;
 mod task;

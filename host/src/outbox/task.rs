@@ -7,30 +7,23 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::ahead::{self, Ahead};
 use super::cursor::{self, Cursor};
 use super::jetstream::Refused;
+use super::reading::{DelayedMax, Reading, Ready};
 use super::releaser::Parts;
 use super::status::since_ns;
 use super::{Sent, embedded, jetstream};
-use crate::clock::{Clock, Look, wall_ns};
+use crate::clock::{Clock, wall_ns};
 use crate::effects::{self, Grants, Place, Promise, Row, RowKey};
 use crate::log::Log;
 use crate::room::Use;
 use crate::source::jetstream::{Description, Outgoing, Publisher};
 use crate::source::{Outlet, Source};
-use crate::state::{self, Delayed, Mark, RefusedKeys};
+use crate::state::{self, Mark, RefusedKeys};
 
-/// Most effects read at once.
-const ROWS_MAX: usize = 1_000;
-/// Most bytes of them; a single effect may exceed it.
-const BYTES_MAX: usize = 4 << 20;
-/// Most delayed effects read at once if each needs a batch of its own: those with an order get their
-/// turn behind them.
-const SINGLE_MAX: usize = 100;
-/// Longest sleep until a delayed effect is due: this machine's clock may jump meanwhile.
-const SLEEP_MAX: Duration = Duration::from_secs(30);
 /// How often it is looked at under which subject the stream has a message: an account may begin to map
 /// subjects at any time.
 const SUBJECT_LOOKS: Duration = Duration::from_secs(1);
@@ -105,21 +98,11 @@ pub(super) struct Task {
     refused: Mutex<HashSet<String>>,
     /// Behind which of their first effects to read on: there may be too many for one round.
     refused_after: Option<Place>,
-}
-
-/// What may be sent now.
-#[derive(Default)]
-struct Ready {
-    /// Effects in the order of their places.
-    rows: Vec<Row>,
-    /// Delayed effects that are due, in the order of their times.
-    delayed: Vec<Row>,
-    /// After which time to look again.
-    sleep: Option<Duration>,
-    /// The last of the delayed effects, if more are due.
-    last_of_more: Option<RowKey>,
-    /// All delayed ones were tried, and these are the first again.
-    begins_again: bool,
+    /// What comes after the effects that were sent last, read while they were on their way. Nobody
+    /// else takes effects away while the task runs.
+    next: Option<JoinHandle<Result<Ready, state::Error>>>,
+    /// A commit that removes confirmed effects while others are sent.
+    removal: Option<JoinHandle<()>>,
 }
 
 impl Task {
@@ -149,6 +132,8 @@ impl Task {
             holds_ordered: AtomicBool::new(false),
             refused: Mutex::default(),
             refused_after: None,
+            next: None,
+            removal: None,
             parts,
         }
     }
@@ -164,6 +149,7 @@ impl Task {
             self.show_lost();
             // What is on its way when the pause begins still ends.
             let ready = if (self.parts.is_paused)() {
+                self.next = None;
                 Ok(Ready::default())
             } else {
                 self.ready().await
@@ -190,7 +176,9 @@ impl Task {
             }
             let last_of_more = ready.last_of_more.take();
             let begins_again = ready.begins_again;
+            let next = self.read_ahead(&ready);
             let (outcome, leaves_refused) = self.release(ready).await;
+            self.next = next.filter(|_| outcome == Outcome::Done);
             self.delayed_after = last_of_more.filter(|_| leaves_refused);
             // Some progress is enough: the next attempt starts with what is left.
             if outcome != Outcome::Nothing {
@@ -207,66 +195,64 @@ impl Task {
                 pause = (pause * 2).min(PAUSE.1);
             }
         }
+        self.removed().await;
     }
 
+    /// What may be sent now.
     async fn ready(&mut self) -> Result<Ready, state::Error> {
+        if let Some(next) = self.next.take() {
+            let ready = state::joined(next.await)?;
+            // Otherwise more may have become durable since, of which nobody tells a second time.
+            if !ready.rows.is_empty() {
+                return Ok(ready);
+            }
+        }
+        let reading = self.reading(None);
+        let read = tokio::task::spawn_blocking(move || reading.read()).await;
+        let ready: Ready = state::joined(read)?;
+        self.refused_after = ready.refused_after;
+        Ok(ready)
+    }
+
+    /// What to read after an effect, or from the first one.
+    fn reading(&mut self, after: Option<RowKey>) -> Reading {
         let look = self.clock.look(wall_ns(), self.begun.elapsed());
-        // While the clock is in doubt, nothing is due; what has no time does not depend on it.
-        let (until_ns, settles) = match look {
-            Look::Now(now_ns) => (now_ns, None),
-            Look::Jumped(settles) => (0, Some(settles)),
-        };
-        let (store, name) = (self.parts.store.clone(), self.name.clone());
-        let after = self.delayed_after.take();
         // After a start nobody knows whether there is a cursor.
         let may_be_single = *self.is_in_doubt.get_mut() || self.cursor.get_mut().is_some();
-        let delayed_max = if may_be_single { SINGLE_MAX } else { ROWS_MAX };
-        let refused = RefusedKeys {
-            keys: self.refused.get_mut().clone(),
-            after: self.refused_after.take(),
-        };
-        let read = tokio::task::spawn_blocking(move || {
-            let (rows, refused_after) = store.effects(&name, &refused, ROWS_MAX, BYTES_MAX)?;
-            let limits = (delayed_max, BYTES_MAX);
-            let mut delayed = store.delayed_effects(&name, after.as_ref(), until_ns, limits)?;
-            let begins_again = delayed.due.is_empty() && after.is_some();
-            if begins_again {
-                delayed = store.delayed_effects(&name, None, until_ns, limits)?;
-            }
-            Ok((rows, refused_after, delayed, begins_again))
-        });
-        let (
-            rows,
-            refused_after,
-            Delayed {
-                due,
-                next_ns,
-                has_more,
+        Reading {
+            store: self.parts.store.clone(),
+            target: self.name.clone(),
+            after,
+            refused: RefusedKeys {
+                keys: self.refused.get_mut().clone(),
+                after: self.refused_after.take(),
             },
-            begins_again,
-        ) = state::joined(read.await)?;
-        self.refused_after = refused_after;
-        let last_of_more = due.last().filter(|_| has_more).map(Row::key);
-        let sleep = next_ns.map(|next_ns| {
-            let left = Duration::from_nanos(next_ns.saturating_sub(until_ns));
-            settles.unwrap_or(left).min(SLEEP_MAX)
-        });
-        Ok(Ready {
-            rows,
-            delayed: due,
-            sleep,
-            last_of_more,
-            begins_again,
-        })
+            delayed_after: self.delayed_after.take(),
+            look,
+            delayed: if may_be_single {
+                DelayedMax::Single
+            } else {
+                DelayedMax::Many
+            },
+        }
+    }
+
+    /// Reads what comes after these effects while they are sent, if that is all that there is to
+    /// know: what is refused is read again otherwise, and delayed effects come first.
+    fn read_ahead(&mut self, ready: &Ready) -> Option<JoinHandle<Result<Ready, state::Error>>> {
+        let is_plain = ready.delayed.is_empty() && self.refused.get_mut().is_empty();
+        let last = ready.rows.last().filter(|_| is_plain && ready.has_more)?;
+        let reading = self.reading(Some(last.key()));
+        Some(tokio::task::spawn_blocking(move || reading.read()))
     }
 
     /// Sends effects, and confirms what is stored. Returns also whether delayed effects were refused
     /// one by one, so that those behind them may leave.
-    async fn release(&self, ready: Ready) -> (Outcome, bool) {
+    async fn release(&mut self, ready: Ready) -> (Outcome, bool) {
         let Ready { rows, delayed, .. } = ready;
-        let status = &self.parts.status;
         let oldest_ns = [rows.first(), delayed.first()];
         let oldest_ns = oldest_ns.into_iter().flatten().map(Row::ready_ns).min();
+        let status = Arc::clone(&self.parts.status);
         status.change(&self.name, |target| target.oldest_ns = oldest_ns);
         let ordered: Vec<_> = rows
             .iter()
@@ -798,7 +784,7 @@ impl Task {
     }
 
     /// Records what is stored, and removes it from the file if that is much.
-    async fn confirm(&self, sent: Sent) {
+    async fn confirm(&mut self, sent: Sent) {
         let Sent {
             confirmed,
             again,
@@ -817,7 +803,9 @@ impl Task {
             target.resent += again;
             target.longest_wait = target.longest_wait.max(waited.unwrap_or_default());
         });
-        if count > 0 && again == 0 {
+        // A reply is in no stream.
+        let is_stored = |row: &Row| !effects::is_reply(&row.effect.subject);
+        if again == 0 && confirmed.iter().any(is_stored) {
             // What is new comes after all that was confirmed before.
             self.check_kept(sequence);
         }
@@ -837,16 +825,28 @@ impl Task {
         }
     }
 
-    async fn remove(&self) {
+    /// Removes confirmed effects, while others are sent.
+    async fn remove(&mut self) {
+        // One commit at a time, or many of them could wait for a slow disk.
+        self.removed().await;
         let parts = Arc::clone(&self.parts);
-        let removed = tokio::task::spawn_blocking(move || parts.remove_confirmed()).await;
-        if let Ok(Err(error)) = removed {
-            // The next commit fails as well, and reopens the state.
-            tracing::warn!(
-                deployment = self.parts.deployment,
-                %error,
-                "confirmed messages could not be removed"
-            );
+        self.removal = Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = parts.remove_confirmed() {
+                // The next commit fails as well, and reopens the state.
+                tracing::warn!(
+                    deployment = parts.deployment,
+                    %error,
+                    "confirmed messages could not be removed"
+                );
+            }
+        }));
+    }
+
+    /// Waits for the removal that runs, if one does.
+    async fn removed(&mut self) {
+        if let Some(removal) = self.removal.take() {
+            // A panic is reported where it happens, and the rows are removed with the next ones.
+            let _ = removal.await;
         }
     }
 

@@ -414,7 +414,7 @@ mod tests {
 
     fn sequences(store: &Store) -> Vec<u64> {
         let (rows, _) = store
-            .effects("a", &RefusedKeys::default(), 10_000, usize::MAX)
+            .effects("a", None, &RefusedKeys::default(), (10_000, usize::MAX))
             .expect("reads");
         rows.into_iter().map(|row| row.place.sequence).collect()
     }

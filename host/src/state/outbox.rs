@@ -726,7 +726,7 @@ mod tests {
     fn sequences(store: &Store, target: &str) -> Vec<u64> {
         let none = RefusedKeys::default();
         let (rows, _) = store
-            .effects(target, &none, 100, usize::MAX)
+            .effects(target, None, &none, (100, usize::MAX))
             .expect("reads");
         rows.into_iter().map(|row| row.place.sequence).collect()
     }
@@ -938,7 +938,7 @@ mod tests {
                 keys: refused.iter().map(|key| (*key).to_owned()).collect(),
                 after,
             };
-            let read = store.effects("a", &refused, entries_max, usize::MAX);
+            let read = store.effects("a", None, &refused, (entries_max, usize::MAX));
             let (rows, after) = read.expect("reads");
             let places: Vec<u64> = rows.iter().map(|row| row.place.sequence).collect();
             (places, after)

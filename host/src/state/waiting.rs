@@ -23,12 +23,12 @@ pub struct RefusedKeys {
 }
 
 impl File {
-    /// Durable rows of a target in order, without those of `leave_out` and of refused keys, up to a
-    /// number and about a size; see [`Store::effects`].
+    /// Durable rows of a target in order and after a key, without those of `leave_out` and of refused
+    /// keys, up to a number and about a size; see [`Store::effects`].
     fn rows(
         &self,
         target: &str,
-        leave_out: &BTreeSet<RowKey>,
+        (after, leave_out): (Option<RowKey>, &BTreeSet<RowKey>),
         refused: &RefusedKeys,
         (entries_max, bytes_max): (usize, usize),
     ) -> Result<(Vec<Row>, Option<Place>), Error> {
@@ -37,7 +37,7 @@ impl File {
         // Refused keys that were met, and what was taken of them.
         let (mut met, mut heads, mut heads_bytes) = (HashSet::new(), 0, 0);
         let (mut last_head, mut is_cut) = (None, false);
-        let mut from = Bound::Included(first);
+        let mut from = after.map_or(Bound::Included(first), Bound::Excluded);
         loop {
             let (page, has_more) = self.rows_in(
                 (from.as_ref().map(|key| &**key), Bound::Included(&*last)),
@@ -111,21 +111,21 @@ impl File {
 }
 
 impl Store {
-    /// Durable effects of a target in order, without confirmed ones, up to a number and about a
-    /// size; of each refused key at most the first one. Also after which of these to read on.
-    /// Blocking.
+    /// Durable effects of a target in order and after a row, without confirmed ones, up to a number
+    /// and about a size; of each refused key at most the first one. Also after which of these to read
+    /// on. Blocking.
     pub fn effects(
         &self,
         target: &str,
+        after: Option<RowKey>,
         refused: &RefusedKeys,
-        entries_max: usize,
-        bytes_max: usize,
+        limits: (usize, usize),
     ) -> Result<(Vec<Row>, Option<Place>), Error> {
         // A copy: the lock is not held while the file is read.
         let confirmed = self.inner.outbox.pending().confirmed;
         self.inner
             .file
-            .rows(target, &confirmed, refused, (entries_max, bytes_max))
+            .rows(target, (after, &confirmed), refused, limits)
     }
 
     /// Durable effects after a row, in the order in which they leave, target by target, without

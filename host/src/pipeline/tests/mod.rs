@@ -641,7 +641,7 @@ fn failure_between_two_attempts_outlives_a_full_outbox() {
     };
     while !is_clogged()
         || store
-            .effects("out", &RefusedKeys::default(), 9, usize::MAX)
+            .effects("out", None, &RefusedKeys::default(), (9, usize::MAX))
             .expect("reads")
             .0
             .len()
@@ -654,7 +654,7 @@ fn failure_between_two_attempts_outlives_a_full_outbox() {
         std::thread::yield_now();
     }
     let (sent, _) = store
-        .effects("out", &RefusedKeys::default(), 9, usize::MAX)
+        .effects("out", None, &RefusedKeys::default(), (9, usize::MAX))
         .expect("reads");
     store.confirm_effects(sent.iter().map(effects::Row::key));
     store.remove_confirmed_effects().expect("commits");
