@@ -232,7 +232,7 @@ pub struct Timers {
     pub next_at: Option<String>,
     /// How long the next one has been due, in seconds; 0 if none is due.
     pub overdue_seconds: f64,
-    /// Why no timer can fire at the moment.
+    /// Why a timer that is due cannot fire at the moment.
     pub trouble: Option<String>,
     /// Since when.
     pub since: Option<String>,

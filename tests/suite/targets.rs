@@ -116,6 +116,114 @@ async fn stream_that_refuses_firings_costs_no_new_connections() {
         .await;
 }
 
+#[tokio::test]
+async fn timer_whose_firing_is_refused_holds_no_other_back() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    let subjects = ["alarm.>", "rang.>", "_fs.timers.>"].map(str::to_owned);
+    let config = Config {
+        subjects: subjects.to_vec(),
+        max_message_size: 620,
+        ..nats::stream_config("ALARMS", "alarm.>")
+    };
+    nats::create_stream_with(&context, config.clone()).await;
+    let host = Host::start_with(&format!(
+        "[sources.alarms]\nkind = \"jetstream\"\nstream = \"ALARMS\"\nservers = [{:?}]\n",
+        server.url()
+    ))
+    .await;
+    let client = host.client();
+    let grant = "&allow-publish=rang.%3E%40alarms";
+    client
+        .deploy_with("alarm", &guests::module("alarm"), grant)
+        .await;
+    // Its firing has a header and more members, so it is larger than the event that sets it.
+    let long = "x".repeat(500);
+    for (name, after_ms) in [(long.as_str(), 0), ("tea", 200), ("egg", 400)] {
+        let data = json!({ "name": name, "after_ms": after_ms }).to_string();
+        let sent = context.publish("alarm.a.set", data.into()).await;
+        sent.expect("is sent").await.expect("is stored");
+    }
+    let is_left_alone = |shown: &api::Deployment| {
+        let timers = shown.timers.as_ref().expect("it is a handler");
+        let why = timers.trouble.as_deref().unwrap_or_default();
+        timers.pending == 1 && why.contains("message size exceeds")
+    };
+    let shown = client
+        .show_when("alarm", "fire the others", is_left_alone)
+        .await;
+    let trouble = shown.timers.and_then(|timers| timers.trouble);
+    let trouble = trouble.expect("one is refused");
+    assert!(trouble.contains("timer \"xxx"), "{trouble}");
+    assert!(trouble.len() < 300, "{trouble}");
+    let shown = cli::on(&host, &["show", "alarm"]).expect(0);
+    assert!(shown.stdout.contains("some cannot fire"), "{shown:?}");
+    // It fires as soon as it may.
+    let config = Config {
+        max_message_size: -1,
+        ..config
+    };
+    context.update_stream(config).await.expect("is edited");
+    let has_fired = |shown: &api::Deployment| {
+        let timers = shown.timers.as_ref().expect("it is a handler");
+        timers.pending == 0 && timers.trouble.is_none()
+    };
+    client.show_when("alarm", "fire it", has_fired).await;
+}
+
+#[tokio::test]
+async fn target_that_is_gone_is_in_trouble_only_while_messages_wait_for_it() {
+    let events = "[sources.events]\nkind = \"embedded\"\n";
+    let mut host =
+        Host::start_with(&format!("{events}[sources.gone]\nkind = \"embedded\"\n")).await;
+    let module = guests::module(REACTOR);
+    let grant = "&source=events&allow-publish=out.%3E%40gone";
+    host.client().deploy_with(REACTOR, &module, grant).await;
+    host.stop();
+    host.configure(events);
+    host.restart().await;
+    let targets = |shown: &api::Deployment| {
+        let outbox = shown.outbox.as_ref().expect("it is a handler");
+        let targets = outbox.targets.iter();
+        targets
+            .map(|target| (target.source.clone(), target.trouble.clone()))
+            .collect::<Vec<_>>()
+    };
+    host.prints("a source that the configuration has no more")
+        .await;
+    assert_eq!(
+        targets(&host.client().show(REACTOR).await),
+        [],
+        "nothing waits"
+    );
+    host.client().append(&[event(1, "one")]).await;
+    let is_named = |shown: &api::Deployment| {
+        let found = targets(shown);
+        let trouble = found.first().and_then(|(_, trouble)| trouble.as_deref());
+        trouble.is_some_and(|trouble| trouble.contains("has no source gone"))
+    };
+    host.client()
+        .show_when(REACTOR, "name the source", is_named)
+        .await;
+
+    let grant = "&source=events&allow-publish=out.%3E%40events";
+    host.client().deploy_with(REACTOR, &module, grant).await;
+    let list = cli::on(&host, &["outbox", "list", REACTOR, "-o", "json"])
+        .expect(0)
+        .stdout;
+    let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+    let id = list["messages"][0]["id"]
+        .as_str()
+        .expect("one waits")
+        .to_owned();
+    let drop = ["outbox", "drop", REACTOR, &id, "--reason", "a trial"];
+    cli::on(&host, &drop).expect(0);
+    let is_over = |shown: &api::Deployment| targets(shown).iter().all(|(name, _)| name != "gone");
+    host.client()
+        .show_when(REACTOR, "forget the source", is_over)
+        .await;
+}
+
 /// Puts the files of the server back to how they were before some messages; what the host says then.
 async fn put_back(target: Target, restarts: bool) {
     let mut stage = Stage::start(target).await;

@@ -61,7 +61,7 @@ pub struct Timers {
     /// How long the next one has been due, in seconds; 0 if none is due.
     #[serde(default)]
     pub overdue_seconds: f64,
-    /// Why no timer can fire at the moment.
+    /// Why a timer that is due cannot fire at the moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
     /// Since when.

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::effects;
 use crate::log::{Expectation, Log, NewEvent};
 use crate::metrics::DeploymentMetrics;
-use crate::source::jetstream::{Outgoing, Publisher};
+use crate::source::jetstream::{Outgoing, PublishError, Publisher};
 use crate::source::{Outlet, Source};
 use crate::state::{self, Due, Parked, Store};
 use crate::timers::{self, Firing, Timer, What};
@@ -35,6 +35,10 @@ const UNDER_WAY_MAX: usize = 4_096;
 /// Pause after trouble, and before a timer whose firing was ignored fires again: it doubles up to
 /// the longest one.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// Most firings that the stream refuses before the others wait as well.
+const REFUSALS_MAX: usize = 16;
+/// Most characters of a timer's name in a report.
+const NAME_MAX: usize = 60;
 /// From this depth on timers are taken for a loop, and fire slowly.
 const DEPTH_MAX: u32 = 1_000;
 /// The pause between such timers.
@@ -84,6 +88,7 @@ impl Task {
             checkpoints: parts.store.checkpoints(),
             parts,
             under_way: BTreeMap::new(),
+            refused: BTreeMap::new(),
             outlet: None,
             is_stored: false,
             clock: Clock::default(),
@@ -110,6 +115,16 @@ struct Published {
     at: Instant,
 }
 
+/// A firing that the stream refuses, for example because its name is too long. It holds no other
+/// back.
+struct Refused {
+    /// How often it was refused before.
+    attempt: u32,
+    /// When it was refused.
+    at: Instant,
+    why: String,
+}
+
 /// A firing to publish.
 struct Ready {
     due: Due,
@@ -124,6 +139,8 @@ struct Work {
     checkpoints: watch::Receiver<Option<crate::position::Checkpoint>>,
     /// Firings whose timers are still pending in the file.
     under_way: BTreeMap<Due, Published>,
+    /// Firings that the stream refuses, while their timers are pending.
+    refused: BTreeMap<Due, Refused>,
     outlet: Option<Outlet>,
     /// Whether the stream takes firings, as far as is known.
     is_stored: bool,
@@ -185,7 +202,7 @@ impl Work {
             let until_ns = self.due_until(now_ns);
             let (ready, sleep) = self.ready(&pending, until_ns);
             if ready.is_empty() {
-                self.parts.status.troubled(None);
+                self.parts.status.troubled(self.refusal());
                 pause = PAUSE.0;
                 self.rest(sleep).await;
                 continue;
@@ -202,7 +219,7 @@ impl Work {
             self.is_bare = published.is_err();
             match published {
                 Ok(()) => {
-                    self.parts.status.troubled(None);
+                    self.parts.status.troubled(self.refusal());
                     pause = PAUSE.0;
                 }
                 Err(trouble) => {
@@ -248,7 +265,11 @@ impl Work {
             self.parts.store.clone(),
             // One more than may be published, to know when the next one is due, whatever is in
             // front of it.
-            self.under_way.len() + self.parts.store.parked_firings() + FIRINGS_MAX + 1,
+            self.under_way.len()
+                + self.refused.len()
+                + self.parts.store.parked_firings()
+                + FIRINGS_MAX
+                + 1,
         );
         let read = move || store.timers_after(None, max);
         state::joined(tokio::task::spawn_blocking(read).await)
@@ -279,6 +300,8 @@ impl Work {
         // A parked one must not keep others from being under way.
         self.under_way
             .retain(|due, _| pending.binary_search(due).is_ok() && !is_parked(due));
+        self.refused
+            .retain(|due, _| pending.binary_search(due).is_ok());
         let (mut ready, mut sleep) = (Vec::new(), SLEEP_MAX);
         for due in pending {
             if due.at_ns > until_ns {
@@ -305,6 +328,13 @@ impl Work {
                     published.attempt + 1
                 }
             };
+            if let Some(refused) = self.refused.get(due) {
+                let (wait, waited) = (pause_after(refused.attempt), refused.at.elapsed());
+                if waited < wait {
+                    sleep = sleep.min(wait - waited);
+                    continue;
+                }
+            }
             // A loop of timers must not fill the stream.
             if due.depth >= DEPTH_MAX {
                 let waited = self.deep_at.map(|at| at.elapsed());
@@ -386,6 +416,7 @@ impl Work {
                 ));
             }
         }
+        let mut refusals = 0;
         for ready in ready {
             let event = self.event(&ready);
             let message = Outgoing {
@@ -396,12 +427,46 @@ impl Work {
                 ..Outgoing::default()
             };
             // One at a time: their order is that of their times.
-            let confirmed = publisher.publish(&message).await;
-            // Those before it are noted, and not published again.
-            let confirmed = confirmed.map_err(|error| error.to_string())?;
-            self.note(ready, confirmed.sequence);
+            match publisher.publish(&message).await {
+                Ok(confirmed) => self.note(ready, confirmed.sequence),
+                // It may be this one alone that the stream refuses.
+                Err(PublishError::NotStored(why)) if publisher.is_up() => {
+                    refusals += 1;
+                    self.note_refused(ready.due, why.clone());
+                    // It may be any, and each attempt costs the server an answer.
+                    if refusals == REFUSALS_MAX {
+                        return Err(why);
+                    }
+                }
+                // Those before it are noted, and not published again.
+                Err(error) => return Err(error.to_string()),
+            }
         }
         Ok(())
+    }
+
+    fn note_refused(&mut self, due: Due, why: String) {
+        let before = self.refused.get(&due);
+        let refused = Refused {
+            attempt: before.map_or(0, |before| before.attempt.saturating_add(1)),
+            at: Instant::now(),
+            why,
+        };
+        self.refused.insert(due, refused);
+    }
+
+    /// Why a timer can't fire although others may.
+    fn refusal(&self) -> Option<String> {
+        let (due, refused) = self.refused.first_key_value()?;
+        let name: String = due.name.chars().take(NAME_MAX).collect();
+        let more = match self.refused.len() - 1 {
+            0 => String::new(),
+            more => format!("; so are {more} more"),
+        };
+        Some(format!(
+            "the firing of timer {name:?} is refused: {}{more}",
+            refused.why
+        ))
     }
 
     /// A timer fires that is one of an endless row.
@@ -422,6 +487,7 @@ impl Work {
             attempt,
             at: Instant::now(),
         };
+        self.refused.remove(&due);
         self.under_way.insert(due, published);
     }
 
@@ -455,9 +521,10 @@ impl Work {
             // duplicate.
             id: Some(format!("fst.{deployment}.{at_ns}.{hash}.{attempt}")),
             time_ns: None,
-            headers: match self.is_bare {
-                true => Vec::new(),
-                false => effects::caused_by(&timer.headers),
+            headers: if self.is_bare || self.refused.contains_key(due) {
+                Vec::new()
+            } else {
+                effects::caused_by(&timer.headers)
             },
             data: firing.data(),
         }

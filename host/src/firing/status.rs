@@ -19,7 +19,7 @@ impl Status {
         self.0.lock().next_ns
     }
 
-    /// Why no timer can fire, and since when.
+    /// Why a timer that is due cannot fire, and since when.
     pub(crate) fn trouble(&self) -> Option<(String, jiff::Timestamp)> {
         self.0.lock().trouble.clone()
     }

@@ -154,7 +154,7 @@ impl Gauges {
             timers_troubled: gauge(
                 registry,
                 "foldstream_timers_troubled",
-                "1 while no timer can fire, otherwise 0.",
+                "1 while a timer that is due cannot fire, otherwise 0.",
                 DEPLOYMENT,
             ),
         }

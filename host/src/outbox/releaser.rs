@@ -1,7 +1,7 @@
 //! The tasks of an owner that send its effects: one per source, so that a stream that is away holds
 //! back no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ use crate::state::{self, Store};
 
 /// How long a stop waits for messages on their way.
 const STOP_MAX: Duration = Duration::from_secs(4);
+
+/// How long to wait at least before it is looked at again for which sources messages wait.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a releaser needs.
 pub(crate) struct Parts {
@@ -123,26 +126,62 @@ impl Drop for Releaser {
     }
 }
 
-/// Reports effects for sources that the configuration no longer has.
+/// Reports effects and grants for sources that the configuration no longer has, while there are any.
 async fn report_unknown(parts: Arc<Parts>, mut stopped: watch::Receiver<bool>) {
-    let store = parts.store.clone();
-    let targets = tokio::task::spawn_blocking(move || store.effect_targets()).await;
-    // Only a report, so an error is left to the tasks that send.
-    let Ok(Ok(mut targets)) = targets else { return };
-    // A grant without a source is worth a warning before its first message.
-    targets.extend((parts.grants)().iter().map(|grant| grant.source.clone()));
-    targets.sort_unstable();
-    targets.dedup();
-    for target in targets
-        .iter()
-        .filter(|target| !parts.sources.contains_key(*target))
-    {
-        let trouble = format!(
-            "the configuration has no source {target} any more; add it again, its messages wait"
-        );
-        tracing::warn!(deployment = parts.deployment, target, "{trouble}");
-        parts.status.troubled(target, Some(trouble));
+    let mut changed = parts.changed.clone();
+    let mut rows = parts.store.outbox_changes();
+    let is_unknown = |target: &String| !parts.sources.contains_key(target);
+    // What was reported before the releaser was started again.
+    let known = parts.status.targets().into_keys();
+    let mut reported: BTreeSet<String> = known.filter(is_unknown).collect();
+    let mut warned = BTreeSet::new();
+    while !*stopped.borrow() {
+        // Both as of before the look.
+        changed.borrow_and_update();
+        rows.borrow_and_update();
+        let (store, status) = (parts.store.clone(), &parts.status);
+        let waiting = tokio::task::spawn_blocking(move || store.effect_targets()).await;
+        // Only a report, so an error is left to the tasks that send.
+        if let Ok(Ok(waiting)) = waiting {
+            let waiting: BTreeSet<String> = waiting.into_iter().filter(is_unknown).collect();
+            // A grant is worth a warning before its first message.
+            let granted = (parts.grants)();
+            let granted = granted.iter().map(|grant| grant.source.clone());
+            for target in waiting.iter().cloned().chain(granted.filter(is_unknown)) {
+                if warned.insert(target.clone()) {
+                    tracing::warn!(
+                        deployment = parts.deployment,
+                        target,
+                        "messages may be published to a source that the configuration has no more"
+                    );
+                }
+            }
+            for target in &waiting {
+                let trouble = format!(
+                    "the configuration has no source {target} any more; add it again, its \
+                     messages wait"
+                );
+                status.troubled(target, Some(trouble));
+            }
+            for target in reported.difference(&waiting) {
+                status.forget(target);
+            }
+            reported = waiting;
+        }
+        let again = async {
+            // Many commits may follow each other.
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let _ = rows.changed().await;
+        };
+        let may_change = tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stopped| *stopped) => true,
+            is_open = changed.changed() => is_open.is_ok(),
+            // Messages for such a source need a grant for it, of which there was a warning.
+            () = again, if !warned.is_empty() => true,
+        };
+        if !may_change {
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        }
     }
-    // So that a stop waits for all tasks in the same way.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
 }

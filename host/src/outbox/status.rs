@@ -54,6 +54,11 @@ impl Status {
         }
     }
 
+    /// A target of which nothing waits, and to which nothing may be sent, is shown no more.
+    pub(super) fn forget(&self, target: &str) {
+        self.targets.lock().remove(target);
+    }
+
     /// Notes whether a target lacks what it had confirmed.
     pub(super) fn set_lost(&self, target: &str, has_lost: bool) {
         let mut targets = self.targets.lock();

@@ -19,7 +19,10 @@ pub(crate) fn rows(timers: &Timers) -> Vec<(&'static str, String)> {
     let mut rows = vec![("timers", line)];
     rows.extend(timers.trouble.as_ref().map(|trouble| {
         let since = timers.since.as_deref().unwrap_or_default();
-        ("timers", format!("none can fire since {since}: {trouble}"))
+        (
+            "timers",
+            format!("some cannot fire since {since}: {trouble}"),
+        )
     }));
     rows
 }

@@ -12,7 +12,7 @@ Examples:
   foldstream timers list shipping
   foldstream timers list shipping --limit 1000 -o ndjson | jq -r .name
 
-`foldstream show` says how many are pending, and why none can fire.")]
+`foldstream show` says how many are pending, and why some cannot fire.")]
 pub(crate) struct Args {
     /// Name of the deployment.
     name: String,

@@ -271,7 +271,7 @@ fn check_timers(deployment: &Deployment) -> Option<Check> {
     let trouble = deployment.timers.as_ref()?.trouble.as_ref()?;
     Some(Check::warn(
         format!("timers of {}", deployment.name),
-        format!("none can fire: {trouble}"),
+        format!("some cannot fire: {trouble}"),
     ))
 }
 
