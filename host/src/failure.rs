@@ -102,6 +102,8 @@ impl FailureClass {
 pub(crate) const STATE: &str = "state";
 /// The host could not start what a deployment needs, such as a thread.
 pub(crate) const HOST: &str = "host";
+/// Too many messages wait in the outbox.
+pub(crate) const OUTBOX: &str = "outbox";
 /// The stream was made again, with other events.
 pub(crate) const SOURCE_DIVERGED: &str = "source-diverged";
 /// The stream ends before what was applied.

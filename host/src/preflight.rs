@@ -14,7 +14,7 @@ pub fn problems(config: &Config) -> Vec<Problem> {
     let mut problems = config.problems();
     // All keys of tokens and of TLS begin with this.
     if !has_error_with(&problems, "serve.t") {
-        problems.extend(problem_of_server(&config.serve));
+        problems.extend(problems_of_server(&config.serve));
     }
     for (name, source) in &config.sources {
         let key = format!("sources.{name}");
@@ -41,15 +41,36 @@ fn error(key: &str, message: String) -> Problem {
     }
 }
 
-fn problem_of_server(settings: &Serve) -> Option<Problem> {
-    match serve::check_secrets(settings) {
-        Err(problem @ serve::Error::Tls(_)) => Some(error("serve.tls_cert", problem.to_string())),
-        Err(problem @ serve::Error::TokensFile(_)) => {
-            Some(error("serve.tokens_file", problem.to_string()))
-        }
-        Err(problem) => Some(error("serve.token_file", problem.to_string())),
-        Ok(()) => problem_of_certificate(settings),
+/// Of the certificate and of the tokens, each on its own: one that is not fit hides the other in an
+/// attempt to make both.
+fn problems_of_server(settings: &Serve) -> Vec<Problem> {
+    let without_tokens = Serve {
+        token: None,
+        token_file: None,
+        tokens_file: None,
+        ..settings.clone()
+    };
+    let without_tls = Serve {
+        tls_cert: None,
+        tls_key: None,
+        ..settings.clone()
+    };
+    let mut problems: Vec<Problem> = [without_tokens, without_tls]
+        .iter()
+        .filter_map(|settings| serve::check_secrets(settings).err())
+        .map(|problem| {
+            let key = match &problem {
+                serve::Error::Tls(_) => "serve.tls_cert",
+                serve::Error::TokensFile(_) => "serve.tokens_file",
+                _ => "serve.token_file",
+            };
+            error(key, problem.to_string())
+        })
+        .collect();
+    if !has_error_with(&problems, "serve.tls_cert") {
+        problems.extend(problem_of_certificate(settings));
     }
+    problems
 }
 
 fn problem_of_certificate(settings: &Serve) -> Option<Problem> {
@@ -126,5 +147,21 @@ mod tests {
             panic!("one")
         };
         assert!(one.contains("certificate and key do not match"), "{one}");
+        // Tokens that can't be used hide no certificate.
+        let serve = Serve {
+            tls_cert: Some(empty.path().to_owned()),
+            tls_key: Some(key),
+            tokens_file: Some(private.path().to_owned()),
+            ..Serve::default()
+        };
+        let config = Config {
+            serve,
+            ..Config::default()
+        };
+        let keys: Vec<String> = problems(&config)
+            .into_iter()
+            .map(|problem| problem.key)
+            .collect();
+        assert_eq!(keys, ["serve.tls_cert", "serve.tokens_file"]);
     }
 }

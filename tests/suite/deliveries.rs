@@ -607,7 +607,14 @@ async fn delayed_messages_fill_the_outbox_and_the_handler_continues_once_some_ar
     // The handler continues when a tenth of them is gone, and is said to wait until then.
     let position = shown.position;
     drop(&waiting[..1]);
-    let shown = stage.client().show(REACTOR).await;
+    let says_so = |shown: &api::Deployment| {
+        let failure = shown.failure.as_ref();
+        failure.is_some_and(|failure| failure.message.contains("19 messages of"))
+    };
+    let shown = stage
+        .client()
+        .show_when(REACTOR, "say how many wait", says_so)
+        .await;
     let outbox = shown.outbox.expect("it is a handler");
     assert_eq!(
         (outbox.entries, outbox.full, shown.position),

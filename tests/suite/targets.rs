@@ -154,7 +154,7 @@ async fn timer_whose_firing_is_refused_holds_no_other_back() {
         .await;
     let trouble = shown.timers.and_then(|timers| timers.trouble);
     let trouble = trouble.expect("one is refused");
-    assert!(trouble.contains("timer \"xxx"), "{trouble}");
+    assert!(trouble.contains("timer \"a/xxx"), "{trouble}");
     assert!(trouble.len() < 300, "{trouble}");
     let shown = cli::on(&host, &["show", "alarm"]).expect(0);
     assert!(shown.stdout.contains("some cannot fire"), "{shown:?}");
@@ -182,25 +182,21 @@ async fn target_that_is_gone_is_in_trouble_only_while_messages_wait_for_it() {
     host.stop();
     host.configure(events);
     host.restart().await;
-    let targets = |shown: &api::Deployment| {
+    let trouble = |shown: &api::Deployment| {
         let outbox = shown.outbox.as_ref().expect("it is a handler");
-        let targets = outbox.targets.iter();
-        targets
-            .map(|target| (target.source.clone(), target.trouble.clone()))
-            .collect::<Vec<_>>()
+        let mut gone = outbox
+            .targets
+            .iter()
+            .filter(|target| target.source == "gone");
+        gone.find_map(|target| target.trouble.clone())
     };
     host.prints("a source that the configuration has no more")
         .await;
-    assert_eq!(
-        targets(&host.client().show(REACTOR).await),
-        [],
-        "nothing waits"
-    );
+    let shown = host.client().show(REACTOR).await;
+    assert_eq!(trouble(&shown), None, "nothing waits");
     host.client().append(&[event(1, "one")]).await;
     let is_named = |shown: &api::Deployment| {
-        let found = targets(shown);
-        let trouble = found.first().and_then(|(_, trouble)| trouble.as_deref());
-        trouble.is_some_and(|trouble| trouble.contains("has no source gone"))
+        trouble(shown).is_some_and(|trouble| trouble.contains("has no source gone"))
     };
     host.client()
         .show_when(REACTOR, "name the source", is_named)
@@ -218,10 +214,39 @@ async fn target_that_is_gone_is_in_trouble_only_while_messages_wait_for_it() {
         .to_owned();
     let drop = ["outbox", "drop", REACTOR, &id, "--reason", "a trial"];
     cli::on(&host, &drop).expect(0);
-    let is_over = |shown: &api::Deployment| targets(shown).iter().all(|(name, _)| name != "gone");
+    let is_over = |shown: &api::Deployment| trouble(shown).is_none();
     host.client()
         .show_when(REACTOR, "forget the source", is_over)
         .await;
+}
+
+#[tokio::test]
+async fn promise_follows_the_settings_of_a_stream_that_is_edited() {
+    let forgets = |config: Config| Config {
+        max_messages_per_subject: 1,
+        ..config
+    };
+    for (target, config, before) in [
+        (Target::Plain(Version::Newest), plain(), Promise::ReadBack),
+        (Target::Cursors, with_cursors(), Promise::Exact),
+    ] {
+        let stage = Stage::start(target).await;
+        for (config, promise) in [
+            (config.clone(), before),
+            (forgets(config.clone()), Promise::Window),
+            (config, before),
+        ] {
+            stage.edit(config).await;
+            // It is looked at while messages leave.
+            wait::until("the promise to be as the stream allows", || async {
+                let last = stage.append(1, "one").await;
+                let shown = published(stage.client(), last).await;
+                let outbox = shown.outbox.expect("it is a handler");
+                (outbox.targets[0].promise == Some(promise)).then_some(())
+            })
+            .await;
+        }
+    }
 }
 
 /// Puts the files of the server back to how they were before some messages; what the host says then.

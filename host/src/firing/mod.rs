@@ -412,7 +412,8 @@ impl Work {
                 let subject = &self.subject;
                 return Err(format!(
                     "stream {stream} stores no messages under subject {subject}, so no timer can fire; add it to the \
-                     subjects of the stream, and leave it out of its subject transform"
+                     subjects of the stream, and leave it out of its subject transform; a mirror has no subjects, so let the \
+                     handler read a stream that has the original as a source"
                 ));
             }
         }

@@ -129,8 +129,8 @@ impl Gauges {
             promise: gauge(
                 registry,
                 "foldstream_outbox_promise",
-                "1 for how safe publishing to a stream is (exact, read-back, window), 0 for the \
-                 others; all 0 while unknown.",
+                "1 for how safe publishing to a stream is (exact, read-back, window, lost), 0 for \
+                 the others; all 0 while unknown.",
                 &["deployment", "target", "level"],
             ),
             troubled: gauge(

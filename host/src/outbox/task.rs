@@ -20,13 +20,16 @@ use crate::clock::{Clock, wall_ns};
 use crate::effects::{self, Grants, Place, Promise, Row, RowKey};
 use crate::log::Log;
 use crate::room::Use;
-use crate::source::jetstream::{Description, Outgoing, Publisher};
+use crate::source::jetstream::{Description, Outgoing, Publisher, Terms};
 use crate::source::{Outlet, Source};
 use crate::state::{self, Mark, RefusedKeys};
 
 /// How often it is looked at under which subject the stream has a message: an account may begin to map
 /// subjects at any time.
 const SUBJECT_LOOKS: Duration = Duration::from_secs(1);
+/// How often a stream that messages are sent to is asked whether its settings still allow the same
+/// promise.
+const TERMS_LOOKS: Duration = Duration::from_secs(5);
 /// Pause after a failure: it doubles up to the longest one, and varies by half.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// How long a message that its target refuses may keep a new one waiting that does not depend on it.
@@ -82,6 +85,8 @@ pub(super) struct Task {
     is_all_by_cursor: AtomicBool,
     /// It was looked at since the start.
     has_looked: AtomicBool,
+    /// The settings of the stream that decide what is promised, and when they were looked at.
+    terms: Mutex<Option<(Instant, Terms)>>,
     /// By which delayed effects are due.
     clock: Clock,
     /// When the task started: the steady clock counts from here.
@@ -125,6 +130,7 @@ impl Task {
             doubts_cursor: AtomicBool::new(false),
             is_all_by_cursor: AtomicBool::new(false),
             has_looked: AtomicBool::new(false),
+            terms: Mutex::default(),
             clock: Clock::default(),
             begun: Instant::now(),
             subject_seen: Mutex::default(),
@@ -565,6 +571,9 @@ impl Task {
         publisher: &Publisher,
         position: u64,
     ) -> Result<(Vec<Row>, u64), String> {
+        if self.has_new_terms(publisher).await {
+            self.is_in_doubt.store(true, Ordering::Relaxed);
+        }
         let is_in_doubt = self.is_in_doubt.load(Ordering::Relaxed);
         if !is_in_doubt && !self.doubts_cursor.load(Ordering::Relaxed) {
             return self.made_again(position).await;
@@ -572,6 +581,7 @@ impl Task {
         let lineage = self.parts.lineage;
         let description = publisher.describe().await;
         let description = description.map_err(|error| error.to_string())?;
+        *self.terms.lock() = Some((Instant::now(), description.terms()));
         *self.created_ns.lock() = description.created_ns;
         let found = cursor::find(publisher, &description, lineage, &self.name).await;
         let found = found.map_err(|error| error.to_string())?;
@@ -610,6 +620,21 @@ impl Task {
             _ => description.last,
         };
         Ok((known.stored, through))
+    }
+
+    /// Whether the stream was edited since it was looked at, asked now and then. What can't be asked now
+    /// is asked again with the next effects.
+    async fn has_new_terms(&self, publisher: &Publisher) -> bool {
+        let before = *self.terms.lock();
+        // Otherwise it is in doubt, and everything is looked at.
+        let Some((_, terms)) = before.filter(|(at, _)| at.elapsed() >= TERMS_LOOKS) else {
+            return false;
+        };
+        let Ok(description) = publisher.describe().await else {
+            return false;
+        };
+        *self.terms.lock() = Some((Instant::now(), terms));
+        description.terms() != terms
     }
 
     /// Effects up to a position that the handler has made again, and that the stream has.

@@ -185,9 +185,10 @@ impl Run {
                  state.outbox_entries_max and state.outbox_bytes_max allow; the deployment \
                  continues when a tenth is confirmed; `foldstream show` says what keeps them"
             );
-            if !was {
-                self.applier.progress.note_waiting("outbox", &message);
-            }
+            // Each time, because some may have left or been dropped meanwhile.
+            self.applier
+                .progress
+                .note_waiting(crate::failure::OUTBOX, &message);
         } else if was && self.applier.ladder.attempts() == 0 {
             // An event that fails is still failing.
             self.applier.progress.note_recovered();

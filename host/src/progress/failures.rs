@@ -222,6 +222,10 @@ fn note(now: &mut Now, cause: &Cause<'_>, attempts: u32, next: Option<NextAttemp
         // The first error of a streak explains it; later ones often only follow from it.
         Some(first) if first.kind == kind || !OF_HOST.contains(&first.kind.as_str()) => {
             first.attempts = attempts;
+            // How many messages wait changes all the time.
+            if first.kind == kind && kind == failure::OUTBOX {
+                message.clone_into(&mut first.message);
+            }
         }
         none => {
             let first_at = jiff::Timestamp::now().to_string();

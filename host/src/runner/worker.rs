@@ -259,15 +259,16 @@ impl Worker {
 
     fn log_failure(&self, position: u64) {
         let deployment = &self.shared.deployment;
-        let failure = self.shared.progress.now().failure;
+        // A version that ends in its probation is put back, which has a line of its own.
+        let Some(failure) = self.shared.progress.now().failure else {
+            return;
+        };
         let whose = if self.shared.progress.serves() {
             Whose::Active
         } else {
             Whose::Candidate
         };
-        let failure = failure
-            .map(|failure| failure.with_way_past(deployment, whose).message)
-            .unwrap_or_default();
+        let failure = failure.with_way_past(deployment, whose).message;
         tracing::error!(
             deployment,
             position,

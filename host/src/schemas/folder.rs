@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::version::versioned;
 use super::{Direction, Error, EventSchema, SCHEMA_BYTES_MAX, check, strict};
-use crate::small_file::read_within;
+use crate::small_file::read_regular;
 
 /// The folder of a project.
 pub(crate) const FOLDER: &str = "schemas";
@@ -128,7 +128,7 @@ fn has_schemas(folder: &Path) -> io::Result<bool> {
 }
 
 fn read_file(path: &Path, stem: &str, direction: Direction) -> Result<EventSchema, FileError> {
-    let content = read_within(path, 2 * SCHEMA_BYTES_MAX as u64);
+    let content = read_regular(path, 2 * SCHEMA_BYTES_MAX as u64);
     let content = content.map_err(|source| FileError::Unreadable {
         path: path.to_owned(),
         source,
@@ -183,6 +183,11 @@ mod tests {
         write("b.v02.json", "{}");
         assert!(refused().contains("b.v02 ends like a version"));
         std::fs::remove_file(path.join("b.v02.json")).expect("remove");
+        // It would be waited for.
+        let pipe = path.join("e.json");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).expect("a pipe");
+        assert!(refused().contains("not a regular file"), "{}", refused());
+        std::fs::remove_file(pipe).expect("remove");
         write("d.json", r#"{"type": 7}"#);
         assert!(
             refused().contains("the schema of d at /type"),

@@ -55,7 +55,7 @@ use connect::Settings;
 use reader::Supervised;
 
 pub use publish::{
-    BatchError, CONFIRMATION_MAX, Confirmed, Description, Outgoing, PublishError, Publisher,
+    BatchError, CONFIRMATION_MAX, Confirmed, Description, Outgoing, PublishError, Publisher, Terms,
     Unavailable,
 };
 pub use settings::JetStreamSettings;

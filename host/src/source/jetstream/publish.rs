@@ -182,6 +182,29 @@ pub struct Description {
     pub time_ns: Option<u64>,
 }
 
+/// What decides how safe publishing to a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    created_ns: Option<u64>,
+    window: Duration,
+    keeps: bool,
+    transforms: bool,
+    is_atomic: bool,
+}
+
+impl Description {
+    /// What decides how safe publishing is; a stream may be edited at any time.
+    pub fn terms(&self) -> Terms {
+        Terms {
+            created_ns: self.created_ns,
+            window: self.window,
+            keeps: self.keeps,
+            transforms: self.transforms,
+            is_atomic: self.is_atomic,
+        }
+    }
+}
+
 /// Publishes to the stream of a source, over a connection of its own.
 #[derive(Debug)]
 pub struct Publisher {
