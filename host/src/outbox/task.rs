@@ -298,8 +298,29 @@ impl Task {
             (Some(_), false) => Outcome::Nothing,
         };
         status.troubled(&self.name, trouble);
+        let is_answered = !sent.confirmed.is_empty();
         self.confirm(sent).await;
+        if is_answered {
+            self.follow_terms().await;
+        }
         (outcome, leaves_refused)
+    }
+
+    /// Looks at the stream again if it was edited, so that what is promised is what it allows.
+    async fn follow_terms(&mut self) {
+        let Outlet::Stream(publisher) = &self.outlet else {
+            return;
+        };
+        if !self.has_new_terms(publisher).await {
+            return;
+        }
+        self.is_in_doubt.store(true, Ordering::Relaxed);
+        let position = self.parts.store.durable_position();
+        // Otherwise the next round looks.
+        if let Ok(stored) = self.stored(publisher, position).await {
+            let found = self.take_stored(stored, &mut Vec::new(), &mut Vec::new());
+            self.confirm(found).await;
+        }
     }
 
     /// Whether the target knows how far it has come by one place: it would pass an effect that was
@@ -571,9 +592,6 @@ impl Task {
         publisher: &Publisher,
         position: u64,
     ) -> Result<(Vec<Row>, u64), String> {
-        if self.has_new_terms(publisher).await {
-            self.is_in_doubt.store(true, Ordering::Relaxed);
-        }
         let is_in_doubt = self.is_in_doubt.load(Ordering::Relaxed);
         if !is_in_doubt && !self.doubts_cursor.load(Ordering::Relaxed) {
             return self.made_again(position).await;
@@ -623,7 +641,7 @@ impl Task {
     }
 
     /// Whether the stream was edited since it was looked at, asked now and then. What can't be asked now
-    /// is asked again with the next effects.
+    /// is asked again after the next effects.
     async fn has_new_terms(&self, publisher: &Publisher) -> bool {
         let before = *self.terms.lock();
         // Otherwise it is in doubt, and everything is looked at.
