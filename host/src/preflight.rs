@@ -12,9 +12,14 @@ const CERTIFICATE_LEFT_MIN: jiff::SignedDuration = jiff::SignedDuration::from_ho
 /// What has an error in its settings is not made, as it would only fail once more.
 pub fn problems(config: &Config) -> Vec<Problem> {
     let mut problems = config.problems();
-    // All keys of tokens and of TLS begin with this.
-    if !has_error_with(&problems, "serve.t") {
-        problems.extend(problems_of_server(&config.serve));
+    // Each on its own: one that is not fit would hide the other.
+    for (keys, settings) in [
+        ("serve.tls", without_tokens(&config.serve)),
+        ("serve.token", without_tls(&config.serve)),
+    ] {
+        if !has_error_with(&problems, keys) {
+            problems.extend(problem_of_server(&settings));
+        }
     }
     for (name, source) in &config.sources {
         let key = format!("sources.{name}");
@@ -41,36 +46,32 @@ fn error(key: &str, message: String) -> Problem {
     }
 }
 
-/// Of the certificate and of the tokens, each on its own: one that is not fit hides the other in an
-/// attempt to make both.
-fn problems_of_server(settings: &Serve) -> Vec<Problem> {
-    let without_tokens = Serve {
+fn without_tokens(settings: &Serve) -> Serve {
+    Serve {
         token: None,
         token_file: None,
         tokens_file: None,
         ..settings.clone()
-    };
-    let without_tls = Serve {
+    }
+}
+
+fn without_tls(settings: &Serve) -> Serve {
+    Serve {
         tls_cert: None,
         tls_key: None,
         ..settings.clone()
-    };
-    let mut problems: Vec<Problem> = [without_tokens, without_tls]
-        .iter()
-        .filter_map(|settings| serve::check_secrets(settings).err())
-        .map(|problem| {
-            let key = match &problem {
-                serve::Error::Tls(_) => "serve.tls_cert",
-                serve::Error::TokensFile(_) => "serve.tokens_file",
-                _ => "serve.token_file",
-            };
-            error(key, problem.to_string())
-        })
-        .collect();
-    if !has_error_with(&problems, "serve.tls_cert") {
-        problems.extend(problem_of_certificate(settings));
     }
-    problems
+}
+
+fn problem_of_server(settings: &Serve) -> Option<Problem> {
+    match serve::check_secrets(settings) {
+        Err(problem @ serve::Error::Tls(_)) => Some(error("serve.tls_cert", problem.to_string())),
+        Err(problem @ serve::Error::TokensFile(_)) => {
+            Some(error("serve.tokens_file", problem.to_string()))
+        }
+        Err(problem) => Some(error("serve.token_file", problem.to_string())),
+        Ok(()) => problem_of_certificate(settings),
+    }
 }
 
 fn problem_of_certificate(settings: &Serve) -> Option<Problem> {
@@ -162,6 +163,6 @@ mod tests {
             .into_iter()
             .map(|problem| problem.key)
             .collect();
-        assert_eq!(keys, ["serve.tls_cert", "serve.tokens_file"]);
+        assert_eq!(keys, ["serve.tokens_file", "serve.tls_cert"]);
     }
 }
