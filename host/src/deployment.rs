@@ -651,6 +651,11 @@ fn outbox_shown(
             resent: target.resent,
             trouble,
             since: since.map(|since| since.to_string()),
+            reasons: target.reasons(),
+            reads_back: target.reads_back.map(|read| overview::ReadBack {
+                passed: read.passed,
+                of: read.of,
+            }),
         }
     };
     let mut names: Vec<&str> = handler
@@ -659,9 +664,9 @@ fn outbox_shown(
         .map(|grant| grant.source.as_str())
         .collect();
     // Targets that were used before a grant was taken away still have effects to release.
-    let used = known
-        .iter()
-        .filter(|(_, target)| target.released > 0 || target.trouble.is_some());
+    let used = known.iter().filter(|(_, target)| {
+        target.released > 0 || target.trouble.is_some() || target.reads_back.is_some()
+    });
     names.extend(used.map(|(name, _)| name.as_str()));
     names.sort_unstable();
     names.dedup();

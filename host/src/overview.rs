@@ -258,6 +258,19 @@ pub struct OutboxTarget {
     pub trouble: Option<String>,
     /// Since when.
     pub since: Option<String>,
+    /// Different reasons why some messages wait.
+    pub reasons: Vec<String>,
+    /// How far the host is in reading what the stream has, while it does.
+    pub reads_back: Option<ReadBack>,
+}
+
+/// How far the host is in reading what a stream has.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadBack {
+    /// Messages that were passed.
+    pub passed: u64,
+    /// Of this many.
+    pub of: u64,
 }
 
 /// The inbox of a deployment.

@@ -139,6 +139,9 @@ pub struct WaitingMessage {
     /// Why its condition does not hold; it is set aside until an operator sends or drops it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflict: Option<String>,
+    /// Why its stream, or a grant that is missing, refused it when the host last tried to send it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// The condition on which a message is stored.
@@ -224,4 +227,20 @@ pub struct OutboxTarget {
     /// Since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
+    /// Different reasons why some messages wait, at most three: that of the stream, and those for which
+    /// it refuses the oldest messages.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+    /// The host reads back what the stream has stored before it sends anything, as after a start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads_back: Option<ReadBack>,
+}
+
+/// How far the host is in reading back what a stream has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReadBack {
+    /// Messages that were looked at, or passed over.
+    pub passed: u64,
+    /// Of this many.
+    pub of: u64,
 }

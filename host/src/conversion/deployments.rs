@@ -227,6 +227,8 @@ impl From<overview::OutboxTarget> for api::OutboxTarget {
             resent,
             trouble,
             since,
+            reasons,
+            reads_back,
         } = value;
         Self {
             source,
@@ -237,6 +239,11 @@ impl From<overview::OutboxTarget> for api::OutboxTarget {
             resent,
             trouble,
             since,
+            reasons,
+            reads_back: reads_back.map(|read| api::ReadBack {
+                passed: read.passed,
+                of: read.of,
+            }),
         }
     }
 }

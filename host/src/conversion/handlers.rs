@@ -11,7 +11,8 @@ use crate::timestamp;
 
 impl From<WaitingMessage> for api::WaitingMessage {
     fn from(message: WaitingMessage) -> Self {
-        let (id, row) = (message.id(), message.row);
+        let id = message.id();
+        let (row, refused) = (message.row, message.refused);
         let delivery = &row.effect.delivery;
         let time = |ns: u64| {
             let time = jiff::Timestamp::from_nanosecond(i128::from(ns));
@@ -34,6 +35,7 @@ impl From<WaitingMessage> for api::WaitingMessage {
             time_to_live_seconds: delivery.time_to_live_s,
             expected_last: delivery.condition.as_ref().map(expected),
             conflict: delivery.conflict.clone(),
+            refused,
         }
     }
 }

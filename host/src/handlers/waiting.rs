@@ -28,6 +28,8 @@ const CONFLICTS: &str = "conflict";
 pub struct WaitingMessage {
     /// Its row in the outbox.
     pub row: Row,
+    /// Why its target refused it when it was last sent.
+    pub refused: Option<String>,
     lineage: Lineage,
 }
 
@@ -130,10 +132,13 @@ impl Handlers {
             .last()
             .filter(|_| has_more)
             .map(|row| page_after(row, lineage));
-        Ok(WaitingMessages {
-            messages: messages_of(rows, lineage),
-            next,
-        })
+        let mut messages = messages_of(rows, lineage);
+        let active = deployment.active();
+        for message in &mut messages {
+            let row = &message.row;
+            message.refused = active.outbox().refusal(&row.target, row.place);
+        }
+        Ok(WaitingMessages { messages, next })
     }
 
     /// Drops messages that wait, all or none of them.
@@ -161,6 +166,10 @@ impl Handlers {
             writer.drop_effects(keys)
         })
         .await?;
+        let gone = dropped
+            .iter()
+            .map(|message| (&*message.row.target, message.row.place));
+        deployment.active().outbox().forget_dropped(gone);
         tracing::warn!(
             deployment = name,
             count = dropped.len(),
@@ -306,7 +315,12 @@ async fn find(
 
 fn messages_of(rows: impl IntoIterator<Item = Row>, lineage: Lineage) -> Vec<WaitingMessage> {
     let rows = rows.into_iter();
-    rows.map(|row| WaitingMessage { row, lineage }).collect()
+    let message = |row| WaitingMessage {
+        row,
+        refused: None,
+        lineage,
+    };
+    rows.map(message).collect()
 }
 
 /// The open state of a handler, and the lineage of its messages.

@@ -20,6 +20,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::jetstream::{Conditions, outgoing};
+use super::status::Refusal;
 use super::{PASSED, Sent};
 use crate::effects::{Lineage, Place, Row};
 use crate::source::jetstream::{BatchError, Description, Outgoing, Publisher, Unavailable};
@@ -226,7 +227,7 @@ pub(super) async fn send(
     while !rows.is_empty() && !*conditions.stopped.borrow() {
         // A grant may be withdrawn meanwhile; later ones wait, as their order is that of places.
         if let Some(denied) = (conditions.denied)(&rows[0]) {
-            sent.trouble = Some(denied);
+            sent.refuse(&rows[0], denied);
             break;
         }
         let most = portion(&rows, count).min(rows.len());
@@ -275,7 +276,8 @@ pub(super) async fn send(
             // Refused for sure is no doubt: the stream does not have it, and the cursor is where it
             // was.
             Found::Refused(words) => {
-                sent.trouble = Some(refusal(publisher, &message, words).await);
+                let why = refusal(publisher, &message, words).await;
+                sent.refuse(&rows[0], why);
             }
             Found::Stored | Found::Unknown => {
                 sent.is_in_doubt = true;
@@ -367,12 +369,16 @@ pub(super) async fn send_delayed(
     let mut all = Sent::default();
     while let Some((sent, refused)) = sending.next().await {
         all.add(sent);
-        if let Some((message, words)) = refused {
+        if let Some((place, message, words)) = refused {
             // Each question leaves a batch open for a while, of which a stream has few.
-            if !all.leaves_refused {
-                let why = refusal(publisher, &message, words).await;
-                all.trouble.get_or_insert(why);
-            }
+            let why = if all.leaves_refused {
+                words
+            } else {
+                refusal(publisher, &message, words).await
+            };
+            all.trouble.get_or_insert_with(|| why.clone());
+            let subject = message.subject;
+            all.refused.push((place, Refusal { subject, why }));
             all.leaves_refused = true;
         }
         // A server that does not answer would not answer to the others either.
@@ -383,14 +389,15 @@ pub(super) async fn send_delayed(
     all
 }
 
-/// Sends one of them; also returns the message and what the client says if the stream refuses it.
+/// Sends one of them; also returns its place, the message and what the client says if the stream
+/// refuses it.
 async fn send_one_delayed(
     publisher: &Publisher,
     lineage: Lineage,
     cursor: &Cursor,
     row: Row,
     conditions: &Conditions<'_>,
-) -> (Sent, Option<(Outgoing, String)>) {
+) -> (Sent, Option<(Place, Outgoing, String)>) {
     let mut sent = Sent::default();
     if *conditions.stopped.borrow() {
         return (sent, None);
@@ -403,7 +410,7 @@ async fn send_one_delayed(
     }
     if let Some(denied) = (conditions.denied)(&row) {
         // They have no order, so it holds nothing back.
-        sent.trouble = Some(denied);
+        sent.refuse(&row, denied);
         sent.leaves_refused = true;
         return (sent, None);
     }
@@ -439,7 +446,7 @@ async fn send_one_delayed(
             sent.confirmed.push(row);
         }
         Found::Conflict(why) => sent.conflicts.push((row, why)),
-        Found::Refused(words) => return (sent, Some((message, words))),
+        Found::Refused(words) => return (sent, Some((row.place, message, words))),
         Found::Stored | Found::Unknown => {
             sent.is_in_doubt = true;
             sent.trouble = Some(error.to_string());

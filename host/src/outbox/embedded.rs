@@ -221,8 +221,11 @@ fn append(
             }
             Err(log::Error::Invalid { index, message }) => {
                 // The effects before it are sound, and those after it wait for it.
+                sent.refuse(
+                    &rows[index],
+                    format!("the log refuses an effect: {message}"),
+                );
                 rows.truncate(index);
-                sent.trouble = Some(format!("the log refuses an effect: {message}"));
             }
             // An operator had it sent, or it was retried, and the state is from before that.
             Err(log::Error::CursorMoved(moved)) if moved != name => {
@@ -275,9 +278,9 @@ fn append_delayed(log: &Log, name: &str, mut rows: Vec<Row>, sent: &mut Sent) {
             }
             // They have no order, so it holds nothing back.
             Err(log::Error::Invalid { index, message }) => {
-                rows.remove(index);
+                let row = rows.remove(index);
                 sent.leaves_refused = true;
-                sent.trouble = Some(format!("the log refuses an effect: {message}"));
+                sent.refuse(&row, format!("the log refuses an effect: {message}"));
             }
             Err(error @ log::Error::Conflict { .. }) => {
                 sent.conflicts.push((rows.remove(0), error.to_string()));

@@ -69,6 +69,8 @@ pub(super) struct Looked<'a> {
     /// What the module declares to publish, if it matters: a grant may have been withdrawn, or not be
     /// given again since the state is from a backup.
     pub(super) publishes: &'a [String],
+    /// Learns how many messages of how many were passed.
+    pub(super) passed: &'a (dyn Fn(u64, u64) + Send + Sync),
 }
 
 /// Finds out which of all effects that wait are stored, since it is in doubt; with the sequence of a
@@ -118,9 +120,11 @@ pub(super) async fn look(
         let is_whole = description.first <= from + 1 && from <= description.last;
         for pattern in patterns.iter().filter(|_| is_whole) {
             if ids.is_none() {
+                let of = description.last - from;
                 let range = (from, description.last);
+                let passed = |passed: u64| (looked.passed)(passed, of);
                 ids = publisher
-                    .ids_after(range, pattern.as_str(), &prefix)
+                    .ids_after(range, (pattern.as_str(), &prefix), &passed)
                     .await?;
             }
         }
@@ -314,7 +318,7 @@ async fn send_chain(
             return sent;
         }
         if let Some(denied) = (conditions.denied)(&row) {
-            sent.trouble = Some(denied);
+            sent.refuse(&row, denied);
             match refused {
                 Refused::HoldsBack => return sent,
                 Refused::Passed => sent.leaves_refused = true,
@@ -343,7 +347,7 @@ async fn send_chain(
             Err(PublishError::Conflict(why)) => sent.conflicts.push((row, why)),
             // Refused for sure is no doubt: the stream does not have it.
             Err(PublishError::NotStored(why)) => {
-                sent.trouble = Some(why);
+                sent.refuse(&row, why);
                 match refused {
                     Refused::HoldsBack => return sent,
                     Refused::Passed => sent.leaves_refused = true,

@@ -17,7 +17,9 @@ mod tests;
 pub(crate) use releaser::{Parts, Releaser};
 pub(crate) use status::Status;
 
+use crate::effects::{Place, Row};
 use crate::source::jetstream::{Confirmed, Outgoing};
+use status::Refusal;
 
 /// Why an effect with a condition that is not stored is a conflict although later ones are stored.
 const PASSED: &str = "later messages are stored and this one is not: its condition did not hold \
@@ -27,7 +29,7 @@ const PASSED: &str = "later messages are stored and this one is not: its conditi
 #[derive(Debug, Default)]
 struct Sent {
     /// Effects that the target has.
-    confirmed: Vec<crate::effects::Row>,
+    confirmed: Vec<Row>,
     /// How many of them were sent again, or were there already.
     again: u64,
     /// The last sequence that the stream gave one of them.
@@ -35,11 +37,13 @@ struct Sent {
     /// One that was confirmed alone, and its sequence.
     example: Option<(u64, Outgoing)>,
     /// Effects whose condition does not hold, and why: the target does not have them.
-    conflicts: Vec<(crate::effects::Row, String)>,
+    conflicts: Vec<(Row, String)>,
     /// Whether some of the others may be stored.
     is_in_doubt: bool,
     /// Whether delayed effects are refused one by one, so that those behind them may leave.
     leaves_refused: bool,
+    /// Effects that the target does not take, and why.
+    refused: Vec<(Place, Refusal)>,
     /// Why the others are not there, or are not known to be.
     trouble: Option<String>,
 }
@@ -50,6 +54,13 @@ impl Sent {
             trouble: Some(trouble.into()),
             ..Self::default()
         }
+    }
+
+    /// Notes that the target does not take an effect.
+    fn refuse(&mut self, row: &Row, why: String) {
+        let subject = row.effect.subject.clone();
+        self.trouble.get_or_insert_with(|| why.clone());
+        self.refused.push((row.place, Refusal { subject, why }));
     }
 
     /// Notes what a stream says of an effect that it has.
@@ -69,6 +80,7 @@ impl Sent {
             conflicts,
             is_in_doubt,
             leaves_refused,
+            refused,
             trouble,
         } = other;
         self.confirmed.extend(confirmed);
@@ -78,6 +90,7 @@ impl Sent {
         self.conflicts.extend(conflicts);
         self.is_in_doubt |= is_in_doubt;
         self.leaves_refused |= leaves_refused;
+        self.refused.extend(refused);
         self.trouble = self.trouble.take().or(trouble);
     }
 }

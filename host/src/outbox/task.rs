@@ -175,7 +175,7 @@ impl Task {
                 self.parts
                     .status
                     .change(&self.name, |target| target.oldest_ns = None);
-                self.parts.status.troubled(&self.name, None);
+                self.parts.status.nothing_waits(&self.name);
                 pause = PAUSE.0;
                 self.rest(&mut durable, sleep).await;
                 continue;
@@ -264,6 +264,7 @@ impl Task {
             .iter()
             .map(|row| (row.place, row.effect.key.clone()))
             .collect();
+        let tried = rows.iter().chain(&delayed).map(|row| row.place).collect();
         let mut sent = self.send_unless_stopped(rows, delayed).await;
         let left = sent.conflicts.iter().map(|(row, _)| row);
         let left: HashSet<Place> = left.chain(&sent.confirmed).map(|row| row.place).collect();
@@ -297,6 +298,8 @@ impl Task {
             (Some(_), true) => Outcome::Partly,
             (Some(_), false) => Outcome::Nothing,
         };
+        let refused = std::mem::take(&mut sent.refused);
+        status.judged(&self.name, (tried, refused), trouble.as_deref());
         status.troubled(&self.name, trouble);
         let is_answered = !sent.confirmed.is_empty();
         self.confirm(sent).await;
@@ -336,7 +339,7 @@ impl Task {
     /// grant since the fold had it.
     fn withhold(&self, rows: &mut Vec<Row>, delayed: &mut Vec<Row>) -> Sent {
         let grants = (self.parts.grants)();
-        let mut trouble = None;
+        let mut withheld = Sent::default();
         let has_places = self.has_places();
         let (mut is_over, mut keys) = (false, HashSet::new());
         rows.retain(|row| {
@@ -346,7 +349,7 @@ impl Task {
             let why = why.filter(|_| !(is_reply && jetstream::is_late(row)));
             let is_behind = !is_reply && (is_over || keys.contains(&row.effect.key));
             if let Some(why) = &why {
-                trouble.get_or_insert_with(|| why.clone());
+                withheld.refuse(row, why.clone());
                 // Later ones wait as well: all of them, or those with its key.
                 is_over |= has_places && !is_reply;
                 if !is_reply {
@@ -356,20 +359,15 @@ impl Task {
             why.is_none() && !is_behind
         });
         // Delayed ones have no order, so each waits for itself.
-        let mut leaves_refused = false;
         delayed.retain(|row| match self.denied(&grants, row) {
             None => true,
             Some(why) => {
-                trouble.get_or_insert(why);
-                leaves_refused = true;
+                withheld.refuse(row, why);
+                withheld.leaves_refused = true;
                 false
             }
         });
-        Sent {
-            leaves_refused,
-            trouble,
-            ..Sent::default()
-        }
+        withheld
     }
 
     /// Why a grant for a row is missing, if it is.
@@ -614,16 +612,19 @@ impl Task {
         *self.cursor.lock() = found;
         let place = (&self.parts.store, self.name.as_str());
         let (grants, publishes) = ((self.parts.grants)(), (self.parts.publishes)());
+        let reading = self.parts.status.reading(&self.name);
         // A state from a backup is one that was just opened.
         let is_from_backup =
             !self.has_looked.load(Ordering::Relaxed) || !self.ahead.lock().is_empty();
         let looked = jetstream::Looked {
             grants: &grants,
             publishes: if is_from_backup { &publishes } else { &[] },
+            passed: &|passed, of| reading.passed(passed, of),
         };
         let stream = (publisher, description);
         let known = jetstream::look(stream, place, lineage, looked, sequence).await;
         let known = known.map_err(|error| error.to_string())?;
+        drop(reading);
         self.has_looked.store(true, Ordering::Relaxed);
         let has_cursor = self.cursor.lock().is_some();
         self.is_all_by_cursor.store(has_cursor, Ordering::Relaxed);

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::client::{PublishErrorKind, Request, RequestError, RequestErrorKind};
@@ -366,17 +366,25 @@ impl Publisher {
 
     /// Ids of messages after a sequence whose subjects match, and that begin with a prefix; none if
     /// there are too many messages to look at. They are read from the leader, so what is not among
-    /// them was not stored when this began. `last` is about where the stream ends.
+    /// them was not stored when this began. `last` is about where the stream ends; `passed` learns how
+    /// many sequences up to there are behind.
     pub async fn ids_after(
         &self,
         (sequence, last): (u64, u64),
-        subjects: &str,
-        prefix: &str,
+        (subjects, prefix): (&str, &str),
+        passed: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<Option<HashSet<String>>, Unavailable> {
         let link = self.link().await?;
-        let left = AtomicUsize::new(LOOKED_AT_MAX);
+        let search = Search {
+            subjects,
+            prefix,
+            last,
+            left: AtomicUsize::new(LOOKED_AT_MAX),
+            behind: AtomicU64::new(0),
+            passed,
+        };
         let parts = parts_after(sequence, last).into_iter();
-        let looks = parts.map(|part| self.ids_in(link.clone(), part, (subjects, prefix), &left));
+        let looks = parts.map(|part| self.ids_in(link.clone(), part, &search));
         let found = futures_util::future::try_join_all(looks).await?;
         // Of one part too many: nothing is known.
         let found: Option<Vec<_>> = found.into_iter().collect();
@@ -388,8 +396,7 @@ impl Publisher {
         &self,
         mut link: Link,
         (mut from, until): (u64, u64),
-        (subjects, prefix): (&str, &str),
-        left: &AtomicUsize,
+        search: &Search<'_>,
     ) -> Result<Option<HashSet<String>>, Unavailable> {
         let api = self.api(&link);
         let mut ids = HashSet::new();
@@ -397,25 +404,28 @@ impl Publisher {
         // a direct get may be answered by a replica that lacks the newest ones.
         loop {
             let one_less = |left: usize| left.checked_sub(1);
-            if left
+            if search
+                .left
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
                 .is_err()
             {
                 return Ok(None);
             }
-            let next = api.next_message(from, subjects);
+            let next = api.next_message(from, search.subjects);
             let found = self.asked(&mut link, next).await?;
             // Nothing more: what is not in the set was not stored.
             let Some(stored) = found.filter(|stored| stored.sequence <= until) else {
+                search.advance((from, until.saturating_add(1)));
                 return Ok(Some(ids));
             };
+            search.advance((from, stored.sequence + 1));
             from = stored.sequence + 1;
             let headers = Block::read(&stored.headers).headers;
             let id = headers
                 .into_iter()
                 .find(|(name, _)| name == ID_HEADER)
                 .map(|(_, id)| id);
-            ids.extend(id.filter(|id| id.starts_with(prefix)));
+            ids.extend(id.filter(|id| id.starts_with(search.prefix)));
         }
     }
 
@@ -787,6 +797,31 @@ impl Publisher {
         };
         *slot = Some(link.clone());
         Ok(link)
+    }
+}
+
+/// A search for ids, in several parts of the stream at the same time.
+struct Search<'a> {
+    subjects: &'a str,
+    prefix: &'a str,
+    /// About where the stream ends.
+    last: u64,
+    /// How many messages may still be looked at.
+    left: AtomicUsize,
+    /// How many sequences are behind, in all parts.
+    behind: AtomicU64,
+    /// Learns that number.
+    passed: &'a (dyn Fn(u64) + Send + Sync),
+}
+
+impl Search<'_> {
+    /// A part has come from one sequence to another, which is next. What lies behind the end does not
+    /// count.
+    fn advance(&self, (from, next): (u64, u64)) {
+        let next = next.min(self.last.saturating_add(1));
+        let more = next.saturating_sub(from);
+        let behind = self.behind.fetch_add(more, Ordering::Relaxed) + more;
+        (self.passed)(behind);
     }
 }
 

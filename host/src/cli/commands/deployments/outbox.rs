@@ -98,11 +98,28 @@ fn target_line(target: &OutboxTarget) -> String {
         (Some(Promise::Lost), _) => line.push_str(", but the stream has lost some of them"),
         (None, _) => {}
     }
-    if let Some(trouble) = &target.trouble {
+    if let Some(read) = target.reads_back {
+        line.push_str(&format!(
+            "; reads back what the stream has before it sends: {} of {}",
+            grouped(read.passed),
+            counted(read.of, "message")
+        ));
+    }
+    if let Some(reasons) = reasons(target) {
         let since = target.since.as_deref().unwrap_or("a moment ago");
-        line.push_str(&format!("; some messages wait since {since}: {trouble}"));
+        line.push_str(&format!("; some messages wait since {since}: {reasons}"));
     }
     line
+}
+
+/// Why some messages wait; none if none does.
+fn reasons(target: &OutboxTarget) -> Option<String> {
+    let trouble = target.trouble.clone()?;
+    // A host of an earlier release names one only.
+    if target.reasons.is_empty() {
+        return Some(trouble);
+    }
+    Some(target.reasons.join("; others: "))
 }
 
 /// What `doctor` says of the promise of a target.
@@ -117,9 +134,9 @@ pub(crate) enum Promised {
 /// Whether the promise of a target holds, for `doctor`.
 pub(crate) fn judge(deployment: &str, target: &OutboxTarget) -> Promised {
     let source = &target.source;
-    if let Some(trouble) = &target.trouble {
+    if let Some(reasons) = reasons(target) {
         return Promised::MayFail(format!(
-            "some messages wait: {trouble}; the host tries again on its own"
+            "some messages wait: {reasons}; the host tries again on its own"
         ));
     }
     match (target.promise, target.window_seconds) {
@@ -169,6 +186,8 @@ mod tests {
             resent: 0,
             trouble: None,
             since: None,
+            reasons: Vec::new(),
+            reads_back: None,
         }
     }
 

@@ -82,10 +82,11 @@ pub(super) fn lines(messages: &[WaitingMessage]) -> String {
 
 /// What a message waits for, beyond its turn.
 fn waits_for(message: &WaitingMessage) -> String {
-    match (&message.conflict, &message.not_before) {
-        (Some(why), _) => format!("`outbox send` or `drop`: {why}"),
-        (None, Some(time)) => time.clone(),
-        (None, None) => "its turn".to_owned(),
+    match (&message.conflict, &message.refused, &message.not_before) {
+        (Some(why), _, _) => format!("`outbox send` or `drop`: {why}"),
+        (None, Some(why), _) => format!("another attempt: {why}"),
+        (None, None, Some(time)) => time.clone(),
+        (None, None, None) => "its turn".to_owned(),
     }
 }
 
@@ -108,6 +109,7 @@ mod tests {
             time_to_live_seconds: None,
             expected_last: None,
             conflict: None,
+            refused: None,
         };
         assert_eq!(
             lines(std::slice::from_ref(&message)),
@@ -120,6 +122,11 @@ fs.00000000000000ab.7.0.1  events  shipping.42.send  send  -    2.0 KiB  2026-11
             ..message
         };
         assert!(lines(std::slice::from_ref(&later)).ends_with("2027-01-01T00:00:00Z"));
+        let refused = WaitingMessage {
+            refused: Some("it is too large".to_owned()),
+            ..later.clone()
+        };
+        assert!(lines(&[refused]).ends_with("another attempt: it is too large"));
         let aside = WaitingMessage {
             conflict: Some("it has 4".to_owned()),
             ..later
