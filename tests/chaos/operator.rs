@@ -270,9 +270,11 @@ pub async fn insist(world: &World, name: &str, action: &str) {
     }
 }
 
-/// Another change is under way, or the disk is full for a while: neither lasts.
+/// Another change is under way, something is not there yet, or the disk is full for a while: none of
+/// it lasts.
 async fn pause_if_it_may_pass(answer: &Answer, begin: Instant, action: &str) {
-    let may_pass = matches!(answer.status.as_u16(), 409 | 507) && begin.elapsed() < wait::DEADLINE;
+    let may_pass =
+        matches!(answer.status.as_u16(), 409 | 503 | 507) && begin.elapsed() < wait::DEADLINE;
     assert!(may_pass, "{action}: {}", answer.text());
     tokio::time::sleep(AGAIN).await;
 }

@@ -277,7 +277,7 @@ impl Side<'_> {
         // Where nobody knows just now what is gone, the candidate finds out.
         let is_refused = answer.status == 422 && answer.text().contains("gone from stream");
         assert!(
-            is_refused || answer.status.is_success() || answer.status == 409,
+            is_refused || answer.status.is_success() || matches!(answer.status.as_u16(), 409 | 503),
             "a rebuild: {}",
             answer.text()
         );

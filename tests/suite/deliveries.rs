@@ -131,7 +131,7 @@ impl Stage {
         // Nothing can be listed before the state is open.
         let page = wait::until("the state to be open", || async {
             let page = self.client().get(&path).await;
-            (page.status != 409).then_some(page)
+            (page.status != 503).then_some(page)
         });
         let page: api::WaitingMessages = page.await.expect(200).json();
         page.messages

@@ -75,7 +75,7 @@ mod parking; // events that failed wait with their keys, and other keys continue
 mod past; // as-of reads, snapshots, verification, partial rebuilds
 mod pressure; // clients that read nothing, send nothing, or only sit there: bounded memory, and places for others
 mod reads; // entries, pages, queries, ETags, problems, tokens
-mod reasons; // why messages wait, as the API and the command line say it
+mod reasons; // why messages and requests wait, as the API and the command line say it
 mod refusals; // streams and servers that refuse messages of handlers, or lose what they had
 mod replies; // handlers that answer a request
 mod restores; // a handler's state from a backup, next to targets that have what it sent since

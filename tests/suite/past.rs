@@ -321,7 +321,7 @@ async fn what_holds_up_a_side_fold_is_reported() {
     let part = client
         .act(LEDGER, "rebuild-part?key=ada")
         .await
-        .problem(409, "conflict");
+        .problem(503, "not-ready");
     assert!(part.detail.contains("cannot connect"), "{}", part.detail);
 
     stage.server().restart().await;

@@ -1,4 +1,4 @@
-//! Why messages wait, as the API and the command line say it.
+//! Why messages wait, and why a request has to wait, as the API and the command line say it.
 
 use async_nats::jetstream::stream::Config;
 use bytes::Bytes;
@@ -7,7 +7,9 @@ use foldstream_tests::host::Host;
 use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::proxy::Proxy;
 use foldstream_tests::reactor::{REACTOR, TO_STREAM, event, host_with_stream, published, stored};
+use foldstream_tests::stage::{Kind, Stage};
 use foldstream_tests::{cli, guests, wait};
+use reqwest::Method;
 use serde_json::Value;
 
 use crate::deliveries::{plain, with_cursors};
@@ -204,4 +206,53 @@ async fn outbox_says_that_it_reads_back_what_its_stream_has() {
     let shown = host.client().get(&path).await.expect(200).value();
     let target = &shown["outbox"]["targets"][0];
     assert!(target["reads_back"].is_null(), "{target}");
+}
+
+#[tokio::test]
+async fn request_that_needs_a_state_which_is_not_open_says_when_to_ask_again() {
+    let mut host = Host::start().await;
+    let grants = "&allow-publish=out.%3E%40events";
+    host.client()
+        .deploy_with(REACTOR, &guests::module(REACTOR), grants)
+        .await;
+    host.stop();
+    let file = host.data_dir().join("state").join(REACTOR).join("1.redb");
+    std::fs::write(file, "no state").expect("the folder is ours");
+    host.restart().await;
+    let path = format!("/v1/deployments/{REACTOR}");
+    let request = host.client().request(Method::DELETE, &path);
+    let answer = host.client().send(request).await;
+    assert!(answer.header("retry-after").is_some(), "{}", answer.text());
+    let problem = answer.problem(503, "not-ready");
+    assert!(
+        problem.detail.contains("--drop-effects"),
+        "{}",
+        problem.detail
+    );
+}
+
+#[tokio::test]
+async fn skip_waits_for_a_source_that_is_away() {
+    let mut stage = Stage::start(Kind::JetStream).await;
+    stage.deploy_ledger().await;
+    stage.client().act("ledger", "pause").await.expect(200);
+    stage.publish(1).await;
+    stage.server().kill();
+    let request = stage
+        .client()
+        .request(Method::POST, "/v1/deployments/ledger/resume")
+        .header("content-type", "application/json")
+        .body(r#"{"skip":[1],"reason":"test"}"#);
+    let answer = stage.client().send(request).await;
+    assert!(answer.header("retry-after").is_some(), "{}", answer.text());
+    let problem = answer.problem(503, "not-ready");
+    assert!(problem.detail.contains("event 1"), "{}", problem.detail);
+
+    let words = ["resume", "ledger", "--skip", "1", "--reason", "test"];
+    let url = stage.host.url().to_owned();
+    let command =
+        tokio::task::spawn_blocking(move || cli::run(&[&["--url", &url], &words[..]].concat()));
+    stage.server().restart().await;
+    let said = command.await.expect("it does not panic").expect(0);
+    assert!(said.stdout.contains("skips 1"), "{said:?}");
 }

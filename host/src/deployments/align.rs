@@ -67,7 +67,7 @@ impl Aligned {
         }
         match (serving.store(), runner.store()) {
             (Some(ours), Some(theirs)) => Ok((ours.snapshot(), theirs.snapshot())),
-            _ => Err(Error::Conflict(
+            _ => Err(Error::NotOpen(
                 "cannot compare: a state is still opening; try again".to_owned(),
             )),
         }

@@ -51,7 +51,8 @@ pub enum Error {
     /// Too many deployments.
     #[error("this host allows {0} deployments; delete some, or raise limits.deployments")]
     TooMany(usize),
-    /// What the request needs is not open yet; the reason says what to wait for.
+    /// What the request needs is not there yet, such as a state that is open; the reason says what to
+    /// wait for.
     #[error("{0}")]
     NotOpen(String),
     /// The request conflicts with the current state.

@@ -255,7 +255,7 @@ impl Exceptions {
         let module = &target.generation.module;
         let source = self.sources.known(&target.generation.source)?;
         let unknown = |why: source::LookError| {
-            Error::Conflict(format!("cannot read event {sequence}: {why}; try again"))
+            Error::NotOpen(format!("cannot read event {sequence}: {why}; try again"))
         };
         let found = Source::event(source, sequence).await.map_err(unknown)?;
         let event = match found {
@@ -403,7 +403,7 @@ pub(crate) async fn hold(deployment: &Deployment) -> Result<Held, Error> {
         }
     };
     let busy = |_| {
-        Error::Conflict(format!(
+        Error::NotOpen(format!(
             "{} did not stop within {} s: its module is still applying a batch, or a state is \
              still opening; try again",
             deployment.name(),

@@ -226,7 +226,7 @@ impl History {
 
     /// A snapshot of a past state that counts events which it lacks without having noticed it.
     async fn counted(&self, fold: &SideFold, unseen: u64) -> Result<Snapshot, Error> {
-        let gone = || Error::Conflict("the past state was closed; try again".to_owned());
+        let gone = || Error::NotOpen("the past state was closed; try again".to_owned());
         let snapshot = fold.runner.store().ok_or_else(gone)?.snapshot();
         if snapshot.missing_count() >= unseen {
             return Ok(snapshot);

@@ -407,7 +407,7 @@ impl History {
     /// The current last sequence of a source: missing events up to there are accepted.
     pub(crate) async fn end_of(&self, source: &str) -> Result<u64, Error> {
         self.sources.known(source)?.info().await.last_sequence.ok_or_else(|| {
-            Error::Conflict(format!(
+            Error::NotOpen(format!(
                 "source {source} can't be reached, so the end of the accepted range is unknown; \
                  try again when it can"
             ))

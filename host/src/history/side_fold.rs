@@ -213,7 +213,7 @@ impl SideFold {
         tokio::select! {
             biased;
             done = work => done,
-            obstacle = stuck => Err(Error::Conflict(format!(
+            obstacle = stuck => Err(Error::NotOpen(format!(
                 "the stream can't be folded just now ({obstacle}); try again later"
             ))),
         }

@@ -314,7 +314,7 @@ impl Verifying {
             return aligned.snapshots(&serving, &fold.runner);
         };
         // Neither moves: the active one rests, and the other one is at its ceiling.
-        let closed = || Error::Conflict("a state is still opening; verify again".to_owned());
+        let closed = || Error::NotOpen("a state is still opening; verify again".to_owned());
         let ours = serving.store().ok_or_else(closed)?.snapshot();
         let theirs = fold.runner.store().ok_or_else(closed)?.snapshot();
         if ours.position() != rest.position || theirs.position() != rest.position {
@@ -496,7 +496,7 @@ impl Verifying {
             .await?;
         // The file is removed with `fold`, but the snapshot keeps what it needs open.
         fold.arrives(0).await?;
-        let closed = || Error::Conflict("a side fold was closed; verify again".to_owned());
+        let closed = || Error::NotOpen("a side fold was closed; verify again".to_owned());
         Ok(fold.runner.store().ok_or_else(closed)?.snapshot())
     }
 }

@@ -291,7 +291,7 @@ async fn outset(pair: Pair<'_>, next: &Generation) -> Result<Outset, Error> {
         owners::refuse_lost(&record, next)?;
         check_caught_up(deployment, candidate, next)?;
     } else if active.is_uncertain() {
-        return Err(Error::Conflict(format!(
+        return Err(Error::NotOpen(format!(
             "{} has just started and does not know yet which position it has shown; try again",
             deployment.name()
         )));

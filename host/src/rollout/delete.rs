@@ -75,7 +75,7 @@ fn check_effects(deployment: &Deployment, wanted: WaitingEffects) -> Result<Stri
             "{count} messages of {name} are not published yet and would be lost; wait until they \
              are (`foldstream show {name}`), or delete it with --drop-effects"
         ))),
-        (None, WaitingEffects::Keep) => Err(Error::Conflict(format!(
+        (None, WaitingEffects::Keep) => Err(Error::NotOpen(format!(
             "the state of {name} is not open, so it is unknown whether messages wait in it; try \
              again, or delete it with --drop-effects"
         ))),

@@ -244,7 +244,7 @@ fn stores(name: &str, from: &Runner, to: &Runner) -> Result<(Store, Store), Erro
 }
 
 fn not_open(name: &str) -> Error {
-    Error::Conflict(format!(
+    Error::NotOpen(format!(
         "a state of {name} is not open, so its effects can't change hands; try again"
     ))
 }

@@ -41,7 +41,7 @@ impl Held {
         let change = runner.set_ceiling(Ceiling::Position(0));
         let position = tokio::time::timeout(HOLD_MAX, runner.held_at(change)).await;
         let busy = |_| {
-            Error::Conflict(
+            Error::NotOpen(
                 "the active generation did not finish its batch in time; try again".to_owned(),
             )
         };

@@ -96,7 +96,7 @@ impl Checked<'_> {
             return Ok(());
         }
         let Some(kept) = kept else {
-            return Err(Error::Conflict(
+            return Err(Error::NotOpen(
                 "the stream has lost events a moment ago, and whether parked ones are among them \
                  is unknown; try again"
                     .to_owned(),

@@ -269,7 +269,7 @@ async fn look_ahead(
     keys: &Keys,
     name: &str,
 ) -> Result<Ahead, Error> {
-    let opening = || Error::Conflict("a state is still opening; try again".to_owned());
+    let opening = || Error::NotOpen("a state is still opening; try again".to_owned());
     let ours = serving.store().ok_or_else(opening)?.snapshot();
     // From this call on, changes are remembered until the next call, when both states are held.
     ours.changed_since(ours.position(), "");

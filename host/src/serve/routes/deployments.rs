@@ -402,8 +402,9 @@ pub(super) async fn pause(
     responses(
         (status = 200, description = "The updated deployment", body = api::Deployment),
         (status = 404, description = "There is no such deployment"),
-        (status = 409, description = "There is no candidate, the deployment did not stop in time, \
-                                      or the source can't be reached to check for missing events"),
+        (status = 409, description = "There is no candidate"),
+        (status = 503, description = "The deployment did not stop in time, or the source can't be \
+                                      reached"),
         (status = 408, description = "The body arrived too slowly"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is not declared as application/json"),
@@ -500,7 +501,7 @@ pub(super) async fn skips(
     responses(
         (status = 200, description = "The events that are still skipped", body = api::SkipList),
         (status = 404, description = "There is no such deployment, or no such decision"),
-        (status = 409, description = "The deployment did not stop in time"),
+        (status = 503, description = "The deployment did not stop in time"),
     ))]
 pub(super) async fn withdraw_skip(
     State(app): State<App>,

@@ -269,6 +269,7 @@ pub(super) struct PartParameters {
         (status = 200, description = "What was replaced", body = api::PartialRebuild),
         (status = 404, description = "There is no such deployment"),
         (status = 409, description = "Something else changed meanwhile; try again"),
+        (status = 503, description = "The state is not open, or the stream can't be read just now"),
         (status = 422, description = "The module's state has no such parts"),
     ))]
 pub(super) async fn rebuild_part(

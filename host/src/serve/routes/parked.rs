@@ -98,7 +98,8 @@ pub(super) async fn events(
         (status = 200, description = "What was applied, and what failed again", body = api::ParkedOutcome),
         (status = 404, description = "There is no such deployment, or no such key"),
         (status = 408, description = "The body arrived too slowly"),
-        (status = 409, description = "The deployment is paused, or did not stop in time"),
+        (status = 409, description = "The deployment is paused"),
+        (status = 503, description = "The deployment did not stop in time"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is not declared as application/json"),
         (status = 422, description = "The selection contradicts itself"),
@@ -123,7 +124,7 @@ pub(super) async fn retry(
         (status = 200, description = "What was dropped", body = api::ParkedOutcome),
         (status = 404, description = "There is no such deployment, or no such key"),
         (status = 408, description = "The body arrived too slowly"),
-        (status = 409, description = "The deployment did not stop in time"),
+        (status = 503, description = "The deployment did not stop in time"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is not declared as application/json"),
         (status = 422, description = "The reason is missing, or the selection contradicts itself"),
@@ -148,7 +149,8 @@ pub(super) async fn drop_events(
     responses(
         (status = 200, description = "The bundle", body = serde_json::Value),
         (status = 404, description = "There is no such deployment, no such key, or no recorded failure"),
-        (status = 409, description = "The deployment is paused, or did not stop in time"),
+        (status = 409, description = "The deployment is paused"),
+        (status = 503, description = "The deployment did not stop in time"),
     ))]
 pub(super) async fn export(
     State(app): State<App>,
