@@ -26,6 +26,7 @@ macro_rules! on_both_versions {
     };
 }
 
+mod accounts; // targets of handlers in another JetStream domain or account
 mod admission; // a host without configured tokens makes one; what is open without
 mod backup; // a copy of a running host: whole, compared, and a data folder
 mod checked; // events held against schemas while they are folded: the same in every fold

@@ -529,7 +529,7 @@ async fn confirmed_messages_leave_the_outbox_although_it_is_asked_to_retry_all_t
 }
 
 /// A server with a stream `OUT` in a JetStream domain; its streams are in a folder.
-async fn domain(name: &str, store: &std::path::Path, leaf: &str) -> NatsServer {
+pub(crate) async fn domain(name: &str, store: &std::path::Path, leaf: &str) -> NatsServer {
     // The second block takes the place of the first one.
     let extra = format!("jetstream {{ store_dir: {store:?}, domain: {name} }}\n{leaf}");
     let server = NatsServer::start_with(&format!("server_name: {name}\n{extra}")).await;
@@ -538,12 +538,19 @@ async fn domain(name: &str, store: &std::path::Path, leaf: &str) -> NatsServer {
     server
 }
 
+/// The lines by which a server listens for leaf nodes, and by which another one is one of it.
+pub(crate) fn hub_and_leaf() -> [String; 2] {
+    let port = nats::free_port();
+    [
+        format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}"),
+        format!("leafnodes {{ remotes: [ {{ url: \"nats://127.0.0.1:{port}\" }} ] }}"),
+    ]
+}
+
 /// Both servers have a stream of that name, and the host reaches that of the hub through the leaf.
 async fn other_domain_confirms_nothing(config: Config) {
     let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
-    let port = nats::free_port();
-    let listens = format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}");
-    let remotes = format!("leafnodes {{ remotes: [ {{ url: \"nats://127.0.0.1:{port}\" }} ] }}");
+    let [listens, remotes] = hub_and_leaf();
     let mut hub = domain("hub", folders[0].path(), &listens).await;
     let leaf = domain("leaf", folders[1].path(), &remotes).await;
     for server in [&hub, &leaf] {
@@ -604,67 +611,4 @@ async fn acknowledgement_of_another_domain_confirms_nothing() {
 #[tokio::test]
 async fn acknowledgement_of_another_domain_moves_no_cursor() {
     other_domain_confirms_nothing(with_cursors()).await;
-}
-
-#[tokio::test]
-async fn messages_whose_subjects_the_account_maps_are_stored_once() {
-    let server = NatsServer::start_with("mappings = { \"out.>\": \"moved.>\" }\n").await;
-    let context = server.jetstream().await;
-    let config = Config {
-        subjects: vec!["moved.>".to_owned()],
-        // Nobody recognises an id.
-        duplicate_window: std::time::Duration::from_millis(100),
-        ..plain()
-    };
-    nats::create_stream_with(&context, config).await;
-    let proxy = Proxy::start(&server.url()).await;
-    let mut host = host_with_stream(&proxy.url(), "").await;
-    // It declares no other subjects: for those of the reactor, the host looks under all.
-    host.client()
-        .deploy_with(REACTOR, &guests::module("answers"), TO_STREAM)
-        .await;
-    // Only now does the host know the stream: without answers it would send nothing.
-    let first = host
-        .client()
-        .append(&[event(1, "three")])
-        .await
-        .last_sequence;
-    published(host.client(), first).await;
-    for round in 0..2 {
-        proxy.swallow(true);
-        let before = stored(&server).await.len();
-        let last = host
-            .client()
-            .append(&events(10, "three"))
-            .await
-            .last_sequence;
-        wait::until("messages to be stored without an answer", || async {
-            (stored(&server).await.len() > before).then_some(())
-        })
-        .await;
-        host.kill();
-        proxy.swallow(false);
-        // Longer than the window.
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        host.restart().await;
-        published(host.client(), last).await;
-        // From here on the host knows that subjects are mapped.
-        let last = host
-            .client()
-            .append(&[event(1, "three")])
-            .await
-            .last_sequence;
-        published(host.client(), last).await;
-        let messages = stored(&server).await;
-        let ids: BTreeSet<&str> = messages.iter().map(|stored| stored.id.as_str()).collect();
-        let wanted = 3 + 33 * (round + 1);
-        assert_eq!(
-            (messages.len(), ids.len()),
-            (wanted, wanted),
-            "round {round}"
-        );
-        let shown = host.client().show(REACTOR).await;
-        let targets = shown.outbox.expect("it has an outbox").targets;
-        assert_eq!(targets[0].promise, Some(Promise::ReadBack));
-    }
 }
