@@ -577,20 +577,20 @@ async fn stream_that_is_made_again_is_handled_from_where_an_operator_says() {
         client
             .becomes(REACTOR, number, api::GenerationStatus::Ready)
             .await;
-        let stopped = |host: &Host| {
-            host.output()
-                .matches("stopped; `foldstream resume`")
-                .count()
-        };
-        let before = stopped(&host);
         client.act(REACTOR, "promote").await.expect(200);
         client
             .becomes(REACTOR, number, api::GenerationStatus::Active)
             .await;
         publish_in(&context, 5).await;
         published(client, 18 + 5).await;
-        // The generation that was replaced stays stopped.
-        assert_eq!(stopped(&host), before, "{}", host.output());
+        // The generation that was replaced stays stopped: its runner is gone, and so is its state.
+        let replaced = client
+            .becomes(REACTOR, 1, api::GenerationStatus::Retired)
+            .await;
+        assert_eq!(replaced.reason, "its stream was made again");
+        let entries = format!("/v1/deployments/{REACTOR}/entries?generation=1");
+        let gone = client.get(&entries).await.problem(409, "conflict");
+        assert!(gone.detail.contains("no longer runs"), "{}", gone.detail);
         // Both histories have events of the same numbers, and their messages other ids.
         let stored = stored(&server).await;
         let (before, after) = stored.split_at(15);
