@@ -13,6 +13,9 @@ use serde_json::value::RawValue;
 /// The only member of a JSON object that represents bytes.
 const BYTES_MEMBER: &str = "$bytes";
 
+/// Size from which an event is large, in bytes: no request of a reader is for less.
+pub(crate) const LARGE_MIN: usize = 256 << 10;
+
 /// A value that is either text or raw bytes; both carry the same octets.
 ///
 /// Cloning shares the memory.
@@ -109,6 +112,14 @@ impl Payload {
                     .map_err(|_| PayloadError)
             }
             other => Ok(Self::from(other.to_string())),
+        }
+    }
+
+    /// The same payload in other memory: `keep` returns the same octets.
+    pub(crate) fn mapped(self, keep: impl FnOnce(Bytes) -> Bytes) -> Self {
+        match self {
+            Self::Text(text) => Self::detect(keep(text.into_bytes())),
+            Self::Bytes(bytes) => Self::Bytes(keep(bytes)),
         }
     }
 
@@ -272,6 +283,11 @@ impl Event {
             .sum();
         // A rough figure for the fields and their allocations.
         64 + self.subject.len() + self.kind.len() + headers + self.data.len()
+    }
+
+    /// Whether it is so large that it may have been read alone, and that nobody keeps it for later.
+    pub(crate) fn is_large(&self) -> bool {
+        self.size() >= LARGE_MIN
     }
 }
 

@@ -60,6 +60,7 @@ mod lanes; // several lanes leave what one leaves
 mod language_handlers; // handlers in every language that has them: made as a user would, the same effects
 mod language_sagas; // sagas and migrations in every language that has them
 mod languages; // modules in every language: made as a user would, the same bytes, the same failures
+mod large; // events larger than a request: memory has a bound, and nobody waits for one that rests
 mod layering; // the shape of our own code
 mod looks; // events of any source are shown, and a look leaves nothing behind
 mod measured; // by name only: what a host takes at its worst

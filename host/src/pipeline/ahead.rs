@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::Input;
+use crate::event::Event;
 use crate::memory::read_ahead::{ReadAhead, UNIT};
 use crate::progress::Progress;
 use crate::source::Reader;
@@ -20,13 +21,16 @@ impl ReadAhead {
     /// The queue of one pipeline.
     pub(super) fn queue(&self) -> (Outbox, Inbox) {
         let (sender, receiver) = mpsc::channel(QUEUE);
+        let large = watch::Sender::default();
         (
             Outbox {
                 ahead: self.clone(),
+                large: large.clone(),
                 sender,
             },
             Inbox {
                 ahead: self.clone(),
+                large,
                 receiver,
                 held: Vec::new(),
                 bytes: 0,
@@ -41,6 +45,8 @@ type Queued = (Input, Option<OwnedSemaphorePermit>);
 /// The end for the reading stage.
 pub(super) struct Outbox {
     ahead: ReadAhead,
+    /// How many batches with large events are in the queue, or wait for a place in it.
+    large: watch::Sender<usize>,
     sender: mpsc::Sender<Queued>,
 }
 
@@ -48,6 +54,10 @@ impl Outbox {
     /// Waits until there is room; returns whether the queue is still open.
     pub(super) async fn send(&self, input: Input) -> bool {
         let bytes = bytes_of(&input);
+        if has_large(&input) {
+            // Before it waits, so that the applying stage knows of it while it rests.
+            self.large.send_modify(|large| *large += 1);
+        }
         // Units, because a semaphore counts to 2^32 only. A batch above the whole budget takes all
         // of it.
         let units = u32::try_from(bytes / UNIT)
@@ -77,6 +87,8 @@ impl Outbox {
 /// The end for the applying stage.
 pub(super) struct Inbox {
     ahead: ReadAhead,
+    /// As in [`Outbox`].
+    large: watch::Sender<usize>,
     receiver: mpsc::Receiver<Queued>,
     /// The memory of inputs that were taken and are not applied yet.
     held: Vec<OwnedSemaphorePermit>,
@@ -101,7 +113,16 @@ impl Inbox {
         // The permit is kept until the batch is applied: it is in memory until then.
         self.held.extend(memory);
         self.bytes += bytes_of(&input);
+        if has_large(&input) {
+            self.large.send_modify(|large| *large -= 1);
+        }
         input
+    }
+
+    /// Changes with the number of batches with large events that are in the queue, or wait for a place
+    /// in it.
+    pub(super) fn large(&self) -> watch::Receiver<usize> {
+        self.large.subscribe()
     }
 
     /// Releases the memory of inputs that are applied.
@@ -124,6 +145,11 @@ fn bytes_of(input: &Input) -> u64 {
         Input::Batch(batch) => batch.bytes() as u64,
         Input::Failed(_) => 0,
     }
+}
+
+/// Whether it may hold the memory of a large event.
+pub(super) fn has_large(input: &Input) -> bool {
+    matches!(input, Input::Batch(batch) if batch.events.iter().any(Event::is_large))
 }
 
 /// The reading stage: reads ahead until the pipeline ends or the source can't continue.
@@ -156,7 +182,7 @@ mod tests {
 
     use super::*;
     use crate::batch::Batch;
-    use crate::event::{Event, Payload};
+    use crate::event::Payload;
     use crate::position::StreamIdentity;
 
     fn batch(kibibytes: usize) -> Input {

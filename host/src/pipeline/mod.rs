@@ -23,6 +23,7 @@ mod parked_work;
 mod parking;
 mod past;
 mod portion;
+mod reading;
 mod recording;
 mod settings;
 mod shuffle;
@@ -63,6 +64,7 @@ pub use parked_work::{ParkedOutcome, ParkedRequests, ParkedWork, ParkedWorkError
 use parking::{LeftOut, Outcomes, Separated};
 pub use parking::{Parking, ParkingLimits};
 use portion::Portion;
+use reading::Reading;
 pub use settings::{Desired, Ended, Settings, WhenFull};
 pub use shuffle::SINGLES;
 use shuffle::Shuffle;
@@ -139,22 +141,12 @@ impl Pipeline {
         // A published position is the right one even if it is not durable: this run has the
         // memtable.
         let mut request = self.request;
-        request.resume = self.store.published();
-        let is_first = request.resume.is_none();
         request.limits = self.settings.batch;
         request.skips = self.skips.sequences();
         let ahead = self.settings.budget.read_ahead().clone();
-        let (outbox, inbox) = ahead.queue();
-        let reading = {
-            // Readers of JetStream spawn tasks of their own.
-            let _guard = self.runtime.enter();
-            let progress = Arc::clone(&self.progress);
-            let reader = self.source.read_within(request, self.source_status, &ahead);
-            AbortOnDrop(
-                self.runtime
-                    .spawn(ahead::read(reader, is_first, outbox, progress)),
-            )
-        };
+        let rest = (ahead, Arc::clone(&self.progress), self.runtime.clone());
+        let (mut reading, inbox) = Reading::new(self.source, request, self.source_status, rest);
+        reading.begin(self.store.published());
         let share = Share::of(&self.settings.budget);
         let ladder = Ladder::new(self.settings.retry_percent, Instant::now());
         // Verification only.
@@ -187,6 +179,7 @@ impl Pipeline {
             runtime: self.runtime,
             metrics: self.metrics,
             inbox,
+            reading,
             stashed: VecDeque::new(),
             has_noted_beginning: false,
             commit: None,
@@ -203,9 +196,7 @@ impl Pipeline {
             is_parking_full: false,
         };
         let ended = run.until_the_end();
-        // In this order: a reader that continued would report progress of a run that is over.
-        drop(reading);
-        run.applier.progress.note_reading_ended();
+        run.reading.end();
         let ended = run.finish(ended);
         (
             run.applier
@@ -214,15 +205,6 @@ impl Pipeline {
                 .expect("the writer comes back from every call"),
             ended,
         )
-    }
-}
-
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        // A reader may wait for its stream for hours.
-        self.0.abort();
     }
 }
 
@@ -240,6 +222,7 @@ struct Run {
     runtime: Handle,
     metrics: DeploymentMetrics,
     inbox: Inbox,
+    reading: Reading,
     /// Batches from the inbox that can't be applied yet, in order: they did not fit into the
     /// previous batch, or are beyond the ceiling.
     stashed: VecDeque<Input>,
@@ -278,6 +261,10 @@ impl Run {
                     Ok(())
                 }
                 Wake::Rested => Ok(()),
+                Wake::LargeWanted => {
+                    self.give_large_back();
+                    Ok(())
+                }
                 Wake::Spare => {
                     // The next event gets a new instance; an idle one is worth less than one for a
                     // fold with work, or its memory.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
+use super::ahead::has_large;
 use super::applier::Living;
 use super::{Input, ROOM_LOOK, Run};
 use crate::room::Use;
@@ -23,6 +24,8 @@ pub(super) enum Wake {
     Rested,
     /// Another fold needs an instance, or this one had no work for long.
     Spare,
+    /// Others wait for the memory of a large event that this one only keeps.
+    LargeWanted,
     Input(Input),
     FlushDue,
     Committed(Result<(), state::Error>),
@@ -139,6 +142,9 @@ impl Run {
         }
         let may_apply = self.may_apply();
         // Stashed ones are older than those in the inbox.
+        if may_apply && self.reading.is_given_up() {
+            self.reading.begin(self.store.published());
+        }
         if may_apply && let Some(input) = self.stashed.pop_front() {
             return Wake::Input(input);
         }
@@ -174,6 +180,9 @@ impl Run {
         let (is_full, is_clogged, rests_until) =
             (self.is_full, self.is_clogged, self.rests_until());
         let lack = self.applier.lack.clone();
+        let may_give_back = !may_apply && self.may_give_back();
+        let keeps_large = self.stashed.iter().any(has_large);
+        let mut large = self.inbox.large();
         let Self {
             control,
             inbox,
@@ -184,6 +193,7 @@ impl Run {
             pacing,
             leash,
             outbox,
+            reading,
             ..
         } = self;
         let committing = commit.is_some();
@@ -224,6 +234,13 @@ impl Run {
                     None => std::future::pending().await,
                 }
             };
+            // One after the other: neither alone is a reason.
+            let large_wanted = async {
+                if !keeps_large && large.wait_for(|large| *large > 0).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                reading.ahead.large_is_wanted().await;
+            };
             let freed = async {
                 // Only a full outbox is waited for.
                 if !is_clogged || outbox.changed().await.is_err() {
@@ -239,6 +256,7 @@ impl Run {
                 () = flush => Some(Wake::FlushDue),
                 () = rested, if may_rest => Some(Wake::Rested),
                 () = freed => Some(Wake::Rested),
+                () = large_wanted, if may_give_back => Some(Wake::LargeWanted),
                 () = leash.moved(), if !may_apply => Some(Wake::Rested),
                 () = needed => Some(Wake::Spare),
                 () = idle => Some(Wake::Spare),

@@ -79,7 +79,9 @@ impl Progress {
 
     /// A single event failed.
     pub fn note_failing(&self, event: &Event) {
-        self.inner.lock().failing = Some(event.clone());
+        // A large one would stay in memory for as long as an operator takes; whoever wants it reads it
+        // again.
+        self.inner.lock().failing = (!event.is_large()).then(|| event.clone());
     }
 
     /// The single event that fails, if there is one.

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::audience::{Audience, Followers};
 use super::reader::Supervised;
-use super::ring::{Proof, Ring, Taken};
+use super::ring::{NewBatch, Proof, Ring, Taken};
 use super::trusted::Trusted;
 use crate::batch::{Batch, Limits};
 use crate::memory::read_ahead::ReadAhead;
@@ -83,6 +83,8 @@ struct Place {
     /// What the ring must keep begins after it.
     position: u64,
     follows: bool,
+    /// Whether it has found nothing, and looks again as soon as there is something.
+    waits: bool,
 }
 
 /// Why the reader ended.
@@ -204,6 +206,7 @@ impl Hub {
             seat: 0,
             position,
             follows: true,
+            waits: false,
         };
         let state = State {
             reader: Some(Box::new(reader)),
@@ -261,6 +264,7 @@ impl Hub {
             seat: number,
             position: kept,
             follows: proof != Proof::None,
+            waits: false,
         });
         let session = state.session.count;
         drop(state);
@@ -280,6 +284,18 @@ impl Hub {
 impl State {
     /// What is next for a follower. `own` are its jumps that were not confirmed when it joined.
     fn step(&mut self, seat: &mut Seat, limits: Limits, own: &mut Trusted) -> Step {
+        let step = self.find(seat, limits, own);
+        // Who moves the reader waits as well.
+        let waits = matches!(step, Step::Wait | Step::Move(_));
+        let mut places = self.seats.iter_mut();
+        if let Some(place) = places.find(|place| place.seat == seat.number) {
+            place.waits = waits;
+        }
+        self.ring.looked(seat.number);
+        step
+    }
+
+    fn find(&mut self, seat: &mut Seat, limits: Limits, own: &mut Trusted) -> Step {
         if self.session.confirmed_at > Some(seat.joined_at) {
             own.clear();
         }
@@ -410,6 +426,7 @@ impl Drop for Seat {
         self.hub.followers.remove(self.number);
         let mut state = self.hub.state.lock();
         state.seats.retain(|place| place.seat != self.number);
+        state.ring.looked(self.number);
         state.trim();
         let mut unused = None;
         if !state.seats.iter().any(|place| place.follows) {
@@ -466,8 +483,18 @@ impl Moved<'_> {
                 overlooked: 0,
                 ..batch
             };
-            let ahead = self.hub.ahead.as_ref();
-            state.ring.push(batch, last, repaired, ahead);
+            let read = NewBatch {
+                batch,
+                last,
+                repaired,
+            };
+            let State { ring, seats, .. } = &mut *state;
+            let waiting = seats.iter().filter(|place| place.waits);
+            ring.push(
+                read,
+                self.hub.ahead.as_ref(),
+                waiting.map(|place| place.seat),
+            );
         }
         drop(state);
         if overlooked > 0 {

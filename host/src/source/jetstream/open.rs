@@ -13,10 +13,12 @@ use super::connect::Settings;
 use super::link::{Link, Trouble};
 use super::missing::{self, Holes, has_gaps_by_design, removes_at_once};
 use super::proof::prove;
+use super::pull::BUFFER_KEPT;
 use super::rescue::{Rescued, Search, rescue};
 use super::wire::{
     self, Api, ConsumerConfig, ConsumerInfo, RequestLimits, StreamConfig, StreamInfo,
 };
+use crate::memory::read_ahead::RequestShare;
 use crate::position::{Checkpoint, EarlierMarks, EventMark, Start, StreamIdentity};
 use crate::source::{Error, Missing, SourceState};
 use crate::subject::Pattern;
@@ -63,6 +65,8 @@ pub(super) struct Standing {
     pub(super) doubts: u32,
     /// Sequences that are skipped.
     pub(super) skips: Arc<[u64]>,
+    /// Whose memory a message takes that has to be fetched; none has no limit.
+    pub(super) share: Option<Arc<RequestShare>>,
 }
 
 impl Standing {
@@ -79,6 +83,7 @@ impl Standing {
             begins_after: None,
             doubts: 0,
             skips: Arc::default(),
+            share: None,
         }
     }
 
@@ -149,6 +154,8 @@ pub(super) struct Opened {
     pub(super) removes_at_once: bool,
     /// Whether the position was read, and is not just the current beginning of the stream.
     pub(super) is_anchored: bool,
+    /// Whether the client has received a large message, and keeps the buffer.
+    pub(super) is_bloated: bool,
 }
 
 /// Opens the stream.
@@ -171,7 +178,7 @@ pub(super) async fn open(
     // Before the proof: a stream that loses events by its kind proves nothing.
     check_readable(&api.stream, &info.config).map_err(Failure::Stop)?;
     let stream = identity(&api, &info)?;
-    prove(&mut link, &api, &info, &stream, standing).await?;
+    let largest = prove(&mut link, &api, &info, &stream, standing).await?;
     let mut position = begin(&info, standing);
     check_begins_within(&api, &info, standing)?;
     let filter = filter(covering, &info.config);
@@ -248,6 +255,7 @@ pub(super) async fn open(
         has_gaps_by_design: has_gaps_by_design(&info.config),
         removes_at_once: removes_at_once(&info.config),
         is_anchored,
+        is_bloated: largest > BUFFER_KEPT,
         api,
     })
 }

@@ -13,6 +13,7 @@ use super::rescue;
 use super::wire::{self, Api, Stored, StreamInfo};
 use crate::cloudevents::Recognition;
 use crate::cloudevents::message::Reading;
+use crate::memory::read_ahead::RequestShare;
 use crate::position::{Checkpoint, EventMark, StreamIdentity};
 use crate::source::Error;
 
@@ -24,30 +25,41 @@ enum Proof {
     Unseen,
 }
 
-/// Compares a stream with our position in it; an error unless we may continue.
+/// Compares a stream with our position in it; an error unless we may continue. Returns the size of
+/// the largest message that was fetched for that, in bytes.
 pub(super) async fn prove(
     link: &mut Link,
     api: &Api,
     info: &StreamInfo,
     stream: &StreamIdentity,
     standing: &Standing,
-) -> Result<(), Failure> {
+) -> Result<usize, Failure> {
     // A state to which nothing was applied, and that has seen nothing, belongs to no history yet.
     let has_seen = standing.seen.is_some() || standing.mark.is_some();
     let Some(position) = standing
         .position
         .filter(|position| *position > 0 || has_seen)
     else {
-        return Ok(());
+        return Ok(0);
+    };
+    let mut stored_in = In {
+        link,
+        api,
+        info,
+        share: standing.share.as_deref(),
+        largest: 0,
     };
     let mut proof = Proof::Unseen;
     if let Some(mark) = &standing.seen {
         // The first message of a state to which nothing was applied was read as an event.
         let is_same = |stored: &Stored| of_message(stored) == *mark || is_event(mark, stored);
-        proof = compare(link, api, info, mark, is_same).await?;
+        proof = stored_in.compare(mark, is_same).await?;
     }
     if let Some(mark) = &standing.mark
-        && compare(link, api, info, mark, |stored| is_event(mark, stored)).await? == Proof::Found
+        && stored_in
+            .compare(mark, |stored| is_event(mark, stored))
+            .await?
+            == Proof::Found
     {
         proof = Proof::Found;
     }
@@ -58,7 +70,7 @@ pub(super) async fn prove(
         .filter(|expected| *expected != stream)
     {
         if proof == Proof::Unseen {
-            proof = find_earlier(link, api, info, standing).await?;
+            proof = stored_in.find_earlier(standing).await?;
         }
         // Everything that was read is gone, and nothing else: the next message is the next one for
         // us.
@@ -87,23 +99,18 @@ pub(super) async fn prove(
             position,
         }));
     }
-    Ok(())
+    Ok(stored_in.largest)
 }
 
-/// Looks for what was read before the last event, which may have been removed since.
-async fn find_earlier(
-    link: &mut Link,
-    api: &Api,
-    info: &StreamInfo,
-    standing: &Standing,
-) -> Result<Proof, Failure> {
-    for mark in standing.earlier.latest_first() {
-        let is_same = |stored: &Stored| is_event(mark, stored);
-        if compare(link, api, info, mark, is_same).await? == Proof::Found {
-            return Ok(Proof::Found);
-        }
-    }
-    Ok(Proof::Unseen)
+/// The stream in which messages are looked for.
+struct In<'a> {
+    link: &'a mut Link,
+    api: &'a Api,
+    info: &'a StreamInfo,
+    /// Whose memory a message takes.
+    share: Option<&'a RequestShare>,
+    /// Size of the largest message that was fetched, in bytes.
+    largest: usize,
 }
 
 /// Why a stream is not the one to which a checkpoint belongs, if it is not. A tail that was lost
@@ -122,36 +129,59 @@ pub(super) async fn contradiction(
     };
     match prove(link, api, &info, &stream, &Standing::at(checkpoint)).await {
         // A lost tail is another problem, with another remedy.
-        Ok(()) | Err(Failure::Stop(Error::Truncated { .. })) => Ok(None),
+        Ok(_) | Err(Failure::Stop(Error::Truncated { .. })) => Ok(None),
         Err(Failure::Stop(error)) => Ok(Some(error)),
         Err(Failure::Trouble(trouble)) => Err(trouble),
     }
 }
 
-/// Checks whether a stream has what was read, in its place.
-async fn compare(
-    link: &mut Link,
-    api: &Api,
-    info: &StreamInfo,
-    mark: &EventMark,
-    is_same: impl FnOnce(&Stored) -> bool,
-) -> Result<Proof, Failure> {
-    // Removed since, or lost with the tail: nothing can be compared.
-    if mark.sequence < info.first() || mark.sequence > info.state.last_seq {
-        return Ok(Proof::Unseen);
+impl In<'_> {
+    /// Looks for what was read before the last event, which may have been removed since.
+    async fn find_earlier(&mut self, standing: &Standing) -> Result<Proof, Failure> {
+        for mark in standing.earlier.latest_first() {
+            let is_same = |stored: &Stored| is_event(mark, stored);
+            if self.compare(mark, is_same).await? == Proof::Found {
+                return Ok(Proof::Found);
+            }
+        }
+        Ok(Proof::Unseen)
     }
-    let found = link
-        .permitted(api.message(mark.sequence))
-        .await?
-        .map_err(|error| trouble(&api.stream, &error))?;
-    match found {
-        None => Ok(Proof::Unseen),
-        Some(stored) if is_same(&stored) => Ok(Proof::Found),
-        Some(_) => Err(Failure::Stop(Error::Diverged(format!(
-            "message {} of stream {} is not the one that was read before; the stream's history was \
-             replaced: restore it, or delete and deploy again to build from the remaining events",
-            mark.sequence, api.stream
-        )))),
+
+    /// Checks whether a stream has what was read, in its place.
+    async fn compare(
+        &mut self,
+        mark: &EventMark,
+        is_same: impl FnOnce(&Stored) -> bool,
+    ) -> Result<Proof, Failure> {
+        let Self {
+            link, api, info, ..
+        } = self;
+        // Removed since, or lost with the tail: nothing can be compared.
+        if mark.sequence < info.first() || mark.sequence > info.state.last_seq {
+            return Ok(Proof::Unseen);
+        }
+        // Its size is not known, but it is one of the stream.
+        let most = (link.client().server_info().max_payload as u64).min(info.state.bytes);
+        let _memory = match self.share {
+            Some(share) => Some(share.large(most).await),
+            None => None,
+        };
+        let found = link
+            .permitted(api.message(mark.sequence))
+            .await?
+            .map_err(|error| trouble(&api.stream, &error))?;
+        let size = found.as_ref().map_or(0, |stored| stored.data.len());
+        self.largest = self.largest.max(size);
+        match found {
+            None => Ok(Proof::Unseen),
+            Some(stored) if is_same(&stored) => Ok(Proof::Found),
+            Some(_) => Err(Failure::Stop(Error::Diverged(format!(
+                "message {} of stream {} is not the one that was read before; the stream's history \
+                 was replaced: restore it, or delete and deploy again to build from the remaining \
+                 events",
+                mark.sequence, api.stream
+            )))),
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 //!
 //! We request 5,000 events or 4 MiB at a time, and again when half of that has arrived: the knee of
 //! the measured curve. If many readers share the host's memory, we request less: three requests
-//! stay within this reader's part of it. Nothing is acknowledged, so the server sends nothing
+//! stay within this reader's part of it. An event that is larger than a request is requested alone,
+//! once there is memory for it; the connection that brought it is then given up, because the client
+//! keeps a buffer as large as the largest message. Nothing is acknowledged, so the server sends nothing
 //! twice, and each message carries a running number by which a lost one is noticed. Source: ADR-13
 //! and ADR-37 of <https://github.com/nats-io/nats-architecture-and-design>.
 
@@ -21,14 +23,16 @@ use super::appetite::Appetite;
 use super::backlog::Backlog;
 use super::currency::Currency;
 use super::cursor::Cursor;
-use super::link::Trouble;
+use super::link::{Link, Trouble};
 use super::message::{self, Metadata, MetadataReader};
 use super::open::Opened;
 use super::rescue::{self, Rescued};
 use super::trusted::Trusted;
 use super::wire::{Api, RequestLimits};
 use crate::cloudevents::message::Reading;
-use crate::memory::read_ahead::RequestShare;
+use crate::event::LARGE_MIN;
+use crate::memory::read_ahead::{Large, RequestShare};
+use crate::position::EventMark;
 use crate::subject::SubjectSet;
 
 /// Events and bytes in one request.
@@ -36,7 +40,7 @@ const REQUEST_EVENTS: u64 = 5_000;
 pub(super) const REQUEST_BYTES: u64 = 4 << 20;
 /// A request is not smaller than this, in bytes, however many readers there are. A larger event is
 /// requested alone.
-const REQUEST_BYTES_MIN: u64 = 256 << 10;
+const REQUEST_BYTES_MIN: u64 = LARGE_MIN as u64;
 /// Full requests that may be open at once. The server may therefore send 15,000 events unasked,
 /// which is less than half of what the subscription can hold.
 const REQUESTS_MAX: u64 = 3;
@@ -54,6 +58,12 @@ const SILENCE: Duration = Duration::from_secs(4);
 const LISTEN: Duration = Duration::from_secs(1);
 /// How long ago a reader had everything if what has gone since was stored just now.
 const RECENT: Duration = Duration::from_secs(2);
+/// How long a request for an event of unknown size stays open. It may have been removed meanwhile,
+/// and others wait for its memory.
+const EXPIRES_LARGE: Duration = Duration::from_secs(5);
+/// A connection is given up after a message above this size, in bytes: smaller ones leave a buffer
+/// that costs less than a new connection.
+pub(super) const BUFFER_KEPT: usize = 1 << 20;
 /// Events examined at once per event that a batch may have, if the host skips most of them.
 const SCAN_FACTOR: usize = 16;
 
@@ -127,6 +137,10 @@ pub(super) struct Pull {
     asked_at: Option<Instant>,
     /// The next event is larger than a request may be.
     is_oversize: bool,
+    /// The memory for it, from before it is requested until it has arrived.
+    large: Option<Large>,
+    /// Whether the connection has a large buffer, and is to be replaced before more is requested.
+    is_bloated: bool,
     heard_at: Instant,
     /// Since when we listen without hearing anything.
     listening_since: Option<Instant>,
@@ -196,6 +210,8 @@ impl Pull {
             outstanding_bytes: 0,
             asked_at: None,
             is_oversize: false,
+            large: None,
+            is_bloated: opened.is_bloated,
             heard_at: Instant::now(),
             listening_since: None,
             // The host matches exactly what the server lets through too much.
@@ -304,8 +320,13 @@ impl Pull {
         let Some((events, bytes)) = self.due() else {
             return Ok(());
         };
-        let expires = self.size.expires.as_nanos();
-        let heartbeat = self.size.heartbeat.as_nanos();
+        let mut expires = self.size.expires;
+        if self.is_oversize {
+            self.wait_for_large().await;
+            expires = expires.min(EXPIRES_LARGE);
+        }
+        let heartbeat = self.size.heartbeat.min(expires / 2).as_nanos();
+        let expires = expires.as_nanos();
         let limit = if bytes > 0 {
             format!(r#","max_bytes":{bytes}"#)
         } else {
@@ -326,13 +347,45 @@ impl Pull {
         self.outstanding_events += events;
         self.outstanding_bytes += bytes;
         self.asked_at = Some(Instant::now());
-        self.is_oversize = false;
         // By its bytes a request is recognised of which nothing was used.
         self.asked.push_back(bytes);
         if self.asked.len() > REQUESTS_KNOWN {
             self.asked.pop_front();
         }
         Ok(())
+    }
+
+    /// Takes the memory for an event of unknown size: as much as the server takes for one message.
+    /// Cancel-safe.
+    async fn wait_for_large(&mut self) {
+        let (Some(share), None) = (&self.share, &self.large) else {
+            return;
+        };
+        let bytes = self.client.server_info().max_payload as u64;
+        self.large = Some(share.large(bytes).await);
+        // The wait was ours, so it says nothing about the server.
+        self.heard_at = Instant::now();
+        self.listening_since = None;
+    }
+
+    /// Whether the connection is to be replaced before more is requested. Nothing is on its way then.
+    pub(super) fn is_bloated(&self) -> bool {
+        self.is_bloated && self.outstanding_events == 0
+    }
+
+    /// Continues with the same consumer over another connection.
+    pub(super) fn move_to(&mut self, link: &Link, inbox: Subject, subscription: Subscriber) {
+        self.client = link.client().clone();
+        self.api = Arc::new(Api {
+            client: self.client.clone(),
+            prefix: self.api.prefix.clone(),
+            stream: self.api.stream.clone(),
+        });
+        self.inbox = inbox;
+        self.subscription = subscription;
+        self.is_bloated = false;
+        self.heard_at = Instant::now();
+        self.listening_since = None;
     }
 
     /// Whether events for us may be on their way.
@@ -350,8 +403,12 @@ impl Pull {
 
     /// How many events and bytes to request now; no bytes means no limit.
     fn due(&self) -> Option<(u64, u64)> {
+        if self.is_bloated {
+            return None;
+        }
+        // Other requests end with the same answer; until then one of them could bring a second event.
         if self.is_oversize {
-            return Some((1, 0));
+            return (self.outstanding_events == 0).then_some((1, 0));
         }
         // The size is unknown, so it is asked for without a limit, and alone.
         if self.is_careful {
@@ -439,6 +496,10 @@ impl Pull {
         // Both may be off a little if an earlier request was ended; they never go below 0.
         self.outstanding_events = self.outstanding_events.saturating_sub(1);
         self.outstanding_bytes = self.outstanding_bytes.saturating_sub(message.length as u64);
+        // Whatever has arrived: it is what was requested, and nothing else is.
+        let is_alone = std::mem::take(&mut self.is_oversize);
+        let large = self.large.take();
+        self.is_bloated |= is_alone && message.length > BUFFER_KEPT;
         // Nothing up to the position is returned again.
         if !self.reach(&metadata, cursor) {
             return Ok(());
@@ -449,12 +510,28 @@ impl Pull {
             payload,
             ..
         } = message;
+        let Metadata {
+            stream_sequence: sequence,
+            time_ns,
+            ..
+        } = metadata;
         if self.must_match && !self.subjects.matches(&subject) {
-            cursor.pass(metadata.stream_sequence, metadata.time_ns, subject, payload);
+            if payload.len() > BUFFER_KEPT {
+                // It would keep its data until a batch is returned.
+                let mark = EventMark::of_message(sequence, time_ns, subject.as_bytes(), &payload);
+                cursor.pass_marked(mark);
+            } else {
+                cursor.pass(sequence, time_ns, subject, payload);
+            }
         } else {
             match message::into_event(&metadata, subject, headers.as_ref(), payload, self.reading) {
-                Some(event) => cursor.push(event),
-                None => cursor.pass_over(metadata.stream_sequence),
+                Some(mut event) => {
+                    if let Some(large) = large {
+                        event.data = event.data.mapped(|data| large.hold(data));
+                    }
+                    cursor.push(event);
+                }
+                None => cursor.pass_over(sequence),
             }
         }
         Ok(())
@@ -576,6 +653,11 @@ impl Pull {
         self.outstanding_events = self.outstanding_events.saturating_sub(events);
         self.outstanding_bytes = self.outstanding_bytes.saturating_sub(bytes);
         self.backlog.request_ended(self.outstanding_events);
+        // The event of unknown size is gone: whatever comes now fits, or the server says so again.
+        if self.large.is_some() && self.outstanding_events == 0 {
+            self.is_oversize = false;
+            self.large = None;
+        }
     }
 
     /// An idle consumer says how far it has looked, and how many events it delivered.

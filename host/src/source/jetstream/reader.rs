@@ -19,7 +19,7 @@ use super::open::{Failure, Opened, Standing, open};
 use super::permissions;
 use super::pull::REQUEST_BYTES;
 use super::ring::Taken;
-use super::session::Session;
+use super::session::{Replacement, Session};
 use super::trusted::Trusted;
 use super::wire::Api;
 use crate::batch::{Batch, Limits};
@@ -46,6 +46,7 @@ const PAUSE_SUSPICIOUS: Duration = Duration::from_secs(3);
 const SUSPICION_MAX: Duration = Duration::from_secs(60);
 
 type Opening = BoxFuture<'static, (Option<Link>, Result<Opened, Failure>)>;
+type Replacing = BoxFuture<'static, Result<Replacement, Trouble>>;
 
 /// A supervised reader of a JetStream stream.
 pub(super) struct Supervised {
@@ -60,6 +61,8 @@ pub(super) struct Supervised {
     /// again gets there too.
     opening: Option<Opening>,
     session: Option<Session>,
+    /// The connection with which the session continues. It is stored here as `opening` is.
+    replacing: Option<Replacing>,
     /// How many sessions there were.
     sessions: u64,
     failures: usize,
@@ -133,6 +136,7 @@ impl Supervised {
             link: None,
             opening: None,
             session: None,
+            replacing: None,
             sessions: 0,
             failures: 0,
             has_read: false,
@@ -183,6 +187,7 @@ impl Supervised {
             }
             match &mut self.session {
                 None => self.open().await,
+                Some(session) if session.is_bloated() => self.replace_link().await,
                 Some(session) => {
                     let advanced = session.advance(&mut self.cursor).await;
                     self.status.heard(session.heard_at());
@@ -221,6 +226,26 @@ impl Supervised {
         }
     }
 
+    /// Continues the session over another connection: the client of this one keeps a buffer as large
+    /// as the largest message that it has received. Cancel-safe: the attempt continues with the next
+    /// call.
+    async fn replace_link(&mut self) {
+        let settings = &self.settings;
+        let replacing = self
+            .replacing
+            .get_or_insert_with(|| Box::pin(Replacement::connect(Arc::clone(settings))));
+        let replaced = replacing.await;
+        self.replacing = None;
+        match (replaced, &mut self.session) {
+            (Ok(over), Some(session)) => {
+                self.link = Some(over.link().clone());
+                session.move_to(over);
+            }
+            (Ok(_), None) => {}
+            (Err(trouble), _) => self.end_session(trouble.into()),
+        }
+    }
+
     fn attempt(&self) -> Opening {
         let settings = Arc::clone(&self.settings);
         let status = self.status.clone();
@@ -244,6 +269,7 @@ impl Supervised {
                 0
             },
             skips: Arc::clone(&self.request.skips),
+            share: self.share.clone(),
         };
         Box::pin(async move {
             let mut link = match link {
@@ -339,6 +365,7 @@ impl Supervised {
         let Some(mut session) = self.session.take() else {
             return;
         };
+        self.replacing = None;
         self.trusted = session.take_trusted();
         // What is behind an open question was never proved.
         session.abandon(&mut self.cursor);
@@ -565,6 +592,7 @@ impl Supervised {
             cursor: self.cursor.at_same_position(limits),
             link: self.link.take(),
             session: self.session.take(),
+            replacing: self.replacing.take(),
             sessions: self.sessions,
             has_read: true,
             reported: self.cursor.oddities,
@@ -580,6 +608,7 @@ impl Supervised {
         if let Some(mut session) = self.session.take() {
             self.trusted = session.take_trusted();
         }
+        self.replacing = None;
         // In this order: the consumer is deleted over the connection.
         self.link = None;
         self.share = None;

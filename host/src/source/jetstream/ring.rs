@@ -11,8 +11,10 @@ use crate::event::Event;
 use crate::memory::read_ahead::{ReadAhead, UNIT};
 use crate::position::EventMark;
 
-/// Size at which the oldest batches go, even if a follower needs them, in bytes. The newest one always
-/// stays: each follower has it, or takes it now.
+/// Size at which the oldest batches go, even if a follower needs them, in bytes.
+///
+/// A batch that holds the memory of a large event, or for which there is no memory, stays only until
+/// those have taken it that wait for it now. A follower that rests must not keep such a batch.
 const RING_BYTES: usize = 4 << 20;
 /// It takes at most this share of the memory for what is read ahead: one over this.
 const RING_SHARE: u64 = 4;
@@ -42,6 +44,17 @@ pub(super) struct Entry {
     repaired: u64,
     /// The memory of its events.
     _memory: Option<OwnedSemaphorePermit>,
+    /// The seats that still have to look at it, if it goes when they have.
+    awaited: Option<Vec<u64>>,
+}
+
+/// A batch that was just read.
+#[derive(Debug)]
+pub(super) struct NewBatch {
+    pub(super) batch: Batch,
+    /// As in [`Entry`], both.
+    pub(super) last: Last,
+    pub(super) repaired: u64,
 }
 
 /// What a follower takes at once.
@@ -88,16 +101,22 @@ impl Ring {
     }
 
     /// Adds a batch, and charges it to the memory for what is read ahead. If there is none, the
-    /// oldest batches go.
+    /// oldest batches go. `waiting` are the seats that wait for it.
     pub(super) fn push(
         &mut self,
-        batch: Batch,
-        last: Last,
-        repaired: u64,
+        read: NewBatch,
         ahead: Option<&ReadAhead>,
+        waiting: impl Iterator<Item = u64>,
     ) {
+        let NewBatch {
+            batch,
+            last,
+            repaired,
+        } = read;
         let bytes = batch.bytes() + ENTRY_BYTES;
         let memory = ahead.and_then(|ahead| self.charge(bytes, ahead));
+        let is_short =
+            ahead.is_some() && (memory.is_none() || batch.events.iter().any(Event::is_large));
         self.end = batch.through;
         self.last = last.clone();
         self.bytes += bytes;
@@ -106,6 +125,7 @@ impl Ring {
             last,
             repaired,
             _memory: memory,
+            awaited: is_short.then(|| waiting.collect()),
         });
         // Small hosts have little memory for what is read ahead.
         let most = ahead.map_or(RING_BYTES, |ahead| {
@@ -113,6 +133,23 @@ impl Ring {
             RING_BYTES.min(usize::try_from(all / RING_SHARE).unwrap_or(RING_BYTES))
         });
         while self.bytes > most && self.entries.len() > 1 && self.shed() {}
+    }
+
+    /// A seat has looked for what follows its position, and taken it if it could, or was left.
+    pub(super) fn looked(&mut self, seat: u64) {
+        let mut done = 0;
+        for (index, entry) in self.entries.iter_mut().enumerate() {
+            if let Some(awaited) = &mut entry.awaited {
+                awaited.retain(|other| *other != seat);
+                if awaited.is_empty() {
+                    done = index + 1;
+                }
+            }
+        }
+        // With those before it, which nobody could take any more without it.
+        for _ in 0..done {
+            self.shed();
+        }
     }
 
     /// Memory for a batch, at the cost of older ones; none if there is too little even so.
@@ -205,5 +242,80 @@ impl Ring {
             repaired: if is_whole { entry.repaired } else { 0 },
             batch,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{LARGE_MIN, Payload};
+    use crate::position::StreamIdentity;
+
+    /// A batch of one event of this size, with this sequence.
+    fn read(sequence: u64, bytes: usize) -> NewBatch {
+        let event = Event {
+            sequence,
+            time_ns: 1,
+            subject: "s".into(),
+            kind: "".into(),
+            headers: Vec::new(),
+            data: Payload::Bytes(vec![0; bytes].into()),
+        };
+        let stream = StreamIdentity {
+            name: "S".to_owned(),
+            created_ns: 1,
+        };
+        let batch = Batch {
+            events: vec![event],
+            after: sequence - 1,
+            through: sequence,
+            head: sequence,
+            pending: 0,
+            stream: Arc::new(stream),
+            last_seen: None,
+            missing: Vec::new(),
+            overlooked: 0,
+            passed_over: Vec::new(),
+            left_out: Vec::new(),
+        };
+        NewBatch {
+            batch,
+            last: Last::None,
+            repaired: 0,
+        }
+    }
+
+    #[test]
+    fn a_large_event_stays_only_until_those_have_it_that_wait_for_it() {
+        let ahead = ReadAhead::new(24 << 20);
+        let mut ring = Ring::new(0, Last::None);
+        let has = |ring: &Ring, after| ring.take(after, Limits::default()).is_some();
+        ring.push(read(1, 100), Some(&ahead), [1, 2].into_iter());
+        ring.looked(1);
+        ring.looked(2);
+        assert!(has(&ring, 0), "a small one stays for who comes later");
+        ring.push(read(2, LARGE_MIN), Some(&ahead), [1, 2].into_iter());
+        // A third one rests, so nobody knows when it looks.
+        ring.looked(3);
+        ring.looked(1);
+        assert!(has(&ring, 1), "the second one did not have it yet");
+        ring.looked(2);
+        assert!(!has(&ring, 1) && !has(&ring, 0));
+        assert_eq!((ring.start(), ring.end(), ahead.used()), (2, 2, 0));
+    }
+
+    #[test]
+    fn a_batch_without_memory_stays_only_until_those_have_it_that_wait_for_it() {
+        let ahead = ReadAhead::new(24 << 20);
+        let mut ring = Ring::new(0, Last::None);
+        let others = Arc::clone(&ahead.units).try_acquire_many_owned(ahead.total);
+        ring.push(read(1, 100 << 10), Some(&ahead), [1].into_iter());
+        assert!(ring.take(0, Limits::default()).is_some());
+        ring.looked(1);
+        assert!(ring.take(0, Limits::default()).is_none());
+        drop(others);
+        ring.push(read(2, 100 << 10), Some(&ahead), [1].into_iter());
+        ring.looked(1);
+        assert!(ring.take(1, Limits::default()).is_some());
     }
 }

@@ -19,11 +19,13 @@ use std::future::{pending, poll_fn};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_nats::{Subject, Subscriber};
 use futures_util::future::BoxFuture;
 use tokio::task::coop::unconstrained;
 use tracing::{debug, warn};
 
 use super::appetite::Appetite;
+use super::connect::Settings;
 use super::cursor::Cursor;
 use super::link::{Link, Trouble};
 use super::missing::{self, Holes, has_gaps_by_design, removes_at_once};
@@ -147,6 +149,39 @@ pub(super) struct Session {
     pub(super) confirmed_at: Option<Instant>,
 }
 
+/// Another connection for a session.
+pub(super) struct Replacement {
+    link: Link,
+    generation: u64,
+    inbox: Subject,
+    subscription: Subscriber,
+}
+
+impl Replacement {
+    pub(super) async fn connect(settings: Arc<Settings>) -> Result<Self, Trouble> {
+        let mut link = Link::connect(&settings).await?;
+        link.up(|_| {}).await?;
+        let generation = link.generation();
+        let client = link.client();
+        let inbox = Subject::from(client.new_inbox());
+        let subscription = client
+            .subscribe(inbox.clone())
+            .await
+            .map_err(|error| Trouble::lost(format!("cannot subscribe to {inbox}: {error}")))?;
+        Ok(Self {
+            link,
+            generation,
+            inbox,
+            subscription,
+        })
+    }
+
+    /// The connection.
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+}
+
 /// Why a wait ended.
 enum Wake {
     Read(Result<(), Trouble>),
@@ -215,6 +250,33 @@ impl Session {
     /// Requests events if that is due. Cancel-safe.
     pub(super) async fn ask(&mut self) -> Result<(), Trouble> {
         self.pull.ask().await
+    }
+
+    /// Whether the connection is to be replaced, because its client keeps a large buffer. Not while
+    /// something is in question, which is answered over it.
+    pub(super) fn is_bloated(&self) -> bool {
+        self.pull.is_bloated() && !self.in_question() && !self.is_ending
+    }
+
+    /// Continues with the same consumer over another connection.
+    pub(super) fn move_to(&mut self, over: Replacement) {
+        let Replacement {
+            link,
+            generation,
+            inbox,
+            subscription,
+        } = over;
+        self.pull.move_to(&link, inbox, subscription);
+        self.api = Arc::new(Api {
+            client: link.client().clone(),
+            prefix: self.api.prefix.clone(),
+            stream: self.api.stream.clone(),
+        });
+        self.generation = generation;
+        self.denials = link.denials();
+        self.link = link;
+        // Asked again over this connection, if it still matters.
+        self.look = None;
     }
 
     /// Whether the contents of the cursor must not be returned yet.

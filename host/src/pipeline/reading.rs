@@ -1,0 +1,122 @@
+//! The reading stage of a run, as its applying stage sees it: begun, given up for others, and begun
+//! again.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::ahead::{self, Inbox, Outbox};
+use super::{Input, Run};
+use crate::memory::read_ahead::ReadAhead;
+use crate::position::Checkpoint;
+use crate::progress::Progress;
+use crate::source::{Request, Source, StatusSender};
+
+/// What a reader is made of.
+pub(super) struct Reading {
+    pub(super) source: Source,
+    /// What to read; `resume` is set when it begins.
+    pub(super) request: Request,
+    pub(super) status: StatusSender,
+    pub(super) ahead: ReadAhead,
+    pub(super) progress: Arc<Progress>,
+    pub(super) runtime: Handle,
+    /// The task that reads; none while the run has given it up.
+    task: Option<AbortOnDrop>,
+    /// The end of the queue for the next task, so that the queue stays open.
+    outbox: Option<Outbox>,
+}
+
+impl Reading {
+    /// A stage that does not read yet, and its queue.
+    pub(super) fn new(
+        source: Source,
+        request: Request,
+        status: StatusSender,
+        rest: (ReadAhead, Arc<Progress>, Handle),
+    ) -> (Self, Inbox) {
+        let (ahead, progress, runtime) = rest;
+        let (outbox, inbox) = ahead.queue();
+        let reading = Self {
+            source,
+            request,
+            status,
+            ahead,
+            progress,
+            runtime,
+            task: None,
+            outbox: Some(outbox),
+        };
+        (reading, inbox)
+    }
+
+    /// Reads from a checkpoint on, unless it does already.
+    pub(super) fn begin(&mut self, resume: Option<Checkpoint>) {
+        let Some(outbox) = self.outbox.take() else {
+            return;
+        };
+        // Readers of JetStream spawn tasks of their own.
+        let _guard = self.runtime.enter();
+        let is_first = resume.is_none();
+        let request = Request {
+            resume,
+            ..self.request.clone()
+        };
+        let reader = self
+            .source
+            .read_within(request, self.status.clone(), &self.ahead);
+        let progress = Arc::clone(&self.progress);
+        self.task = Some(AbortOnDrop(
+            self.runtime
+                .spawn(ahead::read(reader, is_first, outbox, progress)),
+        ));
+    }
+
+    /// Whether it was given up.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.outbox.is_some()
+    }
+
+    /// Ends it; what was read and not taken is dropped. Returns the queue for the next time.
+    fn give_up(&mut self) -> Inbox {
+        let (outbox, inbox) = self.ahead.queue();
+        self.outbox = Some(outbox);
+        // In this order: a reader that continued would report progress of reading that is over.
+        self.task = None;
+        self.progress.note_reading_ended();
+        inbox
+    }
+
+    /// Ends it for good.
+    pub(super) fn end(&mut self) {
+        self.task = None;
+        self.progress.note_reading_ended();
+    }
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        // A reader may wait for its stream for hours.
+        self.0.abort();
+    }
+}
+
+impl Run {
+    /// Whether what was read may be dropped: what was overlooked is told once, so such a batch is kept
+    /// until it is counted.
+    pub(super) fn may_give_back(&self) -> bool {
+        let is_told = |input: &Input| matches!(input, Input::Batch(batch) if batch.overlooked > 0);
+        !self.stashed.iter().any(is_told)
+    }
+
+    /// Drops what was read and not applied, because others wait for the memory of large events. It is
+    /// read again once it can be applied.
+    pub(super) fn give_large_back(&mut self) {
+        self.stashed.clear();
+        // The old queue goes with what is in it.
+        self.inbox = self.reading.give_up();
+    }
+}
