@@ -170,16 +170,20 @@ impl Drop for Waiting<'_> {
 pub(crate) struct Large(OwnedSemaphorePermit);
 
 impl Large {
-    /// The same data, which holds this memory as long as anybody has a clone of it.
-    pub(crate) fn hold(mut self, data: Bytes) -> Bytes {
-        let wanted = units_of(data.len() as u64) as usize;
-        // The rest is for others; what is larger than all there is keeps all of it.
+    /// Releases what an event of this size does not need; one that is larger than all there is keeps
+    /// all of it.
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+        let wanted = units_of(bytes as u64) as usize;
         if let Some(surplus) = self.0.num_permits().checked_sub(wanted) {
             drop(self.0.split(surplus));
         }
+    }
+
+    /// The same data, which holds this memory as long as anybody has a clone of it.
+    pub(crate) fn hold(this: Arc<Self>, data: Bytes) -> Bytes {
         Bytes::from_owner(Held {
             data,
-            _memory: self,
+            _memory: this,
         })
     }
 }
@@ -187,7 +191,7 @@ impl Large {
 /// Data with the memory that it holds.
 struct Held {
     data: Bytes,
-    _memory: Large,
+    _memory: Arc<Large>,
 }
 
 impl AsRef<[u8]> for Held {
@@ -225,9 +229,13 @@ mod tests {
     async fn large_events_share_their_memory_until_nobody_has_them() {
         let ahead = ReadAhead::new(24 << 20);
         let (one, other) = (ahead.reader(), ahead.reader());
-        let data = one.large(64 << 20).await;
+        let hold = |mut large: Large, bytes: usize| {
+            large.shrink_to(bytes);
+            Large::hold(Arc::new(large), vec![1; bytes].into())
+        };
+        let large = one.large(64 << 20).await;
         assert_eq!(ahead.used(), 12 << 20, "all of it: the size is not known");
-        let data = data.hold(vec![1; 7 << 20].into());
+        let data = hold(large, 7 << 20);
         assert_eq!(ahead.used(), 7 << 20, "now it is");
         let copy = data.clone();
         drop(data);
@@ -241,7 +249,7 @@ mod tests {
             () = ahead.large_is_wanted() => {}
         }
         drop(copy);
-        let data = waits.await.hold(vec![1; 20 << 20].into());
+        let data = hold(waits.await, 20 << 20);
         assert_eq!(ahead.used(), 6 << 20);
         drop(data);
         assert_eq!(ahead.used(), 0);

@@ -15,13 +15,13 @@ use crate::source::{Request, Source, StatusSender};
 
 /// What a reader is made of.
 pub(super) struct Reading {
-    pub(super) source: Source,
+    source: Source,
     /// What to read; `resume` is set when it begins.
-    pub(super) request: Request,
-    pub(super) status: StatusSender,
+    request: Request,
+    status: StatusSender,
     pub(super) ahead: ReadAhead,
-    pub(super) progress: Arc<Progress>,
-    pub(super) runtime: Handle,
+    progress: Arc<Progress>,
+    runtime: Handle,
     /// The task that reads; none while the run has given it up.
     task: Option<AbortOnDrop>,
     /// The end of the queue for the next task, so that the queue stays open.

@@ -13,7 +13,6 @@ use super::connect::Settings;
 use super::link::{Link, Trouble};
 use super::missing::{self, Holes, has_gaps_by_design, removes_at_once};
 use super::proof::prove;
-use super::pull::BUFFER_KEPT;
 use super::rescue::{Rescued, Search, rescue};
 use super::wire::{
     self, Api, ConsumerConfig, ConsumerInfo, RequestLimits, StreamConfig, StreamInfo,
@@ -154,31 +153,29 @@ pub(super) struct Opened {
     pub(super) removes_at_once: bool,
     /// Whether the position was read, and is not just the current beginning of the stream.
     pub(super) is_anchored: bool,
-    /// Whether the client has received a large message, and keeps the buffer.
-    pub(super) is_bloated: bool,
 }
 
-/// Opens the stream.
+/// Opens the stream. Replaces the connection if its client keeps a large buffer.
 pub(super) async fn open(
-    mut link: Link,
-    settings: &Settings,
+    link: &mut Link,
+    settings: &Arc<Settings>,
     covering: &Pattern,
     standing: &Standing,
 ) -> Result<Opened, Failure> {
-    let client = link.client().clone();
-    let prefix = settings.api_prefix.clone();
-    let api = Arc::new(Api {
-        client,
-        prefix,
-        stream: settings.stream.clone(),
-    });
+    let mut api = api(link, settings);
     // Read before the first call, so that a reconnect during the opening is noticed.
-    let generation = link.generation();
-    let info = stream_info(&mut link, &api).await?;
+    let mut generation = link.generation();
+    let info = stream_info(link, &api).await?;
     // Before the proof: a stream that loses events by its kind proves nothing.
     check_readable(&api.stream, &info.config).map_err(Failure::Stop)?;
     let stream = identity(&api, &info)?;
-    let largest = prove(&mut link, &api, &info, &stream, standing).await?;
+    if let Some(memory) = prove(link, &api, &info, &stream, standing).await? {
+        *link = Link::connect(settings).await?;
+        generation = link.generation();
+        api = self::api(link, settings);
+        // Only now: the buffer went with the client.
+        drop(memory);
+    }
     let mut position = begin(&info, standing);
     check_begins_within(&api, &info, standing)?;
     let filter = filter(covering, &info.config);
@@ -190,7 +187,7 @@ pub(super) async fn open(
         reads_part,
         is_filtered: filter.is_some(),
     };
-    let mut holes = missing(&mut link, &api, &info, standing, reach).await?;
+    let mut holes = missing(link, &api, &info, standing, reach).await?;
 
     // Subscribed before the consumer exists, so that no message comes too early.
     let inbox = Subject::from(api.client.new_inbox());
@@ -199,16 +196,16 @@ pub(super) async fn open(
         .subscribe(inbox.clone())
         .await
         .map_err(|error| Trouble::lost(format!("cannot subscribe to {inbox}: {error}")))?;
-    let rescued = fetched_alone(&mut link, &api, standing, position, filter).await?;
+    let rescued = fetched_alone(link, &api, standing, position, filter).await?;
     // The consumer starts behind what was fetched alone.
     let behind = rescued.back().map_or(position, Rescued::sequence);
-    let made = create_consumer(&mut link, &api, &info, filter, behind).await?;
+    let made = create_consumer(link, &api, &info, filter, behind).await?;
 
     // Between the check of the stream and the creation of the consumer, the stream may have been
     // replaced, or have lost events; this second check sees both.
     let before = info;
     let looked_at = Instant::now();
-    let info = stream_info(&mut link, &api).await?;
+    let info = stream_info(link, &api).await?;
     if identity(&api, &info)? != stream {
         return Err(Trouble::lost(format!(
             "stream {} was replaced while it was being opened",
@@ -225,10 +222,10 @@ pub(super) async fn open(
         || info.first() > before.first()
     {
         let now = reach.at(position, made.is_filtered);
-        holes = missing(&mut link, &api, &info, standing, now).await?;
+        holes = missing(link, &api, &info, standing, now).await?;
     }
     Ok(Opened {
-        link,
+        link: link.clone(),
         generation,
         consumer: made.name,
         inbox,
@@ -255,8 +252,15 @@ pub(super) async fn open(
         has_gaps_by_design: has_gaps_by_design(&info.config),
         removes_at_once: removes_at_once(&info.config),
         is_anchored,
-        is_bloated: largest > BUFFER_KEPT,
         api,
+    })
+}
+
+fn api(link: &Link, settings: &Settings) -> Arc<Api> {
+    Arc::new(Api {
+        client: link.client().clone(),
+        prefix: settings.api_prefix.clone(),
+        stream: settings.stream.clone(),
     })
 }
 

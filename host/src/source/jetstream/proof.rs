@@ -9,11 +9,12 @@ use tracing::warn;
 
 use super::link::{Link, Trouble};
 use super::open::{Failure, Standing, trouble};
+use super::pull::BUFFER_KEPT;
 use super::rescue;
 use super::wire::{self, Api, Stored, StreamInfo};
 use crate::cloudevents::Recognition;
 use crate::cloudevents::message::Reading;
-use crate::memory::read_ahead::RequestShare;
+use crate::memory::read_ahead::{Large, RequestShare};
 use crate::position::{Checkpoint, EventMark, StreamIdentity};
 use crate::source::Error;
 
@@ -25,29 +26,29 @@ enum Proof {
     Unseen,
 }
 
-/// Compares a stream with our position in it; an error unless we may continue. Returns the size of
-/// the largest message that was fetched for that, in bytes.
+/// Compares a stream with our position in it; an error unless we may continue. Returns the memory of
+/// a large message that was fetched for that: the client of the connection keeps a buffer of its size.
 pub(super) async fn prove(
     link: &mut Link,
     api: &Api,
     info: &StreamInfo,
     stream: &StreamIdentity,
     standing: &Standing,
-) -> Result<usize, Failure> {
+) -> Result<Option<Large>, Failure> {
     // A state to which nothing was applied, and that has seen nothing, belongs to no history yet.
     let has_seen = standing.seen.is_some() || standing.mark.is_some();
     let Some(position) = standing
         .position
         .filter(|position| *position > 0 || has_seen)
     else {
-        return Ok(0);
+        return Ok(None);
     };
     let mut stored_in = In {
         link,
         api,
         info,
         share: standing.share.as_deref(),
-        largest: 0,
+        memory: None,
     };
     let mut proof = Proof::Unseen;
     if let Some(mark) = &standing.seen {
@@ -99,7 +100,7 @@ pub(super) async fn prove(
             position,
         }));
     }
-    Ok(stored_in.largest)
+    Ok(stored_in.memory)
 }
 
 /// The stream in which messages are looked for.
@@ -109,8 +110,8 @@ struct In<'a> {
     info: &'a StreamInfo,
     /// Whose memory a message takes.
     share: Option<&'a RequestShare>,
-    /// Size of the largest message that was fetched, in bytes.
-    largest: usize,
+    /// The memory of a large one that was fetched. There is never more than one at a time.
+    memory: Option<Large>,
 }
 
 /// Why a stream is not the one to which a checkpoint belongs, if it is not. A tail that was lost
@@ -162,16 +163,19 @@ impl In<'_> {
         }
         // Its size is not known, but it is one of the stream.
         let most = (link.client().server_info().max_payload as u64).min(info.state.bytes);
-        let _memory = match self.share {
-            Some(share) => Some(share.large(most).await),
-            None => None,
-        };
+        if let (Some(share), None) = (self.share, &self.memory) {
+            self.memory = Some(share.large(most).await);
+        }
         let found = link
             .permitted(api.message(mark.sequence))
             .await?
             .map_err(|error| trouble(&api.stream, &error))?;
-        let size = found.as_ref().map_or(0, |stored| stored.data.len());
-        self.largest = self.largest.max(size);
+        if found
+            .as_ref()
+            .is_none_or(|stored| stored.data.len() <= BUFFER_KEPT)
+        {
+            self.memory = None;
+        }
         match found {
             None => Ok(Proof::Unseen),
             Some(stored) if is_same(&stored) => Ok(Proof::Found),

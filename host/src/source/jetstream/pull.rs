@@ -25,7 +25,7 @@ use super::currency::Currency;
 use super::cursor::Cursor;
 use super::link::{Link, Trouble};
 use super::message::{self, Metadata, MetadataReader};
-use super::open::Opened;
+use super::open::{INACTIVE_THRESHOLD, Opened};
 use super::rescue::{self, Rescued};
 use super::trusted::Trusted;
 use super::wire::{Api, RequestLimits};
@@ -89,6 +89,13 @@ pub(super) struct Claim {
     pub(super) is_live: bool,
 }
 
+/// A buffer of a client.
+#[derive(Debug)]
+struct Bloat {
+    /// The memory of the event that made it large: that is in this buffer.
+    _memory: Option<Arc<Large>>,
+}
+
 /// The limits of one request: ours, unless the consumer's are narrower.
 #[derive(Clone, Copy, Debug)]
 struct RequestSize {
@@ -139,8 +146,10 @@ pub(super) struct Pull {
     is_oversize: bool,
     /// The memory for it, from before it is requested until it has arrived.
     large: Option<Large>,
-    /// Whether the connection has a large buffer, and is to be replaced before more is requested.
-    is_bloated: bool,
+    /// Whether it has waited for that memory so long that the server may have removed the consumer.
+    has_waited: bool,
+    /// The large buffer of the connection, which is then replaced before more is requested.
+    bloat: Option<Bloat>,
     heard_at: Instant,
     /// Since when we listen without hearing anything.
     listening_since: Option<Instant>,
@@ -211,7 +220,8 @@ impl Pull {
             asked_at: None,
             is_oversize: false,
             large: None,
-            is_bloated: opened.is_bloated,
+            has_waited: false,
+            bloat: None,
             heard_at: Instant::now(),
             listening_since: None,
             // The host matches exactly what the server lets through too much.
@@ -362,15 +372,27 @@ impl Pull {
             return;
         };
         let bytes = self.client.server_info().max_payload as u64;
+        let begun = Instant::now();
         self.large = Some(share.large(bytes).await);
+        self.has_waited |= begun.elapsed() > INACTIVE_THRESHOLD / 2;
         // The wait was ours, so it says nothing about the server.
         self.heard_at = Instant::now();
         self.listening_since = None;
     }
 
+    /// Whether the next request has to wait for the memory of a large event.
+    pub(super) fn waits_for_large(&self) -> bool {
+        self.is_oversize && self.large.is_none() && self.share.is_some()
+    }
+
+    /// Whether it has waited for that memory so long that the server may have removed the consumer.
+    pub(super) fn has_waited(&self) -> bool {
+        self.has_waited
+    }
+
     /// Whether the connection is to be replaced before more is requested. Nothing is on its way then.
     pub(super) fn is_bloated(&self) -> bool {
-        self.is_bloated && self.outstanding_events == 0
+        self.bloat.is_some() && self.outstanding_events == 0
     }
 
     /// Continues with the same consumer over another connection.
@@ -383,7 +405,7 @@ impl Pull {
         });
         self.inbox = inbox;
         self.subscription = subscription;
-        self.is_bloated = false;
+        self.bloat = None;
         self.heard_at = Instant::now();
         self.listening_since = None;
     }
@@ -403,7 +425,7 @@ impl Pull {
 
     /// How many events and bytes to request now; no bytes means no limit.
     fn due(&self) -> Option<(u64, u64)> {
-        if self.is_bloated {
+        if self.bloat.is_some() {
             return None;
         }
         // Other requests end with the same answer; until then one of them could bring a second event.
@@ -498,8 +520,16 @@ impl Pull {
         self.outstanding_bytes = self.outstanding_bytes.saturating_sub(message.length as u64);
         // Whatever has arrived: it is what was requested, and nothing else is.
         let is_alone = std::mem::take(&mut self.is_oversize);
-        let large = self.large.take();
-        self.is_bloated |= is_alone && message.length > BUFFER_KEPT;
+        self.has_waited = false;
+        let large = self.large.take().map(|mut large| {
+            large.shrink_to(message.length);
+            Arc::new(large)
+        });
+        if is_alone && message.length > BUFFER_KEPT {
+            self.bloat = Some(Bloat {
+                _memory: large.clone(),
+            });
+        }
         // Nothing up to the position is returned again.
         if !self.reach(&metadata, cursor) {
             return Ok(());
@@ -527,7 +557,7 @@ impl Pull {
             match message::into_event(&metadata, subject, headers.as_ref(), payload, self.reading) {
                 Some(mut event) => {
                     if let Some(large) = large {
-                        event.data = event.data.mapped(|data| large.hold(data));
+                        event.data = event.data.mapped(|data| Large::hold(large, data));
                     }
                     cursor.push(event);
                 }

@@ -187,7 +187,7 @@ impl Supervised {
             }
             match &mut self.session {
                 None => self.open().await,
-                Some(session) if session.is_bloated() => self.replace_link().await,
+                Some(session) if session.must_replace() => self.replace_link().await,
                 Some(session) => {
                     let advanced = session.advance(&mut self.cursor).await;
                     self.status.heard(session.heard_at());
@@ -246,13 +246,13 @@ impl Supervised {
         }
     }
 
-    fn attempt(&self) -> Opening {
+    fn attempt(&mut self) -> Opening {
         let settings = Arc::clone(&self.settings);
         let status = self.status.clone();
         let covering = self.covering.clone();
         let has_read = self.has_read;
         // A client that has ended would never reconnect.
-        let link = self.link.clone().filter(|link| !link.is_gone());
+        let link = self.link.take().filter(|link| !link.is_gone());
         let standing = Standing {
             position: self.cursor.position(),
             stream: self.cursor.stream.clone(),
@@ -292,15 +292,18 @@ impl Supervised {
             {
                 return (None, Err(trouble.into()));
             }
-            let client = link.client().clone();
-            let api = Api {
-                client,
+            let api = |link: &Link| Api {
+                client: link.client().clone(),
                 prefix: settings.api_prefix.clone(),
                 stream: settings.stream.clone(),
             };
-            let outcome = match permissions::try_later_needs(&mut link, &api).await {
+            let known = api(&link);
+            let tried = permissions::try_later_needs(&mut link, &known).await;
+            // Nothing else keeps the client, which may have to be replaced.
+            drop(known);
+            let outcome = match tried {
                 Ok(()) => {
-                    let opening = open(link.clone(), &settings, &covering, &standing);
+                    let opening = open(&mut link, &settings, &covering, &standing);
                     report_if_long(opening, &status).await
                 }
                 Err(trouble) => Err(trouble.into()),
@@ -310,7 +313,8 @@ impl Supervised {
                 // may not receive.
                 // Only the first refused permission is known so far.
                 Err(Failure::Trouble(trouble)) if trouble.state == SourceState::Unauthorized => {
-                    let trouble = permissions::explain(&mut link, &api, trouble).await;
+                    let known = api(&link);
+                    let trouble = permissions::explain(&mut link, &known, trouble).await;
                     (None, Err(trouble.into()))
                 }
                 // An answer that did not come may have been lost with this connection.
@@ -366,6 +370,9 @@ impl Supervised {
             return;
         };
         self.replacing = None;
+        if session.is_bloated() {
+            self.link = None;
+        }
         self.trusted = session.take_trusted();
         // What is behind an open question was never proved.
         session.abandon(&mut self.cursor);
@@ -374,7 +381,8 @@ impl Supervised {
             self.failures = 0;
         }
         // Only a lost connection may be due to a message.
-        if matches!(&failure, Failure::Trouble(trouble) if trouble.state == SourceState::Reconnecting)
+        if !session.has_waited()
+            && matches!(&failure, Failure::Trouble(trouble) if trouble.state == SourceState::Reconnecting)
         {
             self.doubt();
         }

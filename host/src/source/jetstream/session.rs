@@ -252,10 +252,21 @@ impl Session {
         self.pull.ask().await
     }
 
-    /// Whether the connection is to be replaced, because its client keeps a large buffer. Not while
-    /// something is in question, which is answered over it.
+    /// Whether it has waited for others so long that the server may have removed the consumer: a loss
+    /// of that says nothing about the next message.
+    pub(super) fn has_waited(&self) -> bool {
+        self.pull.has_waited()
+    }
+
+    /// Whether the client of its connection keeps a large buffer.
     pub(super) fn is_bloated(&self) -> bool {
-        self.pull.is_bloated() && !self.in_question() && !self.is_ending
+        self.pull.is_bloated()
+    }
+
+    /// Whether the connection is to be replaced because of that. Not while something is in question,
+    /// which is answered over it.
+    pub(super) fn must_replace(&self) -> bool {
+        self.is_bloated() && !self.in_question() && !self.is_ending
     }
 
     /// Continues with the same consumer over another connection.
@@ -310,7 +321,7 @@ impl Session {
     /// Waits for something to happen and processes it. Cancel-safe: everything
     /// read is in the cursor, and everything running is in `self`.
     pub(super) async fn advance(&mut self, cursor: &mut Cursor) -> Result<(), Failure> {
-        self.ask_if_up().await?;
+        self.ask_if_up(cursor).await?;
         // A session may begin with this question.
         if self.is_edited && self.look.is_none() {
             self.look(cursor);
@@ -329,7 +340,7 @@ impl Session {
                 self.look(cursor);
                 // Before the caller processes what arrived, so that the next events are already on
                 // their way.
-                self.ask_if_up().await?;
+                self.ask_if_up(cursor).await?;
             }
             Wake::Looked(answer) => {
                 let Some(look) = self.look.take() else {
@@ -405,9 +416,11 @@ impl Session {
     }
 
     /// Requests events unless the connection is lost.
-    async fn ask_if_up(&mut self) -> Result<(), Trouble> {
+    async fn ask_if_up(&mut self, cursor: &Cursor) -> Result<(), Trouble> {
         self.is_ending = self.is_ending || self.link.is_gone();
-        if self.is_ending {
+        // What was read before a large event does not wait for the memory of that.
+        let must_return = self.pull.waits_for_large() && cursor.sequences().next().is_some();
+        if self.is_ending || must_return {
             Ok(())
         } else {
             self.pull.ask().await

@@ -4,6 +4,7 @@
 //! and fields added by newer servers do no harm. Source:
 //! <https://docs.nats.io/reference/reference-protocols/nats_api_reference>.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -402,23 +403,24 @@ struct ApiError {
 }
 
 #[derive(Deserialize)]
-struct MessageGet {
-    message: StoredMessage,
+struct MessageGet<'a> {
+    #[serde(borrow)]
+    message: StoredMessage<'a>,
 }
 
 #[derive(Deserialize)]
-struct StoredMessage {
+struct StoredMessage<'a> {
     seq: u64,
     subject: String,
     time: String,
-    /// Base64, both.
-    #[serde(default)]
-    hdrs: String,
-    #[serde(default)]
-    data: String,
+    /// Base64, both. Borrowed: a copy of a large message would be one too many.
+    #[serde(borrow, default)]
+    hdrs: Cow<'a, str>,
+    #[serde(borrow, default)]
+    data: Cow<'a, str>,
 }
 
-impl StoredMessage {
+impl StoredMessage<'_> {
     /// The message itself; an error names its sequence.
     fn stored(self) -> Result<Stored, Error> {
         let Self {
@@ -525,19 +527,17 @@ impl Api {
     }
 
     async fn get(&self, body: &serde_json::Value) -> Result<Option<Stored>, Error> {
-        let answer: MessageGet = match self
-            .call(&format!("STREAM.MSG.GET.{}", self.stream), body)
-            .await
-        {
-            Ok(answer) => answer,
+        let subject = format!("STREAM.MSG.GET.{}", self.stream);
+        let answer = self.ask(ANSWER_MAX, &subject, body).await?;
+        match parsed::<MessageGet<'_>>(&subject, &answer.payload) {
+            Ok(answer) => answer.message.stored().map(Some),
             // Not an error: it was removed, or is yet to come.
             Err(Error::Refused {
                 code: MESSAGE_NOT_FOUND,
                 ..
-            }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        answer.message.stored().map(Some)
+            }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// An empty request that only shows whether it is allowed; the answer does not matter.
@@ -560,10 +560,9 @@ impl Api {
         subject: &str,
     ) -> Result<Option<u64>, Error> {
         let body = serde_json::json!({ "seq": sequence, "next_by_subj": subject });
-        match self
-            .call::<_, MessageGet>(&format!("STREAM.MSG.GET.{}", self.stream), &body)
-            .await
-        {
+        let subject = format!("STREAM.MSG.GET.{}", self.stream);
+        let answer = self.ask(ANSWER_MAX, &subject, &body).await?;
+        match parsed::<MessageGet<'_>>(&subject, &answer.payload) {
             Ok(answer) => nanoseconds(&answer.message.time)
                 .map(Some)
                 .map_err(unreadable),
@@ -590,19 +589,7 @@ impl Api {
         body: &B,
     ) -> Result<T, Error> {
         let message = self.ask(within, subject, body).await?;
-        let unreadable = |error| Error::Unreadable {
-            sequence: sequence_in(&message.payload),
-            reason: format!("the answer of {subject} cannot be parsed: {error}"),
-        };
-        // Every answer is either this or an object with its own fields.
-        let envelope: Envelope = serde_json::from_slice(&message.payload).map_err(unreadable)?;
-        if let Some(error) = envelope.error {
-            return Err(Error::Refused {
-                code: error.err_code,
-                description: error.description,
-            });
-        }
-        serde_json::from_slice(&message.payload).map_err(unreadable)
+        parsed(subject, &message.payload)
     }
 
     async fn ask<B: Serialize + Sync>(
@@ -629,6 +616,23 @@ impl Api {
                 },
             })
     }
+}
+
+/// What a call has returned.
+fn parsed<'a, T: Deserialize<'a>>(subject: &str, answer: &'a [u8]) -> Result<T, Error> {
+    let unreadable = |error| Error::Unreadable {
+        sequence: sequence_in(answer),
+        reason: format!("the answer of {subject} cannot be parsed: {error}"),
+    };
+    // Every answer is either this or an object with its own fields.
+    let envelope: Envelope = serde_json::from_slice(answer).map_err(unreadable)?;
+    if let Some(error) = envelope.error {
+        return Err(Error::Refused {
+            code: error.err_code,
+            description: error.description,
+        });
+    }
+    serde_json::from_slice(answer).map_err(unreadable)
 }
 
 fn unreadable(reason: String) -> Error {
@@ -728,7 +732,8 @@ mod tests {
         let read = |change: fn(&mut serde_json::Value)| {
             let mut message = sound.clone();
             change(&mut message);
-            serde_json::from_value::<StoredMessage>(message).map(StoredMessage::stored)
+            let message = message.to_string();
+            serde_json::from_str::<StoredMessage<'_>>(&message).map(StoredMessage::stored)
         };
         assert_eq!(
             read(|_| ())
