@@ -1,5 +1,5 @@
-//! Events larger than a request: what they cost the host has a bound, whoever reads them and however
-//! many do, and none of them waits for a deployment that rests.
+//! Events larger than a request: what they cost the host has a bound, however many deployments read
+//! them, and no deployment waits for one that rests.
 
 use bytes::Bytes;
 use foldstream_tests::client::Client;

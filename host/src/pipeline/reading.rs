@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::ahead::{self, Inbox, Outbox};
@@ -19,7 +20,7 @@ pub(super) struct Reading {
     /// What to read; `resume` is set when it begins.
     request: Request,
     status: StatusSender,
-    pub(super) ahead: ReadAhead,
+    ahead: ReadAhead,
     progress: Arc<Progress>,
     runtime: Handle,
     /// The task that reads; none while the run has given it up.
@@ -73,6 +74,20 @@ impl Reading {
         ));
     }
 
+    /// Waits until others wait for the memory of a large event that this run has: in its stash, as
+    /// `is_stashed` says, or in its queue. Cancel-safe: it only observes.
+    pub(super) async fn large_is_wanted(
+        &self,
+        is_stashed: bool,
+        mut large: watch::Receiver<usize>,
+    ) {
+        // One after the other: neither alone is a reason.
+        if !is_stashed && large.wait_for(|large| *large > 0).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        self.ahead.large_is_wanted().await;
+    }
+
     /// Whether it was given up.
     pub(super) fn is_given_up(&self) -> bool {
         self.outbox.is_some()
@@ -105,11 +120,12 @@ impl Drop for AbortOnDrop {
 }
 
 impl Run {
-    /// Whether what was read may be dropped: what was overlooked is told once, so such a batch is kept
-    /// until it is counted.
+    /// Whether what was read may be dropped: a reader reports once what was overlooked, so such a batch
+    /// is kept until it is counted.
     pub(super) fn may_give_back(&self) -> bool {
-        let is_told = |input: &Input| matches!(input, Input::Batch(batch) if batch.overlooked > 0);
-        !self.stashed.iter().any(is_told)
+        let has_overlooked =
+            |input: &Input| matches!(input, Input::Batch(batch) if batch.overlooked > 0);
+        !self.stashed.iter().any(has_overlooked)
     }
 
     /// Drops what was read and not applied, because others wait for the memory of large events. It is

@@ -182,7 +182,7 @@ impl Run {
         let lack = self.applier.lack.clone();
         let may_give_back = !may_apply && self.may_give_back();
         let keeps_large = self.stashed.iter().any(has_large);
-        let mut large = self.inbox.large();
+        let large = self.inbox.large();
         let Self {
             control,
             inbox,
@@ -234,13 +234,6 @@ impl Run {
                     None => std::future::pending().await,
                 }
             };
-            // One after the other: neither alone is a reason.
-            let large_wanted = async {
-                if !keeps_large && large.wait_for(|large| *large > 0).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                reading.ahead.large_is_wanted().await;
-            };
             let freed = async {
                 // Only a full outbox is waited for.
                 if !is_clogged || outbox.changed().await.is_err() {
@@ -256,7 +249,7 @@ impl Run {
                 () = flush => Some(Wake::FlushDue),
                 () = rested, if may_rest => Some(Wake::Rested),
                 () = freed => Some(Wake::Rested),
-                () = large_wanted, if may_give_back => Some(Wake::LargeWanted),
+                () = reading.large_is_wanted(keeps_large, large), if may_give_back => Some(Wake::LargeWanted),
                 () = leash.moved(), if !may_apply => Some(Wake::Rested),
                 () = needed => Some(Wake::Spare),
                 () = idle => Some(Wake::Spare),

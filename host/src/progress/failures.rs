@@ -79,8 +79,7 @@ impl Progress {
 
     /// A single event failed.
     pub fn note_failing(&self, event: &Event) {
-        // A large one would stay in memory for as long as an operator takes; whoever wants it reads it
-        // again.
+        // A large one would stay in memory for as long as an operator takes. It can be read again.
         self.inner.lock().failing = (!event.is_large()).then(|| event.clone());
     }
 
