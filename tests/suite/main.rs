@@ -95,7 +95,7 @@ mod surroundings; // signals at any moment, few descriptors, endless files, name
 mod swap; // generations: built, swapped, rolled back, with nobody noticing
 mod targets; // what the target of a handler costs, what it has lost, and whose turn it is
 mod timers; // each fires once, whatever happens to the host
-mod timers_again; // set again to the time that they had
+mod timers_again; // set again to the same time, and what a rebuild does if firings are gone
 mod uploads; // whatever is uploaded, the host answers afterwards
 mod versions; // the claims about streams, on the oldest and the newest nats-server that we support
 mod waits; // appends that return when deployments have applied their events
