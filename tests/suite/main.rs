@@ -78,6 +78,7 @@ mod pressure; // clients that read nothing, send nothing, or only sit there: bou
 mod reads; // entries, pages, queries, ETags, problems, tokens
 mod reasons; // why messages and requests wait, as the API and the command line say it
 mod refusals; // streams and servers that refuse messages of handlers, or lose what they had
+mod removed; // messages that a target has lost before it was known that it had them
 mod replies; // handlers that answer a request
 mod restores; // a handler's state from a backup, next to targets that have what it sent since
 mod retries; // parked events that are retried or dropped, by code that hangs, and before a rebuild
