@@ -79,6 +79,7 @@ mod pressure; // clients that read nothing, send nothing, or only sit there: bou
 mod reads; // entries, pages, queries, ETags, problems, tokens
 mod reasons; // why messages and requests wait, as the API and the command line say it
 mod refusals; // streams and servers that refuse messages of handlers, or lose what they had
+mod removed; // messages that a target has lost before it was known that it had them
 mod replies; // handlers that answer a request
 mod restores; // a handler's state from a backup, next to targets that have what it sent since
 mod retries; // parked events that are retried or dropped, by code that hangs, and before a rebuild
@@ -96,6 +97,7 @@ mod surroundings; // signals at any moment, few descriptors, endless files, name
 mod swap; // generations: built, swapped, rolled back, with nobody noticing
 mod targets; // what the target of a handler costs, what it has lost, and whose turn it is
 mod timers; // each fires once, whatever happens to the host
+mod timers_again; // set again to the same time, and what a rebuild does if firings are gone
 mod uploads; // whatever is uploaded, the host answers afterwards
 mod versions; // the claims about streams, on the oldest and the newest nats-server that we support
 mod waits; // appends that return when deployments have applied their events

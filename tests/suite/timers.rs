@@ -13,14 +13,14 @@ use foldstream_tests::{cli, guests, wait};
 use serde_json::{Value, json};
 
 /// Name of the deployment of the guest of that name.
-const ALARM: &str = "alarm";
+pub(crate) const ALARM: &str = "alarm";
 const GRANT: &str = "&allow-publish=rang.%3E%40events";
 /// Small and frequent flushes, so that kills fall before, into and behind commits.
 const FLUSHES: &str = "[state]\nflush_interval = \"50ms\"\n";
 /// Later than any test lasts.
-const LATER_MS: u64 = 3_600_000;
+pub(crate) const LATER_MS: u64 = 3_600_000;
 
-fn event(key: &str, what: &str, data: &Value) -> api::NewEvent {
+pub(crate) fn event(key: &str, what: &str, data: &Value) -> api::NewEvent {
     serde_json::from_value(json!({ "subject": format!("alarm.{key}.{what}"), "data": data }))
         .expect("an event")
 }
@@ -49,14 +49,14 @@ async fn stored(client: &Client, pattern: &str) -> Vec<Value> {
 }
 
 /// The names of the timers whose messages are stored, in their order.
-fn names(rang: &[Value]) -> Vec<String> {
+pub(crate) fn names(rang: &[Value]) -> Vec<String> {
     rang.iter()
         .map(|message| message["data"]["name"].as_str().expect("a name").to_owned())
         .collect()
 }
 
 /// Waits until this many timers have rung and all that they caused is published.
-async fn rang(client: &Client, count: usize) -> Vec<Value> {
+pub(crate) async fn rang(client: &Client, count: usize) -> Vec<Value> {
     wait::until("the timers to ring", || async {
         let rang = stored(client, "rang.%3E").await;
         (rang.len() >= count).then_some(rang)
@@ -65,7 +65,7 @@ async fn rang(client: &Client, count: usize) -> Vec<Value> {
 }
 
 /// How many timers are pending, once the state is open.
-async fn pending(client: &Client, wanted: u64) -> api::Timers {
+pub(crate) async fn pending(client: &Client, wanted: u64) -> api::Timers {
     let shown = client
         .show_when(ALARM, "have timers", |shown| {
             shown
@@ -77,7 +77,7 @@ async fn pending(client: &Client, wanted: u64) -> api::Timers {
     shown.timers.expect("it was just there")
 }
 
-async fn start(config: &str) -> Host {
+pub(crate) async fn start(config: &str) -> Host {
     let host = Host::start_with(config).await;
     host.client()
         .deploy_with(ALARM, &guests::module(ALARM), GRANT)
@@ -584,7 +584,7 @@ fn read(payload: &[u8]) -> Value {
 }
 
 /// A stream with alarms, what rings and firings.
-fn alarms() -> stream::Config {
+pub(crate) fn alarms() -> stream::Config {
     stream::Config {
         subjects: ["alarm.>", "rang.>", "_fs.timers.>"]
             .map(str::to_owned)
@@ -594,7 +594,7 @@ fn alarms() -> stream::Config {
 }
 
 /// Asks for a timer of key `a` in the stream.
-async fn ask(jetstream: &async_nats::jetstream::Context, name: &str, after_ms: u64) {
+pub(crate) async fn ask(jetstream: &async_nats::jetstream::Context, name: &str, after_ms: u64) {
     let data = json!({ "name": name, "after_ms": after_ms }).to_string();
     let sent = jetstream.publish("alarm.a.set", data.into()).await;
     sent.expect("is sent").await.expect("is stored");

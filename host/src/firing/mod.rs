@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -109,6 +108,8 @@ impl Drop for Task {
 /// A firing that is stored in the stream.
 struct Published {
     sequence: u64,
+    /// What had set the timer, as the timer says.
+    set_at: Option<u64>,
     /// How often the timer's firings were ignored before.
     attempt: u32,
     /// When it was published.
@@ -260,7 +261,12 @@ impl Work {
     }
 
     /// The first durable timers: those that are under way, and some more.
-    async fn pending(&self) -> Result<Vec<Due>, state::Error> {
+    async fn pending(&mut self) -> Result<Vec<Due>, state::Error> {
+        // Their firings have been folded, and yet they may be pending: set again to the same time.
+        let folded = self.parts.store.durable_position();
+        let passed = self.under_way.iter();
+        let passed = passed.filter(|(_, published)| published.sequence <= folded);
+        let passed: Vec<Due> = passed.map(|(due, _)| due.clone()).collect();
         let (store, max) = (
             self.parts.store.clone(),
             // One more than may be published, to know when the next one is due, whatever is in
@@ -271,8 +277,20 @@ impl Work {
                 + FIRINGS_MAX
                 + 1,
         );
-        let read = move || store.timers_after(None, max);
-        state::joined(tokio::task::spawn_blocking(read).await)
+        let read = move || {
+            let found = store.still_pending(&passed)?;
+            let found = passed.into_iter().zip(found).collect::<Vec<_>>();
+            Ok((found, store.timers_after(None, max)?))
+        };
+        let (found, pending) = state::joined(tokio::task::spawn_blocking(read).await)?;
+        for (due, timer) in found {
+            let known = self.under_way.get(&due).map(|known| known.set_at);
+            // Its firing was another one's, so it has not been ignored.
+            if timer.is_some_and(|timer| known != Some(timer.set_at)) {
+                self.under_way.remove(&due);
+            }
+        }
+        Ok(pending)
     }
 
     /// The time up to which timers fire. Events that a handler is behind with may cancel those that
@@ -482,9 +500,15 @@ impl Work {
         }
     }
 
-    fn note(&mut self, Ready { due, attempt, .. }: Ready, sequence: u64) {
+    fn note(&mut self, ready: Ready, sequence: u64) {
+        let Ready {
+            due,
+            attempt,
+            timer,
+        } = ready;
         let published = Published {
             sequence,
+            set_at: timer.set_at,
             attempt,
             at: Instant::now(),
         };
@@ -502,11 +526,6 @@ impl Work {
         }: &Ready,
     ) -> NewEvent {
         let Due { at_ns, name, .. } = due;
-        let digest = Sha256::digest(name.as_bytes());
-        let hash: String = digest[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
         let firing = Firing {
             name: name.clone(),
             at_ns: *at_ns,
@@ -518,9 +537,7 @@ impl Work {
         NewEvent {
             subject: self.subject.clone(),
             kind: Some(Firing::KIND.to_owned()),
-            // The attempt is part of the id, or the stream would take the second one for a
-            // duplicate.
-            id: Some(format!("fst.{deployment}.{at_ns}.{hash}.{attempt}")),
+            id: Some(timers::id(deployment, name, timer, *attempt)),
             time_ns: None,
             headers: if self.is_bare || self.refused.contains_key(due) {
                 Vec::new()

@@ -53,6 +53,7 @@ fn set(mut caller: Caller<'_>, (cause, records): (u32, Vec<TimerRecord>)) -> was
         let timer = Timer {
             at_ns,
             set_by: root.unwrap_or(event.sequence),
+            set_at: Some(event.sequence),
             key,
             depth,
             headers,

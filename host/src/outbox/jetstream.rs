@@ -38,6 +38,8 @@ const IN_FLIGHT: usize = 64;
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) promise: Promise,
+    /// The stream was looked at, so it has nothing else up to where it ended.
+    pub(super) is_read: bool,
     /// Waiting effects that are stored.
     pub(super) stored: Vec<Row>,
     /// Effects that are stored, and that the handler makes again: its state is older.
@@ -84,6 +86,7 @@ pub(super) async fn look(
 ) -> Result<Known, LookError> {
     let window = Known {
         promise: Promise::Window,
+        is_read: false,
         stored: Vec::new(),
         ahead: Ahead::default(),
     };
@@ -94,6 +97,7 @@ pub(super) async fn look(
     }
     let read_back = Known {
         promise: Promise::ReadBack,
+        is_read: true,
         ..window
     };
     let created_ns = description.created_ns;
@@ -136,7 +140,22 @@ pub(super) async fn look(
             let places = ids.iter().filter_map(|id| Place::of_id(id, lineage));
             let places = places.collect();
             let (stored, ahead) = Ahead::sort(store, target, places, position).await?;
+            let promise = match (mark, cursor) {
+                (Some(mark), None) if publisher.lacks_after(mark, &description).await? => {
+                    tracing::warn!(
+                        target,
+                        mark,
+                        last = description.last,
+                        "single messages are gone from the stream since the last one that was in no \
+                         doubt; if they are messages in doubt, these are sent again, and the \
+                         stream's duplicate window decides"
+                    );
+                    Promise::Window
+                }
+                _ => Promise::ReadBack,
+            };
             Ok(Known {
+                promise,
                 stored,
                 ahead,
                 ..read_back
@@ -157,6 +176,7 @@ pub(super) async fn look(
             store.set_effect_mark(target, end);
             Ok(Known {
                 promise: Promise::Window,
+                is_read: false,
                 ..read_back
             })
         }

@@ -87,6 +87,9 @@ pub(super) struct Task {
     has_looked: AtomicBool,
     /// The settings of the stream that decide what is promised, and when they were looked at.
     terms: Mutex<Option<(Instant, Terms)>>,
+    /// The stream has no cursor, nor what came after the last one that the state knows: it has removed
+    /// both, so messages in doubt were sent again.
+    has_lost_cursor: AtomicBool,
     /// By which delayed effects are due.
     clock: Clock,
     /// When the task started: the steady clock counts from here.
@@ -131,6 +134,7 @@ impl Task {
             is_all_by_cursor: AtomicBool::new(false),
             has_looked: AtomicBool::new(false),
             terms: Mutex::default(),
+            has_lost_cursor: AtomicBool::new(false),
             clock: Clock::default(),
             begun: Instant::now(),
             subject_seen: Mutex::default(),
@@ -602,6 +606,9 @@ impl Task {
         let found = cursor::find(publisher, &description, lineage, &self.name).await;
         let found = found.map_err(|error| error.to_string())?;
         self.doubts_cursor.store(false, Ordering::Relaxed);
+        if found.as_ref().and_then(Cursor::sequence).is_some() {
+            self.has_lost_cursor.store(false, Ordering::Relaxed);
+        }
         let is_known = !is_in_doubt || self.is_all_by_cursor.load(Ordering::Relaxed);
         if is_known && found.is_some() {
             *self.cursor.lock() = found;
@@ -631,13 +638,13 @@ impl Task {
         if sequence.is_none() {
             self.promise(known.promise, Some(description.window));
         }
+        // What it passed can't be looked up any more.
+        let is_gone =
+            sequence.is_none() && has_cursor && !(known.is_read || description.transforms);
+        self.has_lost_cursor.store(is_gone, Ordering::Relaxed);
         *self.ahead.lock() = known.ahead;
         self.is_in_doubt.store(false, Ordering::Relaxed);
-        let through = match known.promise {
-            // It was not looked at.
-            Promise::Window => 0,
-            _ => description.last,
-        };
+        let through = if known.is_read { description.last } else { 0 };
         Ok((known.stored, through))
     }
 
@@ -677,7 +684,7 @@ impl Task {
             Err(away) => return Sent::nothing(away),
         };
         let cursor = self.cursor.lock().clone();
-        if cursor.is_some() {
+        if cursor.is_some() && !self.has_lost_cursor.load(Ordering::Relaxed) {
             self.promise(Promise::Exact, None);
         }
         // Until it is known what became of each, even if this is dropped half-way.

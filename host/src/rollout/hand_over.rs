@@ -18,7 +18,7 @@ use crate::pipeline::NO_LEASH;
 use crate::room::Use;
 use crate::runner::Runner;
 use crate::state::catalogue::{Catalogue, HandlerRecord, Record};
-use crate::state::{self, Mark, Prepared, Store};
+use crate::state::{self, Agreed, Agreement, Mark, Prepared, Store};
 
 /// Differences that are left for the time during which both generations are held.
 const LEFT_MAX: usize = 1_000;
@@ -37,6 +37,10 @@ pub(super) struct HandOver {
     is_same_history: bool,
     /// The owner is gone, so nothing of it passes.
     is_from_gone: bool,
+    /// The new owner was built from the stream, and not from what the old one had seen.
+    is_candidate: bool,
+    /// What the new owner did to have the timers that are pending, although events are gone.
+    agreed: Agreed,
     /// The catalogue's row of the handler after it.
     next: HandlerRecord,
     /// The new owner's state, and what it is prepared for.
@@ -110,12 +114,19 @@ pub(super) async fn begin(
         ..handler.continued_as(lineage)
     };
     let owner = owners::ownership(&next);
+    let built = to.program().generation;
+    let is_candidate = deployment.with_record(|record| {
+        let built = record.generation(built);
+        built.is_some_and(|built| built.status.is_candidate())
+    });
     let hand_over = HandOver {
         deployment: name.clone(),
         from: Arc::clone(from),
         to: Arc::clone(to),
         is_same_history,
         is_from_gone: false,
+        is_candidate,
+        agreed: Agreed::default(),
         next,
         prepared: None,
     };
@@ -174,6 +185,8 @@ fn succeed(
         to: Arc::clone(to),
         is_same_history: to.is_of_same_stream(from),
         is_from_gone: true,
+        is_candidate: true,
+        agreed: Agreed::default(),
         next: HandlerRecord {
             state_file,
             epoch,
@@ -249,6 +262,32 @@ fn not_open(name: &str) -> Error {
     ))
 }
 
+/// What a candidate that lacks events did about timers; none if nothing.
+fn timers_in_words(agreed: Agreed) -> Option<String> {
+    let timers = |count: u64| match count {
+        1 => "1 timer".to_owned(),
+        count => format!("{count} timers"),
+    };
+    let Agreed { fired, kept, ended } = agreed;
+    let mut parts = Vec::new();
+    if fired > 0 {
+        parts.push(format!(
+            "{} that had fired or were cancelled left out",
+            timers(fired)
+        ));
+    }
+    if kept > 0 {
+        parts.push(format!("{} that it lacked kept", timers(kept)));
+    }
+    if ended > 0 {
+        parts.push(format!(
+            "{} that its code does not set ended",
+            timers(ended)
+        ));
+    }
+    (!parts.is_empty()).then(|| format!("; without missing events: {}", parts.join(", ")))
+}
+
 impl HandOver {
     /// Prepares the new owner's file. Both are held at a position.
     pub(super) async fn prepare(&mut self, position: u64) -> Result<(), Error> {
@@ -270,6 +309,7 @@ impl HandOver {
                 self.deployment, positions.0, positions.1
             )));
         }
+        self.agree_on_timers((&from, &to)).await?;
         let owner = owners::ownership(&self.next);
         let target = to.clone();
         let prepared = blocking(move || target.prepare_to_own(&from, owner))
@@ -278,6 +318,45 @@ impl HandOver {
         self.prepared = Some((to, prepared));
         self.next.owned_after = position;
         crash_points::reached("hand-over-prepared");
+        Ok(())
+    }
+
+    /// Gives a candidate whose stream has lost events the timers that the old owner has pending. Its
+    /// fold has not met firings that are gone, and would fire their timers again.
+    async fn agree_on_timers(&mut self, (from, to): (&Store, &Store)) -> Result<(), Error> {
+        let lacks = to.published().is_some_and(|known| known.missing > 0);
+        if !(lacks && self.is_candidate && self.is_same_history)
+            || from.pending_timers() + to.pending_timers() == 0
+        {
+            return Ok(());
+        }
+        // They are changed in the file, so nothing may wait for a commit.
+        if !(from.is_durable() && to.is_durable()) {
+            return Err(Error::Conflict(format!(
+                "timers of {} change hands once everything is on disk; try again",
+                self.deployment
+            )));
+        }
+        let code = |runner: &Runner| {
+            let module = runner.program().module;
+            module.ok().map(|module| module.info().digest.clone())
+        };
+        let last = from.published().and_then(|known| known.last_event);
+        let agreement = match (code(&self.from), code(&self.to)) {
+            (Some(before), Some(now)) if before == now => Agreement::Whole,
+            // What is due after the last event has not fired either.
+            _ => Agreement::DueUntil(last.map_or(0, |event| event.time_ns)),
+        };
+        let (source, target) = (from.clone(), to.clone());
+        self.agreed = blocking(move || target.agree_on_timers(&source, agreement))
+            .await
+            .inspect_err(|_| self.to.reopen_if_failed())?;
+        if let Some(words) = timers_in_words(self.agreed) {
+            tracing::warn!(
+                deployment = self.deployment,
+                "a generation takes over{words}"
+            );
+        }
         Ok(())
     }
 
@@ -299,9 +378,13 @@ impl HandOver {
         Ok(())
     }
 
-    /// Names the new owner in the record that is about to be committed.
+    /// Names the new owner in the record that is about to be committed, and says there what became of
+    /// timers.
     pub(super) fn name_owner(&self, record: &mut Record) {
         record.handler = Some(self.next.clone());
+        if let Some(words) = timers_in_words(self.agreed) {
+            record.active_mut().reason.push_str(&words);
+        }
     }
 
     /// Finds out what the catalogue says after its commit failed: an error if it still names the

@@ -136,7 +136,7 @@ impl File {
     }
 
     /// Changes what concerns effects, in a commit of its own.
-    fn change_effects(
+    pub(super) fn change_effects(
         &self,
         change: impl FnOnce(&WriteTransaction) -> Result<(), Error>,
     ) -> Result<(), Error> {

@@ -5,6 +5,7 @@
 //! together with the checkpoint, in one commit of the file. Nothing here knows
 //! of Wasm or of sources.
 
+mod agreed_timers;
 pub mod catalogue;
 mod changes;
 mod copy;
@@ -45,6 +46,7 @@ use crate::event::Payload;
 use crate::memory::{self, Memory};
 use crate::{room, storage};
 
+pub use agreed_timers::{Agreed, Agreement};
 pub use copy::{copy, map};
 pub use file::{FORMAT, FORMAT_OWNED, SETTLED, check, compact};
 pub use hand_over::{Copied, Prepared};

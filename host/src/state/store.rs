@@ -527,6 +527,22 @@ impl Store {
         Ok(())
     }
 
+    /// Shows the timers that the file has, because they were changed there. Nothing that is published
+    /// waits for its commit.
+    pub(super) fn show_timers_of_file(&self) -> Result<(), Error> {
+        let timers = self.inner.file.timers()?;
+        self.inner
+            .timers
+            .set_pending(timers::count(timers.as_ref())?);
+        let before = {
+            let _writing = self.inner.writing.lock();
+            std::mem::replace(&mut self.inner.view.write().timers, timers)
+        };
+        // After the locks, as in a commit.
+        drop(before);
+        Ok(())
+    }
+
     /// The position of the last commit; 0 before the first one.
     pub fn durable_position(&self) -> u64 {
         let durable = self.inner.durable.borrow();

@@ -80,6 +80,11 @@ impl Count {
         }
     }
 
+    pub(super) fn set_pending(&self, pending: u64) {
+        let pending = i64::try_from(pending).unwrap_or(i64::MAX);
+        self.pending.store(pending, Ordering::Release);
+    }
+
     fn pending(&self) -> u64 {
         u64::try_from(self.pending.load(Ordering::Acquire)).unwrap_or(0)
     }

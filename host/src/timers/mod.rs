@@ -13,6 +13,7 @@
 mod firing;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 pub(crate) use firing::{Firing, SUBJECT_PREFIX, What, deployment, subject};
 
@@ -33,9 +34,14 @@ pub struct Timer {
     /// When it fires, in nanoseconds since the Unix epoch.
     #[serde(rename = "at")]
     pub at_ns: u64,
-    /// The sequence of the event or firing that set it.
+    /// The sequence of the event with which it began: the one that set it, or the first one in a row
+    /// of timers.
     #[serde(rename = "set")]
     pub set_by: u64,
+    /// The sequence of what set it, an event or a firing: tells it from another one of its name and
+    /// time. None if an earlier release set it.
+    #[serde(default, rename = "by", skip_serializing_if = "Option::is_none")]
+    pub set_at: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// How many timers in a row led to it, each of which set the next for at once; 0 if an event set
@@ -98,6 +104,22 @@ pub(crate) fn is_at_once(set_ns: u64, at_ns: u64) -> bool {
     at_ns.saturating_sub(set_ns) < AT_ONCE_NS
 }
 
+/// The id of the firing of a timer. What set it and the attempt are part of it, or the stream would
+/// take the firing for a duplicate of an earlier one of that name and time.
+pub(crate) fn id(deployment: &str, name: &str, timer: &Timer, attempt: u32) -> String {
+    let Timer { at_ns, set_at, .. } = timer;
+    let digest = Sha256::digest(name.as_bytes());
+    let hash: String = digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    match set_at {
+        Some(set_at) => format!("fst.{deployment}.{at_ns}.{hash}.{set_at}.{attempt}"),
+        // Its firing may be under way since before the upgrade, and must not be stored twice.
+        None => format!("fst.{deployment}.{at_ns}.{hash}.{attempt}"),
+    }
+}
+
 fn is_zero(depth: &u32) -> bool {
     *depth == 0
 }
@@ -135,15 +157,37 @@ mod tests {
             ..Timer::default()
         };
         let whole = Timer {
+            set_at: Some(9),
             key: Some(String::new()),
             depth: 3,
             headers: vec![("ce-correlationid".to_owned(), "c\"1".to_owned())],
             ..plain.clone()
         };
-        for timer in [plain, whole] {
+        for timer in [plain.clone(), whole] {
             assert_eq!(Timer::from_text(&timer.to_text()), Some(timer));
         }
+        let of_earlier_release = r#"{"at":18446744073709551615,"set":7}"#;
+        assert_eq!(Timer::from_text(of_earlier_release), Some(plain));
         assert_eq!(Timer::from_text("{"), None);
+    }
+
+    #[test]
+    fn firing_of_a_timer_that_an_earlier_release_set_keeps_its_id() {
+        let old = Timer {
+            at_ns: 5,
+            set_by: 7,
+            ..Timer::default()
+        };
+        assert_eq!(id("ship", "a", &old, 2), "fst.ship.5.ca978112ca1bbdca.2");
+        let set = |set_at| Timer {
+            set_at: Some(set_at),
+            ..old.clone()
+        };
+        assert_eq!(
+            id("ship", "a", &set(9), 2),
+            "fst.ship.5.ca978112ca1bbdca.9.2"
+        );
+        assert_ne!(id("ship", "a", &set(9), 0), id("ship", "a", &set(10), 0));
     }
 
     #[test]

@@ -451,7 +451,9 @@ fn removal(config: &StreamConfig, warnings: &mut Vec<String>) {
     if config.max_msgs_per_subject > 0 {
         warnings.push(format!(
             "max_msgs_per_subject {} keeps only the last events of each subject: a projection sees \
-             latest values, not the history; remove the limit for an event stream",
+             latest values, not the history, and a rebuilt handler does not find when its timers \
+             fired, because all firings of a deployment have one subject; remove the limit for an \
+             event stream",
             config.max_msgs_per_subject
         ));
     }

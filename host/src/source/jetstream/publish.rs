@@ -178,6 +178,8 @@ pub struct Description {
     pub first: u64,
     /// Its last sequence.
     pub last: u64,
+    /// How many messages between them are gone.
+    pub deleted: u64,
     /// The server's time, in nanoseconds since the Unix epoch, if it said so.
     pub time_ns: Option<u64>,
 }
@@ -360,6 +362,7 @@ impl Publisher {
             takes_conditions: info.config.api_level() >= LEVEL_OF_CONDITIONS,
             first: info.first(),
             last: info.state.last_seq,
+            deleted: info.state.num_deleted,
             time_ns: timestamp::parse_ns(&info.ts).ok(),
         })
     }
@@ -427,6 +430,27 @@ impl Publisher {
                 .map(|(_, id)| id);
             ids.extend(id.filter(|id| id.starts_with(search.prefix)));
         }
+    }
+
+    /// Whether the stream lacks a message after a sequence and up to its end. What it has too many of
+    /// to list may be there.
+    pub async fn lacks_after(
+        &self,
+        sequence: u64,
+        description: &Description,
+    ) -> Result<bool, Unavailable> {
+        if description.deleted == 0 || sequence >= description.last {
+            return Ok(false);
+        }
+        if description.deleted > LOOKED_AT_MAX as u64 {
+            return Ok(true);
+        }
+        let mut link = self.link().await?;
+        let api = self.api(&link);
+        let info = self
+            .asked(&mut link, api.stream_info_with_deleted())
+            .await?;
+        Ok(info.state.deleted.iter().any(|gone| *gone > sequence))
     }
 
     /// Whether the stream has a message under the subject to which it was sent; none if it has no

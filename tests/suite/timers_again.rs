@@ -1,0 +1,105 @@
+//! Timers that are set again to the time that they had, and timers whose firings or events their
+//! stream has lost.
+
+use foldstream::api::{self, GenerationStatus};
+use foldstream_tests::host::Host;
+use foldstream_tests::nats::{self, NatsServer};
+use foldstream_tests::{guests, wait};
+use serde_json::{Value, json};
+
+use crate::timers::{ALARM, LATER_MS, alarms, ask, event, names, pending, rang, start};
+
+#[tokio::test]
+async fn timer_that_is_set_again_for_the_same_past_time_fires_at_once_each_time() {
+    let mut host = start("").await;
+    // Each one waited twice as long as the one before, and the twelfth for minutes.
+    for count in 1..=12 {
+        let past = json!({ "name": "deadline", "at_ns": 1_000 });
+        host.client().append(&[event("a", "set", &past)]).await;
+        let rang = rang(host.client(), count).await;
+        assert_eq!(names(&rang), vec!["a/deadline"; count]);
+        // Nor does what was published before a crash count as a firing of it.
+        if count == 6 {
+            host.kill();
+            host.restart().await;
+        }
+    }
+    pending(host.client(), 0).await;
+}
+
+/// The names of the timers that rang in a stream, in their order.
+async fn rang_in(server: &NatsServer) -> Vec<String> {
+    let jetstream = server.jetstream().await;
+    let mut stream = jetstream.get_stream("ALARMS").await.expect("it is there");
+    let last = stream.info().await.expect("it answers").state.last_sequence;
+    let mut names = Vec::new();
+    for sequence in 1..=last {
+        // Some were removed.
+        let Ok(message) = stream.get_raw_message(sequence).await else {
+            continue;
+        };
+        if message.subject.starts_with("rang.") {
+            let data: Value = serde_json::from_slice(&message.payload).expect("JSON");
+            names.push(data["name"].as_str().expect("a name").to_owned());
+        }
+    }
+    names
+}
+
+async fn has_rung(server: &NatsServer, name: &str) -> Vec<String> {
+    wait::until("a timer to ring", || async {
+        let rang = rang_in(server).await;
+        rang.iter().any(|one| one == name).then_some(rang)
+    })
+    .await
+}
+
+async fn rebuild(host: &Host) -> api::Generation {
+    let client = host.client();
+    let answer = client.act(ALARM, "rebuild?accept-missing=true").await;
+    assert!(answer.status.is_success(), "{}", answer.text());
+    let number = answer.json::<api::Deployed>().generation;
+    client
+        .becomes(ALARM, number, GenerationStatus::Active)
+        .await
+}
+
+#[tokio::test]
+async fn rebuilt_state_fires_no_timer_again_whose_firing_is_gone_and_keeps_those_whose_event_is() {
+    let server = NatsServer::start().await;
+    let jetstream = server.jetstream().await;
+    nats::create_stream_with(&jetstream, alarms()).await;
+    let host = Host::start_on(&server, "ALARMS").await;
+    let grant = "&allow-publish=rang.%3E%40orders";
+    host.client()
+        .deploy_with(ALARM, &guests::module(ALARM), grant)
+        .await;
+    ask(&jetstream, "later", LATER_MS).await;
+    for number in 0..5 {
+        ask(&jetstream, &format!("t{number}"), 0).await;
+    }
+    let fired = ["a/t0", "a/t1", "a/t2", "a/t3", "a/t4"];
+    has_rung(&server, "a/t4").await;
+    pending(host.client(), 1).await;
+    let stream = jetstream.get_stream("ALARMS").await.expect("it is there");
+    let firings = stream.purge().filter("_fs.timers.>").await;
+    assert_eq!(firings.expect("is purged").purged, 5);
+    assert!(stream.delete_message(1).await.expect("is removed"));
+    // Each rebuild lacks them again.
+    let mut reasons = Vec::new();
+    for round in ["first", "second"] {
+        reasons.push(rebuild(&host).await.reason);
+        // They fire in the order of their times, so those would ring before it.
+        ask(&jetstream, round, 0).await;
+        has_rung(&server, &format!("a/{round}")).await;
+        pending(host.client(), 1).await;
+    }
+    let wanted = [&fired[..], &["a/first", "a/second"]].concat();
+    assert_eq!(rang_in(&server).await, wanted);
+    for reason in reasons {
+        assert!(
+            reason.contains("5 timers that had fired") && reason.contains("1 timer that it lacked"),
+            "{reason}"
+        );
+    }
+}
