@@ -36,8 +36,8 @@ import {
 import { summary } from "../src/errors";
 import { Event as MadeEvent } from "../src/events";
 import { Instance } from "../src/instance";
+import { parse } from "../src/parse";
 import { Harness, event, eventsFromNdjson } from "../src/testing";
-import { parse } from "../src/types";
 
 const Added = record({ amount: i64 });
 const Totals = record({ count: u64, last: list(i64) });
