@@ -124,7 +124,8 @@ export const number: Type<number> = {
   check(value) {
     const given = numberOf(value);
     if (!Number.isFinite(given)) throw mismatch("a finite number", value);
-    return given as number;
+    // Minus zero becomes zero, as it does in JSON: a value must not depend on when it was stored.
+    return (given as number) + 0;
   },
 };
 
@@ -232,7 +233,9 @@ export const json: Type<unknown> = {
       // The engine has rounded it already.
       throw new Mismatch(`an integer beyond 2^53 - 1, about ${value}, is not exact: take it as a text, or as a \`number\``);
     }
-    if (value === null || typeof value === "boolean" || Number.isFinite(value)) return value;
+    if (value === null || typeof value === "boolean") return value;
+    // Minus zero becomes zero, as with `number`.
+    if (Number.isFinite(value)) return (value as number) + 0;
     throw mismatch("JSON", value);
   },
 };
