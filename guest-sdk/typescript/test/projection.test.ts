@@ -273,6 +273,16 @@ test("messages for people and beginnings of keys have no half characters", () =>
   assert.throws(() => new Harness(Starts).given(event("a")), /half of a pair of surrogates is no text/);
 });
 
+test("a message tells of all errors of an aggregate, and of what cannot be shown", () => {
+  const many = new AggregateError([new RangeError("a"), new Reject("b"), "c", 4, 5], "all failed");
+  assert.equal(summary(many), "AggregateError: all failed: RangeError: a; b; thrown: c; thrown: 4");
+  const odd = { toString: () => assert.fail("as well") };
+  for (const thrown of [odd, Object.create(null), { toString: () => ({}), valueOf: () => ({}) }]) {
+    assert.equal(summary(thrown), "thrown: a value that cannot be shown");
+  }
+  assert.equal(summary(Symbol("s")), "thrown: Symbol(s)");
+});
+
 test("mistakes in declarations are named", () => {
   class Twice extends Projection {
     static override manifest: Manifest = { name: "a", subjects: ["a"] };
