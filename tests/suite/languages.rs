@@ -136,6 +136,7 @@ fn sdk_of_typescript_and_its_examples_pass_their_tests_and_have_sound_types() {
         "test/saga.test.ts",
         "test/migration.test.ts",
         "test/versions.test.ts",
+        "test/data.test.ts",
         "examples/order-totals/test/index.test.ts",
         "examples/saga-orchestrated/test/index.test.ts",
     ] {
@@ -707,6 +708,12 @@ fn bad() -> Vec<Value> {
         r#"{"order": "1", "total_cents": 01}"#,
         r#"{"order": "1", "total_cents": 1,}"#,
         r#"{"order": "1", "total_cents": 1} x"#,
+        r#"{"order": "1", "total_cents": 1.0}"#,
+        r#"{"order": "1", "total_cents": 1e2}"#,
+        r#"{"order": "1", "total_cents": 1e-400}"#,
+        r#"{"order": "1", "total_cents": 9007199254740990.7}"#,
+        r#"{"order": "1", "total_cents": 1, "total_cents": 1}"#,
+        r#"["1", 1]"#,
     ];
     bad.extend(texts.map(Value::from));
     bad

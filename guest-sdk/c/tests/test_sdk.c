@@ -335,6 +335,53 @@ static void what_does_not_match_its_type_is_refused(void) {
     FS_EQUAL(again(&added_type, deep), "JSON is nested more than 128 deep");
 }
 
+/* ---- Data of events: conformance/data.json. ---- */
+
+typedef struct {
+    fs_text name;
+} person;
+FS_RECORD(person_type, person, FS_FIELD(person, name));
+typedef struct {
+    fs_text order;
+    uint64_t cents;
+    int64_t delta;
+    double rate;
+    person by;
+} placed_data;
+FS_RECORD(placed_type, placed_data, FS_FIELD(placed_data, order), FS_FIELD(placed_data, cents),
+    FS_OPTIONAL(placed_data, delta), FS_OPTIONAL(placed_data, rate),
+    {"by", offsetof(placed_data, by), &person_type, true});
+
+static void data_is_taken_and_rejected_as_in_every_language(void) {
+    char line[1024], shown[1024];
+    int counts[2] = {0};
+    bool wanted = true;
+    FILE *file = fopen("../../conformance/data.json", "r");
+    FS_CHECK(file != NULL);
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL && strstr(line, "\"maps\": {") == NULL) {
+        wanted = wanted && strstr(line, "\"rejected\": [") == NULL;
+        /* Data that is taken is a member, data that is rejected is the whole line. */
+        char *begin = strstr(line, wanted ? "\"data\": \"" : "    \"");
+        if (begin == NULL) {
+            continue;
+        }
+        begin += wanted ? 8 : 4;
+        char *end = wanted ? strstr(begin, ", \"stored\"") : strrchr(begin, '"') + 1;
+        fs_text json;
+        placed_data value;
+        fs_instance.failure = FS_OK;
+        FS_CHECK(fs_decode(&fs_instance.batch, (fs_text){begin, (size_t)(end - begin)}, &fs_string, &json));
+        bool taken = fs_decode(&fs_instance.batch, json, &placed_type, &value);
+        snprintf(shown, sizeof(shown), "%.*s is %s", (int)(end - begin), begin, wanted ? "taken" : "rejected");
+        if (taken != wanted) {
+            FS_EQUAL("it is not", shown);
+        }
+        counts[wanted]++;
+    }
+    FS_CHECK(counts[true] > 10 && counts[false] > 20);
+    fclose(file);
+}
+
 /* ---- Keys: conformance/keys.json. ---- */
 
 static fs_kind kind_of(fs_text name) {
@@ -468,6 +515,7 @@ int main(void) {
     FS_TEST(tables_that_grow_too_large_start_empty);
     FS_TEST(values_are_written_in_one_form);
     FS_TEST(what_does_not_match_its_type_is_refused);
+    FS_TEST(data_is_taken_and_rejected_as_in_every_language);
     FS_TEST(keys_are_written_and_read_as_in_every_language);
     FS_TEST(numbers_that_do_not_fit_are_no_keys);
     FS_TEST(messages_are_utf8_wherever_they_are_cut);

@@ -13,8 +13,8 @@ import (
 // Supported types: bool, string, numbers, Date, Timestamp, pointers (null is nil), slices, arrays,
 // maps with texts as keys (written in the order of the keys), structs of these, struct{} (null), and
 // any for JSON as it is. Fields of structs are named as with encoding/json. Reading ignores fields
-// that a struct does not have. A field is required unless it is a pointer, or has the option
-// omitzero or omitempty.
+// that a struct does not have, and refuses a field that occurs twice. A field is required unless it is
+// a pointer, or has the option omitzero or omitempty.
 type codec struct {
 	kind reflect.Type
 	// decode sets the value at a pointer, which is zero.
@@ -315,11 +315,14 @@ func (c *codec) makeMap() error {
 		entries := reflect.MakeMap(c.kind)
 		reflect.NewAt(c.kind, value).Elem().Set(entries)
 		return r.fields(func(name string) error {
+			key := reflect.ValueOf(strings.Clone(name)).Convert(c.kind.Key())
+			if entries.MapIndex(key).IsValid() {
+				return twice(name)
+			}
 			element := reflect.New(inner.kind)
 			if err := inner.decode(r, element.UnsafePointer()); err != nil {
 				return within(name, err)
 			}
-			key := reflect.ValueOf(strings.Clone(name)).Convert(c.kind.Key())
 			entries.SetMapIndex(key, element.Elem())
 			return nil
 		})

@@ -60,15 +60,21 @@ func fieldsOf(kind reflect.Type, base uintptr) ([]structField, error) {
 		declared := kind.Field(number)
 		name, options, _ := strings.Cut(declared.Tag.Get("json"), ",")
 		offset := base + declared.Offset
-		if declared.Anonymous && name == "" && declared.Type.Kind() == reflect.Struct {
-			inner, err := fieldsOf(declared.Type, offset)
+		if embeds(declared) && name == "" {
+			inner, err := embeddedFields(declared, offset)
 			if err != nil {
-				return nil, err
+				return nil, within(kind.String()+"."+declared.Name, err)
 			}
-			fields = append(fields, inner...)
+			for _, field := range inner {
+				if err := distinct(kind, fields, field.name); err != nil {
+					return nil, err
+				}
+				fields = append(fields, field)
+			}
 			continue
 		}
-		if !declared.IsExported() || name == "-" {
+		// With a comma behind it, as in encoding/json, it is a name.
+		if !declared.IsExported() || declared.Tag.Get("json") == "-" {
 			continue
 		}
 		if name == "" {
@@ -77,8 +83,8 @@ func fieldsOf(kind reflect.Type, base uintptr) ([]structField, error) {
 		if options != "" && options != "omitzero" && options != "omitempty" {
 			return nil, mismatch(kind.String(), ".", declared.Name, ": unknown option ", options, " in its tag; there are omitzero and omitempty")
 		}
-		if slices.ContainsFunc(fields, func(other structField) bool { return other.name == name }) {
-			return nil, mismatch(kind.String(), ": two fields are named ", name)
+		if err := distinct(kind, fields, name); err != nil {
+			return nil, err
 		}
 		inner, err := codecOf(declared.Type)
 		if err != nil {
@@ -96,6 +102,36 @@ func fieldsOf(kind reflect.Type, base uintptr) ([]structField, error) {
 	return fields, nil
 }
 
+// embeds says whether a field is a struct without a name of its own, or a pointer to one.
+func embeds(field reflect.StructField) bool {
+	kind := field.Type
+	if kind.Kind() == reflect.Pointer {
+		kind = kind.Elem()
+	}
+	return field.Anonymous && kind.Kind() == reflect.Struct
+}
+
+// embeddedFields are the fields that an embedded struct adds. Where encoding/json would do what is not
+// done here, they are refused: what is left out silently is lost.
+func embeddedFields(embedded reflect.StructField, offset uintptr) ([]structField, error) {
+	kind := embedded.Type
+	if kind.Kind() == reflect.Pointer {
+		return nil, mismatch("an embedded pointer cannot be stored; embed the struct, or give it a name in its tag")
+	}
+	fields, err := fieldsOf(kind, offset)
+	if err == nil && len(fields) == 0 && kind.NumField() > 0 {
+		err = mismatch(kind.String(), " has no field that can be stored")
+	}
+	return fields, err
+}
+
+func distinct(kind reflect.Type, fields []structField, name string) error {
+	if slices.ContainsFunc(fields, func(other structField) bool { return other.name == name }) {
+		return mismatch(kind.String(), ": two fields are named ", name)
+	}
+	return nil
+}
+
 func decodeStruct(r *reader, fields []structField, value unsafe.Pointer) error {
 	var seen uint64
 	// Fields mostly come in the order of the struct.
@@ -110,7 +146,7 @@ func decodeStruct(r *reader, fields []structField, value unsafe.Pointer) error {
 		}
 		next = number + 1
 		if seen&(1<<number) != 0 {
-			return mismatch("two fields `", name, "`")
+			return twice(name)
 		}
 		seen |= 1 << number
 		field := &fields[number]
@@ -129,6 +165,9 @@ func decodeStruct(r *reader, fields []structField, value unsafe.Pointer) error {
 	}
 	return nil
 }
+
+// twice is why an object is refused: other readers would take the first of the fields, or the last.
+func twice(name string) error { return mismatch("two fields `", name, "`") }
 
 func encodeStruct(to []byte, fields []structField, value unsafe.Pointer) ([]byte, error) {
 	separator := byte('{')
@@ -209,6 +248,9 @@ func decodeAny(r *reader) (any, error) {
 	case "an object":
 		entries := map[string]any{}
 		return entries, r.fields(func(name string) (err error) {
+			if _, found := entries[name]; found {
+				return twice(name)
+			}
 			entries[strings.Clone(name)], err = decodeAny(r)
 			return err
 		})

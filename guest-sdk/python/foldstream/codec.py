@@ -55,10 +55,11 @@ def parse(text: str | bytes) -> Any:
         if isinstance(text, bytes):
             # `json` would guess the encoding.
             text = text.decode()
+        _Twice.met = False
         value = _DECODER.decode(text)
         if "\\u" in text:
             # Half of a pair of surrogates is no text, and could not be stored.
-            json.dumps(value, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False, default=str).encode()
     except (ValueError, RecursionError) as error:
         raise Mismatch(f"{error}") from None
     return value
@@ -68,7 +69,30 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+class _Twice:
+    """Stands for the value of a member that occurs twice: `json` would take the last."""
+
+    met = False
+    """Whether the JSON that was parsed last has one."""
+
+
+_TWICE = _Twice()
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        # Not refused at once: it may be in an object that no type looks at.
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                members[name] = _TWICE
+            seen.add(name)
+        _Twice.met = True
+    return members
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_members)
 
 
 def to_json(value: Any) -> str:
@@ -189,7 +213,14 @@ def _make(declared: Any) -> Codec:
 
 
 def _shown(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", NoneType: "null"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "true or false",
+        NoneType: "null",
+        _Twice: "a member that occurs twice",
+    }
     return names.get(type(value)) or (
         "a number" if isinstance(value, (int, float)) else type(value).__name__
     )
@@ -245,7 +276,10 @@ def _integer(width: Width | None) -> Codec:
 def _decode_float(value: Any) -> float:
     # JSON has one kind of number: 3 is as good as 3.0.
     if type(value) is int:
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
     if type(value) is not float or not math.isfinite(value):
         raise _mismatch("a finite number", value)
     return value
@@ -306,17 +340,41 @@ def _raw(declared: Any) -> Codec:
             raise _mismatch("an object" if kind is dict else "a list", value)
         return value
 
+    def decode(value: Any) -> Any:
+        if _Twice.met:
+            _refuse_twice(value)
+        return check(value)
+
     new = None if kind is object else kind
-    return Codec(check, lambda value: to_json(check(value)), _copy_raw, new)
+    return Codec(decode, lambda value: to_json(check(value)), _copy_raw, new)
+
+
+def _refuse_twice(value: Any) -> None:
+    kind = type(value)
+    if kind is _Twice:
+        raise _mismatch("JSON", value)
+    if kind is dict:
+        for name, item in value.items():
+            _at(name, _refuse_twice, item)
+    elif kind is list:
+        for place, item in enumerate(value):
+            _at(place, _refuse_twice, item)
+
+
+_PLAIN = frozenset({str, int, float, bool, NoneType})
 
 
 def _copy_raw(value: Any) -> Any:
+    """A copy, as it will be read: a value must not depend on when it was stored."""
     kind = type(value)
-    if kind is dict:
-        return {key: _copy_raw(item) for key, item in value.items()}
+    if kind in _PLAIN:
+        return value
     if kind is list:
         return [_copy_raw(item) for item in value]
-    return value
+    if kind is dict and all(type(name) is str for name in value):
+        return {name: _copy_raw(item) for name, item in value.items()}
+    # A tuple becomes a list, a dataclass and a `Counter` an object, a date a text.
+    return parse(to_json(value))
 
 
 def _literal(declared: Any, arguments: tuple[Any, ...]) -> Codec:

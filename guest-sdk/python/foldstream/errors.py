@@ -36,12 +36,26 @@ def summary(error: BaseException) -> str:
     their messages only. It is a text that a host takes.
     """
     if isinstance(error, (Reject, Retry, NotFound, InvalidArguments, Mismatch)):
-        message = str(error) or type(error).__name__
+        message = _text(error) or type(error).__name__
     else:
-        text = str(error)
+        text = _text(error)
         message = type(error).__name__ + (f": {text}" if text else "") + _place(error)
+    if isinstance(error, BaseExceptionGroup):
+        message += ": " + "; ".join([summary(one) for one in error.exceptions[:_MEMBERS_MAX]])
     cause = error.__cause__
     return whole(message if cause is None else f"{message}: {summary(cause)}")
+
+
+_MEMBERS_MAX = 4
+"""Most exceptions of a group that are shown; the log has them all."""
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as other:
+        # That is its mistake, and not what went wrong.
+        return f"its message cannot be shown ({type(other).__name__})"
 
 
 def whole(text: str) -> str:

@@ -25,7 +25,7 @@ class Failed:
     index: int
     retry: bool
     message: str
-    error: Exception
+    error: BaseException
 
 
 class Instance:
@@ -81,7 +81,8 @@ class Instance:
             raise
         except Unwritable as error:
             return _failed(error.index, error.cause)
-        except Exception as error:
+        except BaseException as error:
+            # Also those that end a program, such as KeyboardInterrupt: here none ends.
             return _failed(index, error)
         return None
 
@@ -105,7 +106,7 @@ class Instance:
         return found.answer(self.module, arguments)
 
 
-def _failed(index: int, error: Exception) -> Failed:
+def _failed(index: int, error: BaseException) -> Failed:
     if not is_deliberate(error):
         log.traceback(error)
     return Failed(index, isinstance(error, Retry), summary(error), error)

@@ -130,6 +130,34 @@ def test_an_unexpected_exception_is_told_with_its_line_and_its_traceback(monkeyp
     assert told[0].startswith("Traceback") and "raise KeyError" in told[0]
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise KeyError("message")
+
+
+@pytest.mark.parametrize(
+    ("thrown", "told"),
+    [
+        (Mute(), "Mute: its message cannot be shown (KeyError) (test_projection.py, line "),
+        (KeyboardInterrupt(), "KeyboardInterrupt (test_projection.py, line "),
+        (GeneratorExit(), "GeneratorExit (test_projection.py, line "),
+        (SystemExit(3), "SystemExit: 3 (test_projection.py, line "),
+        (ExceptionGroup("many", [ValueError("a"), Reject("b")]), "in apply): ValueError: a; b"),
+    ],
+)
+def test_whatever_is_raised_rejects_its_event(thrown: BaseException, told: str, monkeypatch: Any) -> None:
+    class Raising(Projection):
+        manifest = Manifest("raising", ["a"])
+
+        def apply(self, event: Event) -> None:
+            raise thrown
+
+    monkeypatch.setattr(log, "sink", lambda *_: None)
+    failed = Instance(Raising, Memory(Raising.manifest)).apply([Event(1, 0, "a", "a", {}, "")])
+    assert failed is not None and not failed.retry
+    assert told in failed.message
+
+
 def test_running_out_of_memory_is_no_fault_of_the_event() -> None:
     class Hungry(Projection):
         manifest = Manifest("hungry", ["a"])

@@ -7,6 +7,7 @@ use std::slice;
 use serde::Deserialize;
 
 use crate::failure::Failure;
+use crate::strict;
 use crate::time::Timestamp;
 
 /// An immutable fact.
@@ -62,14 +63,14 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// Decodes JSON.
+    /// Decodes JSON. A list is no record, and no member may occur twice.
     #[inline]
     pub fn json<T: Deserialize<'a>>(self) -> Result<T, serde_json::Error> {
         // Always from text, so that the decoder of a type is in the module once.
         match self {
-            Self::Text(text) => serde_json::from_str(text),
+            Self::Text(text) => strict::read(text),
             Self::Bytes(bytes) => {
-                serde_json::from_str(std::str::from_utf8(bytes).map_err(serde::de::Error::custom)?)
+                strict::read(std::str::from_utf8(bytes).map_err(serde::de::Error::custom)?)
             }
         }
     }

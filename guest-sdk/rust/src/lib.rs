@@ -23,6 +23,7 @@ mod projection;
 pub mod saga;
 pub mod scan;
 mod state;
+mod strict;
 mod table;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;

@@ -37,13 +37,29 @@ export function isDeliberate(error: unknown): boolean {
   return DELIBERATE.some((kind) => error instanceof kind);
 }
 
+/** Most errors of an `AggregateError` that are shown. */
+const ERRORS_MAX = 4;
+
 /** One line about what was thrown, with its causes. Errors that were thrown on purpose are shown by
  * their messages alone, others with their class and the first line of their stack. It is a text that
  * a host takes: half of a pair of surrogates becomes U+FFFD. */
 export function summary(error: unknown, place: (error: Error) => string = () => ""): string {
-  if (!(error instanceof Error)) return `thrown: ${String(error)}`.toWellFormed();
-  const shown = isDeliberate(error)
+  if (!(error instanceof Error)) return `thrown: ${textOf(error)}`.toWellFormed();
+  let shown = isDeliberate(error)
     ? error.message || error.name
     : `${error.name}: ${error.message}${place(error)}`;
+  if (error instanceof AggregateError) {
+    const errors = error.errors.slice(0, ERRORS_MAX).map((one) => summary(one, place));
+    shown += `: ${errors.join("; ")}`;
+  }
   return (error.cause === undefined ? shown : `${shown}: ${summary(error.cause, place)}`).toWellFormed();
+}
+
+/** Anything as text, whatever its own methods do. */
+function textOf(thrown: unknown): string {
+  try {
+    return String(thrown);
+  } catch {
+    return "a value that cannot be shown";
+  }
 }

@@ -1,8 +1,9 @@
 /** Events. */
 
 import { Mismatch, Reject } from "./errors";
+import { parse } from "./parse";
 import { dateOf, timeOf } from "./time";
-import { parse, type Type } from "./types";
+import type { Type } from "./types";
 
 const DAY = 86_400_000_000;
 

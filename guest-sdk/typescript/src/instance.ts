@@ -6,10 +6,10 @@ import type { Event } from "./events";
 import { Handler } from "./handler";
 import { open, type Module, type ModuleClass } from "./module";
 import { NewEntries, OldEntry, type Stored } from "./migration";
+import { parse } from "./parse";
 import { Projection } from "./projection";
 import { NO_EVENT, State, Unwritable, type Backend } from "./tables";
 import type { Fired } from "./timers";
-import { parse } from "./types";
 import { beginCall, refuseWaiting } from "./waiting";
 
 /** Why a batch could not be applied completely. */

@@ -1,8 +1,9 @@
 /** Migrations: the entries of an older version of a module, and those that take their places. */
 
 import { Mismatch, Reject } from "./errors";
+import { parse } from "./parse";
 import { readKey, type KeyOf, type KeyType, type Table, type Value } from "./tables";
-import { parse, type Type } from "./types";
+import type { Type } from "./types";
 
 /** An entry as a host stores it: its key and its value. */
 export type Stored = [key: string, value: string | Uint8Array];

@@ -7,7 +7,8 @@
  * SDK of Foldstream writes the same text for the same key, and the texts sort like the values. */
 
 import { Mismatch } from "./errors";
-import { parse, text, type Type, type TypeOf } from "./types";
+import { parse } from "./parse";
+import { text, type Type, type TypeOf } from "./types";
 
 /** Longest key that a host accepts, in bytes. */
 const KEY_BYTES_MAX = 1_024;

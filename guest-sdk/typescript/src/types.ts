@@ -5,11 +5,13 @@
  * fields that the type does not have are left out. */
 
 import { Mismatch } from "./errors";
+import { numberOf } from "./parse";
 import { daysOf, nanosecondsOf, timeOf } from "./time";
 
 /** A type of JSON values. */
 export interface Type<T> {
-  /** A checked copy of a value. Throws `Mismatch`. */
+  /** A checked copy of a value. Throws `Mismatch`. Of parsed JSON, an integer that is written as a
+   * fraction, such as `1.0`, is a symbol, because it may have been rounded. */
   check(value: unknown): T;
   /** Whether values can change in place, as objects and lists do. */
   readonly changes: boolean;
@@ -39,6 +41,8 @@ function shown(value: unknown): string {
   if (value === undefined) return "nothing";
   if (Array.isArray(value)) return "a list";
   if (typeof value === "string") return "a text";
+  // A number as it was written, or the member that occurs twice.
+  if (typeof value === "symbol") return value.description ?? "a symbol";
   if (typeof value === "object") return isPlain(value) ? "an object" : `a value of class ${value.constructor?.name}`;
   return String(value);
 }
@@ -114,7 +118,16 @@ export const bool: Type<boolean> = {
 };
 
 /** Any finite number. */
-export const number: Type<number> = { ...plain<number>("a finite number", Number.isFinite), initial: () => 0 };
+export const number: Type<number> = {
+  changes: false,
+  initial: () => 0,
+  check(value) {
+    const given = numberOf(value);
+    if (!Number.isFinite(given)) throw mismatch("a finite number", value);
+    // Minus zero becomes zero, as it does in JSON: a value must not depend on when it was stored.
+    return (given as number) + 0;
+  },
+};
 
 /** `null`, the value of a table whose keys are all that matters. */
 export const nothing: Type<null> = plain("null", (value) => value === null);
@@ -205,7 +218,8 @@ export const timestamp: Type<string> = {
  * `undefined` are left out. */
 export const json: Type<unknown> = {
   changes: true,
-  check(value) {
+  check(given) {
+    const value = numberOf(given);
     if (value !== null && typeof value === "object") {
       if (Array.isArray(value)) return value.map((item) => json.check(item));
       const { toJSON } = value as { toJSON?: unknown };
@@ -219,7 +233,9 @@ export const json: Type<unknown> = {
       // The engine has rounded it already.
       throw new Mismatch(`an integer beyond 2^53 - 1, about ${value}, is not exact: take it as a text, or as a \`number\``);
     }
-    if (value === null || typeof value === "boolean" || Number.isFinite(value)) return value;
+    if (value === null || typeof value === "boolean") return value;
+    // Minus zero becomes zero, as with `number`.
+    if (Number.isFinite(value)) return (value as number) + 0;
     throw mismatch("JSON", value);
   },
 };
@@ -372,14 +388,4 @@ function recordCheck(names: string[], types: Type<any>[]): (value: unknown) => u
     return { ${quoted.map((name, place) => `${name}: ${values[place]}`).join(", ")} };
   }`;
   return new Function("field", "mismatch", body)(field, mismatch);
-}
-
-/** Parses JSON. Throws `Mismatch`. */
-export function parse(data: string | Uint8Array): unknown {
-  if (typeof data !== "string") throw new Mismatch("the data is not UTF-8");
-  try {
-    return JSON.parse(data);
-  } catch (error) {
-    throw new Mismatch((error as Error).message);
-  }
 }

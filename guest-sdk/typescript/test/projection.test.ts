@@ -36,8 +36,8 @@ import {
 import { summary } from "../src/errors";
 import { Event as MadeEvent } from "../src/events";
 import { Instance } from "../src/instance";
+import { parse } from "../src/parse";
 import { Harness, event, eventsFromNdjson } from "../src/testing";
-import { parse } from "../src/types";
 
 const Added = record({ amount: i64 });
 const Totals = record({ count: u64, last: list(i64) });
@@ -271,6 +271,16 @@ test("messages for people and beginnings of keys have no half characters", () =>
     }
   }
   assert.throws(() => new Harness(Starts).given(event("a")), /half of a pair of surrogates is no text/);
+});
+
+test("a message tells of all errors of an aggregate, and of what cannot be shown", () => {
+  const many = new AggregateError([new RangeError("a"), new Reject("b"), "c", 4, 5], "all failed");
+  assert.equal(summary(many), "AggregateError: all failed: RangeError: a; b; thrown: c; thrown: 4");
+  const odd = { toString: () => assert.fail("as well") };
+  for (const thrown of [odd, Object.create(null), { toString: () => ({}), valueOf: () => ({}) }]) {
+    assert.equal(summary(thrown), "thrown: a value that cannot be shown");
+  }
+  assert.equal(summary(Symbol("s")), "thrown: Symbol(s)");
 });
 
 test("mistakes in declarations are named", () => {
