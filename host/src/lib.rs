@@ -37,6 +37,7 @@ mod handlers;
 mod history;
 pub mod host;
 mod integrity;
+mod key_text;
 mod lanes;
 pub mod log;
 pub mod memory;

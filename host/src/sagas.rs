@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::key_text::unescaped;
 use crate::state::{Direction, Error, Page, Scan, Selection, Snapshot};
 
 /// The version of the form that this host reads.
@@ -329,33 +330,4 @@ fn page(
         direction: Direction::Forwards,
         limit,
     })
-}
-
-/// A part of a key as it was before slashes, `%` and control characters were escaped.
-fn unescaped(part: &str) -> String {
-    let mut octets = Vec::with_capacity(part.len());
-    let mut rest = part.as_bytes();
-    while let Some((first, behind)) = rest.split_first() {
-        rest = behind;
-        let digits = behind.get(..2).filter(|_| *first == b'%');
-        let escaped = digits
-            .and_then(|digits| str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        octets.push(escaped.unwrap_or(*first));
-        rest = &rest[if escaped.is_some() { 2 } else { 0 }..];
-    }
-    String::from_utf8(octets).unwrap_or_else(|_| part.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_shown_as_they_were_given() {
-        assert_eq!(unescaped("a%2Fb%25%0A"), "a/b%\n");
-        for odd in ["%", "%2", "%zz", "100", "é"] {
-            assert_eq!(unescaped(odd), odd);
-        }
-    }
 }

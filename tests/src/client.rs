@@ -389,6 +389,10 @@ impl Client {
     /// Opens a stream of server-sent events.
     pub async fn events(&self, path: &str, last_event_id: Option<&str>) -> Events {
         let request = self.http.get(format!("{}{path}", self.url));
+        let request = match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
         let request = match last_event_id {
             Some(id) => request.header("last-event-id", id),
             None => request,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use foldstream_tests::cli;
-use foldstream_tests::client::Client;
+use foldstream_tests::client::{Client, Events};
 use foldstream_tests::guests;
 use foldstream_tests::host::{Host, foldstream, serve};
 use foldstream_tests::process::Process;
@@ -232,6 +232,120 @@ async fn a_token_waits_for_its_events_only_in_deployments_that_it_may_read() {
         wait(&waiter, other).await.problem(403, "not-allowed");
     }
     wait(&waiter, "ledger").await.expect(200);
+}
+
+/// What a stream says before the host closes it.
+async fn reason_of_end(stream: &mut Events) -> String {
+    // Positions come for as long as it is open.
+    let end = tokio::time::timeout(wait::DEADLINE, stream.next_of("end")).await;
+    let end = end.expect("the stream ends").data;
+    assert!(stream.next().await.is_none(), "nothing follows the end");
+    let mark: Value = serde_json::from_str(&end).expect("an end is JSON");
+    mark["reason"].as_str().expect("a text").to_owned()
+}
+
+#[tokio::test]
+async fn whatever_is_open_with_a_withdrawn_token_ends_and_nothing_else() {
+    let make = |name: &str| make_token(&["--name", name, "--scope", "read"]);
+    let (removed, one) = make("removed");
+    let (reduced, two) = make("reduced");
+    let (kept, three) = make("kept");
+    let all = ["read", "append", "operate", "deploy"];
+    let mut arguments = vec!["--name", "all"];
+    arguments.extend(all.iter().flat_map(|scope| ["--scope", scope]));
+    let (all, four) = make_token(&arguments);
+    let (mut host, file) = host_with(&[&*one, &*two, &*three, &*four].concat()).await;
+    let [removed, reduced, kept, all] =
+        [&removed, &reduced, &kept, &all].map(|token| as_token(&host, token));
+    all.deploy("ledger", &guests::module("ledger")).await;
+    let (changes, tail) = ("/v1/deployments/ledger/changes", "/v1/events/tail");
+    let mut ending = [
+        removed.events(changes, None).await,
+        removed.events(tail, None).await,
+        // It shows events of all deployments.
+        reduced.events(tail, None).await,
+    ];
+    let mut staying = [
+        reduced.events(changes, None).await,
+        kept.events(changes, None).await,
+        kept.events(tail, None).await,
+    ];
+    let far = "/v1/deployments/ledger/entries?at-least=9&timeout=30s";
+    let waiting = {
+        let removed = removed.clone();
+        tokio::spawn(async move { removed.get(far).await })
+    };
+    let append = async || {
+        let events = r#"{"events":[{"subject":"orders.1.placed","data":{}}]}"#;
+        let answer = all.post("/v1/events", "application/json", events).await;
+        answer.expect(200);
+    };
+
+    // The same tokens again end nothing.
+    host.process().signal(Signal::HUP);
+    host.prints("tokens reloaded").await;
+    append().await;
+    for stream in ending.iter_mut().chain(&mut staying) {
+        stream.next_of_any(&["change", "event"]).await;
+    }
+    assert!(!waiting.is_finished(), "its token is still valid");
+
+    let entries = format!("{two}deployments = [\"ledger\"]\n{three}{four}");
+    std::fs::write(&file, entries).expect("written");
+    host.process().signal(Signal::HUP);
+    for stream in &mut ending {
+        assert_eq!(reason_of_end(stream).await, "not-allowed");
+    }
+    waiting
+        .await
+        .expect("no panic")
+        .problem(401, "unauthorized");
+    append().await;
+    for stream in &mut staying {
+        stream.next_of_any(&["change", "event"]).await;
+    }
+    let ended = r#"foldstream_watches_ended_total{reason="not-allowed"} 3"#;
+    let metrics = kept.get("/metrics").await.expect(200).text();
+    assert!(metrics.contains(ended), "{metrics}");
+}
+
+#[tokio::test]
+async fn an_append_whose_token_is_withdrawn_while_it_waits_has_stored_its_event() {
+    let make = |name: &str, scopes: &[&str]| {
+        let mut arguments = vec!["--name", name];
+        arguments.extend(scopes.iter().flat_map(|scope| ["--scope", scope]));
+        make_token(&arguments)
+    };
+    let (removed, one) = make("removed", &["append", "read"]);
+    let (all, two) = make("all", &["read", "deploy"]);
+    let mut host =
+        Host::start_with("[pipeline]\ninitial_backoff = \"60s\"\nmax_backoff = \"60s\"\n").await;
+    let file = host.config_file().with_file_name("tokens.toml");
+    std::fs::write(&file, [&*one, &*two].concat()).expect("written");
+    host.configure(&format!(
+        "[pipeline]\ninitial_backoff = \"60s\"\nmax_backoff = \"60s\"\n\
+         [serve]\ntokens_file = {file:?}\n"
+    ));
+    host.restart().await;
+    let (removed, all) = (as_token(&host, &removed), as_token(&host, &all));
+    all.deploy("stumbling", &guests::module("stumbling")).await;
+    // It fails, and is tried again in half a minute.
+    let events = r#"{"events":[{"subject":"items.1","data":{}}]}"#;
+    let path = "/v1/events?wait=stumbling&timeout=25s";
+    let waiting = tokio::spawn(async move { removed.post(path, "application/json", events).await });
+    wait::until("the event to be stored", || async {
+        let page = all.get("/v1/events").await.expect(200).value();
+        (page["last_sequence"] == 1).then_some(())
+    })
+    .await;
+    std::fs::write(&file, &two).expect("written");
+    host.process().signal(Signal::HUP);
+    let answer = waiting.await.expect("no panic").expect(200).value();
+    let waited = json!([{"deployment": "stumbling", "outcome": "not-allowed", "position": 0}]);
+    assert_eq!(
+        (&answer["sequences"], &answer["waited"]),
+        (&json!([1]), &waited)
+    );
 }
 
 #[tokio::test]

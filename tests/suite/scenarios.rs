@@ -779,6 +779,49 @@ async fn an_interrupt_ends_a_run_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_recording_with_invalid_events_and_names_that_keys_escape_passes() {
+    let host = Host::start().await;
+    let client = host.client();
+    let module_of = guests::module("order-totals");
+    client
+        .deploy_with("order-totals", &module_of, "&on-failure=park")
+        .await;
+    let placed = |customer: &str, data: Value| {
+        let subject = format!("orders.{customer}.placed");
+        json!({ "subject": subject, "data": data }).to_string()
+    };
+    let events = [
+        placed("ada", json!({ "order": "Smith/Jones", "total_cents": 5 })),
+        placed("eve", json!({ "order": "o2", "total_cents": "5" })),
+        placed(
+            "ada",
+            json!({ "order": "100%", "total_cents": 5, "who": "Smith/Jones" }),
+        ),
+    ];
+    client
+        .post("/v1/events", "application/x-ndjson", events.join("\n"))
+        .await
+        .expect(200);
+    client.reached("order-totals", 3).await;
+    let files = Files::new();
+    for (name, redact) in [
+        ("plain.yaml", &[][..]),
+        ("redacted.yaml", &["--redact", "/order"]),
+    ] {
+        let recorded = files.path(name);
+        let recorded = recorded.to_string_lossy();
+        let mut arguments = vec!["record", "order-totals", "--to", &recorded];
+        arguments.extend(redact);
+        cli::on(&host, &arguments).expect(0);
+        let text = std::fs::read_to_string(&*recorded).expect("written");
+        assert!(text.contains("invalid_events: true"), "{text}");
+        let shows = ["Smith", "100%"].iter().any(|secret| text.contains(secret));
+        assert_eq!(shows, redact.is_empty(), "{text}");
+        cli::run(&["test", &module("order-totals"), &recorded]).expect(0);
+    }
+}
+
+#[tokio::test]
 async fn what_a_deployment_folded_becomes_a_scenario_that_passes() {
     let host = Host::start().await;
     let client = host.client();

@@ -351,7 +351,7 @@ pub struct PositionMark {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndMark {
     /// `stalled` if the client read nothing for too long, `host-memory` if the host has no memory
-    /// for it.
+    /// for it, `not-allowed` if its token was withdrawn or no longer covers it.
     pub reason: String,
 }
 

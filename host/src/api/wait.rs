@@ -19,6 +19,9 @@ pub enum WaitOutcome {
     Stopped,
     /// It has not applied them yet. They are stored, and it will.
     TimedOut,
+    /// The token was withdrawn during the wait, or no longer covers the deployment. The events are
+    /// stored.
+    NotAllowed,
 }
 
 impl WaitOutcome {
@@ -30,6 +33,7 @@ impl WaitOutcome {
             Self::Parked => "parked",
             Self::Stopped => "stopped",
             Self::TimedOut => "timed-out",
+            Self::NotAllowed => "not-allowed",
         }
     }
 }
@@ -41,6 +45,6 @@ pub struct Waited {
     pub deployment: String,
     /// What became of the events.
     pub outcome: WaitOutcome,
-    /// The last sequence that its state reflects.
+    /// The last sequence that its state reflects; 0 if `outcome` is `not-allowed`.
     pub position: u64,
 }

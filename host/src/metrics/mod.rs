@@ -213,7 +213,7 @@ impl Metrics {
             watches: number(&registry, "foldstream_watches_open", "Watches and tails."),
             watches_ended: count(
                 "foldstream_watches_ended_total",
-                "Watches and tails that the host closed: stalled, or host-memory.",
+                "Watches and tails that the host closed: stalled, host-memory, or not-allowed.",
                 &["reason"],
             ),
             gauges: Arc::new(Mutex::new(Gauges::new(&registry))),

@@ -1,7 +1,7 @@
 //! The events and messages of a scenario, checked against the schemas that the module carries.
 
 use super::compare::Difference;
-use super::document::Document;
+use super::document::{Document, Mistake};
 use super::play::{Act, Played, Script};
 use crate::cloudevents::message;
 use crate::event::Header;
@@ -36,6 +36,15 @@ pub(super) fn violations(
     }
     found.truncate(SHOWN_MAX);
     found
+}
+
+/// Whether an event of a scenario violates its schema.
+pub(crate) fn has_invalid_events(checks: &Checks, document: &Document) -> Result<bool, Mistake> {
+    let mut found = Vec::new();
+    for index in 0..document.scenarios().len() {
+        events(checks, document, &Script::of(document, index)?, &mut found);
+    }
+    Ok(!found.is_empty())
 }
 
 fn events(checks: &Checks, document: &Document, script: &Script, found: &mut Vec<Difference>) {

@@ -25,6 +25,7 @@ mod tests;
 
 pub(crate) use bed::Folders;
 pub(crate) use compare::Difference;
+pub(crate) use contracts::has_invalid_events;
 pub(crate) use cost::{Cost, Growth};
 pub(crate) use document::{Document, Mistake};
 pub(crate) use explore::{Exploration, Explored, Fault};

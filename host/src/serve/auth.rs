@@ -1,7 +1,6 @@
 //! Access control: the exposure rule, tokens and their scopes, and refusals.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::RequestExt as _;
@@ -14,14 +13,14 @@ use parking_lot::Mutex;
 use super::origin::{Rules, is_loopback};
 use super::problem::{Kind, Problem};
 use super::routes::health;
-use super::scopes::{self, APPENDS, Reach, STREAMS, WAIT};
+use super::scopes::{self, APPENDS, Demand, Reach, STREAMS, WAIT};
 use super::secrets::Admission;
-use super::tokens::{Grant, NotCovered, Tokens};
-use super::{App, Error, wait};
+use super::standing::{Basis, Standing};
+use super::tokens::Tokens;
+use super::{App, Error, standing, wait};
 use crate::actor::{self, Actor};
 use crate::config::{self, Anonymous};
 use crate::log::NewEvent;
-use crate::scope::Scope;
 
 /// The query parameter in which a browser's `EventSource` sends its token, because it cannot send
 /// headers.
@@ -58,7 +57,7 @@ pub(super) fn check_address(config: &config::Serve, address: SocketAddr) -> Resu
 
 /// Why a request was refused, as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
+pub(super) enum Reason {
     TokenMissing,
     TokenWrong,
     NotAllowed,
@@ -107,24 +106,50 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     // Taken out in any case, so that no log further in has it.
     let parameter = take_parameter(&mut request);
     let given = bearer(request.headers()).map(str::to_owned).or(parameter);
-    let Admission { tokens, anonymous } = app.secrets.admission();
+    let admissions = app.secrets.admissions();
+    let Admission { tokens, anonymous } = admissions.borrow().clone();
     // A token that is sent has to be right, even if none were needed.
     let verdict = match (&tokens, given) {
-        (Some(tokens), Some(given)) => check_token(tokens, &given, &mut request).await.map(Some),
-        _ => check_anonymous(&app, anonymous, &request).map(|()| None),
+        (Some(tokens), Some(given)) => check_token(tokens, &given, &mut request).await,
+        _ => check_anonymous(&app, anonymous, &request),
     };
-    match verdict {
-        // The actor goes with the request into the audit log.
-        Ok(grant) => {
-            let name = grant.as_ref().map(|grant| grant.name.clone());
-            // What some routes require depends on the body.
-            request.extensions_mut().insert(Holder { grant, peer });
-            actor::scope(Some(Actor { name, peer }), next.run(request)).await
+    let answered = match verdict {
+        Ok(basis) => {
+            let holder = Holder {
+                standing: Standing::new(admissions, basis),
+                peer,
+            };
+            answer(holder, request, next).await
         }
-        Err((reason, problem)) => {
-            note_refusal(&app, peer, reason);
-            problem.into_response()
-        }
+        Err(refused) => Err(refused),
+    };
+    answered.unwrap_or_else(|(reason, problem)| {
+        note_refusal(&app, peer, reason);
+        problem.into_response()
+    })
+}
+
+/// Answers a request. A read ends if its token is withdrawn meanwhile; what changes something is
+/// completed, because a half-finished change helps no one.
+async fn answer(
+    holder: Holder,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, standing::Refused> {
+    let (standing, peer) = (holder.standing.clone(), holder.peer);
+    let name = standing.grant().map(|grant| grant.name.clone());
+    // Streams end with their token, and what some routes require depends on the body.
+    request.extensions_mut().insert(holder);
+    // The actor goes with the request into the audit log.
+    let answer = actor::scope(Some(Actor { name, peer }), next.run(request));
+    if !standing.is_read() {
+        return Ok(answer.await);
+    }
+    // Dropping a read that waits is what happens if its client leaves.
+    tokio::select! {
+        biased;
+        answer = answer => Ok(answer),
+        refused = standing.lapsed() => Err(refused),
     }
 }
 
@@ -140,16 +165,15 @@ fn note_refusal(app: &App, peer: Option<IpAddr>, reason: Reason) {
 /// Who sends a request.
 #[derive(Clone)]
 pub(super) struct Holder {
-    /// What its token is for, if it has one.
-    grant: Option<Arc<Grant>>,
+    pub(super) standing: Standing,
     peer: Option<IpAddr>,
 }
 
 impl Holder {
     /// Whether the sender may append an event. Without a token, it may do what the route does.
     pub(super) fn may_append(&self, app: &App, event: &NewEvent) -> Result<(), Problem> {
-        let Some((grant, (demand, deployment, why))) =
-            self.grant.as_ref().zip(scopes::demand_of_event(event))
+        let grant = self.standing.grant();
+        let Some((grant, (demand, deployment, why))) = grant.zip(scopes::demand_of_event(event))
         else {
             return Ok(());
         };
@@ -161,21 +185,16 @@ impl Holder {
     }
 }
 
-/// What the token of a request is for, if it covers what the route requires.
+/// What lets a request with a token in: that the token covers what the route requires.
 async fn check_token(
     tokens: &Tokens,
     given: &str,
     request: &mut Request,
-) -> Result<Arc<Grant>, (Reason, Problem)> {
-    let grant = tokens.grant(given).map_err(|refusal| {
-        (
-            Reason::TokenWrong,
-            Problem::new(Kind::Unauthorized, refusal.to_string()),
-        )
-    })?;
+) -> Result<Basis, standing::Refused> {
+    let grant = tokens.grant(given).map_err(standing::unknown)?;
     // Everyone with a token gets 404 for a path without a route.
     let Some(route) = request.extensions().get::<MatchedPath>().cloned() else {
-        return Ok(grant);
+        return Ok(Basis::Token(grant, Vec::new()));
     };
     let demand = scopes::demand(request.method().as_str(), route.as_str());
     // Only what concerns deployments needs their names.
@@ -184,56 +203,30 @@ async fn check_token(
         Reach::Parameter => in_query(request.uri(), "name"),
         Reach::Nothing | Reach::Host => Vec::new(),
     };
-    let covered = grant
-        .covers(demand, &names)
-        .and_then(|()| covers_wait(&grant, request, route.as_str()));
-    match covered {
-        Ok(()) => Ok(grant),
-        Err(lack) => Err((
-            Reason::NotAllowed,
-            Problem::new(Kind::NotAllowed, lack.to_string()),
-        )),
-    }
+    let demands = [Some((demand, names)), wait_demand(request, route.as_str())];
+    let demands: Vec<_> = demands.into_iter().flatten().collect();
+    standing::covers(&grant, &demands).map_err(standing::not_covered)?;
+    Ok(Basis::Token(grant, demands))
 }
 
-/// Whether a request without a token, or at a host that has none, may do what it asks for.
+/// Lets a request in without a token, or at a host that has none, if it may do what it asks for.
 fn check_anonymous(
     app: &App,
     anonymous: Anonymous,
     request: &Request,
-) -> Result<(), (Reason, Problem)> {
-    let missing = |detail: &str| {
-        Err((
-            Reason::TokenMissing,
-            Problem::new(Kind::Unauthorized, detail),
-        ))
-    };
-    if anonymous == Anonymous::Nothing {
-        return missing(
-            "send a token of the host as `Authorization: Bearer <token>` (FOLDSTREAM_TOKEN or \
-             --token on the command line); a host without configured tokens has its own in the \
-             file `token` of its data folder",
-        );
+) -> Result<Basis, standing::Refused> {
+    // A browser sends no token on its own, so a page cannot use one: only here is its origin asked
+    // for. A host that wants a token says that first.
+    if anonymous != Anonymous::Nothing {
+        let rules = Rules::new(&app.config, app.address.ip());
+        rules
+            .check(request.uri(), request.headers())
+            .map_err(|problem| (Reason::Origin, problem))?;
     }
-    // Only here: a browser sends no token on its own, so a page cannot use one.
-    let rules = Rules::new(&app.config, app.address.ip());
-    rules
-        .check(request.uri(), request.headers())
-        .map_err(|problem| (Reason::Origin, problem))?;
-    // A path without a route does nothing.
-    let Some(route) = request.extensions().get::<MatchedPath>() else {
-        return Ok(());
-    };
-    let is_read =
-        || scopes::demand(request.method().as_str(), route.as_str()).scope == Some(Scope::Read);
-    if anonymous == Anonymous::Everything || is_read() {
-        return Ok(());
-    }
-    missing(
-        "without a token this host only answers reads: send one as `Authorization: Bearer <token>` \
-         (FOLDSTREAM_TOKEN or --token on the command line); if none is configured it is in the \
-         file `token` of the host's data folder",
-    )
+    let route = request.extensions().get::<MatchedPath>();
+    let demand = route.map(|route| scopes::demand(request.method().as_str(), route.as_str()));
+    standing::check_anonymous(anonymous, demand)?;
+    Ok(Basis::Anonymous(demand))
 }
 
 /// Whether a request has a valid token of this host.
@@ -302,18 +295,15 @@ async fn name_in_path(request: &mut Request) -> Vec<String> {
         .collect()
 }
 
-/// Whether a token may learn what becomes of its events: an append that waits says where the
-/// deployments are that it names, as a read does.
-fn covers_wait(grant: &Grant, request: &Request, route: &str) -> Result<(), NotCovered> {
+/// What an append that waits requires as well: it says where the deployments are that it names, as a
+/// read does.
+fn wait_demand(request: &Request, route: &str) -> Option<(Demand, Vec<String>)> {
     let waits = match (request.method().as_str(), route) {
         ("POST", APPENDS) => in_query(request.uri(), WAIT),
         _ => Vec::new(),
     };
-    if waits.is_empty() {
-        return Ok(());
-    }
     let names: Vec<String> = waits.iter().flat_map(|names| wait::names(names)).collect();
-    grant.covers(scopes::READ, &names)
+    (!waits.is_empty()).then_some((scopes::READ, names))
 }
 
 /// The values of a parameter.

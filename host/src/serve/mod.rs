@@ -25,6 +25,7 @@ mod routes;
 mod scopes;
 mod secrets;
 mod sse;
+mod standing;
 mod startup;
 mod tokens;
 mod wait;

@@ -248,7 +248,6 @@ impl Problem {
         self.kind
     }
 
-    #[cfg(test)]
     pub(super) fn detail(&self) -> &str {
         &self.detail
     }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum_server::tls_rustls::RustlsConfig;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::certificate::{self, Validity};
@@ -40,7 +41,8 @@ struct Shared {
     address: std::net::SocketAddr,
     /// The settings they are loaded from.
     config: Mutex<config::Serve>,
-    admission: RwLock<Admission>,
+    /// Requests that are being answered hear of each change.
+    admission: watch::Sender<Admission>,
     tls: Option<RustlsConfig>,
     validity: Mutex<Option<Validity>>,
     /// The state of the files when they were last read.
@@ -86,7 +88,7 @@ impl Secrets {
         Ok(Self(Arc::new(Shared {
             address,
             config: Mutex::new(config.clone()),
-            admission: RwLock::new(admission),
+            admission: watch::Sender::new(admission),
             validity: Mutex::new(certificate.as_ref().map(|certificate| certificate.validity)),
             tls: certificate.map(|certificate| RustlsConfig::from_config(certificate.settings)),
             seen: Mutex::new(seen),
@@ -95,7 +97,12 @@ impl Secrets {
 
     /// Who is let in now.
     pub(super) fn admission(&self) -> Admission {
-        self.0.admission.read().clone()
+        self.0.admission.borrow().clone()
+    }
+
+    /// Who is let in, now and after each reload.
+    pub(super) fn admissions(&self) -> watch::Receiver<Admission> {
+        self.0.admission.subscribe()
     }
 
     /// The TLS settings, which follow the certificate.
@@ -130,13 +137,14 @@ impl Secrets {
         auth::check_address(config, self.0.address)?;
         let admission = Admission::new(config)?;
         // A mistake in a file must not open the host.
-        if admission.tokens.is_none() && self.0.admission.read().tokens.is_some() {
+        if admission.tokens.is_none() && self.0.admission.borrow().tokens.is_some() {
             let detail = "the settings no longer have one, which would let everyone in; restart \
                           the host if you want that";
             return Err(Error::Token(detail.to_owned()));
         }
         let count = admission.tokens.as_ref().map_or(0, |tokens| tokens.count());
-        *self.0.admission.write() = admission;
+        // Not `send`: also if no request is being answered.
+        self.0.admission.send_replace(admission);
         tracing::info!(count, "tokens reloaded");
         Ok(())
     }

@@ -23,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::problem::Problem;
+use super::standing::Standing;
 use crate::api::EndMark;
 use crate::memory::Reservation;
 use crate::metrics::WatchGuard;
@@ -42,8 +43,10 @@ const STALL_MAX: Duration = Duration::from_secs(20);
 /// sends.
 const STALLED: &str = "stalled";
 const SHORT: &str = "host-memory";
+/// Its token was withdrawn, or no longer covers it. The next request says which.
+const NOT_ALLOWED: &str = "not-allowed";
 
-/// The stream is over: the client left or stalled, or the host stops.
+/// The stream is over: the client left, stalled, or may no longer read it, or the host stops.
 #[derive(Debug)]
 pub(super) struct Ended;
 
@@ -55,6 +58,8 @@ pub(super) struct Seat {
     pub(super) gauge: WatchGuard,
     /// The memory of what its client has not read yet.
     pub(super) memory: Reservation,
+    /// What lets its client in.
+    pub(super) standing: Standing,
 }
 
 /// The writing end of a stream.
@@ -63,6 +68,7 @@ pub(super) struct Sender {
     buffer: Vec<u8>,
     shutdown: CancellationToken,
     gauge: WatchGuard,
+    standing: Standing,
     /// Shared with the body, which may still hold chunks when this has ended.
     tail: Arc<Mutex<Rest>>,
     /// Lengths of the last chunks that were passed over, which may still be in memory.
@@ -87,6 +93,7 @@ pub(super) fn open(seat: Seat, shutdown: CancellationToken) -> (Sender, Response
         permit,
         gauge,
         memory,
+        standing,
     } = seat;
     // The place and the memory are free when sender and body have both ended.
     let tail = Arc::new(Mutex::new(Rest {
@@ -122,6 +129,7 @@ pub(super) fn open(seat: Seat, shutdown: CancellationToken) -> (Sender, Response
             buffer,
             shutdown,
             gauge,
+            standing,
             tail,
             handed: [0; CHUNKS_IN_MEMORY],
             held: 0,
@@ -167,6 +175,7 @@ impl Sender {
             // What was taken from the buffer is lost with the stream; its client resumes from the
             // last id that it received.
             () = self.shutdown.cancelled() => Err(Ended),
+            _ = self.standing.lapsed() => Err(self.end(NOT_ALLOWED)),
             sent = tokio::time::timeout(STALL_MAX, self.chunks.send(chunk)) => match sent {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(_)) => Err(Ended),
@@ -183,7 +192,7 @@ impl Sender {
 
     /// Ends the stream for a reason that its client should know. It resumes from the last id that
     /// it received.
-    fn end(&mut self, reason: &'static str) -> Ended {
+    fn end(&self, reason: &'static str) -> Ended {
         tracing::debug!(reason, "a stream ended");
         self.gauge.ended(reason);
         let mut last = Vec::new();
@@ -212,10 +221,11 @@ impl Sender {
         })
     }
 
-    /// Returns when the client has disconnected or the host stops.
+    /// Returns when the client has disconnected or may no longer read this, or the host stops.
     pub(super) async fn ended(&self) -> Ended {
         tokio::select! {
             () = self.shutdown.cancelled() => Ended,
+            _ = self.standing.lapsed() => self.end(NOT_ALLOWED),
             () = self.chunks.closed() => Ended,
         }
     }

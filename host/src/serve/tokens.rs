@@ -1,8 +1,9 @@
 //! Tokens and what they allow. Only digests keyed by a secret of this process stay in memory.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
@@ -22,9 +23,24 @@ const TOKENS_MAX: usize = 10_000;
 /// Name of the token in the configuration itself. No token in a file can have it.
 const CONFIGURED: &str = "serve.token";
 
+/// The secret of this process: the digests in memory are worth nothing elsewhere. The same for each
+/// reload, so that a request that is being answered can look up its token again.
+static KEY: LazyLock<[u8; 32]> = LazyLock::new(rand::random);
+
+/// The keyed digest of a token, by which it is found again after a reload.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Id([u8; 32]);
+
+impl fmt::Debug for Id {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(config::REDACTED)
+    }
+}
+
 /// What a token is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Grant {
+    id: Id,
     /// Its name, for the audit log.
     pub(super) name: String,
     scopes: BTreeSet<Scope>,
@@ -129,8 +145,7 @@ pub(super) enum Refusal {
 /// All tokens of a host.
 #[derive(Clone)]
 pub(super) struct Tokens {
-    key: [u8; 32],
-    grants: HashMap<[u8; 32], Arc<Grant>>,
+    grants: HashMap<Id, Arc<Grant>>,
 }
 
 /// A file of tokens.
@@ -161,8 +176,6 @@ impl Tokens {
             return Ok(None);
         }
         let mut tokens = Self {
-            // Of this process only: the digests in memory are worth nothing elsewhere.
-            key: rand::random(),
             grants: HashMap::new(),
         };
         if let Some(text) = text {
@@ -170,11 +183,12 @@ impl Tokens {
             let token = text.trim();
             check(token)?;
             let all = Grant {
+                id: keyed(&digest(token)),
                 name: CONFIGURED.to_owned(),
                 scopes: Scope::ALL.into(),
                 deployments: None,
             };
-            tokens.add(&digest(token), all);
+            tokens.add(all);
         }
         if let Some(path) = &config.tokens_file {
             tokens
@@ -244,12 +258,13 @@ impl Tokens {
                 ));
             }
             let grant = Grant {
+                id: keyed(&digest),
                 scopes: scopes.into_iter().collect(),
                 deployments: deployments.map(|names| names.into_iter().collect()),
                 name: name.clone(),
             };
             // One token with two entries would have the rights of one of them by chance.
-            if self.add(&digest, grant) {
+            if self.add(grant) {
                 return Err(named(
                     "is the same token as another one; create a new one with `foldstream token new`",
                 ));
@@ -258,17 +273,21 @@ impl Tokens {
         Ok(())
     }
 
-    /// Adds a token by its SHA-256; returns whether it was there already.
-    fn add(&mut self, digest: &[u8; 32], grant: Grant) -> bool {
-        self.grants
-            .insert(self.keyed(digest), Arc::new(grant))
-            .is_some()
+    /// Adds a token; returns whether it was there already.
+    fn add(&mut self, grant: Grant) -> bool {
+        self.grants.insert(grant.id, Arc::new(grant)).is_some()
+    }
+
+    /// What the token of an earlier grant is for now.
+    pub(super) fn renewed(&self, earlier: &Grant) -> Result<&Grant, Refusal> {
+        let grant = self.grants.get(&earlier.id);
+        grant.map(Arc::as_ref).ok_or(Refusal::Unknown)
     }
 
     /// What a token is for. Looking up what only this process can compute reveals nothing by the time
     /// it takes.
     pub(super) fn grant(&self, token: &str) -> Result<Arc<Grant>, Refusal> {
-        let look = |text: &str| self.grants.get(&self.keyed(&digest(text))).cloned();
+        let look = |text: &str| self.grants.get(&keyed(&digest(text))).cloned();
         let Some(grant) = look(token) else {
             // Who gets this has the token.
             let with_end = look(&format!("{token}\n")).filter(|_| token.len() >= TOKEN_BYTES_MIN);
@@ -294,13 +313,13 @@ impl Tokens {
     pub(super) fn count(&self) -> usize {
         self.grants.len()
     }
+}
 
-    fn keyed(&self, digest: &[u8; 32]) -> [u8; 32] {
-        let mut mac: Hmac<Sha256> =
-            Hmac::new_from_slice(&self.key).expect("HMAC takes keys of any length");
-        mac.update(digest);
-        mac.finalize().into_bytes().into()
-    }
+fn keyed(digest: &[u8; 32]) -> Id {
+    let mut mac: Hmac<Sha256> =
+        Hmac::new_from_slice(KEY.as_slice()).expect("HMAC takes keys of any length");
+    mac.update(digest);
+    Id(mac.finalize().into_bytes().into())
 }
 
 /// Whether a token can be used.

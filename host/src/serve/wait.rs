@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::problem::{Kind, Problem};
+use super::standing::Standing;
 use crate::api::{WaitOutcome, Waited};
 use crate::deployment::Deployment;
 use crate::deployments::Deployments;
@@ -68,14 +69,23 @@ impl Waits {
     }
 
     /// Waits until all of them have applied the events, or can't, or the host stops, which would wait
-    /// for this otherwise.
-    pub(super) async fn wait(self, sequences: &[u64], shutdown: &CancellationToken) -> Vec<Waited> {
+    /// for this otherwise. A client that may no longer read them learns nothing about them.
+    pub(super) async fn wait(
+        self,
+        sequences: &[u64],
+        (shutdown, standing): (&CancellationToken, &Standing),
+    ) -> Vec<Waited> {
         let until = Instant::now() + self.timeout;
         let waits = self
             .deployments
             .iter()
             .map(|deployment| wait(deployment, sequences, (until, shutdown)));
-        futures_util::future::join_all(waits).await
+        tokio::select! {
+            // Both arms only observe.
+            biased;
+            _ = standing.lapsed() => self.deployments.iter().map(|it| unknown(it)).collect(),
+            waited = futures_util::future::join_all(waits) => waited,
+        }
     }
 }
 
@@ -133,5 +143,14 @@ fn waited(deployment: &Deployment, runner: &Runner, outcome: WaitOutcome) -> Wai
         deployment: deployment.name().to_owned(),
         outcome,
         position: runner.last_position(),
+    }
+}
+
+/// What somebody learns whose token was withdrawn during the wait.
+fn unknown(deployment: &Deployment) -> Waited {
+    Waited {
+        deployment: deployment.name().to_owned(),
+        outcome: WaitOutcome::NotAllowed,
+        position: 0,
     }
 }

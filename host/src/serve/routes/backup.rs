@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::backup::{Error, MEDIA_TYPE};
 use crate::serve::App;
+use crate::serve::auth::Holder;
 use crate::serve::extract::{NoParameters, Parameters};
 use crate::serve::problem::Problem;
 
@@ -35,6 +36,7 @@ const STALL_MAX: Duration = Duration::from_secs(60);
 pub(super) async fn backup(
     State(app): State<App>,
     _: Parameters<NoParameters>,
+    Extension(holder): Extension<Holder>,
 ) -> Result<Response, Problem> {
     let host = app.host.clone();
     // Begun before the answer: what can't begin gets a problem, and not a broken body.
@@ -48,6 +50,9 @@ pub(super) async fn backup(
             // Asked for each part, so that a stop does not wait for the client.
             if shutdown.is_cancelled() {
                 return Err(Error::Host("it is stopping".to_owned()));
+            }
+            if let Err((_, problem)) = holder.standing.check() {
+                return Err(Error::Host(problem.detail().to_owned()));
             }
             let sent = runtime.block_on(tokio::time::timeout(
                 STALL_MAX,

@@ -180,14 +180,16 @@ pub(super) async fn append(
     let body = extract::body(&parts.headers, body, limit, &mut room).await?;
     // After the body has arrived, so that slow clients take no place.
     let place = acquire(&app.capacity.appends, "appends").await?;
-    let shutdown = app.shutdown.clone();
+    let (shutdown, standing) = (app.shutdown.clone(), holder.standing.clone());
     let mut appended = crate::serve::blocking(move || {
         let _places = (room, place);
         append_now(&app, &log, &form, &body, (&options, &holder))
     })
     .await??;
     if let Some(waits) = waits {
-        appended.waited = waits.wait(&appended.sequences, &shutdown).await;
+        appended.waited = waits
+            .wait(&appended.sequences, (&shutdown, &standing))
+            .await;
     }
     Ok(Json(appended))
 }
@@ -340,7 +342,8 @@ impl Page {
 /// New events, as server-sent events.
 ///
 /// `event` carries one event, and its id is the event's sequence; every few
-/// seconds, `position` says how far the tail has read.
+/// seconds, `position` says how far the tail has read. `end` says why the host closes it, as for
+/// changes.
 #[utoipa::path(get, path = "/v1/events/tail", tag = "events",
     params(
         TailParameters,
@@ -356,6 +359,7 @@ impl Page {
 pub(super) async fn tail(
     State(app): State<App>,
     Parameters(parameters): Parameters<TailParameters>,
+    Extension(holder): Extension<Holder>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let after = sse::resume(&headers, parameters.after)?;
@@ -377,7 +381,7 @@ pub(super) async fn tail(
             source.page(none).await.map_err(unreachable)?.head
         }
     };
-    let (sender, response) = sse::open(super::watch::seat(&app)?, app.shutdown.clone());
+    let (sender, response) = sse::open(super::watch::seat(&app, holder)?, app.shutdown.clone());
     let heartbeat = Instant::now() + HEARTBEAT;
     tokio::spawn(
         Tail {

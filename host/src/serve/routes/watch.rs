@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
 use serde::Deserialize;
@@ -23,6 +23,7 @@ use crate::api::PositionMark;
 use crate::deployment::Deployment;
 use crate::runner::Runner;
 use crate::serve::App;
+use crate::serve::auth::Holder;
 use crate::serve::extract::{Parameters, Segments};
 use crate::serve::json;
 use crate::serve::position::POSITION;
@@ -74,7 +75,8 @@ pub(super) struct WatchParameters {
 /// progress of the watch; `reset` says that the host no longer knows the
 /// changes since the resume point: scan again, with the position as `at-least`,
 /// then continue. `end` says why the host closes the watch: `stalled` (the
-/// client read nothing for 20 seconds) or `host-memory`.
+/// client read nothing for 20 seconds), `host-memory`, or `not-allowed` (the token was withdrawn or
+/// no longer covers it).
 ///
 /// The id of an event is the position to resume from, a dot, and the identity
 /// of the state, which changes if the deployment is deleted or another
@@ -99,13 +101,14 @@ pub(super) async fn changes(
     State(app): State<App>,
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<WatchParameters>,
+    Extension(holder): Extension<Holder>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let after = sse::resume(&headers, parameters.after)?;
     let deployment = app.host.all_deployments().get(&name)?;
     // Not answered yet is no error: see `wait`.
     let view = deployment.view(None, HOLD).await.ok();
-    let (sender, mut response) = sse::open(seat(&app)?, app.shutdown.clone());
+    let (sender, mut response) = sse::open(seat(&app, holder)?, app.shutdown.clone());
     let request = Asked {
         app,
         prefix: parameters.prefix,
@@ -237,7 +240,7 @@ fn state_of(record: &Record) -> u64 {
 }
 
 /// A place for a stream.
-pub(super) fn seat(app: &App) -> Result<Seat, Problem> {
+pub(super) fn seat(app: &App, holder: Holder) -> Result<Seat, Problem> {
     if app.shutdown.is_cancelled() {
         return Err(Problem::stopping());
     }
@@ -246,6 +249,7 @@ pub(super) fn seat(app: &App) -> Result<Seat, Problem> {
         permit,
         gauge: app.host.metrics().watch(),
         memory,
+        standing: holder.standing,
     })
 }
 

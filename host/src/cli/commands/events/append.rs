@@ -169,6 +169,12 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 
 /// What to print if a deployment has not applied the event.
 fn not_applied(waited: &[Waited]) -> Option<String> {
+    let is_refused = |waited: &Waited| waited.outcome == WaitOutcome::NotAllowed;
+    if waited.iter().any(is_refused) {
+        let message = "the event is stored, but the token no longer allows to ask what became of \
+                       it; do not append it again";
+        return Some(message.to_owned());
+    }
     let open: Vec<&str> = waited
         .iter()
         .filter(|waited| !matches!(waited.outcome, WaitOutcome::Applied | WaitOutcome::Skipped))

@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::api::{Deployment, EntryPage, OnFailure, ParkedList};
+use crate::api::{Deployment, EntryPage, ModuleSchemas, OnFailure, ParkedList};
 use crate::cli::Context;
 use crate::cli::support::client::{Client, Error};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::counted;
-use crate::scenario::{self, Document, File, Scenario, Then, TimersFire};
+use crate::scenario::{self, Document, File, Mistake, Scenario, Then, TimersFire};
+use crate::schemas::{Checks, EventSchema};
 
 use redact::Redaction;
 
@@ -89,7 +90,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         .scenario
         .clone()
         .unwrap_or_else(|| format!("{} up to event {}, as recorded", args.name, recorded.last));
-    let file = File {
+    let mut file = File {
         scenarios: vec![Scenario {
             name,
             start,
@@ -114,12 +115,46 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         }],
         ..File::default()
     };
+    allow_invalid_events(&mut file, &deployment, &client, context).await?;
     write(&args, &file, context)?;
     context.output.note(&format!(
         "recorded {}; `foldstream test` plays it",
         counted(recorded.events, "event")
     ));
     Ok(())
+}
+
+/// Lets the scenario have events that do not fit the schemas of the module: a stream may have some,
+/// and a redacted one may become one.
+async fn allow_invalid_events(
+    file: &mut File,
+    deployment: &Deployment,
+    client: &Client,
+    context: &Context,
+) -> anyhow::Result<()> {
+    if deployment.module.events.is_empty() {
+        return Ok(());
+    }
+    let path = ["v1", "deployments", &deployment.name, "schemas"];
+    let carried: ModuleSchemas = client.get(&path, &[]).await?;
+    let carried: Vec<EventSchema> = carried.schemas.into_iter().map(Into::into).collect();
+    let checks = Checks::new(&carried)?;
+    let document = Document::of(file.clone()).map_err(unfit)?;
+    if scenario::has_invalid_events(&checks, &document).map_err(unfit)? {
+        let scenarios = file.scenarios.iter_mut();
+        scenarios.for_each(|scenario| scenario.invalid_events = true);
+        context.output.note(
+            "some events do not fit the schemas of the module, which the scenario allows with \
+             `invalid_events: true`",
+        );
+    }
+    Ok(())
+}
+
+/// No scenario can have what was recorded.
+fn unfit(mistake: Mistake) -> Failure {
+    let message = format!("a scenario cannot have these events: {mistake}");
+    Failure::new(Exit::Refused, message)
 }
 
 /// Writes the file, if `foldstream test` can read it.
@@ -134,8 +169,7 @@ fn write(args: &Args, file: &File, context: &Context) -> anyhow::Result<()> {
         ))
         .into());
     }
-    Document::read(&text)
-        .map_err(|mistake| refused(format!("a scenario cannot have these events: {mistake}")))?;
+    Document::read(&text).map_err(unfit)?;
     match &args.to {
         Some(path) => create(path, &text),
         None => Ok(context.output.raw(text.as_bytes())?),

@@ -1,10 +1,12 @@
-//! Redacts what was named: each text gets another one, the same everywhere.
+//! Redacts what was named: each text gets another one, the same everywhere, also where an SDK has
+//! escaped it in a key.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use crate::cli::support::exit::{Exit, Failure};
+use crate::key_text::{escaped, unescaped};
 use crate::scenario::{Action, literal, texts};
 
 /// Shorter texts are replaced only where they are a whole value, token or part of a key: within
@@ -20,7 +22,9 @@ pub(super) struct Redaction {
     /// Those that have named something.
     used: BTreeSet<String>,
     /// What stands for a text.
-    stand_ins: BTreeMap<String, String>,
+    stand_ins: StandIns,
+    /// The same for texts that have another form in keys, by that form.
+    in_keys: StandIns,
 }
 
 impl Redaction {
@@ -35,6 +39,7 @@ impl Redaction {
             pointers: pointers.to_vec(),
             used: BTreeSet::new(),
             stand_ins: BTreeMap::new(),
+            in_keys: BTreeMap::new(),
         })
     }
 
@@ -49,7 +54,7 @@ impl Redaction {
                 .collect();
             each_at(data, &parts, &mut |found| {
                 self.used.insert(pointer.clone());
-                collect(found, &mut self.stand_ins);
+                collect(found, (&mut self.stand_ins, &mut self.in_keys));
             });
         }
     }
@@ -67,10 +72,10 @@ impl Redaction {
         action.subject = action
             .subject
             .take()
-            .map(|subject| self.parts(&subject, '.'));
+            .map(|subject| self.parts(&subject, '.', |part| self.text(part.to_owned())));
         action.id = action.id.take().map(change);
         // Names of timers often are keys.
-        action.fire = action.fire.take().map(|timer| self.parts(&timer, '/'));
+        action.fire = action.fire.take().map(|timer| self.key(&timer));
         action.data = action.data.take().map(|data| texts(data, &change));
         for value in action.headers.values_mut() {
             *value = self.text(std::mem::take(value));
@@ -79,7 +84,8 @@ impl Redaction {
 
     /// Redacts it in entries.
     pub(super) fn entries(&self, entries: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
-        let change = |text: String| literal(self.text(text));
+        // As in events: what was noted of them is in the form that a scenario has.
+        let change = |text: String| self.text(literal(text));
         entries
             .into_iter()
             .map(|(key, value)| {
@@ -88,37 +94,56 @@ impl Redaction {
                     Value::Null => Value::from("null"),
                     value => texts(value, &change),
                 };
-                (literal(self.parts(&key, '/')), value)
+                (self.key(&literal(key)), value)
             })
             .collect()
     }
 
     /// Redacts it in keys.
     pub(super) fn keys(&self, keys: Vec<String>) -> Vec<String> {
-        keys.iter()
-            .map(|key| literal(self.parts(key, '/')))
+        keys.into_iter()
+            .map(|key| self.key(&literal(key)))
             .collect()
     }
 
-    fn parts(&self, text: &str, separator: char) -> String {
-        let parts: Vec<_> = text
-            .split(separator)
-            .map(|part| self.text(part.to_owned()))
-            .collect();
+    fn key(&self, key: &str) -> String {
+        self.parts(key, '/', |part| {
+            let text = unescaped(part);
+            let changed = self.text(text.clone());
+            // A module without an SDK may not escape anything.
+            if changed == text {
+                self.text(part.to_owned())
+            } else {
+                escaped(&changed)
+            }
+        })
+    }
+
+    fn parts(&self, text: &str, separator: char, change: impl Fn(&str) -> String) -> String {
+        let parts: Vec<_> = text.split(separator).map(change).collect();
         // Once more as a whole: what is redacted may have separators in it.
         self.text(parts.join(&separator.to_string()))
     }
 
     fn text(&self, text: String) -> String {
-        if let Some(stand_in) = self.stand_ins.get(&text) {
+        let whole = self
+            .stand_ins
+            .get(&text)
+            .or_else(|| self.in_keys.get(&text));
+        if let Some(stand_in) = whole {
             return stand_in.clone();
         }
         let mut text = text;
+        let in_keys = self.in_keys.iter();
+        let in_keys =
+            in_keys.filter(|(form, _)| unescaped(form).chars().count() >= WITHIN_CHARS_MIN);
         // The longest first: one that is in another one would leave the rest of that.
         let mut within: Vec<_> = self
             .stand_ins
             .iter()
             .filter(|(original, _)| original.chars().count() >= WITHIN_CHARS_MIN)
+            // A whole key may be within a text, such as a value that refers to an entry.
+            .chain(in_keys)
             .filter(|(original, _)| text.contains(original.as_str()))
             .collect();
         within.sort_by_key(|(original, _)| std::cmp::Reverse(original.len()));
@@ -149,23 +174,30 @@ fn each_at(value: &mut Value, parts: &[String], act: &mut impl FnMut(&mut Value)
     }
 }
 
-fn collect(value: &mut Value, stand_ins: &mut BTreeMap<String, String>) {
+/// Texts, and what stands for each.
+type StandIns = BTreeMap<String, String>;
+
+fn collect(value: &mut Value, (stand_ins, in_keys): (&mut StandIns, &mut StandIns)) {
     match value {
         Value::String(text) => {
             let number = stand_ins.len() + 1;
-            stand_ins
+            let stand_in = stand_ins
                 .entry(text.clone())
                 .or_insert_with(|| format!("redacted-{number}"));
+            let form = escaped(text);
+            if form != *text {
+                in_keys.insert(form, stand_in.clone());
+            }
         }
         Value::Number(number) => *number = 0.into(),
         Value::Bool(truth) => *truth = false,
         Value::Array(values) => values
             .iter_mut()
-            .for_each(|value| collect(value, stand_ins)),
+            .for_each(|value| collect(value, (stand_ins, in_keys))),
         Value::Object(members) => {
             members
                 .values_mut()
-                .for_each(|value| collect(value, stand_ins));
+                .for_each(|value| collect(value, (stand_ins, in_keys)));
         }
         Value::Null => {}
     }
@@ -203,6 +235,45 @@ mod tests {
         );
         assert_eq!(redaction.unused().count(), 0);
         assert!(Redaction::of(&["email".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn a_text_that_has_another_form_in_keys_is_replaced_there_too() {
+        let mut redaction = Redaction::of(&["/who".to_owned()]).expect("sound");
+        // As a scenario has it, in which `${` would be a variable.
+        for who in ["Smith/Jones", "100%", "a/b", "$${it}"] {
+            let mut action = Action {
+                data: Some(json!({ "who": who })),
+                ..Action::default()
+            };
+            redaction.collect(&mut action);
+        }
+        let of_key = |key: &str| redaction.keys(vec![key.to_owned()]).remove(0);
+        for (key, redacted) in [
+            ("order/ada/Smith%2FJones", "order/ada/redacted-1"),
+            ("order/Mr Smith%2FJones %25/x", "order/Mr redacted-1 %25/x"),
+            ("order/Smith/Jones", "order/redacted-1"),
+            ("order/100%25", "order/redacted-2"),
+            // The key of a key.
+            ("of/100%2525", "of/redacted-2"),
+            ("order/a%2Fb", "order/redacted-3"),
+            ("order/${it}", "order/redacted-4"),
+            ("order/xa%2Fb", "order/xa%2Fb"),
+            ("order/50%25", "order/50%25"),
+            ("order/50%", "order/50%"),
+        ] {
+            assert_eq!(of_key(key), redacted, "{key}");
+        }
+        let entry = json!({ "see": "order/Smith%2FJones", "name": "${it}", "n": "${n}" });
+        let entries = BTreeMap::from([("x".to_owned(), entry)]);
+        let shown = json!({ "see": "order/redacted-1", "name": "redacted-4", "n": "$${n}" });
+        assert_eq!(redaction.entries(entries)["x"], shown);
+        let mut timer = Action {
+            fire: Some("late/Smith%2FJones".to_owned()),
+            ..Action::default()
+        };
+        redaction.apply(&mut timer);
+        assert_eq!(timer.fire.as_deref(), Some("late/redacted-1"));
     }
 
     #[test]
