@@ -48,6 +48,7 @@ const LAYERS: &[&[&str]] = &[
         "descriptors",
         "event",
         "failure",
+        "key_text",
         "lanes",
         "names",
         "precedence",

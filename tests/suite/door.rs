@@ -234,6 +234,14 @@ async fn a_token_waits_for_its_events_only_in_deployments_that_it_may_read() {
     wait(&waiter, "ledger").await.expect(200);
 }
 
+/// Waits until a stream brings a change or an event.
+async fn news(stream: &mut Events) {
+    // Positions come for as long as it is open.
+    let news = stream.next_of_any(&["change", "event"]);
+    let news = tokio::time::timeout(wait::DEADLINE, news).await;
+    news.expect("it brings some");
+}
+
 /// What a stream says before the host closes it.
 async fn reason_of_end(stream: &mut Events) -> String {
     // Positions come for as long as it is open.
@@ -276,7 +284,8 @@ async fn whatever_is_open_with_a_withdrawn_token_ends_and_nothing_else() {
         tokio::spawn(async move { removed.get(far).await })
     };
     let append = async || {
-        let events = r#"{"events":[{"subject":"orders.1.placed","data":{}}]}"#;
+        let events =
+            r#"{"events":[{"subject":"orders.1.placed","data":{"order":"1","amount":5}}]}"#;
         let answer = all.post("/v1/events", "application/json", events).await;
         answer.expect(200);
     };
@@ -286,7 +295,7 @@ async fn whatever_is_open_with_a_withdrawn_token_ends_and_nothing_else() {
     host.prints("tokens reloaded").await;
     append().await;
     for stream in ending.iter_mut().chain(&mut staying) {
-        stream.next_of_any(&["change", "event"]).await;
+        news(stream).await;
     }
     assert!(!waiting.is_finished(), "its token is still valid");
 
@@ -302,7 +311,7 @@ async fn whatever_is_open_with_a_withdrawn_token_ends_and_nothing_else() {
         .problem(401, "unauthorized");
     append().await;
     for stream in &mut staying {
-        stream.next_of_any(&["change", "event"]).await;
+        news(stream).await;
     }
     let ended = r#"foldstream_watches_ended_total{reason="not-allowed"} 3"#;
     let metrics = kept.get("/metrics").await.expect(200).text();
