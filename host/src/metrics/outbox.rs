@@ -86,6 +86,8 @@ struct Gauges {
     conflicts: IntGaugeVec,
     oldest: GaugeVec,
     promise: IntGaugeVec,
+    longest_wait: GaugeVec,
+    window: GaugeVec,
     troubled: IntGaugeVec,
     timers: IntGaugeVec,
     timers_overdue: GaugeVec,
@@ -133,6 +135,18 @@ impl Gauges {
                  the others; all 0 while unknown.",
                 &["deployment", "target", "level"],
             ),
+            longest_wait: float_gauge(
+                registry,
+                "foldstream_outbox_longest_wait_seconds",
+                "The longest wait of a message for its confirmation since the host started.",
+                target,
+            ),
+            window: float_gauge(
+                registry,
+                "foldstream_outbox_window_seconds",
+                "How long a stream recognises ids, if nothing else prevents second copies.",
+                target,
+            ),
             troubled: gauge(
                 registry,
                 "foldstream_outbox_troubled",
@@ -173,8 +187,14 @@ impl Gauges {
         ] {
             vector.reset();
         }
-        self.oldest.reset();
-        self.timers_overdue.reset();
+        for vector in [
+            &self.oldest,
+            &self.longest_wait,
+            &self.window,
+            &self.timers_overdue,
+        ] {
+            vector.reset();
+        }
     }
 
     fn set(&self, deployment: &Deployment) {
@@ -214,6 +234,12 @@ impl Gauges {
             self.troubled
                 .with_label_values(&[name, source])
                 .set(i64::from(target.trouble.is_some()));
+            self.longest_wait
+                .with_label_values(&[name, source])
+                .set(target.longest_wait_seconds);
+            if let (Some(Promise::Window), Some(window)) = (target.promise, target.window_seconds) {
+                self.window.with_label_values(&[name, source]).set(window);
+            }
             for promise in Promise::ALL {
                 let value = i64::from(target.promise == Some(promise));
                 self.promise

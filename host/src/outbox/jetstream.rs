@@ -12,7 +12,7 @@
 //! different keys leave side by side. So the order of a key holds even if one message is refused.
 //! Delayed effects begin in the order of their times, and one that is refused holds none back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -116,23 +116,13 @@ pub(super) async fn look(
         return Ok(read_back);
     }
     let patterns = found_under(patterns, keeps_subjects)?;
-    let prefix = format!("fs.{lineage}.");
-    // The mark first: a later cursor may hide what left before it without one.
-    let mut ids = None;
-    for from in [mark, cursor].into_iter().flatten() {
-        // Otherwise messages after it are gone, or the stream is another one than before.
-        let is_whole = description.first <= from + 1 && from <= description.last;
-        for pattern in patterns.iter().filter(|_| is_whole) {
-            if ids.is_none() {
-                let of = description.last - from;
-                let range = (from, description.last);
-                let passed = |passed: u64| (looked.passed)(passed, of);
-                ids = publisher
-                    .ids_after(range, (pattern.as_str(), &prefix), &passed)
-                    .await?;
-            }
-        }
-    }
+    let ids = ids_behind(
+        (publisher, &description),
+        [mark, cursor],
+        (&patterns, &format!("fs.{lineage}.")),
+        looked.passed,
+    )
+    .await?;
     match ids {
         Some(ids) => {
             // Before the rows are read, so that none is in neither.
@@ -140,19 +130,14 @@ pub(super) async fn look(
             let places = ids.iter().filter_map(|id| Place::of_id(id, lineage));
             let places = places.collect();
             let (stored, ahead) = Ahead::sort(store, target, places, position).await?;
-            let promise = match (mark, cursor) {
-                (Some(mark), None) if publisher.lacks_after(mark, &description).await? => {
-                    tracing::warn!(
-                        target,
-                        mark,
-                        last = description.last,
-                        "single messages are gone from the stream since the last one that was in no \
-                         doubt; if they are messages in doubt, these are sent again, and the \
-                         stream's duplicate window decides"
-                    );
-                    Promise::Window
-                }
-                _ => Promise::ReadBack,
+            let lacks_some = match (mark, cursor) {
+                (Some(mark), None) => lacks_some(publisher, (&description, target), mark).await?,
+                _ => false,
+            };
+            let promise = if lacks_some {
+                Promise::Window
+            } else {
+                Promise::ReadBack
             };
             Ok(Known {
                 promise,
@@ -181,6 +166,52 @@ pub(super) async fn look(
             })
         }
     }
+}
+
+/// The ids with a prefix behind a mark or a cursor, under the first of some patterns that has not too
+/// many messages; none if nobody knows all of them.
+async fn ids_behind(
+    (publisher, description): (&Publisher, &Description),
+    from: [Option<u64>; 2],
+    (patterns, prefix): (&[Pattern], &str),
+    passed: &(dyn Fn(u64, u64) + Send + Sync),
+) -> Result<Option<HashSet<String>>, Unavailable> {
+    // The mark first: a later cursor may hide what left before it without one.
+    for from in from.into_iter().flatten() {
+        // Otherwise messages after it are gone, or the stream is another one than before.
+        let is_whole = description.first <= from + 1 && from <= description.last;
+        for pattern in patterns.iter().filter(|_| is_whole) {
+            let of = description.last - from;
+            let range = (from, description.last);
+            let passed = |count: u64| passed(count, of);
+            let under = (pattern.as_str(), prefix);
+            let ids = publisher.ids_after(range, under, &passed).await?;
+            if ids.is_some() {
+                return Ok(ids);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Whether single messages are gone from a stream behind a mark, which the log says.
+async fn lacks_some(
+    publisher: &Publisher,
+    (description, target): (&Description, &str),
+    mark: u64,
+) -> Result<bool, Unavailable> {
+    let lacks = publisher.lacks_after(mark, description).await?;
+    if lacks {
+        tracing::warn!(
+            target,
+            mark,
+            last = description.last,
+            "single messages are gone from the stream since the last one that was in no doubt; if \
+             they are messages in doubt, these are sent again, and the stream's duplicate window \
+             decides"
+        );
+    }
+    Ok(lacks)
 }
 
 /// The patterns under which a stream may have what was sent under these. An account may map subjects,
