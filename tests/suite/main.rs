@@ -78,6 +78,7 @@ mod past; // as-of reads, snapshots, verification, partial rebuilds
 mod pressure; // clients that read nothing, send nothing, or only sit there: bounded memory, and places for others
 mod reads; // entries, pages, queries, ETags, problems, tokens
 mod reasons; // why messages and requests wait, as the API and the command line say it
+mod recordings; // scenarios that are recorded from deployments, and played
 mod refusals; // streams and servers that refuse messages of handlers, or lose what they had
 mod removed; // messages that a target has lost before it was known that it had them
 mod replies; // handlers that answer a request
@@ -86,7 +87,7 @@ mod retries; // parked events that are retried or dropped, by code that hangs, a
 mod rollout_commands; // generations from the command line: deployed, compared, promoted, rolled back
 mod sagas; // each order is done or undone once, and everybody sees what waits for what
 mod sandbox; // a bad module hurts neither its host nor its neighbours
-mod scenarios; // files that say what a module must do: played, compared, recorded
+mod scenarios; // files that say what a module must do: played, compared
 mod sharing; // deployments of one stream read it together, and each gets what it would get alone
 mod shown; // what nobody knows is shown as unknown, and trouble wherever a deployment is
 mod skips; // the way past an event that can't be folded

@@ -114,8 +114,16 @@ async fn alerts_ask_for_metrics_that_exist_from_the_start() {
     let mut known = metrics_in(&page(stage.client()).await);
     // From the first instance of a saga on, as `sagas.rs` shows.
     known.insert("foldstream_saga_instances".to_owned());
-    // Of handlers alone, as `deliveries.rs`, `handlers_jetstream.rs` and `timers.rs` show.
-    for metric in ["outbox_conflicts", "outbox_troubled", "timers_troubled"] {
+    // Of handlers alone, as `deliveries.rs`, `handlers_jetstream.rs`, `targets.rs` and `timers.rs`
+    // show.
+    for metric in [
+        "outbox_conflicts",
+        "outbox_longest_wait_seconds",
+        "outbox_promise",
+        "outbox_troubled",
+        "outbox_window_seconds",
+        "timers_troubled",
+    ] {
         known.insert(format!("foldstream_{metric}"));
     }
     let rules = std::fs::read_to_string(foldstream_tests::root().join("deploy/alerts.yml"))

@@ -245,6 +245,15 @@ async fn promise_follows_the_settings_of_a_stream_that_is_edited() {
                 (outbox.targets[0].promise == Some(promise)).then_some(())
             })
             .await;
+            let page = stage.client().get("/metrics").await.expect(200).text();
+            let has = |metric: &str| {
+                page.contains(&format!(
+                    "{metric}{{deployment=\"reactor\",target=\"out\"}} 0."
+                ))
+            };
+            assert!(has("foldstream_outbox_longest_wait_seconds"), "{page}");
+            let is_all = promise == Promise::Window;
+            assert_eq!(has("foldstream_outbox_window_seconds"), is_all, "{page}");
         }
     }
 }
