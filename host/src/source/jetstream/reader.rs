@@ -304,7 +304,7 @@ impl Supervised {
             let outcome = match tried {
                 Ok(()) => {
                     let opening = open(&mut link, &settings, &covering, &standing);
-                    report_if_long(opening, &status).await
+                    Box::pin(report_if_long(opening, &status)).await
                 }
                 Err(trouble) => Err(trouble.into()),
             };
