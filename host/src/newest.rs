@@ -52,7 +52,7 @@ impl Newest {
     /// unreadable says nothing.
     pub(crate) fn check(&self, unit: &'static str, found: u64) -> Result<(), FellBack> {
         // Another kind of file in its place must not be read into memory whole.
-        let noted = small_file::read_regular(&self.note, NOTE_BYTES_MAX).ok();
+        let noted = small_file::read_within(&self.note, NOTE_BYTES_MAX).ok();
         let noted =
             noted.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse::<u64>().ok());
         match noted {
