@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 
+use async_nats::jetstream;
 use async_nats::jetstream::stream::Config;
 use foldstream::api::{self, Promise};
 use foldstream_tests::host::Host;
 use foldstream_tests::nats::{self, NatsServer, Version};
 use foldstream_tests::proxy::Proxy;
 use foldstream_tests::reactor::{
-    REACTOR, TO_STREAM, event, events, host_with_stream, published, stored,
+    REACTOR, TO_STREAM, assert_in_order, event, events, host_with_stream, published, stored,
 };
 use foldstream_tests::{cli, guests, wait};
 use serde_json::json;
@@ -71,27 +72,38 @@ async fn stream_that_is_missing_or_full_costs_no_new_connections() {
     }
 }
 
-#[tokio::test]
-async fn stream_that_refuses_firings_costs_no_new_connections() {
+/// A server with a stream that the guest `alarm` reads and writes, and its settings.
+async fn alarms(message_bytes_max: i32) -> (NatsServer, jetstream::Context, Config) {
     let server = NatsServer::start().await;
     let context = server.jetstream().await;
     let subjects = ["alarm.>", "rang.>", "_fs.timers.>"].map(str::to_owned);
     let config = Config {
         subjects: subjects.to_vec(),
+        max_message_size: message_bytes_max,
         ..nats::stream_config("ALARMS", "alarm.>")
     };
     nats::create_stream_with(&context, config.clone()).await;
-    let proxy = Proxy::start(&server.url()).await;
+    (server, context, config)
+}
+
+/// A host with that guest, and the address of the server or of a proxy.
+async fn with_alarm(url: &str) -> Host {
     let host = Host::start_with(&format!(
-        "[sources.alarms]\nkind = \"jetstream\"\nstream = \"ALARMS\"\nservers = [{:?}]\n",
-        proxy.url()
+        "[sources.alarms]\nkind = \"jetstream\"\nstream = \"ALARMS\"\nservers = [{url:?}]\n"
     ))
     .await;
-    let client = host.client();
     let grant = "&allow-publish=rang.%3E%40alarms";
-    client
-        .deploy_with("alarm", &guests::module("alarm"), grant)
-        .await;
+    let module = guests::module("alarm");
+    host.client().deploy_with("alarm", &module, grant).await;
+    host
+}
+
+#[tokio::test]
+async fn stream_that_refuses_firings_costs_no_new_connections() {
+    let (server, context, config) = alarms(-1).await;
+    let proxy = Proxy::start(&server.url()).await;
+    let host = with_alarm(&proxy.url()).await;
+    let client = host.client();
     let edited = context.update_stream(full(config.clone(), 1)).await;
     edited.expect("is edited");
     let data = json!({ "name": "tea", "after_ms": 0 }).to_string();
@@ -118,25 +130,9 @@ async fn stream_that_refuses_firings_costs_no_new_connections() {
 
 #[tokio::test]
 async fn timer_whose_firing_is_refused_holds_no_other_back() {
-    let server = NatsServer::start().await;
-    let context = server.jetstream().await;
-    let subjects = ["alarm.>", "rang.>", "_fs.timers.>"].map(str::to_owned);
-    let config = Config {
-        subjects: subjects.to_vec(),
-        max_message_size: 620,
-        ..nats::stream_config("ALARMS", "alarm.>")
-    };
-    nats::create_stream_with(&context, config.clone()).await;
-    let host = Host::start_with(&format!(
-        "[sources.alarms]\nkind = \"jetstream\"\nstream = \"ALARMS\"\nservers = [{:?}]\n",
-        server.url()
-    ))
-    .await;
+    let (server, context, config) = alarms(620).await;
+    let host = with_alarm(&server.url()).await;
     let client = host.client();
-    let grant = "&allow-publish=rang.%3E%40alarms";
-    client
-        .deploy_with("alarm", &guests::module("alarm"), grant)
-        .await;
     // Its firing has a header and more members, so it is larger than the event that sets it.
     let long = "x".repeat(500);
     for (name, after_ms) in [(long.as_str(), 0), ("tea", 200), ("egg", 400)] {
@@ -255,6 +251,37 @@ async fn promise_follows_the_settings_of_a_stream_that_is_edited() {
             let is_all = promise == Promise::Window;
             assert_eq!(has("foldstream_outbox_window_seconds"), is_all, "{page}");
         }
+    }
+}
+
+#[tokio::test]
+async fn thousands_that_waited_leave_once_each_and_in_the_order_of_their_keys() {
+    for target in [Target::Plain(Version::Newest), Target::Cursors] {
+        let mut stage = Stage::start(target).await;
+        let first = stage.append(1, "one").await;
+        published(stage.client(), first).await;
+        stage.server().0.stop();
+        let last = stage
+            .client()
+            .append(&events(3_500, "one"))
+            .await
+            .last_sequence;
+        // More than are read at once, so that the next ones are read while others are sent.
+        stage
+            .waits_until("wait", |outbox| outbox.entries == 3_500)
+            .await;
+        stage.server().0.restart().await;
+        let shown = published(stage.client(), last).await;
+        let outbox = shown.outbox.expect("it is a handler");
+        let counts = (outbox.targets[0].released, outbox.targets[0].resent);
+        assert_eq!(counts, (3_501, 0), "{target:?}");
+        let stored = stage.stored().await;
+        assert_eq!(stored.len(), 3_501, "{target:?}");
+        assert_in_order(
+            stored
+                .into_iter()
+                .map(|message| (message.key, message.place)),
+        );
     }
 }
 

@@ -82,7 +82,7 @@ class Instance:
         except Unwritable as error:
             return _failed(error.index, error.cause)
         except BaseException as error:
-            # Also those that end a program, such as KeyboardInterrupt: here none ends.
+            # Also KeyboardInterrupt and its like: they end a program, and here none ends.
             return _failed(index, error)
         return None
 

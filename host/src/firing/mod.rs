@@ -464,7 +464,12 @@ impl Work {
         Ok(())
     }
 
+    /// Lets the others go before a firing that is refused.
     fn note_refused(&mut self, due: Due, why: String) {
+        // As many as are read with each look: beyond that the stream is likely to refuse any.
+        if self.refused.len() >= UNDER_WAY_MAX && !self.refused.contains_key(&due) {
+            return;
+        }
         let before = self.refused.get(&due);
         let refused = Refused {
             attempt: before.map_or(0, |before| before.attempt.saturating_add(1)),

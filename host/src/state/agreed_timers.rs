@@ -20,7 +20,7 @@ const CHANGES_MAX: usize = 10_000;
 pub enum Agreement {
     /// In all of them: the same code made both.
     Whole,
-    /// In those that are due up to a time: other code may set others.
+    /// In timers that are due up to a time: other code may set others later.
     DueUntil(u64),
 }
 
