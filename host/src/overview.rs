@@ -247,8 +247,8 @@ pub struct OutboxTarget {
     pub promise: Option<Promise>,
     /// How long the stream recognises ids, in seconds, if the promise rests on that.
     pub window_seconds: Option<f64>,
-    /// The longest time that a message waited for its confirmation, or has waited until now, since
-    /// the host started, in seconds.
+    /// The longest time that a message has ever waited for its confirmation, or has waited until now,
+    /// in seconds.
     pub longest_wait_seconds: f64,
     /// Messages confirmed as stored since the host started.
     pub released: u64,

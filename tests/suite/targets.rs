@@ -2,6 +2,7 @@
 //! and delayed messages.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Config;
@@ -252,6 +253,46 @@ async fn promise_follows_the_settings_of_a_stream_that_is_edited() {
             assert_eq!(has("foldstream_outbox_window_seconds"), is_all, "{page}");
         }
     }
+}
+
+/// What `doctor` finds in doubt of the promises of the only target.
+fn thin_promise(host: &Host) -> bool {
+    let found = cli::on(host, &["doctor"]).stdout;
+    found.contains("a message that waits longer than the window may be stored twice")
+}
+
+#[tokio::test]
+async fn outage_beyond_the_window_is_named_by_doctor_and_remembered_over_restarts() {
+    let mut stage = Stage::start(Target::Plain(Version::Newest)).await;
+    // The window alone prevents second copies of a stream that forgets its messages.
+    stage
+        .edit(Config {
+            max_messages_per_subject: 1,
+            duplicate_window: Duration::from_secs(4),
+            ..plain()
+        })
+        .await;
+    let last = stage.append(1, "one").await;
+    let shown = published(stage.client(), last).await;
+    let target = &shown.outbox.expect("it is a handler").targets[0];
+    assert!(target.longest_wait_seconds < 2.0, "{target:?}");
+    assert!(!thin_promise(&stage.host));
+
+    stage.server().0.stop();
+    let last = stage.append(1, "one").await;
+    let has_waited = |outbox: &api::Outbox| outbox.targets[0].longest_wait_seconds >= 5.0;
+    stage.waits_until("wait beyond the window", has_waited).await;
+    stage.server().0.restart().await;
+    published(stage.client(), last).await;
+    assert!(thin_promise(&stage.host), "after the outage");
+
+    stage.host.restart().await;
+    let last = stage.append(1, "one").await;
+    let shown = published(stage.client(), last).await;
+    let outbox = shown.outbox.expect("it is a handler");
+    assert!(has_waited(&outbox), "{:?}", outbox.targets[0]);
+    assert_eq!(outbox.targets[0].promise, Some(Promise::Window));
+    assert!(thin_promise(&stage.host), "after the restart");
 }
 
 #[tokio::test]

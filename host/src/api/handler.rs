@@ -214,8 +214,8 @@ pub struct OutboxTarget {
     /// How long the stream recognises ids, in seconds, if the promise rests on that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window_seconds: Option<f64>,
-    /// The longest time that a message waited for its confirmation, or has waited until now, since
-    /// the host started, in seconds.
+    /// The longest time that a message has ever waited for its confirmation, or has waited until now,
+    /// in seconds; in whole seconds if that was before the host started.
     pub longest_wait_seconds: f64,
     /// Messages confirmed as stored since the host started.
     pub released: u64,

@@ -138,7 +138,7 @@ impl Gauges {
             longest_wait: float_gauge(
                 registry,
                 "foldstream_outbox_longest_wait_seconds",
-                "The longest wait of a message for its confirmation since the host started.",
+                "The longest wait of a message for its confirmation so far, also before restarts.",
                 target,
             ),
             window: float_gauge(

@@ -19,6 +19,9 @@ pub struct Mark {
     /// Whether the stream has messages under the subjects to which they were sent; an account may map
     /// them. None before one was looked at.
     pub keeps_subjects: Option<bool>,
+    /// The longest time that a message has waited for its confirmation, in whole seconds, whichever
+    /// stream the target was then.
+    pub longest_wait_s: u64,
 }
 
 /// The form of a mark in the file. Earlier releases stored the sequence alone, or without what is
@@ -37,11 +40,13 @@ enum StoredMark {
         lost: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         keeps_subjects: Option<bool>,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        longest_wait: u64,
     },
 }
 
-fn is_zero(sequence: &u64) -> bool {
-    *sequence == 0
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl From<StoredMark> for Mark {
@@ -54,12 +59,14 @@ impl From<StoredMark> for Mark {
                 confirmed,
                 lost,
                 keeps_subjects,
+                longest_wait,
             } => Self {
                 sequence,
                 created_ns: Some(created).filter(|created| *created > 0),
                 confirmed,
                 has_lost: lost,
                 keeps_subjects,
+                longest_wait_s: longest_wait,
             },
         }
     }
@@ -73,8 +80,10 @@ impl From<Mark> for StoredMark {
             confirmed,
             has_lost,
             keeps_subjects,
+            longest_wait_s,
         } = mark;
-        let is_plain = confirmed == 0 && !has_lost && keeps_subjects.is_none();
+        let is_plain =
+            confirmed == 0 && !has_lost && keeps_subjects.is_none() && longest_wait_s == 0;
         if created_ns.is_none() && is_plain {
             return Self::Sequence(sequence);
         }
@@ -84,6 +93,7 @@ impl From<Mark> for StoredMark {
             confirmed,
             lost: has_lost,
             keeps_subjects,
+            longest_wait: longest_wait_s,
         }
     }
 }
@@ -123,8 +133,10 @@ impl Mark {
         })
     }
 
-    /// The same place, with what the one before knew of the stream.
-    pub(super) fn following(self, before: Option<Self>) -> Self {
+    /// The same place, with what the one before knew of the stream, and of how long messages waited.
+    pub(super) fn following(mut self, before: Option<Self>) -> Self {
+        let waited = before.map_or(0, |before| before.longest_wait_s);
+        self.longest_wait_s = self.longest_wait_s.max(waited);
         let Some(before) = before.filter(|before| before.is_within(self.created_ns)) else {
             return self;
         };
@@ -167,6 +179,10 @@ mod tests {
             keeps_subjects: Some(true),
             ..mapped
         };
+        let slow = Mark {
+            longest_wait_s: 9,
+            ..Mark::at(7, None)
+        };
         for (before, next, wanted) in [
             (mapped, new, Some(false)),
             (mapped, same, Some(false)),
@@ -193,7 +209,10 @@ mod tests {
         assert_eq!([old, new].map(|mark| mark.within(Some(5))), [7, 7]);
         assert_eq!([old, new].map(|mark| mark.within(Some(6))), [7, 0]);
         assert_eq!(new.within(None), 7, "the server does not say");
-        for mark in [old, new, lost, mapped, same] {
+        for next in [new, other, Mark::at(8, None)] {
+            assert_eq!(next.following(Some(slow)).longest_wait_s, 9, "{next:?}");
+        }
+        for mark in [old, new, lost, mapped, same, slow] {
             let json = serde_json::to_string(&mark).expect("plain data");
             assert_eq!(read(&json), mark, "{json}");
         }

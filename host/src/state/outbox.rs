@@ -573,11 +573,25 @@ impl Store {
     /// nothing about what comes. A commit records it later.
     pub fn set_lost(&self, target: &str, mark: Mark) {
         let mut pending = self.inner.outbox.pending.lock();
+        let before = pending.marks.get(target);
         let mark = Mark {
             has_lost: true,
+            longest_wait_s: before.map_or(0, |before| before.longest_wait_s),
             ..mark
         };
         pending.marks.insert(target.to_owned(), mark);
+        pending.has_new_marks = true;
+    }
+
+    /// Notes how long a message waited for its confirmation by a target that has a mark, if none waited
+    /// longer. A commit records it later.
+    pub fn note_effect_wait(&self, target: &str, waited_s: u64) {
+        let mut pending = self.inner.outbox.pending.lock();
+        let mark = pending.marks.get_mut(target);
+        let Some(mark) = mark.filter(|mark| mark.longest_wait_s < waited_s) else {
+            return;
+        };
+        mark.longest_wait_s = waited_s;
         pending.has_new_marks = true;
     }
 

@@ -1,6 +1,9 @@
 //! The task of an owner that sends its effects to one source.
 
-use std::collections::{BTreeSet, HashSet};
+mod look;
+mod pauses;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::ahead::{self, Ahead};
+use super::ahead::Ahead;
 use super::cursor::{self, Cursor};
 use super::jetstream::Refused;
 use super::reading::{DelayedMax, Reading, Ready};
@@ -20,23 +23,12 @@ use crate::clock::{Clock, wall_ns};
 use crate::effects::{self, Grants, Place, Promise, Row, RowKey};
 use crate::log::Log;
 use crate::room::Use;
-use crate::source::jetstream::{Description, Outgoing, Publisher, Terms};
+use crate::source::jetstream::{Description, Publisher, Terms};
 use crate::source::{Outlet, Source};
 use crate::state::{self, Mark, RefusedKeys};
 
-/// How often it is looked at under which subject the stream has a message: an account may begin to map
-/// subjects at any time.
-const SUBJECT_LOOKS: Duration = Duration::from_secs(1);
-/// How often a stream that messages are sent to is asked whether its settings still allow the same
-/// promise.
-const TERMS_LOOKS: Duration = Duration::from_secs(5);
 /// Pause after a failure: it doubles up to the longest one, and varies by half.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-/// How long a message that its target refuses may keep a new one waiting that does not depend on it.
-const FRESH_MIN: Duration = Duration::from_secs(1);
-/// How long confirmed effects may stay in the file. A crash within that time sends them again, so
-/// it is far shorter than any stream's window.
-const CONFIRMED_MAX: Duration = Duration::from_secs(1);
 /// How long a task then waits for confirmations. What is not confirmed is sent again, with the same
 /// ids.
 const GRACE: Duration = Duration::from_secs(2);
@@ -50,15 +42,6 @@ enum Outcome {
     Partly,
     /// None is.
     Nothing,
-}
-
-/// Effects that do not depend on one that is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Others {
-    /// Later ones, of other keys.
-    Later,
-    /// Delayed ones.
-    Delayed,
 }
 
 /// Sends the effects for one source.
@@ -152,6 +135,7 @@ impl Task {
     pub(super) async fn run(mut self) {
         let mut durable = self.parts.store.outbox_changes();
         let mut pause = PAUSE.0;
+        self.continue_longest_wait();
         while !*self.stopped.borrow() {
             // Both as of before the look at the rows, so that what comes after it wakes the task.
             durable.borrow_and_update();
@@ -311,23 +295,6 @@ impl Task {
             self.follow_terms().await;
         }
         (outcome, leaves_refused)
-    }
-
-    /// Looks at the stream again if it was edited, so that what is promised is what it allows.
-    async fn follow_terms(&mut self) {
-        let Outlet::Stream(publisher) = &self.outlet else {
-            return;
-        };
-        if !self.has_new_terms(publisher).await {
-            return;
-        }
-        self.is_in_doubt.store(true, Ordering::Relaxed);
-        let position = self.parts.store.durable_position();
-        // Otherwise the next round looks.
-        if let Ok(stored) = self.stored(publisher, position).await {
-            let found = self.take_stored(stored, &mut Vec::new(), &mut Vec::new());
-            self.confirm(found).await;
-        }
     }
 
     /// Whether the target knows how far it has come by one place: it would pass an effect that was
@@ -498,184 +465,6 @@ impl Task {
         }
     }
 
-    /// Notes how safe publishing is.
-    fn promise(&self, promise: Promise, window: Option<Duration>) {
-        let status = &self.parts.status;
-        status.change(&self.name, |target| target.set_promise(promise, window));
-    }
-
-    /// Notes that the target gave a new message a sequence before that of one that it has confirmed.
-    /// Nothing less shows that it has lost its end: what a stream says of itself may be of a leader
-    /// that was just elected, and its cursor may have expired.
-    fn check_kept(&self, sequence: u64) {
-        let created_ns = *self.created_ns.lock();
-        let mark = self.parts.store.effect_mark(&self.name);
-        let confirmed = mark.map_or(0, |mark| mark.confirmed_within(created_ns));
-        if sequence >= confirmed {
-            return;
-        }
-        // From here on the next loss counts, or this one would be found again. What else the stream
-        // has stored since is in doubt, unless all is known: then the mark is set next.
-        self.parts.store.set_lost(&self.name, self.mark(0));
-        tracing::warn!(
-            deployment = self.parts.deployment,
-            target = self.name,
-            confirmed,
-            sequence,
-            "the stream lacks messages that it had confirmed: it has lost its end, or somebody has \
-             removed them; they are not sent again"
-        );
-        self.show_lost();
-    }
-
-    /// Reports whether the target has lost what it had confirmed, as the state knows, also from
-    /// before a restart. What a stream had lost that was made again since is no concern of this one.
-    fn show_lost(&self) {
-        let created_ns = *self.created_ns.lock();
-        let mark = self.parts.store.effect_mark(&self.name);
-        let has_lost = mark.is_some_and(|mark| mark.has_lost && mark.is_within(created_ns));
-        let status = &self.parts.status;
-        status.set_lost(&self.name, has_lost);
-    }
-
-    /// Effects that wait although an embedded log has them. Its cursor says nothing about effects
-    /// with a turn, so a state from a backup is one more reason to look. Nobody else stores any.
-    async fn stored_in_log(&self, log: &Log, position: u64) -> Result<(Vec<Row>, u64), String> {
-        if !self.is_in_doubt.load(Ordering::Relaxed) {
-            return self.made_again(position).await;
-        }
-        let store = &self.parts.store;
-        let last = log.info().last_sequence;
-        let places = match store.effect_mark(&self.name) {
-            None => {
-                let begun = ahead::begin_mark(store, &self.name, self.mark(last)).await;
-                begun.map_err(|error| error.to_string())?;
-                BTreeSet::new()
-            }
-            Some(Mark { sequence: mark, .. }) => {
-                let (log, lineage) = (log.clone(), self.parts.lineage);
-                let look = move || {
-                    let stored = embedded::stored_between(&log, lineage, (mark, last))?;
-                    Ok::<_, crate::log::Error>((stored, embedded::reached(&log, lineage)?))
-                };
-                let looked = tokio::task::spawn_blocking(look).await;
-                let looked = looked.map_err(|error| error.to_string())?;
-                let (stored, reached) = looked.map_err(|error| error.to_string())?;
-                // Otherwise the state has all that it ever had: nothing is in doubt, and a handler
-                // that publishes seldom would be warned at each start.
-                let is_from_backup = reached > store.durable_position();
-                if let Some(gap) = stored.gap.filter(|_| is_from_backup) {
-                    tracing::warn!(
-                        deployment = self.parts.deployment,
-                        target = self.name,
-                        mark,
-                        last,
-                        "the state is older than what it has published, and not all events behind \
-                         its mark could be looked at: {gap}; messages of events that are parked \
-                         since then may be stored again"
-                    );
-                }
-                stored.places
-            }
-        };
-        let position = store.durable_position();
-        let sorted = Ahead::sort(store, &self.name, places, position).await;
-        let (stored, ahead) = sorted.map_err(|error| error.to_string())?;
-        *self.ahead.lock() = ahead;
-        self.is_in_doubt.store(false, Ordering::Relaxed);
-        Ok((stored, last))
-    }
-
-    /// Effects that wait although the stream has them, as far as that is in doubt, and up to which
-    /// sequence nothing else is. A cursor says nothing about those that were sent without one: a
-    /// stream may be edited to take none for a while.
-    async fn stored(
-        &self,
-        publisher: &Publisher,
-        position: u64,
-    ) -> Result<(Vec<Row>, u64), String> {
-        let is_in_doubt = self.is_in_doubt.load(Ordering::Relaxed);
-        if !is_in_doubt && !self.doubts_cursor.load(Ordering::Relaxed) {
-            return self.made_again(position).await;
-        }
-        let lineage = self.parts.lineage;
-        let description = publisher.describe().await;
-        let description = description.map_err(|error| error.to_string())?;
-        *self.terms.lock() = Some((Instant::now(), description.terms()));
-        *self.created_ns.lock() = description.created_ns;
-        let found = cursor::find(publisher, &description, lineage, &self.name).await;
-        let found = found.map_err(|error| error.to_string())?;
-        self.doubts_cursor.store(false, Ordering::Relaxed);
-        if found.as_ref().and_then(Cursor::sequence).is_some() {
-            self.has_lost_cursor.store(false, Ordering::Relaxed);
-        }
-        let is_known = !is_in_doubt || self.is_all_by_cursor.load(Ordering::Relaxed);
-        if is_known && found.is_some() {
-            *self.cursor.lock() = found;
-            self.is_in_doubt.store(false, Ordering::Relaxed);
-            return self.made_again(position).await;
-        }
-        let sequence = found.as_ref().and_then(Cursor::sequence);
-        *self.cursor.lock() = found;
-        let place = (&self.parts.store, self.name.as_str());
-        let (grants, publishes) = ((self.parts.grants)(), (self.parts.publishes)());
-        let reading = self.parts.status.reading(&self.name);
-        // A state from a backup is one that was just opened.
-        let is_from_backup =
-            !self.has_looked.load(Ordering::Relaxed) || !self.ahead.lock().is_empty();
-        let looked = jetstream::Looked {
-            grants: &grants,
-            publishes: if is_from_backup { &publishes } else { &[] },
-            passed: &|passed, of| reading.passed(passed, of),
-        };
-        let stream = (publisher, description);
-        let known = jetstream::look(stream, place, lineage, looked, sequence).await;
-        let known = known.map_err(|error| error.to_string())?;
-        drop(reading);
-        self.has_looked.store(true, Ordering::Relaxed);
-        let has_cursor = self.cursor.lock().is_some();
-        self.is_all_by_cursor.store(has_cursor, Ordering::Relaxed);
-        if sequence.is_none() {
-            self.promise(known.promise, Some(description.window));
-        }
-        // What it passed can't be looked up any more.
-        let is_gone =
-            sequence.is_none() && has_cursor && !(known.is_read || description.transforms);
-        self.has_lost_cursor.store(is_gone, Ordering::Relaxed);
-        *self.ahead.lock() = known.ahead;
-        self.is_in_doubt.store(false, Ordering::Relaxed);
-        let through = if known.is_read { description.last } else { 0 };
-        Ok((known.stored, through))
-    }
-
-    /// Whether the stream was edited since it was looked at, asked now and then. What can't be asked now
-    /// is asked again after the next effects.
-    async fn has_new_terms(&self, publisher: &Publisher) -> bool {
-        let before = *self.terms.lock();
-        // Otherwise it is in doubt, and everything is looked at.
-        let Some((_, terms)) = before.filter(|(at, _)| at.elapsed() >= TERMS_LOOKS) else {
-            return false;
-        };
-        let Ok(description) = publisher.describe().await else {
-            return false;
-        };
-        *self.terms.lock() = Some((Instant::now(), terms));
-        description.terms() != terms
-    }
-
-    /// Effects up to a position that the handler has made again, and that the stream has.
-    async fn made_again(&self, position: u64) -> Result<(Vec<Row>, u64), String> {
-        let left = self.parts.store.parked_left();
-        let made = self.ahead.lock().made(position, left);
-        if made.is_empty() {
-            return Ok((Vec::new(), 0));
-        }
-        let sorted = Ahead::sort(&self.parts.store, &self.name, made, position).await;
-        let (rows, left) = sorted.map_err(|error| error.to_string())?;
-        self.ahead.lock().replace_made(position, left);
-        Ok((rows, 0))
-    }
-
     /// Sends effects that a stream does not have.
     async fn send_new(&self, publisher: &Publisher, rows: Vec<Row>, delayed: Vec<Row>) -> Sent {
         let lineage = self.parts.lineage;
@@ -723,38 +512,6 @@ impl Task {
         let is_refused = cursor.is_some() && sent.trouble.is_some();
         self.doubts_cursor.store(is_refused, Ordering::Relaxed);
         sent
-    }
-
-    /// Notes whether the stream has a message under the subject to which it was sent, now and then.
-    async fn note_subject(&self, publisher: &Publisher, (sequence, message): (u64, Outgoing)) {
-        let is_soon = |at: Instant| at.elapsed() < SUBJECT_LOOKS;
-        if self.subject_seen.lock().is_some_and(is_soon) {
-            return;
-        }
-        // What can't be read now is looked at again with the next message.
-        let Ok(Some(keeps_subjects)) = publisher.has_as_sent(sequence, &message).await else {
-            return;
-        };
-        *self.subject_seen.lock() = Some(Instant::now());
-        let store = &self.parts.store;
-        let Some(mark) = store.effect_mark(&self.name) else {
-            return;
-        };
-        if !keeps_subjects && mark.keeps_subjects != Some(false) {
-            tracing::warn!(
-                deployment = self.parts.deployment,
-                target = self.name,
-                sequence,
-                subject = message.subject,
-                "the stream has messages under other subjects than they were sent to, perhaps by a \
-                 mapping of the account; after a crash all its messages are looked at"
-            );
-        }
-        let mark = Mark {
-            keeps_subjects: Some(keeps_subjects),
-            ..mark
-        };
-        store.set_effect_mark(&self.name, mark);
     }
 
     /// Sends effects that have an order.
@@ -870,6 +627,10 @@ impl Task {
             let mark = self.mark(sequence);
             self.parts.store.set_effect_mark(&self.name, mark);
         }
+        if let Some(waited) = waited {
+            let (store, waited_s) = (&self.parts.store, waited.as_secs());
+            store.note_effect_wait(&self.name, waited_s);
+        }
         // A handler that waits for room commits nothing that would remove them.
         if has_many || self.parts.store.is_outbox_full() {
             self.remove().await;
@@ -898,80 +659,6 @@ impl Task {
         if let Some(removal) = self.removal.take() {
             // A panic is reported where it happens, and the rows are removed with the next ones.
             let _ = removal.await;
-        }
-    }
-
-    /// Waits for effects or for another request; removes confirmed effects if no commit does. Every
-    /// arm only observes.
-    async fn rest(&mut self, durable: &mut watch::Receiver<u64>, at_most: Option<Duration>) {
-        // Confirmed rows should not stay for long: a crash would send them again.
-        let limit = if self.parts.store.has_confirmed_effects() {
-            Some(at_most.unwrap_or(CONFIRMED_MAX).min(CONFIRMED_MAX))
-        } else {
-            at_most
-        };
-        let over = async {
-            match limit {
-                Some(limit) => tokio::time::sleep(limit).await,
-                None => std::future::pending().await,
-            }
-        };
-        // A commit removes them itself. Requests may come faster than the time is over.
-        let no_commit = tokio::select! {
-            biased;
-            _ = self.stopped.wait_for(|stopped| *stopped) => false,
-            _ = self.changed.changed() => true,
-            _ = durable.changed() => false,
-            () = over => true,
-        };
-        if no_commit && self.parts.store.has_confirmed_effects() {
-            self.remove().await;
-        }
-    }
-
-    /// Whether the target takes some effects although it refuses others.
-    fn takes_others(&self, others: Others) -> bool {
-        let holds_ordered = others == Others::Later && self.holds_ordered.load(Ordering::Relaxed);
-        match &self.outlet {
-            Outlet::Log(_) => !holds_ordered,
-            Outlet::Stream(publisher) => {
-                let is_in_doubt = self.is_in_doubt.load(Ordering::Relaxed);
-                publisher.is_up() && !is_in_doubt && !(holds_ordered && self.has_places())
-            }
-        }
-    }
-
-    /// Waits before the next attempt; not as long if there are effects meanwhile that the target may
-    /// take. Every arm only observes.
-    async fn rest_after_trouble(
-        &mut self,
-        durable: &mut watch::Receiver<u64>,
-        pause: Duration,
-        due: Option<Duration>,
-    ) {
-        let (later, delayed) = (
-            self.takes_others(Others::Later),
-            self.takes_others(Others::Delayed),
-        );
-        let fresh = async {
-            // Not at once, because those that are refused are tried again with them.
-            tokio::time::sleep(FRESH_MIN).await;
-            tokio::select! {
-                _ = durable.changed(), if later => {}
-                () = tokio::time::sleep(due.unwrap_or_default()), if delayed && due.is_some() => {}
-                else => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            _ = self.stopped.wait_for(|stopped| *stopped) => {}
-            _ = self.changed.changed() => {}
-            () = tokio::time::sleep(pause) => {}
-            () = fresh => {}
-        }
-        // The pause may be long, and the rows have left.
-        if self.parts.store.has_confirmed_effects() {
-            self.remove().await;
         }
     }
 }
