@@ -138,6 +138,32 @@ async fn nothing_is_published_without_a_grant_and_the_handler_stops_at_the_event
 }
 
 #[tokio::test]
+async fn first_deploy_shows_what_a_handler_may_publish_and_warns_if_that_is_nothing() {
+    let host = Host::start().await;
+    let module = guests::path(REACTOR).display().to_string();
+    let deploy = |name: &str, options: &[&str]| {
+        let line = ["deploy", &module, "--name", name];
+        cli::on(&host, &[&line[..], options].concat()).expect(0)
+    };
+    let shown = deploy("open", &["--allow-publish", "out.>@events"]);
+    assert!(
+        shown.stdout.contains("; it may publish out.>@events"),
+        "{shown:?}"
+    );
+    let audit = cli::on(&host, &["audit", "open"]).expect(0).stdout;
+    assert!(audit.contains("grants: +out.>@events"), "{audit}");
+    for options in [&[][..], &["--wait"]] {
+        let name = format!("shut{}", options.len());
+        let shown = deploy(&name, options);
+        assert!(!shown.stdout.contains("may publish"), "{shown:?}");
+        assert!(
+            shown.stderr.contains("warning: ") && shown.stderr.contains("out.>"),
+            "{shown:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_was_there_before_the_deploy_is_handled_without_publishing() {
     let host = Host::start().await;
     let client = host.client();

@@ -273,6 +273,36 @@ async fn a_rebuild_makes_up_for_parked_events_and_a_rollback_returns_to_them() {
 }
 
 #[tokio::test]
+async fn a_gate_says_that_the_active_state_is_without_parked_events() {
+    let bed = Bed::start("").await;
+    let last = bed.tell(&ILL).await;
+    assert_eq!(bed.notes_at(last).await, "1,3");
+    // By itself it would take over.
+    let module = guests::module("mischief-fixed");
+    let gate = "&strategy=rebuild&gate=%7B%22allow%22%3A%5B%5D%7D";
+    bed.host.client().deploy_with(NAME, &module, gate).await;
+    let is_compared = |shown: &api::Generation| shown.comparison.is_some();
+    let candidate = foldstream_tests::wait::until("the gate to compare", async || {
+        let mut generations = bed.host.client().generations(NAME).await.into_iter();
+        generations.find(|one| one.number == 2 && is_compared(one))
+    })
+    .await;
+    assert!(
+        candidate.reason.contains("held back by its gate")
+            && candidate
+                .reason
+                .contains("without 2 events that are parked"),
+        "{}",
+        candidate.reason
+    );
+    let refused = bed.run("promote mischief").stderr;
+    assert!(
+        refused.contains("without 2 events that are parked"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn a_dry_run_shows_what_a_retry_or_a_drop_would_do_and_changes_nothing() {
     let bed = Bed::start("").await;
     let last = bed.tell(&ILL).await;

@@ -301,3 +301,58 @@ async fn handler_that_may_not_publish_stops_and_parks_nothing() {
         .await;
     client.reached("reactor", last).await;
 }
+
+#[tokio::test]
+async fn bundles_of_all_keys_or_of_a_class_are_exported_and_reproduce_their_failures() {
+    let bed = Bed::start("").await;
+    let last = bed
+        .tell(&[("ada", "ill 1"), ("bob", "trap"), ("ada", "note 3")])
+        .await;
+    bed.tell(&[("eve", "ill 4"), ("joe", "note 5")]).await;
+    bed.host.client().reached(NAME, last + 2).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let files = |folder: &str| {
+        let entries = std::fs::read_dir(folder).expect("a folder");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<_> = names.filter_map(|name| name.into_string().ok()).collect();
+        names.sort();
+        names
+    };
+    let export = |folder: &str, options: &[&str]| {
+        let line = ["parked", "export", NAME, "--dir", folder];
+        cli::on(&bed.host, &[&line[..], options].concat())
+    };
+
+    // A folder that does not exist yet.
+    let traps = folder.path().join("a/traps").display().to_string();
+    let done = export(&traps, &["--all", "--class", "trap", "-o", "json"]).expect(0);
+    assert_eq!(files(&traps), ["mischief-2.bundle.json"]);
+    let done: serde_json::Value = done.json();
+    assert_eq!(done["bundles"][0]["failure"]["class"], "trap", "{done}");
+    assert_eq!(done["failed"], json!([]));
+    let replayed = cli::run(&["replay", &format!("{traps}/mischief-2.bundle.json")]).expect(0);
+    assert!(
+        replayed.stderr.contains("reproduced: event 2"),
+        "{replayed:?}"
+    );
+
+    // One that is there stays as it is, and holds no other back.
+    let done = export(&traps, &["--all"]).expect(1);
+    let all = ["mischief-1", "mischief-2", "mischief-4"].map(|name| format!("{name}.bundle.json"));
+    assert_eq!(files(&traps), all);
+    assert!(
+        done.stdout.contains("mischief-1.bundle.json: 2 events")
+            && done.stderr.contains("2 of 3 keys were exported")
+            && done.stderr.contains("`mischief.bob`: cannot write"),
+        "{done:?}"
+    );
+
+    let some = folder.path().join("some").display().to_string();
+    export(&some, &["mischief.eve", "mischief.ada"]).expect(0);
+    assert_eq!(files(&some), [all[0].as_str(), all[2].as_str()]);
+    let refused = export(&some, &["mischief.eve", "--class", "trap"]).expect(2);
+    assert!(refused.stderr.contains("cannot be used with"), "{refused:?}");
+    let refused = export(&some, &["nobody", "mischief.bob"]).expect(1);
+    assert!(refused.stderr.contains("`nobody`"), "{refused:?}");
+    assert_eq!(files(&some), all);
+}

@@ -281,7 +281,9 @@ async fn outage_beyond_the_window_is_named_by_doctor_and_remembered_over_restart
     stage.server().0.stop();
     let last = stage.append(1, "one").await;
     let has_waited = |outbox: &api::Outbox| outbox.targets[0].longest_wait_seconds >= 5.0;
-    stage.waits_until("wait beyond the window", has_waited).await;
+    stage
+        .waits_until("wait beyond the window", has_waited)
+        .await;
     stage.server().0.restart().await;
     published(stage.client(), last).await;
     assert!(thin_promise(&stage.host), "after the outage");

@@ -498,11 +498,16 @@ async fn limits_and_mistakes_have_names() {
     client
         .deploy_with(ALARM, &guests::module(ALARM), GRANT)
         .await;
-    // As late as a time can be, and in the past.
+    // As late as a time can be, a thousand years later, and in the past.
     let at = |name: &str, at_ns: u64| event("a", "set", &json!({ "name": name, "at_ns": at_ns }));
-    client.append(&[at("last", u64::MAX), at("past", 1)]).await;
+    let far = set("a", "far", 1_000 * 365 * 24 * 60 * 60 * 1_000);
+    client
+        .append(&[at("last", u64::MAX), far, at("past", 1)])
+        .await;
     assert_eq!(names(&rang(client, 1).await), ["a/past"]);
-    pending(client, 1).await;
+    pending(client, 2).await;
+    let list = cli::on(&host, &["timers", "list", ALARM]).expect(0).stdout;
+    assert_eq!(list.matches("2554-07-21T23:34:33").count(), 2, "{list}");
     let many = event(
         "b",
         "set",

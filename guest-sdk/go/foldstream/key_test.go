@@ -2,11 +2,13 @@ package foldstream
 
 import (
 	"encoding/json"
+	"math"
 	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // vector is a key of guest-sdk/conformance/keys.json.
@@ -137,12 +139,23 @@ func TestNumbersSortAsTexts(t *testing.T) {
 }
 
 func TestTimesAreInstants(t *testing.T) {
-	time, err := ParseTimestamp("2026-11-23T14:05:06.123456789Z")
-	if err != nil || time.Time().Format("2006-01-02T15:04:05.999999999Z07:00") != time.String() {
-		t.Errorf("%v is %v (%v)", time, time.Time(), err)
+	at, err := ParseTimestamp("2026-11-23T14:05:06.123456789Z")
+	if err != nil || at.Time().Format("2006-01-02T15:04:05.999999999Z07:00") != at.String() {
+		t.Errorf("%v is %v (%v)", at, at.Time(), err)
 	}
-	if time.Date().String() != "2026-11-23" || time.Add(-1).Sub(time) != -1 {
-		t.Errorf("%v is on %v", time, time.Date())
+	if at.Date().String() != "2026-11-23" || at.Add(-1).Sub(at) != -1 {
+		t.Errorf("%v is on %v", at, at.Date())
+	}
+	year := 365 * 24 * 60 * 60 * time.Duration(1e9)
+	far := at
+	for range 10 {
+		far = far.Add(100 * year)
+	}
+	if last := Timestamp(math.MaxUint64); far != last || at.Add(-250*year) != 0 {
+		t.Errorf("a thousand years later is %v", far)
+	}
+	if far.Sub(0) != math.MaxInt64 || Timestamp(0).Sub(far) != -math.MaxInt64 {
+		t.Errorf("%v is %v after the first instant", far, far.Sub(0))
 	}
 	for _, wrong := range []string{
 		"", "2026-11-23", "2026-11-23T14:05:06", "2026-11-23T14:05:06.Z", "2026-11-23T14:05:06.1234567890Z",

@@ -1,6 +1,7 @@
 package foldstream
 
 import (
+	"math"
 	"strconv"
 	"time"
 )
@@ -90,11 +91,29 @@ func (t Timestamp) Date() Date { return Date(t / dayNanoseconds) }
 // Time is the same instant, in UTC.
 func (t Timestamp) Time() time.Time { return time.Unix(int64(t/1e9), int64(t%1e9)).UTC() }
 
-// Add is an instant later by a duration; earlier, if it is negative.
-func (t Timestamp) Add(span time.Duration) Timestamp { return t + Timestamp(span) }
+// Add is an instant later by a duration; earlier, if it is negative. It is at most the last instant
+// and at least the first one.
+func (t Timestamp) Add(span time.Duration) Timestamp {
+	sum := t + Timestamp(span)
+	switch {
+	case span >= 0 && sum < t:
+		return math.MaxUint64
+	case span < 0 && sum > t:
+		return 0
+	}
+	return sum
+}
 
-// Sub is how much later the instant is than another.
-func (t Timestamp) Sub(other Timestamp) time.Duration { return time.Duration(t - other) }
+// Sub is how much later the instant is than another; like that of time.Time, at most the longest
+// duration, about 292 years.
+func (t Timestamp) Sub(other Timestamp) time.Duration {
+	if t < other {
+		return -min(other-t, math.MaxInt64).duration()
+	}
+	return min(t-other, math.MaxInt64).duration()
+}
+
+func (t Timestamp) duration() time.Duration { return time.Duration(t) }
 
 // String is the instant in RFC 3339 with nine decimals.
 func (t Timestamp) String() string { return string(t.appendText(nil)) }

@@ -66,13 +66,14 @@ class Timestamp(int):
         return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=self // 1_000)
 
     def __add__(self, span: timedelta | int) -> Timestamp:
-        return Timestamp(int(self) + _nanoseconds(span))
+        """A later instant; at most the last one that there is."""
+        return _nearest(int(self) + _nanoseconds(span))
 
     def __sub__(self, other: timedelta | int):  # type: ignore[no-untyped-def]
-        """An earlier instant, or, of two instants, how far they are apart."""
+        """An earlier instant, at least the first one; or, of two instants, how far they are apart."""
         if isinstance(other, Timestamp):
             return timedelta(microseconds=(int(self) - int(other)) // 1_000)
-        return Timestamp(int(self) - _nanoseconds(other))
+        return _nearest(int(self) - _nanoseconds(other))
 
     def __str__(self) -> str:
         seconds, nanosecond = divmod(int(self), _SECOND)
@@ -93,6 +94,10 @@ def parse_date(text: str) -> date:
     if day < _EPOCH:
         raise ValueError("expected a date from 1970 on")
     return day
+
+
+def _nearest(nanoseconds: int) -> Timestamp:
+    return Timestamp(min(max(nanoseconds, 0), _NANOSECONDS_MAX))
 
 
 def _nanoseconds(span: timedelta | int) -> int:

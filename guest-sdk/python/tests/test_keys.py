@@ -1,7 +1,7 @@
 """Keys have the texts that every SDK writes: `guest-sdk/conformance/keys.json`."""
 
 import json
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +64,10 @@ def test_numbers_sort_as_texts() -> None:
     numbers = [-(2**63), -(2**62), -10, -9, -1, 0, 1, 9, 10, 2**63 - 1]
     texts = [key_type(keys.i64).write(number) for number in numbers]
     assert texts == sorted(texts)
+
+
+def test_times_end_with_the_last_instant_and_begin_with_the_first() -> None:
+    now = Timestamp.parse("2026-11-23T14:05:06Z")
+    assert now + timedelta(days=365_000) == now + 2**70 == Timestamp(2**64 - 1)
+    assert now - timedelta(days=365_000) == now + -(2**70) == Timestamp(0)
+    assert (now + 5) - now == timedelta(0) and now - 5 + 5 == now

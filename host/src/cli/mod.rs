@@ -15,12 +15,13 @@ use anyhow::Context as _;
 use clap::{Arg, ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use commands::contract;
-use commands::deployments::{delete, deploy, list, parked, pause, resume, show, skips};
+use commands::deployments::{delete, deploy, list, pause, resume, show, skips};
 use commands::events;
 use commands::host::{
     audit, backup, check_module, compact, completions, config, doctor, man, serve, token,
 };
 use commands::outbox;
+use commands::parked;
 use commands::project::{build, demo, dev, generate, inspect, new, record, replay, test};
 use commands::reads::{get, query, scan, watch};
 use commands::rollouts::{
@@ -431,6 +432,28 @@ mod tests {
     #[test]
     fn arguments_do_not_contradict_each_other() {
         command().debug_assert();
+    }
+
+    /// clap does not ask for what an option needs if another option excludes that.
+    #[test]
+    fn options_that_would_be_ignored_are_refused() {
+        for line in [
+            "parked retry totals ada --class trap",
+            "parked drop totals ada --class trap --reason none",
+            "parked export totals ada --class trap",
+            "resume totals --source events",
+            "get totals ada --as-of 5 --timeout 3s",
+            "get totals ada --at-least 5 --accept-missing",
+            "get totals ada --generation 5 --accept-missing",
+            "rebuild totals --key ada --effects-from now",
+            "contract check old new --mode full --require-schemas",
+        ] {
+            let words = std::iter::once("foldstream").chain(line.split(' '));
+            let parsed = command().try_get_matches_from(words);
+            let error = parsed.expect_err(line);
+            let is_conflict = error.kind() == clap::error::ErrorKind::ArgumentConflict;
+            assert!(is_conflict, "{line}: {error}");
+        }
     }
 
     #[test]

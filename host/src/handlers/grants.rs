@@ -55,6 +55,16 @@ impl Handlers {
         }))
     }
 
+    /// The reason of a first deploy, with what the handler may publish.
+    pub(crate) fn explain_first(handler: Option<&HandlerRecord>, mut reason: String) -> String {
+        let grants = handler.map(|handler| handler.grants.clone());
+        let difference = difference(&Grants::default(), &grants.unwrap_or_default());
+        if !difference.is_empty() {
+            reason.push_str(&format!("; grants: {difference}"));
+        }
+        reason
+    }
+
     /// The position after which a candidate publishes in place of an owner that is gone, as an
     /// operator accepts, and what that means.
     pub(crate) async fn give_up_effects(

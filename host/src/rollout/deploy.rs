@@ -18,7 +18,7 @@ use crate::deployments::{
     Error, GenerationChoice, MissingEvents, Role, check_gate, crash_points, owners,
 };
 use crate::exceptions::FailureRequest;
-use crate::handlers::EffectsRequest;
+use crate::handlers::{EffectsRequest, Handlers};
 use crate::history::Accepted as AcceptedLoss;
 use crate::lanes::Lanes;
 use crate::module::{Accepted, Loaded, Module, Wanted};
@@ -209,6 +209,7 @@ async fn create(
         .history
         .explain_new(&name, &generation, "the name is new".to_owned())
         .await;
+    let reason = Handlers::explain_first(handler.as_ref(), reason);
     generation.enter(GenerationStatus::Active, reason.clone());
     let generations = vec![generation.clone()];
     let skips = Vec::new();

@@ -5,6 +5,7 @@ pub(super) mod deployments;
 pub(super) mod events;
 pub(super) mod host;
 pub(super) mod outbox;
+pub(super) mod parked;
 pub(super) mod project;
 pub(super) mod reads;
 pub(super) mod rollouts;

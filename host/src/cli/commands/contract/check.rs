@@ -46,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long)]
     deployed: bool,
     /// Fail if a deployment carries no schema of these events.
-    #[arg(long, requires = "deployed")]
+    #[arg(long, requires = "deployed", conflicts_with = "mode")]
     require_schemas: bool,
     /// Accept keywords that the check does not understand.
     #[arg(long)]

@@ -286,16 +286,18 @@ pub(crate) async fn show_outcome(
     client: &Client,
     output: Output,
 ) -> anyhow::Result<()> {
-    if !waiting.wait {
+    if waiting.wait {
+        // To standard error: scripts get one object on standard output, that of the end.
+        output.note(&describe(&deployed));
+    } else {
         output.one(&deployed, describe)?;
-        deployed
-            .warnings
-            .iter()
-            .for_each(|warning| output.note(&format!("warning: {warning}")));
+    }
+    for warning in &deployed.warnings {
+        output.warning(warning);
+    }
+    if !waiting.wait {
         return Ok(());
     }
-    // To standard error: scripts get one object on standard output, that of the end.
-    output.note(&describe(&deployed));
     let deployment = settled(client, &deployed, waiting.timeout.map(Into::into), output).await?;
     let generation = deployed.generation;
     output.one(
@@ -456,7 +458,12 @@ pub(crate) fn describe(deployed: &Deployed) -> String {
     };
     // For a new name there is no other reason to give.
     let reason = match deployed.outcome {
-        DeployOutcome::Created => String::new(),
+        DeployOutcome::Created => deployment
+            .outbox
+            .as_ref()
+            .filter(|outbox| !outbox.grants.is_empty())
+            .map(|outbox| format!("; it may publish {}", outbox.grants.join(", ")))
+            .unwrap_or_default(),
         _ => format!(": {}", deployed.reason),
     };
     format!(

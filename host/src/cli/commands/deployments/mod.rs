@@ -4,7 +4,6 @@ pub(crate) mod delete;
 pub(crate) mod deploy;
 pub(crate) mod list;
 pub(crate) mod outbox;
-pub(crate) mod parked;
 pub(crate) mod pause;
 pub(crate) mod resume;
 pub(crate) mod sagas;

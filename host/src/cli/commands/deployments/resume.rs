@@ -44,7 +44,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["name", "candidate"])]
     all: bool,
     /// With --all: only deployments that read this source.
-    #[arg(long, requires = "all")]
+    #[arg(long, requires = "all", conflicts_with = "name")]
     source: Option<String>,
     /// Continue the candidate instead, after a pause or at the event that stopped it.
     #[arg(long)]

@@ -13,7 +13,12 @@ pub(crate) struct Reading {
     #[arg(long, value_name = "SEQUENCE")]
     at_least: Option<u64>,
     /// How long to wait for --at-least, such as `500ms` or `5s`.
-    #[arg(long, value_name = "DURATION", requires = "at_least")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        requires = "at_least",
+        conflicts_with = "as_of"
+    )]
     timeout: Option<humantime::Duration>,
     /// Read this generation, even if it is not the active one: a candidate, or the previous one.
     #[arg(long, value_name = "NUMBER")]
@@ -23,7 +28,7 @@ pub(crate) struct Reading {
     #[arg(long, value_name = "SEQUENCE|TIME", conflicts_with_all = ["at_least", "generation"])]
     as_of: Option<String>,
     /// Read it even if events that were applied are gone from the stream.
-    #[arg(long, requires = "as_of")]
+    #[arg(long, requires = "as_of", conflicts_with_all = ["at_least", "generation"])]
     accept_missing: bool,
 }
 

@@ -53,7 +53,7 @@ pub(crate) struct Args {
     accept_lost_effects: bool,
     /// From which event on the new state publishes: `now`, `beginning`, or a sequence; default:
     /// now.
-    #[arg(long, value_name = "EVENT", requires = "accept_lost_effects")]
+    #[arg(long, value_name = "EVENT", requires = "accept_lost_effects", conflicts_with_all = ["key", "prefix"])]
     effects_from: Option<EffectsFrom>,
     #[command(flatten)]
     waiting: Waiting,

@@ -1,19 +1,16 @@
 //! `foldstream parked`: events that were set aside because they failed, and what waits behind them.
 
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+mod export;
+
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use reqwest::Method;
-use serde::Serialize;
 
 use crate::api::{
     FailureClass, ParkedChange, ParkedCounts, ParkedEvents, ParkedFailure, ParkedKey, ParkedList,
     ParkedOutcome, ParkedSelection,
 };
-use crate::bundle::{Bundle, Failed};
 use crate::cli::Context;
 use crate::cli::support::client::Client;
 use crate::cli::support::exit::{Exit, Failure};
@@ -62,12 +59,13 @@ Examples:
 
 Later events of the key stay parked until `foldstream parked retry`.")]
     Drop(DropArgs),
-    /// Write a failure bundle, which `foldstream replay` reproduces without the host.
+    /// Write failure bundles, which `foldstream replay` reproduces without the host.
     #[command(before_help = "\
 Examples:
-  foldstream parked export order-totals ada             # a parked key, tried once more
-  foldstream parked export order-totals -f totals.json  # the failure that was recorded last")]
-    Export(ExportArgs),
+  foldstream parked export order-totals                # the failure that was recorded last
+  foldstream parked export order-totals ada -f ada.json  # a parked key, tried once more
+  foldstream parked export order-totals --all --class trap --dir bundles")]
+    Export(export::Args),
 }
 
 /// Options of `list`.
@@ -119,18 +117,6 @@ pub(crate) struct DropArgs {
     dry_run: bool,
 }
 
-/// Options of `export`.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct ExportArgs {
-    /// Name of the deployment.
-    name: String,
-    /// The key, as it is listed; without one, the failure that the host recorded last.
-    key: Option<String>,
-    /// The file; default: `DEPLOYMENT-SEQUENCE.bundle.json`.
-    #[arg(short, long, value_name = "FILE")]
-    file: Option<PathBuf>,
-}
-
 /// Which keys are meant.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Which {
@@ -141,7 +127,7 @@ pub(crate) struct Which {
     #[arg(long, conflicts_with = "keys")]
     all: bool,
     /// With --all: only keys whose first event failed with this class.
-    #[arg(long, requires = "all", value_parser = class())]
+    #[arg(long, requires = "all", conflicts_with = "keys", value_parser = class())]
     class: Option<FailureClass>,
 }
 
@@ -234,7 +220,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
                     .note("later events of these keys stay parked until `foldstream parked retry`");
             }
         }
-        Command::Export(args) => export(args, &client, context).await?,
+        Command::Export(args) => export::run(args, &client, context).await?,
     }
     Ok(())
 }
@@ -257,69 +243,6 @@ async fn all_keys(
         list.next = page.next;
     }
     Ok(list)
-}
-
-async fn export(args: ExportArgs, client: &Client, context: &Context) -> anyhow::Result<()> {
-    let ExportArgs { name, key, file } = args;
-    let path = ["v1", "deployments", &name, "parked", "export"];
-    let key = key.map(as_listed);
-    let query: Vec<_> = key.map(|key| ("key", key)).into_iter().collect();
-    let request = client.request(Method::POST, &path).query(&query);
-    let response = client.stream(request.timeout(TIMEOUT)).await?;
-    let body = client.body(response).await?;
-    let bundle = Bundle::from_bytes(&body).context("cannot read the response of the host")?;
-    let sequence = bundle.events.first().map_or(0, |event| event.sequence);
-    let file = file.unwrap_or_else(|| PathBuf::from(format!("{name}-{sequence}.bundle.json")));
-    let mut options = std::fs::OpenOptions::new();
-    // It has people's data.
-    let options = options.write(true).create_new(true).mode(0o600);
-    let written = options
-        .open(&file)
-        .and_then(|mut opened| std::io::Write::write_all(&mut opened, &body));
-    written.with_context(|| format!("cannot write {}", file.display()))?;
-    let exported = Exported {
-        file: &file,
-        events: bundle.events.len(),
-        entries: bundle.entries.len(),
-        failure: bundle.failure.as_ref(),
-        notes: &bundle.notes,
-    };
-    context.output.one(&exported, |exported| {
-        let failure = exported.failure.map_or_else(
-            || "no failure".to_owned(),
-            |failure| format!("{}: {}", failure.kind, printable(&failure.message)),
-        );
-        format!(
-            "{}: {}, {} of the state; {failure}",
-            exported.file.display(),
-            counted(exported.events as u64, "event"),
-            counted_entries(exported.entries)
-        )
-    })?;
-    for note in &bundle.notes {
-        context.output.warning(note);
-    }
-    let file = file.display();
-    context.output.note(&format!(
-        "it has data of events and entries; `foldstream replay {file}` reproduces the failure"
-    ));
-    Ok(())
-}
-
-#[derive(Debug, Serialize)]
-struct Exported<'a> {
-    file: &'a Path,
-    events: usize,
-    entries: usize,
-    failure: Option<&'a Failed>,
-    notes: &'a [String],
-}
-
-fn counted_entries(entries: usize) -> String {
-    match entries {
-        1 => "1 entry".to_owned(),
-        entries => format!("{entries} entries"),
-    }
 }
 
 /// Sends requests until one has got to everything, or to nothing: the deployment applies other
