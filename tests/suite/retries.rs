@@ -351,7 +351,10 @@ async fn bundles_of_all_keys_or_of_a_class_are_exported_and_reproduce_their_fail
     export(&some, &["mischief.eve", "mischief.ada"]).expect(0);
     assert_eq!(files(&some), [all[0].as_str(), all[2].as_str()]);
     let refused = export(&some, &["mischief.eve", "--class", "trap"]).expect(2);
-    assert!(refused.stderr.contains("cannot be used with"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("cannot be used with"),
+        "{refused:?}"
+    );
     let refused = export(&some, &["nobody", "mischief.bob"]).expect(1);
     assert!(refused.stderr.contains("`nobody`"), "{refused:?}");
     assert_eq!(files(&some), all);

@@ -143,13 +143,14 @@ async fn export_all(
                 outcome.bundles.push(exported);
             }
             Err(error) => {
-                exit = exit_of(&error);
+                let is_away = exit_of(&error) == Exit::Unreachable;
                 let error = format!("{error:#}");
                 let word = key_word(&key);
                 context.output.warning(&format!("`{word}`: {error}"));
                 outcome.failed.push(NotExported { key, error });
                 // The others would fail as well.
-                if exit == Exit::Unreachable {
+                if is_away {
+                    exit = Exit::Unreachable;
                     break;
                 }
             }
