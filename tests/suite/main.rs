@@ -75,6 +75,7 @@ mod openapi; // the document describes what the host answers
 mod parked_timers; // timers and sagas wait with the parked events of their keys
 mod parking; // events that failed wait with their keys, and other keys continue
 mod past; // as-of reads, snapshots, verification, partial rebuilds
+mod poison; // data that no handler can read, types that none knows, hostile subjects
 mod pressure; // clients that read nothing, send nothing, or only sit there: bounded memory, and places for others
 mod reads; // entries, pages, queries, ETags, problems, tokens
 mod reasons; // why messages and requests wait, as the API and the command line say it
