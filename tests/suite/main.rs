@@ -42,6 +42,7 @@ mod deployment; // the files under deploy/ work
 mod disk; // a disk without room: reads are served, and everything continues when there is room
 mod documents; // every command in a document is one that the program takes
 mod door; // tokens, scopes, certificates, pages and proxies; what the log tells
+mod earlier_builds; // data folders of earlier builds: opened and continued
 mod events; // the embedded log through its API; CloudEvents as a guest sees them
 mod examples; // each gives what its events add up to
 mod faults; // what goes wrong with a stream, each with its name

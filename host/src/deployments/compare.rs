@@ -90,7 +90,7 @@ pub(crate) fn first_other_timer(
         let differs = ours
             .iter()
             .zip(&theirs)
-            .find(|(ours, theirs)| ours != theirs);
+            .find(|(ours, theirs)| ours.0 != theirs.0 || !ours.1.is_as(&theirs.1));
         if let Some((ours, theirs)) = differs {
             return Ok(Some(ours.0.clone().min(theirs.0.clone())));
         }

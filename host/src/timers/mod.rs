@@ -134,6 +134,17 @@ impl Timer {
         }
     }
 
+    /// Whether another timer of its name may have been set by the same events: an earlier release noted
+    /// less of what set it.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        let both_know = self.set_at.is_some() && other.set_at.is_some();
+        let known = |timer: &Self| Self {
+            set_at: timer.set_at.filter(|_| both_know),
+            ..timer.clone()
+        };
+        known(self) == known(other)
+    }
+
     /// As it is stored.
     pub fn to_text(&self) -> String {
         serde_json::to_string(self).expect("a timer is plain data")
@@ -167,7 +178,14 @@ mod tests {
             assert_eq!(Timer::from_text(&timer.to_text()), Some(timer));
         }
         let of_earlier_release = r#"{"at":18446744073709551615,"set":7}"#;
-        assert_eq!(Timer::from_text(of_earlier_release), Some(plain));
+        assert_eq!(Timer::from_text(of_earlier_release), Some(plain.clone()));
+        let set = |set_at| Timer {
+            set_at,
+            ..plain.clone()
+        };
+        let pairs = [(None, Some(9)), (Some(9), Some(9)), (Some(8), Some(9))];
+        let are_same = pairs.map(|(one, other)| set(one).is_as(&set(other)));
+        assert_eq!(are_same, [true, true, false]);
         assert_eq!(Timer::from_text("{"), None);
     }
 
