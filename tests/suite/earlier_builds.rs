@@ -7,14 +7,14 @@ use std::process::Command;
 use foldstream::api::{self, DeploymentState};
 use foldstream_tests::events::new_event;
 use foldstream_tests::host::Host;
-use foldstream_tests::{cli, guests};
+use foldstream_tests::{cli, guests, wait};
 use serde_json::json;
 
 use crate::timers;
 
-/// A host on the data folder of an earlier build.
-async fn host_on(archive: &str) -> Host {
-    let mut host = Host::start().await;
+/// A host with lines of configuration on the data folder of an earlier build.
+async fn host_on(archive: &str, config: &str) -> Host {
+    let mut host = Host::start_with(config).await;
     assert!(host.stop().success());
     let folder = host.data_dir();
     std::fs::remove_dir_all(&folder).expect("it is stopped");
@@ -28,19 +28,20 @@ async fn host_on(archive: &str) -> Host {
     host
 }
 
+async fn live(host: &Host, name: &str) {
+    let is_live = |shown: &api::Deployment| shown.state == DeploymentState::Live;
+    host.client().show_when(name, "be live", is_live).await;
+}
+
 /// A projection, a handler with two pending timers, one of them overdue, and a projection with two
 /// events of one key parked, at the position 341.
 #[tokio::test]
 async fn folder_of_build_f6d86ef_is_opened_and_continued() {
-    let host = host_on("f6d86ef.tar.gz").await;
+    let host = host_on("f6d86ef.tar.gz", "").await;
     let client = host.client();
     for name in ["order-totals", "alarm", "mischief"] {
         client.reached(name, 341).await;
-        client
-            .show_when(name, "be live", |shown| {
-                shown.state == DeploymentState::Live
-            })
-            .await;
+        live(&host, name).await;
     }
     assert_eq!(
         client.entry("order-totals", "customer/ada").await.value(),
@@ -85,5 +86,82 @@ async fn folder_of_build_f6d86ef_is_opened_and_continued() {
     assert_eq!(timers::rang(client, 3).await.len(), 3);
     for name in ["order-totals", "alarm", "mischief"] {
         cli::on(&host, &["verify", name]).expect(0);
+    }
+}
+
+/// A projection in lanes with an inbox, a previous generation and a skipped event, a handler with a
+/// parked firing, one with a delayed message and one in conflict, and a saga with nine instances that
+/// wait for answers which never came.
+#[tokio::test]
+async fn folder_of_build_0c2f66e_is_opened_and_continued() {
+    let sources = "[sources.events]\nkind = \"embedded\"\n[sources.shop]\nkind = \"embedded\"\n";
+    let mut host = host_on("0c2f66e.tar.gz", sources).await;
+    for name in ["once", "alarm", "mischief", "reactor", "order-fulfilment"] {
+        live(&host, name).await;
+    }
+    let client = host.client();
+    let count = client.entry("once", "counts/ada").await.value();
+    assert_eq!(count, json!(19));
+
+    client
+        .deploy_with(
+            "alarm",
+            &guests::module("alarm-fixed"),
+            "&strategy=inherit&retry-parked=true",
+        )
+        .await;
+    let mut rang = timers::names(&timers::rang(client, 3).await);
+    rang.sort_unstable();
+    assert_eq!(rang, ["a/fails-x", "a/tea", "b/egg"]);
+
+    let skips = cli::on(&host, &["skips", "mischief"]).expect(0).stdout;
+    assert!(
+        skips.contains("ticket 1") && skips.contains("48"),
+        "{skips}"
+    );
+    cli::on(&host, &["rollback", "mischief"]).expect(0);
+    live(&host, "mischief").await;
+
+    // The other one leaves on 29 November 2026.
+    let drop = "outbox drop reactor fs.19472e3dc84cded4.46.0.0 --reason checked";
+    cli::on(&host, &drop.split(' ').collect::<Vec<_>>()).expect(0);
+    let stored = wait::until(
+        "all messages but the delayed one to be published",
+        async || {
+            let path = "/v1/events?source=events&subject=out.%3E";
+            let page = client.get(path).await.expect(200).value();
+            let events = page["events"].as_array().expect("a list").clone();
+            let shown = client.show("reactor").await.outbox;
+            let left = shown.expect("it is a handler").entries;
+            (events.len() as u64 + left == 3 && left <= 1).then_some(events)
+        },
+    )
+    .await;
+    let mut subjects: Vec<_> = stored
+        .iter()
+        .map(|event| event["subject"].as_str().expect("a subject"))
+        .collect();
+    subjects.sort_unstable();
+    subjects.retain(|subject| *subject != "out.2.42");
+    assert_eq!(subjects, ["out.1.41", "out.3.first"]);
+
+    // Each time-out passes once more, and another attempt follows, or the end.
+    let path = "/v1/deployments/order-fulfilment/sagas?limit=100";
+    wait::until("all time-outs to pass", async || {
+        let page: api::SagaInstances = client.get(path).await.expect(200).json();
+        assert_eq!(page.instances.len(), 9);
+        let all = page.instances.iter();
+        let have_moved = all
+            .filter(|one| one.attempt != 1 || one.status != api::SagaStatus::Running)
+            .count();
+        (have_moved == 9).then_some(())
+    })
+    .await;
+    for name in ["once", "alarm", "mischief", "reactor"] {
+        cli::on(&host, &["verify", name]).expect(0);
+    }
+    host.restart().await;
+    for name in ["once", "alarm", "mischief", "reactor", "order-fulfilment"] {
+        live(&host, name).await;
     }
 }
