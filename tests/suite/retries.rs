@@ -359,3 +359,33 @@ async fn bundles_of_all_keys_or_of_a_class_are_exported_and_reproduce_their_fail
     assert!(refused.stderr.contains("`nobody`"), "{refused:?}");
     assert_eq!(files(&some), all);
 }
+
+#[tokio::test]
+async fn bundle_that_is_damaged_is_a_failure_of_the_host_that_names_no_path() {
+    let bed = Bed::start("").await;
+    let last = bed.tell(&ILL).await;
+    bed.notes_at(last).await;
+    let folder = bed.host.data_dir().join("failures").join(NAME);
+    let bundles = std::fs::read_dir(&folder).expect("there are bundles");
+    let bundles: Vec<_> = bundles.map(|bundle| bundle.expect("an entry")).collect();
+    assert_eq!(bundles.len(), 1);
+    std::fs::write(bundles[0].path(), "{").expect("it is a file");
+    let path = format!("/v1/deployments/{NAME}/parked/export");
+    let problem = bed
+        .host
+        .client()
+        .post(&path, "application/json", "")
+        .await
+        .problem(500, "internal");
+    assert!(
+        problem.detail.contains("newest failure bundle") && !problem.detail.contains('/'),
+        "{problem:?}"
+    );
+    bed.host
+        .prints("cannot read the newest failure bundle")
+        .await;
+    // That of a key is made again.
+    let line = ["parked", "export", NAME, "mischief.ada", "--dir"];
+    let dir = bed.host.data_dir().display().to_string();
+    cli::on(&bed.host, &[&line[..], &[&dir]].concat()).expect(0);
+}

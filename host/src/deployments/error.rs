@@ -69,6 +69,13 @@ pub enum Error {
         /// What it lacks, and what to do.
         message: String,
     },
+    /// A file that is no state can't be read or written.
+    #[error("{what}: {source}")]
+    Files {
+        /// What can't be done.
+        what: &'static str,
+        source: std::io::Error,
+    },
     /// There is no room on disk.
     #[error("{what}: {shortage}")]
     NoRoom {

@@ -280,10 +280,9 @@ impl Exceptions {
         let _changing = self.deployments.lock(&deployment).await?;
         let Some(key) = key else {
             let newest = blocking(move || keeper.newest()).await;
-            let newest = newest.map_err(|error| {
-                Error::Conflict(format!(
-                    "cannot read the failure bundles of {name}: {error}"
-                ))
+            let newest = newest.map_err(|source| Error::Files {
+                what: "cannot read the newest failure bundle",
+                source,
             })?;
             let bundle = newest.ok_or_else(|| {
                 Error::Missing(format!(

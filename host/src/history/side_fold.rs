@@ -126,7 +126,10 @@ fn copy(from: &Path, to: &Path, room: &Room) -> Result<(), Error> {
     std::fs::copy(from, to).map(drop).map_err(|error| {
         // Half a copy would be opened as a damaged state.
         let _ = std::fs::remove_file(to);
-        Error::Conflict(format!("cannot copy a snapshot: {error}"))
+        Error::Files {
+            what: "cannot copy a snapshot",
+            source: error,
+        }
     })
 }
 

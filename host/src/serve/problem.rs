@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::fmt::Display;
+use std::io::ErrorKind;
 
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -322,6 +323,14 @@ impl From<host::Error> for Problem {
             }
             Error::DataDir(error @ data_dir::Error::NoRoom { .. }) => {
                 return Self::no_room("the data folder", &error);
+            }
+            Error::Files { what, ref source } => {
+                return match source.kind() {
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                        Self::no_room("the data folder", &error)
+                    }
+                    _ => Self::failed(what, &error),
+                };
             }
             Error::TooMany(_) => Kind::Limit,
             Error::NotOpen(_) => Kind::NotReady,
