@@ -113,7 +113,9 @@ async fn nothing_is_published_without_a_grant_and_the_handler_stops_at_the_event
     let (shown, failure) = client.failed(REACTOR).await;
     assert_eq!((shown.position, failure.sequence), (1, Some(2)));
     assert!(
-        failure.message.contains("grant") && failure.message.contains("--allow-publish"),
+        failure.message.contains("grant")
+            && failure.message.contains("--allow-publish")
+            && failure.message.contains("parked retry"),
         "{}",
         failure.message
     );

@@ -389,3 +389,44 @@ async fn bundle_that_is_damaged_is_a_failure_of_the_host_that_names_no_path() {
     let dir = bed.host.data_dir().display().to_string();
     cli::on(&bed.host, &[&line[..], &[&dir]].concat()).expect(0);
 }
+
+#[tokio::test]
+async fn what_is_parked_is_named_by_reads_by_a_skip_and_by_a_bundle_that_lacks_some() {
+    let bed = Bed::start("").await;
+    bed.tell(&ILL).await;
+    let later = [("ada", "note 5"); 300];
+    let last = bed.tell(&later).await;
+    assert_eq!(bed.notes_at(last).await, "1,3");
+    for read in [
+        "get mischief note/00000001",
+        "scan mischief",
+        "query mischief notes",
+    ] {
+        let read = bed.run(read).expect(0);
+        let words = "without 302 parked events; `foldstream parked list`";
+        assert!(read.stderr.contains(words), "{read:?}");
+    }
+    let refused = bed.run("resume mischief --skip 2 --reason none").expect(4);
+    assert!(
+        refused
+            .stderr
+            .contains("is parked with the key `mischief.ada`")
+            && refused.stderr.contains("parked drop mischief KEY"),
+        "{refused:?}"
+    );
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let line = format!(
+        "parked export mischief mischief.ada --dir {}",
+        folder.path().display()
+    );
+    let exported = bed.run(&line).expect(0);
+    let words = "46 later events of the key are not in it: a bundle has at most 256 events";
+    assert!(exported.stderr.contains(words), "{exported:?}");
+    let file = folder
+        .path()
+        .join("mischief-2.bundle.json")
+        .display()
+        .to_string();
+    let replayed = cli::run(&["replay", &file]);
+    assert!(replayed.stderr.contains(words), "{replayed:?}");
+}

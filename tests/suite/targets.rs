@@ -255,6 +255,53 @@ async fn promise_follows_the_settings_of_a_stream_that_is_edited() {
     }
 }
 
+/// A target that was deleted and made again, while the host ran or was stopped.
+async fn made_again(target: Target, config: Config, while_it_runs: bool) {
+    let mut stage = Stage::start(target).await;
+    let mut last = 0;
+    for _ in 0..3 {
+        last = stage.append(1, "one").await;
+    }
+    published(stage.client(), last).await;
+    if !while_it_runs {
+        assert!(stage.host.stop().success());
+    }
+    let context = stage.server().0.jetstream().await;
+    context.delete_stream("OUT").await.expect("is deleted");
+    nats::create_stream_with(&context, config).await;
+    if !while_it_runs {
+        stage.host.restart().await;
+    }
+
+    let mut is_lost = true;
+    for step in ["made again", "started", "accepted", "started again"] {
+        match step {
+            "accepted" => {
+                cli::on(&stage.host, &["outbox", "retry", REACTOR, "--accept-lost"]).expect(0);
+                is_lost = false;
+            }
+            "started" | "started again" => stage.host.restart().await,
+            _ => {}
+        }
+        let appended = stage.append(1, "one").await;
+        let shown = published(stage.client(), appended).await;
+        let outbox = shown.outbox.expect("it is a handler");
+        let found = outbox.targets[0].promise == Some(Promise::Lost);
+        assert_eq!(found, is_lost, "{target:?}, {while_it_runs}: {step}");
+        last += 1;
+    }
+    let causes: Vec<u64> = (4..=last).collect();
+    assert_eq!(stage.causes().await, causes, "{target:?}: none twice");
+}
+
+#[tokio::test]
+async fn target_that_was_made_again_lacks_what_it_had_until_that_is_accepted() {
+    for while_it_runs in [true, false] {
+        made_again(Target::Plain(Version::Newest), plain(), while_it_runs).await;
+        made_again(Target::Cursors, with_cursors(), while_it_runs).await;
+    }
+}
+
 /// What `doctor` finds in doubt of the promises of the only target.
 fn thin_promise(host: &Host) -> bool {
     let found = cli::on(host, &["doctor"]).stdout;

@@ -252,6 +252,13 @@ impl Bundle {
             kept.push(EventRow::from(event));
         }
         let is_cut = traced.is_cut || kept.len() < events.len();
+        let mut notes = Vec::new();
+        if traced.is_cut {
+            notes.push(
+                "more was read or called than there is room for, so a replay may lack some of it"
+                    .to_owned(),
+            );
+        }
         Self {
             format: FORMAT,
             made_at: jiff::Timestamp::now().to_string(),
@@ -269,7 +276,7 @@ impl Bundle {
             is_cut,
             grants: origin.grants,
             logs: origin.logs,
-            notes: Vec::new(),
+            notes,
             module: origin.module.to_owned(),
             component: None,
         }

@@ -16,9 +16,9 @@ use crate::overview;
 use crate::pipeline::Ceiling;
 use crate::runner::Runner;
 use crate::source::{self, Source};
-use crate::state;
 use crate::state::catalogue::{Generation, Record};
 use crate::state::exceptions::{BEHIND_MAX, REASON_BYTES_MAX, SKIPS_MAX, Skip};
+use crate::state::{self, ParkedKey};
 use crate::subject::SubjectSet;
 
 /// Most events that one request may skip.
@@ -122,6 +122,15 @@ impl Target {
         self.runner
             .as_ref()
             .map_or_else(stopped_before, |runner| runner.position())
+    }
+
+    /// The key with which an event is parked, if it is.
+    fn parked_key(&self, sequence: u64) -> Option<String> {
+        let store = self.runner.as_ref()?.store()?;
+        let keys = store.parked_keys();
+        let mut keys = keys.into_iter();
+        let has = |(_, key): &(String, ParkedKey)| key.sequences().any(|one| one == sequence);
+        Some(keys.find(has)?.0)
     }
 
     /// The failure of an event, if it is the one that fails.
@@ -379,6 +388,13 @@ fn check_ahead(name: &str, target: &Target, sequence: u64) -> Result<(), Error> 
         return Err(Error::Refused(
             "there is no event 0: sequences begin with 1".to_owned(),
         ));
+    }
+    if let Some(key) = target.parked_key(sequence) {
+        return Err(Error::Refused(format!(
+            "event {sequence} is parked with the key `{key}`, and nothing waits for it but later \
+             events of that key; `foldstream parked drop {name} KEY --reason TEXT` leaves the first \
+             event of a key out"
+        )));
     }
     let number = target.generation.number;
     Err(Error::Refused(format!(

@@ -264,7 +264,8 @@ fn target<'a>(
             let deployment = &owner.deployment;
             let message = format!(
                 "{deployment} may not publish to {subject}; allow it with `foldstream deploy … \
-                 --allow-publish '{subject}@SOURCE'`, then `foldstream resume {deployment}`"
+                 --allow-publish '{subject}@SOURCE'`, then `foldstream resume {deployment}`, or \
+                 `foldstream parked retry {deployment} --all` if the event is parked"
             );
             Err(refused("grant", message))
         }

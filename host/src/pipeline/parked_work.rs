@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::applier::Fault;
 use super::recording::describe_fault;
 use super::{Ended, Run};
-use crate::bundle::{Bundle, Failed};
+use crate::bundle::{Bundle, EVENTS_BYTES_MAX, Failed};
 use crate::event::Event;
 use crate::failure::FailureClass;
 use crate::module::ApplyError;
@@ -482,7 +482,16 @@ impl Run {
         }
         let store = self.store.clone();
         let mut bundle = self.applier.bundle(failure, &events, &traced, &store);
-        bundle.notes = notes;
+        bundle.notes.extend(notes);
+        let left = store.parked_events_of(key) - bundle.events.len() as u64;
+        if left > 0 {
+            bundle.notes.push(format!(
+                "{left} later events of the key are not in it: a bundle has at most {RETRY_EVENTS} \
+                 events, and {} MiB of them",
+                EVENTS_BYTES_MAX >> 20
+            ));
+            bundle.is_cut = true;
+        }
         Ok(ParkedOutcome {
             recorded: Some(Box::new(bundle)),
             ..ParkedOutcome::default()

@@ -124,19 +124,17 @@ impl Mark {
         !self.created_ns.zip(created_ns).is_some_and(is_other)
     }
 
-    /// The highest sequence that a stream with this creation time has confirmed.
-    pub fn confirmed_within(self, created_ns: Option<u64>) -> u64 {
-        self.within(created_ns).max(if self.is_within(created_ns) {
-            self.confirmed
-        } else {
-            0
-        })
+    /// The highest sequence that the stream has confirmed.
+    pub fn highest(self) -> u64 {
+        self.sequence.max(self.confirmed)
     }
 
     /// The same place, with what the one before knew of the stream, and of how long messages waited.
     pub(super) fn following(mut self, before: Option<Self>) -> Self {
         let waited = before.map_or(0, |before| before.longest_wait_s);
         self.longest_wait_s = self.longest_wait_s.max(waited);
+        // Also of a stream that was made again: what it had is gone.
+        self.has_lost |= before.is_some_and(|before| before.has_lost);
         let Some(before) = before.filter(|before| before.is_within(self.created_ns)) else {
             return self;
         };
@@ -147,7 +145,6 @@ impl Mark {
             } else {
                 0
             },
-            has_lost: self.has_lost || before.has_lost,
             // Once mapped, some messages have other subjects, whatever comes later.
             keeps_subjects: match (before.keeps_subjects, self.keeps_subjects) {
                 (Some(false), _) => Some(false),
@@ -191,10 +188,7 @@ mod tests {
         ] {
             assert_eq!(next.following(Some(before)).keeps_subjects, wanted);
         }
-        assert_eq!(
-            [lost, new].map(|mark| mark.confirmed_within(Some(5))),
-            [9, 7]
-        );
+        assert_eq!([lost, new].map(Mark::highest), [9, 7]);
         assert_eq!(
             Mark::at(8, Some(5)).following(Some(Mark { ..lost })),
             Mark {
@@ -206,6 +200,11 @@ mod tests {
         assert_eq!(Mark::at(9, None).following(Some(new)), Mark::at(9, None));
         let other = Mark::at(1, Some(6));
         assert_eq!(other.following(Some(new)), other, "another stream");
+        let lost_of_former = Mark {
+            has_lost: true,
+            ..new
+        };
+        assert!(other.following(Some(lost_of_former)).has_lost);
         assert_eq!([old, new].map(|mark| mark.within(Some(5))), [7, 7]);
         assert_eq!([old, new].map(|mark| mark.within(Some(6))), [7, 0]);
         assert_eq!(new.within(None), 7, "the server does not say");

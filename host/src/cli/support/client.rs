@@ -301,7 +301,8 @@ impl Client {
         Err(self.problem(status, response).await)
     }
 
-    /// Says once what an as-of read lacks; for current state, `show` says so.
+    /// Says once what an as-of read lacks, and any read without parked events; what else current state
+    /// lacks, `show` says.
     fn warn_of_lacks(&self, url: &Url, response: &Response) {
         static HAS_WARNED: AtomicBool = AtomicBool::new(false);
         let is_past = url.query_pairs().any(|(name, _)| name == "as-of");
@@ -310,9 +311,13 @@ impl Client {
             .map(|count| format!("without {count} skipped events; `foldstream skips` lists them"));
         let missing = count("foldstream-missing")
             .map(|count| format!("without {count} events that were gone from the stream"));
-        let notes: Vec<String> = skipped.into_iter().chain(missing).collect();
+        let parked = count("foldstream-parked").map(|count| {
+            format!("without {count} parked events; `foldstream parked list` shows their keys")
+        });
+        let of_past = skipped.into_iter().chain(missing).filter(|_| is_past);
+        let notes: Vec<String> = of_past.chain(parked).collect();
         // Relaxed: it only decides which of several responses is the one that says so.
-        if is_past && !notes.is_empty() && !HAS_WARNED.swap(true, Ordering::Relaxed) {
+        if !notes.is_empty() && !HAS_WARNED.swap(true, Ordering::Relaxed) {
             notes.iter().for_each(|note| self.output.note(note));
         }
     }

@@ -11,7 +11,7 @@ use crate::outbox::ahead::{self, Ahead};
 use crate::outbox::cursor::{self, Cursor};
 use crate::outbox::{embedded, jetstream};
 use crate::source::Outlet;
-use crate::source::jetstream::{Outgoing, Publisher};
+use crate::source::jetstream::{Description, Outgoing, Publisher};
 use crate::state::Mark;
 
 /// How often it is looked at under which subject the stream has a message: an account may begin to map
@@ -49,12 +49,26 @@ impl Task {
     /// Nothing less shows that it has lost its end: what a stream says of itself may be of a leader
     /// that was just elected, and its cursor may have expired.
     pub(super) fn check_kept(&self, sequence: u64) {
-        let created_ns = *self.created_ns.lock();
         let mark = self.parts.store.effect_mark(&self.name);
-        let confirmed = mark.map_or(0, |mark| mark.confirmed_within(created_ns));
-        if sequence >= confirmed {
-            return;
+        let confirmed = mark.map_or(0, Mark::highest);
+        if sequence < confirmed {
+            self.note_lost(confirmed, sequence);
         }
+    }
+
+    /// Notes that a stream that was made again ends before what its former self had confirmed. It may
+    /// also have been restored, with all that it had.
+    fn check_made_again(&self, stream: &Description) {
+        let mark = self.parts.store.effect_mark(&self.name);
+        let former = mark.filter(|mark| !mark.is_within(stream.created_ns));
+        let confirmed = former.map_or(0, Mark::highest);
+        if stream.last < confirmed {
+            self.note_lost(confirmed, stream.last);
+        }
+    }
+
+    /// Notes that messages up to a sequence are gone, from behind another one on.
+    fn note_lost(&self, confirmed: u64, sequence: u64) {
         // From here on the next loss counts, or this one would be found again. What else the stream
         // has stored since is in doubt, unless all is known: then the mark is set next.
         self.parts.store.set_lost(&self.name, self.mark(0));
@@ -64,17 +78,16 @@ impl Task {
             confirmed,
             sequence,
             "the stream lacks messages that it had confirmed: it has lost its end, or somebody has \
-             removed them; they are not sent again"
+             removed them or made the stream again; they are not sent again"
         );
         self.show_lost();
     }
 
     /// Reports whether the target has lost what it had confirmed, as the state knows, also from
-    /// before a restart. What a stream had lost that was made again since is no concern of this one.
+    /// before a restart.
     pub(super) fn show_lost(&self) {
-        let created_ns = *self.created_ns.lock();
         let mark = self.parts.store.effect_mark(&self.name);
-        let has_lost = mark.is_some_and(|mark| mark.has_lost && mark.is_within(created_ns));
+        let has_lost = mark.is_some_and(|mark| mark.has_lost);
         let status = &self.parts.status;
         status.set_lost(&self.name, has_lost);
     }
@@ -159,11 +172,13 @@ impl Task {
         let description = description.map_err(|error| error.to_string())?;
         *self.terms.lock() = Some((Instant::now(), description.terms()));
         *self.created_ns.lock() = description.created_ns;
+        self.check_made_again(&description);
         let found = cursor::find(publisher, &description, lineage, &self.name).await;
         let found = found.map_err(|error| error.to_string())?;
         self.doubts_cursor.store(false, Ordering::Relaxed);
         if found.as_ref().and_then(Cursor::sequence).is_some() {
             self.has_lost_cursor.store(false, Ordering::Relaxed);
+            self.promise(Promise::Exact, None);
         }
         let is_known = !is_in_doubt || self.is_all_by_cursor.load(Ordering::Relaxed);
         if is_known && found.is_some() {

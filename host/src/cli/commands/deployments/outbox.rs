@@ -167,6 +167,10 @@ pub(crate) fn judge(deployment: &str, target: &OutboxTarget) -> Promised {
             "lost: the stream of {source} lacks messages of {deployment} that it had confirmed, \
              and they are not sent again; find out what it has, and publish the others by hand"
         )),
+        (None, _) if target.released > 0 => Promised::Holds(format!(
+            "what {deployment} has published to {source} is stored; the next message shows how \
+             safe that is"
+        )),
         (None, _) => Promised::Holds(format!(
             "nothing was published to {source} since the host started"
         )),
@@ -231,6 +235,18 @@ mod tests {
         for promise in [Promise::Exact, Promise::Window] {
             let judged = judge("ship", &target(promise));
             assert!(matches!(judged, Promised::Holds(_)), "{judged:?}");
+        }
+        for (released, words) in [(0, "nothing was published"), (3, "is stored")] {
+            let unknown = OutboxTarget {
+                promise: None,
+                released,
+                ..target(Promise::Exact)
+            };
+            let judged = judge("ship", &unknown);
+            assert!(
+                matches!(&judged, Promised::Holds(found) if found.contains(words)),
+                "{judged:?}"
+            );
         }
         let slow = |longest_wait_seconds| OutboxTarget {
             longest_wait_seconds,
