@@ -64,6 +64,11 @@ impl History {
         }
     }
 
+    /// The turns that it shares with rebuilds.
+    pub(crate) fn rebuilds(&self) -> Queue {
+        self.rebuilds.clone()
+    }
+
     /// Removes past states that were not used for long enough.
     pub(crate) fn expire(&self) {
         self.past_states

@@ -585,11 +585,7 @@ impl HostState {
             memory,
         });
         let rebuilds = Queue::new(config.rollout.rebuilds_max);
-        let history = History::new(
-            Arc::clone(&deployments),
-            Arc::clone(&runners),
-            rebuilds.clone(),
-        );
+        let history = History::new(Arc::clone(&deployments), Arc::clone(&runners), rebuilds);
         let history = Arc::new(history);
         let exceptions = Arc::new(Exceptions::new(
             Arc::clone(&deployments),
@@ -601,7 +597,6 @@ impl HostState {
             Arc::clone(&deployments),
             Arc::clone(&runners),
             engine.clone(),
-            rebuilds,
             Others {
                 history: Arc::clone(&history),
                 exceptions: Arc::clone(&exceptions),

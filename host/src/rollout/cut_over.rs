@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Rollouts;
 use super::candidate::throttled;
-use super::hand_over::HandOver;
+use super::hand_over::{HandOver, Heir};
 use super::inherit::Held;
 use super::lacks::Checked;
 use super::{beginning, hand_over, prune};
@@ -197,10 +197,14 @@ impl Holding {
         outset: &Outset,
         (switch, state_file): (Switch, u64),
     ) -> Result<Self, Error> {
-        let (active, candidate) = (pair.active, pair.candidate);
-        let after = (state_file, outset.continues_after);
+        let candidate = pair.candidate;
+        let heir = Heir {
+            from: pair.active,
+            to: candidate,
+            state_file,
+        };
         let hand_over =
-            hand_over::begin(rollouts, pair.deployment, active, candidate, after).await?;
+            hand_over::begin(rollouts, pair.deployment, heir, outset.continues_after).await?;
         let (aligned, alone) = match (outset.can_align(), &hand_over) {
             (true, _) => (Some(hold(rollouts, pair, switch).await?), None),
             // Not one event may be applied between the last one of a mute fold and the first one

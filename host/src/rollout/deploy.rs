@@ -7,10 +7,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Rollouts;
 use super::build::{Recipe, new_generation, set_beginning};
 use super::pausing::{self, ResumeTerms};
 use super::plan::{Plan, Requested};
+use super::{Locked, Rollouts};
 use super::{beginning, build, disk_space, inherit, lanes, plan, take_over};
 use crate::actor::blocking;
 use crate::deployment::Deployment;
@@ -96,9 +96,24 @@ pub enum DeployOutcome {
 }
 
 /// A module that passed its checks, as it was uploaded and as it was compiled.
-struct Upload {
-    accepted: Accepted,
-    loaded: Loaded,
+pub(super) struct Upload {
+    pub(super) accepted: Accepted,
+    pub(super) loaded: Loaded,
+}
+
+/// What is done about a deploy, before its warnings are looked up.
+pub(super) struct Done {
+    pub(super) outcome: DeployOutcome,
+    pub(super) generation: u64,
+    pub(super) reason: String,
+    pub(super) compile_time: Option<Duration>,
+}
+
+/// A deploy of a module that a generation has already, so that no other one is made.
+struct Kept<'a> {
+    locked: Locked<'a>,
+    generation: u64,
+    reason: String,
 }
 
 impl Rollouts {
@@ -225,7 +240,7 @@ async fn create(
         lanes: lanes::checked(request.lanes, &loaded.module)?,
     };
     // In the catalogue before anything runs: whatever the runner writes has an owner then.
-    store(rollouts, &accepted, &record, "deploy", &reason).await?;
+    store(rollouts, &accepted, &record, "deploy").await?;
     let role = Role::Serve {
         // Nobody has seen anything of a new deployment, so it answers from the first moment.
         catches_up_to: Some(0),
@@ -237,15 +252,13 @@ async fn create(
     rollouts.exceptions.publish_failures(&deployment);
     beginning::note_beginning(rollouts, &deployment);
     tracing::info!(deployment = deployment.name(), generation = 1, "deployed");
-    Ok(deployed(
-        rollouts,
-        &deployment,
-        DeployOutcome::Created,
-        1,
+    let done = Done {
+        outcome: DeployOutcome::Created,
+        generation: 1,
         reason,
         compile_time,
-    )
-    .await)
+    };
+    Ok(deployed(rollouts, &deployment, done).await)
 }
 
 /// The lock to create a deployment, once nothing is left of an earlier one with its name.
@@ -317,15 +330,16 @@ async fn deploy_over(
             mut reason,
         } => {
             reason.extend(changed.iter().flat_map(|changed| ["; ", changed]));
-            return keep(
-                rollouts,
-                &deployment,
+            let locked = Locked {
+                deployment: &deployment,
                 changing,
-                upload,
-                request,
-                (generation, reason),
-            )
-            .await;
+            };
+            let kept = Kept {
+                locked,
+                generation,
+                reason,
+            };
+            return keep(rollouts, kept, upload, request).await;
         }
         Plan::New { strategy, reason } => (strategy, None, reason),
         Plan::Continue { generation, reason } => {
@@ -400,12 +414,11 @@ async fn checks_of(
 /// Ends a deploy of a module that a generation has already.
 async fn keep(
     rollouts: &Arc<Rollouts>,
-    deployment: &Arc<Deployment>,
-    changing: tokio::sync::MutexGuard<'_, ()>,
+    mut kept: Kept<'_>,
     upload: Upload,
     request: DeployRequest,
-    (generation, reason): (u64, String),
 ) -> Result<Deployed, Error> {
+    let (deployment, generation) = (kept.locked.deployment, kept.generation);
     let Upload { accepted, loaded } = upload;
     let compile_time = loaded.compile_time;
     // Also if nothing else changes: this is how an operator repairs a lost file.
@@ -414,19 +427,18 @@ async fn keep(
     let source = record
         .generation(generation)
         .map_or(&record.active().source, |kept| &kept.source);
-    let reason = rollouts
+    kept.reason = rollouts
         .handlers
         .regrant(
             deployment,
             (&loaded.module, source),
             &request.effects,
-            reason,
+            kept.reason,
         )
         .await?;
-    let mut reason = reason;
     if request.failures.retry_parked {
         let active = deployment.record().active;
-        reason.push_str(
+        kept.reason.push_str(
             &match rollouts.exceptions.want_retry(deployment, active).await? {
                 0 => "; nothing is retried, as this module has tried all that is parked".to_owned(),
                 1 => "; 1 parked key is retried".to_owned(),
@@ -434,25 +446,14 @@ async fn keep(
             },
         );
     }
-    let reason = unchanged(
-        rollouts,
-        deployment,
-        changing,
-        generation,
-        request.build,
-        reason,
-    )
-    .await?;
-    let outcome = DeployOutcome::Unchanged;
-    Ok(deployed(
-        rollouts,
-        deployment,
-        outcome,
+    let reason = unchanged(rollouts, kept, request.build).await?;
+    let done = Done {
+        outcome: DeployOutcome::Unchanged,
         generation,
         reason,
         compile_time,
-    )
-    .await)
+    };
+    Ok(deployed(rollouts, deployment, done).await)
 }
 
 /// Gives a deployment its next generation, by its strategy.
@@ -462,8 +463,7 @@ async fn add_generation(
     upload: Upload,
     generation: Generation,
 ) -> Result<Deployed, Error> {
-    let Upload { accepted, loaded } = upload;
-    let compile_time = loaded.compile_time;
+    let compile_time = upload.loaded.compile_time;
     let (number, strategy) = (generation.number, generation.strategy);
     let reason = generation.reason.clone();
     let outcome = match strategy {
@@ -472,9 +472,9 @@ async fn add_generation(
         Strategy::Migrate => DeployOutcome::Migrating,
     };
     if strategy == Strategy::Inherit {
-        inherit::begin(rollouts, deployment, &accepted, loaded.module, generation).await?;
+        inherit::begin(rollouts, deployment, upload, generation).await?;
     } else {
-        build::begin_candidate(rollouts, deployment, &accepted, generation).await?;
+        build::begin_candidate(rollouts, deployment, &upload.accepted, generation).await?;
     }
     tracing::info!(
         deployment = deployment.name(),
@@ -483,27 +483,36 @@ async fn add_generation(
         reason,
         "deployed"
     );
-    Ok(deployed(rollouts, deployment, outcome, number, reason, compile_time).await)
+    let done = Done {
+        outcome,
+        generation: number,
+        reason,
+        compile_time,
+    };
+    Ok(deployed(rollouts, deployment, done).await)
 }
 
 /// Handles the options of a deploy whose module is already deployed: another gate for a
 /// candidate, or continuing without missing events. Returns the reason with what was done.
 async fn unchanged(
     rollouts: &Arc<Rollouts>,
-    deployment: &Arc<Deployment>,
-    changing: tokio::sync::MutexGuard<'_, ()>,
-    generation: u64,
+    kept: Kept<'_>,
     build: BuildSettings,
-    reason: String,
 ) -> Result<String, Error> {
+    let Kept {
+        locked,
+        generation,
+        mut reason,
+    } = kept;
+    let deployment = locked.deployment;
     let record = deployment.record();
     let is_candidate =
         |known: &Generation| known.number == generation && known.status.is_candidate();
     let accepts = build.accept_missing;
     let accept = accepts && generation == record.active;
     let accept_for_candidate = accepts && record.candidate().is_some_and(is_candidate);
-    let mut reason =
-        take_over::ask_candidate_again(rollouts, deployment, generation, build, reason).await?;
+    let asked = take_over::ask_candidate_again(rollouts, deployment, generation, build).await?;
+    reason.push_str(asked.unwrap_or(""));
     if accept_for_candidate {
         pausing::accept_missing(rollouts, deployment, GenerationChoice::Candidate).await?;
         reason.push_str("; events missing from its stream are accepted");
@@ -515,7 +524,7 @@ async fn unchanged(
             skips: None,
         };
         let choice = GenerationChoice::Active;
-        pausing::resume_locked(rollouts, deployment, changing, choice, terms).await?;
+        pausing::resume_locked(rollouts, locked, choice, terms).await?;
         reason.push_str("; events missing from its stream are accepted");
     }
     Ok(reason)
@@ -523,14 +532,13 @@ async fn unchanged(
 
 /// The outcome of a deploy, with a warning if its source can't be reached, because then nothing
 /// is built yet.
-pub(super) async fn deployed(
-    rollouts: &Rollouts,
-    deployment: &Deployment,
-    outcome: DeployOutcome,
-    generation: u64,
-    reason: String,
-    compile_time: Option<Duration>,
-) -> Deployed {
+pub(super) async fn deployed(rollouts: &Rollouts, deployment: &Deployment, done: Done) -> Deployed {
+    let Done {
+        outcome,
+        generation,
+        reason,
+        compile_time,
+    } = done;
     let record = deployment.record();
     let name = record
         .generation(generation)
@@ -608,25 +616,22 @@ async fn restore_module(
     Ok(())
 }
 
-/// Writes a module and a record that names it.
+/// Writes a module and a record whose newest generation runs it.
 pub(super) async fn store(
     rollouts: &Rollouts,
     accepted: &Accepted,
     record: &Record,
     action: &str,
-    reason: &str,
 ) -> Result<(), Error> {
     let (deployments, room) = (Arc::clone(&rollouts.deployments), rollouts.room.clone());
     let (accepted, record) = (accepted.clone(), record.clone());
-    let newest = record
-        .generations
-        .last()
-        .map_or(0, |generation| generation.number);
+    let newest = record.generations.last();
+    let (number, reason) = newest.map_or((0, ""), |newest| (newest.number, &newest.reason));
     let audit = audit::entry(
         action,
         &record.name,
         format!(
-            "generation {newest} of module {}: {reason}",
+            "generation {number} of module {}: {reason}",
             accepted.digest
         ),
     );

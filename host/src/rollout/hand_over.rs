@@ -55,15 +55,28 @@ impl Drop for HandOver {
     }
 }
 
+/// Who owns effects after a hand-over, and from whom they come.
+#[derive(Clone, Copy)]
+pub(super) struct Heir<'a> {
+    pub(super) from: &'a Arc<Runner>,
+    pub(super) to: &'a Arc<Runner>,
+    /// The number of the new owner's file.
+    pub(super) state_file: u64,
+}
+
 /// Begins to hand effects over, if there are any: copies most of what waits, and stops sending.
 /// The caller holds the deployment's lock.
 pub(super) async fn begin(
     rollouts: &Rollouts,
     deployment: &Deployment,
-    from: &Arc<Runner>,
-    to: &Arc<Runner>,
-    (state_file, continues_after): (u64, Option<u64>),
+    heir: Heir<'_>,
+    continues_after: Option<u64>,
 ) -> Result<Option<HandOver>, Error> {
+    let Heir {
+        from,
+        to,
+        state_file,
+    } = heir;
     let Some(handler) = deployment.with_record(|record| record.handler.clone()) else {
         return Ok(None);
     };
@@ -72,12 +85,7 @@ pub(super) async fn begin(
         if let Some(ours) = from.store().filter(|_| from.has_diverged()) {
             check_nothing_waits(deployment.name(), &ours)?;
         }
-        return Ok(Some(succeed(
-            deployment,
-            handler,
-            (from, to),
-            (state_file, after),
-        )));
+        return Ok(Some(succeed(deployment, handler, heir, after)));
     }
     let name = deployment.name().to_owned();
     // Both files must be open: rows are copied from one to the other.
@@ -163,9 +171,14 @@ pub(super) async fn begin(
 fn succeed(
     deployment: &Deployment,
     handler: HandlerRecord,
-    (from, to): (&Arc<Runner>, &Arc<Runner>),
-    (state_file, after): (u64, u64),
+    heir: Heir<'_>,
+    after: u64,
 ) -> HandOver {
+    let Heir {
+        from,
+        to,
+        state_file,
+    } = heir;
     // Also later than what another file says of itself.
     let other = from.store().and_then(|store| store.ownership());
     let epoch = handler

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::deploy::Upload;
 use super::{BEGIN_MAX, Rollouts, deploy, prune};
 use crate::deployment::Deployment;
 use crate::deployments::{Error, Role, crash_points};
-use crate::module::{Accepted, Module};
 use crate::pipeline::Ceiling;
 use crate::runner::{NotLoaded, Runner};
 use crate::state::catalogue::{EventChecks, Generation, GenerationStatus, Record};
@@ -60,8 +60,7 @@ impl Drop for Held {
 pub(super) async fn begin(
     rollouts: &Arc<Rollouts>,
     deployment: &Arc<Deployment>,
-    accepted: &Accepted,
-    module: Arc<Module>,
+    upload: Upload,
     mut generation: Generation,
 ) -> Result<(), Error> {
     let runner = deployment.active();
@@ -106,15 +105,18 @@ pub(super) async fn begin(
     generation.releases_before = releases_of(&runner);
     generation.on_probation = true;
     generation.replaced_unbegun_at = is_unknown.then(|| runner.position());
-    generation.enter(GenerationStatus::Active, reason.clone());
+    generation.enter(GenerationStatus::Active, reason);
     let number = generation.number;
-    let program = rollouts
-        .runners
-        .program(&record, &generation, Ok(module), Role::TAKES_OVER);
+    let program = rollouts.runners.program(
+        &record,
+        &generation,
+        Ok(upload.loaded.module),
+        Role::TAKES_OVER,
+    );
     record.add(generation);
     record.active = number;
     prune::limit_previous(rollouts, &mut record);
-    deploy::store(rollouts, accepted, &record, "inherit", &reason).await?;
+    deploy::store(rollouts, &upload.accepted, &record, "inherit").await?;
     deployment.set_record(record);
     crash_points::reached("inherit-recorded");
     deployment.active().take_over(program);

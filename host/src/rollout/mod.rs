@@ -37,6 +37,8 @@ mod take_over;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::MutexGuard;
+
 pub(crate) use cut_over::CutOver;
 pub(crate) use delete::WaitingEffects;
 pub use deploy::DeployOutcome;
@@ -49,6 +51,7 @@ pub(crate) use rebuild_part::{PartialRebuild, Replacement};
 pub(crate) use rollback::RollbackOptions;
 
 use crate::config::Config;
+use crate::deployment::Deployment;
 use crate::deployments::{Deployments, Queue, Runners};
 use crate::exceptions::Exceptions;
 use crate::handlers::Handlers;
@@ -84,6 +87,13 @@ pub struct Rollouts {
     memory: Memory,
 }
 
+/// A deployment while its lock is held.
+struct Locked<'a> {
+    deployment: &'a Arc<Deployment>,
+    /// The lock.
+    changing: MutexGuard<'a, ()>,
+}
+
 /// What rollouts ask for what is not theirs.
 pub(crate) struct Others {
     pub(crate) history: Arc<History>,
@@ -97,13 +107,12 @@ impl Rollouts {
         deployments: Arc<Deployments>,
         runners: Arc<Runners>,
         engine: Engine,
-        rebuilds: Queue,
         others: Others,
     ) -> Self {
         Self {
             deployments,
             engine,
-            rebuilds,
+            rebuilds: others.history.rebuilds(),
             history: others.history,
             exceptions: others.exceptions,
             handlers: others.handlers,

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::MutexGuard;
-
-use super::{BEGIN_MAX, Rollouts, take_over};
+use super::{BEGIN_MAX, Locked, Rollouts, take_over};
 use crate::deployment::Deployment;
 use crate::deployments::{Error, GenerationChoice};
 use crate::exceptions::{WantedSkips, failure_noted};
@@ -81,7 +79,11 @@ impl Rollouts {
             failure_noted(&deployment).await;
         }
         let changing = self.deployments.lock(&deployment).await?;
-        resume_locked(self, &deployment, changing, choice, terms).await?;
+        let locked = Locked {
+            deployment: &deployment,
+            changing,
+        };
+        resume_locked(self, locked, choice, terms).await?;
         Ok(deployment.info())
     }
 }
@@ -90,11 +92,14 @@ impl Rollouts {
 /// losses are accepted would take over before it was resumed.
 pub(super) async fn resume_locked(
     rollouts: &Arc<Rollouts>,
-    deployment: &Arc<Deployment>,
-    changing: MutexGuard<'_, ()>,
+    locked: Locked<'_>,
     choice: GenerationChoice,
     terms: ResumeTerms,
 ) -> Result<(), Error> {
+    let Locked {
+        deployment,
+        changing,
+    } = locked;
     // First, because it may be refused: then no loss is accepted either.
     if let Some(wanted) = terms.skips {
         // Boxed, because a request without skips should not carry its large future.

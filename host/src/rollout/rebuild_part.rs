@@ -119,9 +119,9 @@ impl Rollouts {
         let replaced = put_in_place(
             self,
             &deployment,
-            &generation,
             &fold,
             Chosen {
+                generation: generation.clone(),
                 keys,
                 reads,
                 ahead,
@@ -152,14 +152,13 @@ impl Rollouts {
 async fn put_in_place(
     rollouts: &Rollouts,
     deployment: &Arc<Deployment>,
-    generation: &Generation,
     fold: &SideFold,
     chosen: Chosen,
 ) -> Result<Replacement, Error> {
     let name = deployment.name();
     let _changing = rollouts.deployments.lock(deployment).await?;
     // The fold has the module of that generation.
-    if deployment.record().active != generation.number {
+    if deployment.record().active != chosen.generation.number {
         return Err(Error::Conflict(format!(
             "another generation of {name} became active during the rebuild; try again"
         )));
@@ -173,7 +172,7 @@ async fn put_in_place(
     // Again, now that nothing moves.
     refuse_parked(deployment, &chosen.keys)?;
     let (ours, theirs) = aligned.snapshots(&serving, &fold.runner)?;
-    let missing = lacking_in_part(rollouts, generation, (&ours, &theirs), &chosen)?;
+    let missing = lacking_in_part(rollouts, (&ours, &theirs), &chosen)?;
     let skipped = theirs.exceptions().into_keys().collect();
     let changed = match ours.position() {
         position if position == chosen.ahead.position => Some(Vec::new()),
@@ -221,7 +220,6 @@ async fn put_in_place(
 /// accepts that.
 fn lacking_in_part(
     rollouts: &Rollouts,
-    generation: &Generation,
     (ours, theirs): (&Snapshot, &Snapshot),
     chosen: &Chosen,
 ) -> Result<u64, Error> {
@@ -232,9 +230,9 @@ fn lacking_in_part(
         .max(chosen.accepted.count);
     // A fold of fewer events than the active state has cannot be compared.
     let by_count = lacking(ours, theirs, &chosen.skips)
-        .filter(|_| !chosen.is_narrower && generation.subjects_from == 0)
+        .filter(|_| !chosen.is_narrower && chosen.generation.subjects_from == 0)
         .unwrap_or(0);
-    let source = rollouts.sources.get(&generation.source);
+    let source = rollouts.sources.get(&chosen.generation.source);
     let counts = source.is_some_and(|source| source.on_missing().is_count());
     if by_count > 0 && !chosen.accepts && !counts {
         let stream = source.map(|source| source.stream()).unwrap_or_default();
@@ -248,6 +246,8 @@ fn lacking_in_part(
 }
 
 struct Chosen {
+    /// The active one, whose module the side fold has.
+    generation: Generation,
     keys: Keys,
     /// What the side fold read and wrote.
     reads: Arc<Reads>,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Rollouts;
-use super::deploy::{DeployOutcome, Deployed};
+use super::deploy::{DeployOutcome, Deployed, Done};
 use super::{build, deploy, prune};
 use crate::deployments::{Error, candidate_of, check_gate, throttle};
 use crate::effects::EffectsFrom;
@@ -68,15 +68,13 @@ impl Rollouts {
         generation.lost_effects_after = lost_effects_after;
         accepted.apply(&mut generation);
         build::add_candidate(self, &deployment, generation, "rebuild").await?;
-        Ok(deploy::deployed(
-            self,
-            &deployment,
-            DeployOutcome::Rebuilding,
-            number,
+        let done = Done {
+            outcome: DeployOutcome::Rebuilding,
+            generation: number,
             reason,
-            None,
-        )
-        .await)
+            compile_time: None,
+        };
+        Ok(deploy::deployed(self, &deployment, done).await)
     }
 
     /// Changes the limits on the speed of a candidate.

@@ -78,7 +78,8 @@ pub(super) async fn bring_in(rollouts: &Rollouts, deployment: &Arc<Deployment>, 
             Ok(()) => return,
             // Another attempt would find the same; an operator accepts it, or aborts.
             Err(Error::Lacking { events, message }) => {
-                if hold_back(rollouts, deployment, number, events, &message).await {
+                let lack = Lack { events, message };
+                if hold_back(rollouts, deployment, number, lack).await {
                     let is_free = |candidate: &Generation| candidate.lacks_events == 0;
                     tokio::select! {
                         () = stops => {}
@@ -146,14 +147,20 @@ async fn note_ready(
         .await
 }
 
+/// Why a candidate does not take over.
+struct Lack {
+    /// How many events it lacks, at least.
+    events: u64,
+    message: String,
+}
+
 /// Records that a candidate is ready, and which events keep it from taking over; returns whether
 /// it could.
 async fn hold_back(
     rollouts: &Rollouts,
     deployment: &Arc<Deployment>,
     number: u64,
-    events: u64,
-    message: &str,
+    Lack { events, message }: Lack,
 ) -> bool {
     tracing::warn!(
         deployment = deployment.name(),
@@ -172,7 +179,7 @@ async fn hold_back(
             return Ok(());
         };
         candidate.lacks_events = events;
-        candidate.enter(GenerationStatus::Ready, message);
+        candidate.enter(GenerationStatus::Ready, message.as_str());
         let detail = format!("generation {number}: {message}");
         rollouts
             .deployments
@@ -380,20 +387,19 @@ pub(super) async fn revive(
 }
 
 /// If the same module is deployed again with another gate, gives the candidate that gate and
-/// compares it again; otherwise returns why nothing changes.
+/// compares it again, and returns what the reason of the deploy says about that.
 pub(super) async fn ask_candidate_again(
     rollouts: &Rollouts,
     deployment: &Arc<Deployment>,
     number: u64,
     build: BuildSettings,
-    mut reason: String,
-) -> Result<String, Error> {
+) -> Result<Option<&'static str>, Error> {
     let mut record = deployment.draft();
     let candidate = record
         .generation_mut(number)
         .filter(|generation| generation.status.is_candidate());
     let Some(candidate) = candidate.filter(|_| build.gate.is_some()) else {
-        return Ok(reason);
+        return Ok(None);
     };
     candidate.build.gate = build.gate;
     candidate.build.promote = build.promote;
@@ -401,7 +407,6 @@ pub(super) async fn ask_candidate_again(
     candidate.comparison = None;
     // It is tried again, whatever kept it from taking over.
     candidate.lacks_events = 0;
-    reason.push_str("; it will be compared again with the new gate");
     rollouts
         .deployments
         .commit(
@@ -411,5 +416,5 @@ pub(super) async fn ask_candidate_again(
             format!("generation {number}"),
         )
         .await?;
-    Ok(reason)
+    Ok(Some("; it will be compared again with the new gate"))
 }
