@@ -4,7 +4,8 @@
 
 use bytes::Bytes;
 
-use crate::cloudevents::{Recognition, message};
+pub use crate::cloudevents::message::Reading;
+use crate::cloudevents::message::{self, Message};
 use crate::event::{Event, Payload};
 use crate::generate::{self, Formats, Inexpressible, Target};
 pub use crate::module::DrawnManifest;
@@ -20,32 +21,20 @@ pub fn header_block(block: &[u8]) -> (Vec<(String, String)>, Option<String>) {
 }
 
 /// Converts a message of a stream into an event.
-pub fn message(
-    subject: &str,
-    headers: &[(&str, &str)],
-    data: &[u8],
-    recognition: Recognition,
-    wants_headers: bool,
-) -> Event {
+pub fn message(subject: &str, headers: &[(&str, &str)], data: &[u8], reading: Reading) -> Event {
     let headers = headers
         .iter()
         .map(|(name, value)| ((*name).into(), (*value).into()))
         .collect();
     let data = Bytes::copy_from_slice(data);
-    let message = message::Message {
+    let message = Message {
         sequence: 1,
         time_ns: 1,
         subject: subject.into(),
         headers,
         data,
     };
-    message::into_event(
-        message,
-        message::Reading {
-            recognition,
-            wants_headers,
-        },
-    )
+    message::into_event(message, reading)
 }
 
 /// Checks a manifest with the default limits of a host; returns what users see of it, or the error.

@@ -13,6 +13,15 @@ use serde_json::value::RawValue;
 /// The only member of a JSON object that represents bytes.
 const BYTES_MEMBER: &str = "$bytes";
 
+/// Whether an event should carry its headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Headers {
+    /// With headers.
+    Wanted,
+    /// Without headers.
+    Left,
+}
+
 /// Size from which an event is large, in bytes: no request of a reader is for less.
 pub(crate) const LARGE_MIN: usize = 256 << 10;
 

@@ -3,7 +3,8 @@
 use fastrand::Rng;
 use foldstream::api::StoredEvent;
 use foldstream::cloudevents::{Recognition, percent};
-use foldstream::entry;
+use foldstream::entry::{self, Reading};
+use foldstream::event;
 use foldstream_tests::fuzz::{change, drive, text};
 
 use crate::log::{Headers, Log, headers};
@@ -174,8 +175,10 @@ fn assert_same(stored: &StoredEvent, text: &str) {
         "any.subject",
         &kind,
         text.as_bytes(),
-        Recognition::Auto,
-        true,
+        Reading {
+            recognition: Recognition::Auto,
+            headers: event::Headers::Wanted,
+        },
     );
     let streamed = StoredEvent::from(&event);
     assert_eq!(
@@ -283,8 +286,14 @@ fn message(rng: &mut Rng) -> &'static str {
     let recognition = *rng
         .choice(&[Recognition::Auto, Recognition::Headers, Recognition::Off])
         .expect("some");
-    let with = entry::message("orders.1.placed", &pairs, &data, recognition, true);
-    let without = entry::message("orders.1.placed", &pairs, &data, recognition, false);
+    let read = |headers| {
+        let reading = Reading {
+            recognition,
+            headers,
+        };
+        entry::message("orders.1.placed", &pairs, &data, reading)
+    };
+    let (with, without) = (read(event::Headers::Wanted), read(event::Headers::Left));
     assert_eq!(
         (&with.kind, &with.data),
         (&without.kind, &without.data),

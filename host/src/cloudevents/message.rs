@@ -16,7 +16,7 @@ use super::{
     Data, Envelope, Error, Form, HEADER_PREFIX, KAFKA_PREFIX, Outlook, Recognition, check_name,
     check_required, check_text, form, is_ours, percent, recognise,
 };
-use crate::event::{Event, Header, Payload};
+use crate::event::{Event, Header, Headers, Payload};
 
 /// The header that says why an intended CloudEvent is not read as one.
 pub(crate) const NOTE_HEADER: &str = "foldstream-cloudevent-error";
@@ -35,11 +35,11 @@ pub(crate) struct Message {
 /// Options for reading messages. Type and data of an event do not depend on whether headers are
 /// wanted.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reading {
+pub struct Reading {
     /// Which messages are CloudEvents.
-    pub(crate) recognition: Recognition,
+    pub recognition: Recognition,
     /// Whether events carry headers.
-    pub(crate) wants_headers: bool,
+    pub headers: Headers,
 }
 
 /// Converts a message to an event: recognises CloudEvents, determines the type, sorts the headers.
@@ -61,7 +61,7 @@ pub(crate) fn into_event(message: Message, reading: Reading) -> Event {
     };
     // Type and data are needed also if headers are not wanted: see `Reading`.
     let kind = parts.kind.unwrap_or_else(|| kind_of_subject(&subject));
-    let mut headers = if reading.wants_headers {
+    let mut headers = if reading.headers == Headers::Wanted {
         parts.headers
     } else {
         Vec::new()
@@ -105,7 +105,7 @@ pub(crate) fn describe(message: Message, recognition: Recognition) -> ReadAs {
         message,
         Reading {
             recognition,
-            wants_headers: true,
+            headers: Headers::Wanted,
         },
     );
     if let Some(note) = event.header(NOTE_HEADER) {
@@ -190,7 +190,7 @@ fn parts_of(headers: Vec<Header>, data: &Bytes, reading: Reading) -> Parts {
         // why.
         Outlook::Malformed(error) => {
             let mut parts = binary(headers, reading);
-            if reading.wants_headers {
+            if reading.headers == Headers::Wanted {
                 note(&mut parts.headers, &error);
             }
             parts
@@ -213,7 +213,7 @@ fn opened(
         Data::Bytes(bytes) => Payload::detect(Bytes::copy_from_slice(bytes)),
     };
     let kind = Some(share(message, envelope.required("type")));
-    if reading.wants_headers {
+    if reading.headers == Headers::Wanted {
         let attributes: Vec<Header> = envelope
             .attributes()
             .filter(|(name, _)| *name != "datacontenttype" && !is_ours(name))
@@ -248,7 +248,7 @@ fn opened(
 fn binary(mut headers: Vec<Header>, reading: Reading) -> Parts {
     // Before the values are decoded, so that none is decoded twice.
     let kind = kind_of_headers(&headers);
-    if reading.wants_headers
+    if reading.headers == Headers::Wanted
         && let Err(error) = settle_binary(&mut headers)
     {
         note(&mut headers, &error);
@@ -420,12 +420,12 @@ mod tests {
         }
     }
 
-    fn event(pairs: &[(&str, &str)], data: &str, wants_headers: bool) -> Event {
+    fn event(pairs: &[(&str, &str)], data: &str, headers: Headers) -> Event {
         into_event(
             message(pairs, data),
             Reading {
                 recognition: Recognition::Auto,
-                wants_headers,
+                headers,
             },
         )
     }
@@ -435,7 +435,7 @@ mod tests {
             message(pairs, data),
             Reading {
                 recognition,
-                wants_headers: true,
+                headers: Headers::Wanted,
             },
         )
     }
@@ -447,7 +447,7 @@ mod tests {
                 "application/cloudevents+json; charset=UTF-8",
             )],
             envelope,
-            true,
+            Headers::Wanted,
         )
     }
 
@@ -470,7 +470,7 @@ mod tests {
                 ("correlation-id", "plain"),
             ],
             r#"{ "total": 1.10 }"#,
-            true,
+            Headers::Wanted,
         );
         let structured = event(
             &[
@@ -480,7 +480,7 @@ mod tests {
             r#"{"specversion":"1.0","type":"placed","id":"a b","source":"/shop/\u00e4","subject":"42",
                 "time":"2026-11-20T10:00:00Z","correlationid":"c1","causationid":"c0","partition":3,
                 "traceparent":"00-4bf9-00","tracestate":"x=1","ignored":null,"data": { "total": 1.10 } }"#,
-            true,
+            Headers::Wanted,
         );
         assert_eq!(binary, structured);
         assert_eq!(binary.kind, "placed");
@@ -496,7 +496,7 @@ mod tests {
         let event = event(
             &[("content-type", "application/cloudevents+json")],
             envelope,
-            true,
+            Headers::Wanted,
         );
         assert_eq!(event.kind, "placed");
         assert_eq!(event.header("ce-time"), Some("9999-12-31T23:59:59Z"));
@@ -512,8 +512,8 @@ mod tests {
             vec![("x", "1")],
         ] {
             let (with, without) = (
-                event(&pairs, envelope, true),
-                event(&pairs, envelope, false),
+                event(&pairs, envelope, Headers::Wanted),
+                event(&pairs, envelope, Headers::Left),
             );
             assert_eq!((&with.kind, &with.data), (&without.kind, &without.data));
             assert!(without.headers.is_empty() && !with.headers.is_empty());
@@ -523,12 +523,12 @@ mod tests {
     #[test]
     fn type_comes_from_cloudevent_then_header_then_subject() {
         assert_eq!(
-            event(&[("event-type", "b"), ("ce-type", "a")], "", false).kind,
+            event(&[("event-type", "b"), ("ce-type", "a")], "", Headers::Left).kind,
             "a"
         );
-        assert_eq!(event(&[("event-type", "b")], "", false).kind, "b");
-        assert_eq!(event(&[("ce-type", "")], "", false).kind, "placed");
-        assert_eq!(event(&[], "", false).kind, "placed");
+        assert_eq!(event(&[("event-type", "b")], "", Headers::Left).kind, "b");
+        assert_eq!(event(&[("ce-type", "")], "", Headers::Left).kind, "placed");
+        assert_eq!(event(&[], "", Headers::Left).kind, "placed");
     }
 
     #[test]
@@ -618,7 +618,11 @@ mod tests {
             ("application/json", None),
             ("application/cloudeventsx", None),
         ] {
-            let event = event(&[("content-type", content_type)], r#"{"type":"x"}"#, true);
+            let event = event(
+                &[("content-type", content_type)],
+                r#"{"type":"x"}"#,
+                Headers::Wanted,
+            );
             assert_eq!(
                 (event.kind.as_ref(), event.data.as_str()),
                 ("placed", Some(r#"{"type":"x"}"#))
@@ -701,7 +705,7 @@ mod tests {
             ("ce_source", "/s"),
             ("ce-id", "7"),
         ];
-        let found = event(&kafka, "{}", true);
+        let found = event(&kafka, "{}", Headers::Wanted);
         assert_eq!(
             (
                 found.kind.as_ref(),
@@ -710,12 +714,12 @@ mod tests {
             ),
             ("made", Some("7"), None)
         );
-        let found = event(&kafka[..4], "{}", true);
+        let found = event(&kafka[..4], "{}", Headers::Wanted);
         assert_eq!(
             (found.header("ce-id"), found.header(NOTE_HEADER)),
             (Some("a%20b"), None)
         );
-        assert_eq!(event(&kafka, "{}", false).kind, "made");
+        assert_eq!(event(&kafka, "{}", Headers::Left).kind, "made");
     }
 
     #[test]
@@ -728,7 +732,7 @@ mod tests {
             ("ce-datacontenttype", "text/plain"),
             ("content-type", "application/octet-stream"),
         ];
-        let found = event(&pairs, "{}", true);
+        let found = event(&pairs, "{}", Headers::Wanted);
         assert_eq!(
             (
                 found.header("content-type"),
@@ -758,7 +762,7 @@ mod tests {
             ("ce-source", "/s"),
             ("ce-foldstreamsubject", "a"),
         ];
-        let found = event(&binary, "{}", true);
+        let found = event(&binary, "{}", Headers::Wanted);
         assert!(
             found
                 .headers
@@ -780,7 +784,10 @@ mod tests {
         let envelope =
             format!(r#"{{"specversion":"1.0","type":"t","id":"1","source":"/s"{more}}}"#);
         let begun = std::time::Instant::now();
-        assert_eq!(event(&pairs, &envelope, true).headers.len(), 100_204);
+        assert_eq!(
+            event(&pairs, &envelope, Headers::Wanted).headers.len(),
+            100_204
+        );
         assert!(
             begun.elapsed() < std::time::Duration::from_secs(5),
             "{:?}",
@@ -790,7 +797,11 @@ mod tests {
 
     #[test]
     fn broken_percent_signs_stay() {
-        let event = event(&[("ce-id", "100%"), ("ce-source", "%ff")], "", true);
+        let event = event(
+            &[("ce-id", "100%"), ("ce-source", "%ff")],
+            "",
+            Headers::Wanted,
+        );
         assert_eq!(event.header("ce-id"), Some("100%"));
         assert_eq!(event.header("ce-source"), Some("%ff"));
         assert!(
@@ -816,7 +827,7 @@ mod tests {
             plain,
             Reading {
                 recognition: Recognition::Auto,
-                wants_headers: false,
+                headers: Headers::Left,
             },
         );
         assert_eq!(event.kind.as_bytes().as_ptr(), subject[10..].as_ptr());

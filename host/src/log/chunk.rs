@@ -25,7 +25,7 @@ use bytestring::ByteString;
 
 use crate::cloudevents::Recognition;
 use crate::cloudevents::message::{self, Message, Reading};
-use crate::event::{Event, Header};
+use crate::event::{Event, Header, Headers};
 
 /// Version of the layout above.
 const VERSION: u8 = 1;
@@ -401,7 +401,7 @@ impl Cursor {
         // Events in a log were classified when they were appended.
         let reading = Reading {
             recognition: Recognition::Headers,
-            wants_headers: wanted == Headers::Wanted,
+            headers: wanted,
         };
         let mut event = message::into_event(message, reading);
         // The type of the writer counts more than what headers say.
@@ -471,15 +471,6 @@ impl Record {
             .sum();
         Ok((plain + headers) as u64)
     }
-}
-
-/// Whether an event should carry its headers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Headers {
-    /// With headers.
-    Wanted,
-    /// Without headers.
-    Left,
 }
 
 /// Which memory holds the bytes of an event.

@@ -29,7 +29,7 @@ use redb::{Database, ReadableDatabase as _};
 use tokio::sync::watch;
 use tracing::{error, info};
 
-pub(crate) use self::chunk::{Cursor, Headers};
+pub(crate) use self::chunk::Cursor;
 pub use self::cursors::CursorMove;
 pub use self::encode::{
     APPEND_BYTES_MAX, APPEND_EVENTS_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX,
@@ -38,7 +38,7 @@ pub use self::encode::{
 pub use self::opening::Opening;
 pub(crate) use self::read::{Run, Wanted};
 use crate::atomic_file::{Displaced, Held};
-use crate::event::{Event, Payload};
+use crate::event::{Event, Headers, Payload};
 use crate::newest::Newest;
 use crate::position::StreamIdentity;
 use crate::room::{self, Room};

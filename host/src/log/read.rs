@@ -2,10 +2,10 @@
 
 use redb::{Database, ReadableDatabase};
 
-use super::chunk::{Corrupt, Cursor, Headers, Memory, Record};
+use super::chunk::{Corrupt, Cursor, Memory, Record};
 use super::file::{self, CHUNKS, Failure};
 use super::{Error, Log};
-use crate::event::Event;
+use crate::event::{Event, Headers};
 use crate::storage;
 use crate::subject::SubjectSet;
 

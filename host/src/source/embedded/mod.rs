@@ -16,8 +16,8 @@ use super::{
     lost, report,
 };
 use crate::batch::Batch;
-use crate::event::Event;
-use crate::log::{self, Cursor, Headers, Log, Opening, Run, Wanted};
+use crate::event::{Event, Headers};
+use crate::log::{self, Cursor, Log, Opening, Run, Wanted};
 use crate::position::{Checkpoint, EventMark, Start, StreamIdentity};
 use crate::storage;
 use crate::subject::SubjectSet;

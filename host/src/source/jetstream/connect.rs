@@ -291,18 +291,26 @@ fn complete_login(options: &mut Options, context: &Context) {
     }
 }
 
+/// What settings or a context have to log in with.
+struct Given {
+    creds: Option<PathBuf>,
+    nkey: Option<PathBuf>,
+    jwt: Option<Secret>,
+    user: Option<String>,
+    password: Option<Secret>,
+    token: Option<Secret>,
+}
+
 impl Auth {
     fn of_options(options: &Options) -> Result<Self, String> {
-        Self::new(
-            options.creds.clone(),
-            options.nkey.clone(),
-            options.jwt.clone().map(Secret::File),
-            (
-                options.user.clone(),
-                Secret::of(&options.password, &options.password_file),
-            ),
-            Secret::of(&options.token, &options.token_file),
-        )
+        Self::of_given(Given {
+            creds: options.creds.clone(),
+            nkey: options.nkey.clone(),
+            jwt: options.jwt.clone().map(Secret::File),
+            user: options.user.clone(),
+            password: Secret::of(&options.password, &options.password_file),
+            token: Secret::of(&options.token, &options.token_file),
+        })
     }
 
     fn of_context(context: &Context) -> Result<Self, String> {
@@ -317,13 +325,14 @@ impl Auth {
             (Some(user), None, None) => (None, Some(user)),
             (user, _, token) => (user, token),
         };
-        Self::new(
-            path(&context.creds),
-            path(&context.nkey),
-            set(&context.user_jwt).map(Secret::Inline),
-            (user, set(&context.password).map(Secret::Inline)),
-            token.map(Secret::Inline),
-        )
+        Self::of_given(Given {
+            creds: path(&context.creds),
+            nkey: path(&context.nkey),
+            jwt: set(&context.user_jwt).map(Secret::Inline),
+            user,
+            password: set(&context.password).map(Secret::Inline),
+            token: token.map(Secret::Inline),
+        })
         .map_err(|message| format!("context: {message}"))
     }
 
@@ -342,13 +351,15 @@ impl Auth {
         })
     }
 
-    fn new(
-        creds: Option<PathBuf>,
-        nkey: Option<PathBuf>,
-        jwt: Option<Secret>,
-        (user, password): (Option<String>, Option<Secret>),
-        token: Option<Secret>,
-    ) -> Result<Self, String> {
+    fn of_given(given: Given) -> Result<Self, String> {
+        let Given {
+            creds,
+            nkey,
+            jwt,
+            user,
+            password,
+            token,
+        } = given;
         // One way is one group of settings: a JWT needs an nkey, and a user a password.
         let ways = [
             creds.is_some(),

@@ -24,12 +24,20 @@ pub(super) struct Currency {
 }
 
 impl Currency {
-    /// At the creation of a consumer; nothing is proved.
-    pub(super) fn new(is_replicated: bool) -> Self {
+    /// That of the consumer of a stream that one server holds.
+    pub(super) fn alone() -> Self {
         Self {
-            is_replicated,
+            is_replicated: false,
             proved: None,
             open: None,
+        }
+    }
+
+    /// At the creation of a consumer of a stream with several replicas; nothing is proved.
+    pub(super) fn unproved() -> Self {
+        Self {
+            is_replicated: true,
+            ..Self::alone()
         }
     }
 
@@ -70,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_single_replica_needs_no_proof() {
-        let currency = Currency::new(false);
+        let currency = Currency::alone();
         assert!(!currency.needs_proof());
         assert!(currency.is_proved(Instant::now()));
     }
@@ -78,7 +86,7 @@ mod tests {
     #[test]
     fn a_consumer_has_kept_up_if_it_reached_the_end_that_the_leader_named() {
         let begin = Instant::now();
-        let mut currency = Currency::new(true);
+        let mut currency = Currency::unproved();
         assert!(currency.needs_proof());
         assert!(!currency.is_proved(begin), "nothing is known yet");
         currency.stream_ends(begin, 10, 8);
@@ -98,7 +106,7 @@ mod tests {
     #[test]
     fn a_consumer_that_stays_behind_is_not_trusted_however_often_the_leader_is_asked() {
         let begin = Instant::now();
-        let mut currency = Currency::new(true);
+        let mut currency = Currency::unproved();
         currency.stream_ends(begin, 10, 10);
         for second in 1..20 {
             let now = begin + second * SECOND;

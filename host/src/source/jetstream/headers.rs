@@ -12,7 +12,7 @@ use std::str::FromStr;
 use async_nats::{HeaderMap, HeaderName, StatusCode};
 use bytestring::ByteString;
 
-use crate::event::Header;
+use crate::event::{self, Header};
 
 const VERSION: &str = "NATS/1.0";
 
@@ -131,11 +131,13 @@ impl Headers for Block {
 }
 
 /// The headers of an event; if none are wanted, only those on which type and data depend.
-pub(super) fn of_event(headers: &impl Headers, wants_headers: bool) -> Vec<Header> {
+pub(super) fn of_event(headers: &impl Headers, wanted: event::Headers) -> Vec<Header> {
     headers
         .each()
         // The client accepts an empty name, which means nothing.
-        .filter(|(name, _)| !name.is_empty() && (wants_headers || names_the_type(name)))
+        .filter(|(name, _)| {
+            !name.is_empty() && (wanted == event::Headers::Wanted || names_the_type(name))
+        })
         .map(|(name, value)| {
             (
                 ByteString::from(name.to_ascii_lowercase()),

@@ -303,7 +303,10 @@ impl State {
         let is_doubtful = !own.is_empty() && self.session.count != seat.session;
         let is_behind = seat.position < self.ring.start();
         if is_behind || is_doubtful || !self.has_proved(seat) {
-            return Step::Leave(self.parting(seat, is_behind));
+            return Step::Leave(Parting {
+                is_behind,
+                ..self.parting(seat)
+            });
         }
         if seat.unproved.is_none()
             && let Some(taken) = self.ring.take(seat.position, limits)
@@ -312,7 +315,7 @@ impl State {
             return Step::Take(Box::new(taken));
         }
         if self.end.is_some() {
-            return Step::Leave(self.parting(seat, false));
+            return Step::Leave(self.parting(seat));
         }
         self.reader.take().map_or(Step::Wait, Step::Move)
     }
@@ -355,7 +358,7 @@ impl State {
         self.ring.trim(lowest.unwrap_or(u64::MAX));
     }
 
-    fn parting(&self, seat: &Seat, is_behind: bool) -> Parting {
+    fn parting(&self, seat: &Seat) -> Parting {
         // A follower that has not passed all of it reads the rest again, and finds out by itself.
         let has_passed = seat.unproved.is_none() && seat.position >= self.ring.end();
         let end = self.end.clone().filter(|_| has_passed).unwrap_or_default();
@@ -372,7 +375,7 @@ impl State {
             suspicion: end.suspicion,
             passed: end.passed,
             overlooked: end.overlooked,
-            is_behind,
+            is_behind: false,
         }
     }
 }

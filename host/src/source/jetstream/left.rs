@@ -27,13 +27,13 @@ pub(super) async fn lost(
     info: &StreamInfo,
     had: &Had<'_>,
 ) -> Result<Option<Missing>, Trouble> {
-    let Some((events, through)) = had.events else {
+    let Some((_, through)) = had.events else {
         return Ok(None);
     };
-    let mut count = lacking(link, api, had, events, through).await?;
+    let mut count = lacking(link, api, had).await?;
     if count > 0 && info.is_replicated() {
         tokio::time::sleep(CONFIRM_PAUSE).await;
-        count = count.min(lacking(link, api, had, events, through).await?);
+        count = count.min(lacking(link, api, had).await?);
     }
     Ok((count > 0).then_some(Missing {
         from: had.after + 1,
@@ -42,14 +42,11 @@ pub(super) async fn lost(
     }))
 }
 
-/// How many of this many events the stream lacks, at least.
-async fn lacking(
-    link: &mut Link,
-    api: &Api,
-    had: &Had<'_>,
-    events: u64,
-    through: u64,
-) -> Result<u64, Trouble> {
+/// How many of the events that a state has passed the stream lacks, at least.
+async fn lacking(link: &mut Link, api: &Api, had: &Had<'_>) -> Result<u64, Trouble> {
+    let Some((events, through)) = had.events else {
+        return Ok(0);
+    };
     for _ in 0..TRIES {
         // The one in the middle counts all, so what arrives or goes in between is seen by the others.
         let behind = count_from(link, api, had, through + 1).await?;

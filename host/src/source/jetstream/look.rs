@@ -17,7 +17,7 @@ use super::rescue;
 use super::wire::{self, Api, Stored};
 use crate::cloudevents::Recognition;
 use crate::cloudevents::message::Reading;
-use crate::event::Event;
+use crate::event::{Event, Headers};
 use crate::source::{LookError, Page, Wanted};
 
 /// Longest time for a page. When it is over, the page ends with what it has.
@@ -41,9 +41,13 @@ impl Looks {
         sequence: u64,
     ) -> Result<Result<Event, u64>, LookError> {
         within_time(async {
-            let (mut link, api) = self.api(settings).await?;
+            let Looked {
+                mut link,
+                api,
+                recognition,
+            } = self.open(settings).await?;
             match permitted(&mut link, &api, api.message(sequence)).await? {
-                Ok(Some(stored)) => Ok(Ok(event(&stored, settings.recognition))),
+                Ok(Some(stored)) => Ok(Ok(event(&stored, recognition))),
                 // No such event: whether it is gone or yet to come shows from the end of the
                 // stream.
                 Ok(None) => Ok(Err(head(&mut link, &api).await?)),
@@ -60,8 +64,8 @@ impl Looks {
         wanted: &Wanted,
     ) -> Result<Page, LookError> {
         within_time(async {
-            let (mut link, api) = self.api(settings).await?;
-            let head = head(&mut link, &api).await?;
+            let mut looked = self.open(settings).await?;
+            let head = head(&mut looked.link, &looked.api).await?;
             let mut page = Page {
                 events: Vec::new(),
                 through: wanted.after.min(head),
@@ -74,7 +78,7 @@ impl Looks {
                 && page.events.len() < wanted.limit
                 && bytes < wanted.bytes_max
             {
-                let more = next(&mut link, &api, settings.recognition, wanted, &mut page).await?;
+                let more = looked.next(wanted, &mut page).await?;
                 bytes += more.iter().map(Event::size).sum::<usize>();
                 page.events.extend(more);
                 if Instant::now() >= until {
@@ -86,7 +90,7 @@ impl Looks {
         .await
     }
 
-    async fn api(&self, settings: &Arc<Settings>) -> Result<(Link, Api), Trouble> {
+    async fn open(&self, settings: &Arc<Settings>) -> Result<Looked, Trouble> {
         let mut slot = self.link.lock().await;
         let link = match slot.take() {
             Some(link) if link.is_up() => link,
@@ -95,58 +99,64 @@ impl Looks {
         // Kept, because people page.
         *slot = Some(link.clone());
         let (client, prefix) = (link.client().clone(), settings.api_prefix.clone());
-        Ok((
+        let api = Api {
+            client,
+            prefix,
+            stream: settings.stream.clone(),
+        };
+        Ok(Looked {
             link,
-            Api {
-                client,
-                prefix,
-                stream: settings.stream.clone(),
-            },
-        ))
+            api,
+            recognition: settings.recognition,
+        })
     }
 }
 
-/// The next item of a page, which advances past it.
-async fn next(
-    link: &mut Link,
-    api: &Api,
+/// The stream in which events are looked at.
+struct Looked {
+    link: Link,
+    api: Api,
     recognition: Recognition,
-    wanted: &Wanted,
-    page: &mut Page,
-) -> Result<Vec<Event>, Trouble> {
-    let from = page.through + 1;
-    if let Some(subjects) = &wanted.subjects {
-        // With subjects the server skips what does not match, however much that is.
-        let covering = subjects.covering();
-        let fetched = permitted(link, api, api.next_message(from, covering.as_str())).await?;
-        let found = readable(from, fetched, recognition);
-        page.through = through(page.head, found.as_ref());
-        let is_wanted =
-            |event: &Event| &*event.kind == UNREADABLE || subjects.matches(&event.subject);
-        let event = found.and_then(|found| found.event);
-        return Ok(event.into_iter().filter(is_wanted).collect());
+}
+
+impl Looked {
+    /// The next item of a page, which advances past it.
+    async fn next(&mut self, wanted: &Wanted, page: &mut Page) -> Result<Vec<Event>, Trouble> {
+        let (link, api, recognition) = (&mut self.link, &self.api, self.recognition);
+        let from = page.through + 1;
+        if let Some(subjects) = &wanted.subjects {
+            // With subjects the server skips what does not match, however much that is.
+            let covering = subjects.covering();
+            let fetched = permitted(link, api, api.next_message(from, covering.as_str())).await?;
+            let found = readable(from, fetched, recognition);
+            page.through = through(page.head, found.as_ref());
+            let is_wanted =
+                |event: &Event| &*event.kind == UNREADABLE || subjects.matches(&event.subject);
+            let event = found.and_then(|found| found.event);
+            return Ok(event.into_iter().filter(is_wanted).collect());
+        }
+        let room = u64::try_from(wanted.limit - page.events.len()).unwrap_or(u64::MAX);
+        // Several at once: each costs a round trip.
+        let to = page.head.min(page.through + AT_ONCE.min(room));
+        let fetch = async {
+            futures_util::future::join_all((from..=to).map(|sequence| api.message(sequence))).await
+        };
+        let fetched = link.permitted(fetch).await?;
+        let mut found = Vec::new();
+        for (sequence, answer) in (from..=to).zip(fetched) {
+            let message = readable(sequence, known(api, answer)?, recognition);
+            found.extend(message.and_then(|found| found.event));
+        }
+        page.through = to;
+        if found.is_empty() && to < page.head {
+            // Many may have been removed at once.
+            let fetched = permitted(link, api, api.next_message(to + 1, ">")).await?;
+            let later = readable(to + 1, fetched, recognition);
+            page.through = through(page.head, later.as_ref());
+            found.extend(later.and_then(|found| found.event));
+        }
+        Ok(found)
     }
-    let room = u64::try_from(wanted.limit - page.events.len()).unwrap_or(u64::MAX);
-    // Several at once: each costs a round trip.
-    let to = page.head.min(page.through + AT_ONCE.min(room));
-    let fetch = async {
-        futures_util::future::join_all((from..=to).map(|sequence| api.message(sequence))).await
-    };
-    let fetched = link.permitted(fetch).await?;
-    let mut found = Vec::new();
-    for (sequence, answer) in (from..=to).zip(fetched) {
-        let message = readable(sequence, known(api, answer)?, recognition);
-        found.extend(message.and_then(|found| found.event));
-    }
-    page.through = to;
-    if found.is_empty() && to < page.head {
-        // Many may have been removed at once.
-        let fetched = permitted(link, api, api.next_message(to + 1, ">")).await?;
-        let later = readable(to + 1, fetched, recognition);
-        page.through = through(page.head, later.as_ref());
-        found.extend(later.and_then(|found| found.event));
-    }
-    Ok(found)
 }
 
 /// Up to where a page has come with the next message that matches. Without one, everything was
@@ -214,7 +224,7 @@ fn event(stored: &Stored, recognition: Recognition) -> Event {
         fault.as_deref(),
         Reading {
             recognition,
-            wants_headers: true,
+            headers: Headers::Wanted,
         },
     )
 }

@@ -122,20 +122,26 @@ fn numbers(text: &[u8]) -> Option<Metadata> {
     })
 }
 
+/// What a delivered message has.
+pub(super) struct Arrived {
+    pub(super) subject: Subject,
+    pub(super) headers: Option<HeaderMap>,
+    pub(super) data: Bytes,
+}
+
 /// Creates an event. Without headers nothing is copied; none means one of the broker's own
 /// messages.
-pub(super) fn into_event(
-    metadata: &Metadata,
-    subject: Subject,
-    headers: Option<&HeaderMap>,
-    data: Bytes,
-    reading: Reading,
-) -> Option<Event> {
-    let headers = match headers {
+pub(super) fn into_event(metadata: &Metadata, arrived: Arrived, reading: Reading) -> Option<Event> {
+    let Arrived {
+        subject,
+        headers,
+        data,
+    } = arrived;
+    let headers = match &headers {
         // Without headers no message is one of the broker's own.
         None => Vec::new(),
         Some(headers) if headers::is_bookkeeping(headers) => return None,
-        Some(headers) => headers::of_event(headers, reading.wants_headers),
+        Some(headers) => headers::of_event(headers, reading.headers),
     };
     // A subject that is the only holder of its memory becomes a string without being copied.
     let subject = ByteString::from(subject.into_string());

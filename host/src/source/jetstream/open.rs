@@ -169,7 +169,7 @@ pub(super) async fn open(
     // Before the proof: a stream that loses events by its kind proves nothing.
     check_readable(&api.stream, &info.config).map_err(Failure::Stop)?;
     let stream = identity(&api, &info)?;
-    if let Some(memory) = prove(link, &api, &info, &stream, standing).await? {
+    if let Some(memory) = prove(link, &api, &info, standing).await? {
         *link = Link::connect(settings).await?;
         generation = link.generation();
         api = self::api(link, settings);
@@ -183,11 +183,12 @@ pub(super) async fn open(
     // The host matches then.
     let filter = filter.filter(|_| !removes_at_once(&info.config));
     let reach = Reach {
+        standing,
         position,
         reads_part,
         is_filtered: filter.is_some(),
     };
-    let mut holes = missing(link, &api, &info, standing, reach).await?;
+    let mut holes = missing(link, &api, &info, reach).await?;
 
     // Subscribed before the consumer exists, so that no message comes too early.
     let inbox = Subject::from(api.client.new_inbox());
@@ -196,10 +197,14 @@ pub(super) async fn open(
         .subscribe(inbox.clone())
         .await
         .map_err(|error| Trouble::lost(format!("cannot subscribe to {inbox}: {error}")))?;
-    let rescued = fetched_alone(link, &api, standing, position, filter).await?;
+    let mut delivery = Delivery {
+        after: position,
+        filter,
+    };
+    let rescued = fetched_alone(link, &api, standing, delivery).await?;
     // The consumer starts behind what was fetched alone.
-    let behind = rescued.back().map_or(position, Rescued::sequence);
-    let made = create_consumer(link, &api, &info, filter, behind).await?;
+    delivery.after = rescued.back().map_or(position, Rescued::sequence);
+    let made = create_consumer(link, &api, &info, delivery).await?;
 
     // Between the check of the stream and the creation of the consumer, the stream may have been
     // replaced, or have lost events; this second check sees both.
@@ -221,8 +226,12 @@ pub(super) async fn open(
     if (made.is_filtered && holes.seen() != missing::Seen::of(&info))
         || info.first() > before.first()
     {
-        let now = reach.at(position, made.is_filtered);
-        holes = missing(link, &api, &info, standing, now).await?;
+        let now = Reach {
+            position,
+            is_filtered: made.is_filtered,
+            ..reach
+        };
+        holes = missing(link, &api, &info, now).await?;
     }
     Ok(Opened {
         link: link.clone(),
@@ -270,16 +279,15 @@ async fn fetched_alone(
     link: &mut Link,
     api: &Api,
     standing: &Standing,
-    position: u64,
-    filter: Option<&str>,
+    delivery: Delivery<'_>,
 ) -> Result<VecDeque<Rescued>, Failure> {
     // Without a lost connection every message can be parsed, as far as is known.
     if standing.doubts == 0 {
         return Ok(VecDeque::new());
     }
     let search = Search {
-        position,
-        filter: filter.unwrap_or(">"),
+        position: delivery.after,
+        filter: delivery.filter.unwrap_or(">"),
         doubts: standing.doubts,
         skips: &standing.skips,
     };
@@ -350,7 +358,7 @@ async fn stream_info(link: &mut Link, api: &Api) -> Result<StreamInfo, Trouble> 
         .map_err(|error| trouble(&api.stream, &error))
 }
 
-fn identity(api: &Api, info: &StreamInfo) -> Result<Arc<StreamIdentity>, Trouble> {
+pub(super) fn identity(api: &Api, info: &StreamInfo) -> Result<Arc<StreamIdentity>, Trouble> {
     let created_ns = info
         .created_ns()
         .map_err(|error| trouble(&api.stream, &error))?;
@@ -391,7 +399,8 @@ fn check_begins_within(api: &Api, info: &StreamInfo, standing: &Standing) -> Res
 
 /// From where a consumer reads, and which messages.
 #[derive(Clone, Copy)]
-struct Reach {
+struct Reach<'a> {
+    standing: &'a Standing,
     position: u64,
     /// Whether the stream may have messages that the module does not read.
     reads_part: bool,
@@ -399,15 +408,12 @@ struct Reach {
     is_filtered: bool,
 }
 
-impl Reach {
-    /// The same messages from another position.
-    fn at(self, position: u64, is_filtered: bool) -> Self {
-        Self {
-            position,
-            is_filtered,
-            ..self
-        }
-    }
+/// What a consumer delivers: the messages after a position that match a filter.
+#[derive(Clone, Copy)]
+struct Delivery<'a> {
+    after: u64,
+    /// None delivers everything.
+    filter: Option<&'a str>,
 }
 
 /// What the stream lacks after a position, if that must be known; an error if it may not be passed
@@ -416,10 +422,10 @@ async fn missing(
     link: &mut Link,
     api: &Api,
     info: &StreamInfo,
-    standing: &Standing,
-    reach: Reach,
+    reach: Reach<'_>,
 ) -> Result<Holes, Failure> {
     let Reach {
+        standing,
         position,
         reads_part: may_be_of_others,
         is_filtered,
@@ -491,8 +497,7 @@ async fn create_consumer(
     link: &mut Link,
     api: &Api,
     info: &StreamInfo,
-    filter: Option<&str>,
-    position: u64,
+    delivery: Delivery<'_>,
 ) -> Result<Made, Trouble> {
     let wanted = u64::try_from(INACTIVE_THRESHOLD.as_nanos()).expect("a minute fits");
     // A stream may not allow as long as we would like.
@@ -503,18 +508,22 @@ async fn create_consumer(
     let mut config = ConsumerConfig {
         name: String::new(),
         deliver_policy: "by_start_sequence",
-        opt_start_seq: position + 1,
+        opt_start_seq: delivery.after + 1,
         ack_policy: "none",
         replay_policy: "instant",
         // The names are those of the API; nothing is acknowledged, and nothing needs to survive.
-        filter_subject: filter,
+        filter_subject: delivery.filter,
         inactive_threshold,
         num_replicas: 1,
         mem_storage: true,
     };
-    let is_clustered = info.is_clustered();
+    let patience = if info.is_clustered() {
+        PATIENCE
+    } else {
+        PATIENCE_ALONE
+    };
     let mut made = link
-        .permitted(first_consumer(api, &config, is_clustered))
+        .permitted(first_consumer(api, &config, patience))
         .await?;
     // Some servers refuse a filter that has nothing in common with the stream's subjects; then the
     // host matches.
@@ -525,7 +534,7 @@ async fn create_consumer(
     {
         config.filter_subject = None;
         made = link
-            .permitted(first_consumer(api, &config, is_clustered))
+            .permitted(first_consumer(api, &config, patience))
             .await?;
     }
     let is_filtered = config.filter_subject.is_some();
@@ -547,14 +556,9 @@ async fn create_consumer(
 async fn first_consumer(
     api: &Api,
     config: &ConsumerConfig<'_>,
-    is_clustered: bool,
+    mut patience: Duration,
 ) -> Result<(String, ConsumerInfo), wire::Error> {
     let mut requests = FuturesUnordered::new();
-    let mut patience = if is_clustered {
-        PATIENCE
-    } else {
-        PATIENCE_ALONE
-    };
     loop {
         requests.push(async {
             // Random: names of consumers are shared by all readers of the stream.

@@ -8,12 +8,13 @@
 use tracing::warn;
 
 use super::link::{Link, Trouble};
-use super::open::{Failure, Standing, trouble};
+use super::open::{Failure, Standing, identity, trouble};
 use super::pull::BUFFER_KEPT;
 use super::rescue;
 use super::wire::{self, Api, Stored, StreamInfo};
 use crate::cloudevents::Recognition;
 use crate::cloudevents::message::Reading;
+use crate::event::Headers;
 use crate::memory::read_ahead::{Large, RequestShare};
 use crate::position::{Checkpoint, EventMark, StreamIdentity};
 use crate::source::Error;
@@ -32,7 +33,6 @@ pub(super) async fn prove(
     link: &mut Link,
     api: &Api,
     info: &StreamInfo,
-    stream: &StreamIdentity,
     standing: &Standing,
 ) -> Result<Option<Large>, Failure> {
     // A state to which nothing was applied, and that has seen nothing, belongs to no history yet.
@@ -43,6 +43,7 @@ pub(super) async fn prove(
     else {
         return Ok(None);
     };
+    let stream = &*identity(api, info)?;
     let mut stored_in = In {
         link,
         api,
@@ -123,12 +124,7 @@ pub(super) async fn contradiction(
 ) -> Result<Option<Error>, Trouble> {
     let unknown = |error: wire::Error| trouble(&api.stream, &error);
     let info = link.permitted(api.stream_info()).await?.map_err(unknown)?;
-    let created_ns = info.created_ns().map_err(unknown)?;
-    let stream = StreamIdentity {
-        name: api.stream.clone(),
-        created_ns,
-    };
-    match prove(link, api, &info, &stream, &Standing::at(checkpoint)).await {
+    match prove(link, api, &info, &Standing::at(checkpoint)).await {
         // A lost tail is another problem, with another remedy.
         Ok(_) | Err(Failure::Stop(Error::Truncated { .. })) => Ok(None),
         Err(Failure::Stop(error)) => Ok(Some(error)),
@@ -224,7 +220,7 @@ fn is_event(mark: &EventMark, stored: &Stored) -> bool {
         .any(|recognition| {
             let reading = Reading {
                 recognition,
-                wants_headers: false,
+                headers: Headers::Left,
             };
             EventMark::of(&rescue::into_event(stored, None, reading)) == *mark
         })

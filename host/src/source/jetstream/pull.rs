@@ -24,7 +24,7 @@ use super::backlog::Backlog;
 use super::currency::Currency;
 use super::cursor::Cursor;
 use super::link::{Link, Trouble};
-use super::message::{self, Metadata, MetadataReader};
+use super::message::{self, Arrived, Metadata, MetadataReader};
 use super::open::{INACTIVE_THRESHOLD, Opened};
 use super::rescue::{self, Rescued};
 use super::trusted::Trusted;
@@ -183,22 +183,35 @@ pub(super) struct Pull {
     claim: Option<Claim>,
 }
 
+/// What a reader wants of a consumer.
+#[derive(Debug)]
+pub(super) struct Demand {
+    pub(super) subjects: SubjectSet,
+    pub(super) reading: Reading,
+    /// Whose memory the messages take, if that is limited.
+    pub(super) share: Option<Arc<RequestShare>>,
+    pub(super) appetite: Appetite,
+}
+
 impl Pull {
     /// The consumer of an opened stream.
-    pub(super) fn new(
-        opened: Opened,
-        subjects: SubjectSet,
-        reading: Reading,
-        share: Option<Arc<RequestShare>>,
-        appetite: Appetite,
-        trusted: Trusted,
-    ) -> Self {
+    pub(super) fn new(opened: Opened, demand: Demand, trusted: Trusted) -> Self {
+        let Demand {
+            subjects,
+            reading,
+            share,
+            appetite,
+        } = demand;
         let takes_everything = subjects.takes_everything();
         // The server does not know which subjects are the host's own.
         let is_open = subjects.is_open();
         // With several patterns the server has one that covers them all, and more.
         let server_matches = opened.is_filtered && subjects.patterns().len() == 1 && !is_open;
-        let mut currency = Currency::new(opened.is_replicated);
+        let mut currency = if opened.is_replicated {
+            Currency::unproved()
+        } else {
+            Currency::alone()
+        };
         if let Some(led_at) = opened.led_at {
             currency.stream_ends(led_at, opened.head, opened.position);
         }
@@ -554,7 +567,12 @@ impl Pull {
                 cursor.pass(sequence, time_ns, subject, payload);
             }
         } else {
-            match message::into_event(&metadata, subject, headers.as_ref(), payload, self.reading) {
+            let arrived = Arrived {
+                subject,
+                headers,
+                data: payload,
+            };
+            match message::into_event(&metadata, arrived, self.reading) {
                 Some(mut event) => {
                     if let Some(large) = large {
                         event.data = event.data.mapped(|data| Large::hold(large, data));

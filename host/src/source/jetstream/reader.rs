@@ -17,13 +17,14 @@ use super::hub::{Key, Parting, SessionFacts};
 use super::link::{Link, Trouble};
 use super::open::{Failure, Opened, Standing, open};
 use super::permissions;
-use super::pull::REQUEST_BYTES;
+use super::pull::{Demand, REQUEST_BYTES};
 use super::ring::Taken;
 use super::session::{Replacement, Session};
 use super::trusted::Trusted;
 use super::wire::Api;
 use crate::batch::{Batch, Limits};
 use crate::cloudevents::message::Reading;
+use crate::event::Headers;
 use crate::memory::read_ahead::{ReadAhead, RequestShare};
 use crate::position::EventMark;
 use crate::source::{Error, Passed, Request, SourceState, StatusSender};
@@ -351,18 +352,22 @@ impl Supervised {
         } else {
             Trusted::default()
         };
+        let headers = if self.request.wants_headers {
+            Headers::Wanted
+        } else {
+            Headers::Left
+        };
         let reading = Reading {
             recognition: self.settings.recognition,
-            wants_headers: self.request.wants_headers,
+            headers,
         };
-        self.session = Some(Session::new(
-            opened,
-            self.request.subjects.clone(),
+        let demand = Demand {
+            subjects: self.request.subjects.clone(),
             reading,
-            self.share.clone(),
-            self.appetite,
-            trusted,
-        ));
+            share: self.share.clone(),
+            appetite: self.appetite,
+        };
+        self.session = Some(Session::new(opened, demand, trusted));
     }
 
     fn end_session(&mut self, failure: Failure) {

@@ -15,7 +15,7 @@ use super::link::Link;
 use super::open::{Failure, trouble};
 use super::wire::{self, Api, Stored};
 use crate::cloudevents::message::{self, Message, Reading};
-use crate::event::Event;
+use crate::event::{Event, Headers};
 use crate::source::Error;
 
 /// Messages and bytes fetched at once; if the next one cannot be parsed either, the connection is
@@ -129,7 +129,7 @@ pub(super) fn is_bookkeeping(stored: &Stored) -> bool {
 
 /// A fetched message, with all its headers.
 pub(super) fn message_of(stored: &Stored) -> Message {
-    let headers = headers::of_event(&Block::read(&stored.headers), true);
+    let headers = headers::of_event(&Block::read(&stored.headers), Headers::Wanted);
     let Stored {
         sequence,
         time_ns,
@@ -150,9 +150,9 @@ pub(super) fn message_of(stored: &Stored) -> Message {
 /// Converts a fetched message to an event, whatever it is.
 pub(super) fn into_event(stored: &Stored, fault: Option<&str>, reading: Reading) -> Event {
     let block = Block::read(&stored.headers);
-    let mut headers = headers::of_event(&block, reading.wants_headers);
+    let mut headers = headers::of_event(&block, reading.headers);
     // Without headers there is no place for it; the log has it.
-    if let Some(fault) = fault.filter(|_| reading.wants_headers) {
+    if let Some(fault) = fault.filter(|_| reading.headers == Headers::Wanted) {
         headers::add_fault(&mut headers, fault);
     }
     let Stored {

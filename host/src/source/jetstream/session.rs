@@ -24,21 +24,18 @@ use futures_util::future::BoxFuture;
 use tokio::task::coop::unconstrained;
 use tracing::{debug, warn};
 
-use super::appetite::Appetite;
 use super::connect::Settings;
 use super::cursor::Cursor;
 use super::link::{Link, Trouble};
 use super::missing::{self, Holes, has_gaps_by_design, removes_at_once};
 use super::open::{Failure, Opened, check_readable, trouble};
 use super::proof;
-use super::pull::{Claim, Jump, Pull};
+use super::pull::{Claim, Demand, Jump, Pull};
 use super::trusted::Trusted;
 use super::wire::{self, Api, StreamInfo};
-use crate::cloudevents::message::Reading;
-use crate::memory::read_ahead::RequestShare;
 use crate::position::{EventMark, StreamIdentity};
 use crate::source::{Error, Missing};
-use crate::subject::{Pattern, SubjectSet};
+use crate::subject::Pattern;
 
 /// How often the end of the stream is checked while a filtered reader reads, because events only
 /// show events like them.
@@ -193,14 +190,7 @@ enum Wake {
 impl Session {
     /// Starts with an opened stream. `trusted` are jumps of the session before, if the stream may
     /// remove messages at once since then.
-    pub(super) fn new(
-        opened: Opened,
-        subjects: SubjectSet,
-        reading: Reading,
-        share: Option<Arc<RequestShare>>,
-        appetite: Appetite,
-        trusted: Trusted,
-    ) -> Self {
+    pub(super) fn new(opened: Opened, demand: Demand, trusted: Trusted) -> Self {
         Self {
             link: opened.link.clone(),
             api: Arc::clone(&opened.api),
@@ -228,7 +218,7 @@ impl Session {
             is_ending: false,
             has_heard: false,
             confirmed_at: None,
-            pull: Pull::new(opened, subjects, reading, share, appetite, trusted),
+            pull: Pull::new(opened, demand, trusted),
         }
     }
 
