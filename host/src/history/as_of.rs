@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::lost::Origin;
 use super::{History, SideFold, SideFoldOptions, snapshots};
 use crate::deployment::{Deployment, View};
 use crate::deployments::{Error, MissingEvents};
@@ -46,8 +47,8 @@ struct PastState {
     moment: Moment,
     /// Whether events that were applied may be missing from it.
     missing: MissingEvents,
-    /// Whether it started with a snapshot.
-    begins_later: bool,
+    /// With what it started.
+    origin: Origin,
     /// How many events it lacks, at most, without having noticed it; none as long as that is
     /// unknown.
     unseen: Option<u64>,
@@ -75,7 +76,7 @@ impl PastState {
     fn found(&self) -> Past {
         Past {
             fold: Arc::clone(&self.fold),
-            begins_later: self.begins_later,
+            origin: self.origin,
             unseen: self.unseen,
         }
     }
@@ -84,7 +85,7 @@ impl PastState {
 /// A state of the past for one request; see [`PastState`].
 struct Past {
     fold: Arc<SideFold>,
-    begins_later: bool,
+    origin: Origin,
     unseen: Option<u64>,
 }
 
@@ -180,7 +181,7 @@ impl History {
         check_past(moment, head, deployment.name())?;
         let Past {
             fold,
-            begins_later,
+            origin,
             unseen,
         } = self
             .past(deployment, generation, (moment, head), missing)
@@ -211,7 +212,7 @@ impl History {
             // The stream could not be asked before, or it would not show what it has lost since; and
             // the fold has read it.
             None => {
-                let looked = self.may_look_back(deployment, moment, begins_later, missing);
+                let looked = self.may_look_back(deployment, moment, origin, missing);
                 let looked = looked.await?;
                 if let Some(why) = looked.unknown {
                     return Err(not_ready(&why));
@@ -269,9 +270,13 @@ impl History {
         let from = snapshots::nearest(&folder, generation.state_file, moment, below);
         let mut generation = generation.clone();
         // With a snapshot, only what is gone after it matters.
-        let begins_later = from.is_some();
+        let origin = if from.is_some() {
+            Origin::Snapshot
+        } else {
+            Origin::Start
+        };
         let accepted = self
-            .may_look_back(deployment, moment, begins_later, missing)
+            .may_look_back(deployment, moment, origin, missing)
             .await?;
         // Events may go between this look and the fold, which then does not notice it.
         let hides_losses = match self.sources.get(&generation.source) {
@@ -295,7 +300,7 @@ impl History {
             generation: generation.number,
             moment,
             missing,
-            begins_later,
+            origin,
             unseen: (accepted.unknown.is_none() && !hides_losses).then_some(accepted.unseen),
             head,
             fold,

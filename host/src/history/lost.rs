@@ -59,6 +59,15 @@ impl AcceptedBy {
     }
 }
 
+/// Where the fold of an as-of read begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// With the first event.
+    Start,
+    /// With a snapshot of the state.
+    Snapshot,
+}
+
 impl Accepted {
     /// Events up to this sequence may be missing, and none is known to be lost.
     fn nothing_lost(through: u64) -> Self {
@@ -237,18 +246,18 @@ impl History {
         source.contradiction(&checkpoint).await.ok()?
     }
 
-    /// The same for an as-of read. `begins_later` says that it need not start at the beginning:
-    /// what was accepted before is then checked again, if the stream shows its gaps.
+    /// The same for an as-of read. If it begins with a snapshot, what was accepted before is checked
+    /// again, if the stream shows its gaps.
     pub(crate) async fn may_look_back(
         &self,
         deployment: &Deployment,
         moment: Moment,
-        begins_later: bool,
+        origin: Origin,
         accept: MissingEvents,
     ) -> Result<Accepted, Error> {
         // Positions of one history mean nothing in another.
         self.check_history(deployment).await?;
-        let looked = self.look_back(deployment, moment, begins_later, accept);
+        let looked = self.look_back(deployment, moment, origin, accept);
         match looked.await {
             Ok(accepted) => Ok(accepted),
             Err(NoLook::Refused(error)) => Err(error),
@@ -266,7 +275,7 @@ impl History {
         &self,
         deployment: &Deployment,
         moment: Moment,
-        begins_later: bool,
+        origin: Origin,
         accept: MissingEvents,
     ) -> Result<Accepted, NoLook> {
         let record = deployment.record();
@@ -293,7 +302,9 @@ impl History {
         match self.weigh(deployment, Some(lost), accept, ADVICE).await {
             // The loss may lie before the snapshot with which the fold starts, and the reader
             // notices it if it lies after that.
-            Err(Error::Refused(_)) if begins_later && !is_counted => Ok(Accepted::nothing_lost(0)),
+            Err(Error::Refused(_)) if origin == Origin::Snapshot && !is_counted => {
+                Ok(Accepted::nothing_lost(0))
+            }
             Ok(accepted) if !has_lost => Ok(Accepted {
                 unseen: self.unseen(deployment, active).await?,
                 ..accepted
@@ -475,8 +486,12 @@ impl History {
             return Ok(None);
         }
         // Skipped events that were not looked for may be among them.
-        let is_at_most = may_be_of_others || (is_counted && skipped.len() > SKIPPED_MAX);
-        let lacks = describe(Missing { count, ..missing }, is_at_most, &stream);
+        let bound = if may_be_of_others || (is_counted && skipped.len() > SKIPPED_MAX) {
+            Bound::AtMost
+        } else {
+            Bound::Exact
+        };
+        let lacks = describe(Missing { count, ..missing }, bound, &stream);
         let parts = in_parts(checkpoint.missing_in_parts);
         let count = count.unwrap_or(0);
         Ok(Some(LostEvents {
@@ -609,12 +624,23 @@ fn began_after(active: &Generation, checkpoint: &Checkpoint) -> u64 {
     checkpoint.begins_after.unwrap_or(0)
 }
 
-fn describe(missing: Missing, may_be_of_others: bool, stream: &str) -> String {
+/// What a count says.
+#[derive(Clone, Copy)]
+enum Bound {
+    Exact,
+    /// Some may be no events of the state.
+    AtMost,
+}
+
+fn describe(missing: Missing, bound: Bound, stream: &str) -> String {
     let Missing { from, to, count } = missing;
     let events = match count {
         None => "an unknown number of events".to_owned(),
         Some(count) => {
-            let at_most = if may_be_of_others { "up to " } else { "" };
+            let at_most = match bound {
+                Bound::Exact => "",
+                Bound::AtMost => "up to ",
+            };
             format!(
                 "{at_most}{count} event{}",
                 if count == 1 { "" } else { "s" }
@@ -641,17 +667,17 @@ mod tests {
     #[test]
     fn what_is_lost_is_reported_as_exactly_as_it_is_known() {
         let described =
-            |from, to, count, others| describe(Missing { from, to, count }, others, "ORDERS");
+            |from, to, count, bound| describe(Missing { from, to, count }, bound, "ORDERS");
         assert_eq!(
-            described(7, 7, Some(1), false),
+            described(7, 7, Some(1), Bound::Exact),
             "1 event that was applied is gone from stream ORDERS (7)"
         );
         assert_eq!(
-            described(1, 90, Some(20), false),
+            described(1, 90, Some(20), Bound::Exact),
             "20 events that were applied are gone from stream ORDERS (between 1 and 90)"
         );
         assert_eq!(
-            described(7, 7, Some(1), true),
+            described(7, 7, Some(1), Bound::AtMost),
             "up to 1 event that was applied is gone from stream ORDERS (7)"
         );
     }
