@@ -239,14 +239,14 @@ impl SideFold {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::tests::parts;
+    use crate::runner::tests::paused;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_file_that_is_made_after_its_fold_was_dropped_goes_at_once() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for number in 0..20 {
             let path = folder.path().join(format!("{number}.redb"));
-            let runner = Runner::start(parts(path.clone(), true));
+            let runner = Runner::start(paused(path.clone()));
             let is_used = Arc::downgrade(&runner);
             drop(SideFold { runner, path });
             let gone = async {

@@ -50,7 +50,7 @@ pub(super) struct HandOver {
 impl Drop for HandOver {
     fn drop(&mut self) {
         // Whatever happened: a runner sends only what it owns, by the catalogue and by its file.
-        self.to.set_preparing(false);
+        self.to.end_preparing();
         self.from.send_effects();
     }
 }
@@ -143,7 +143,7 @@ pub(super) async fn begin(
         check_nothing_waits(&name, &ours)?;
     }
     // Until it is dropped, a reopened file keeps what it is prepared for.
-    to.set_preparing(true);
+    to.begin_preparing();
     let (room, waiting) = (rollouts.room.clone(), ours.waiting_effects());
     let (source, target) = (ours.clone(), theirs.clone());
     blocking(move || {
@@ -185,7 +185,7 @@ fn succeed(
         .epoch
         .max(other.map_or(0, |other| other.epoch))
         .saturating_add(1);
-    to.set_preparing(true);
+    to.begin_preparing();
     // As in another hand-over: places in another stream are other places.
     let (lineage, effects_after) = if from.has_diverged() {
         (Lineage(rand::random()), after)

@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::watch;
 
-use super::Runner;
 use super::waiting::advanced;
+use super::{OtherStream, Runner};
 use crate::pipeline::NO_LEASH;
 
 impl Runner {
@@ -69,33 +69,33 @@ impl Runner {
 
     /// Lets it go as far as the lead has durably come; returns whether it still exists.
     fn lengthen_leash(&self, lead: &Self, position: u64) {
-        let is_same_stream = self.reads_stream_of(lead);
+        let stream = self.compare_stream_of(lead);
         // A lost owner has no durable position, and that of another stream is no measure; the end of
         // the leash is what an operator gave. Right after a start, an owner does not know yet that
         // its stream was made again.
-        let is_back = || lead.owns_effects() && lead.now().begun && is_same_stream == Some(true);
+        let is_back = || lead.owns_effects() && lead.now().begun && stream == OtherStream::Same;
         if self.shared.succeeds_lost_owner && !is_back() {
             // It takes over where its leash ends.
             return;
         }
         // A leash that does not move wakes nobody.
         self.shared.leash.send_if_modified(|leash| {
-            let before = std::mem::replace(leash, led(*leash, position, is_same_stream));
+            let before = std::mem::replace(leash, led(*leash, position, stream));
             before != *leash
         });
     }
 }
 
-/// The end of a leash, once the lead has come to a position; `is_same_stream` if that is known.
-fn led(leash: u64, position: u64, is_same_stream: Option<bool>) -> u64 {
-    match is_same_stream {
+/// The end of a leash, once the lead, which reads this stream, has come to a position.
+fn led(leash: u64, position: u64, stream: OtherStream) -> u64 {
+    match stream {
         // Positions in another stream are no measure, and nobody has decided about the events in
         // this one.
-        Some(false) => NO_LEASH,
+        OtherStream::Different => NO_LEASH,
         // The lead before it read another stream.
-        Some(true) if leash == NO_LEASH => position,
+        OtherStream::Same if leash == NO_LEASH => position,
         // It never gets shorter: what was folded cannot be taken back.
-        Some(true) | None => leash.max(position),
+        OtherStream::Same | OtherStream::Unknown => leash.max(position),
     }
 }
 
@@ -153,13 +153,17 @@ mod tests {
 
     #[test]
     fn leash_only_grows_behind_one_lead_and_is_back_behind_a_lead_of_the_same_stream() {
-        for known in [Some(true), None] {
-            assert_eq!(led(0, 7, known), 7);
-            assert_eq!(led(9, 7, known), 9);
+        for stream in [OtherStream::Same, OtherStream::Unknown] {
+            assert_eq!(led(0, 7, stream), 7);
+            assert_eq!(led(9, 7, stream), 9);
         }
-        assert_eq!(led(9, 7, Some(false)), NO_LEASH);
-        assert_eq!(led(NO_LEASH, 7, Some(false)), NO_LEASH);
-        assert_eq!(led(NO_LEASH, 7, Some(true)), 7);
-        assert_eq!(led(NO_LEASH, 7, None), NO_LEASH, "the lead is not open");
+        assert_eq!(led(9, 7, OtherStream::Different), NO_LEASH);
+        assert_eq!(led(NO_LEASH, 7, OtherStream::Different), NO_LEASH);
+        assert_eq!(led(NO_LEASH, 7, OtherStream::Same), 7);
+        assert_eq!(
+            led(NO_LEASH, 7, OtherStream::Unknown),
+            NO_LEASH,
+            "the lead is not open"
+        );
     }
 }

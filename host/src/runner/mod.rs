@@ -133,6 +133,15 @@ impl Drop for Runner {
     }
 }
 
+/// The stream of another runner, compared with that of a runner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OtherStream {
+    Same,
+    Different,
+    /// It is not known of both which stream they read.
+    Unknown,
+}
+
 impl Runner {
     /// Starts a runner.
     pub fn start(options: Options) -> Arc<Self> {
@@ -302,16 +311,16 @@ impl Runner {
 
     /// Whether it reads the same stream as another runner, as far as both know.
     pub fn is_of_same_stream(&self, other: &Self) -> bool {
-        self.reads_stream_of(other).unwrap_or(true)
+        self.compare_stream_of(other) != OtherStream::Different
     }
 
-    /// The same; none if it is not known of both which stream they read.
-    fn reads_stream_of(&self, other: &Self) -> Option<bool> {
+    fn compare_stream_of(&self, other: &Self) -> OtherStream {
         let published = |runner: &Self| runner.store()?.published();
         // A checkpoint has marks of its stream, by which the two are compared.
         match (published(self), published(other)) {
-            (Some(one), Some(another)) => Some(one.is_of_same_stream(&another)),
-            _ => None,
+            (Some(one), Some(another)) if one.is_of_same_stream(&another) => OtherStream::Same,
+            (Some(_), Some(_)) => OtherStream::Different,
+            _ => OtherStream::Unknown,
         }
     }
 

@@ -187,9 +187,15 @@ impl Runner {
         self.shared.wake_outbox();
     }
 
-    /// Whether what its file is prepared to own stays there if the file is opened again.
-    pub fn set_preparing(&self, is_preparing: bool) {
-        self.shared.releasing.slot.lock().is_preparing = is_preparing;
+    /// What its file is prepared to own stays there if the file is opened again, until
+    /// [`Runner::end_preparing`].
+    pub fn begin_preparing(&self) {
+        self.shared.releasing.slot.lock().is_preparing = true;
+    }
+
+    /// What its file is prepared to own goes if the file is opened again.
+    pub fn end_preparing(&self) {
+        self.shared.releasing.slot.lock().is_preparing = false;
     }
 
     /// Owns no effects any more: the catalogue names another owner.
@@ -227,7 +233,7 @@ impl Runner {
         self.change_program(|program| {
             (program.role, program.ownership) = (role, Some(ownership));
         });
-        self.set_preparing(false);
+        self.end_preparing();
         self.send_effects();
     }
 }

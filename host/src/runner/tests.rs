@@ -45,7 +45,7 @@ fn settled_at_five() -> (TempDir, PathBuf) {
 }
 
 /// A runner whose module is missing, so that it stops as soon as it folds.
-pub(crate) fn parts(path: PathBuf, paused: bool) -> Options {
+pub(crate) fn parts(path: PathBuf) -> Options {
     let budget = Arc::new(Budget::new(1 << 30));
     Options {
         runtime: tokio::runtime::Handle::current(),
@@ -106,12 +106,20 @@ pub(crate) fn parts(path: PathBuf, paused: bool) -> Options {
             shuffle: None,
         },
         metrics: Metrics::new().deployment("test"),
-        paused,
+        paused: false,
         pace: (Ceiling::None, Throttle::default()),
         leash: crate::pipeline::NO_LEASH,
         succeeds_lost_owner: false,
         catches_up_to: None,
         floor: 0,
+    }
+}
+
+/// The same for a runner that starts paused.
+pub(crate) fn paused(path: PathBuf) -> Options {
+    Options {
+        paused: true,
+        ..parts(path)
     }
 }
 
@@ -150,7 +158,11 @@ fn end(runner: &Runner) {
 async fn what_was_closed_in_good_order_answers_whether_or_not_it_folds() {
     let (_folder, path) = settled_at_five();
     for paused in [true, false] {
-        let runner = resting(parts(path.clone(), paused)).await;
+        let runner = resting(Options {
+            paused,
+            ..parts(path.clone())
+        })
+        .await;
         assert_eq!(runner.try_snapshot(None).expect("it answers").position(), 5);
         end(&runner);
     }
@@ -160,7 +172,11 @@ async fn what_was_closed_in_good_order_answers_whether_or_not_it_folds() {
 async fn after_a_crash_nothing_is_answered_before_the_end_of_the_stream_is_known() {
     for paused in [true, false] {
         let (_folder, path) = state_at_five();
-        let runner = resting(parts(path.clone(), paused)).await;
+        let runner = resting(Options {
+            paused,
+            ..parts(path.clone())
+        })
+        .await;
         let refused = runner
             .try_snapshot(None)
             .expect_err("it may have shown more");
@@ -182,7 +198,11 @@ async fn after_a_crash_nothing_is_answered_before_the_end_of_the_stream_is_known
         );
         // A stop in good order doesn't make it any better.
         end(&runner);
-        let runner = resting(parts(path.clone(), paused)).await;
+        let runner = resting(Options {
+            paused,
+            ..parts(path.clone())
+        })
+        .await;
         assert!(runner.try_snapshot(None).is_err());
         runner.stream_reaches(1, 5);
         assert_eq!(
@@ -202,7 +222,7 @@ async fn nothing_is_shown_from_before_what_clients_have_seen() {
     for (floor, answers) in [(5, true), (7, false)] {
         let runner = resting(Options {
             floor,
-            ..parts(path.clone(), true)
+            ..paused(path.clone())
         })
         .await;
         match runner.try_snapshot(None) {
@@ -228,7 +248,7 @@ async fn one_that_waits_for_its_module_can_be_held_repaired_paused_and_resumed()
         let (_folder, path) = settled_at_five();
         let (let_go, held_back) = std::sync::mpsc::channel::<()>();
         let held_back = Mutex::new(held_back);
-        let mut parts = parts(path, false);
+        let mut parts = parts(path);
         parts.program.load = Arc::new(move || {
             if takes_long {
                 // An error says that the test has let go.
@@ -310,7 +330,7 @@ async fn a_wait_ends_as_soon_as_a_request_takes_effect() {
     // The wait itself would be far longer, so one that is not woken fails.
     let (in_time, longer) = (Duration::from_secs(60), Duration::from_secs(3_600));
     let (_folder, path) = settled_at_five();
-    let runner = resting(parts(path, true)).await;
+    let runner = resting(paused(path)).await;
     let before = runner.now();
     runner.resume();
     tokio::time::timeout(in_time, runner.wait_until_stopped())
@@ -341,7 +361,7 @@ async fn a_runner_whose_thread_cannot_start_says_so_and_starts_later_by_itself()
     threads::refusals::refuse(&format!("fold-{deployment}"), 2);
     let runner = Runner::start(Options {
         deployment: deployment.to_owned(),
-        ..parts(path, true)
+        ..paused(path)
     });
     let failure = runner.now().failure.expect("it says why it does nothing");
     assert_eq!(
@@ -387,7 +407,7 @@ fn manifest() -> Manifest {
 
 #[tokio::test]
 async fn what_a_manifest_asks_for_is_kept_within_limits() {
-    let settings = parts(PathBuf::new(), true).settings;
+    let settings = parts(PathBuf::new()).settings;
     let overridden = |change: fn(&mut Manifest)| {
         let mut manifest = manifest();
         change(&mut manifest);
@@ -430,7 +450,7 @@ async fn what_a_manifest_asks_for_is_kept_within_limits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn state_is_that_of_the_progress_that_was_read() {
     let (_folder, path) = settled_at_five();
-    let runner = resting(parts(path, false)).await;
+    let runner = resting(parts(path)).await;
     let before = runner.now();
     runner.shared.progress.set_state(DeploymentState::Live);
     assert_eq!(runner.state(&before), DeploymentState::Failed);

@@ -74,6 +74,15 @@ enum Woken<T> {
     Done(T),
 }
 
+/// For what the keys of events are needed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    /// At most for lanes, if there are several.
+    ForLanes,
+    /// Events may be parked.
+    ForParking,
+}
+
 impl Worker {
     /// Runs until it is asked to stop.
     pub(super) fn run(mut self) {
@@ -451,12 +460,17 @@ impl Worker {
         // A limit of the manifest, and only for what this code writes.
         writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
         writer.set_lineage(program.first_lineage.map(|Lineage(lineage)| lineage));
-        // Keys are needed to find events that wait behind a parked one.
         let parking = self.parking(&module);
-        let has_parked = store.parked_counts().keys > 0
+        // Keys are needed to find events that wait behind a parked one.
+        let keys = if store.parked_counts().keys > 0
             || parking.parks.load(Ordering::Relaxed)
-            || !program.skips.past().parked.is_empty();
-        let request = self.request(&program, &module, has_parked);
+            || !program.skips.past().parked.is_empty()
+        {
+            Keys::ForParking
+        } else {
+            Keys::ForLanes
+        };
+        let request = self.request(&program, &module, keys);
         let pipeline = Pipeline {
             source,
             request,
@@ -487,8 +501,8 @@ impl Worker {
         run
     }
 
-    /// What the source is asked for; `has_parked` says that the keys of events are needed.
-    fn request(&self, program: &Program, module: &Module, has_parked: bool) -> Request {
+    /// What the source is asked for.
+    fn request(&self, program: &Program, module: &Module, keys: Keys) -> Request {
         let manifest = module.manifest();
         // With an inbox, whether an event of the part is a duplicate depends on all events.
         let subjects = program
@@ -497,8 +511,8 @@ impl Worker {
             .filter(|_| manifest.inbox.is_none())
             .map(|part| part.subjects());
         let keyed_by_header = matches!(manifest.key_rule, KeyRule::Header(_));
-        let needs_keys =
-            has_parked || plan_of_lanes(program, module, self.settings.batch).is_some();
+        let needs_keys = keys == Keys::ForParking
+            || plan_of_lanes(program, module, self.settings.batch).is_some();
         let needs_headers = program
             .part
             .as_ref()
