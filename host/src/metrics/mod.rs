@@ -23,7 +23,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{Encoder, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
 
 use crate::failure::FailureClass;
 use crate::memory::PartUsage;
@@ -143,7 +145,8 @@ impl Metrics {
             prometheus::exponential_buckets(0.000_1, 2.5, 14).expect("constant and valid");
         let sizes = prometheus::exponential_buckets(1.0, 4.0, 8).expect("constant and valid");
         let timer = |name: &str, help: &str, labels: &[&str]| {
-            histogram(&registry, name, help, labels, &seconds)
+            let options = HistogramOpts::new(name, help).buckets(seconds.clone());
+            histogram(&registry, options, labels)
         };
         let count =
             |name: &str, help: &str, labels: &[&str]| counter(&registry, name, help, labels);
@@ -189,10 +192,9 @@ impl Metrics {
             ),
             batch: histogram(
                 &registry,
-                "foldstream_batch_events",
-                "Events in one batch.",
+                HistogramOpts::new("foldstream_batch_events", "Events in one batch.")
+                    .buckets(sizes),
                 DEPLOYMENT,
-                &sizes,
             ),
             requests: timer(
                 "foldstream_http_request_duration_seconds",

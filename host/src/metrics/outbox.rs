@@ -1,7 +1,8 @@
 //! Metrics of handlers: what waits in their outbox, and how safe publishing is.
 
 use prometheus::{
-    GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec,
+    Registry,
 };
 
 use super::DEPLOYMENT;
@@ -40,10 +41,12 @@ impl Outboxes {
             ),
             lateness: histogram(
                 registry,
-                "foldstream_timer_lateness_seconds",
-                "How long after its time a timer fired, by the clock of the stream; the count is that of timers that fired.",
+                HistogramOpts::new(
+                    "foldstream_timer_lateness_seconds",
+                    "How long after its time a timer fired, by the clock of the stream; the count is that of timers that fired.",
+                )
+                .buckets(LATENESS.to_vec()),
                 DEPLOYMENT,
-                LATENESS,
             ),
             gauges: Gauges::new(registry),
         }

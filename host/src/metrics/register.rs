@@ -16,12 +16,9 @@ pub(super) fn register<C: prometheus::core::Collector + Clone + 'static>(
 
 pub(super) fn histogram(
     registry: &Registry,
-    name: &str,
-    help: &str,
+    options: HistogramOpts,
     labels: &[&str],
-    buckets: &[f64],
 ) -> HistogramVec {
-    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
     register(
         registry,
         HistogramVec::new(options, labels).expect("name and labels are constant and valid"),

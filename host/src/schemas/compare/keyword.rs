@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::kinds::Kind;
-use super::numbers::{self, Side};
+use super::numbers::{self, Limit, Side};
 use super::writer::Writer;
 use super::{Comparison, Place, Reason, shown};
 
@@ -212,21 +212,25 @@ fn number(
     kind: Kind,
     at: &Place,
 ) -> Vec<Reason> {
-    let (side, is_exclusive) = match keyword {
-        "minimum" => (Side::Lower, false),
-        "exclusiveMinimum" => (Side::Lower, true),
-        "maximum" => (Side::Upper, false),
-        "exclusiveMaximum" => (Side::Upper, true),
+    let (side, limit) = match keyword {
+        "minimum" => (Side::Lower, Limit::Inclusive(value)),
+        "exclusiveMinimum" => (Side::Lower, Limit::Exclusive(value)),
+        "maximum" => (Side::Upper, Limit::Inclusive(value)),
+        "exclusiveMaximum" => (Side::Upper, Limit::Exclusive(value)),
         "multipleOf" if numbers::are_multiples(writer, kind, value) => return Vec::new(),
         "multipleOf" => return at.refused(format!("it may be no multiple of {value}")),
         _ => return Vec::new(),
     };
-    if numbers::keeps_limit(writer, kind, side, (value, is_exclusive)) {
+    if numbers::keeps_limit(writer, kind, side, limit) {
         return Vec::new();
     }
-    let (beyond, or_equal) = match side {
-        Side::Lower => ("less than", if is_exclusive { " or equal to" } else { "" }),
-        Side::Upper => ("more than", if is_exclusive { " or equal to" } else { "" }),
+    let beyond = match side {
+        Side::Lower => "less than",
+        Side::Upper => "more than",
+    };
+    let or_equal = match limit {
+        Limit::Inclusive(_) => "",
+        Limit::Exclusive(_) => " or equal to",
     };
     at.refused(format!("it may be {beyond}{or_equal} {value}"))
 }

@@ -26,20 +26,32 @@ impl Side {
     }
 }
 
+/// A limit of numbers.
+#[derive(Clone, Copy)]
+pub(super) enum Limit<'a> {
+    /// The limit is the last number that is allowed.
+    Inclusive(&'a Value),
+    /// It is the first that is not.
+    Exclusive(&'a Value),
+}
+
+impl<'a> Limit<'a> {
+    fn number(self) -> &'a Value {
+        match self {
+            Self::Inclusive(number) | Self::Exclusive(number) => number,
+        }
+    }
+}
+
 /// Whether all numbers of a kind that a writer writes keep a limit.
-pub(super) fn keeps_limit(
-    writer: &Writer<'_>,
-    kind: Kind,
-    side: Side,
-    (limit, is_exclusive): (&Value, bool),
-) -> bool {
+pub(super) fn keeps_limit(writer: &Writer<'_>, kind: Kind, side: Side, limit: Limit<'_>) -> bool {
     let [inclusive, exclusive] = side.keywords();
-    let own = writer.all(inclusive).map(|own| (own, false));
-    let own = own.chain(writer.all(exclusive).map(|own| (own, true)));
-    own.into_iter().any(|(own, own_is_exclusive)| {
+    let own = writer.all(inclusive).map(Limit::Inclusive);
+    let own = own.chain(writer.all(exclusive).map(Limit::Exclusive));
+    own.into_iter().any(|own| {
         if kind == Kind::Integer
-            && let Some(own) = last_integer(own, own_is_exclusive, side)
-            && let Some(limit) = last_integer(limit, is_exclusive, side)
+            && let Some(own) = last_integer(own, side)
+            && let Some(limit) = last_integer(limit, side)
         {
             return match side {
                 Side::Lower => own >= limit,
@@ -47,23 +59,28 @@ pub(super) fn keeps_limit(
             };
         }
         let order = match side {
-            Side::Lower => compare(own, limit),
-            Side::Upper => compare(limit, own),
+            Side::Lower => compare(own.number(), limit.number()),
+            Side::Upper => compare(limit.number(), own.number()),
         };
         match order {
             Some(Ordering::Greater) => true,
-            Some(Ordering::Equal) => own_is_exclusive || !is_exclusive,
+            Some(Ordering::Equal) => {
+                matches!(own, Limit::Exclusive(_)) || matches!(limit, Limit::Inclusive(_))
+            }
             _ => false,
         }
     })
 }
 
 /// The last integer within a limit.
-fn last_integer(limit: &Value, is_exclusive: bool, side: Side) -> Option<i128> {
-    let (near, is_exact) = match exact(limit) {
+fn last_integer(limit: Limit<'_>, side: Side) -> Option<i128> {
+    let (near, is_exact) = match exact(limit.number()) {
         Some(integer) => (integer, true),
         None => {
-            let limit = limit.as_f64().filter(|limit| limit.abs() < EXACT_MAX)?;
+            let limit = limit
+                .number()
+                .as_f64()
+                .filter(|limit| limit.abs() < EXACT_MAX)?;
             let near = match side {
                 Side::Lower => limit.ceil(),
                 Side::Upper => limit.floor(),
@@ -71,7 +88,7 @@ fn last_integer(limit: &Value, is_exclusive: bool, side: Side) -> Option<i128> {
             (near as i128, false)
         }
     };
-    let step = i128::from(is_exclusive && is_exact);
+    let step = i128::from(matches!(limit, Limit::Exclusive(_)) && is_exact);
     Some(match side {
         Side::Lower => near + step,
         Side::Upper => near - step,
@@ -167,11 +184,12 @@ mod tests {
 
     #[test]
     fn limits_of_integers_are_rounded_inwards() {
-        let last = |limit: Value, is_exclusive, side| last_integer(&limit, is_exclusive, side);
-        assert_eq!(last(json!(1), true, Side::Lower), Some(2));
-        assert_eq!(last(json!(1.5), true, Side::Lower), Some(2));
-        assert_eq!(last(json!(1.5), false, Side::Upper), Some(1));
-        assert_eq!(last(json!(1), true, Side::Upper), Some(0));
-        assert_eq!(last(json!(1e300), false, Side::Upper), None);
+        let beyond = |limit: Value, side| last_integer(Limit::Exclusive(&limit), side);
+        let up_to = |limit: Value, side| last_integer(Limit::Inclusive(&limit), side);
+        assert_eq!(beyond(json!(1), Side::Lower), Some(2));
+        assert_eq!(beyond(json!(1.5), Side::Lower), Some(2));
+        assert_eq!(up_to(json!(1.5), Side::Upper), Some(1));
+        assert_eq!(beyond(json!(1), Side::Upper), Some(0));
+        assert_eq!(up_to(json!(1e300), Side::Upper), None);
     }
 }
