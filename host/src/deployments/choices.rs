@@ -22,6 +22,16 @@ impl GenerationChoice {
     }
 }
 
+impl From<bool> for GenerationChoice {
+    fn from(is_candidate: bool) -> Self {
+        if is_candidate {
+            Self::Candidate
+        } else {
+            Self::Active
+        }
+    }
+}
+
 /// Whether a request only shows what it would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DryRun {

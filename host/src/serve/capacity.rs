@@ -161,6 +161,15 @@ impl Held {
     }
 }
 
+/// How a connection carries answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    /// One at a time.
+    OneByOne,
+    /// Many may wait on it, so small ones are charged as well.
+    Multiplexed,
+}
+
 /// An answer that is charged until the connection has sent it.
 struct Charged {
     bytes: Bytes,
@@ -222,13 +231,11 @@ impl Capacity {
     }
 
     /// Charges the body of a response until it is sent: a client may take its time. A stream
-    /// charges itself. If the connection is multiplexed, many answers may wait on it, so small ones
-    /// are charged as well.
-    pub(super) async fn charge(&self, mut response: Response, is_multiplexed: bool) -> Response {
-        let (uncharged, more) = if is_multiplexed {
-            (0, STREAM_BYTES)
-        } else {
-            (SMALL_ANSWER_BYTES, 0)
+    /// charges itself.
+    pub(super) async fn charge(&self, mut response: Response, over: Transport) -> Response {
+        let (uncharged, more) = match over {
+            Transport::OneByOne => (SMALL_ANSWER_BYTES, 0),
+            Transport::Multiplexed => (0, STREAM_BYTES),
         };
         let held = response
             .extensions_mut()
@@ -407,11 +414,13 @@ mod tests {
     #[tokio::test]
     async fn answer_is_charged_until_it_is_sent() {
         let capacity = capacity(16 << 20);
-        let small = capacity.charge("few".into_response(), false).await;
+        let small = capacity
+            .charge("few".into_response(), Transport::OneByOne)
+            .await;
         assert_eq!(capacity.memory.used(), 0);
         let sent = body_of(
             capacity
-                .charge(vec![7; 1 << 20].into_response(), false)
+                .charge(vec![7; 1 << 20].into_response(), Transport::OneByOne)
                 .await,
         )
         .await;
@@ -424,7 +433,9 @@ mod tests {
         );
         drop(rest);
         assert_eq!(capacity.memory.used(), 0);
-        let small = capacity.charge("few".into_response(), true).await;
+        let small = capacity
+            .charge("few".into_response(), Transport::Multiplexed)
+            .await;
         assert_eq!(
             capacity.memory.used(),
             3 + STREAM_BYTES as u64,
@@ -432,7 +443,7 @@ mod tests {
         );
         drop(small);
         let refused = capacity
-            .charge(vec![7; 9 << 20].into_response(), false)
+            .charge(vec![7; 9 << 20].into_response(), Transport::OneByOne)
             .await;
         assert_eq!(
             refused.status(),
@@ -454,7 +465,7 @@ mod tests {
         assert_eq!(problem.kind(), Kind::Busy);
         assert!(
             capacity
-                .charge(vec![7; 1 << 20].into_response(), false)
+                .charge(vec![7; 1 << 20].into_response(), Transport::OneByOne)
                 .await
                 .status()
                 .is_success(),
@@ -464,7 +475,7 @@ mod tests {
         drop(others);
         let mut response = Body::from(text).into_response();
         response.extensions_mut().insert(held);
-        let sent = body_of(capacity.charge(response, false).await).await;
+        let sent = body_of(capacity.charge(response, Transport::OneByOne).await).await;
         assert_eq!(capacity.memory.used(), sent.len() as u64);
         let room = capacity.page(4 << 20).await.expect("there is enough");
         let problem = room

@@ -1,13 +1,14 @@
 //! Parses the parts of a request: path segments, query parameters, bodies. A
 //! part that is not valid becomes a problem that says why.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{FromRequestParts, Path, Query};
+use axum::extract::rejection::{ExtensionRejection, QueryRejection};
+use axum::extract::{Extension, FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use utoipa::IntoParams;
 
+use super::auth::Holder;
 use super::capacity::BodyRoom;
 use super::problem::{Kind, Problem};
 use crate::spelling::nearest;
@@ -112,6 +114,40 @@ where
             Ok(Path(segments)) => Ok(Self(segments)),
             Err(rejection) => Err(Problem::invalid(rejection.body_text())),
         }
+    }
+}
+
+/// Method and headers of a request, which tell whether its client has the answer already.
+pub(super) struct Head {
+    pub(super) method: Method,
+    pub(super) headers: HeaderMap,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Head {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        Ok(Self {
+            method: parts.method.clone(),
+            headers: parts.headers.clone(),
+        })
+    }
+}
+
+/// The client of an event stream.
+pub(super) struct Listener {
+    pub(super) holder: Holder,
+    /// They say where to resume.
+    pub(super) headers: HeaderMap,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Listener {
+    type Rejection = ExtensionRejection;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ExtensionRejection> {
+        let Extension(holder) = Extension::from_request_parts(parts, state).await?;
+        let headers = parts.headers.clone();
+        Ok(Self { holder, headers })
     }
 }
 

@@ -238,14 +238,14 @@ impl Seated {
         if written.is_ready() {
             if self.is_waiting {
                 self.is_waiting = false;
-                self.place.line.waits_to_write(false);
+                self.place.line.has_written();
             }
             return written;
         }
         // The clock runs from the first attempt that did not fit.
         if !self.is_waiting {
             self.is_waiting = true;
-            self.place.line.waits_to_write(true);
+            self.place.line.waits_to_write();
             self.stalled.as_mut().reset(Instant::now() + WRITE_TIME_MAX);
         }
         match self.stalled.as_mut().poll(context) {

@@ -142,13 +142,8 @@ pub async fn run(
 }
 
 impl App {
-    fn new(
-        host: Host,
-        config: &Config,
-        address: SocketAddr,
-        secrets: secrets::Secrets,
-        shutdown: CancellationToken,
-    ) -> Self {
+    fn new(host: Host, entrance: &Entrance) -> Self {
+        let config = &entrance.config;
         let streams = config.sources.iter().filter(|(_, source)| !source.is_log());
         let streams: BTreeSet<String> = streams.map(|(name, _)| name.clone()).collect();
         // Made once: it is the same for all clients.
@@ -156,8 +151,8 @@ impl App {
         Self(Arc::new(Shared {
             capacity: capacity::Capacity::new(config, host.memory().clone()),
             host,
-            address,
-            secrets,
+            address: entrance.address,
+            secrets: entrance.secrets.clone(),
             refusals: auth::Refusals::default(),
             upload_bytes_max: config.modules.upload_bytes_max,
             check_and_compile_time_max: config.modules.check_time_max
@@ -166,7 +161,7 @@ impl App {
             streams,
             document: document.into(),
             config: config.serve.clone(),
-            shutdown,
+            shutdown: entrance.shutdown.clone(),
         }))
     }
 }

@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::App;
+use super::capacity::Transport;
 use super::problem::{Kind, Problem};
 
 /// The label of requests without a route, whose paths may be arbitrary.
@@ -55,9 +56,13 @@ pub(super) async fn record(State(app): State<App>, request: Request, next: Next)
 
 /// Charges the body of an answer to the host until it is sent.
 pub(super) async fn charge(State(app): State<App>, request: Request, next: Next) -> Response {
-    let is_multiplexed = request.version() >= Version::HTTP_2;
+    let over = if request.version() >= Version::HTTP_2 {
+        Transport::Multiplexed
+    } else {
+        Transport::OneByOne
+    };
     let response = next.run(request).await;
-    app.capacity.charge(response, is_multiplexed).await
+    app.capacity.charge(response, over).await
 }
 
 /// The time now, as RFC 9110 has it in a header.

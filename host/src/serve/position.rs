@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use super::extract::Head;
 use super::json;
 use super::problem::Problem;
 use crate::event::Payload;
@@ -102,11 +103,11 @@ impl Answer {
     }
 
     /// The response: 304 without a body if the client already has it.
-    pub(super) fn respond(self, method: &Method, request: &HeaderMap) -> Response {
+    pub(super) fn respond(self, request: &Head) -> Response {
         let etag = etag(self.content_type, &self.body);
         // Only these have a representation that a client may have kept (RFC 9110, 13.1.2).
-        let safe = method == Method::GET || method == Method::HEAD;
-        let mut response = if safe && matches(request, &etag) {
+        let safe = request.method == Method::GET || request.method == Method::HEAD;
+        let mut response = if safe && matches(&request.headers, &etag) {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
             let mut response = Response::new(Body::from(self.body));
@@ -202,7 +203,10 @@ mod tests {
             header::IF_NONE_MATCH,
             HeaderValue::from_str(if_none_match).expect("a value"),
         );
-        answer(body).respond(&Method::GET, &headers)
+        answer(body).respond(&Head {
+            method: Method::GET,
+            headers,
+        })
     }
 
     #[test]
@@ -260,9 +264,10 @@ mod tests {
     fn validators_do_not_spare_a_post() {
         let mut headers = HeaderMap::new();
         headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
-        assert_eq!(
-            answer("one").respond(&Method::POST, &headers).status(),
-            StatusCode::OK
-        );
+        let head = Head {
+            method: Method::POST,
+            headers,
+        };
+        assert_eq!(answer("one").respond(&head).status(), StatusCode::OK);
     }
 }

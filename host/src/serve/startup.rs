@@ -38,10 +38,10 @@ const REASON: &str = "the host is still opening its data folder, logs and module
 /// The start-up server. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Entrance {
-    config: Arc<Config>,
-    address: SocketAddr,
-    secrets: Secrets,
-    shutdown: CancellationToken,
+    pub(super) config: Arc<Config>,
+    pub(super) address: SocketAddr,
+    pub(super) secrets: Secrets,
+    pub(super) shutdown: CancellationToken,
     /// All routes, once the host is ready.
     routes: Arc<SetOnce<Router>>,
     /// The memory of the host, once it is ready.
@@ -79,13 +79,7 @@ impl Entrance {
     /// Lets requests through to a host.
     pub fn open(&self, host: Host) {
         self.memory.get_or_init(|| host.memory().clone());
-        let app = App::new(
-            host,
-            &self.config,
-            self.address,
-            self.secrets.clone(),
-            self.shutdown.clone(),
-        );
+        let app = App::new(host, self);
         // The first host stays.
         let _ = self.routes.set(super::router(app));
     }

@@ -604,12 +604,15 @@ impl Line {
         self.waker.register(waker);
     }
 
-    /// Whether it waits to write.
-    pub(super) fn waits_to_write(&self, waits: bool) {
+    /// Notes that its client took data, so that nothing waits to be written.
+    pub(super) fn has_written(&self) {
+        self.writing_since.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that it waits to write.
+    pub(super) fn waits_to_write(&self) {
         // The first moment counts: further attempts to write keep it.
-        if !waits {
-            self.writing_since.store(0, Ordering::Relaxed);
-        } else if self.writing_since.load(Ordering::Relaxed) == 0 {
+        if self.writing_since.load(Ordering::Relaxed) == 0 {
             self.writing_since.store(self.now(), Ordering::Relaxed);
         }
     }

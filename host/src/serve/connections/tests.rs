@@ -234,7 +234,7 @@ fn client_that_reads_nothing_makes_room_if_nobody_is_idle() {
     let mut places = several(1, &connections, MACHINE);
     let line = Arc::clone(&places[0].line);
     let request = Running::new(Arc::clone(&line));
-    line.waits_to_write(true);
+    line.waits_to_write();
     assert!(
         matches!(ask(&connections, MACHINE), Poll::Ready(Err(_))),
         "it may be slow"

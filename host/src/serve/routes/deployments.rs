@@ -11,7 +11,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::api;
-use crate::deployments::{self, GenerationChoice};
+use crate::deployments;
 use crate::effects::Grants;
 use crate::exceptions::{FailureRequest, WantedSkips};
 use crate::handlers::EffectsRequest;
@@ -385,7 +385,7 @@ pub(super) async fn pause(
     Parameters(which): Parameters<WhichParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
     change(&app, |host| async move {
-        host.rollouts().pause(&name, choice(which.candidate)).await
+        host.rollouts().pause(&name, which.candidate.into()).await
     })
     .await
 }
@@ -432,7 +432,7 @@ pub(super) async fn resume(
     };
     let skips = WantedSkips::of(wanted.skip, wanted.reason.as_deref())
         .map_err(|error| Problem::invalid(error.to_string()))?;
-    let choice = choice(parameters.candidate);
+    let choice = parameters.candidate.into();
     let terms = ResumeTerms {
         skips,
         accept_missing: parameters.accept_missing,
@@ -441,14 +441,6 @@ pub(super) async fn resume(
         host.rollouts().resume(&name, choice, terms).await
     })
     .await
-}
-
-fn choice(candidate: bool) -> GenerationChoice {
-    if candidate {
-        GenerationChoice::Candidate
-    } else {
-        GenerationChoice::Active
-    }
 }
 
 fn resume_of(headers: &HeaderMap, body: &[u8]) -> Result<api::Resume, Problem> {

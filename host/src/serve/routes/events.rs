@@ -21,7 +21,7 @@ use crate::log::{self, Log};
 use crate::serve::append_cloudevents::{self, AppendOptions};
 use crate::serve::auth::Holder;
 use crate::serve::capacity::{PageRoom, acquire};
-use crate::serve::extract::{self, Parameters};
+use crate::serve::extract::{self, Listener, Parameters};
 use crate::serve::problem::{Kind, Problem};
 use crate::serve::sse::{self, Ended, HEARTBEAT, Sender};
 use crate::serve::wait::Waits;
@@ -183,7 +183,12 @@ pub(super) async fn append(
     let (shutdown, standing) = (app.shutdown.clone(), holder.standing.clone());
     let mut appended = crate::serve::blocking(move || {
         let _places = (room, place);
-        append_now(&app, &log, &form, &body, (&options, &holder))
+        let received = Received {
+            form,
+            body,
+            options,
+        };
+        append_now(&app, &log, &received, &holder)
     })
     .await??;
     if let Some(waits) = waits {
@@ -194,14 +199,20 @@ pub(super) async fn append(
     Ok(Json(appended))
 }
 
+/// Events as they arrived.
+struct Received {
+    form: append_body::Form,
+    body: Bytes,
+    options: AppendOptions,
+}
+
 fn append_now(
     app: &App,
     log: &Log,
-    form: &append_body::Form,
-    body: &Bytes,
-    (options, holder): (&AppendOptions, &Holder),
+    received: &Received,
+    holder: &Holder,
 ) -> Result<api::Appended, Problem> {
-    let (events, expectation) = form.read(body, options)?;
+    let (events, expectation) = received.form.read(&received.body, &received.options)?;
     for event in &events {
         holder.may_append(app, event)?;
     }
@@ -359,9 +370,9 @@ impl Page {
 pub(super) async fn tail(
     State(app): State<App>,
     Parameters(parameters): Parameters<TailParameters>,
-    Extension(holder): Extension<Holder>,
-    headers: HeaderMap,
+    listener: Listener,
 ) -> Result<Response, Problem> {
+    let Listener { holder, headers } = listener;
     let after = sse::resume(&headers, parameters.after)?;
     let subjects = subjects(parameters.subject.as_deref())?;
     let source = app.host.source(parameters.source.as_deref())?;

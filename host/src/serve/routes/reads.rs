@@ -15,7 +15,7 @@ use crate::event::Payload;
 use crate::history::Moment;
 use crate::serve::App;
 use crate::serve::capacity::{BodyRoom, acquire};
-use crate::serve::extract::{self, Parameters, Segments};
+use crate::serve::extract::{self, Head, Parameters, Segments};
 use crate::serve::json;
 use crate::serve::position::{self, Answer, Lacks};
 use crate::serve::problem::{self, Problem};
@@ -208,8 +208,7 @@ pub(super) async fn entry(
     State(app): State<App>,
     Segments((name, key)): Segments<(String, String)>,
     Parameters(parameters): Parameters<ReadParameters>,
-    method: Method,
-    headers: HeaderMap,
+    head: Head,
 ) -> Result<Response, Problem> {
     let view = view(&app, &name, &parameters.read()).await?;
     let (snapshot, wanted) = (view.snapshot.clone(), key.clone());
@@ -220,7 +219,7 @@ pub(super) async fn entry(
             return Err(Problem::not_found(format!("{name} has no entry `{key}`")).at(position));
         };
         let (generation, lacks) = (view.generation, Lacks::of(&view.snapshot));
-        Ok(Answer::of(value, position, generation, lacks).respond(&method, &headers))
+        Ok(Answer::of(value, position, generation, lacks).respond(&head))
     };
     look_up(snapshot, wanted, answer).await
 }
@@ -265,8 +264,7 @@ pub(super) async fn scan(
     State(app): State<App>,
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<ScanParameters>,
-    method: Method,
-    headers: HeaderMap,
+    head: Head,
 ) -> Result<Response, Problem> {
     pages::check_limit(parameters.limit)?;
     let view = view(&app, &name, &parameters.read()).await?;
@@ -296,7 +294,7 @@ pub(super) async fn scan(
             generation,
             lacks,
         };
-        let mut response = answer.respond(&method, &headers);
+        let mut response = answer.respond(&head);
         // Held until the response was sent.
         response.extensions_mut().insert(held);
         Ok(response)
@@ -365,8 +363,7 @@ pub(super) async fn query(
     State(app): State<App>,
     Segments((name, query)): Segments<(String, String)>,
     Parameters(parameters): Parameters<QueryParameters>,
-    method: Method,
-    headers: HeaderMap,
+    head: Head,
 ) -> Result<Response, Problem> {
     let read = parameters.read();
     let args = parameters.args.unwrap_or_default();
@@ -375,11 +372,12 @@ pub(super) async fn query(
         check_json(args.as_bytes(), "args")?;
     }
     let question = Question {
+        name,
         query,
         args: Payload::from(args),
         room: None,
     };
-    ask(&app, &name, question, read, (method, headers)).await
+    ask(&app, question, read, head).await
 }
 
 /// Answers a query with its arguments in the body.
@@ -413,18 +411,17 @@ pub(super) async fn query_with_body(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let (args, room) = arguments(&app, &parts.headers, body).await?;
-    ask(
-        &app,
-        &name,
-        Question {
-            query,
-            args,
-            room: Some(room),
-        },
-        parameters.read(),
-        (Method::POST, parts.headers),
-    )
-    .await
+    let question = Question {
+        name,
+        query,
+        args,
+        room: Some(room),
+    };
+    let head = Head {
+        method: Method::POST,
+        headers: parts.headers,
+    };
+    ask(&app, question, parameters.read(), head).await
 }
 
 async fn arguments(
@@ -479,33 +476,33 @@ fn check_json(text: &[u8], what: &str) -> Result<(), Problem> {
 
 /// A query to run.
 struct Question {
+    /// The deployment.
+    name: String,
     query: String,
     args: Payload,
     /// The memory reserved for arguments in a body.
     room: Option<BodyRoom>,
 }
 
-async fn ask(
-    app: &App,
-    name: &str,
-    question: Question,
-    read: Read,
-    (method, headers): (Method, HeaderMap),
-) -> Result<Response, Problem> {
+async fn ask(app: &App, question: Question, read: Read, head: Head) -> Result<Response, Problem> {
     // Before the place: waiting for a position must not keep others from asking.
-    let view = view(app, name, &read).await?;
+    let Question {
+        name,
+        query,
+        args,
+        room,
+    } = question;
+    let view = view(app, &name, &read).await?;
     let (position, generation, known) = (view.snapshot.position(), view.generation, view.queries());
     let lacks = Lacks::of(&view.snapshot);
-    let place = app.capacity.query(name).await?;
-    let Question { query, args, room } = question;
+    let place = app.capacity.query(&name).await?;
     let asked = query.clone();
     // The room for the arguments is held as long as they are used.
     let answer = to_its_end((place, room), async move { view.query(asked, args).await }).await?;
     match answer {
         Ok(answer) => {
-            let respond = move |answer| {
-                Answer::of(answer, position, generation, lacks).respond(&method, &headers)
-            };
+            let respond =
+                move |answer| Answer::of(answer, position, generation, lacks).respond(&head);
             at_once_or_aside(answer.len(), move || respond(answer)).await
         }
         Err(error) => Err(problem::from_query(&error, &query, &known).at(position)),

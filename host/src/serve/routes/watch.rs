@@ -11,8 +11,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Extension, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -24,7 +24,7 @@ use crate::deployment::Deployment;
 use crate::runner::Runner;
 use crate::serve::App;
 use crate::serve::auth::Holder;
-use crate::serve::extract::{Parameters, Segments};
+use crate::serve::extract::{Listener, Parameters, Segments};
 use crate::serve::json;
 use crate::serve::position::POSITION;
 use crate::serve::problem::Problem;
@@ -101,9 +101,9 @@ pub(super) async fn changes(
     State(app): State<App>,
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<WatchParameters>,
-    Extension(holder): Extension<Holder>,
-    headers: HeaderMap,
+    listener: Listener,
 ) -> Result<Response, Problem> {
+    let Listener { holder, headers } = listener;
     let after = sse::resume(&headers, parameters.after)?;
     let deployment = app.host.all_deployments().get(&name)?;
     // Not answered yet is no error: see `wait`.
