@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Anonymous, Config, Serve, SourceSettings};
-use crate::settings::{Findings, Problem};
+use crate::settings::{Findings, Problem, Setting};
 
 /// Shortest token that causes no warning, in bytes.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -255,12 +255,12 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
         );
     }
     findings.either(
-        ("serve.token", serve.token.is_some()),
-        ("serve.token_file", serve.token_file.is_some()),
+        Setting::of("serve.token", &serve.token),
+        Setting::of("serve.token_file", &serve.token_file),
     );
     findings.together(
-        ("serve.tls_cert", serve.tls_cert.is_some()),
-        ("serve.tls_key", serve.tls_key.is_some()),
+        Setting::of("serve.tls_cert", &serve.tls_cert),
+        Setting::of("serve.tls_key", &serve.tls_key),
     );
     findings.file("serve.token_file", serve.token_file.as_deref());
     findings.file("serve.tokens_file", serve.tokens_file.as_deref());

@@ -41,6 +41,20 @@ impl fmt::Display for Problem {
 #[derive(Default)]
 pub(crate) struct Findings(Vec<Problem>);
 
+/// A key, and whether it is set.
+#[derive(Clone, Copy)]
+pub(crate) struct Setting<'a> {
+    pub(crate) key: &'a str,
+    pub(crate) is_set: bool,
+}
+
+impl<'a> Setting<'a> {
+    pub(crate) fn of<T>(key: &'a str, value: &Option<T>) -> Self {
+        let is_set = value.is_some();
+        Self { key, is_set }
+    }
+}
+
 impl Findings {
     /// Adds what keeps a host from starting.
     pub(crate) fn error(&mut self, key: impl Into<String>, message: impl Into<String>) {
@@ -126,17 +140,20 @@ impl Findings {
     }
 
     /// Refuses two keys that set the same thing.
-    pub(crate) fn either(&mut self, one: (&str, bool), other: (&str, bool)) {
-        if one.1 && other.1 {
-            self.error(one.0, format!("contradicts {}; set one of them", other.0));
+    pub(crate) fn either(&mut self, one: Setting<'_>, other: Setting<'_>) {
+        if one.is_set && other.is_set {
+            self.error(
+                one.key,
+                format!("contradicts {}; set one of them", other.key),
+            );
         }
     }
 
     /// Requires both or neither of two keys that need each other.
-    pub(crate) fn together(&mut self, one: (&str, bool), other: (&str, bool)) {
-        match (one.1, other.1) {
-            (true, false) => self.error(one.0, format!("needs {} as well", other.0)),
-            (false, true) => self.error(other.0, format!("needs {} as well", one.0)),
+    pub(crate) fn together(&mut self, one: Setting<'_>, other: Setting<'_>) {
+        match (one.is_set, other.is_set) {
+            (true, false) => self.error(one.key, format!("needs {} as well", other.key)),
+            (false, true) => self.error(other.key, format!("needs {} as well", one.key)),
             _ => {}
         }
     }

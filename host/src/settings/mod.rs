@@ -8,7 +8,7 @@ mod secret;
 mod secret_file;
 pub(crate) mod size;
 
-pub(crate) use findings::Findings;
+pub(crate) use findings::{Findings, Setting};
 pub use findings::{Problem, Severity};
 pub use key::Key;
 pub(crate) use key::{Kind, settings};

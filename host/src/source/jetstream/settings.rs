@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{JetStream, Options, clear_text};
 use crate::cloudevents::Recognition;
-use crate::settings::{Findings, ReadError, Secret, read_secret, settings};
+use crate::settings::{Findings, ReadError, Secret, Setting, read_secret, settings};
 use crate::source::kind::{Begun, HostParts, KindSettings, NotBegun, UnusableSource};
 use crate::source::{OnMissing, Source};
 
@@ -163,12 +163,12 @@ fn check_stream(findings: &mut Findings, name: &str, source: &JetStreamSettings)
         }
     }
     findings.together(
-        (&key("tls_cert"), source.tls_cert.is_some()),
-        (&key("tls_key"), source.tls_key.is_some()),
+        Setting::of(&key("tls_cert"), &source.tls_cert),
+        Setting::of(&key("tls_key"), &source.tls_key),
     );
     findings.either(
-        (&key("domain"), source.domain.is_some()),
-        (&key("api_prefix"), source.api_prefix.is_some()),
+        Setting::of(&key("domain"), &source.domain),
+        Setting::of(&key("api_prefix"), &source.api_prefix),
     );
     let files = [
         ("tls_ca", &source.tls_ca),
@@ -186,18 +186,21 @@ fn check_credentials(findings: &mut Findings, name: &str, source: &JetStreamSett
     let password = source.password.is_some() || source.password_file.is_some();
     let token = source.token.is_some() || source.token_file.is_some();
     findings.either(
-        (&key("password"), source.password.is_some()),
-        (&key("password_file"), source.password_file.is_some()),
+        Setting::of(&key("password"), &source.password),
+        Setting::of(&key("password_file"), &source.password_file),
     );
     findings.either(
-        (&key("token"), source.token.is_some()),
-        (&key("token_file"), source.token_file.is_some()),
+        Setting::of(&key("token"), &source.token),
+        Setting::of(&key("token_file"), &source.token_file),
     );
     // A context may have the other half; whether it has is seen when it is read.
     if source.context.is_none() {
         findings.together(
-            (&key("user"), source.user.is_some()),
-            (&key("password"), password),
+            Setting::of(&key("user"), &source.user),
+            Setting {
+                key: &key("password"),
+                is_set: password,
+            },
         );
     }
     // A user's JWT is signed for its nkey, which has to prove that it is the user.
