@@ -9,7 +9,7 @@ use super::as_of::Moment;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, MissingEvents};
 use crate::position::{Checkpoint, Start};
-use crate::source::{Had, LookError, Lost, Missing, Source};
+use crate::source::{Had, LookError, Lost, Missing, Source, Whose};
 use crate::state::Snapshot;
 use crate::state::catalogue::Generation;
 use crate::state::exceptions::Skips;
@@ -378,16 +378,15 @@ impl History {
         let Ok(Some(Lost {
             stream,
             missing,
-            may_be_of_others,
+            whose,
             ..
         })) = source.lost(&nothing_yet).await
         else {
             return reason;
         };
-        let gone = if may_be_of_others {
-            "gone (some perhaps of other subjects)"
-        } else {
-            "gone"
+        let gone = match whose {
+            Whose::Own => "gone",
+            Whose::PerhapsOthers => "gone (some perhaps of other subjects)",
         };
         let by = if counts {
             AcceptedBy::Source
@@ -464,7 +463,7 @@ impl History {
         let Some(Lost {
             missing,
             stream,
-            may_be_of_others,
+            whose,
             is_counted,
         }) = lost
         else {
@@ -486,7 +485,8 @@ impl History {
             return Ok(None);
         }
         // Skipped events that were not looked for may be among them.
-        let bound = if may_be_of_others || (is_counted && skipped.len() > SKIPPED_MAX) {
+        let bound = if whose == Whose::PerhapsOthers || (is_counted && skipped.len() > SKIPPED_MAX)
+        {
             Bound::AtMost
         } else {
             Bound::Exact

@@ -135,8 +135,8 @@ pub struct Lost {
     pub stream: String,
     /// The sequences.
     pub missing: Missing,
-    /// Whether they may have had subjects that the state does not read.
-    pub may_be_of_others: bool,
+    /// Which subjects they may have had.
+    pub whose: Whose,
     /// Whether they are those that the state has passed, because the stream does not show what else
     /// it lacks. Otherwise they include what was missing when the state passed it.
     pub is_counted: bool,
@@ -154,13 +154,34 @@ pub enum Waiting {
     Since(u64),
 }
 
-/// What is said of missing events that may have had other subjects: what a stream has removed shows
-/// its subject no more.
-fn others(may_be_of_others: &bool) -> &'static str {
-    if *may_be_of_others {
-        ", perhaps some or all of them of subjects that the module does not read,"
-    } else {
-        ""
+/// Which subjects missing events may have had. What a stream has removed shows its subject no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Those that the state reads.
+    Own,
+    /// Perhaps others, that it does not read.
+    PerhapsOthers,
+}
+
+impl From<bool> for Whose {
+    fn from(reads_part: bool) -> Self {
+        if reads_part {
+            Self::PerhapsOthers
+        } else {
+            Self::Own
+        }
+    }
+}
+
+/// What an error says of missing events.
+impl fmt::Display for Whose {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Own => "",
+            Self::PerhapsOthers => {
+                ", perhaps some or all of them of subjects that the module does not read,"
+            }
+        })
     }
 }
 
@@ -186,31 +207,31 @@ pub enum Error {
     },
     /// Events after the position were removed before they were read.
     #[error(
-        "{missing} gone from stream {stream} without having been applied{others} (removed by a \
+        "{missing} gone from stream {stream} without having been applied{whose} (removed by a \
          limit, a purge, an expiry or a deletion); restore the stream, or continue without them \
-         with `foldstream resume --accept-missing`", others = others(.may_be_of_others)
+         with `foldstream resume --accept-missing`"
     )]
     Gap {
         /// Name of the stream.
         stream: String,
         /// What is missing.
         missing: Missing,
-        /// Whether they may have had subjects that the state does not read.
-        may_be_of_others: bool,
+        /// Which subjects it may have had.
+        whose: Whose,
     },
     /// A new state would lack events.
     #[error(
-        "{missing} gone from stream {stream}{others}, so a state built from it would lack them; \
+        "{missing} gone from stream {stream}{whose}, so a state built from it would lack them; \
          accept that with --accept-missing, or, if they are the first ones, begin after them with \
-         --start first-available", others = others(.may_be_of_others)
+         --start first-available"
     )]
     Incomplete {
         /// Name of the stream.
         stream: String,
         /// What is missing.
         missing: Missing,
-        /// Whether they may have had subjects that the state does not read.
-        may_be_of_others: bool,
+        /// Which subjects it may have had.
+        whose: Whose,
     },
     /// The kind of stream cannot be read without losing events.
     #[error(

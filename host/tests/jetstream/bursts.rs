@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
 use foldstream::source::jetstream::Options;
-use foldstream::source::{Error, OnMissing};
+use foldstream::source::{Error, OnMissing, Whose};
 use futures_util::StreamExt;
 
 use crate::reading::{Reading, options, request};
@@ -164,7 +164,7 @@ async fn a_limit_that_is_set_right_before_a_burst_loses_nothing_in_silence(versi
             matches!(
                 error,
                 Error::Gap {
-                    may_be_of_others: true,
+                    whose: Whose::PerhapsOthers,
                     ..
                 }
             ),

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::{
     Error, Info, Lost, Missing, OnMissing, Passed, Request, SourceState, StatusSender, Waiting,
-    lost, report,
+    Whose, lost, report,
 };
 use crate::batch::Batch;
 use crate::event::{Event, Headers};
@@ -81,7 +81,7 @@ impl Embedded {
         let lost = Lost {
             stream: log.identity().name,
             missing,
-            may_be_of_others: false,
+            whose: Whose::Own,
             is_counted: false,
         };
         Ok((count > 0).then_some(lost))
@@ -463,7 +463,7 @@ impl Reading {
             return Err(self.stop(Error::Gap {
                 stream: self.stream.name.clone(),
                 missing,
-                may_be_of_others: !self.request.subjects.takes_everything(),
+                whose: (!self.request.subjects.takes_everything()).into(),
             }));
         }
         self.position = Some(to);
@@ -583,7 +583,7 @@ fn begin(
             Err(Error::Incomplete {
                 stream: stream.name.clone(),
                 missing,
-                may_be_of_others: !request.subjects.takes_everything(),
+                whose: (!request.subjects.takes_everything()).into(),
             })
         }
         // The log was replaced by a shorter one.

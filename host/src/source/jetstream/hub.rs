@@ -110,7 +110,7 @@ pub(super) struct Suspected {
 pub(super) struct PassedGap {
     pub(super) stream: String,
     pub(super) missing: crate::source::Missing,
-    pub(super) may_be_of_others: bool,
+    pub(super) whose: crate::source::Whose,
 }
 
 /// What a follower takes along that reads alone from now on.
@@ -559,11 +559,11 @@ impl End {
             Error::Gap {
                 stream,
                 missing,
-                may_be_of_others,
+                whose,
             } if missing.from <= position => Some(PassedGap {
                 stream: stream.clone(),
                 missing: *missing,
-                may_be_of_others: *may_be_of_others,
+                whose: *whose,
             }),
             _ => None,
         };
@@ -587,12 +587,12 @@ impl PassedGap {
         let Self {
             stream,
             missing,
-            may_be_of_others,
+            whose,
         } = self;
         Error::Gap {
             stream,
             missing,
-            may_be_of_others,
+            whose,
         }
     }
 }

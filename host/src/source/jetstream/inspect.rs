@@ -328,7 +328,7 @@ async fn find_lost(link: &mut Link, api: &Api, had: &Had<'_>) -> Result<Option<L
         stream: api.stream.clone(),
         missing,
         // A count is one of events that match.
-        may_be_of_others: !is_counted && leaves_out(&had.subjects.covering(), &info.config),
+        whose: (!is_counted && leaves_out(&had.subjects.covering(), &info.config)).into(),
         is_counted,
     }))
 }

@@ -427,7 +427,7 @@ async fn missing(
     let Reach {
         standing,
         position,
-        reads_part: may_be_of_others,
+        reads_part,
         is_filtered,
     } = reach;
     // If the server does not filter for a reader, the reader sees each gap itself, so they are only
@@ -455,12 +455,12 @@ async fn missing(
         Some(missing) if standing.position.is_none() => Err(Failure::Stop(Error::Incomplete {
             stream,
             missing,
-            may_be_of_others,
+            whose: reads_part.into(),
         })),
         Some(missing) => Err(Failure::Stop(Error::Gap {
             stream,
             missing,
-            may_be_of_others,
+            whose: reads_part.into(),
         })),
     }
 }

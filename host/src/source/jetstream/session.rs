@@ -800,7 +800,7 @@ impl Session {
         Failure::Stop(Error::Gap {
             stream: self.stream.name.clone(),
             missing,
-            may_be_of_others: self.reads_part,
+            whose: self.reads_part.into(),
         })
     }
 
