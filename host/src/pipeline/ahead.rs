@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use super::Input;
 use crate::event::Event;
 use crate::memory::read_ahead::{ReadAhead, UNIT};
-use crate::progress::Progress;
+use crate::progress::{BatchTurn, Progress};
 use crate::source::Reader;
 
 /// Batches read ahead of the current one: enough to keep both stages busy, and few enough to limit
@@ -155,7 +155,7 @@ pub(super) fn has_large(input: &Input) -> bool {
 /// The reading stage: reads ahead until the pipeline ends or the source can't continue.
 pub(super) async fn read(
     mut reader: Reader,
-    mut is_first: bool,
+    mut turn: BatchTurn,
     outbox: Outbox,
     progress: Arc<Progress>,
 ) {
@@ -164,7 +164,8 @@ pub(super) async fn read(
     loop {
         let (input, last) = match reader.next().await {
             Ok(batch) => {
-                progress.note_read(run, &batch, std::mem::take(&mut is_first));
+                let turn = std::mem::replace(&mut turn, BatchTurn::Later);
+                progress.note_read(run, &batch, turn);
                 (Input::Batch(batch), false)
             }
             Err(error) => (Input::Failed(error), true),

@@ -172,6 +172,13 @@ pub(super) struct Applier {
     pub(super) outcomes: Outcomes,
 }
 
+/// A batch to be applied.
+pub(super) struct DueBatch<'a> {
+    pub(super) batch: &'a Batch,
+    /// Events that were taken out of it.
+    pub(super) left_out: &'a LeftOut,
+}
+
 /// Why a pipeline can't continue without an operator.
 pub(super) struct Obstacle {
     pub(super) kind: &'static str,
@@ -214,17 +221,17 @@ impl Applier {
     }
 
     /// Applies a batch, in parts if an event fails, so that the events before it are kept. Events
-    /// that are not applied are no longer in the batch, but in `left_out`; duplicates are in neither.
+    /// that are not applied are no longer in the batch, but left out; duplicates are in neither.
     /// Ends early if what it has applied must be committed first: events are small, and what they
     /// write or set may not be.
     pub(super) fn process(
         &mut self,
-        batch: &Batch,
-        left_out: &LeftOut,
+        due: &DueBatch<'_>,
         store: &Store,
         interrupt: &Interrupt<'_>,
         share: &mut Share,
     ) -> Result<Processed, Ended> {
+        let DueBatch { batch, left_out } = *due;
         self.progress.note_received(batch);
         if self.ladder.attempts() == 0 && self.waiting.is_none() {
             self.metrics.batch_events.observe(batch.events.len() as f64);
@@ -386,11 +393,10 @@ impl Applier {
     }
 
     /// Remembers how many events were too many at once, or that a single event fails.
-    fn size_up(&mut self, error: &ApplyError, on_used: bool, events: &[Event]) {
+    fn size_up(&mut self, error: &ApplyError, events: &[Event]) {
         let deadline = match error {
             ApplyError::Deadline(deadline) => Some(*deadline),
-            // An instance may have filled its memory with many earlier batches.
-            ApplyError::Limit { limit, .. } if *limit != "memory-bytes" || !on_used => None,
+            ApplyError::Limit { .. } => None,
             // The number of events has nothing to do with other failures.
             _ => return,
         };
@@ -473,11 +479,11 @@ impl Applier {
             // The instance started when the module was accepted. No event is to blame.
             Fault::NoInstance(error) => self.retry(
                 Attempt {
+                    kind: "module",
                     class: None,
                     sequence: None,
                     message: &error.to_string(),
                 },
-                "module",
                 None,
                 store,
             ),
@@ -494,7 +500,12 @@ impl Applier {
                 self.ladder.lose(took, Instant::now());
                 // By class, so that an alert can tell a module at fault from a busy host.
                 self.metrics.apply_failed(error.class());
-                self.size_up(&error, on_used, events);
+                // An instance may have filled its memory with many earlier batches.
+                let is_of_instance = on_used
+                    && matches!(&error, ApplyError::Limit { limit, .. } if *limit == "memory-bytes");
+                if !is_of_instance {
+                    self.size_up(&error, events);
+                }
                 // The guest's own verdict counts, whatever else it holds in memory.
                 if events.len() == 1
                     && on_used
@@ -568,13 +579,14 @@ impl Applier {
                 self.progress.note_failing(&events[0]);
                 let message = error.to_string();
                 let attempt = Attempt {
+                    kind: error.kind(),
                     class: error.class(),
                     sequence: Some(events[0].sequence),
                     message: &message,
                 };
                 // A later event would fail alike, until an operator changes the deployment.
                 let event = (!error.concerns_deployment()).then_some(&events[0]);
-                self.retry(attempt, error.kind(), event, store)
+                self.retry(attempt, event, store)
             }
         }
     }
@@ -583,11 +595,11 @@ impl Applier {
     fn retry(
         &mut self,
         attempt: Attempt<'_>,
-        kind: &'static str,
         event: Option<&Event>,
         store: &Store,
     ) -> Result<Next, Ended> {
         let Attempt {
+            kind,
             class,
             sequence,
             message,
@@ -600,12 +612,12 @@ impl Applier {
                         let module = &self.parking.module;
                         let failure = ParkedFailure::new(kind, class, message, attempts, module);
                         // The event is applied once more, only to be recorded.
-                        let traced = self.record_failure(event, attempt, kind, Fate::Parked, store);
+                        let traced = self.record_failure(event, attempt, Fate::Parked, store);
                         return Ok(Next::Park(failure.with_reads(&traced)));
                     }
                     (_, why) => why.unwrap_or_default(),
                 };
-                self.record_failure(event, attempt, kind, Fate::Stops, store);
+                self.record_failure(event, attempt, Fate::Stops, store);
                 if sequence.is_some() {
                     self.metrics.events_failed.inc();
                 }

@@ -73,6 +73,8 @@ fn varied(pause: Duration) -> Duration {
 /// A failed attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempt<'a> {
+    /// The kind of the failure, as operators see it.
+    pub(super) kind: &'static str,
     /// None if no event could be tried, because the module does not start.
     pub(super) class: Option<FailureClass>,
     pub(super) sequence: Option<u64>,
@@ -159,6 +161,7 @@ impl Ladder {
             class,
             sequence,
             message,
+            ..
         } = attempt;
         let is_last = match class {
             // The first is the guest's own verdict, and a state at its limit stays there.
@@ -204,6 +207,7 @@ mod tests {
 
     fn attempt(class: FailureClass, message: &str) -> Attempt<'_> {
         Attempt {
+            kind: class.name(),
             class: Some(class),
             sequence: Some(7),
             message,

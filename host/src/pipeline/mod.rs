@@ -51,7 +51,7 @@ use crate::state::exceptions::Skips;
 use crate::state::{self, Store, Writer};
 
 use ahead::Inbox;
-use applier::{Applier, Interrupt, Obstacle, Processed};
+use applier::{Applier, DueBatch, Interrupt, Obstacle, Processed};
 use duplicates::Duplicates;
 pub use fold::{Fold, MakeFold};
 use growth::Growth;
@@ -371,22 +371,21 @@ impl Run {
             pace: &self.pacing.receiver,
         };
         let processed = match separated {
-            Separated::None => self.applier.process(
-                &batch,
-                &LeftOut::default(),
-                &self.store,
-                &interrupt,
-                &mut self.share,
-            )?,
+            Separated::None => {
+                let due = DueBatch {
+                    batch: &batch,
+                    left_out: &LeftOut::default(),
+                };
+                self.applier
+                    .process(&due, &self.store, &interrupt, &mut self.share)?
+            }
             Separated::Some(events, left_out) => {
-                let applied = batch.with_only(events);
-                self.applier.process(
-                    &applied,
-                    &left_out,
-                    &self.store,
-                    &interrupt,
-                    &mut self.share,
-                )?
+                let due = DueBatch {
+                    batch: &batch.with_only(events),
+                    left_out: &left_out,
+                };
+                self.applier
+                    .process(&due, &self.store, &interrupt, &mut self.share)?
             }
             Separated::Full => {
                 self.wait_for_room();

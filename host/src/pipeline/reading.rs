@@ -11,7 +11,7 @@ use super::ahead::{self, Inbox, Outbox};
 use super::{Input, Run};
 use crate::memory::read_ahead::ReadAhead;
 use crate::position::Checkpoint;
-use crate::progress::Progress;
+use crate::progress::{BatchTurn, Progress};
 use crate::source::{Request, Source, StatusSender};
 
 /// What a reader is made of.
@@ -59,7 +59,11 @@ impl Reading {
         };
         // Readers of JetStream spawn tasks of their own.
         let _guard = self.runtime.enter();
-        let is_first = resume.is_none();
+        let turn = if resume.is_none() {
+            BatchTurn::First
+        } else {
+            BatchTurn::Later
+        };
         let request = Request {
             resume,
             ..self.request.clone()
@@ -70,19 +74,17 @@ impl Reading {
         let progress = Arc::clone(&self.progress);
         self.task = Some(AbortOnDrop(
             self.runtime
-                .spawn(ahead::read(reader, is_first, outbox, progress)),
+                .spawn(ahead::read(reader, turn, outbox, progress)),
         ));
     }
 
-    /// Waits until others wait for the memory of a large event that this run has: in its stash, as
-    /// `is_stashed` says, or in its queue. Cancel-safe: it only observes.
-    pub(super) async fn large_is_wanted(
-        &self,
-        is_stashed: bool,
-        mut large: watch::Receiver<usize>,
-    ) {
+    /// Waits until others wait for the memory of a large event that this run has: in its stash, or
+    /// in its queue, in which `queued` counts them. Cancel-safe: it only observes.
+    pub(super) async fn large_is_wanted(&self, queued: Option<watch::Receiver<usize>>) {
         // One after the other: neither alone is a reason.
-        if !is_stashed && large.wait_for(|large| *large > 0).await.is_err() {
+        if let Some(mut queued) = queued
+            && queued.wait_for(|large| *large > 0).await.is_err()
+        {
             std::future::pending::<()>().await;
         }
         self.ahead.large_is_wanted().await;

@@ -78,7 +78,6 @@ impl Applier {
         &mut self,
         event: Option<&Event>,
         attempt: Attempt<'_>,
-        kind: &str,
         fate: Fate,
         store: &Store,
     ) -> Traced {
@@ -102,7 +101,7 @@ impl Applier {
         if let Some(keeper) = keeper {
             let failure = Failed {
                 sequence: event.sequence,
-                kind: kind.to_owned(),
+                kind: attempt.kind.to_owned(),
                 class: attempt.class.map(|class| class.name().to_owned()),
                 message: attempt.message.to_owned(),
             };

@@ -182,7 +182,7 @@ impl Run {
         let lack = self.applier.lack.clone();
         let may_give_back = !may_apply && self.may_give_back();
         let keeps_large = self.stashed.iter().any(has_large);
-        let large = self.inbox.large();
+        let queued = (!keeps_large).then(|| self.inbox.large());
         let Self {
             control,
             inbox,
@@ -249,7 +249,7 @@ impl Run {
                 () = flush => Some(Wake::FlushDue),
                 () = rested, if may_rest => Some(Wake::Rested),
                 () = freed => Some(Wake::Rested),
-                () = reading.large_is_wanted(keeps_large, large), if may_give_back => Some(Wake::LargeWanted),
+                () = reading.large_is_wanted(queued), if may_give_back => Some(Wake::LargeWanted),
                 () = leash.moved(), if !may_apply => Some(Wake::Rested),
                 () = needed => Some(Wake::Spare),
                 () = idle => Some(Wake::Spare),

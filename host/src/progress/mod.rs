@@ -161,6 +161,24 @@ pub struct Progress {
     on_probation: AtomicBool,
 }
 
+/// What readers saw of a state beyond the checkpoint at which it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeenBeyond {
+    /// Nothing.
+    Nothing,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Which batch of a state was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchTurn {
+    /// The first one that was ever read for it.
+    First,
+    /// A later one.
+    Later,
+}
+
 impl Progress {
     /// The progress before anything was opened. `catches_up_to` is known for a new deployment, and
     /// none after a restart; no position before `floor` is shown.
@@ -229,9 +247,15 @@ impl Progress {
         self.inner.lock().now.pending > LIVE_LAG_MAX
     }
 
-    /// Sets whether this state answers reads.
-    pub fn set_serves(&self, serves: bool) {
-        self.serves.store(serves, Ordering::Relaxed);
+    /// This state answers reads from now on.
+    pub fn start_serving(&self) {
+        self.serves.store(true, Ordering::Relaxed);
+        self.follows.store(false, Ordering::Relaxed);
+    }
+
+    /// This state answers no reads from now on.
+    pub fn stop_serving(&self) {
+        self.serves.store(false, Ordering::Relaxed);
     }
 
     /// Whether this state answered reads before, and follows the stream so that it can again.
@@ -239,9 +263,10 @@ impl Progress {
         self.follows.load(Ordering::Relaxed)
     }
 
-    /// Sets whether this state follows the stream so that it can answer reads again.
-    pub fn set_follows(&self, follows: bool) {
-        self.follows.store(follows, Ordering::Relaxed);
+    /// This state answers no reads from now on, and follows the stream so that it can again.
+    pub fn follow(&self) {
+        self.stop_serving();
+        self.follows.store(true, Ordering::Relaxed);
     }
 
     /// Whether the module is on probation.
@@ -249,9 +274,14 @@ impl Progress {
         self.on_probation.load(Ordering::Relaxed)
     }
 
-    /// Sets whether the module is on probation.
-    pub fn set_probation(&self, on_probation: bool) {
-        self.on_probation.store(on_probation, Ordering::Relaxed);
+    /// The module is on probation from now on.
+    pub fn begin_probation(&self) {
+        self.on_probation.store(true, Ordering::Relaxed);
+    }
+
+    /// The module is not on probation from now on.
+    pub fn end_probation(&self) {
+        self.on_probation.store(false, Ordering::Relaxed);
     }
 
     /// The current progress.
@@ -282,15 +312,14 @@ impl Progress {
         self.inner.lock().now.repair_percent = percent;
     }
 
-    /// Its state was opened at a checkpoint; `is_settled` says that readers saw nothing beyond
-    /// that.
-    pub fn note_opened(&self, checkpoint: Option<&Checkpoint>, is_settled: bool) {
+    /// Its state was opened at a checkpoint.
+    pub fn note_opened(&self, checkpoint: Option<&Checkpoint>, seen: SeenBeyond) {
         let last_event = checkpoint.and_then(|checkpoint| checkpoint.last_event.as_ref());
         let inner = &mut *self.change();
         inner.now.last_event_ns = last_event.map_or(0, |event| event.time_ns);
         inner.applied_through = last_event.map_or(0, |event| event.sequence);
         // Nothing was shown beyond what was opened, so nothing has to be caught up with.
-        if is_settled && inner.now.catches_up_to.is_none() {
+        if seen == SeenBeyond::Nothing && inner.now.catches_up_to.is_none() {
             inner.now.catches_up_to = Some(0);
         }
         if inner.now.state == DeploymentState::Retrying {
@@ -378,16 +407,15 @@ impl Progress {
         inner.run
     }
 
-    /// A run has read a batch, which waits to be applied. `is_first` says whether it is the first
-    /// one ever read for this state.
-    pub fn note_read(&self, run: u64, batch: &Batch, is_first: bool) {
+    /// A run has read a batch, which waits to be applied.
+    pub fn note_read(&self, run: u64, batch: &Batch, turn: BatchTurn) {
         let inner = &mut *self.change();
         // A batch of an earlier run is thrown away, and read again by the run that took over.
         if run != inner.run {
             return;
         }
         let now = &mut inner.now;
-        if is_first {
+        if turn == BatchTurn::First {
             now.began_behind = Some(batch.after);
         }
         let reached = batch.head.max(batch.through);

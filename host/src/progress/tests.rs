@@ -80,10 +80,10 @@ fn a_reader_that_begins_later_knows_where_the_stream_ends() {
     let progress = Progress::new(Some(0), 0);
     progress.note_stream(1, 7, 0);
     let run = progress.begin_reading();
-    progress.note_read(run, &batch(1..=1, 1), true);
+    progress.note_read(run, &batch(1..=1, 1), BatchTurn::First);
     assert_eq!(lag(&progress), (1, 1), "it was made again");
     progress.note_stream(1, 9, 0);
-    progress.note_read(run, &batch(2..=2, 2), false);
+    progress.note_read(run, &batch(2..=2, 2), BatchTurn::Later);
     assert_eq!(lag(&progress), (9, 9), "a later look knows more");
 }
 
@@ -92,8 +92,8 @@ fn lag_counts_what_was_read_and_not_applied_and_is_as_old_as_the_first_of_it() {
     let progress = Progress::new(Some(0), 0);
     let (one, other) = (batch(1..=4, 6), batch(5..=6, 9));
     let run = progress.begin_reading();
-    progress.note_read(run, &one, true);
-    progress.note_read(run, &other, false);
+    progress.note_read(run, &one, BatchTurn::First);
+    progress.note_read(run, &other, BatchTurn::Later);
     assert_eq!(
         (lag(&progress), progress.now().oldest_ns),
         ((9, 9), Some(10))
@@ -110,7 +110,7 @@ fn lag_counts_what_was_read_and_not_applied_and_is_as_old_as_the_first_of_it() {
         ((9, 5), Some(50))
     );
     progress.note_reading_ended();
-    progress.note_read(run, &other, false);
+    progress.note_read(run, &other, BatchTurn::Later);
     assert_eq!(
         (lag(&progress), progress.now().oldest_ns),
         ((9, 5), Some(50)),
@@ -206,9 +206,9 @@ fn nothing_is_live_before_the_module_that_was_asked_for_last_has_begun() {
 #[test]
 fn a_state_that_was_closed_in_good_order_answers_from_where_it_is() {
     let progress = Progress::new(None, 0);
-    progress.note_opened(None, false);
+    progress.note_opened(None, SeenBeyond::Unknown);
     assert_eq!(progress.answers_from(), None);
-    progress.note_opened(None, true);
+    progress.note_opened(None, SeenBeyond::Nothing);
     assert_eq!(progress.answers_from(), Some(0));
 }
 
@@ -243,7 +243,7 @@ async fn a_milestone_wakes_those_who_wait_and_a_batch_that_only_raises_figures_d
     let progress = Progress::new(Some(0), 0);
     let run = progress.begin_reading();
     progress.note_started(1);
-    progress.note_read(run, &batch(1..=4, 9), true);
+    progress.note_read(run, &batch(1..=4, 9), BatchTurn::First);
     progress.note_applied(&batch(1..=4, 9).events[..1]);
     let mut milestone = std::pin::pin!(progress.milestone());
     progress.note_applied(&batch(1..=4, 9).events[1..]);

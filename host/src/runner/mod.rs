@@ -467,7 +467,7 @@ impl Runner {
     /// Ends the probation: the module gets its usual number of attempts.
     pub fn pass_probation(&self) {
         self.shared.program.write().on_probation = false;
-        self.shared.progress.set_probation(false);
+        self.shared.progress.end_probation();
         // The event stopped it, and during a probation it did not answer for that reason.
         if self.shared.progress.stopped_at_event() {
             self.shared.progress.note_nothing_shown();

@@ -56,19 +56,17 @@ impl Runner {
 
     /// It answers reads from now on.
     pub fn start_serving(&self) {
-        self.shared.progress.set_serves(true);
-        self.shared.progress.set_follows(false);
+        self.shared.progress.start_serving();
     }
 
     /// It answers no reads from now on.
     pub fn stop_serving(&self) {
-        self.shared.progress.set_serves(false);
+        self.shared.progress.stop_serving();
     }
 
     /// It answers no reads from now on, and follows the stream, so that it can answer them again.
     pub fn follow(&self) {
-        self.stop_serving();
-        self.shared.progress.set_follows(true);
+        self.shared.progress.follow();
     }
 
     /// Whether it has just started and does not know yet from which position it may answer.

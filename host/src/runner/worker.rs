@@ -22,7 +22,7 @@ use crate::pipeline::{
     Desired, Ended, Fold, Leash, MakeFold, Pace, Parking, Pipeline, Settings, Standing,
 };
 use crate::precedence;
-use crate::progress::DeploymentState;
+use crate::progress::{DeploymentState, SeenBeyond};
 use crate::room::Use;
 use crate::source::{self, Request, SourceState};
 use crate::state::{self, Store};
@@ -174,10 +174,14 @@ impl Worker {
         self.settle_ownership(&store)?;
         // Format 1 had no note of a settled state; a pause made everything durable there as well.
         let was_paused = store.is_of_format_1() && *self.control.borrow() == Desired::Pause;
-        self.shared.progress.note_opened(
-            store.checkpoint().as_ref(),
-            store.is_settled() || was_paused,
-        );
+        let seen = if store.is_settled() || was_paused {
+            SeenBeyond::Nothing
+        } else {
+            SeenBeyond::Unknown
+        };
+        self.shared
+            .progress
+            .note_opened(store.checkpoint().as_ref(), seen);
         // From here on reads are answered, if the gate allows.
         self.shared.store.send_replace(Some(store.clone()));
         // Otherwise the stream has to bring back what readers saw.
@@ -431,7 +435,11 @@ impl Worker {
             Err(ended) => return (writer, ended),
         };
         // Before anything can fail, so that a failure is judged as one on probation.
-        self.shared.progress.set_probation(program.on_probation);
+        if program.on_probation {
+            self.shared.progress.begin_probation();
+        } else {
+            self.shared.progress.end_probation();
+        }
         self.shared.progress.note_started(program.generation);
         let source = match &program.source {
             Ok(source) => source.clone(),

@@ -29,7 +29,7 @@ use crate::pipeline::{
     Settings, Standing,
 };
 use crate::position::Start;
-use crate::progress::Progress;
+use crate::progress::{Progress, SeenBeyond};
 use crate::runner;
 use crate::source::embedded::Embedded;
 use crate::source::{self, Request, Source};
@@ -654,7 +654,7 @@ impl Life {
         let (store, mut writer) = Store::open(path, stage.state.clone(), |_| ())?;
         writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
         let progress = Arc::new(Progress::new(Some(0), 0));
-        progress.note_opened(store.checkpoint().as_ref(), true);
+        progress.note_opened(store.checkpoint().as_ref(), SeenBeyond::Nothing);
         progress.note_started(1);
         let (control, standing) = (
             watch::Sender::new(Desired::Run(0)),

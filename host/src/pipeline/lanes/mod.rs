@@ -28,6 +28,7 @@ use crate::state::{self, Key, Notes, Writer};
 
 use lane::{Lane, Outcome};
 use permits::Permits;
+use record::BatchSize;
 pub use record::{Figures, Record};
 use split::split;
 
@@ -112,8 +113,12 @@ impl Lanes {
 
     /// Whether to split a batch.
     fn is_split(&mut self, events: usize, writer: &Writer) -> bool {
-        let is_large = events >= self.plan.events_min;
-        if !writer.can_branch() || !self.record.is_due(is_large) {
+        let size = if events >= self.plan.events_min {
+            BatchSize::Large
+        } else {
+            BatchSize::Small
+        };
+        if !writer.can_branch() || !self.record.is_due(size) {
             return false;
         }
         if self.split.is_none() {

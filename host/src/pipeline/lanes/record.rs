@@ -63,6 +63,14 @@ pub struct Figures {
     pub gave_up: bool,
 }
 
+/// Whether lanes are worth it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BatchSize {
+    /// Too few events.
+    Small,
+    Large,
+}
+
 impl Default for Collisions {
     fn default() -> Self {
         Self {
@@ -105,10 +113,10 @@ impl Record {
         self.inner.lock().figures.clone()
     }
 
-    /// Whether the next batch may be split, if it is large.
-    pub(super) fn is_due(&self, is_large: bool) -> bool {
+    /// Whether the next batch may be split.
+    pub(super) fn is_due(&self, size: BatchSize) -> bool {
         let inner = &mut *self.inner.lock();
-        if !is_large || inner.figures.gave_up {
+        if size == BatchSize::Small || inner.figures.gave_up {
             inner.waited = 0;
             // The next one begins with other instances.
             inner.run = 0;
@@ -175,12 +183,15 @@ mod tests {
     #[test]
     fn small_batches_and_trouble_delay_the_next_split() {
         let record = Record::default();
-        assert!(!record.is_due(true), "the first one");
-        assert!(!record.is_due(false), "a small one starts the count again");
-        assert!(!record.is_due(true));
-        assert!(record.is_due(true));
+        assert!(!record.is_due(BatchSize::Large), "the first one");
+        assert!(
+            !record.is_due(BatchSize::Small),
+            "a small one starts the count again"
+        );
+        assert!(!record.is_due(BatchSize::Large));
+        assert!(record.is_due(BatchSize::Large));
         record.note_fallback(&Cause::Failed);
-        let until_due = || (1..).find(|_| record.is_due(true));
+        let until_due = || (1..).find(|_| record.is_due(BatchSize::Large));
         assert_eq!(until_due(), Some(4));
         record.note_fallback(&collision("a"));
         assert_eq!(until_due(), Some(8));
@@ -189,7 +200,7 @@ mod tests {
         }
         assert_eq!(until_due(), Some(64), "but not for ever");
         (0..GOOD_RUN).for_each(|_| record.note_split(Duration::ZERO));
-        assert!(record.is_due(true));
+        assert!(record.is_due(BatchSize::Large));
         record.note_fallback(&Cause::Failed);
         assert_eq!(until_due(), Some(4));
         assert_eq!(record.figures().failed, 12);
@@ -214,6 +225,6 @@ mod tests {
             figures.gave_up && figures.keys.len() == KEYS_MAX,
             "{figures:?}"
         );
-        assert!((0..100).all(|_| !record.is_due(true)));
+        assert!((0..100).all(|_| !record.is_due(BatchSize::Large)));
     }
 }

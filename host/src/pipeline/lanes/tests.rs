@@ -179,6 +179,13 @@ fn checkpoint(position: u64) -> Checkpoint {
     )
 }
 
+/// What instances do with what they have read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Instances {
+    Remember,
+    Forget,
+}
+
 /// A state, and the fold that works on it.
 struct Bench {
     _folder: TempDir,
@@ -186,12 +193,12 @@ struct Bench {
     writer: Option<Writer>,
     plan: Option<Plan>,
     record: Arc<Record>,
-    remembers: bool,
+    instances: Instances,
     fold: Option<Box<dyn Fold>>,
 }
 
 impl Bench {
-    fn new(lanes: usize, remembers: bool) -> Self {
+    fn new(lanes: usize, instances: Instances) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("state.redb");
         let (store, writer) =
@@ -206,13 +213,13 @@ impl Bench {
             writer: Some(writer),
             plan,
             record: Arc::new(Record::impatient()),
-            remembers,
+            instances,
             fold: None,
         }
     }
 
     fn make(&self) -> Box<dyn Fold> {
-        let remembers = self.remembers;
+        let remembers = self.instances == Instances::Remember;
         let make = move || {
             Box::new(Obedient {
                 remembers: remembers.then(HashMap::new),
@@ -267,9 +274,13 @@ impl Bench {
 /// Folds the same random events with one lane and with several; returns what became of the batches.
 fn compare(seed: u64, sharing: Sharing, lanes: usize) -> Figures {
     let mut random = Rng::with_seed(seed);
-    let remembers = random.bool();
-    let mut one = Bench::new(1, remembers);
-    let mut several = Bench::new(lanes, remembers);
+    let instances = if random.bool() {
+        Instances::Remember
+    } else {
+        Instances::Forget
+    };
+    let mut one = Bench::new(1, instances);
+    let mut several = Bench::new(lanes, instances);
     let mut sequence = 0;
     for _ in 0..random.usize(5..25) {
         let count = random.usize(1..60);
@@ -284,7 +295,7 @@ fn compare(seed: u64, sharing: Sharing, lanes: usize) -> Figures {
         assert_eq!(
             one.entries(),
             several.entries(),
-            "after event {sequence} of seed {seed}: {sharing:?}, {lanes} lanes, remembers: {remembers}"
+            "after event {sequence} of seed {seed}: {sharing:?}, {lanes} lanes, instances that {instances:?}"
         );
         if random.u8(0..8) == 0 {
             // The host restarts an instance whenever it likes.
@@ -332,7 +343,10 @@ fn keys_that_share_all_entries_have_the_result_of_one_lane() {
 fn failure_in_a_lane_is_that_of_one_lane() {
     for seed in 0..40 {
         let mut random = Rng::with_seed(seed);
-        let (mut one, mut several) = (Bench::new(1, true), Bench::new(3, true));
+        let (mut one, mut several) = (
+            Bench::new(1, Instances::Remember),
+            Bench::new(3, Instances::Remember),
+        );
         let (mut sequence, mut failures) = (0, 0);
         for _ in 0..10 {
             let mut events: Vec<Event> = (0..random.usize(2..40))
@@ -375,7 +389,10 @@ fn lane_that_was_idle_forgets_what_others_changed() {
             .to_string()
     };
     let (first, second) = (in_lane(0), in_lane(1));
-    let (mut one, mut several) = (Bench::new(1, true), Bench::new(2, true));
+    let (mut one, mut several) = (
+        Bench::new(1, Instances::Remember),
+        Bench::new(2, Instances::Remember),
+    );
     let batches = [
         // Each remembers its own, and the second one also an entry that it never wrote.
         vec![told(1, &first, "ga pb"), told(2, &second, "gc pd")],
@@ -410,7 +427,7 @@ fn lanes_without_instances_leave_the_batch_to_one() {
             })),
         }
     });
-    let mut bench = Bench::new(2, false);
+    let mut bench = Bench::new(2, Instances::Forget);
     let plan = bench.plan.clone().expect("it has lanes");
     let lanes = Lanes::new(plan, make, Arc::clone(&bench.record));
     bench.fold = Some(Box::new(lanes.expect("there is one instance")));
@@ -429,7 +446,7 @@ fn lanes_without_instances_leave_the_batch_to_one() {
 
 #[test]
 fn small_batches_are_not_split() {
-    let mut bench = Bench::new(2, false);
+    let mut bench = Bench::new(2, Instances::Forget);
     let plan = Plan::new(2, KeyRule::Subject);
     assert_eq!(plan.events_min, 512);
     bench.plan = Some(plan);

@@ -377,7 +377,9 @@ fn neither_a_deadline_nor_a_full_state_nor_a_candidate_parks() {
         bed.error = error;
         bed.bad.lock().insert(10);
         bed.stage.restart();
-        bed.stage.progress.set_serves(serves);
+        if !serves {
+            bed.stage.progress.stop_serving();
+        }
         let (store, running) = bed.start();
         assert!(matches!(running.join().expect("no panic"), Ended::Failed));
         assert_eq!(

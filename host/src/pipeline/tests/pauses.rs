@@ -131,7 +131,9 @@ fn a_state_that_answers_no_reads_has_attempts_of_its_own() {
     for (serves, attempts) in [(true, 4), (false, 2)] {
         let mut stage = Stage::with_events(10);
         (stage.attempts, stage.build_attempts) = (4, 2);
-        stage.progress.set_serves(serves);
+        if !serves {
+            stage.progress.stop_serving();
+        }
         let ended = stage.run(Arc::new(|event, index| {
             (event.sequence == 7).then(|| later(index))
         }));
