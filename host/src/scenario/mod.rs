@@ -34,4 +34,4 @@ pub(crate) use in_order::in_order;
 pub(crate) use literal::{RecordedEvent, literal, texts};
 pub(crate) use places::Place;
 pub(crate) use properties::Finding;
-pub(crate) use suite::{Failed, Outcome, Suite};
+pub(crate) use suite::{Failed, Outcome, Runs, Suite};

@@ -16,13 +16,20 @@ use super::properties::{Finding, look};
 use crate::module::{self, Module};
 use crate::schemas::Checks;
 
+/// How often each scenario is played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Runs {
+    Once,
+    /// Again under other conditions, to look at the properties of the module.
+    AllConditions,
+}
+
 /// Runs scenarios against one module.
 pub(crate) struct Suite {
     pub(super) stage: Stage,
     /// The schemas that the module carries.
     checks: Checks,
-    /// Whether each scenario is played again under other conditions.
-    looks_at_properties: bool,
+    runs: Runs,
 }
 
 /// Why a scenario has no outcome.
@@ -73,7 +80,7 @@ impl Suite {
     pub(crate) fn new(
         module: Arc<Module>,
         folders: Folders,
-        looks_at_properties: bool,
+        runs: Runs,
         stops: watch::Receiver<bool>,
     ) -> Result<Self, Error> {
         let checks = Checks::new(module.schemas()).map_err(|error| {
@@ -83,7 +90,7 @@ impl Suite {
         Ok(Self {
             checks,
             stage: Stage::new(module, folders, stops)?,
-            looks_at_properties,
+            runs,
         })
     }
 
@@ -101,7 +108,7 @@ impl Suite {
         }
         differences.extend(violations(&self.checks, document, &script, &usual));
         // A module that does something else is corrected first.
-        let looks = self.looks_at_properties && differences.is_empty();
+        let looks = self.runs == Runs::AllConditions && differences.is_empty();
         let (finding, counted) = if looks {
             let (finding, counted) = look(&self.stage, &script, &usual)?;
             (finding, Some(counted))

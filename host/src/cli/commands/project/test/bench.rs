@@ -18,7 +18,7 @@ use crate::cli::support::exit::{Exit, Failure};
 use crate::config::Config;
 use crate::memory::Memory;
 use crate::module::{self, Engine, Module};
-use crate::scenario::{Document, Exploration, Failed, Folders, Suite, in_order};
+use crate::scenario::{Document, Exploration, Failed, Folders, Runs, Suite, in_order};
 use crate::small_file;
 
 /// Where Linux keeps files in memory.
@@ -108,7 +108,12 @@ impl Bench {
             .transpose()?;
         let loaded = self.load(module)?;
         let mut report = Report::of(loaded.manifest().name.clone());
-        let suite = Suite::new(loaded, self.folders.clone(), !args.once, stops.clone())?;
+        let runs = if args.once {
+            Runs::Once
+        } else {
+            Runs::AllConditions
+        };
+        let suite = Suite::new(loaded, self.folders.clone(), runs, stops.clone())?;
         let wanted = wanted(&files, args.only.as_deref())?;
         let begun = Instant::now();
         let play = |place: usize| {
