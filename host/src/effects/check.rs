@@ -37,14 +37,30 @@ impl Refused {
     }
 }
 
+/// A message as the guest passed it.
+#[derive(Clone, Copy, Debug)]
+pub struct Draft<'a> {
+    /// Its subject.
+    pub subject: &'a str,
+    /// Its type, if the guest gave one.
+    pub kind: Option<&'a str>,
+    /// Its key, if the guest gave one.
+    pub key: Option<&'a str>,
+    /// Its headers.
+    pub headers: &'a [(String, String)],
+    /// Its data.
+    pub data: &'a Payload,
+}
+
 /// Checks a message as the guest passed it. The subject is checked against the manifest elsewhere.
-pub fn check(
-    subject: &str,
-    kind: Option<&str>,
-    key: Option<&str>,
-    headers: &[(String, String)],
-    data: &Payload,
-) -> Result<(), Refused> {
+pub fn check(draft: Draft<'_>) -> Result<(), Refused> {
+    let Draft {
+        subject,
+        kind,
+        key,
+        headers,
+        data,
+    } = draft;
     let subject_bytes = subject.len();
     subject::validate(subject).map_err(|error| Refused::of("outbox-subject", error.to_string()))?;
     // `$` is the server's own, `_` the prefix of inboxes and of firings.
@@ -130,14 +146,27 @@ fn check_headers(headers: &[(String, String)]) -> Result<(), Refused> {
 mod tests {
     use super::*;
 
+    fn draft<'a>(subject: &'a str, data: &'a Payload) -> Draft<'a> {
+        Draft {
+            subject,
+            kind: None,
+            key: None,
+            headers: &[],
+            data,
+        }
+    }
+
     fn limit(subject: &str, headers: &[(&str, &str)]) -> Option<&'static str> {
         let headers: Vec<_> = headers
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        check(subject, None, None, &headers, &Payload::from("{}"))
-            .err()
-            .map(|refused| refused.limit)
+        let data = Payload::from("{}");
+        let draft = Draft {
+            headers: &headers,
+            ..draft(subject, &data)
+        };
+        check(draft).err().map(|refused| refused.limit)
     }
 
     #[test]
@@ -195,12 +224,20 @@ mod tests {
     #[test]
     fn large_messages_are_refused_by_name() {
         let data = Payload::from("x".repeat(MESSAGE_BYTES_MAX));
-        let refused = check("a", None, None, &[], &data).expect_err("is refused");
+        let refused = check(draft("a", &data)).expect_err("is refused");
         assert_eq!(refused.limit, "outbox-message-bytes");
-        let refused = check("a", Some(""), None, &[], &Payload::from("")).expect_err("is refused");
+        let empty = Payload::from("");
+        let without_type = Draft {
+            kind: Some(""),
+            ..draft("a", &empty)
+        };
+        let refused = check(without_type).expect_err("is refused");
         assert_eq!(refused.limit, "outbox-type");
-        let refused = check("a", None, Some(&"k".repeat(2_000)), &[], &Payload::from(""))
-            .expect_err("is refused");
+        let with_long_key = Draft {
+            key: Some(&"k".repeat(2_000)),
+            ..draft("a", &empty)
+        };
+        let refused = check(with_long_key).expect_err("is refused");
         assert_eq!(refused.limit, "outbox-key");
     }
 }

@@ -33,14 +33,27 @@ pub fn reserved(name: &str) -> bool {
         )
 }
 
-/// The host's headers of the effect `id` that an event causes.
-pub fn outgoing(
-    deployment: &str,
-    id: &str,
-    kind: &str,
-    cause: &Event,
-    data: &Payload,
-) -> Vec<(String, String)> {
+/// A message of a handler, as far as the host's headers represent it.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    /// The deployment that publishes it.
+    pub deployment: &'a str,
+    /// Its id.
+    pub id: &'a str,
+    /// Its type.
+    pub kind: &'a str,
+    /// Its data.
+    pub data: &'a Payload,
+}
+
+/// The host's headers of a message that an event causes.
+pub fn outgoing(message: Outgoing<'_>, cause: &Event) -> Vec<(String, String)> {
+    let Outgoing {
+        deployment,
+        id,
+        kind,
+        data,
+    } = message;
     let mut headers = vec![
         ("ce-specversion".to_owned(), "1.0".to_owned()),
         ("ce-id".to_owned(), id.to_owned()),
@@ -169,13 +182,13 @@ mod tests {
             sub: 0,
             index: 0,
         };
-        let headers = outgoing(
-            "ship",
-            &place.id(Lineage(1)),
-            "ship",
-            cause,
-            &Payload::from("{}"),
-        );
+        let message = Outgoing {
+            deployment: "ship",
+            id: &place.id(Lineage(1)),
+            kind: "ship",
+            data: &Payload::from("{}"),
+        };
+        let headers = outgoing(message, cause);
         headers
             .into_iter()
             .find(|(found, _)| found == name)

@@ -22,10 +22,10 @@ use serde::{Deserialize, Serialize};
 use crate::event::Payload;
 
 pub use chain::{CHAIN_MAX, Loop, PATH, RETURNS_MAX, Returns, chain, extended};
-pub use check::{EFFECTS_PER_EVENT_MAX, MESSAGE_BYTES_MAX, Refused, check};
+pub use check::{Draft, EFFECTS_PER_EVENT_MAX, MESSAGE_BYTES_MAX, Refused, check};
 pub use delivery::{Condition, Delivery, Queue, check_delivery};
 pub use grants::{GRANTS_MAX, Grant, GrantError, Grants, overlap};
-pub use headers::{caused_by, continued, outgoing, reserved};
+pub use headers::{Outgoing, caused_by, continued, outgoing, reserved};
 pub use promise::{EffectsFrom, InvalidEffectsFrom, Promise};
 pub use reply::{REPLY_AGE_MAX, answers, is_reply};
 pub use row::{Row, RowKey, due_keys, key_of_turn, keys_of, last_key_of, queue_of_key, row_key};

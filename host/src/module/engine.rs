@@ -393,7 +393,7 @@ fn allocate(options: &Options) -> Result<(wasmtime::Engine, AddressSpace, u32), 
     let wanted = options.instances_max.max(1);
     let mut instances = wanted;
     loop {
-        let mut config = config(AddressSpace::Plenty, options.counts_fuel);
+        let mut config = config(AddressSpace::Plenty, options.counts_fuel.into());
         stack(&mut config, options);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(
             options, instances,
@@ -421,19 +421,36 @@ fn allocate(options: &Options) -> Result<(wasmtime::Engine, AddressSpace, u32), 
             Err(_) => instances = (instances / 4).max(POOL_MIN),
         }
     }
-    let mut config = config(AddressSpace::Scarce, options.counts_fuel);
+    let mut config = config(AddressSpace::Scarce, options.counts_fuel.into());
     stack(&mut config, options);
     let engine = wasmtime::Engine::new(&config).map_err(broken)?;
     Ok((engine, AddressSpace::Scarce, wanted))
 }
 
+/// Whether compiled code counts its instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fuel {
+    Counted,
+    Uncounted,
+}
+
+impl From<bool> for Fuel {
+    fn from(is_counted: bool) -> Self {
+        if is_counted {
+            Self::Counted
+        } else {
+            Self::Uncounted
+        }
+    }
+}
+
 /// Settings that affect compiled code: the same here and in the compiling process.
-pub(super) fn config(address_space: AddressSpace, counts_fuel: bool) -> Config {
+pub(super) fn config(address_space: AddressSpace, fuel: Fuel) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
         .epoch_interruption(true)
-        .consume_fuel(counts_fuel)
+        .consume_fuel(fuel == Fuel::Counted)
         .wasm_backtrace_max_frames(Some(BACKTRACE_FRAMES))
         .native_unwind_info(false)
         // The result of a fold may not depend on the processor.

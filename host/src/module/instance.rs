@@ -85,17 +85,8 @@ impl Instance {
                 "the instance failed before and was used again; create another one".to_owned();
             return (writer, Err(ApplyError::Trap(error)));
         }
-        // Subjects under `_fs` belong to the host, so the subject is enough to tell.
-        let is_firing = |event: &Event| {
-            let firings = self.handles.as_ref()?.firings.as_ref()?;
-            (*event.subject == **firings).then_some(())
-        };
-        let (writer, result) = if events.iter().any(|event| is_firing(event).is_some()) {
-            let turns: Vec<bool> = events
-                .iter()
-                .map(|event| is_firing(event).is_some())
-                .collect();
-            self.apply_in_turns(events, &turns, writer)
+        let (writer, result) = if events.iter().any(|event| self.is_firing(event)) {
+            self.apply_in_turns(events, writer)
         } else {
             self.apply_events(Chosen::all(events), writer)
         };
@@ -119,24 +110,31 @@ impl Instance {
         (writer, result)
     }
 
+    /// Whether an event of its own fires a timer. Subjects under `_fs` belong to the host, so the
+    /// subject is enough to tell.
+    fn is_firing(&self, event: &Event) -> bool {
+        let handles = self.handles.as_ref();
+        let firings = handles.and_then(|handles| handles.firings.as_ref());
+        firings.is_some_and(|firings| *event.subject == **firings)
+    }
+
     /// Applies events and firings in their order. Timers fire one by one, as what one does may
     /// cancel the next.
     fn apply_in_turns(
         &mut self,
         events: &[Event],
-        is_firing: &[bool],
         mut writer: state::Writer,
     ) -> (state::Writer, Result<(), ApplyError>) {
         let mut done = 0;
         while done < events.len() {
             let result;
-            let end = if is_firing[done] {
+            let end = if self.is_firing(&events[done]) {
                 (writer, result) = self.fire(&events[done], writer);
                 done + 1
             } else {
-                let end = is_firing[done..]
+                let end = events[done..]
                     .iter()
-                    .position(|is_firing| *is_firing)
+                    .position(|event| self.is_firing(event))
                     .map_or(events.len(), |count| done + count);
                 let events = Chosen::all(&events[done..end]);
                 (writer, result) = self.apply_events(events, writer);

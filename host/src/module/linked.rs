@@ -14,7 +14,7 @@ use super::engine::{EngineState, TABLES_PER_PLACE, broken};
 use super::inbox::{INBOX, InboxRecord};
 use super::instance::{ApplyResult, Handles, Instance, QueryResult, failed, message, ticks};
 use super::manifest::{self, Described};
-use super::migration;
+use super::migration::{self, Conversion};
 use super::places::{NoFreePlace, Permit, Purpose};
 use super::sandbox::{Access, Bounds, Host, MEMORIES_MAX, Made, System};
 use super::{
@@ -103,19 +103,16 @@ impl Module {
         } else {
             System::None
         };
-        // What the module asks for is in its manifest: until that is read, the host's maximum
-        // applies.
-        let bounds = Bounds {
-            memory_bytes: engine.options.memory_bytes_max,
-            ..manifest::bounds(&engine.options, None)
-        };
-        let record = ask(&engine, &linked, &exports, bounds, system)?;
+        let record = ask(&engine, &linked, &exports, system)?;
         let (record, inbox) = record;
         let manifest = Manifest {
             inbox: inbox.map(InboxRecord::checked).transpose()?,
             ..record.checked(&engine.options)?
         };
-        let info = manifest::info(&manifest, accepted, exports.migrate.is_some());
+        let info = ModuleInfo {
+            migrates: exports.migrate.is_some(),
+            ..manifest::info(&manifest, accepted)
+        };
         let module = Self {
             engine,
             linked,
@@ -208,13 +205,12 @@ impl Module {
         room.grow_to(bounds.transfer_bytes_max as u64)?;
         store.set_hostcall_fuel(bounds.transfer_bytes_max);
         let migrate = function(&mut store, instance, migrate);
-        Ok(Migration::new(
-            store,
+        let conversion = Conversion {
             migrate,
             from_version,
-            ticks(bounds.deadline),
-            (room, permit),
-        ))
+            deadline_ticks: ticks(bounds.deadline),
+        };
+        Ok(Migration::new(store, conversion, room, permit))
     }
 
     /// Answers a query on a fresh instance over a snapshot.
@@ -440,9 +436,13 @@ fn ask(
     engine: &EngineState,
     linked: &InstancePre<Host>,
     exports: &Exports,
-    bounds: Bounds,
     system: System,
 ) -> Result<(Described, Option<InboxRecord>), Error> {
+    // What the module asks for is in its manifest: until that is read, the host's maximum applies.
+    let bounds = Bounds {
+        memory_bytes: engine.options.memory_bytes_max,
+        ..manifest::bounds(&engine.options, None)
+    };
     let identity = Identity {
         deployment: "manifest".to_owned(),
         generation: 0,

@@ -141,8 +141,8 @@ pub(super) fn bounds(options: &Options, manifest: Option<&Manifest>) -> Bounds {
     }
 }
 
-/// The manifest, for people and machines outside.
-pub(super) fn info(manifest: &Manifest, accepted: &Accepted, migrates: bool) -> ModuleInfo {
+/// The manifest, for people and machines outside, of a module that does not migrate.
+pub(super) fn info(manifest: &Manifest, accepted: &Accepted) -> ModuleInfo {
     let key_rule = match &manifest.key_rule {
         KeyRule::None => "none".to_owned(),
         KeyRule::Subject => "subject".to_owned(),
@@ -183,7 +183,7 @@ pub(super) fn info(manifest: &Manifest, accepted: &Accepted, migrates: bool) -> 
         },
         queries: manifest.queries.iter().map(described).collect(),
         imports: accepted.imports.clone(),
-        migrates,
+        migrates: false,
         publishes: manifest.publishes.iter().map(ToString::to_string).collect(),
         inbox: manifest.inbox.as_ref().map(Inbox::info),
         sets_timers: manifest.sets_timers,
@@ -269,7 +269,7 @@ pub(super) fn check_drawn(drawn: &DrawnManifest) -> Result<ModuleInfo, Error> {
         imports: Vec::new(),
         schemas: Vec::new().into(),
     };
-    Ok(info(&manifest, &accepted, false))
+    Ok(info(&manifest, &accepted))
 }
 
 fn check_name(of: &str, name: &str) -> Result<(), Error> {

@@ -24,12 +24,18 @@ pub(super) fn typed<'a>(migrate: &Func, store: &Store<Host>) -> wasmtime::Result
     migrate.typed(store)
 }
 
+/// How pages are converted.
+pub(super) struct Conversion {
+    pub(super) migrate: Func,
+    /// The version of the old state.
+    pub(super) from_version: u32,
+    pub(super) deadline_ticks: u64,
+}
+
 /// One migration: an instance that gets the old state page by page.
 pub struct Migration {
     store: Store<Host>,
-    migrate: Func,
-    from_version: u32,
-    deadline_ticks: u64,
+    conversion: Conversion,
     /// A page failed: the instance may be in an inconsistent state.
     spent: bool,
     /// The memory of one page that comes back.
@@ -43,7 +49,7 @@ impl fmt::Debug for Migration {
         let mut shown = formatter.debug_struct("Migration");
         shown
             .field("host", self.store.data())
-            .field("from_version", &self.from_version)
+            .field("from_version", &self.conversion.from_version)
             .finish_non_exhaustive()
     }
 }
@@ -51,16 +57,13 @@ impl fmt::Debug for Migration {
 impl Migration {
     pub(super) fn new(
         store: Store<Host>,
-        migrate: Func,
-        from_version: u32,
-        deadline_ticks: u64,
-        (room, permit): (Reservation, Permit),
+        conversion: Conversion,
+        room: Reservation,
+        permit: Permit,
     ) -> Self {
         Self {
             store,
-            migrate,
-            from_version,
-            deadline_ticks,
+            conversion,
             spent: false,
             _room: room,
             _permit: permit,
@@ -108,12 +111,13 @@ impl Migration {
                 value: value.into(),
             })
             .collect();
-        let migrate = typed(&self.migrate, &self.store)?;
+        let migrate = typed(&self.conversion.migrate, &self.store)?;
         // Each page has the whole deadline: how long a migration takes depends on the size of the
         // state.
-        self.store.set_epoch_deadline(self.deadline_ticks);
+        self.store
+            .set_epoch_deadline(self.conversion.deadline_ticks);
         self.store.data_mut().begin_call(Access::None);
-        let (result,) = migrate.call(&mut self.store, (self.from_version, &entries))?;
+        let (result,) = migrate.call(&mut self.store, (self.conversion.from_version, &entries))?;
         Ok(result)
     }
 }

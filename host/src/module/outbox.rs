@@ -140,8 +140,14 @@ fn row(
     } = message;
     let data = Payload::from(data);
     // Checked before the role: a candidate, whose effects nobody publishes, must fail on the same.
-    effects::check(&subject, kind.as_deref(), key.as_deref(), &headers, &data)
-        .map_err(|refusal| refused(refusal.limit, refusal.message))?;
+    let draft = effects::Draft {
+        subject: &subject,
+        kind: kind.as_deref(),
+        key: key.as_deref(),
+        headers: &headers,
+        data: &data,
+    };
+    effects::check(draft).map_err(|refusal| refused(refusal.limit, refusal.message))?;
     effects::check_delivery(&delivery, &subject)
         .map_err(|refusal| refused(refusal.limit, refusal.message))?;
     if !publishes.iter().any(|pattern| pattern.matches(&subject)) {
@@ -195,13 +201,13 @@ fn row(
         return Ok(None);
     };
     let path = path(&owner.deployment, &event, writer.returns_mut())?;
-    headers.extend(effects::outgoing(
-        &owner.deployment,
-        &place.id(owner.lineage),
-        &kind,
-        &event,
-        &data,
-    ));
+    let outgoing = effects::Outgoing {
+        deployment: &owner.deployment,
+        id: &place.id(owner.lineage),
+        kind: &kind,
+        data: &data,
+    };
+    headers.extend(effects::outgoing(outgoing, &event));
     headers.push((effects::PATH.to_owned(), path));
     let effect = Effect {
         subject,

@@ -87,7 +87,7 @@ fn component_of(module: &[u8], outline: &Outline) -> Result<Vec<u8>, Refused> {
                 .map_err(|error| format!("cannot describe the core module: {error:#}"))?;
         }
     }
-    let encoded = encode(&module, outline.uses_preview1).map_err(|error| {
+    let encoded = encode(&module, outline).map_err(|error| {
         if outline.names_its_world {
             return format!("it is a core module that cannot be encoded as a component: {error}");
         }
@@ -127,13 +127,13 @@ fn outline(module: &[u8]) -> Result<Outline, String> {
     Ok(outline)
 }
 
-fn encode(module: &[u8], with_stub: bool) -> Result<Vec<u8>, String> {
+fn encode(module: &[u8], outline: &Outline) -> Result<Vec<u8>, String> {
     let text = |error| format!("{error:#}");
     let mut encoder = ComponentEncoder::default()
         .validate(true)
         .module(module)
         .map_err(text)?;
-    if with_stub {
+    if outline.uses_preview1 {
         encoder = encoder.adapter(PREVIEW1, &STUB).map_err(text)?;
     }
     encoder.encode().map_err(text)

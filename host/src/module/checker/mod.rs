@@ -136,7 +136,7 @@ fn compiler(order: &Order) -> Result<wasmtime::Engine, String> {
     } else {
         AddressSpace::Plenty
     };
-    wasmtime::Engine::new(&config(space, order.counts_fuel))
+    wasmtime::Engine::new(&config(space, order.counts_fuel.into()))
         .map_err(|error| format!("cannot set up the compiler: {error:#}"))
 }
 
