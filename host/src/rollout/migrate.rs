@@ -101,7 +101,11 @@ pub(super) async fn prepare(
             crash_points::reached("migrate-half");
             entries
         };
-        state::map(&snapshot, &path, &options, MIGRATION_ENTRIES_MAX, &mut map)?;
+        let conversion = state::Conversion {
+            page_entries: MIGRATION_ENTRIES_MAX,
+            map: &mut map,
+        };
+        state::map(&snapshot, &path, &options, conversion)?;
         crash_points::reached("migrate-made");
         Ok(Some(position))
     })

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use super::file::{self, EntryWriter};
+use super::file::{self, EntryWriter, Passed};
 use super::inbox;
 use super::writer::{check_key, check_state, check_value};
 use super::{Error, Key, Options, SCAN_ENTRIES_MAX, Snapshot, timers};
@@ -13,6 +13,14 @@ use crate::{atomic_file, storage};
 /// Converts a page of old entries to new ones; later entries of one key win.
 pub(super) type Map<'a> =
     &'a mut dyn FnMut(&[(Key, Payload)]) -> Result<Vec<(String, Payload)>, Error>;
+
+/// How the entries of a state are converted.
+pub struct Conversion<'a> {
+    /// Most entries of a page.
+    pub page_entries: usize,
+    /// Converts a page.
+    pub map: Map<'a>,
+}
 
 /// Writes a snapshot, with its checkpoint, to a new state file. The file appears complete or not at
 /// all. Blocking, and slow for a large state; the state itself continues meanwhile.
@@ -28,9 +36,9 @@ pub fn map(
     snapshot: &Snapshot,
     path: &Path,
     options: &Options,
-    page_entries: usize,
-    map: Map<'_>,
+    conversion: Conversion<'_>,
 ) -> Result<(), Error> {
+    let Conversion { page_entries, map } = conversion;
     write(snapshot, path, page_entries, &mut |page, writer| {
         // What a migration returns is as little trusted as what a fold writes.
         let entries = map(page)?;
@@ -82,8 +90,10 @@ fn make(
     };
     file::make(
         path,
-        checkpoint,
-        &snapshot.exceptions(),
+        Passed {
+            checkpoint,
+            exceptions: &snapshot.exceptions(),
+        },
         |writer| {
             let mut pages = snapshot.pages(page_entries);
             pages.try_for_each(|page| write_page(&page?, writer))

@@ -410,12 +410,17 @@ fn write_exceptions(
     Ok(())
 }
 
+/// What a state has passed.
+pub(super) struct Passed<'a> {
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) exceptions: &'a BTreeMap<u64, Exception>,
+}
+
 /// Creates a complete new file: `fill` writes its entries, and `fill_others` its timers and the ids
 /// of its events.
 pub(super) fn make(
     path: &Path,
-    checkpoint: &Checkpoint,
-    exceptions: &BTreeMap<u64, Exception>,
+    passed: Passed<'_>,
     fill: impl FnOnce(&mut EntryWriter<'_>) -> Result<(), Error>,
     fill_others: impl FnOnce(&redb::WriteTransaction) -> Result<(), Error>,
 ) -> Result<(), Error> {
@@ -426,8 +431,8 @@ pub(super) fn make(
     let transaction = database.begin_write().map_err(storage)?;
     let mut writer = EntryWriter::new(&transaction, 0)?;
     fill(&mut writer)?;
-    writer.finish(&transaction, checkpoint)?;
-    write_exceptions(&transaction, exceptions)?;
+    writer.finish(&transaction, passed.checkpoint)?;
+    write_exceptions(&transaction, passed.exceptions)?;
     fill_others(&transaction)?;
     transaction.commit().map_err(storage)
 }

@@ -50,7 +50,7 @@ struct Difference {
     last: Option<RowKey>,
 }
 
-/// Compares the rows of two files after a key, until about `bytes_max` are missing; rows of `sent`
+/// Compares the rows of two files after a key, until about [`COPY_BYTES`] are missing; rows of `sent`
 /// count as absent from the other. Equal keys mean equal rows, except in conflict: an operator may
 /// have had such a row tried again, and it came back with another reason.
 fn difference(
@@ -58,7 +58,6 @@ fn difference(
     theirs: &File,
     sent: &BTreeSet<RowKey>,
     after: Option<&RowKey>,
-    bytes_max: u64,
 ) -> Result<Difference, Error> {
     // Both are in the order of their keys, so one walk over both is enough.
     let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(&**key));
@@ -99,7 +98,7 @@ fn difference(
         found.missing.push((key.clone(), value.to_vec()));
         bytes += row_bytes;
         // The rest of ours lies behind this key, and is compared in the next part.
-        if bytes >= bytes_max {
+        if bytes >= COPY_BYTES {
             found.last = Some(key);
             return Ok(found);
         }
@@ -191,7 +190,7 @@ impl Store {
             gone,
             waiting,
             last,
-        } = guarded(|| difference(ours, theirs, &pending.confirmed, after, COPY_BYTES))?;
+        } = guarded(|| difference(ours, theirs, &pending.confirmed, after))?;
         let changed = missing.len() + gone.len();
         let bytes = missing.iter().map(|(key, value)| size(key, value)).sum();
         // The owner in each part, so that a crash in between leaves a file that says that it is

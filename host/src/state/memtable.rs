@@ -457,7 +457,8 @@ mod tests {
         slots.at(place).older.len()
     }
 
-    fn write(table: &Memtable, number: u64, key: &str, value: Option<&str>, live: &[u64]) {
+    fn write(table: &Memtable, number: u64, entry: (&str, Option<&str>), live: &[u64]) {
+        let (key, value) = entry;
         table.write(
             std::iter::once(Write::new(Key::from(key), value.map(Payload::from))),
             number,
@@ -472,18 +473,18 @@ mod tests {
     #[test]
     fn snapshots_keep_the_versions_that_they_see_and_no_others() {
         let table = Memtable::default();
-        write(&table, 1, "a", Some("one"), &[0]);
-        write(&table, 2, "a", Some("two"), &[1]);
-        write(&table, 3, "a", None, &[1, 2]);
+        write(&table, 1, ("a", Some("one")), &[0]);
+        write(&table, 2, ("a", Some("two")), &[1]);
+        write(&table, 3, ("a", None), &[1, 2]);
         assert_eq!(table.get(Sought::new("a"), 0), Found::Below);
         assert_eq!(table.get(Sought::new("a"), 1), here(Some("one")));
         assert_eq!(table.get(Sought::new("a"), 2), here(Some("two")));
         assert_eq!(table.get(Sought::new("a"), 3), here(None));
-        write(&table, 4, "a", Some("four"), &[3]);
+        write(&table, 4, ("a", Some("four")), &[3]);
         assert_eq!(table.get(Sought::new("a"), 3), here(None));
         assert_eq!(older(&table, "a"), 1, "versions 1 and 2 are out of reach");
         for number in 5..100 {
-            write(&table, number, "a", Some("more"), &[3, number - 1]);
+            write(&table, number, ("a", Some("more")), &[3, number - 1]);
         }
         assert_eq!(table.get(Sought::new("a"), 3), here(None));
         assert_eq!(
@@ -496,24 +497,24 @@ mod tests {
     #[test]
     fn sizes_count_every_version_and_payload_the_newest() {
         let table = Memtable::default();
-        write(&table, 1, "key", Some("12345"), &[0]);
+        write(&table, 1, ("key", Some("12345")), &[0]);
         assert_eq!(
             (table.payload_bytes(), table.bytes()),
             (8, 8 + ENTRY_OVERHEAD)
         );
-        write(&table, 2, "key", Some("1"), &[1]);
+        write(&table, 2, ("key", Some("1")), &[1]);
         assert_eq!(
             (table.payload_bytes(), table.bytes()),
             (4, 9 + ENTRY_OVERHEAD + VERSION_OVERHEAD)
         );
-        write(&table, 3, "key", None, &[2]);
+        write(&table, 3, ("key", None), &[2]);
         assert_eq!(
             (table.payload_bytes(), table.bytes()),
             (0, 4 + ENTRY_OVERHEAD + VERSION_OVERHEAD)
         );
-        write(&table, 4, "key", None, &[2, 3]);
+        write(&table, 4, ("key", None), &[2, 3]);
         assert_eq!(table.bytes(), 4 + ENTRY_OVERHEAD + 2 * VERSION_OVERHEAD);
-        write(&table, 5, "key", None, &[]);
+        write(&table, 5, ("key", None), &[]);
         assert_eq!(table.bytes(), 3 + ENTRY_OVERHEAD);
     }
 
@@ -521,7 +522,7 @@ mod tests {
     fn chunks_come_in_the_order_of_the_scan() {
         let table = Memtable::default();
         for key in ["a", "b", "c", "d"] {
-            write(&table, 1, key, Some(key), &[]);
+            write(&table, 1, (key, Some(key)), &[]);
         }
         let keys = |direction, limit| {
             let bounds = (Bound::Included("b"), Bound::Unbounded);
@@ -541,7 +542,7 @@ mod tests {
     #[test]
     fn reader_gets_its_turn_before_a_batch_is_over() {
         let table = std::sync::Arc::new(Memtable::default());
-        write(&table, 1, "key", Some("before"), &[0]);
+        write(&table, 1, ("key", Some("before")), &[0]);
         let (sender, answers) = std::sync::mpsc::channel();
         let reader = std::thread::spawn({
             let table = std::sync::Arc::clone(&table);

@@ -47,7 +47,7 @@ use crate::memory::{self, Memory};
 use crate::{room, storage};
 
 pub use agreed_timers::{Agreed, Agreement};
-pub use copy::{copy, map};
+pub use copy::{Conversion, copy, map};
 pub use file::{FORMAT, FORMAT_OWNED, SETTLED, check, compact};
 pub use hand_over::{Copied, Prepared};
 pub use marks::Mark;

@@ -163,6 +163,13 @@ pub(super) fn memory_of(rows: &[(RowKey, Bytes)]) -> u64 {
         .sum()
 }
 
+/// Whether a commit added rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Added {
+    Some,
+    None,
+}
+
 impl Outbox {
     pub(super) fn new(found: Found) -> Self {
         Self {
@@ -191,8 +198,8 @@ impl Outbox {
         self.pending.lock().clone()
     }
 
-    /// A commit added rows and removed others.
-    pub(super) fn committed(&self, has_new: bool, asked: &Pending, removed: Waiting) {
+    /// A commit added rows, or none, and removed others.
+    pub(super) fn committed(&self, added: Added, asked: &Pending, removed: Waiting) {
         // Both under one lock, as `pending` reads them.
         {
             let mut pending = self.pending.lock();
@@ -204,7 +211,7 @@ impl Outbox {
         }
         self.waiting.lock().remove(removed);
         // Wakes the releaser, and a pipeline that waits for room.
-        if has_new || removed.entries > 0 {
+        if added == Added::Some || removed.entries > 0 {
             self.changes.send_modify(|number| *number += 1);
         }
     }
@@ -646,7 +653,7 @@ impl Store {
         }
         match self.inner.file.remove_rows(&pending) {
             Ok(removed) => {
-                self.inner.outbox.committed(false, &pending, removed);
+                self.inner.outbox.committed(Added::None, &pending, removed);
                 Ok(())
             }
             Err(error) => {

@@ -20,7 +20,7 @@ use super::exceptions::Exception;
 use super::file::{self, Base, File};
 use super::inbox::{Keep, Seen};
 use super::memtable::Memtable;
-use super::outbox::Outbox;
+use super::outbox::{Added, Outbox};
 use super::parked;
 use super::tables::Frozen;
 use super::writes::Write;
@@ -568,9 +568,12 @@ impl Store {
         let sent = self.inner.outbox.pending();
         let (bytes, removed) = self.inner.file.commit(table, checkpoint, before, &sent)?;
         parked::committed(&mut self.inner.parked.lock(), &table.parked_rows());
-        self.inner
-            .outbox
-            .committed(table.has_rows(), &sent, removed);
+        let added = if table.has_rows() {
+            Added::Some
+        } else {
+            Added::None
+        };
+        self.inner.outbox.committed(added, &sent, removed);
         Ok((bytes, self.inner.file.base()?, self.inner.file.timers()?))
     }
 

@@ -325,32 +325,36 @@ impl Trace {
 mod tests {
     use super::*;
 
-    fn scanned(after: Option<&str>, through: Option<&str>, backwards: bool) -> Scanned {
+    fn scanned(after: Option<&str>, through: Option<&str>) -> Scanned {
         Scanned {
             prefix: Some("a/".to_owned()),
             start: None,
             end: None,
             after: after.map(str::to_owned),
-            backwards,
+            backwards: false,
             through: through.map(str::to_owned),
         }
     }
 
     #[test]
     fn a_scan_covers_the_keys_that_it_passed_and_no_others() {
-        let page = scanned(Some("a/2"), Some("a/5"), false);
+        let page = scanned(Some("a/2"), Some("a/5"));
         let covered = |scan: &Scanned| -> Vec<u32> {
             (0..10)
                 .filter(|number| scan.covers(&format!("a/{number}")))
                 .collect()
         };
         assert_eq!(covered(&page), [3, 4, 5]);
-        assert_eq!(covered(&scanned(Some("a/5"), Some("a/2"), true)), [2, 3, 4]);
-        assert_eq!(covered(&scanned(Some("a/7"), None, false)), [8, 9]);
+        let backwards = Scanned {
+            backwards: true,
+            ..scanned(Some("a/5"), Some("a/2"))
+        };
+        assert_eq!(covered(&backwards), [2, 3, 4]);
+        assert_eq!(covered(&scanned(Some("a/7"), None)), [8, 9]);
         assert!(!page.covers("b/3"));
-        assert!(scanned(None, None, false).includes(&page));
-        assert!(page.includes(&scanned(Some("a/3"), Some("a/4"), false)));
-        assert!(!page.includes(&scanned(Some("a/3"), None, false)));
-        assert!(!page.includes(&scanned(None, Some("a/4"), false)));
+        assert!(scanned(None, None).includes(&page));
+        assert!(page.includes(&scanned(Some("a/3"), Some("a/4"))));
+        assert!(!page.includes(&scanned(Some("a/3"), None)));
+        assert!(!page.includes(&scanned(None, Some("a/4"))));
     }
 }
