@@ -50,10 +50,18 @@ struct Part {
     content: Content,
 }
 
+/// What a database has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Database {
+    /// A state. The note of what its readers saw is left out, because they see more in the meantime.
+    State,
+    /// A log, or the catalogue.
+    Other,
+}
+
 enum Content {
-    /// A database. If `is_state`, the note of what its readers saw is left out, because they see
-    /// more in the meantime.
-    Tables { frozen: Frozen, is_state: bool },
+    /// A database.
+    Tables { frozen: Frozen, of: Database },
     /// An open module, which can be read to its end even if its deployment is deleted meanwhile.
     Module(File),
 }
@@ -246,7 +254,7 @@ fn gather(deployments: &Deployments, sources: &Sources) -> Result<Gathered, Agai
             begin,
             content: Content::Tables {
                 frozen,
-                is_state: false,
+                of: Database::Other,
             },
         });
     }
@@ -262,7 +270,7 @@ fn gather(deployments: &Deployments, sources: &Sources) -> Result<Gathered, Agai
         begin,
         content: Content::Tables {
             frozen,
-            is_state: false,
+            of: Database::Other,
         },
     });
     Ok(gathered)
@@ -306,7 +314,7 @@ fn gather_states(
             Ok((frozen, position)) => {
                 let content = Content::Tables {
                     frozen,
-                    is_state: true,
+                    of: Database::State,
                 };
                 gathered.parts.push(Part {
                     begin: Begin { file, position },
@@ -343,8 +351,8 @@ fn send_all(
         writer.json(Tag::File, &begin)?;
         let mut sum = Sum::default();
         match content {
-            Content::Tables { frozen, is_state } => {
-                send_tables(writer, &mut sum, &frozen, is_state)?;
+            Content::Tables { frozen, of } => {
+                send_tables(writer, &mut sum, &frozen, of)?;
             }
             Content::Module(mut file) => {
                 let mut octets = vec![0; READ_BYTES];
@@ -373,12 +381,12 @@ fn send_tables(
     writer: &mut Writer<'_>,
     sum: &mut Sum,
     frozen: &Frozen,
-    is_state: bool,
+    of: Database,
 ) -> Result<(), Error> {
     let mut is_meta = false;
     frozen.each(&mut |item| {
         match item {
-            Item::Table(name) => is_meta = is_state && name == "meta",
+            Item::Table(name) => is_meta = of == Database::State && name == "meta",
             // A host on the copy must not answer from it as if clients had seen nothing since.
             Item::Row(key, _) if is_meta && key == state::SETTLED.as_bytes() => return Ok(()),
             Item::Row(..) => {}

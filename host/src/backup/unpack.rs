@@ -340,8 +340,14 @@ mod tests {
     use super::super::wire::Writer;
     use super::*;
 
+    #[derive(PartialEq)]
+    enum End {
+        Whole,
+        BrokenOff,
+    }
+
     /// What a host sends of a log with some rows and of a module.
-    fn sent(break_off: bool) -> Vec<u8> {
+    fn sent(end: End) -> Vec<u8> {
         let mut octets = Vec::new();
         let mut send = |part: Vec<u8>| {
             octets.extend(part);
@@ -384,7 +390,7 @@ mod tests {
         ];
         file("log/events.redb", &subjects, b"");
         file("modules/ab.wasm", &[], b"\0asm");
-        if break_off {
+        if end == End::BrokenOff {
             writer
                 .frame(Tag::Failed, &[b"the disk is bad"])
                 .expect("memory takes all");
@@ -406,7 +412,7 @@ mod tests {
     #[test]
     fn what_was_sent_is_there_and_can_be_checked_later() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let manifest = unpacked(&sent(false), folder.path()).expect("it is whole");
+        let manifest = unpacked(&sent(End::Whole), folder.path()).expect("it is whole");
         let files: Vec<_> = manifest
             .files
             .iter()
@@ -433,14 +439,14 @@ mod tests {
 
     #[test]
     fn what_breaks_off_anywhere_is_no_backup() {
-        let whole = sent(false);
+        let whole = sent(End::Whole);
         for length in (0..whole.len()).step_by(7) {
             let folder = tempfile::tempdir().expect("a temporary folder");
             let error = unpacked(&whole[..length], folder.path()).expect_err("it is not whole");
             assert!(matches!(error, Error::BrokeOff), "at {length}: {error}");
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let error = unpacked(&sent(true), folder.path()).expect_err("the host failed");
+        let error = unpacked(&sent(End::BrokenOff), folder.path()).expect_err("the host failed");
         assert!(
             matches!(&error, Error::Host(why) if why == "the disk is bad"),
             "{error}"
@@ -449,7 +455,7 @@ mod tests {
 
     #[test]
     fn octets_that_changed_on_the_way_are_noticed() {
-        let whole = sent(false);
+        let whole = sent(End::Whole);
         let files = unpacked_files(&whole);
         for at in (0..whole.len()).step_by(5) {
             let mut changed = whole.clone();

@@ -188,18 +188,22 @@ fn judge(key: &Key, pair: (Option<Payload>, Option<Payload>), gate: &Gate, found
     if !room && replaceable.is_none() {
         return;
     }
-    let example = example(key, &pair, difference, (rule, allowed));
+    let example = ComparisonExample {
+        allowed,
+        ..example(key, &pair, difference, rule)
+    };
     if !room && let Some(index) = replaceable {
         found.examples.remove(index);
     }
     found.examples.push(example);
 }
 
+/// An example of a difference that is not allowed.
 fn example(
     key: &Key,
     pair: &(Option<Payload>, Option<Payload>),
     difference: Difference,
-    (rule, allowed): (Option<&Rule>, bool),
+    rule: Option<&Rule>,
 ) -> ComparisonExample {
     let text = |payload: &Option<Payload>| {
         let payload = payload.as_ref()?;
@@ -220,7 +224,7 @@ fn example(
         parts,
         active: active.map(|text| shorten(&text, from)),
         candidate: candidate.map(|text| shorten(&text, from)),
-        allowed,
+        allowed: false,
     }
 }
 
@@ -403,7 +407,7 @@ mod tests {
     fn compared(active: &str, candidate: &str, rule: Option<&Rule>) -> ComparisonExample {
         let pair = (Some(active.into()), Some(candidate.into()));
         let key = Key::from("customer/42");
-        example(&key, &pair, Difference::Changed, (rule, false))
+        example(&key, &pair, Difference::Changed, rule)
     }
 
     fn parts(active: &str, candidate: &str) -> Vec<String> {

@@ -31,7 +31,9 @@ pub(super) fn document(schemas: &[EventSchema], formats: Formats) -> Result<Docu
         let known = roots.iter().find(same);
         let root = match known {
             Some((other, root)) if other.schema == schema.schema => *root,
-            known => declare_root(&mut document, schema, known.is_some()),
+            // Another schema has the name already.
+            Some(_) => declare_root(&mut document, schema, "Published"),
+            None => declare_root(&mut document, schema, ""),
         };
         roots.push((schema, root));
     }
@@ -50,14 +52,12 @@ fn key(schema: &EventSchema) -> (&str, u32, Direction) {
     (&schema.event, schema.version, schema.direction)
 }
 
-fn declare_root(document: &mut Document, schema: &EventSchema, is_second: bool) -> usize {
+fn declare_root(document: &mut Document, schema: &EventSchema, suffix: &str) -> usize {
     let mut name = upper_camel(&schema.event, "Event");
     if schema.version > 1 {
         name.push_str(&format!("V{}", schema.version));
     }
-    if is_second {
-        name.push_str("Published");
-    }
+    name.push_str(suffix);
     document.declarations.push(Declaration {
         name,
         docs: Vec::new(),

@@ -155,15 +155,18 @@ impl Contacts {
         }
     }
 
-    /// Records whether the state of a deployment fails, and logs when that is over. Its runner has
-    /// logged the failure.
-    pub(super) fn state_seen(&self, deployment: &str, is_failing: bool) {
+    /// Records that the state of a deployment fails. Its runner has logged the failure.
+    pub(super) fn state_fails(&self, deployment: &str) {
         let mut failing = self.failing.lock();
-        if is_failing {
-            failing
-                .entry(deployment.to_owned())
-                .or_insert_with(Instant::now);
-        } else if let Some(since) = failing.remove(deployment) {
+        failing
+            .entry(deployment.to_owned())
+            .or_insert_with(Instant::now);
+    }
+
+    /// Records that the state of a deployment does not fail, and logs that if it did before.
+    pub(super) fn state_works(&self, deployment: &str) {
+        let since = self.failing.lock().remove(deployment);
+        if let Some(since) = since {
             let lasted_seconds = since.elapsed().as_secs();
             tracing::info!(deployment, lasted_seconds, "the state can be written again");
         }

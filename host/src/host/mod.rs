@@ -262,10 +262,11 @@ impl Host {
         let mut readers: BTreeMap<String, Vec<ReaderStatus>> = BTreeMap::new();
         for deployment in self.deployments() {
             let failure = deployment.active().now().failure;
-            self.inner.contacts.state_seen(
-                deployment.name(),
-                failure.is_some_and(|failure| failure.is_of_state()),
-            );
+            if failure.is_some_and(|failure| failure.is_of_state()) {
+                self.inner.contacts.state_fails(deployment.name());
+            } else {
+                self.inner.contacts.state_works(deployment.name());
+            }
             for runner in deployment.runners() {
                 // Also of a source that was removed from the configuration, while a deployment
                 // still names it; nobody asks for that below.
