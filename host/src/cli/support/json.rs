@@ -17,13 +17,17 @@ pub(crate) fn indented(json: &str) -> String {
     // Without its own white space, of which the input may have any.
     each(&one_line(json), |c, in_text| {
         if in_text {
-            break_line(&mut text, depth, &mut empty);
+            if std::mem::take(&mut empty) {
+                new_line(&mut text, depth);
+            }
             text.push(c);
             return;
         }
         match c {
             '{' | '[' => {
-                break_line(&mut text, depth, &mut empty);
+                if std::mem::take(&mut empty) {
+                    new_line(&mut text, depth);
+                }
                 text.push(c);
                 depth += 1;
                 empty = true;
@@ -41,18 +45,14 @@ pub(crate) fn indented(json: &str) -> String {
             }
             ':' => text.push_str(": "),
             other => {
-                break_line(&mut text, depth, &mut empty);
+                if std::mem::take(&mut empty) {
+                    new_line(&mut text, depth);
+                }
                 text.push(other);
             }
         }
     });
     text
-}
-
-fn break_line(text: &mut String, depth: usize, empty: &mut bool) {
-    if std::mem::take(empty) {
-        new_line(text, depth);
-    }
 }
 
 fn new_line(text: &mut String, depth: usize) {

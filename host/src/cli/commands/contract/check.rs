@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use super::mode::Mode;
-use super::report::{Demand, Report};
+use super::report::{Demand, OnUnknown, Report};
 use super::sides::{self, Side};
 use crate::cli::Context;
 use crate::cli::support::exit::{Exit, Failure};
@@ -56,7 +56,12 @@ pub(crate) struct Args {
 /// Compares the schemas, prints a report, and says whether they are compatible.
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let (new, old) = args.sides.split_last().context("a file is required")?;
-    let mut report = Report::new(args.allow_unknown);
+    let on_unknown = if args.allow_unknown {
+        OnUnknown::Pass
+    } else {
+        OnUnknown::Fail
+    };
+    let mut report = Report::new(on_unknown);
     if args.deployed {
         if !old.is_empty() {
             let message = "--deployed compares one new side with a host; leave out the old ones";

@@ -20,9 +20,18 @@ pub(super) struct Report {
     /// Deployments that carry no schema of these events, so that nothing is known of what they read.
     unknown: Vec<String>,
     #[serde(skip)]
-    allows_unknown: bool,
+    on_unknown: OnUnknown,
     #[serde(skip)]
     demand: Demand,
+}
+
+/// What an event comes to if a keyword of its schemas is not understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnUnknown {
+    /// It fails.
+    Fail,
+    /// It passes.
+    Pass,
 }
 
 /// What is demanded of deployments.
@@ -71,13 +80,26 @@ struct Failing {
     reason: Reason,
 }
 
+impl Check {
+    /// A check with nothing against the event.
+    fn of(event: &str, old: &Side, new: &Side, verdict: Verdict) -> Self {
+        Self {
+            event: event.to_owned(),
+            old: old.name.clone(),
+            new: new.name.clone(),
+            verdict,
+            reasons: Vec::new(),
+        }
+    }
+}
+
 impl Report {
-    pub(super) fn new(allows_unknown: bool) -> Self {
+    pub(super) fn new(on_unknown: OnUnknown) -> Self {
         Self {
             compatible: None,
             checks: Vec::new(),
             unknown: Vec::new(),
-            allows_unknown,
+            on_unknown,
             demand: Demand::None,
         }
     }
@@ -98,7 +120,7 @@ impl Report {
                     has_common = true;
                     self.compare(&key.1, (old, before), (new, after), mode);
                 }
-                None => self.push(&key.1, old, new, Verdict::OnlyOld, Vec::new()),
+                None => self.push(Check::of(&key.1, old, new, Verdict::OnlyOld)),
             }
         }
         for key in new
@@ -106,7 +128,7 @@ impl Report {
             .keys()
             .filter(|key| !old.events.contains_key(*key))
         {
-            self.push(&key.1, old, new, Verdict::OnlyNew, Vec::new());
+            self.push(Check::of(&key.1, old, new, Verdict::OnlyNew));
         }
         has_common
     }
@@ -153,32 +175,22 @@ impl Report {
         } else {
             Verdict::Incompatible
         };
-        self.push(event, old, new, verdict, failing);
+        self.push(Check {
+            reasons: failing,
+            ..Check::of(event, old, new, verdict)
+        });
     }
 
-    fn push(
-        &mut self,
-        event: &str,
-        old: &Side,
-        new: &Side,
-        verdict: Verdict,
-        reasons: Vec<Failing>,
-    ) {
-        let is_compatible = !self.is_failing(verdict);
+    fn push(&mut self, check: Check) {
+        let is_compatible = !self.is_failing(check.verdict);
         self.compatible = Some(self.compatible.unwrap_or(true) && is_compatible);
-        self.checks.push(Check {
-            event: event.to_owned(),
-            old: old.name.clone(),
-            new: new.name.clone(),
-            verdict,
-            reasons,
-        });
+        self.checks.push(check);
     }
 
     fn is_failing(&self, verdict: Verdict) -> bool {
         match verdict {
             Verdict::Incompatible => true,
-            Verdict::Unknown => !self.allows_unknown,
+            Verdict::Unknown => self.on_unknown == OnUnknown::Fail,
             Verdict::Compatible | Verdict::OnlyOld | Verdict::OnlyNew => false,
         }
     }

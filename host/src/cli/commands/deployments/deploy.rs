@@ -110,17 +110,22 @@ pub(crate) struct EffectsArgs {
 }
 
 impl EffectsArgs {
-    /// As API parameters; from which event on it publishes is decided once, by the first deploy.
-    pub(crate) fn parameters(&self, is_first: bool) -> Vec<(&'static str, String)> {
+    /// As API parameters.
+    pub(crate) fn parameters(&self) -> Vec<(&'static str, String)> {
+        let from = self
+            .effects_from
+            .map(|from| ("effects-from", effects_from(from)));
+        self.later_parameters().into_iter().chain(from).collect()
+    }
+
+    /// The same for a deployment that exists: from which event on it publishes was decided once, by
+    /// the first deploy.
+    pub(crate) fn later_parameters(&self) -> Vec<(&'static str, String)> {
         let grants = self
             .allow_publish
             .as_ref()
             .map(|grants| ("allow-publish", grants.join(",")));
-        let from = self
-            .effects_from
-            .filter(|_| is_first)
-            .map(|from| ("effects-from", effects_from(from)));
-        grants.into_iter().chain(from).collect()
+        grants.into_iter().collect()
     }
 }
 
@@ -229,7 +234,7 @@ pub(crate) struct Request {
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut candidate = args.candidate.parameters()?;
     candidate.extend(args.accept_missing.then(accept_missing));
-    candidate.extend(args.effects.parameters(true));
+    candidate.extend(args.effects.parameters());
     candidate.extend(
         args.on_failure
             .map(|what| ("on-failure", what.name().to_owned())),

@@ -183,7 +183,11 @@ pub(crate) async fn import_file(
             std::io::stdin().lock(),
             options.template()?,
         );
-        return import(client, batches, None, options, output).await;
+        let input = Input {
+            batches,
+            size: None,
+        };
+        return import(client, input, options, output).await;
     }
     let shown = file.display();
     let opened = File::open(file).map_err(|error| {
@@ -197,23 +201,27 @@ pub(crate) async fn import_file(
     let size = opened.metadata().ok().map(|metadata| metadata.len());
     // Large reads: a file of small events would otherwise cost a call of the system each few.
     let reader = BufReader::with_capacity(1 << 20, opened);
-    import(
-        client,
-        Batches::new(&shown.to_string(), reader, options.template()?),
+    let input = Input {
+        batches: Batches::new(&shown.to_string(), reader, options.template()?),
         size,
-        options,
-        output,
-    )
-    .await
+    };
+    import(client, input, options, output).await
+}
+
+/// What is imported.
+struct Input<R> {
+    batches: Batches<R>,
+    /// Its size in bytes, if known.
+    size: Option<u64>,
 }
 
 async fn import<R: BufRead>(
     client: &Client,
-    mut batches: Batches<R>,
-    size: Option<u64>,
+    input: Input<R>,
     options: &Options,
     output: Output,
 ) -> anyhow::Result<Imported> {
+    let Input { mut batches, size } = input;
     let parameters = options.parameters();
     let mut progress = Progress::new("importing", output);
     let mut imported = Imported::default();

@@ -177,7 +177,11 @@ impl Session<'_> {
             // Edits usually change the fold, and an inherited read model would come from the
             // previous code. A handler keeps its state, because its outbox belongs to it.
             strategy: (!is_handler).then_some(deploy::Strategy::Rebuild),
-            candidate: self.args.effects.parameters(known.is_none()),
+            candidate: if known.is_none() {
+                self.args.effects.parameters()
+            } else {
+                self.args.effects.later_parameters()
+            },
             ..deploy::Request::default()
         };
         let made = deploy::upload(self.client, compiled.module, &request).await?;

@@ -79,12 +79,11 @@ impl From<Change> for ShownChange {
 }
 
 impl Shown {
-    fn of(event: &Event, step: Step, with_calls: bool) -> Self {
+    fn of(event: &Event, step: Step) -> Self {
         let (outcome, message) = match step.ended {
             Ended::Applied => ("applied".to_owned(), None),
             Ended::Failed { kind, message } => (kind.to_owned(), Some(message)),
         };
-        let calls = if with_calls { step.calls } else { Vec::new() };
         Self {
             sequence: event.sequence,
             subject: event.subject.to_string(),
@@ -92,7 +91,8 @@ impl Shown {
             outcome,
             message,
             changes: step.changes.into_iter().map(ShownChange::from).collect(),
-            calls: calls
+            calls: step
+                .calls
                 .iter()
                 .map(|call| serde_json::to_value(call).expect("plain data"))
                 .collect(),
@@ -169,7 +169,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     }
     let (mut shown, mut unknown) = (Vec::new(), 0);
     while let Some((event, step)) = replay.step()? {
-        let step = Shown::of(&event, step, args.calls);
+        let mut step = Shown::of(&event, step);
+        if !args.calls {
+            step.calls.clear();
+        }
         for read in &step.unknown {
             context.output.warning(&format!(
                 "event {} reads {read}, which the bundle does not have, so from here on the \
