@@ -151,6 +151,14 @@ impl Ignored {
     }
 }
 
+/// The names of an instance.
+#[derive(Clone, Copy)]
+struct Names<'a> {
+    /// Its correlation key.
+    key: &'a str,
+    timer: &'a str,
+}
+
 /// The instances of a saga, in the state of a handler.
 pub struct Sagas<D> {
     saga: Saga<D>,
@@ -181,10 +189,13 @@ impl<D: Clone + Serialize + DeserializeOwned + 'static> Sagas<D> {
             return Ok(Handled::Unrelated);
         }
         let key = self.saga.key_of(event)?;
-        let timer = timer_name(self.saga.name, &key)?;
+        let names = Names {
+            key: &key,
+            timer: &timer_name(self.saga.name, &key)?,
+        };
         let handled = match self.read(&key)? {
-            Some(instance) => self.meet(event, &key, &timer, instance, effects)?,
-            None => self.start(event, &key, &timer, effects)?,
+            Some(instance) => self.meet(event, names, instance, effects)?,
+            None => self.start(event, names, effects)?,
         };
         if let Handled::Ignored(what) = handled {
             self.ignore(what, event.subject())?;
@@ -216,9 +227,12 @@ impl<D: Clone + Serialize + DeserializeOwned + 'static> Sagas<D> {
             self.instances.delete(&key)?;
             return Ok(Handled::Removed);
         }
-        let mut transition =
-            self.transition(&key, timer.name(), timer.time(), &mut instance, effects);
-        transition.fire()?;
+        let names = Names {
+            key: &key,
+            timer: timer.name(),
+        };
+        self.transition(names, timer.time(), &mut instance, effects)
+            .fire()?;
         let status = instance.status;
         self.write(&key, Some(&before), instance)?;
         Ok(Handled::Changed(status))
@@ -249,8 +263,7 @@ impl<D: Clone + Serialize + DeserializeOwned + 'static> Sagas<D> {
     fn start(
         &mut self,
         event: &Event<'_>,
-        key: &str,
-        timer: &str,
+        names: Names<'_>,
         effects: &mut Effects,
     ) -> Result<Handled, Failure> {
         let mut starts = self.saga.starts.iter();
@@ -258,44 +271,42 @@ impl<D: Clone + Serialize + DeserializeOwned + 'static> Sagas<D> {
             return Ok(Handled::Ignored(Ignored::Unknown));
         };
         let mut instance = Instance::new(data(event)?, event.time());
-        self.transition(key, timer, event.time(), &mut instance, effects)
+        self.transition(names, event.time(), &mut instance, effects)
             .start(event)?;
         let status = instance.status;
-        self.write(key, None, instance)?;
+        self.write(names.key, None, instance)?;
         Ok(Handled::Changed(status))
     }
 
     fn meet(
         &mut self,
         event: &Event<'_>,
-        key: &str,
-        timer: &str,
+        names: Names<'_>,
         mut instance: Instance<D>,
         effects: &mut Effects,
     ) -> Result<Handled, Failure> {
-        let before = Place::of(&instance, key);
+        let before = Place::of(&instance, names.key);
         let is_stuck = instance.status == Status::Stuck;
-        let mut transition = self.transition(key, timer, event.time(), &mut instance, effects);
+        let mut transition = self.transition(names, event.time(), &mut instance, effects);
         if !is_stuck && !transition.is_known() {
             transition.lost_step()?;
             // Met as by any other stuck instance: a cancellation, or an answer to another step, must
             // not be lost because it came first.
             transition.meet(event)?;
             let status = instance.status;
-            self.write(key, Some(&before), instance)?;
+            self.write(names.key, Some(&before), instance)?;
             return Ok(Handled::Changed(status));
         }
         let handled = transition.meet(event)?;
         if let Handled::Changed(_) = handled {
-            self.write(key, Some(&before), instance)?;
+            self.write(names.key, Some(&before), instance)?;
         }
         Ok(handled)
     }
 
     fn transition<'a>(
         &'a self,
-        key: &'a str,
-        timer: &'a str,
+        names: Names<'a>,
         time: Timestamp,
         instance: &'a mut Instance<D>,
         effects: &'a mut Effects,
@@ -303,8 +314,8 @@ impl<D: Clone + Serialize + DeserializeOwned + 'static> Sagas<D> {
         instance.updated = instance.updated.max(time);
         Transition {
             saga: &self.saga,
-            key,
-            timer,
+            key: names.key,
+            timer: names.timer,
             now: instance.updated,
             instance,
             effects,

@@ -90,7 +90,7 @@ impl<'a, D> Transition<'a, D> {
         match self.instance.wait {
             Wait::Answer => {
                 let span = action.timeout.unwrap_or_default();
-                self.attempt_failed(&format!("no answer within {}", shown(span)), true)
+                self.attempt_failed(&format!("no answer within {}", shown(span)), Fate::InDoubt)
             }
             Wait::Retry => {
                 self.instance.attempt = self.instance.attempt.saturating_add(1);
@@ -134,14 +134,14 @@ impl<'a, D> Transition<'a, D> {
             Answer::Failure if self.instance.wait == Wait::Nothing => {
                 return Ok(Handled::Ignored(Ignored::Late));
             }
-            Answer::Transient => self.attempt_failed(event.kind(), false)?,
-            Answer::Failure => self.step_failed(event.kind(), false)?,
+            Answer::Transient => self.attempt_failed(event.kind(), Fate::Failed)?,
+            Answer::Failure => self.step_failed(event.kind(), Fate::Failed)?,
         }
         Ok(self.changed())
     }
 
-    /// An attempt of the current action failed, or timed out.
-    fn attempt_failed(&mut self, why: &str, is_in_doubt: bool) -> Result<(), Failure> {
+    /// An attempt of the current action failed, or timed out: it was not done, or that is in doubt.
+    fn attempt_failed(&mut self, why: &str, fate: Fate) -> Result<(), Failure> {
         let step = self.step_name();
         let Some(action) = self.action() else {
             return self.lost_step();
@@ -161,39 +161,39 @@ impl<'a, D> Transition<'a, D> {
         if self.instance.undoing {
             return self.stuck(&format!("{step} could not be undone: {why}"));
         }
-        self.step_failed(why, is_in_doubt)
+        self.step_failed(why, fate)
     }
 
     /// The current step is given up.
-    fn step_failed(&mut self, why: &str, is_in_doubt: bool) -> Result<(), Failure> {
+    fn step_failed(&mut self, why: &str, fate: Fate) -> Result<(), Failure> {
         let step = self.step_name();
         self.note(&format!("{step}: failed: {why}"));
         // An answer may be to an earlier attempt, and say nothing about a later one.
-        let is_in_doubt = is_in_doubt || self.instance.attempt > 1;
-        self.give_up(&step, is_in_doubt);
+        let fate = if self.instance.attempt > 1 {
+            Fate::InDoubt
+        } else {
+            fate
+        };
+        self.give_up(&step, fate);
         self.instance.reason = shortened(&format!("{step}: {why}"));
         self.compensate()
     }
 
     /// Notes what became of a step that was not answered. Without a command nobody was asked, and
     /// nothing is in doubt.
-    fn give_up(&mut self, step: &str, is_in_doubt: bool) {
+    fn give_up(&mut self, step: &str, fate: Fate) {
         let has_command = self
             .saga
             .find(step)
             .is_none_or(|step| step.action.command.is_some());
-        let fate = if is_in_doubt && has_command {
-            Fate::InDoubt
-        } else {
-            Fate::Failed
-        };
+        let fate = if has_command { fate } else { Fate::Failed };
         self.instance.set_fate(step, fate);
     }
 
     fn cancel(&mut self, event: &Event<'_>) -> Result<(), Failure> {
         let step = self.step_name();
         self.note(&format!("cancelled ({})", event.kind()));
-        self.give_up(&step, true);
+        self.give_up(&step, Fate::InDoubt);
         self.instance.reason = shortened(&format!("cancelled: {}", event.kind()));
         self.compensate()
     }
