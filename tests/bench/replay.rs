@@ -42,29 +42,46 @@ pub fn measure(runtime: &Runtime, arguments: &Arguments, report: &mut Report) {
     let module = load_module(folder.path());
     for &customers in &arguments.customers {
         let server = runtime.block_on(workload::publish(arguments.events, customers));
-        let (mut counting, mut native, mut wasm) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rounds = Rounds {
+            customers,
+            counting: Vec::new(),
+            native: Vec::new(),
+            wasm: Vec::new(),
+        };
         for _ in 0..arguments.rounds {
             let source = || Source::JetStream(workload::source(&server));
-            counting.push(count(runtime, &source(), arguments.events));
-            native.push(fold(runtime, source(), arguments.events, native_folds()));
-            wasm.push(fold(
+            rounds
+                .counting
+                .push(count(runtime, &source(), arguments.events));
+            rounds
+                .native
+                .push(fold(runtime, source(), arguments.events, native_folds()));
+            rounds.wasm.push(fold(
                 runtime,
                 source(),
                 arguments.events,
                 instances(&module),
             ));
         }
-        add(report, customers, &counting, &native, &wasm);
+        add(report, &rounds);
     }
 }
 
-fn add(
-    report: &mut Report,
+/// What was measured with this many customers.
+struct Rounds {
     customers: u32,
-    counting: &[Replay],
-    native: &[Replay],
-    wasm: &[Replay],
-) {
+    counting: Vec<Replay>,
+    native: Vec<Replay>,
+    wasm: Vec<Replay>,
+}
+
+fn add(report: &mut Report, rounds: &Rounds) {
+    let Rounds {
+        customers,
+        counting,
+        native,
+        wasm,
+    } = rounds;
     let rate =
         |rounds: &[Replay]| median(rounds.iter().map(|round| round.events_per_second).collect());
     let mut row = |name: &str, rounds: &[Replay]| {
@@ -90,7 +107,7 @@ fn add(
     let name = format!("replay, {customers} customers: Wasm / native");
     report.add_with_target(name, against(native), "ratio", Target::AtLeast(0.8));
     let name = format!("replay, {customers} customers: Wasm / counting reader");
-    if customers <= 10_000 {
+    if *customers <= 10_000 {
         report.add_with_target(name, against(counting), "ratio", Target::AtLeast(0.5));
     } else {
         report.add(name, against(counting), "ratio", "");

@@ -158,13 +158,17 @@ impl Stage {
         (server, proxy)
     }
 
-    /// The answers of the server get lost from now on, or not any more.
-    pub(crate) fn swallow(&self, swallows: bool) {
+    /// The answers of the server get lost from now on.
+    pub(crate) fn swallow(&self) {
         let (_, proxy) = self.server.as_ref().expect("it has a server");
-        if !swallows {
-            proxy.break_all();
-        }
-        proxy.swallow(swallows);
+        proxy.swallow(true);
+    }
+
+    /// The answers of the server come again, over other connections.
+    pub(crate) fn let_through(&self) {
+        let (_, proxy) = self.server.as_ref().expect("it has a server");
+        proxy.break_all();
+        proxy.swallow(false);
     }
 }
 
@@ -352,7 +356,7 @@ async fn lost_answer(target: Target, what: &str) {
                 .await;
         }
         let before = stage.stored().await.len();
-        stage.swallow(true);
+        stage.swallow();
         if what != "later" {
             wanted.insert(stage.append(key, what).await);
         }
@@ -361,7 +365,7 @@ async fn lost_answer(target: Target, what: &str) {
             stage.host.kill();
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
-        stage.swallow(false);
+        stage.let_through();
         if kills {
             stage.host.restart().await;
         }
@@ -790,11 +794,11 @@ async fn cursor_from_before_messages_that_were_sent_without_one_is_not_believed(
     published(stage.client(), sent[1]).await;
     stage.edit(with_cursors()).await;
     // Still without: nothing was in doubt since.
-    stage.swallow(true);
+    stage.swallow();
     sent.push(stage.append(1, "one").await);
     stage.stores_more_than(2).await;
     stage.host.kill();
-    stage.swallow(false);
+    stage.let_through();
     // Longer than the window.
     tokio::time::sleep(Duration::from_millis(300)).await;
     stage.host.restart().await;
@@ -859,11 +863,11 @@ async fn stream_that_transforms_subjects_promises_no_more_than_its_window() {
         published(stage.client(), first).await;
         for _ in 0..2 {
             let before = stage.stored().await.len();
-            stage.swallow(true);
+            stage.swallow();
             let last = stage.append(1, "one").await;
             stage.stores_more_than(before).await;
             stage.host.kill();
-            stage.swallow(false);
+            stage.let_through();
             stage.host.restart().await;
             let shown = published(stage.client(), last).await;
             let target = &shown.outbox.expect("it is a handler").targets[0];
@@ -940,7 +944,7 @@ async fn no_message_is_left_out_if_a_stream_takes_cursors_after_it_refused_some(
     let why = trouble(&stage).await;
     assert!(why.contains("maximum messages exceeded"), "{why}");
     // Until nobody knows what is stored.
-    stage.swallow(true);
+    stage.swallow();
     stage
         .waits_until("be in doubt", |outbox| {
             let why = outbox.targets[0].trouble.as_deref();
@@ -948,7 +952,7 @@ async fn no_message_is_left_out_if_a_stream_takes_cursors_after_it_refused_some(
         })
         .await;
     stage.edit(with_cursors()).await;
-    stage.swallow(false);
+    stage.let_through();
     published(stage.client(), *sent.last().expect("there are some")).await;
     assert_eq!(stage.causes().await, sent);
 }

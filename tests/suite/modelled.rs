@@ -107,12 +107,11 @@ impl Model {
         }
     }
 
-    fn drop(&mut self, key: u64, whole: bool) {
+    fn drop(&mut self, key: u64, dropped: Dropped) {
         let of = self.keys.entry(key).or_default();
-        if whole {
-            of.parked.clear();
-        } else {
-            of.parked.pop_front();
+        match dropped {
+            Dropped::First => drop(of.parked.pop_front()),
+            Dropped::Whole => of.parked.clear(),
         }
         of.has_failed = false;
     }
@@ -127,6 +126,15 @@ impl Model {
         let mut applied = self.keys.values().flat_map(|of| &of.applied);
         applied.all(|told| self.code.applies(told))
     }
+}
+
+/// What is dropped of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    /// The first event that is parked.
+    First,
+    /// All that is parked.
+    Whole,
 }
 
 /// A host, and a model in memory that does the same.
@@ -217,26 +225,31 @@ impl Bed {
         events.flat_map(|event| [event, (CALM, "quiet")]).collect()
     }
 
-    async fn retry(&mut self, keys: &[u64], all: bool) -> String {
+    async fn retry_all(&mut self, keys: &[u64]) -> String {
+        self.retry_selected(keys, json!({ "all": true })).await
+    }
+
+    async fn retry(&mut self, keys: &[u64]) -> String {
+        let texts: Vec<_> = keys.iter().map(u64::to_string).collect();
+        self.retry_selected(keys, json!({ "keys": texts })).await
+    }
+
+    /// Retries the parked keys, which this selects.
+    async fn retry_selected(&mut self, keys: &[u64], selection: serde_json::Value) -> String {
         self.client().reached(REACTOR, self.model.last).await;
-        let selection = if all {
-            json!({ "all": true })
-        } else {
-            let keys: Vec<_> = keys.iter().map(u64::to_string).collect();
-            json!({ "keys": keys })
-        };
         ask(self.client(), REACTOR, "retry", &selection).await;
         keys.iter().for_each(|key| self.model.retry(*key));
         format!("retry {selection}")
     }
 
-    async fn drop(&mut self, key: u64, whole: bool) -> String {
+    async fn drop(&mut self, key: u64, dropped: Dropped) -> String {
         self.client().reached(REACTOR, self.model.last).await;
+        let whole = dropped == Dropped::Whole;
         let selection =
             json!({ "keys": [key.to_string()], "whole_keys": whole, "reason": "drawn" });
         if whole || self.model.keys[&key].has_failed {
             ask(self.client(), REACTOR, "drop", &selection).await;
-            self.model.drop(key, whole);
+            self.model.drop(key, dropped);
             return format!("drop {selection}");
         }
         // What has not been tried may be sound.
@@ -356,10 +369,11 @@ impl Modelled for Bed {
                 self.learn(told);
                 format!("append {events:?}")
             }
-            (8..11, Some(key)) => self.retry(&[key], parked.len() == 1).await,
-            (11, Some(_)) => self.retry(&parked, true).await,
-            (12, Some(key)) => self.drop(key, false).await,
-            (13, Some(key)) => self.drop(key, true).await,
+            (8..11, Some(_)) if parked.len() == 1 => self.retry_all(&parked).await,
+            (8..11, Some(key)) => self.retry(&[key]).await,
+            (11, Some(_)) => self.retry_all(&parked).await,
+            (12, Some(key)) => self.drop(key, Dropped::First).await,
+            (13, Some(key)) => self.drop(key, Dropped::Whole).await,
             (14..17, _) => self.upgrade().await,
             (17, _) => self.put_back().await,
             (18, None) if self.model.can_fold_again() => self.rebuild().await,
@@ -420,7 +434,7 @@ impl Modelled for Bed {
         self.model.code = Code::Fixed;
         let parked = self.model.parked_keys();
         if !parked.is_empty() {
-            self.retry(&parked, true).await;
+            self.retry_all(&parked).await;
         }
         self.check().await;
         self.check_messages().await;

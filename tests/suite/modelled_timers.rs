@@ -13,7 +13,7 @@ use foldstream_tests::reactor;
 use foldstream_tests::{guests, wait};
 use serde_json::json;
 
-use crate::modelled::{Modelled, ask, follow, parked, rebuild, verify};
+use crate::modelled::{Dropped, Modelled, ask, follow, parked, rebuild, verify};
 
 const ALARM: &str = "alarm";
 const BELL: &str = "bell";
@@ -56,6 +56,15 @@ impl What {
     }
 }
 
+/// The code of the handler, by what it can't handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Code {
+    /// Events that set a timer ill, and a timer that fails once.
+    Ill,
+    /// None.
+    Fixed,
+}
+
 /// What waits with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waiting {
@@ -78,11 +87,11 @@ struct Key {
 
 impl Key {
     /// Meets an event or a firing; returns whether it could.
-    fn meets(&mut self, waiting: Waiting, is_fixed: bool) -> bool {
+    fn meets(&mut self, waiting: Waiting, code: Code) -> bool {
         match waiting {
             Waiting::Event(what) => {
                 match what {
-                    What::Ill(_) if !is_fixed => return false,
+                    What::Ill(_) if code == Code::Ill => return false,
                     What::Ill(name) => drop(self.timers.insert(name, false)),
                     What::Set { name, is_due } => drop(self.timers.insert(name, is_due)),
                     What::Cancel(name) => drop(self.timers.remove(name)),
@@ -92,7 +101,7 @@ impl Key {
             }
             // A firing of a timer that was cancelled, or set to a later time, does nothing.
             Waiting::Firing(name) if self.timers.get(name) == Some(&true) => {
-                if name == "fails-once" && !is_fixed {
+                if name == "fails-once" && code == Code::Ill {
                     return false;
                 }
                 self.timers.remove(name);
@@ -104,19 +113,19 @@ impl Key {
     }
 
     /// Comes now, behind what waits.
-    fn comes(&mut self, waiting: Waiting, is_fixed: bool) {
+    fn comes(&mut self, waiting: Waiting, code: Code) {
         if !self.parked.is_empty() {
             self.parked.push_back(waiting);
-        } else if !self.meets(waiting, is_fixed) {
+        } else if !self.meets(waiting, code) {
             self.parked.push_back(waiting);
             self.has_failed = true;
         }
     }
 
     /// What is due fires, unless a firing of it waits. There is one at most.
-    fn fires(&mut self, is_fixed: bool) {
+    fn fires(&mut self, code: Code) {
         while let Some(name) = self.due() {
-            self.comes(Waiting::Firing(name), is_fixed);
+            self.comes(Waiting::Firing(name), code);
         }
     }
 
@@ -126,29 +135,32 @@ impl Key {
         due.map(|(name, _)| *name).find(|name| !waits(name))
     }
 
-    fn retry(&mut self, is_fixed: bool) {
+    fn retry(&mut self, code: Code) {
         while let Some(first) = self.parked.pop_front() {
-            if !self.meets(first, is_fixed) {
+            if !self.meets(first, code) {
                 self.parked.push_front(first);
                 self.has_failed = true;
                 break;
             }
         }
-        self.fires(is_fixed);
+        self.fires(code);
     }
 
-    fn drop(&mut self, whole: bool, is_fixed: bool) {
-        let count = if whole { self.parked.len() } else { 1 };
-        for dropped in self.parked.drain(..count) {
+    fn drop(&mut self, dropped: Dropped, code: Code) {
+        let count = match dropped {
+            Dropped::First => 1,
+            Dropped::Whole => self.parked.len(),
+        };
+        for waiting in self.parked.drain(..count) {
             // Its timer is pending no more.
-            if let Waiting::Firing(name) = dropped
+            if let Waiting::Firing(name) = waiting
                 && self.timers.get(name) == Some(&true)
             {
                 self.timers.remove(name);
             }
         }
         self.has_failed = false;
-        self.fires(is_fixed);
+        self.fires(code);
     }
 }
 
@@ -156,7 +168,7 @@ struct Bed {
     host: Host,
     random: fastrand::Rng,
     keys: BTreeMap<&'static str, Key>,
-    is_fixed: bool,
+    code: Code,
     releases: u8,
     last: u64,
 }
@@ -174,7 +186,7 @@ impl Bed {
             host,
             random: fastrand::Rng::with_seed(seed),
             keys: BTreeMap::new(),
-            is_fixed: false,
+            code: Code::Ill,
             releases: 0,
             last: 0,
         }
@@ -190,12 +202,10 @@ impl Bed {
         for (key, what) in events {
             let of = self.keys.entry(*key).or_default();
             of.asked += 1;
-            of.comes(Waiting::Event(*what), self.is_fixed);
+            of.comes(Waiting::Event(*what), self.code);
         }
         // In the log they are together, so a firing comes behind all of them.
-        self.keys
-            .values_mut()
-            .for_each(|of| of.fires(self.is_fixed));
+        self.keys.values_mut().for_each(|of| of.fires(self.code));
     }
 
     /// Few of them fail, and at most one timer of a key is due: the order of two is not drawn.
@@ -239,25 +249,29 @@ impl Bed {
         ask(self.client(), ALARM, "retry", &json!({ "keys": keys })).await;
         for key in keys {
             let of = self.keys.get_mut(key).expect("it is parked");
-            of.retry(self.is_fixed);
+            of.retry(self.code);
         }
         format!("retry {keys:?}")
     }
 
-    async fn drop(&mut self, key: &'static str, whole: bool) -> String {
+    async fn drop(&mut self, key: &'static str, dropped: Dropped) -> String {
+        let whole = dropped == Dropped::Whole;
         if !whole && !self.keys[key].has_failed {
             return "the first event was not tried".to_owned();
         }
         let selection = json!({ "keys": [key], "whole_keys": whole, "reason": "drawn" });
         ask(self.client(), ALARM, "drop", &selection).await;
         let of = self.keys.get_mut(key).expect("it is parked");
-        of.drop(whole, self.is_fixed);
+        of.drop(dropped, self.code);
         format!("drop {selection}")
     }
 
-    async fn deploy(&mut self, is_fixed: bool) -> u64 {
+    async fn deploy(&mut self, code: Code) -> u64 {
         self.releases += 1;
-        let guest = if is_fixed { "alarm-fixed" } else { ALARM };
+        let guest = match code {
+            Code::Ill => ALARM,
+            Code::Fixed => "alarm-fixed",
+        };
         let module = guests::release(guest, self.releases);
         let client = self.client();
         let deployed = client.deploy_with(ALARM, &module, "&strategy=inherit");
@@ -273,22 +287,26 @@ impl Bed {
 
     /// Other code passes its probation.
     async fn upgrade(&mut self) -> String {
-        self.is_fixed = self.random.bool();
-        let generation = self.deploy(self.is_fixed).await;
+        self.code = if self.random.bool() {
+            Code::Fixed
+        } else {
+            Code::Ill
+        };
+        let generation = self.deploy(self.code).await;
         let calm: Vec<_> = (0..PROBATION).map(|_| (CALM, What::Quiet)).collect();
         self.append(&calm).await;
         self.client().passed_probation(generation).await;
-        format!("upgrade to {}", if self.is_fixed { "fixed" } else { "ill" })
+        format!("upgrade to {:?}", self.code)
     }
 
     /// New code fails at an event that the code before it can handle, and gives way to it.
     async fn put_back(&mut self) -> String {
         let parked = self.parked_keys();
         let free = KEYS.into_iter().find(|key| !parked.contains(key));
-        let (Some(key), true) = (free, self.is_fixed) else {
+        let (Some(key), Code::Fixed) = (free, self.code) else {
             return "nothing to put back".to_owned();
         };
-        let generation = self.deploy(false).await;
+        let generation = self.deploy(Code::Ill).await;
         let name = NAMES[self.random.usize(..2)];
         self.append(&[(CALM, What::Quiet), (key, What::Ill(name))])
             .await;
@@ -368,12 +386,12 @@ impl Modelled for Bed {
             }
             (9..12, Some(key)) => self.retry(&[key]).await,
             (12, Some(_)) => self.retry(&parked).await,
-            (13, Some(key)) => self.drop(key, false).await,
-            (14, Some(key)) => self.drop(key, true).await,
+            (13, Some(key)) => self.drop(key, Dropped::First).await,
+            (14, Some(key)) => self.drop(key, Dropped::Whole).await,
             (15..18, _) => self.upgrade().await,
             (18, _) => self.put_back().await,
             // What a fold of now could not apply was applied by other code.
-            (19, None) if self.is_fixed => {
+            (19, None) if self.code == Code::Fixed => {
                 rebuild(self.client(), ALARM).await;
                 "rebuild the handler".to_owned()
             }
@@ -388,7 +406,7 @@ impl Modelled for Bed {
                 client.becomes(BELL, number, GenerationStatus::Active).await;
                 format!("the projection: {way}")
             }
-            (21, _) if self.is_fixed => {
+            (21, _) if self.code == Code::Fixed => {
                 verify(self.client(), ALARM).await;
                 verify(self.client(), BELL).await;
                 "verify".to_owned()
@@ -445,8 +463,8 @@ impl Modelled for Bed {
 
     /// Everything is released.
     async fn finish(&mut self) {
-        self.is_fixed = true;
-        self.deploy(true).await;
+        self.code = Code::Fixed;
+        self.deploy(Code::Fixed).await;
         let parked = self.parked_keys();
         if !parked.is_empty() {
             self.retry(&parked).await;

@@ -175,20 +175,14 @@ async fn roll_out(clients: Clients, stop: Arc<AtomicBool>, mut random: fastrand:
 }
 
 /// Publishes at a steady rate; every acknowledged order goes into the model.
-async fn publish(
-    context: jetstream::Context,
-    others: bool,
-    stop: Arc<AtomicBool>,
-    last: Arc<AtomicU64>,
-    seed: u64,
-) -> Ledger {
+async fn publish(to: Stream, stop: Arc<AtomicBool>, last: Arc<AtomicU64>, seed: u64) -> Ledger {
     let (mut orders, mut model) = (Orders::new(seed, 100), Ledger::default());
     let mut tick = tokio::time::interval(EVERY);
     while !stop.load(Ordering::Relaxed) {
         tick.tick().await;
         let batch: Vec<Option<Order>> = (0..AT_ONCE)
             .map(|at| {
-                if others && at % OTHERS == 0 {
+                if to.events == Events::WithOthers && at % OTHERS == 0 {
                     None
                 } else {
                     orders.next()
@@ -199,7 +193,7 @@ async fn publish(
             Some(order) => order.message(),
             None => ("audit.entry".to_owned(), "{}".into()),
         };
-        let end = nats::publish(&context, batch.iter().map(message)).await;
+        let end = nats::publish(&to.context, batch.iter().map(message)).await;
         for (sequence, order) in (end + 1 - AT_ONCE as u64..).zip(&batch) {
             if let Some(order) = order {
                 model.apply(sequence, &order.subject(), order.data().as_bytes());
@@ -210,22 +204,36 @@ async fn publish(
     model
 }
 
-/// A server with a stream of orders, and of other events if the server is to filter.
-async fn server(others: bool) -> (NatsServer, jetstream::Context) {
+/// What a stream has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Events {
+    Orders,
+    /// Others as well, so that the server filters.
+    WithOthers,
+}
+
+/// A stream to which orders are published.
+struct Stream {
+    context: jetstream::Context,
+    events: Events,
+}
+
+/// A server with a stream of these events.
+async fn server(events: Events) -> (NatsServer, Stream) {
     let server = NatsServer::start().await;
     let context = server.jetstream().await;
     let mut config = nats::stream_config(STREAM, "orders.>");
-    if others {
+    if events == Events::WithOthers {
         config.subjects.push("audit.>".to_owned());
     }
     nats::create_stream_with(&context, config).await;
-    (server, context)
+    (server, Stream { context, events })
 }
 
-async fn never_goes_back(others: bool) {
+async fn never_goes_back(events: Events) {
     let seed = foldstream_tests::seed();
     let mut random = fastrand::Rng::with_seed(seed);
-    let (server, context) = server(others).await;
+    let (server, stream) = server(events).await;
     let mut host = Host::start_with(&jetstream_source(&server.url(), STREAM)).await;
     host.client()
         .deploy(LEDGER, &guests::module("ledger"))
@@ -234,8 +242,7 @@ async fn never_goes_back(others: bool) {
     let last = Arc::new(AtomicU64::new(0));
     let stop_publishing = Arc::new(AtomicBool::new(false));
     let publishing = tokio::spawn(publish(
-        context,
-        others,
+        stream,
         Arc::clone(&stop_publishing),
         Arc::clone(&last),
         random.u64(..),
@@ -287,12 +294,12 @@ async fn never_goes_back(others: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn positions_never_go_back_through_kills_and_rollouts() {
-    never_goes_back(false).await;
+    never_goes_back(Events::Orders).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn positions_never_go_back_for_a_reader_that_the_server_filters() {
-    never_goes_back(true).await;
+    never_goes_back(Events::WithOthers).await;
 }
 
 /// An answer that waits for nothing.

@@ -157,12 +157,12 @@ async fn message_that_left_without_a_cursor_is_found_behind_one_of_an_earlier_pl
     // No attempt comes in between: its lost answer would make the host ask before it sends.
     stage.client().act(REACTOR, "pause").await.expect(200);
     stage.edit(without_their_subject()).await;
-    stage.swallow(true);
+    stage.swallow();
     stage.client().act(REACTOR, "resume").await.expect(200);
     stage.stores_more_than(1).await;
     stage.host.kill();
     let copy = Copy::of_stopped(&stage);
-    stage.swallow(false);
+    stage.let_through();
     stage.edit(with_cursors()).await;
     stage.host.restart().await;
     grant(&stage, "out.%3E").await;

@@ -317,8 +317,16 @@ async fn a_host_whose_log_nobody_reads_serves_and_stops_in_order() {
     assert_eq!(status.code(), Some(0), "{status}");
 }
 
-/// What answers every request with this head, and then repeats the body, or sends it once.
-fn answers(head: &'static str, body: &'static str, repeats: bool) -> String {
+/// How often a body is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Once,
+    /// Until the client hangs up.
+    Repeatedly,
+}
+
+/// What answers every request with this head, and then sends the body.
+fn answers(head: &'static str, body: &'static str, sent: Sent) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("its address"));
     std::thread::spawn(move || {
@@ -326,13 +334,16 @@ fn answers(head: &'static str, body: &'static str, repeats: bool) -> String {
             let mut stream = stream.expect("a connection");
             // The whole request is small, and comes at once.
             let _ = stream.read(&mut [0; 4_096]);
-            let times = if repeats { 1_000 } else { 1 };
+            let times = match sent {
+                Sent::Once => 1,
+                Sent::Repeatedly => 1_000,
+            };
             let body = body.repeat(times);
-            let mut sent = stream.write_all(head.as_bytes());
+            let mut written = stream.write_all(head.as_bytes());
             // Until the client hangs up.
-            while sent.is_ok() {
-                sent = stream.write_all(body.as_bytes());
-                if !repeats {
+            while written.is_ok() {
+                written = stream.write_all(body.as_bytes());
+                if sent == Sent::Once {
                     break;
                 }
             }
@@ -347,13 +358,13 @@ fn answers_without_an_end_are_not_read_for_ever_and_take_over_no_terminal() {
     const BROKEN: &str = "HTTP/1.1 500 X\r\ncontent-type: text/plain\r\n\r\n";
     const BAD: &str = "HTTP/1.1 400 X\r\ncontent-type: application/problem+json\r\n\r\n";
     for (head, body) in [(OK, "[1,"), (BROKEN, "text")] {
-        let url = answers(head, body, true);
+        let url = answers(head, body, Sent::Repeatedly);
         let output = cli::run(&["--url", &url, "list"]).expect(1);
         assert!(output.stderr.contains("more than"), "{}", output.stderr);
     }
     let problem =
         r#"{"type":"invalid","title":"t","status":400,"detail":"a\u001b[2J\nerror: forged\u202e"}"#;
-    let url = answers(BAD, problem, false);
+    let url = answers(BAD, problem, Sent::Once);
     let told = cli::run(&["--url", &url, "list"]).expect(4).stderr;
     assert!(
         told.contains("\n  error: forged") && !told.contains(['\u{1b}', '\u{202e}']),

@@ -375,8 +375,15 @@ async fn thousands_that_waited_leave_once_each_and_in_the_order_of_their_keys() 
     }
 }
 
+/// What the host does while the files of a server are put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meanwhile {
+    Runs,
+    Down,
+}
+
 /// Puts the files of the server back to how they were before some messages; what the host says then.
-async fn put_back(target: Target, restarts: bool) {
+async fn put_back(target: Target, host: Meanwhile) {
     let mut stage = Stage::start(target).await;
     let first = stage.append(1, "one").await;
     published(stage.client(), first).await;
@@ -390,20 +397,20 @@ async fn put_back(target: Target, restarts: bool) {
     let shown = published(stage.client(), last).await;
     let promise = shown.outbox.expect("it is a handler").targets[0].promise;
     assert_ne!(promise, Some(Promise::Lost));
-    if restarts {
+    if host == Meanwhile::Down {
         stage.host.stop();
     }
     stage.server().0.stop();
     stage.server().0.restore(copy.path());
     stage.server().0.restart().await;
-    if restarts {
+    if host == Meanwhile::Down {
         stage.host.restart().await;
     }
     let next = stage.append(2, "one").await;
     let shown = published(stage.client(), next).await;
     assert_eq!(stage.causes().await, [first, next], "{target:?}");
     let promise = shown.outbox.expect("it is a handler").targets[0].promise;
-    assert_eq!(promise, Some(Promise::Lost), "{target:?}, {restarts}");
+    assert_eq!(promise, Some(Promise::Lost), "{target:?}, {host:?}");
     let shown = cli::on(&stage.host, &["show", REACTOR]).expect(0);
     assert!(shown.stdout.contains("has lost some"), "{shown:?}");
     let doctor = cli::on(&stage.host, &["doctor"]);
@@ -444,22 +451,22 @@ async fn put_back(target: Target, restarts: bool) {
 
 #[tokio::test]
 async fn stream_with_cursors_that_lost_its_end_is_named() {
-    put_back(Target::Cursors, false).await;
+    put_back(Target::Cursors, Meanwhile::Runs).await;
 }
 
 #[tokio::test]
 async fn stream_with_cursors_that_lost_its_end_while_the_host_was_down_is_named() {
-    put_back(Target::Cursors, true).await;
+    put_back(Target::Cursors, Meanwhile::Down).await;
 }
 
 #[tokio::test]
 async fn stream_that_lost_its_end_is_named() {
-    put_back(Target::Plain(Version::Newest), false).await;
+    put_back(Target::Plain(Version::Newest), Meanwhile::Runs).await;
 }
 
 #[tokio::test]
 async fn stream_that_lost_its_end_while_the_host_was_down_is_named() {
-    put_back(Target::Plain(Version::Newest), true).await;
+    put_back(Target::Plain(Version::Newest), Meanwhile::Down).await;
 }
 
 #[tokio::test]
@@ -467,12 +474,12 @@ async fn silent_server_is_named_after_one_round_however_many_keys_wait() {
     let stage = Stage::start(Target::Plain(Version::Newest)).await;
     let first = stage.append(1, "one").await;
     published(stage.client(), first).await;
-    stage.swallow(true);
+    stage.swallow();
     let keys: Vec<_> = (0..1_000).map(|key| event(key, "one")).collect();
     let last = stage.client().append(&keys).await.last_sequence;
     // One key after the other would take minutes.
     names(&stage, "did not confirm").await;
-    stage.swallow(false);
+    stage.let_through();
     published(stage.client(), last).await;
     let causes: BTreeSet<u64> = stage.causes().await.into_iter().collect();
     assert_eq!(causes.len(), 1_001);

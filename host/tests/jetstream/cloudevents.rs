@@ -2,7 +2,7 @@
 
 use foldstream::batch::Limits;
 use foldstream::cloudevents::Recognition;
-use foldstream::event::Event;
+use foldstream::event::{Event, Headers};
 use foldstream::position::Checkpoint;
 use foldstream::source::Request;
 use foldstream::source::jetstream::{JetStream, Options};
@@ -63,7 +63,7 @@ async fn checkpoint_behind(server: &Server, count: usize) -> Checkpoint {
 async fn read(
     server: &Server,
     recognition: Recognition,
-    wants_headers: bool,
+    headers: Headers,
     count: usize,
 ) -> Vec<Event> {
     let options = Options {
@@ -73,7 +73,7 @@ async fn read(
     let mut reading = Reading::begin(
         options,
         Request {
-            wants_headers,
+            wants_headers: headers == Headers::Wanted,
             ..request(&[">"])
         },
     );
@@ -114,14 +114,14 @@ async fn an_envelope_is_read_alike_however_it_is_announced() {
     .await;
     publish_one(&server, &binary, r#"{"n":1.10}"#).await;
     publish_one(&server, &kafka, r#"{"n":1.10}"#).await;
-    for wants_headers in [true, false] {
-        for event in read(&server, Recognition::Auto, wants_headers, 5).await {
+    for headers in [Headers::Wanted, Headers::Left] {
+        for event in read(&server, Recognition::Auto, headers, 5).await {
             assert_eq!(
                 (event.kind.as_ref(), event.data.as_str()),
                 ("made", Some(r#"{"n":1.10}"#)),
                 "{event:?}"
             );
-            let expected = wants_headers.then_some("cart");
+            let expected = (headers == Headers::Wanted).then_some("cart");
             assert_eq!(
                 (
                     event.header("ce-subject"),
@@ -155,7 +155,7 @@ async fn what_is_malformed_never_stops_a_reader_and_carries_a_note() {
     )
     .await;
     publish_one(&server, &[], "{\"specversion\": \"of another kind\"}").await;
-    let events = read(&server, Recognition::Auto, true, 8).await;
+    let events = read(&server, Recognition::Auto, Headers::Wanted, 8).await;
     let note = |event: &Event| {
         event
             .header("foldstream-cloudevent-error")
@@ -190,7 +190,7 @@ async fn what_is_malformed_never_stops_a_reader_and_carries_a_note() {
         None,
         "it has none of the other attributes"
     );
-    let without = read(&server, Recognition::Auto, false, 8).await;
+    let without = read(&server, Recognition::Auto, Headers::Left, 8).await;
     assert!(
         without
             .iter()
@@ -214,7 +214,7 @@ async fn a_source_may_be_set_not_to_look_and_changing_that_loses_no_position() {
         (Recognition::Headers, ["made", "x"]),
         (Recognition::Off, ["x", "x"]),
     ] {
-        let events = read(&server, recognition, false, 2).await;
+        let events = read(&server, recognition, Headers::Left, 2).await;
         assert_eq!(
             [&*events[0].kind, &*events[1].kind],
             kinds,

@@ -108,14 +108,22 @@ async fn mixed(server: &Server) -> jetstream::stream::Stream {
     jetstream.get_stream("ORDERS").await.expect("it is there")
 }
 
-/// Lets the last server lead the stream, or not.
-async fn let_the_last_lead(server: &Server, shall_lead: bool) {
+/// Which server leads the stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leader {
+    /// The last one.
+    Last,
+    Another,
+}
+
+/// Lets this server lead the stream.
+async fn lead(server: &Server, wanted: Leader) {
     let jetstream = server.jetstream().await;
     let client = async_nats::connect(server.url()).await.expect("it is up");
     Box::pin(until("another leader", || async {
         let stream = jetstream.get_stream("ORDERS").await.ok()?;
         let leader = stream.cached_info().cluster.clone()?.leader?;
-        if (leader == "s2") == shall_lead {
+        if (leader == "s2") == (wanted == Leader::Last) {
             return Some(());
         }
         let step_down = "$JS.API.STREAM.LEADER.STEPDOWN.ORDERS";
@@ -145,7 +153,7 @@ async fn store(jetstream: &jetstream::Context, subject: &'static str) -> u64 {
 
 /// Events come and go while the last server is cut off, which has the consumer and perhaps leads
 /// the stream.
-async fn events_that_come_and_go_behind_a_cut_are_missed(is_leader: bool) {
+async fn events_that_come_and_go_behind_a_cut_are_missed(leader: Leader) {
     let (servers, routes) = cluster().await;
     let stream = mixed(&servers[0]).await;
     let jetstream = servers[0].jetstream().await;
@@ -156,7 +164,7 @@ async fn events_that_come_and_go_behind_a_cut_are_missed(is_leader: bool) {
     };
     for _ in 0..ROUNDS {
         // Given a reader with its consumer on the server that will be cut off, which is up to date.
-        let_the_last_lead(&servers[0], is_leader).await;
+        lead(&servers[0], leader).await;
         let mut last = store(&jetstream, "orders.kept").await;
         let mut reading = loop {
             // The events of an earlier round are gone.
@@ -211,32 +219,38 @@ async fn events_that_come_and_go_behind_a_cut_are_missed(is_leader: bool) {
 
 #[tokio::test]
 async fn what_comes_and_goes_while_the_server_of_the_consumer_is_cut_off_is_missed() {
-    Box::pin(events_that_come_and_go_behind_a_cut_are_missed(false)).await;
+    Box::pin(events_that_come_and_go_behind_a_cut_are_missed(
+        Leader::Another,
+    ))
+    .await;
 }
 
 #[tokio::test]
 async fn what_comes_and_goes_while_an_earlier_leader_of_the_stream_is_cut_off_is_missed() {
-    Box::pin(events_that_come_and_go_behind_a_cut_are_missed(true)).await;
+    Box::pin(events_that_come_and_go_behind_a_cut_are_missed(
+        Leader::Last,
+    ))
+    .await;
 }
 
 #[tokio::test]
 async fn server_that_is_cut_off_says_nothing_about_the_end_of_the_stream() {
-    Box::pin(nobody_believes_a_server_that_is_cut_off(false)).await;
+    Box::pin(nobody_believes_a_server_that_is_cut_off(Leader::Another)).await;
 }
 
 #[tokio::test]
 async fn earlier_leader_that_is_cut_off_says_nothing_about_the_end_of_the_stream() {
-    Box::pin(nobody_believes_a_server_that_is_cut_off(true)).await;
+    Box::pin(nobody_believes_a_server_that_is_cut_off(Leader::Last)).await;
 }
 
 /// A reader comes back to the server that is cut off, with a position that the server does not
 /// have.
-async fn nobody_believes_a_server_that_is_cut_off(is_leader: bool) {
+async fn nobody_believes_a_server_that_is_cut_off(leader: Leader) {
     let (servers, routes) = cluster().await;
     mixed(&servers[0]).await;
     let jetstream = servers[0].jetstream().await;
     store(&jetstream, "orders.kept").await;
-    let_the_last_lead(&servers[0], is_leader).await;
+    lead(&servers[0], leader).await;
     let cut = |is_cut| {
         routes.iter().for_each(|route| {
             route.is_cut.send_replace(is_cut);
@@ -282,7 +296,7 @@ async fn cut_off_while_live(subjects: &[&str]) {
     let (servers, routes) = cluster().await;
     let stream = mixed(&servers[0]).await;
     let jetstream = servers[0].jetstream().await;
-    let_the_last_lead(&servers[0], true).await;
+    lead(&servers[0], Leader::Last).await;
     let first = store(&jetstream, "orders.kept").await;
     // Given a live reader with its consumer on the server that will be cut off.
     let mut reading = loop {
@@ -311,12 +325,12 @@ async fn cut_off_while_live(subjects: &[&str]) {
 
 #[tokio::test]
 async fn publisher_leaves_a_server_that_is_cut_off() {
-    Box::pin(what_is_published_reaches_the_majority(false)).await;
+    Box::pin(what_is_published_reaches_the_majority(Leader::Another)).await;
 }
 
 #[tokio::test]
 async fn publisher_leaves_an_earlier_leader_that_is_cut_off() {
-    Box::pin(what_is_published_reaches_the_majority(true)).await;
+    Box::pin(what_is_published_reaches_the_majority(Leader::Last)).await;
 }
 
 /// How a handler or its timers publish: again and again, until the stream has it.
@@ -340,12 +354,12 @@ async fn publish_until_stored(publisher: &Publisher, id: &str) {
     .await;
 }
 
-async fn what_is_published_reaches_the_majority(is_leader: bool) {
+async fn what_is_published_reaches_the_majority(leader: Leader) {
     let (servers, routes) = cluster().await;
     mixed(&servers[0]).await;
     let jetstream = servers[0].jetstream().await;
     store(&jetstream, "orders.kept").await;
-    let_the_last_lead(&servers[0], is_leader).await;
+    lead(&servers[0], leader).await;
     // Given a publisher that is connected to the last server, and knows the others.
     let way = Route::to(servers[2].port()).await;
     let urls = [
