@@ -220,7 +220,7 @@ pub fn check_repository(root: &Path) -> Vec<Violation> {
 }
 
 /// Our files with one of these extensions: their paths in the repository, and what they say.
-fn texts(root: &Path, extensions: &[&str]) -> Vec<(String, String)> {
+pub(crate) fn texts(root: &Path, extensions: &[&str]) -> Vec<(String, String)> {
     let with_text = |file: PathBuf| {
         let text = std::fs::read_to_string(&file).expect("our own files can be read");
         let path = file.strip_prefix(root).expect("it was found there");

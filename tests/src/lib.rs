@@ -4,6 +4,7 @@
 //! with it, talks to it through HTTP and the command line, and compares what it answers with
 //! [`model`], the same folds in plain Rust.
 
+pub mod arguments;
 pub mod cli;
 pub mod client;
 pub mod dependencies;

@@ -1,8 +1,9 @@
-//! The layers of ARCHITECTURE.md and the limits of length hold in our own code, and no dependency
-//! is there for nothing; and each check can fail.
+//! The layers of ARCHITECTURE.md, the limits of length and the rule on arguments hold in our own
+//! code, and no dependency is there for nothing; and each check can fail.
 
 use std::collections::BTreeMap;
 
+use foldstream_tests::arguments::{check_arguments, check_text};
 use foldstream_tests::dependencies::{unused, unused_in};
 use foldstream_tests::layering::{
     Uses, Violation, check_file, check_repository, circle, too_many_long,
@@ -19,6 +20,11 @@ fn rules(path: &str, text: &str) -> Vec<String> {
 #[test]
 fn our_code_keeps_its_layers_and_lengths() {
     none(&check_repository(root()));
+}
+
+#[test]
+fn our_functions_have_few_arguments_and_no_bool() {
+    none(&check_arguments(root()));
 }
 
 #[test]
@@ -261,4 +267,65 @@ fn more_long_functions_than_1_in_100_are_found() {
         found.rule
     );
     assert_eq!(found.place, "a.rs:1, b.rs:1");
+}
+
+/// Places and rules, without what to do about it.
+fn arguments(text: &str) -> Vec<String> {
+    let short = |violation: Violation| {
+        let rule = violation.rule.split(';').next().unwrap_or("").to_owned();
+        format!("{} {rule}", violation.place)
+    };
+    check_text("a.rs", text).into_iter().map(short).collect()
+}
+
+#[test]
+fn a_bool_argument_is_found() {
+    let text = "fn send(\n    &self,\n    #[cfg(unix)] is_last: bool,\n) {\n}\n\n\
+                pub(crate) fn look(known: Option<bool>) {}\n\
+                async fn turn<F: Fn(u8) -> u8>(f: F, (a, b): (u8, bool)) {}\n\
+                const fn mark(of: &mut [bool], flag: &'static bool) {}\n\
+                trait A {\n    fn ask(all: bool);\n}\n";
+    assert_eq!(
+        arguments(text),
+        [
+            "a.rs:1 function send has a bool argument (is_last: bool)",
+            "a.rs:7 function look has a bool argument (known: Option<bool>)",
+            "a.rs:8 function turn has a bool argument ((a, b): (u8, bool))",
+            "a.rs:9 function mark has a bool argument (of: &mut [bool])",
+            "a.rs:9 function mark has a bool argument (flag: &'static bool)",
+            "a.rs:11 function ask has a bool argument (all: bool)",
+        ]
+    );
+}
+
+#[test]
+fn what_only_looks_like_a_bool_argument_is_not_found() {
+    let text = "fn is_last(&self, boolean: u8) -> bool {\n    let is_last = |is: bool| is;\n}\n\
+                // fn a(is: bool) {}\n/* fn b(is: bool) {} */\n\
+                const A: &str = \"\nfn c(is: bool) {}\n\\\"fn d(is: bool) {}\";\n\
+                const B: &str = r#\"\nfn e(is: bool) {}\"\nfn f(is: bool) {}\"#;\n\
+                const C: [char; 3] = ['\"', '\\'', '\\\\'];\n\
+                fn each(f: impl Fn(&str) -> bool, g: fn(bool), done: Result<bool, E>) {}\n\
+                fn hear(stops: &mut Receiver<bool>, g: Box<dyn Fn(bool)>) {}\n\
+                impl<'a> Visitor<'a>\n    for Flag<'a>\n{\n    fn visit_bool(is: bool) {\n    }\n}\n\
+                struct Row {\n    is_last: bool,\n}\n";
+    assert_eq!(arguments(text), [""; 0]);
+    // What follows is looked at again.
+    let text = format!("impl Mark for Flag {{}}\n{text}fn last(is: bool) {{}}\n");
+    assert_eq!(arguments(&text).len(), 1);
+}
+
+#[test]
+fn a_fifth_argument_is_found() {
+    let text = "fn four(&mut self, a: u8, (b, c): (u8, u8), d: Map<u8, u8>, e: fn(u8, u8)) {}\n\
+                fn five<A>(a: A, b: [u8; 2], c: u8, d: u8, e: u8) {}\n\
+                impl Sum {\n    fn of(\n        a: u8,\n        b: u8,\n        c: u8,\n        \
+                d: u8,\n        e: impl Fn(u8) -> Map<u8, u8>,\n    ) {\n    }\n}\n";
+    assert_eq!(
+        arguments(text),
+        [
+            "a.rs:2 function five has 5 arguments, more than 4",
+            "a.rs:4 function of has 5 arguments, more than 4",
+        ]
+    );
 }
