@@ -119,6 +119,25 @@ fn refused(limit: &'static str, message: String) -> Refusal {
     Refusal::Limit { limit, message }
 }
 
+/// Checks a message against the limits of all messages, and against the manifest.
+fn check(
+    draft: effects::Draft<'_>,
+    delivery: &Delivery,
+    publishes: &[Pattern],
+) -> Result<(), Refusal> {
+    let subject = draft.subject;
+    effects::check(draft)
+        .and_then(|()| effects::check_delivery(delivery, subject))
+        .map_err(|refusal| refused(refusal.limit, refusal.message))?;
+    if !publishes.iter().any(|pattern| pattern.matches(subject)) {
+        let message = format!(
+            "it publishes to {subject}, which its manifest does not declare; add it to `publishes`"
+        );
+        return Err(refused("publishes", message));
+    }
+    Ok(())
+}
+
 /// The row of a message; none if the fold does not own its effects, or had none of the event yet.
 fn row(
     (message, delivery): (Message, Delivery),
@@ -147,15 +166,7 @@ fn row(
         headers: &headers,
         data: &data,
     };
-    effects::check(draft).map_err(|refusal| refused(refusal.limit, refusal.message))?;
-    effects::check_delivery(&delivery, &subject)
-        .map_err(|refusal| refused(refusal.limit, refusal.message))?;
-    if !publishes.iter().any(|pattern| pattern.matches(&subject)) {
-        let message = format!(
-            "it publishes to {subject}, which its manifest does not declare; add it to `publishes`"
-        );
-        return Err(refused("publishes", message));
-    }
+    check(draft, &delivery, publishes)?;
     // The module's own key first, otherwise that of the cause: effects of one key stay in order.
     let key = key.or_else(|| causes.key_of(cause)).unwrap_or_default();
     // The place is counted also if nothing is published, so that it is the same for every fold.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::{Subject, Subscriber};
+use async_nats::{Client, Subject, Subscriber};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
@@ -191,12 +191,7 @@ pub(super) async fn open(
     let mut holes = missing(link, &api, &info, reach).await?;
 
     // Subscribed before the consumer exists, so that no message comes too early.
-    let inbox = Subject::from(api.client.new_inbox());
-    let subscription = api
-        .client
-        .subscribe(inbox.clone())
-        .await
-        .map_err(|error| Trouble::lost(format!("cannot subscribe to {inbox}: {error}")))?;
+    let (inbox, subscription) = subscribe(&api.client).await?;
     let mut delivery = Delivery {
         after: position,
         filter,
@@ -226,12 +221,7 @@ pub(super) async fn open(
     if (made.is_filtered && holes.seen() != missing::Seen::of(&info))
         || info.first() > before.first()
     {
-        let now = Reach {
-            position,
-            is_filtered: made.is_filtered,
-            ..reach
-        };
-        holes = missing(link, &api, &info, now).await?;
+        holes = missing(link, &api, &info, reach.of_consumer(&made, position)).await?;
     }
     Ok(Opened {
         link: link.clone(),
@@ -263,6 +253,16 @@ pub(super) async fn open(
         is_anchored,
         api,
     })
+}
+
+/// A new inbox, and what arrives there.
+pub(super) async fn subscribe(client: &Client) -> Result<(Subject, Subscriber), Trouble> {
+    let inbox = Subject::from(client.new_inbox());
+    let subscription = client
+        .subscribe(inbox.clone())
+        .await
+        .map_err(|error| Trouble::lost(format!("cannot subscribe to {inbox}: {error}")))?;
+    Ok((inbox, subscription))
 }
 
 fn api(link: &Link, settings: &Settings) -> Arc<Api> {
@@ -406,6 +406,17 @@ struct Reach<'a> {
     reads_part: bool,
     /// Whether the server leaves those out.
     is_filtered: bool,
+}
+
+impl Reach<'_> {
+    /// That of a consumer, from a position.
+    fn of_consumer(self, made: &Made, position: u64) -> Self {
+        Self {
+            position,
+            is_filtered: made.is_filtered,
+            ..self
+        }
+    }
 }
 
 /// What a consumer delivers: the messages after a position that match a filter.

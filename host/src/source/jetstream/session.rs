@@ -28,7 +28,7 @@ use super::connect::Settings;
 use super::cursor::Cursor;
 use super::link::{Link, Trouble};
 use super::missing::{self, Holes, has_gaps_by_design, removes_at_once};
-use super::open::{Failure, Opened, check_readable, trouble};
+use super::open::{Failure, Opened, check_readable, subscribe, trouble};
 use super::proof;
 use super::pull::{Claim, Demand, Jump, Pull};
 use super::trusted::Trusted;
@@ -159,12 +159,7 @@ impl Replacement {
         let mut link = Link::connect(&settings).await?;
         link.up(|_| {}).await?;
         let generation = link.generation();
-        let client = link.client();
-        let inbox = Subject::from(client.new_inbox());
-        let subscription = client
-            .subscribe(inbox.clone())
-            .await
-            .map_err(|error| Trouble::lost(format!("cannot subscribe to {inbox}: {error}")))?;
+        let (inbox, subscription) = subscribe(link.client()).await?;
         Ok(Self {
             link,
             generation,
