@@ -110,7 +110,8 @@ async fn data_that_a_handler_cannot_read_is_parked_by_key_and_stops_nothing_else
     let list = parked(client).await;
     let mut keys: Vec<&str> = list.keys.iter().map(|parked| parked.key.as_str()).collect();
     let mut wanted = poison.each_ref().map(|(key, _)| *key);
-    (keys.sort_unstable(), wanted.sort_unstable());
+    keys.sort_unstable();
+    wanted.sort_unstable();
     assert_eq!(keys, wanted);
     assert_eq!(list.counts.events, poison.len() as u64 + 1);
     for parked in &list.keys {

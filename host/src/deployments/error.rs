@@ -74,6 +74,7 @@ pub enum Error {
     Files {
         /// What can't be done.
         what: &'static str,
+        /// Why.
         source: std::io::Error,
     },
     /// There is no room on disk.
