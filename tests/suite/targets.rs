@@ -255,21 +255,28 @@ async fn promise_follows_the_settings_of_a_stream_that_is_edited() {
     }
 }
 
+/// What the host does while a target is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meanwhile {
+    Runs,
+    Down,
+}
+
 /// A target that was deleted and made again, while the host ran or was stopped.
-async fn made_again(target: Target, config: Config, while_it_runs: bool) {
+async fn made_again(target: Target, config: Config, host: Meanwhile) {
     let mut stage = Stage::start(target).await;
     let mut last = 0;
     for _ in 0..3 {
         last = stage.append(1, "one").await;
     }
     published(stage.client(), last).await;
-    if !while_it_runs {
+    if host == Meanwhile::Down {
         assert!(stage.host.stop().success());
     }
     let context = stage.server().0.jetstream().await;
     context.delete_stream("OUT").await.expect("is deleted");
     nats::create_stream_with(&context, config).await;
-    if !while_it_runs {
+    if host == Meanwhile::Down {
         stage.host.restart().await;
     }
 
@@ -287,7 +294,7 @@ async fn made_again(target: Target, config: Config, while_it_runs: bool) {
         let shown = published(stage.client(), appended).await;
         let outbox = shown.outbox.expect("it is a handler");
         let found = outbox.targets[0].promise == Some(Promise::Lost);
-        assert_eq!(found, is_lost, "{target:?}, {while_it_runs}: {step}");
+        assert_eq!(found, is_lost, "{target:?}, {host:?}: {step}");
         last += 1;
     }
     let causes: Vec<u64> = (4..=last).collect();
@@ -296,9 +303,9 @@ async fn made_again(target: Target, config: Config, while_it_runs: bool) {
 
 #[tokio::test]
 async fn target_that_was_made_again_lacks_what_it_had_until_that_is_accepted() {
-    for while_it_runs in [true, false] {
-        made_again(Target::Plain(Version::Newest), plain(), while_it_runs).await;
-        made_again(Target::Cursors, with_cursors(), while_it_runs).await;
+    for host in [Meanwhile::Runs, Meanwhile::Down] {
+        made_again(Target::Plain(Version::Newest), plain(), host).await;
+        made_again(Target::Cursors, with_cursors(), host).await;
     }
 }
 
@@ -373,13 +380,6 @@ async fn thousands_that_waited_leave_once_each_and_in_the_order_of_their_keys() 
                 .map(|message| (message.key, message.place)),
         );
     }
-}
-
-/// What the host does while the files of a server are put back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meanwhile {
-    Runs,
-    Down,
 }
 
 /// Puts the files of the server back to how they were before some messages; what the host says then.
