@@ -92,7 +92,7 @@ impl Exceptions {
         deployment
             .runners()
             .iter()
-            .for_each(|runner| runner.set_parks(wanted == OnFailure::Park));
+            .for_each(|runner| runner.set_on_failure(wanted));
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::jetstream::{Conditions, outgoing};
+use super::jetstream::{Sending, outgoing};
 use super::status::Refusal;
 use super::{PASSED, Sent};
 use crate::effects::{Lineage, Place, Row};
@@ -205,13 +205,8 @@ fn notes(cursor: &Cursor, rows: &[Row]) -> Vec<Outgoing> {
 }
 
 /// Sends effects in the order of their places, and moves the cursor with them.
-pub(super) async fn send(
-    publisher: &Publisher,
-    lineage: Lineage,
-    cursor: &mut Cursor,
-    rows: Vec<Row>,
-    conditions: &Conditions<'_>,
-) -> Sent {
+pub(super) async fn send(sending: &Sending<'_>, cursor: &mut Cursor, rows: Vec<Row>) -> Sent {
+    let (publisher, lineage) = (sending.publisher, sending.lineage);
     let through = cursor.through;
     // It says nothing about an effect that has a turn.
     let is_passed =
@@ -224,16 +219,16 @@ pub(super) async fn send(
         return sent;
     }
     let mut count = BATCH_MAX;
-    while !rows.is_empty() && !*conditions.stopped.borrow() {
+    while !rows.is_empty() && !*sending.stopped.borrow() {
         // A grant may be withdrawn meanwhile; later ones wait, as their order is that of places.
-        if let Some(denied) = (conditions.denied)(&rows[0]) {
+        if let Some(denied) = (sending.denied)(&rows[0]) {
             sent.refuse(&rows[0], denied);
             break;
         }
         let most = portion(&rows, count).min(rows.len());
         let granted = rows[..most]
             .iter()
-            .take_while(|row| (conditions.denied)(row).is_none());
+            .take_while(|row| (sending.denied)(row).is_none());
         let length = granted.count();
         let Err(error) = store(publisher, lineage, cursor, &rows[..length]).await else {
             sent.sequence = cursor.sequence;
@@ -356,25 +351,19 @@ async fn judge(
 }
 
 /// Sends delayed effects, a few at a time, each together with its note.
-pub(super) async fn send_delayed(
-    publisher: &Publisher,
-    lineage: Lineage,
-    cursor: &Cursor,
-    rows: Vec<Row>,
-    conditions: &Conditions<'_>,
-) -> Sent {
-    let send = |row| send_one_delayed(publisher, lineage, cursor, row, conditions);
-    let sending = futures_util::stream::iter(rows.into_iter().map(send));
-    let mut sending = sending.buffer_unordered(DELAYED_IN_FLIGHT);
+pub(super) async fn send_delayed(sending: &Sending<'_>, cursor: &Cursor, rows: Vec<Row>) -> Sent {
+    let send = |row| send_one_delayed(sending, cursor, row);
+    let outcomes = futures_util::stream::iter(rows.into_iter().map(send));
+    let mut outcomes = outcomes.buffer_unordered(DELAYED_IN_FLIGHT);
     let mut all = Sent::default();
-    while let Some((sent, refused)) = sending.next().await {
+    while let Some((sent, refused)) = outcomes.next().await {
         all.add(sent);
         if let Some((place, message, words)) = refused {
             // Each question leaves a batch open for a while, of which a stream has few.
             let why = if all.leaves_refused {
                 words
             } else {
-                refusal(publisher, &message, words).await
+                refusal(sending.publisher, &message, words).await
             };
             all.trouble.get_or_insert_with(|| why.clone());
             let subject = message.subject;
@@ -392,14 +381,13 @@ pub(super) async fn send_delayed(
 /// Sends one of them; also returns its place, the message and what the client says if the stream
 /// refuses it.
 async fn send_one_delayed(
-    publisher: &Publisher,
-    lineage: Lineage,
+    sending: &Sending<'_>,
     cursor: &Cursor,
     row: Row,
-    conditions: &Conditions<'_>,
 ) -> (Sent, Option<(Place, Outgoing, String)>) {
+    let (publisher, lineage) = (sending.publisher, sending.lineage);
     let mut sent = Sent::default();
-    if *conditions.stopped.borrow() {
+    if *sending.stopped.borrow() {
         return (sent, None);
     }
     // Before each: without a connection every one of them would try to connect.
@@ -408,7 +396,7 @@ async fn send_one_delayed(
         sent.trouble = Some(error.to_string());
         return (sent, None);
     }
-    if let Some(denied) = (conditions.denied)(&row) {
+    if let Some(denied) = (sending.denied)(&row) {
         // They have no order, so it holds nothing back.
         sent.refuse(&row, denied);
         sent.leaves_refused = true;

@@ -108,7 +108,7 @@ pub(super) fn send(log: &Log, lineage: Lineage, rows: Vec<Row>, delayed: Vec<Row
         return sent;
     }
     // The cursor as it was read: if another owner has moved it since, nothing is appended.
-    append(log, &name, cursor, new, &mut sent);
+    append((log, &name), cursor, new, &mut sent);
     append_delayed(log, &name, delayed, &mut sent);
     sent
 }
@@ -193,8 +193,7 @@ fn store(log: &Log, rows: &[Row], cursors: Vec<CursorMove>) -> Result<u64, log::
 
 /// Appends effects, in few commits.
 fn append(
-    log: &Log,
-    name: &str,
+    (log, name): (&Log, &str),
     mut from: Option<[u8; PLACE_BYTES]>,
     mut rows: Vec<Row>,
     sent: &mut Sent,

@@ -63,9 +63,11 @@ pub(super) enum LookError {
     Subjects(#[from] subject::Error),
 }
 
-/// Under which subjects the stream may have effects.
+/// Whose effects a stream may have, and under which subjects.
 #[derive(Clone, Copy)]
 pub(super) struct Looked<'a> {
+    /// Whose effects they are.
+    pub(super) lineage: Lineage,
     /// What may be published now.
     pub(super) grants: &'a Grants,
     /// What the module declares to publish, if it matters: a grant may have been withdrawn, or not be
@@ -80,10 +82,10 @@ pub(super) struct Looked<'a> {
 pub(super) async fn look(
     (publisher, description): (&Publisher, Description),
     (store, target): (&Store, &str),
-    lineage: Lineage,
     looked: Looked<'_>,
     cursor: Option<u64>,
 ) -> Result<Known, LookError> {
+    let lineage = looked.lineage;
     let window = Known {
         promise: Promise::Window,
         is_read: false,
@@ -104,7 +106,6 @@ pub(super) async fn look(
     let end = Mark::at(description.last, created_ns);
     let mark = store.effect_mark(target);
     let known = mark.filter(|mark| mark.is_within(created_ns));
-    let keeps_subjects = known.and_then(|mark| mark.keeps_subjects);
     let mark = mark.map(|mark| mark.within(created_ns));
     if mark.is_none() && cursor.is_none() {
         ahead::begin_mark(store, target, end).await?;
@@ -115,7 +116,7 @@ pub(super) async fn look(
         // Replies are all that it sends, and no stream has them.
         return Ok(read_back);
     }
-    let patterns = found_under(patterns, keeps_subjects)?;
+    let patterns = found_under(patterns, known)?;
     let ids = ids_behind(
         (publisher, &description),
         [mark, cursor],
@@ -218,9 +219,9 @@ async fn lacks_some(
 /// and then no message has the one to which it was sent.
 fn found_under(
     mut sent: Vec<Pattern>,
-    keeps_subjects: Option<bool>,
+    known: Option<Mark>,
 ) -> Result<Vec<Pattern>, subject::Error> {
-    match keeps_subjects {
+    match known.and_then(|mark| mark.keeps_subjects) {
         Some(true) => {}
         None => sent.insert(0, Pattern::parse(">")?),
         Some(false) => sent = vec![Pattern::parse(">")?],
@@ -283,8 +284,11 @@ fn widened(pattern: Option<Pattern>, subjects: &str) -> Result<Option<Pattern>, 
     }
 }
 
-/// What sending asks before each message.
-pub(super) struct Conditions<'a> {
+/// How effects are sent to a stream, and what is asked before each.
+pub(super) struct Sending<'a> {
+    pub(super) publisher: &'a Publisher,
+    /// Whose effects they are.
+    pub(super) lineage: Lineage,
     /// Whether the deployment stops.
     pub(super) stopped: &'a watch::Receiver<bool>,
     /// Why a message may not be sent now, if so: connecting may take long, and a grant may be
@@ -295,7 +299,7 @@ pub(super) struct Conditions<'a> {
     pub(super) is_silent: AtomicBool,
 }
 
-impl Conditions<'_> {
+impl Sending<'_> {
     /// Whether nothing more is sent. What is left waits in the outbox.
     fn is_over(&self) -> bool {
         *self.stopped.borrow() || self.is_silent.load(Ordering::Relaxed)
@@ -320,12 +324,7 @@ pub(super) enum Refused {
 }
 
 /// Sends effects, in order within each key; ends early once it is asked to stop.
-pub(super) async fn send(
-    publisher: &Publisher,
-    lineage: Lineage,
-    (rows, refused): (Vec<Row>, Refused),
-    conditions: &Conditions<'_>,
-) -> Sent {
+pub(super) async fn send(sending: &Sending<'_>, rows: Vec<Row>, refused: Refused) -> Sent {
     // One chain for each key; effects without a key share one.
     let mut chains: HashMap<String, Vec<Row>> = HashMap::new();
     for row in rows {
@@ -334,7 +333,7 @@ pub(super) async fn send(
     // Oldest first, so that one key cannot keep the others waiting for long.
     let mut chains: Vec<Vec<Row>> = chains.into_values().collect();
     chains.sort_by_key(|chain| chain[0].order());
-    let send = |chain| send_chain(publisher, lineage, (chain, refused), conditions);
+    let send = |chain| send_chain(sending, chain, refused);
     let sent = futures_util::stream::iter(chains.into_iter().map(send));
     let mut all = Sent::default();
     let mut sent = sent.buffer_unordered(IN_FLIGHT);
@@ -345,16 +344,12 @@ pub(super) async fn send(
 }
 
 /// Sends the effects of one key until one is not confirmed, or holds back the others.
-async fn send_chain(
-    publisher: &Publisher,
-    lineage: Lineage,
-    (rows, refused): (Vec<Row>, Refused),
-    conditions: &Conditions<'_>,
-) -> Sent {
+async fn send_chain(sending: &Sending<'_>, rows: Vec<Row>, refused: Refused) -> Sent {
+    let (publisher, lineage) = (sending.publisher, sending.lineage);
     let mut sent = Sent::default();
     for row in rows {
         // Asked between messages.
-        if conditions.is_over() {
+        if sending.is_over() {
             return sent;
         }
         let is_reply = effects::is_reply(&row.effect.subject);
@@ -368,7 +363,7 @@ async fn send_chain(
             sent.trouble = Some(error.to_string());
             return sent;
         }
-        if let Some(denied) = (conditions.denied)(&row) {
+        if let Some(denied) = (sending.denied)(&row) {
             sent.refuse(&row, denied);
             match refused {
                 Refused::HoldsBack => return sent,
@@ -405,7 +400,7 @@ async fn send_chain(
                 }
             }
             Err(PublishError::Unknown(why)) => {
-                conditions.note_unknown(begun);
+                sending.note_unknown(begun);
                 sent.is_in_doubt = true;
                 sent.trouble = Some(why);
                 return sent;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use crate::effects::{Place, Promise};
+use crate::state::Mark;
 use parking_lot::Mutex;
 
 /// Most messages of a target of which it is known why they are refused: the oldest ones.
@@ -186,8 +187,9 @@ impl Status {
         self.targets.lock().remove(target);
     }
 
-    /// Notes whether a target lacks what it had confirmed.
-    pub(super) fn set_lost(&self, target: &str, has_lost: bool) {
+    /// Shows whether a target lacks what it had confirmed, by its mark.
+    pub(super) fn show_mark(&self, target: &str, mark: Option<Mark>) {
+        let has_lost = mark.is_some_and(|mark| mark.has_lost);
         let mut targets = self.targets.lock();
         match targets.get_mut(target) {
             Some(known) => known.has_lost = has_lost,

@@ -43,7 +43,7 @@ fn state(path: &Path) -> (Store, Writer) {
 }
 
 /// Makes the effect of an event durable.
-fn emit(store: &Store, writer: &mut Writer, sequence: u64, key: &str, delivery: Delivery) {
+fn emit(store: &Store, writer: &mut Writer, (sequence, key): (u64, &str), delivery: Delivery) {
     let effect = Effect {
         subject: format!("out.{key}.{sequence}"),
         kind: "out".to_owned(),
@@ -119,8 +119,7 @@ async fn effects_that_waited_for_a_grant_are_all_appended_in_their_order() {
         emit(
             &store,
             &mut writer,
-            sequence,
-            ["b", "a", "a"][sequence as usize % 3],
+            (sequence, ["b", "a", "a"][sequence as usize % 3]),
             Delivery::default(),
         );
     }
@@ -161,7 +160,7 @@ async fn refused_delayed_effects_are_tried_less_and_less_often_also_if_they_fill
             not_before_ns: Some(1),
             ..Delivery::default()
         };
-        emit(&store, &mut writer, sequence, "a", due);
+        emit(&store, &mut writer, (sequence, "a"), due);
     }
     let looks = Arc::new(AtomicUsize::new(0));
     let (_changes, changed) = watch::channel(0);

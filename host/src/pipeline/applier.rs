@@ -610,7 +610,7 @@ impl Applier {
                     (Some(class), None) => {
                         let attempts = self.ladder.attempts();
                         let module = &self.parking.module;
-                        let failure = ParkedFailure::new(kind, class, message, attempts, module);
+                        let failure = ParkedFailure::new((kind, class), message, attempts, module);
                         // The event is applied once more, only to be recorded.
                         let traced = self.record_failure(event, attempt, Fate::Parked, store);
                         return Ok(Next::Park(failure.with_reads(&traced)));

@@ -504,7 +504,7 @@ impl Run {
         // An error without a class is one of the module all the same.
         let class = error.class().unwrap_or(FailureClass::Trap);
         let module = &self.applier.parking.module;
-        let mut failure = ParkedFailure::new(error.kind(), class, &message, 1, module);
+        let mut failure = ParkedFailure::new((error.kind(), class), &message, 1, module);
         // A call that took as long as it may is not made once more: the pipeline is held.
         if class != FailureClass::Deadline
             && let Ok(tried) = self.applier.try_out(std::slice::from_ref(&parked.event))

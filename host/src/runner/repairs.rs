@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Runner;
 use crate::pipeline::{ParkedOutcome, ParkedWork, ParkedWorkError, Repair, RepairError};
 use crate::state;
+use crate::state::catalogue::OnFailure;
 
 /// How long a repair may wait for the thread that owns the state, which may be unable to open it.
 const REPAIR_MAX: Duration = Duration::from_secs(10);
@@ -43,9 +44,10 @@ impl Runner {
         }
     }
 
-    /// Sets whether events that have used up their attempts are parked, and lets the pipeline begin
-    /// again with that.
-    pub fn set_parks(&self, parks: bool) {
+    /// Sets what becomes of events that have used up their attempts, and lets the pipeline begin again
+    /// with that.
+    pub fn set_on_failure(&self, wanted: OnFailure) {
+        let parks = wanted == OnFailure::Park;
         let before = self.shared.parks.swap(parks, Ordering::Relaxed);
         // Read after the swap: a pipeline that ends meanwhile starts with the new value.
         let has_failed = self.now().has_stopped();

@@ -90,8 +90,7 @@ pub struct ReadEntry {
 impl ParkedFailure {
     /// A failure now.
     pub fn new(
-        kind: &str,
-        class: FailureClass,
+        (kind, class): (&str, FailureClass),
         message: &str,
         attempts: u32,
         module: &str,
@@ -771,7 +770,7 @@ mod tests {
             headers: vec![("trace".into(), "1".into())],
             data: Payload::Bytes(Bytes::from_static(b"{\xff}")),
         };
-        let failure = ParkedFailure::new("trap", FailureClass::Trap, &"ä".repeat(400), 3, "ab");
+        let failure = ParkedFailure::new(("trap", FailureClass::Trap), &"ä".repeat(400), 3, "ab");
         Parked {
             key: key.to_owned(),
             event,

@@ -87,9 +87,7 @@ impl Task {
     /// before a restart.
     pub(super) fn show_lost(&self) {
         let mark = self.parts.store.effect_mark(&self.name);
-        let has_lost = mark.is_some_and(|mark| mark.has_lost);
-        let status = &self.parts.status;
-        status.set_lost(&self.name, has_lost);
+        self.parts.status.show_mark(&self.name, mark);
     }
 
     /// Shows how long messages waited before the start.
@@ -195,12 +193,13 @@ impl Task {
         let is_from_backup =
             !self.has_looked.load(Ordering::Relaxed) || !self.ahead.lock().is_empty();
         let looked = jetstream::Looked {
+            lineage,
             grants: &grants,
             publishes: if is_from_backup { &publishes } else { &[] },
             passed: &|passed, of| reading.passed(passed, of),
         };
         let stream = (publisher, description);
-        let known = jetstream::look(stream, place, lineage, looked, sequence).await;
+        let known = jetstream::look(stream, place, looked, sequence).await;
         let known = known.map_err(|error| error.to_string())?;
         drop(reading);
         self.has_looked.store(true, Ordering::Relaxed);

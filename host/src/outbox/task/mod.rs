@@ -467,7 +467,6 @@ impl Task {
 
     /// Sends effects that a stream does not have.
     async fn send_new(&self, publisher: &Publisher, rows: Vec<Row>, delayed: Vec<Row>) -> Sent {
-        let lineage = self.parts.lineage;
         let abilities = match abilities(publisher, rows.iter().chain(&delayed)).await {
             Ok(abilities) => abilities,
             Err(away) => return Sent::nothing(away),
@@ -485,24 +484,19 @@ impl Task {
             let denied = self.denied(&(self.parts.grants)(), row);
             denied.or_else(|| self.lacks(abilities.as_ref()?, row))
         };
-        let conditions = jetstream::Conditions {
+        let sending = jetstream::Sending {
+            publisher,
+            lineage: self.parts.lineage,
             stopped: &self.stopped,
             denied: &denied,
             is_silent: AtomicBool::new(false),
         };
-        let mut sent = self
-            .send_in_order(publisher, cursor.clone(), rows, &conditions)
-            .await;
+        let mut sent = self.send_in_order(&sending, cursor.clone(), rows).await;
         // A server that does not answer would not answer to these either.
         if !delayed.is_empty() && !sent.is_in_doubt {
             sent.add(match &cursor {
-                None => {
-                    let rows = (delayed, Refused::Passed);
-                    jetstream::send(publisher, lineage, rows, &conditions).await
-                }
-                Some(cursor) => {
-                    cursor::send_delayed(publisher, lineage, cursor, delayed, &conditions).await
-                }
+                None => jetstream::send(&sending, delayed, Refused::Passed).await,
+                Some(cursor) => cursor::send_delayed(&sending, cursor, delayed).await,
             });
         }
         self.is_in_doubt.store(sent.is_in_doubt, Ordering::Relaxed);
@@ -517,23 +511,19 @@ impl Task {
     /// Sends effects that have an order.
     async fn send_in_order(
         &self,
-        publisher: &Publisher,
+        sending: &jetstream::Sending<'_>,
         cursor: Option<Cursor>,
         rows: Vec<Row>,
-        conditions: &jetstream::Conditions<'_>,
     ) -> Sent {
-        let lineage = self.parts.lineage;
         let Some(mut cursor) = cursor else {
-            let rows = (rows, Refused::HoldsBack);
-            return jetstream::send(publisher, lineage, rows, conditions).await;
+            return jetstream::send(sending, rows, Refused::HoldsBack).await;
         };
         // No stream has replies, so no cursor passes them.
         let is_reply = |row: &Row| effects::is_reply(&row.effect.subject);
         let (replies, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_reply);
-        let mut sent = cursor::send(publisher, lineage, &mut cursor, rows, conditions).await;
+        let mut sent = cursor::send(sending, &mut cursor, rows).await;
         *self.cursor.lock() = Some(cursor);
-        let replies = (replies, Refused::HoldsBack);
-        sent.add(jetstream::send(publisher, lineage, replies, conditions).await);
+        sent.add(jetstream::send(sending, replies, Refused::HoldsBack).await);
         sent
     }
 

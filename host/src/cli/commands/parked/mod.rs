@@ -175,7 +175,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
                 ..which.selection()
             };
             // Printed in any case: what was applied before a key failed again stays applied.
-            let outcome = act_on_all(&client, &name, "retry", &selection, context).await?;
+            let outcome = act_on_all(&client, (&name, "retry"), &selection, context).await?;
             context
                 .output
                 .one(&outcome, |outcome| line_of("applied", outcome))?;
@@ -206,7 +206,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
                 dry_run,
                 ..which.selection()
             };
-            let outcome = act_on_all(&client, &name, "drop", &selection, context).await?;
+            let outcome = act_on_all(&client, (&name, "drop"), &selection, context).await?;
             context
                 .output
                 .one(&outcome, |outcome| line_of("dropped", outcome))?;
@@ -249,8 +249,7 @@ async fn all_keys(
 /// events in between.
 async fn act_on_all(
     client: &Client,
-    name: &str,
-    verb: &str,
+    (name, verb): (&str, &str),
     selection: &ParkedSelection,
     context: &Context,
 ) -> anyhow::Result<ParkedOutcome> {
