@@ -357,3 +357,50 @@ async fn auctions_find_highest_bids_average_prices_and_sellers_totals() {
         );
     }
 }
+
+/// The last cells of the table of unhappy paths in the README of an example.
+fn paths(example: &str) -> BTreeSet<String> {
+    let readme = guests::folder(example).join("README.md");
+    let readme = std::fs::read_to_string(readme).expect("each example has a README");
+    let (_, section) = readme
+        .split_once("## Unhappy paths")
+        .expect("a section about unhappy paths");
+    let table = section.lines().skip_while(|line| !line.starts_with("|---"));
+    let rows = table.skip(1).take_while(|line| line.starts_with('|'));
+    rows.filter_map(|row| row.split('|').nth(2))
+        .map(|cell| cell.trim().to_owned())
+        .filter(|cell| !cell.is_empty())
+        .collect()
+}
+
+/// The names of the scenarios in the files of some modules.
+fn scenarios(modules: &[&str]) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for module in modules {
+        let file = guests::folder(module).join("scenarios.yaml");
+        let text = std::fs::read_to_string(file).expect("each module has scenarios");
+        let found = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("  - name: "));
+        names.extend(found.map(str::to_owned));
+    }
+    names
+}
+
+#[test]
+fn each_unhappy_path_in_the_readme_of_a_saga_has_its_scenario() {
+    let examples: [(&str, &[&str]); 2] = [
+        ("saga-orchestrated", &["saga-orchestrated"]),
+        (
+            "saga-choreographed",
+            &[
+                "saga-choreographed/checkout",
+                "saga-choreographed/stock",
+                "saga-choreographed/shipping",
+            ],
+        ),
+    ];
+    for (example, modules) in examples {
+        assert_eq!(paths(example), scenarios(modules), "{example}");
+    }
+}

@@ -10,12 +10,16 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// The examples with scenarios.
-const EXAMPLES: [&str; 5] = [
+const EXAMPLES: [&str; 9] = [
     "starter",
     "starter-handler",
     "order-totals",
     "fulfilment",
     "saga-orchestrated",
+    "saga-choreographed/checkout",
+    "saga-choreographed/stock",
+    "saga-choreographed/shipping",
+    "saga-participants",
 ];
 
 /// Files of one test.
