@@ -30,6 +30,7 @@ mod accounts; // targets of handlers in another JetStream domain or account
 mod admission; // a host without configured tokens makes one; what is open without
 mod backup; // a copy of a running host: whole, compared, and a data folder
 mod checked; // events held against schemas while they are folded: the same in every fold
+mod choreography; // services that react to each other deliver or undo each order
 mod cloudevents; // in each form, in and out; times that never go back
 mod commands; // every command: what it prints, and how it ends
 mod configuration; // mistakes one by one, exposure, and how servers let us in

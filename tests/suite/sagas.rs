@@ -10,7 +10,7 @@ use foldstream_tests::{cli, guests, wait};
 use serde_json::{Value, json};
 
 const SAGA: &str = "saga-orchestrated";
-const PARTICIPANTS: &str = "saga-participants";
+pub(crate) const PARTICIPANTS: &str = "saga-participants";
 /// What the saga may publish.
 pub(crate) const GRANTED: [&str; 8] = [
     "payment.*.charge",
@@ -36,10 +36,10 @@ const GRANTED_TO_PARTICIPANTS: [&str; 10] = [
     "shipping.*.refused",
 ];
 /// Small and frequent flushes, so that kills fall before, into and behind commits.
-const FLUSHES: &str = "[state]\nflush_interval = \"50ms\"\n";
+pub(crate) const FLUSHES: &str = "[state]\nflush_interval = \"50ms\"\n";
 
 /// The parameter that allows a handler to publish.
-fn grants(subjects: &[&str]) -> String {
+pub(crate) fn grants(subjects: &[&str]) -> String {
     let grants: Vec<_> = subjects
         .iter()
         .map(|subject| format!("{subject}%40events"))
@@ -56,7 +56,7 @@ async fn start(config: &str) -> Host {
     host
 }
 
-async fn deploy_participants(host: &Host) {
+pub(crate) async fn deploy_participants(host: &Host) {
     let module = guests::module(PARTICIPANTS);
     let parameters = format!(
         "&effects-from=beginning{}",
@@ -73,7 +73,7 @@ fn event(order: &str, what: &str, data: &Value) -> api::NewEvent {
 }
 
 /// An order that is placed; `wrong` is what goes wrong with it.
-fn placed(order: &str, wrong: &[(&str, &str)]) -> api::NewEvent {
+pub(crate) fn placed(order: &str, wrong: &[(&str, &str)]) -> api::NewEvent {
     let mut data = json!({
         "cents": 4_200, "item": "lamp", "card": "valid", "address": "1 Main Street",
     });
@@ -84,7 +84,15 @@ fn placed(order: &str, wrong: &[(&str, &str)]) -> api::NewEvent {
 }
 
 async fn list(client: &Client, parameters: &str) -> api::SagaInstances {
-    let path = format!("/v1/deployments/{SAGA}/sagas?{parameters}");
+    list_of(client, SAGA, parameters).await
+}
+
+pub(crate) async fn list_of(
+    client: &Client,
+    deployment: &str,
+    parameters: &str,
+) -> api::SagaInstances {
+    let path = format!("/v1/deployments/{deployment}/sagas?{parameters}");
     client.get(&path).await.expect(200).json()
 }
 
@@ -103,7 +111,7 @@ async fn have(client: &Client, status: &str, count: usize) -> Vec<api::SagaInsta
 }
 
 /// All events of the embedded log.
-async fn stored(client: &Client) -> Vec<Value> {
+pub(crate) async fn stored(client: &Client) -> Vec<Value> {
     let mut all = Vec::new();
     let mut after = 0;
     loop {
@@ -118,8 +126,8 @@ async fn stored(client: &Client) -> Vec<Value> {
 }
 
 /// What was published about each order, in order, once nothing waits to be published.
-async fn stories(client: &Client) -> BTreeMap<String, Vec<String>> {
-    for handler in [SAGA, PARTICIPANTS] {
+pub(crate) async fn stories(client: &Client, handlers: &[&str]) -> BTreeMap<String, Vec<String>> {
+    for handler in handlers {
         client
             .show_when(handler, "have published everything", |shown| {
                 shown
@@ -172,12 +180,12 @@ async fn killed_again_and_again_each_order_is_fulfilled_or_undone_once() {
         host.restart().await;
     }
     let client = host.client();
-    let shown = settled(client, (fates.len() * rounds) as u64).await;
+    let shown = settled(client, SAGA, (fates.len() * rounds) as u64).await;
     assert!(
         shown.ended["completed"] > 0 && shown.ended["compensated"] > 0,
         "{shown:?}"
     );
-    for (order, story) in stories(client).await {
+    for (order, story) in stories(client, &[SAGA, PARTICIPANTS]).await {
         assert_is_done_or_undone(&order, &story);
     }
     // The id of a message is that of its place, so none was stored twice.
@@ -197,11 +205,11 @@ async fn killed_again_and_again_each_order_is_fulfilled_or_undone_once() {
 
 /// Waits until this many instances have ended. Restarts may take longer than a refund may, so
 /// whatever gets stuck is resumed.
-async fn settled(client: &Client, count: u64) -> api::Saga {
+pub(crate) async fn settled(client: &Client, deployment: &str, count: u64) -> api::Saga {
     let mut resumed = BTreeSet::new();
     loop {
         let shown = wait::until("an order to end or to get stuck", async || {
-            let saga = client.show(SAGA).await.sagas.into_iter().next()?;
+            let saga = client.show(deployment).await.sagas.into_iter().next()?;
             let is_stuck = |group: &api::SagaGroup| group.status == api::SagaStatus::Stuck;
             let has_ended = saga.ended.values().sum::<u64>() == count;
             (has_ended || saga.waiting.iter().any(is_stuck)).then_some(saga)
@@ -210,7 +218,7 @@ async fn settled(client: &Client, count: u64) -> api::Saga {
         if shown.ended.values().sum::<u64>() == count {
             return shown;
         }
-        for stuck in list(client, "status=stuck").await.instances {
+        for stuck in list_of(client, deployment, "status=stuck").await.instances {
             if resumed.insert((stuck.key.clone(), stuck.since.clone())) {
                 client
                     .append(&[event(&stuck.key, "resume", &json!({}))])
@@ -387,7 +395,7 @@ async fn instances_continue_under_newer_code_and_in_a_rebuilt_state() {
     client.becomes(SAGA, number, GenerationStatus::Active).await;
     have(client, "compensated", orders.len()).await;
 
-    let stories = stories(client).await;
+    let stories = stories(client, &[SAGA, PARTICIPANTS]).await;
     for order in orders {
         let story = &stories[order];
         let count = |what: &str| story.iter().filter(|told| *told == what).count();
