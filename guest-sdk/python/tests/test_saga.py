@@ -309,6 +309,28 @@ def test_a_step_without_a_command_waits_for_an_event_that_may_come_before_its_tu
     orders.assert_same_for_any_batching()
 
 
+def test_a_step_without_a_command_that_fails_before_its_turn_fails_at_its_turn() -> None:
+    weather: Step[Order] = Step("weather", succeeds_on="did.*.weather", fails_on="refused.*.weather")
+    orders = runs(trip_of([step("hotel", 1, 1), weather]))
+    orders.given(*happens("trips.6.booked", "refused.6.weather", "refused.6.weather"))
+    assert place(orders, "6") == "running hotel"
+    assert instance(orders, "6")["early_failures"] == [{"step": "weather", "why": "weather"}]
+    orders.given(*happens("did.6.hotel", "undid.6.hotel"))
+    assert place(orders, "6") == "compensated -"
+    assert instance(orders, "6")["reason"] == "weather: weather"
+    assert "early_failures" not in instance(orders, "6")
+    # A success counts, before the failure and after it.
+    for key, first, second in (("7", "did", "refused"), ("8", "refused", "did")):
+        weathers = (f"{first}.{key}.weather", f"{second}.{key}.weather")
+        orders.given(*happens(f"trips.{key}.booked", *weathers, f"did.{key}.hotel"))
+        assert place(orders, key) == "completed -"
+    # Another step may fail first.
+    orders.given(*happens("trips.9.booked", "refused.9.weather", "refused.9.hotel", "refused.9.weather"))
+    assert instance(orders, "9")["reason"] == "hotel: hotel"
+    assert counts(orders)["ignored"] == {"duplicate": 1, "late": 1, "ended": 1}
+    orders.assert_same_for_any_batching()
+
+
 def test_hostile_keys_are_kept_apart_and_impossible_ones_are_rejected() -> None:
     orders = runs(trip())
     odd = ["a/b", "%2F", "saga", "\u0085", "ключ", "-", "🦀"]

@@ -435,6 +435,66 @@ fn a_step_without_a_command_waits_for_an_event_that_may_come_before_its_turn() {
 }
 
 #[test]
+fn a_step_without_a_command_that_fails_before_its_turn_fails_at_its_turn() {
+    fn saga() -> Saga<Order> {
+        let weather = Step::new("weather")
+            .succeeds_on("did.*.weather")
+            .fails_on("refused.*.weather");
+        trip_of(&["hotel"], 1, RetryPolicy::none()).step(weather)
+    }
+    let mut orders = runs(saga);
+    orders.given(["trips.6.booked", "refused.6.weather", "refused.6.weather"].map(happens));
+    let waiting = instance(&orders, "6");
+    assert_eq!(
+        (&waiting["step"], &waiting["early_failures"]),
+        (
+            &json!("hotel"),
+            &json!([{ "step": "weather", "why": "weather" }])
+        )
+    );
+    orders.given(["did.6.hotel", "undid.6.hotel"].map(happens));
+    let ended = instance(&orders, "6");
+    assert_eq!(
+        (&ended["status"], &ended["reason"], &ended["early_failures"]),
+        (
+            &json!("compensated"),
+            &json!("weather: weather"),
+            &Value::Null
+        )
+    );
+    // A success counts, before the failure and after it.
+    for (key, first, second) in [("7", "did", "refused"), ("8", "refused", "did")] {
+        orders.given(
+            [
+                format!("trips.{key}.booked"),
+                format!("{first}.{key}.weather"),
+                format!("{second}.{key}.weather"),
+                format!("did.{key}.hotel"),
+            ]
+            .each_ref()
+            .map(|what| happens(what)),
+        );
+        assert_eq!(instance(&orders, key)["status"], "completed", "{key}");
+    }
+    // Another step may fail first.
+    orders.given(
+        [
+            "trips.9.booked",
+            "refused.9.weather",
+            "refused.9.hotel",
+            "refused.9.weather",
+        ]
+        .map(happens),
+    );
+    assert_eq!(instance(&orders, "9")["reason"], "hotel: hotel");
+    assert_eq!(
+        counts(&orders)["ignored"],
+        json!({ "duplicate": 1, "late": 1, "ended": 1 })
+    );
+    orders.assert_same_for_any_batching();
+}
+
+#[test]
 fn hostile_keys_are_kept_apart_and_impossible_ones_are_rejected() {
     let mut orders = runs(trip);
     let odd = ["a/b", "%2F", "saga", "\u{85}", "ключ", "-"];

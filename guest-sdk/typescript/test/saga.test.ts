@@ -301,6 +301,28 @@ test("a step without a command waits for an event that may come before its turn"
   orders.assertSameForAnyBatching();
 });
 
+test("a step without a command that fails before its turn fails at its turn", () => {
+  const weather: Step<Order> = { name: "weather", succeedsOn: "did.*.weather", failsOn: "refused.*.weather" };
+  const orders = runs(tripOf([step("hotel", times(1), times(1)), weather]));
+  orders.given(...happens("trips.6.booked", "refused.6.weather", "refused.6.weather"));
+  assert.equal(place(orders, "6"), "running hotel");
+  assert.deepEqual(instance(orders, "6").early_failures, [{ step: "weather", why: "weather" }]);
+  orders.given(...happens("did.6.hotel", "undid.6.hotel"));
+  const { status, reason, early_failures } = instance(orders, "6");
+  assert.deepEqual([status, reason, early_failures], ["compensated", "weather: weather", undefined]);
+  // A success counts, before the failure and after it.
+  for (const [key, first, second] of [["7", "did", "refused"], ["8", "refused", "did"]]) {
+    const weathers = [`${first}.${key}.weather`, `${second}.${key}.weather`];
+    orders.given(...happens(`trips.${key}.booked`, ...weathers, `did.${key}.hotel`));
+    assert.equal(place(orders, key), "completed -");
+  }
+  // Another step may fail first.
+  orders.given(...happens("trips.9.booked", "refused.9.weather", "refused.9.hotel", "refused.9.weather"));
+  assert.equal(instance(orders, "9").reason, "hotel: hotel");
+  assert.deepEqual(counts(orders).ignored, { duplicate: 1, late: 1, ended: 1 });
+  orders.assertSameForAnyBatching();
+});
+
 test("hostile keys are kept apart and impossible ones are rejected", () => {
   const orders = runs(trip());
   const odd = ["a/b", "%2F", "saga", "\u0085", "ключ", "-", "🦀"];

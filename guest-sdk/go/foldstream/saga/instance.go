@@ -71,6 +71,12 @@ type Record struct {
 	Fate Fate   `json:"fate"`
 }
 
+// EarlyFailure is a step without a command that failed before its turn.
+type EarlyFailure struct {
+	Step string `json:"step"`
+	Why  string `json:"why"`
+}
+
 // Note is a note in the history.
 type Note struct {
 	At   foldstream.Timestamp `json:"at"`
@@ -102,9 +108,11 @@ type Instance[D any] struct {
 	// Steps that were begun, in order.
 	Steps []Record `json:"steps"`
 	// Early are steps without a command whose event came before their turn.
-	Early          []string `json:"early,omitempty"`
-	History        []Note   `json:"history"`
-	HistoryDropped uint64   `json:"history_dropped,omitempty"`
+	Early []string `json:"early,omitempty"`
+	// EarlyFailures are steps without a command whose failure came before their turn.
+	EarlyFailures  []EarlyFailure `json:"early_failures,omitempty"`
+	History        []Note         `json:"history"`
+	HistoryDropped uint64         `json:"history_dropped,omitempty"`
 	// Data is what it keeps.
 	Data D `json:"data"`
 }
@@ -150,6 +158,11 @@ func (i *Instance[D]) setFate(step string, fate Fate) {
 		}
 	}
 	i.Steps = append(i.Steps, Record{step, fate})
+}
+
+// earlyFailure is the place of the early failure of a step; -1 if there is none.
+func (i *Instance[D]) earlyFailure(step string) int {
+	return slices.IndexFunc(i.EarlyFailures, func(failure EarlyFailure) bool { return failure.Step == step })
 }
 
 // note adds to the history.

@@ -400,6 +400,29 @@ func TestAStepWithoutACommandWaitsForAnEventThatMayComeBeforeItsTurn(t *testing.
 	o.SameForAnyBatching()
 }
 
+func TestAStepWithoutACommandThatFailsBeforeItsTurnFailsAtItsTurn(t *testing.T) {
+	weather := Step[trip]{Name: "weather", SucceedsOn: On("did.*.weather"), FailsOn: On("refused.*.weather")}
+	o := runs(t, tripOf(stepOfTrip("hotel", times(1), times(1)), weather))
+	o.happens("trips.6.booked", "refused.6.weather", "refused.6.weather")
+	o.is("6", "running hotel")
+	same(t, "early failures", o.instance("6").EarlyFailures, []EarlyFailure{{"weather", "weather"}})
+	o.happens("did.6.hotel", "undid.6.hotel")
+	o.is("6", "compensated")
+	same(t, "the reason", o.instance("6").Reason, "weather: weather")
+	same(t, "early failures", len(o.instance("6").EarlyFailures), 0)
+	// A success counts, before the failure and after it.
+	for key, answers := range map[string][2]string{"7": {"did", "refused"}, "8": {"refused", "did"}} {
+		o.happens("trips."+key+".booked", answers[0]+"."+key+".weather", answers[1]+"."+key+".weather")
+		o.happens("did." + key + ".hotel")
+		o.is(key, "completed")
+	}
+	// Another step may fail first.
+	o.happens("trips.9.booked", "refused.9.weather", "refused.9.hotel", "refused.9.weather")
+	same(t, "the reason", o.instance("9").Reason, "hotel: hotel")
+	o.ignored(map[string]uint64{"duplicate": 1, "late": 1, "ended": 1})
+	o.SameForAnyBatching()
+}
+
 func TestHostileKeysAreKeptApartAndImpossibleOnesAreRejected(t *testing.T) {
 	o := runs(t, usual())
 	odd := []string{"a/b", "%2F", "saga", "\u0085", "ключ", "-", "🦀", "\uFFFD"}

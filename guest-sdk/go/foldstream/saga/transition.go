@@ -258,22 +258,43 @@ func (t *transition[D]) answerOfOther(step *step[D], answer answer, event *folds
 		return Changed, nil
 	case ended:
 		return Ended, nil
-	case isSuccess && nobodyAsked && !givesUp:
-		if slices.Contains(instance.Early, step.name) {
-			return Duplicate, nil
-		}
-		if err := t.take(step.name, event); err != nil {
-			return Changed, err
-		}
-		t.note(step.name + ": done before its turn (" + event.Kind + ")")
-		instance.Early = append(instance.Early, step.name)
-		return Changed, nil
+	case nobodyAsked && !givesUp && answer != transient:
+		return t.answeredEarly(step.name, answer, event)
 	case fate == "":
 		return Early, nil
 	case isSuccess && fate == Done, !isSuccess && fate == Failed:
 		return Duplicate, nil
 	}
 	return Late, nil
+}
+
+// answeredEarly takes the end of a step without a command that comes before its turn. Nobody says it
+// again, so that it is kept until then. A success counts, whatever else was said.
+func (t *transition[D]) answeredEarly(name string, answer answer, event *foldstream.Event) (Outcome, error) {
+	instance := t.instance
+	isDone := slices.Contains(instance.Early, name)
+	failed := instance.earlyFailure(name)
+	switch {
+	case answer == success && isDone:
+		return Duplicate, nil
+	case answer == success:
+		if failed >= 0 {
+			instance.EarlyFailures = slices.Delete(instance.EarlyFailures, failed, failed+1)
+		}
+		if err := t.take(name, event); err != nil {
+			return Changed, err
+		}
+		t.note(name + ": done before its turn (" + event.Kind + ")")
+		instance.Early = append(instance.Early, name)
+		return Changed, nil
+	case isDone:
+		return Late, nil
+	case failed >= 0:
+		return Duplicate, nil
+	}
+	instance.EarlyFailures = append(instance.EarlyFailures, EarlyFailure{name, shortened(event.Kind)})
+	t.note(name + ": failed before its turn (" + event.Kind + ")")
+	return Changed, nil
 }
 
 // doneAfterAll says that a step that had failed was done: it is undone as well, by an operator if all
@@ -300,6 +321,10 @@ func (t *transition[D]) proceed() error {
 		t.enter(Running, step.name)
 		if early := slices.Index(instance.Early, step.name); early >= 0 {
 			instance.Early = slices.Delete(instance.Early, early, early+1)
+		} else if failed := instance.earlyFailure(step.name); failed >= 0 {
+			why := instance.EarlyFailures[failed].Why
+			instance.EarlyFailures = slices.Delete(instance.EarlyFailures, failed, failed+1)
+			return t.stepFailed(why, false)
 		} else if err := t.send(&step.action); err != nil || step.action.waits() {
 			return err
 		}
@@ -328,6 +353,10 @@ func (t *transition[D]) compensate() error {
 		instance.setFate(step, Done)
 	}
 	instance.Early = nil
+	for _, failure := range instance.EarlyFailures {
+		instance.setFate(failure.Step, Failed)
+	}
+	instance.EarlyFailures = nil
 	for name := t.nextToUndo(); name != ""; name = t.nextToUndo() {
 		t.enter(Compensating, name)
 		step := t.plan.find(name)

@@ -78,6 +78,14 @@ class Record:
 
 
 @dataclass(frozen=True)
+class EarlyFailure:
+    """A step without a command that failed before its turn."""
+
+    step: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Note:
     """A note in the history."""
 
@@ -113,6 +121,8 @@ class _Fields:
     """The steps that were begun, in order."""
     early: list[str] = field(default_factory=list)
     """Steps without a command whose event came before their turn."""
+    early_failures: list[EarlyFailure] = field(default_factory=list)
+    """Steps without a command whose failure came before their turn."""
     history: list[Note] = field(default_factory=list)
     history_dropped: u64 = 0
 
@@ -161,6 +171,7 @@ _EMPTY: dict[str, Any] = {
     "reason": "",
     "reason_before": "",
     "early": [],
+    "early_failures": [],
     "history_dropped": 0,
 }
 """Fields that are left out if they have these values."""
@@ -187,7 +198,7 @@ def instance_codec(data: Any) -> Codec:
         return f'{to_json(stored)[:-1]},"data":{own_text}}}'
 
     def copy(instance: Instance[Any]) -> Instance[Any]:
-        lists = {name: list(getattr(instance, name)) for name in ("steps", "early", "history")}
+        lists = {name: list(getattr(instance, name)) for name in ("steps", "early", "early_failures", "history")}
         return replace(instance, **lists, data=copy_own(instance.data))
 
     return Codec(decode, encode, copy, None)

@@ -12,7 +12,7 @@ from ..effects import Effects
 from ..events import Event
 from ..time import Timestamp
 from .definition import Call, Publish, Saga, Step, _Action, matches_any
-from .instance import Fate, Instance, Status, Wait, shortened
+from .instance import EarlyFailure, Fate, Instance, Status, Wait, shortened
 from .listing import Ignored
 
 D = TypeVar("D")
@@ -220,17 +220,31 @@ class Transition(Generic[D]):
             return None
         if ended:
             return Ignored.ENDED
-        if is_success and nobody_asked and not gives_up:
-            if name in instance.early:
-                return Ignored.DUPLICATE
-            self._take(name, event)
-            self._note(f"{name}: done before its turn ({event.kind})")
-            instance.early.append(name)
-            return None
+        if nobody_asked and not gives_up and answer is not _Answer.TRANSIENT:
+            return self._answered_early(name, answer, event)
         if fate is None:
             return Ignored.EARLY
         same = Fate.DONE if is_success else Fate.FAILED
         return Ignored.DUPLICATE if fate is same else Ignored.LATE
+
+    def _answered_early(self, name: str, answer: _Answer, event: Event) -> Ignored | None:
+        """A step without a command ends before its turn. Nobody says it again, so that it is kept until
+        then. A success counts, whatever else was said."""
+        instance, failures = self.instance, self.instance.early_failures
+        if name in instance.early:
+            return Ignored.DUPLICATE if answer is _Answer.SUCCESS else Ignored.LATE
+        others = [failure for failure in failures if failure.step != name]
+        if answer is _Answer.SUCCESS:
+            instance.early_failures = others
+            self._take(name, event)
+            self._note(f"{name}: done before its turn ({event.kind})")
+            instance.early.append(name)
+            return None
+        if len(others) < len(failures):
+            return Ignored.DUPLICATE
+        failures.append(EarlyFailure(name, shortened(event.kind)))
+        self._note(f"{name}: failed before its turn ({event.kind})")
+        return None
 
     def _done_after_all(self, step: Step[D], event: Event) -> None:
         """A step that had failed was done: it is undone as well, by an operator if all else has ended."""
@@ -249,8 +263,12 @@ class Transition(Generic[D]):
             name, action = step.name, step._action
             instance.set_fate(name, Fate.WAITING)
             self._enter(Status.RUNNING, name)
+            failure = next((early for early in instance.early_failures if early.step == name), None)
             if name in instance.early:
                 instance.early.remove(name)
+            elif failure is not None:
+                instance.early_failures.remove(failure)
+                return self._step_failed(failure.why, False)
             else:
                 self._send(action)
                 if action.waits:
@@ -273,6 +291,9 @@ class Transition(Generic[D]):
         for step in instance.early:
             instance.set_fate(step, Fate.DONE)
         instance.early = []
+        for failure in instance.early_failures:
+            instance.set_fate(failure.step, Fate.FAILED)
+        instance.early_failures = []
         while (name := self._next_to_undo()) is not None:
             self._enter(Status.COMPENSATING, name)
             known = self.saga._find(name)

@@ -89,6 +89,13 @@ pub(super) struct Record {
     pub(super) fate: Fate,
 }
 
+/// A step without a command that failed before its turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EarlyFailure {
+    pub(super) step: String,
+    pub(super) why: String,
+}
+
 /// A note in the history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Note {
@@ -129,6 +136,9 @@ pub struct Instance<D> {
     /// Steps without a command whose event came before their turn.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) early: Vec<String>,
+    /// Steps without a command whose failure came before their turn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) early_failures: Vec<EarlyFailure>,
     #[serde(default)]
     pub(super) history: Vec<Note>,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -153,6 +163,7 @@ impl<D> Instance<D> {
             reason_before: String::new(),
             steps: Vec::new(),
             early: Vec::new(),
+            early_failures: Vec::new(),
             history: Vec::new(),
             history_dropped: 0,
             data,

@@ -2,7 +2,7 @@
 //! and timers follow. It knows no tables.
 
 use super::definition::{Action, Call, Pattern, Publish, Saga, Step};
-use super::instance::{Fate, Instance, Status, Wait, shortened};
+use super::instance::{EarlyFailure, Fate, Instance, Status, Wait, shortened};
 use super::{Handled, Ignored};
 use crate::effects::Effects;
 use crate::event::Event;
@@ -279,23 +279,55 @@ impl<'a, D> Transition<'a, D> {
                 return Ok(self.changed());
             }
             _ if has_ended => Ignored::Ended,
-            None if is_success && nobody_asked && !gives_up => {
-                if self.instance.early.iter().any(|early| early == step.name) {
-                    return Ok(Handled::Ignored(Ignored::Duplicate));
-                }
-                self.take(step.name, event)?;
-                self.note(&format!(
-                    "{}: done before its turn ({})",
-                    step.name,
-                    event.kind()
-                ));
-                self.instance.early.push(step.name.to_owned());
-                return Ok(self.changed());
+            None if nobody_asked && !gives_up && answer != Answer::Transient => {
+                return self.answered_early(step, answer, event);
             }
             None => Ignored::Early,
             Some(Fate::Done) if is_success => Ignored::Duplicate,
             Some(Fate::Failed) if !is_success => Ignored::Duplicate,
             Some(_) => Ignored::Late,
+        };
+        Ok(Handled::Ignored(ignored))
+    }
+
+    /// A step without a command ends before its turn. Nobody says it again, so that it is kept until
+    /// then. A success counts, whatever else was said.
+    fn answered_early(
+        &mut self,
+        step: &Step<D>,
+        answer: Answer,
+        event: &Event<'_>,
+    ) -> Result<Handled, Failure> {
+        let (name, instance) = (step.name, &mut *self.instance);
+        let is_done = instance.early.iter().any(|early| early == name);
+        let failure = instance
+            .early_failures
+            .iter()
+            .position(|early| early.step == name);
+        let ignored = match (answer, is_done, failure) {
+            (Answer::Success, true, _) => Ignored::Duplicate,
+            (Answer::Success, false, _) => {
+                if let Some(place) = failure {
+                    instance.early_failures.remove(place);
+                }
+                self.take(name, event)?;
+                self.note(&format!("{name}: done before its turn ({})", event.kind()));
+                self.instance.early.push(name.to_owned());
+                return Ok(self.changed());
+            }
+            (_, true, _) => Ignored::Late,
+            (_, false, Some(_)) => Ignored::Duplicate,
+            (_, false, None) => {
+                instance.early_failures.push(EarlyFailure {
+                    step: name.to_owned(),
+                    why: shortened(event.kind()),
+                });
+                self.note(&format!(
+                    "{name}: failed before its turn ({})",
+                    event.kind()
+                ));
+                return Ok(self.changed());
+            }
         };
         Ok(Handled::Ignored(ignored))
     }
@@ -323,8 +355,12 @@ impl<'a, D> Transition<'a, D> {
             self.instance.set_fate(step.name, Fate::Waiting);
             self.enter(Status::Running, step.name);
             let early = &mut self.instance.early;
+            let failures = &mut self.instance.early_failures;
             if let Some(place) = early.iter().position(|early| early == step.name) {
                 early.remove(place);
+            } else if let Some(place) = failures.iter().position(|early| early.step == step.name) {
+                let failure = failures.remove(place);
+                return self.step_failed(&failure.why, false);
             } else {
                 self.send(&step.action)?;
                 if step.action.waits() {
@@ -350,6 +386,9 @@ impl<'a, D> Transition<'a, D> {
         self.instance.undoing = true;
         for step in std::mem::take(&mut self.instance.early) {
             self.instance.set_fate(&step, Fate::Done);
+        }
+        for failure in std::mem::take(&mut self.instance.early_failures) {
+            self.instance.set_fate(&failure.step, Fate::Failed);
         }
         while let Some((name, step)) = self.next_to_undo() {
             self.enter(Status::Compensating, &name);

@@ -46,6 +46,8 @@ export interface Instance<D> {
   steps: { step: string; fate: Fate }[];
   /** Steps without a command whose event came before their turn. */
   early: string[] | undefined;
+  /** Steps without a command whose failure came before their turn. */
+  early_failures: { step: string; why: string }[] | undefined;
   history: { at: string; what: string }[];
   history_dropped: number | undefined;
   /** What it keeps. */
@@ -69,6 +71,7 @@ export function instanceType<D>(data: Type<D>): Type<Instance<D>> {
     reason_before: unless(text, (reason) => reason === ""),
     steps: withDefault(list(record({ step: text, fate: oneOf(...FATES) })), []),
     early: unless(list(text), (steps) => steps.length === 0),
+    early_failures: unless(list(record({ step: text, why: text })), (failures) => failures.length === 0),
     history: withDefault(list(record({ at: timestamp, what: text })), []),
     history_dropped: unless(u64, (count) => count === 0),
     data,
@@ -104,6 +107,7 @@ export function begun<D>(data: D, now: string): Instance<D> {
     reason_before: undefined,
     steps: [],
     early: undefined,
+    early_failures: undefined,
     history: [],
     history_dropped: undefined,
     data,

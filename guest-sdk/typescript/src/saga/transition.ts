@@ -208,15 +208,29 @@ export class Transition<D> {
       return undefined;
     }
     if (ended) return "ended";
-    if (isSuccess && nobodyAsked && !givesUp) {
-      if (instance.early?.includes(step.name)) return "duplicate";
-      this.#take(step.name, event);
-      this.#note(`${step.name}: done before its turn (${event.kind})`);
-      instance.early = [...(instance.early ?? []), step.name];
-      return undefined;
-    }
+    if (nobodyAsked && !givesUp && answer !== "transient") return this.#answeredEarly(step.name, isSuccess, event);
     if (fate === undefined) return "early";
     return (isSuccess && fate === "done") || (!isSuccess && fate === "failed") ? "duplicate" : "late";
+  }
+
+  /** A step without a command ends before its turn. Nobody says it again, so that it is kept until then.
+   * A success counts, whatever else was said. */
+  #answeredEarly(name: string, isSuccess: boolean, event: Event): Ignored | undefined {
+    const { instance } = this;
+    const failures = instance.early_failures ?? [];
+    const others = failures.filter(({ step }) => step !== name);
+    if (instance.early?.includes(name)) return isSuccess ? "duplicate" : "late";
+    if (isSuccess) {
+      instance.early_failures = others;
+      this.#take(name, event);
+      this.#note(`${name}: done before its turn (${event.kind})`);
+      instance.early = [...(instance.early ?? []), name];
+      return undefined;
+    }
+    if (others.length < failures.length) return "duplicate";
+    instance.early_failures = [...failures, { step: name, why: shortened(event.kind) }];
+    this.#note(`${name}: failed before its turn (${event.kind})`);
+    return undefined;
   }
 
   /** A step that had failed was done: it is undone as well, by an operator if all else has ended. */
@@ -238,8 +252,12 @@ export class Transition<D> {
       const { name, action } = step;
       setFate(instance, name, "waiting");
       this.#enter("running", name);
+      const failure = instance.early_failures?.find((early) => early.step === name);
       if (instance.early?.includes(name)) {
         instance.early = instance.early.filter((early) => early !== name);
+      } else if (failure !== undefined) {
+        instance.early_failures = instance.early_failures?.filter((early) => early !== failure);
+        return this.#stepFailed(failure.why, false);
       } else {
         this.#send(action);
         if (waits(action)) return;
@@ -262,6 +280,8 @@ export class Transition<D> {
     instance.undoing = true;
     for (const step of instance.early ?? []) setFate(instance, step, "done");
     instance.early = undefined;
+    for (const { step } of instance.early_failures ?? []) setFate(instance, step, "failed");
+    instance.early_failures = undefined;
     for (let name = this.#nextToUndo(); name !== undefined; name = this.#nextToUndo()) {
       this.#enter("compensating", name);
       const undo = saga.find(name)?.compensation;
