@@ -53,20 +53,46 @@ const KEYS: u32 = 20;
 /// Time between two parts.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Creates both streams. Either messages in doubt are read back from the output, and its window is
-/// shorter than most outages; or it takes cursors, if its server knows them; or it may remove
-/// messages, and its window decides.
+/// Creates both streams.
 pub async fn create_streams(context: &jetstream::Context, seed: u64) {
     nats::create_stream(context, INPUT, "in.>").await;
-    let config = nats::stream_config(OUTPUT, "out.>");
-    let has_cursors = seed % 3 == 1;
+    create_output(context, OUTPUT, "out.>", Output::of(seed)).await;
+}
+
+/// How a stream of messages prevents second copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// It may remove messages, and its window decides.
+    HasWindow,
+    /// It takes cursors, if its server knows them.
+    HasCursors,
+    /// Messages in doubt are read back, and its window is shorter than most outages.
+    IsReadBack,
+}
+
+impl Output {
+    /// One of them, drawn by a number.
+    pub fn of(number: u64) -> Self {
+        [Self::HasWindow, Self::HasCursors, Self::IsReadBack][(number % 3) as usize]
+    }
+}
+
+/// Creates a stream of messages.
+pub async fn create_output(
+    context: &jetstream::Context,
+    name: &str,
+    pattern: &str,
+    output: Output,
+) {
+    let config = nats::stream_config(name, pattern);
+    let has_cursors = output == Output::HasCursors;
     let mut subjects = config.subjects.clone();
     if has_cursors {
         subjects.push("_fs.cursors.>".to_owned());
     }
-    let (duplicate_window, max_messages_per_subject) = if seed.is_multiple_of(3) {
-        // Each message has a subject of its own, so nothing is ever removed.
-        (Duration::from_secs(120), 1_000)
+    let (duplicate_window, max_messages_per_subject) = if output == Output::HasWindow {
+        // No subject has as many messages, so nothing is ever removed.
+        (Duration::from_secs(120), 100_000)
     } else {
         (Duration::from_secs(1), -1)
     };
@@ -93,7 +119,8 @@ pub async fn feed(world: &World) {
             let subject = format!("in.{}.{what}", random.u32(..KEYS));
             number += 1;
             // Again and again with the same id: once in the stream.
-            while store(&connection, &subject, number).await.is_none() {
+            let id = number.to_string();
+            while store(&connection, &subject, &id, "").await.is_none() {
                 connection = publisher::connect(world).await;
             }
         }
@@ -102,8 +129,16 @@ pub async fn feed(world: &World) {
     }
 }
 
-async fn store(connection: &jetstream::Context, subject: &str, number: u64) -> Option<()> {
-    let message = jetstream::message::PublishMessage::build().message_id(number.to_string());
+/// Publishes an event; none if nobody knows whether it is stored.
+pub async fn store(
+    connection: &jetstream::Context,
+    subject: &str,
+    id: &str,
+    data: &str,
+) -> Option<()> {
+    let message = jetstream::message::PublishMessage::build()
+        .message_id(id)
+        .payload(data.to_owned().into());
     let stored = connection.send_publish(subject.to_owned(), message).await;
     stored.ok()?.await.ok().map(drop)
 }

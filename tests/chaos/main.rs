@@ -8,6 +8,8 @@
 //! is a short run of one seed, and part of `make test`. The seed draws what is done; when it
 //! happens depends on the machine.
 
+mod errands;
+mod errands_model;
 mod fate;
 mod handlers;
 mod leaky;
@@ -42,7 +44,11 @@ const READERS: u64 = 3;
 async fn whatever_breaks_nothing_is_lost_doubled_untrue_or_seen_to_go_back() {
     let plan = Plan::from_environment();
     // Built before anything is timed: a first build takes a minute.
-    let operated = [operator::OF_LEDGER.modules, handlers::TO_LOG.modules];
+    let operated = [
+        operator::OF_LEDGER.modules,
+        handlers::TO_LOG.modules,
+        errands::ERRANDS.modules,
+    ];
     let others = [
         "tally",
         side::MISCHIEF,
@@ -93,8 +99,11 @@ async fn play(seed: u64, kills: u64, at_most: Duration) -> Arc<World> {
     }));
     let shared = Arc::clone(&world);
     tasks.push(tokio::spawn(async move { handlers::feed(&shared).await }));
+    let shared = Arc::clone(&world);
+    tasks.push(tokio::spawn(async move { errands::feed(&shared).await }));
     deploy(&world).await;
     handlers::deploy(&world).await;
+    errands::deploy(&world).await;
     for number in 0..READERS {
         let shared = Arc::clone(&world);
         tasks.push(tokio::spawn(
@@ -108,7 +117,12 @@ async fn play(seed: u64, kills: u64, at_most: Duration) -> Arc<World> {
             async move { watchers::run(&shared, &seen).await },
         ));
     }
-    for operated in [operator::OF_LEDGER, handlers::TO_STREAM, handlers::TO_LOG] {
+    for operated in [
+        operator::OF_LEDGER,
+        handlers::TO_STREAM,
+        handlers::TO_LOG,
+        errands::ERRANDS,
+    ] {
         let shared = Arc::clone(&world);
         tasks.push(tokio::spawn(async move {
             operator::run(&shared, &operated).await;

@@ -1,13 +1,14 @@
 //! Operators who change deployments all the time, one each, while others kill the host under the
 //! changes.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use foldstream::api::{Deployment, DeploymentState};
+use foldstream::api::{Deployment, DeploymentState, ParkedList, ParkedOutcome};
 use foldstream_tests::client::Answer;
 use foldstream_tests::{guests, wait};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::publisher::CUSTOMERS;
 use crate::world::{Counts, LEDGER, Phase, TALLY, World};
@@ -61,6 +62,10 @@ pub enum Change {
     RollBack,
     /// Builds the same module from scratch.
     Repeat,
+    /// Retries some of what is parked, or all.
+    Retry,
+    /// Deploys other code over the same state, which retries what is parked.
+    Mend,
     /// Pauses, and resumes some time later.
     Pause,
     /// Rebuilds one key of the neighbour.
@@ -125,15 +130,22 @@ async fn act(world: &World, of: &Operated, change: Change, random: &mut fastrand
             deploy(world, of, guests::module(module), strategy).await;
             come_to_rest(world, of.name).await;
         }
-        Change::Inherit => {
+        Change::Inherit | Change::Mend => {
             let module = if is_first().await { first } else { next };
-            deploy(world, of, guests::release(module, random.u8(1..250)), "").await;
+            let parameters = if change == Change::Mend {
+                "&retry-parked=true"
+            } else {
+                ""
+            };
+            let module = guests::release(module, random.u8(1..250));
+            deploy(world, of, module, parameters).await;
         }
         Change::Break => {
             if is_first().await {
                 deploy(world, of, guests::module(broken), "").await;
             }
         }
+        Change::Retry => retry_some(world, of.name, random).await,
         Change::RollBack => post(world, of.name, "rollback").await,
         Change::Repeat => {
             post(world, of.name, "rebuild").await;
@@ -153,6 +165,58 @@ async fn act(world: &World, of: &Operated, change: Change, random: &mut fastrand
         Change::Verify => post(world, of.name, "verification").await,
         Change::AsOf => as_of(world, random).await,
         Change::Prune => post(world, of.name, &format!("prune?keep={}", random.u8(..2))).await,
+    }
+}
+
+/// Retries some of the parked keys of a deployment, or all.
+async fn retry_some(world: &World, name: &str, random: &mut fastrand::Rng) {
+    let path = format!("/v1/deployments/{name}/parked");
+    let answer = world.ask_once(|client| client.request(Method::GET, &path));
+    let Some(answer) = answer.await.filter(|answer| answer.status == 200) else {
+        return;
+    };
+    let mut keys: Vec<String> = answer
+        .json::<ParkedList>()
+        .keys
+        .into_iter()
+        .map(|parked| parked.key)
+        .collect();
+    if keys.is_empty() {
+        return;
+    }
+    if random.u8(..3) == 0 {
+        return retry(world, name, &json!({ "all": true })).await;
+    }
+    random.shuffle(&mut keys);
+    keys.truncate(random.usize(1..=keys.len()));
+    retry(world, name, &json!({ "keys": keys })).await;
+}
+
+/// Retries a selection of parked keys.
+pub async fn retry(world: &World, name: &str, selection: &Value) {
+    let path = format!("/v1/deployments/{name}/parked/retry");
+    let answer = world.ask_once(|client| {
+        let request = client
+            .request(Method::POST, &path)
+            .header("content-type", "application/json");
+        request.body(selection.to_string())
+    });
+    let answer = answer.await;
+    // What an earlier deploy was asked to retry may be released meanwhile.
+    if answer.as_ref().is_some_and(|answer| answer.status == 404) {
+        return world.note("operator: a key is parked no more");
+    }
+    told(world, &format!("{path} {selection}"), answer.as_ref());
+    if let Some(answer) = answer.filter(|answer| answer.status == 200) {
+        let outcome: ParkedOutcome = answer.json();
+        world.note(&format!(
+            "operator: {} released, {} keys failed again, {} events are left",
+            outcome.events,
+            outcome.failed.len(),
+            outcome.left.events
+        ));
+        let released = &world.counts.released;
+        released.fetch_add(outcome.events, Ordering::Relaxed);
     }
 }
 
@@ -285,7 +349,8 @@ async fn come_to_rest(world: &World, name: &str) {
     let begin = Instant::now();
     while begin.elapsed() < PATIENCE && world.is_until(Phase::Chaos) {
         let shown: Deployment = world.show(name).await;
-        if shown.candidate.is_none() {
+        // While events are parked, effects can't change hands.
+        if shown.candidate.is_none() || shown.parked.events > 0 {
             return;
         }
         world

@@ -13,7 +13,7 @@ use reqwest::Method;
 use crate::oracle::{Shape, difference};
 use crate::watchers::Seen;
 use crate::world::{LEDGER, TALLY, World};
-use crate::{handlers, leaky, operator};
+use crate::{errands, handlers, leaky, operator};
 
 /// Checks a round at rest: nothing is lost, doubled or left over, and each file is sound.
 pub async fn check(world: &World, watchers: &[&Mutex<Seen>]) {
@@ -41,8 +41,10 @@ pub async fn check(world: &World, watchers: &[&Mutex<Seen>]) {
     the_neighbour_equals_the_fold(world, last).await;
     watchers_have_seen_all(world, watchers, last).await;
     handlers::check(world).await;
+    errands::check(world).await;
     leaky::check(world).await;
-    a_refold_gives_the_same(world).await;
+    a_refold_gives_the_same(world, LEDGER).await;
+    a_refold_gives_the_same(world, errands::ERRANDS.name).await;
     only_known_files_are_left(world).await;
     files_are_sound(world).await;
 }
@@ -167,8 +169,8 @@ async fn watchers_have_seen_all(world: &World, watchers: &[&Mutex<Seen>], last: 
     }
 }
 
-async fn a_refold_gives_the_same(world: &World) {
-    let path = format!("/v1/deployments/{LEDGER}/verification");
+async fn a_refold_gives_the_same(world: &World, name: &str) {
+    let path = format!("/v1/deployments/{name}/verification");
     world.ask(Method::POST, &path).await.expect(200);
     let begin = Instant::now();
     loop {
@@ -201,6 +203,7 @@ async fn only_known_files_are_left(world: &World) {
         TALLY,
         handlers::TO_STREAM.name,
         handlers::TO_LOG.name,
+        errands::ERRANDS.name,
     ] {
         let list: GenerationList = world
             .ask(Method::GET, &format!("/v1/deployments/{name}/generations"))

@@ -15,7 +15,7 @@ use reqwest::{Method, RequestBuilder};
 use tokio::sync::{MutexGuard, watch};
 
 use crate::oracle::Oracle;
-use crate::{handlers, leaky, removal, side};
+use crate::{errands, handlers, leaky, removal, side};
 
 /// The stream of orders.
 pub const STREAM: &str = "ORDERS";
@@ -64,6 +64,12 @@ pub struct Counts {
     pub faults: AtomicU64,
     /// Messages of handlers that were counted.
     pub effects: AtomicU64,
+    /// Timers that fired, events that were left out because they came twice, events that were
+    /// released, and purchases that ended.
+    pub firings: AtomicU64,
+    pub duplicates: AtomicU64,
+    pub released: AtomicU64,
+    pub purchases: AtomicU64,
     /// Turns of the stream that removes events, after each of which every event was accounted for.
     pub leaks: AtomicU64,
 }
@@ -79,7 +85,8 @@ impl Counts {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         format!(
             "{} kills ({} at steps), {} stops of the server, {} other faults, {} changes of \
-             deployments, {} answers, {} changes, {} effects and {} leaks checked, {} reads declined",
+             deployments, {} answers, {} changes, {} effects, {} firings, {} duplicates, {} released events, {} purchases and {} \
+             leaks checked, {} reads declined",
             count(&self.kills),
             count(&self.kills_at_steps),
             count(&self.server_stops),
@@ -88,6 +95,10 @@ impl Counts {
             count(&self.answers),
             count(&self.changes),
             count(&self.effects),
+            count(&self.firings),
+            count(&self.duplicates),
+            count(&self.released),
+            count(&self.purchases),
             count(&self.leaks),
             count(&self.declined),
         )
@@ -105,6 +116,10 @@ impl Counts {
             (&self.changed, &other.changed),
             (&self.faults, &other.faults),
             (&self.effects, &other.effects),
+            (&self.firings, &other.firings),
+            (&self.duplicates, &other.duplicates),
+            (&self.released, &other.released),
+            (&self.purchases, &other.purchases),
             (&self.leaks, &other.leaks),
         ];
         for (total, part) in pairs {
@@ -174,6 +189,7 @@ impl World {
         nats::create_stream_with(&context, stream).await;
         nats::create_stream(&context, side::STREAM, "mischief.>").await;
         handlers::create_streams(&context, seed).await;
+        errands::create_streams(&context, seed).await;
         let proxy = Proxy::start(&url).await;
         let source = |name: &str, url: &str, stream: &str| {
             let source =
@@ -188,6 +204,8 @@ impl World {
             source(handlers::INPUT, &proxy.url(), handlers::INPUT),
             source(handlers::OUTPUT, &proxy.url(), handlers::OUTPUT),
             format!("[sources.{}]\nkind = \"embedded\"\n", handlers::LOG),
+            source(errands::INPUT, &proxy.url(), errands::INPUT),
+            source(errands::OUTPUT, &proxy.url(), errands::OUTPUT),
         ]
         .concat();
         let host = Host::start_with(&format!("{config}\n{sources}")).await;

@@ -1,0 +1,430 @@
+//! A handler that parks events that it can't handle, sets timers, buys things in sagas and leaves out
+//! what was published twice. Its operator retries what is parked, and deploys code with and without
+//! a mistake, under the same kills and faults as all others. At rest everything is released, and
+//! must be what the stream asks for: each message once, in the order of its key, no timer too early
+//! or twice, each purchase done or undone.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use async_nats::jetstream::message::StreamMessage;
+use foldstream::api::{
+    Deployment, DeploymentState, EntryPage, PendingTimers, SagaInstances, SagaStatus,
+};
+use foldstream_tests::reactor::{self, Place, Stored};
+use foldstream_tests::{guests, wait};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::errands_model::Errands;
+use crate::handlers::{self, Output};
+use crate::operator::{self, Change, Operated};
+use crate::publisher;
+use crate::world::{Phase, World};
+
+/// The stream of events and firings, and its source.
+pub const INPUT: &str = "errands";
+/// The stream of messages, and its source.
+pub const OUTPUT: &str = "done";
+
+/// The handler.
+pub const ERRANDS: Operated = Operated {
+    name: "errands",
+    source: INPUT,
+    modules: ["errands-fixed", "errands-next", "errands"],
+    changes: &[
+        (Change::Rebuild, 3),
+        (Change::Inherit, 4),
+        (Change::Break, 6),
+        (Change::RollBack, 3),
+        (Change::Repeat, 2),
+        (Change::Retry, 8),
+        (Change::Mend, 2),
+        (Change::Pause, 1),
+        (Change::Verify, 1),
+        (Change::Prune, 1),
+    ],
+};
+
+/// Keys of errands that are no purchases.
+const KEYS: u32 = 12;
+/// Time between two turns.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// Turns of a tide: in the first part of it some events are ill, in the other one none are, so that
+/// code with the mistake passes its probation.
+const TIDE: u64 = 160;
+const EBB: u64 = 60;
+/// A timer that is as far away is not due in the round.
+const FAR_MS: u64 = 3_600_000;
+const FAR: Duration = Duration::from_secs(600);
+
+/// What a buyer is answered, and how many turns after the purchase.
+const ANSWERS: [&[(&str, u64)]; 8] = [
+    &[("paid", 2), ("sent", 6)],
+    &[("paid", 0), ("sent", 0)],
+    &[("paid", 3), ("lost", 9)],
+    &[("paid", 4)],
+    &[("refused", 3)],
+    &[("paid", 28), ("sent", 35)],
+    &[("sent", 1), ("paid", 12), ("paid", 15), ("sent", 70)],
+    &[],
+];
+
+/// Creates both streams, the output of another kind than that of other handlers.
+pub async fn create_streams(context: &jetstream::Context, seed: u64) {
+    let config = jetstream::stream::Config {
+        subjects: vec!["errand.>".to_owned(), "_fs.timers.>".to_owned()],
+        // What is published twice is there twice, unless that happens at once.
+        duplicate_window: Duration::from_millis(100),
+        ..foldstream_tests::nats::stream_config(INPUT, "errand.>")
+    };
+    foldstream_tests::nats::create_stream_with(context, config).await;
+    handlers::create_output(context, OUTPUT, "done.>", Output::of(seed / 3)).await;
+}
+
+/// An event to publish.
+#[derive(Clone, Debug)]
+struct Told {
+    id: String,
+    subject: String,
+    data: Value,
+}
+
+/// What is published, by the seed.
+struct Feed {
+    random: fastrand::Rng,
+    /// Of the events so far, of the purchases among them, and of the turn.
+    number: u64,
+    orders: u64,
+    turn: u64,
+    /// What comes in later turns.
+    later: BTreeMap<u64, Vec<Told>>,
+}
+
+impl Feed {
+    /// The events of the next turn.
+    fn next(&mut self) -> Vec<Told> {
+        self.turn += 1;
+        let mut told = self.later.remove(&self.turn).unwrap_or_default();
+        for _ in 0..self.random.u32(1..=3) {
+            told.push(self.draw());
+        }
+        // Some come a second time, soon or late.
+        for twice in told.clone() {
+            if self.random.u8(..8) == 0 {
+                let turn = self.turn + self.random.u64(3..80);
+                self.later.entry(turn).or_default().push(twice);
+            }
+        }
+        told
+    }
+
+    fn draw(&mut self) -> Told {
+        let key = self.random.u32(..KEYS).to_string();
+        let mut timer = ["tea", "wine"][self.random.usize(..2)];
+        if self.turn % TIDE < EBB && self.random.u8(..12) == 0 {
+            match self.random.u8(..3) {
+                0 => timer = "ill",
+                1 => return self.tell(&key, "ill", json!({})),
+                // A purchase that is under way, or was.
+                _ => {
+                    let order = self.orders.saturating_sub(self.random.u64(..10));
+                    return self.tell(&format!("order-{order}"), "ill", json!({}));
+                }
+            }
+        }
+        match self.random.u8(..10) {
+            0..4 => {
+                let far = timer != "ill" && self.random.u8(..10) == 0;
+                let after = if far {
+                    FAR_MS
+                } else {
+                    self.random.u64(0..5_000)
+                };
+                self.tell(&key, "set", json!({ "name": timer, "after_ms": after }))
+            }
+            4 => self.tell(&key, "cancel", json!({ "name": timer })),
+            5..7 => self.buy(),
+            _ => self.tell(&key, "do", json!({})),
+        }
+    }
+
+    fn buy(&mut self) -> Told {
+        self.orders += 1;
+        let order = format!("order-{}", self.orders);
+        let bought = self.tell(&order, "buy", json!({}));
+        for (what, after) in ANSWERS[self.random.usize(..ANSWERS.len())] {
+            let answer = self.tell(&order, what, json!({}));
+            let turn = self.turn + 1 + after;
+            self.later.entry(turn).or_default().push(answer);
+        }
+        bought
+    }
+
+    fn tell(&mut self, key: &str, what: &str, data: Value) -> Told {
+        self.number += 1;
+        Told {
+            id: self.number.to_string(),
+            subject: format!("errand.{key}.{what}"),
+            data,
+        }
+    }
+}
+
+/// Publishes events until the round is at rest.
+pub async fn feed(world: &World) {
+    let mut feed = Feed {
+        random: fastrand::Rng::with_seed(world.seed ^ 0x6572_7261),
+        number: 0,
+        orders: 0,
+        turn: 0,
+        later: BTreeMap::new(),
+    };
+    let mut connection = publisher::connect(world).await;
+    while world.is_until(Phase::Calm) {
+        let turn = world.publishing.lock().await;
+        for told in feed.next() {
+            // Again and again: the handler leaves out what is stored twice.
+            let data = told.data.to_string();
+            while handlers::store(&connection, &told.subject, &told.id, &data)
+                .await
+                .is_none()
+            {
+                connection = publisher::connect(world).await;
+            }
+        }
+        drop(turn);
+        world.sleep_until_after(Phase::Calm, INTERVAL).await;
+    }
+}
+
+/// Deploys it, with its mistake.
+pub async fn deploy(world: &World) {
+    let Operated { name, modules, .. } = ERRANDS;
+    let parameters = format!(
+        "&effects-from=beginning&source={INPUT}&on-failure=park&allow-publish=done.%3E%40{OUTPUT}"
+    );
+    let client = world.client();
+    client
+        .deploy_with(name, &guests::module(modules[2]), &parameters)
+        .await;
+    world
+        .show_when(name, "apply something", |shown| shown.position > 0)
+        .await;
+}
+
+/// Checks it at rest.
+pub async fn check(world: &World) {
+    let (shown, stream) = settled(world).await;
+    let wanted = Errands::of(&stream, ERRANDS.name);
+    timers_are_as_wanted(world, &wanted).await;
+    let context = publisher::connect(world).await;
+    let messages = reactor::messages(&context, OUTPUT).await;
+    let messages: Vec<_> = messages
+        .iter()
+        .filter(|message| !reactor::is_cursor(&message.subject))
+        .collect();
+    let outbox = shown.outbox.as_ref().expect("it is a handler");
+    messages_are_as_wanted(&messages, &wanted, &outbox.lineage);
+    state_is_as_wanted(world, &wanted, shown.position).await;
+    purchases_are_as_wanted(world, &wanted).await;
+    let inbox = shown.inbox.as_ref().expect("it has one");
+    assert_eq!(
+        inbox.duplicates, wanted.duplicates,
+        "events that are left out because they came twice"
+    );
+    let counts = &world.counts;
+    for (count, more) in [
+        (&counts.effects, messages.len() as u64),
+        (&counts.firings, wanted.fired),
+        (&counts.duplicates, wanted.duplicates),
+        (&counts.purchases, wanted.purchases().len() as u64),
+    ] {
+        count.fetch_add(more, Ordering::Relaxed);
+    }
+    world.note(&format!(
+        "errands: {} messages of {} events and firings; {} fired, {} twice, {} ill; owner: {}",
+        messages.len(),
+        stream.len(),
+        wanted.fired,
+        wanted.duplicates,
+        wanted.ill,
+        outbox.epoch
+    ));
+}
+
+/// Waits until everything is released and done, and no timer is due any more; with the stream until
+/// then.
+async fn settled(world: &World) -> (Deployment, Vec<StreamMessage>) {
+    let name = ERRANDS.name;
+    operator::resume(world, name).await;
+    let (mut moved, mut before, mut is_mended) = (Instant::now(), None, false);
+    loop {
+        let shown = world.show(name).await;
+        let entries = shown.outbox.as_ref().map(|outbox| outbox.entries);
+        let pending = shown.timers.as_ref().map(|timers| timers.pending);
+        let now = Some((shown.position, entries, pending, shown.parked.events));
+        if before != now {
+            (moved, before) = (Instant::now(), now);
+        }
+        let is_done = shown.state == DeploymentState::Live
+            && shown.candidate.is_none()
+            && entries == Some(0)
+            && shown.parked.events == 0
+            && has_only_far_timers(&shown);
+        if is_done {
+            let stream = reactor::messages(&publisher::connect(world).await, INPUT).await;
+            if shown.position >= stream.last().map_or(0, |last| last.sequence) {
+                assert!(shown.failure.is_none(), "{shown:#?}");
+                return (shown, stream);
+            }
+        }
+        assert!(
+            moved.elapsed() < wait::DEADLINE,
+            "waited in vain for {name} to release and to do everything: {shown:#?}"
+        );
+        let must_mend = shown.state == DeploymentState::Failed || shown.parked.events > 0;
+        if must_mend && !is_mended && shown.module.state_version == 1 {
+            // The state may have code with the mistake.
+            operator::deploy(world, &ERRANDS, guests::module(ERRANDS.modules[0]), "").await;
+            is_mended = true;
+        } else if shown.parked.events > 0 {
+            operator::retry(world, name, &json!({ "all": true })).await;
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Whether no timer is due within a while, as far as that is known.
+fn has_only_far_timers(shown: &Deployment) -> bool {
+    let timers = shown.timers.as_ref().expect("it sets timers");
+    if timers.pending == 0 {
+        return true;
+    }
+    let next: Option<jiff::Timestamp> = timers
+        .next_at
+        .as_ref()
+        .map(|at| at.parse().expect("a time"));
+    next.is_some_and(|next| next > jiff::Timestamp::now() + FAR)
+}
+
+/// What is pending is what the stream leaves pending.
+async fn timers_are_as_wanted(world: &World, wanted: &Errands) {
+    let mut found = BTreeMap::new();
+    let path = format!("/v1/deployments/{}/timers?limit=1000", ERRANDS.name);
+    let page: PendingTimers = world.ask(Method::GET, &path).await.expect(200).json();
+    for timer in page.timers {
+        let at: jiff::Timestamp = timer.at.parse().expect("a time");
+        let at = u64::try_from(at.as_nanosecond()).expect("after 1970");
+        found.insert(timer.name, at);
+    }
+    assert_eq!(
+        found, wanted.pending,
+        "timers that are pending, and those that should be"
+    );
+}
+
+/// Each message is stored once, in the order of its key and with the data that it has to have, and
+/// nothing else is.
+fn messages_are_as_wanted(messages: &[&StreamMessage], wanted: &Errands, lineage: &str) {
+    let stored: Vec<Stored> = messages
+        .iter()
+        .map(|message| Stored {
+            id: id_of(message),
+            key: reactor::key_of(&message.subject),
+            place: place_of(message),
+            is_delayed: false,
+        })
+        .collect();
+    let places = wanted.messages.keys().copied().collect();
+    reactor::assert_each_once(&stored, &places, lineage);
+    for message in messages {
+        let place = place_of(message);
+        let data: Value = serde_json::from_slice(&message.payload).expect("the guest writes JSON");
+        let wanted = &wanted.messages[&place];
+        assert_eq!(
+            (&*message.subject, &data),
+            (&*wanted.subject, &wanted.data),
+            "the message of {place:?}"
+        );
+        let Some(at) = data["at"].as_u64() else {
+            continue;
+        };
+        let stored = message.time.unix_timestamp_nanos();
+        assert!(
+            i128::from(at) <= stored,
+            "a timer fired before its time: {data}"
+        );
+    }
+}
+
+fn id_of(message: &StreamMessage) -> String {
+    let id = message.headers.get("Nats-Msg-Id");
+    id.expect("each message has an id").to_string()
+}
+
+/// The place that a message has in its id.
+fn place_of(message: &StreamMessage) -> Place {
+    let id = id_of(message);
+    let mut parts = id.split('.').skip(2).step_by(2).map(str::parse);
+    let mut next = || parts.next().and_then(Result::ok);
+    next()
+        .zip(next())
+        .unwrap_or_else(|| panic!("{id} has no place"))
+}
+
+/// The state has what was done for each key, in its order.
+async fn state_is_as_wanted(world: &World, wanted: &Errands, last: u64) {
+    let name = ERRANDS.name;
+    let is_first = world.show(name).await.module.state_version == 1;
+    let prefix = if is_first { "done/" } else { "ran/" };
+    let (mut found, mut after) = (BTreeMap::new(), String::new());
+    loop {
+        let path = format!(
+            "/v1/deployments/{name}/entries?prefix={prefix}&limit=1000&at-least={last}&timeout=30s{after}"
+        );
+        let page: EntryPage = world.ask(Method::GET, &path).await.expect(200).json();
+        for entry in page.entries {
+            let key = entry.key.trim_start_matches(prefix).to_owned();
+            let number = |name: &str| entry.value[name].as_u64().expect("a number");
+            found.insert(key, (number("count"), number("chain")));
+        }
+        let Some(next) = page.next else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(found, wanted.done(), "{name} is not the fold");
+}
+
+/// Each purchase has ended as the answers say, or as their absence does.
+async fn purchases_are_as_wanted(world: &World, wanted: &Errands) {
+    let mut found = BTreeMap::new();
+    for status in [
+        "running",
+        "compensating",
+        "stuck",
+        "completed",
+        "compensated",
+    ] {
+        let mut after = String::new();
+        loop {
+            let path = format!(
+                "/v1/deployments/{}/sagas?status={status}&limit=1000{after}",
+                ERRANDS.name
+            );
+            let page: SagaInstances = world.ask(Method::GET, &path).await.expect(200).json();
+            for instance in page.instances {
+                found.insert(instance.key, instance.status);
+            }
+            let Some(next) = page.next else { break };
+            after = format!("&after={}", next.replace('%', "%25"));
+        }
+    }
+    let wanted = wanted.purchases();
+    assert_eq!(found, wanted, "purchases");
+    let running = wanted
+        .iter()
+        .find(|(_, status)| !matches!(status, SagaStatus::Completed | SagaStatus::Compensated));
+    assert_eq!(running, None, "a purchase has no end");
+}
