@@ -320,10 +320,19 @@ async fn timers_are_as_wanted(world: &World, wanted: &Errands) {
         let at = u64::try_from(at.as_nanosecond()).expect("after 1970");
         found.insert(timer.name, at);
     }
-    assert_eq!(
-        found, wanted.pending,
-        "timers that are pending, and those that should be"
+    let lack = |these: &BTreeMap<String, u64>, those: &BTreeMap<String, u64>| {
+        let mut missing = these.clone();
+        missing.retain(|name, at| those.get(name) != Some(at));
+        missing
+    };
+    let (never, more) = (lack(&wanted.pending, &found), lack(&found, &wanted.pending));
+    assert!(
+        never.is_empty() && more.is_empty(),
+        "timers that should be pending and are not: {never:?}; that are and should not be: {more:?}"
     );
+    let now = u64::try_from(jiff::Timestamp::now().as_nanosecond()).expect("after 1970");
+    let overdue = found.iter().find(|(_, at)| **at <= now);
+    assert_eq!(overdue, None, "a timer that is due has not fired");
 }
 
 /// Each message is stored once, in the order of its key and with the data that it has to have, and
