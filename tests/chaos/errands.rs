@@ -1,4 +1,4 @@
-//! A handler that parks events that it can't handle, sets timers, buys things in sagas and leaves out
+//! A handler, of a stream or of an embedded log, that parks events that it can't handle, sets timers, buys things in sagas and leaves out
 //! what was published twice. Its operator retries what is parked, and deploys code with and without
 //! a mistake, under the same kills and faults as all others. At rest everything is released, and
 //! must be what the stream asks for: each message once, in the order of its key, no timer too early
@@ -9,16 +9,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use async_nats::jetstream::message::StreamMessage;
 use foldstream::api::{
-    Deployment, DeploymentState, EntryPage, PendingTimers, SagaInstances, SagaStatus,
+    Deployment, DeploymentState, EntryPage, PendingTimers, SagaInstances, SagaStatus, StoredEvent,
 };
-use foldstream_tests::reactor::{self, Place, Stored};
+use foldstream_tests::reactor::{self, Place};
 use foldstream_tests::{guests, wait};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::errands_model::Errands;
+use crate::errands_model::{Errands, Stored};
 use crate::handlers::{self, Output};
 use crate::operator::{self, Change, Operated};
 use crate::publisher;
@@ -29,9 +28,15 @@ pub const INPUT: &str = "errands";
 /// The stream of messages, and its source.
 pub const OUTPUT: &str = "done";
 
-/// The handler.
-pub const ERRANDS: Operated = Operated {
-    name: "errands",
+/// The embedded log of all three, and its source.
+pub const LOG: &str = "errand-log";
+
+/// Name of the handler.
+pub const NAME: &str = "errands";
+
+/// The handler of most rounds.
+pub const ON_STREAM: Operated = Operated {
+    name: NAME,
     source: INPUT,
     modules: ["errands-fixed", "errands-next", "errands"],
     changes: &[
@@ -47,6 +52,18 @@ pub const ERRANDS: Operated = Operated {
         (Change::Prune, 1),
     ],
 };
+
+/// The handler of a round: one in three reads the log.
+pub fn handler(seed: u64) -> Operated {
+    if seed % 3 == 2 {
+        Operated {
+            source: LOG,
+            ..ON_STREAM
+        }
+    } else {
+        ON_STREAM
+    }
+}
 
 /// Keys of errands that are no purchases.
 const KEYS: u32 = 12;
@@ -182,6 +199,9 @@ pub async fn feed(world: &World) {
         turn: 0,
         later: BTreeMap::new(),
     };
+    if handler(world.seed).source == LOG {
+        return feed_log(world, feed).await;
+    }
     let mut connection = publisher::connect(world).await;
     while world.is_until(Phase::Calm) {
         let turn = world.publishing.lock().await;
@@ -200,11 +220,63 @@ pub async fn feed(world: &World) {
     }
 }
 
+/// Appends events to the log until the chaos is over.
+async fn feed_log(world: &World, mut feed: Feed) {
+    loop {
+        // The round does not end in the middle of a turn, nor does this wait for one that is long.
+        let turn = world.playing.read().await;
+        if !world.is_until(Phase::Chaos) {
+            return;
+        }
+        for told in feed.next() {
+            append(world, &told).await;
+        }
+        drop(turn);
+        world.sleep_until_after(Phase::Chaos, INTERVAL).await;
+    }
+}
+
+/// Appends an event again and again, until a host says that it is stored: the handler leaves out
+/// what is stored twice.
+async fn append(world: &World, told: &Told) {
+    let Told { id, subject, data } = told;
+    let event = json!({ "id": id, "subject": subject, "data": data });
+    let body = json!({ "events": [event] }).to_string();
+    let begin = Instant::now();
+    loop {
+        let answer = world.ask_once(|client| {
+            let request = client
+                .request(Method::POST, &format!("/v1/events?source={LOG}"))
+                .header("content-type", "application/json");
+            request.body(body.clone())
+        });
+        let answer = answer.await;
+        if answer
+            .as_ref()
+            .is_some_and(|answer| answer.status.is_success())
+        {
+            return;
+        }
+        assert!(
+            begin.elapsed() < wait::DEADLINE,
+            "{told:?} can not be stored: {:?}",
+            answer.map(|answer| answer.text())
+        );
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
 /// Deploys it, with its mistake.
 pub async fn deploy(world: &World) {
-    let Operated { name, modules, .. } = ERRANDS;
+    let Operated {
+        name,
+        source,
+        modules,
+        ..
+    } = handler(world.seed);
+    let target = if source == LOG { LOG } else { OUTPUT };
     let parameters = format!(
-        "&effects-from=beginning&source={INPUT}&on-failure=park&allow-publish=done.%3E%40{OUTPUT}"
+        "&effects-from=beginning&source={source}&on-failure=park&allow-publish=done.%3E%40{target}"
     );
     let client = world.client();
     client
@@ -218,14 +290,9 @@ pub async fn deploy(world: &World) {
 /// Checks it at rest.
 pub async fn check(world: &World) {
     let (shown, stream) = settled(world).await;
-    let wanted = Errands::of(&stream, ERRANDS.name);
+    let wanted = Errands::of(&stream);
     timers_are_as_wanted(world, &wanted).await;
-    let context = publisher::connect(world).await;
-    let messages = reactor::messages(&context, OUTPUT).await;
-    let messages: Vec<_> = messages
-        .iter()
-        .filter(|message| !reactor::is_cursor(&message.subject))
-        .collect();
+    let messages = stored(world, OUTPUT, &["done."]).await;
     let outbox = shown.outbox.as_ref().expect("it is a handler");
     messages_are_as_wanted(&messages, &wanted, &outbox.lineage);
     state_is_as_wanted(world, &wanted, shown.position).await;
@@ -255,10 +322,33 @@ pub async fn check(world: &World) {
     ));
 }
 
+/// What the stream has, or the log if the handler reads that, under subjects that begin like this.
+async fn stored(world: &World, stream: &str, subjects: &[&str]) -> Vec<Stored> {
+    let mut stored: Vec<Stored> = if handler(world.seed).source == LOG {
+        let events = reactor::logged(&world.client(), LOG, "%3E").await;
+        let events = events
+            .into_iter()
+            .map(serde_json::from_value::<StoredEvent>);
+        events
+            .map(|event| event.expect("an event").into())
+            .collect()
+    } else {
+        let context = publisher::connect(world).await;
+        let messages = reactor::messages(&context, stream).await;
+        messages.iter().map(Stored::from).collect()
+    };
+    stored.retain(|stored| {
+        let mut subjects = subjects.iter();
+        subjects.any(|begin| stored.subject.starts_with(begin))
+    });
+    stored
+}
+
 /// Waits until everything is released and done, and no timer is due any more; with the stream until
 /// then.
-async fn settled(world: &World) -> (Deployment, Vec<StreamMessage>) {
-    let name = ERRANDS.name;
+async fn settled(world: &World) -> (Deployment, Vec<Stored>) {
+    let of = handler(world.seed);
+    let name = NAME;
     operator::resume(world, name).await;
     let (mut moved, mut before, mut is_mended) = (Instant::now(), None, false);
     loop {
@@ -275,7 +365,7 @@ async fn settled(world: &World) -> (Deployment, Vec<StreamMessage>) {
             && shown.parked.events == 0
             && has_only_far_timers(&shown);
         if is_done {
-            let stream = reactor::messages(&publisher::connect(world).await, INPUT).await;
+            let stream = stored(world, INPUT, &["errand.", "_fs.timers."]).await;
             if shown.position >= stream.last().map_or(0, |last| last.sequence) {
                 assert!(shown.failure.is_none(), "{shown:#?}");
                 return (shown, stream);
@@ -288,7 +378,7 @@ async fn settled(world: &World) -> (Deployment, Vec<StreamMessage>) {
         let must_mend = shown.state == DeploymentState::Failed || shown.parked.events > 0;
         if must_mend && !is_mended && shown.module.state_version == 1 {
             // The state may have code with the mistake.
-            operator::deploy(world, &ERRANDS, guests::module(ERRANDS.modules[0]), "").await;
+            operator::deploy(world, &of, guests::module(of.modules[0]), "").await;
             is_mended = true;
         } else if shown.parked.events > 0 {
             operator::retry(world, name, &json!({ "all": true })).await;
@@ -313,7 +403,7 @@ fn has_only_far_timers(shown: &Deployment) -> bool {
 /// What is pending is what the stream leaves pending.
 async fn timers_are_as_wanted(world: &World, wanted: &Errands) {
     let mut found = BTreeMap::new();
-    let path = format!("/v1/deployments/{}/timers?limit=1000", ERRANDS.name);
+    let path = format!("/v1/deployments/{NAME}/timers?limit=1000");
     let page: PendingTimers = world.ask(Method::GET, &path).await.expect(200).json();
     for timer in page.timers {
         let at: jiff::Timestamp = timer.at.parse().expect("a time");
@@ -337,46 +427,36 @@ async fn timers_are_as_wanted(world: &World, wanted: &Errands) {
 
 /// Each message is stored once, in the order of its key and with the data that it has to have, and
 /// nothing else is.
-fn messages_are_as_wanted(messages: &[&StreamMessage], wanted: &Errands, lineage: &str) {
-    let stored: Vec<Stored> = messages
+fn messages_are_as_wanted(messages: &[Stored], wanted: &Errands, lineage: &str) {
+    let stored: Vec<reactor::Stored> = messages
         .iter()
-        .map(|message| Stored {
-            id: id_of(message),
+        .map(|message| reactor::Stored {
+            id: message.id.clone(),
             key: reactor::key_of(&message.subject),
-            place: place_of(message),
+            place: place_of(&message.id),
             is_delayed: false,
         })
         .collect();
     let places = wanted.messages.keys().copied().collect();
     reactor::assert_each_once(&stored, &places, lineage);
     for message in messages {
-        let place = place_of(message);
-        let data: Value = serde_json::from_slice(&message.payload).expect("the guest writes JSON");
+        let place = place_of(&message.id);
         let wanted = &wanted.messages[&place];
         assert_eq!(
-            (&*message.subject, &data),
-            (&*wanted.subject, &wanted.data),
+            (&message.subject, &message.data),
+            (&wanted.subject, &wanted.data),
             "the message of {place:?}"
         );
-        let Some(at) = data["at"].as_u64() else {
-            continue;
-        };
-        let stored = message.time.unix_timestamp_nanos();
+        let at = message.data["at"].as_u64().unwrap_or_default();
         assert!(
-            i128::from(at) <= stored,
-            "a timer fired before its time: {data}"
+            at <= message.time_ns,
+            "a timer fired before its time: {message:?}"
         );
     }
 }
 
-fn id_of(message: &StreamMessage) -> String {
-    let id = message.headers.get("Nats-Msg-Id");
-    id.expect("each message has an id").to_string()
-}
-
-/// The place that a message has in its id.
-fn place_of(message: &StreamMessage) -> Place {
-    let id = id_of(message);
+/// The place that the id of a message has.
+fn place_of(id: &str) -> Place {
     let mut parts = id.split('.').skip(2).step_by(2).map(str::parse);
     let mut next = || parts.next().and_then(Result::ok);
     next()
@@ -386,7 +466,7 @@ fn place_of(message: &StreamMessage) -> Place {
 
 /// The state has what was done for each key, in its order.
 async fn state_is_as_wanted(world: &World, wanted: &Errands, last: u64) {
-    let name = ERRANDS.name;
+    let name = NAME;
     let is_first = world.show(name).await.module.state_version == 1;
     let prefix = if is_first { "done/" } else { "ran/" };
     let (mut found, mut after) = (BTreeMap::new(), String::new());
@@ -418,10 +498,7 @@ async fn purchases_are_as_wanted(world: &World, wanted: &Errands) {
     ] {
         let mut after = String::new();
         loop {
-            let path = format!(
-                "/v1/deployments/{}/sagas?status={status}&limit=1000{after}",
-                ERRANDS.name
-            );
+            let path = format!("/v1/deployments/{NAME}/sagas?status={status}&limit=1000{after}");
             let page: SagaInstances = world.ask(Method::GET, &path).await.expect(200).json();
             for instance in page.instances {
                 found.insert(instance.key, instance.status);

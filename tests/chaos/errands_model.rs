@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_nats::jetstream::message::StreamMessage;
-use foldstream::api::SagaStatus;
+use foldstream::api::{SagaStatus, StoredEvent};
 use foldstream_tests::reactor::Place;
 use serde_json::{Value, json};
 
@@ -14,6 +14,49 @@ const PAYMENT_NS: u64 = 800_000_000;
 const PAUSE_NS: u64 = 300_000_000;
 /// How long a delivery may take.
 const DELIVERY_NS: u64 = 1_500_000_000;
+
+/// A message of a stream or an event of a log, as an independent reader finds it.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub sequence: u64,
+    pub subject: String,
+    /// Its id; empty if it has none.
+    pub id: String,
+    /// When it was stored, in nanoseconds since the Unix epoch.
+    pub time_ns: u64,
+    pub data: Value,
+}
+
+impl From<&StreamMessage> for Stored {
+    fn from(message: &StreamMessage) -> Self {
+        let id = message.headers.get("Nats-Msg-Id");
+        let time_ns = message.time.unix_timestamp_nanos();
+        Self {
+            sequence: message.sequence,
+            subject: message.subject.to_string(),
+            id: id.map(ToString::to_string).unwrap_or_default(),
+            time_ns: u64::try_from(time_ns).expect("after 1970"),
+            // The host's own cursors have none that matters.
+            data: serde_json::from_slice(&message.payload).unwrap_or_default(),
+        }
+    }
+}
+
+impl From<StoredEvent> for Stored {
+    fn from(event: StoredEvent) -> Self {
+        // A message of a handler has its id as that of a CloudEvent.
+        let is_id = |name: &String| ["ce-id", "nats-msg-id"].contains(&&*name.to_lowercase());
+        let id = event.headers.into_iter().find(|(name, _)| is_id(name));
+        let time: jiff::Timestamp = event.time.parse().expect("a time");
+        Self {
+            sequence: event.sequence,
+            subject: event.subject,
+            id: id.map(|(_, id)| id).unwrap_or_default(),
+            time_ns: u64::try_from(time.as_nanosecond()).expect("after 1970"),
+            data: event.data,
+        }
+    }
+}
 
 /// A message that has to be stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,27 +115,31 @@ struct Met<'a> {
 }
 
 impl Errands {
-    /// Of a whole stream.
-    pub fn of(stream: &[StreamMessage], deployment: &str) -> Self {
+    /// Of all events and firings of a stream.
+    pub fn of(stream: &[Stored]) -> Self {
         let mut errands = Self::default();
-        let firings = format!("_fs.timers.{deployment}");
-        for message in stream {
-            let time_ns = u64::try_from(message.time.unix_timestamp_nanos()).expect("after 1970");
-            let data: Value = serde_json::from_slice(&message.payload).expect("all of it is JSON");
+        for Stored {
+            sequence,
+            subject,
+            time_ns,
+            data,
+            id,
+        } in stream
+        {
             let met = |key| Met {
                 key,
-                sequence: message.sequence,
-                time_ns,
+                sequence: *sequence,
+                time_ns: *time_ns,
                 messages: 0,
             };
-            if *message.subject == *firings {
+            if subject.starts_with("_fs.") {
                 let name = data["name"].as_str().expect("a firing has a name");
                 let key = data["key"].as_str().expect("a firing has a key");
                 errands.fire(met(key), name);
-            } else if errands.is_new(message) {
-                let mut tokens = message.subject.split('.').skip(1);
+            } else if errands.known.insert((subject.clone(), id.clone())) {
+                let mut tokens = subject.split('.').skip(1);
                 let (key, what) = (tokens.next(), tokens.next());
-                errands.handle(met(key.expect("a key")), what.expect("a verb"), &data);
+                errands.handle(met(key.expect("a key")), what.expect("a verb"), data);
             } else {
                 errands.duplicates += 1;
             }
@@ -117,12 +164,6 @@ impl Errands {
             Some((key.clone(), status))
         });
         purchases.collect()
-    }
-
-    fn is_new(&mut self, message: &StreamMessage) -> bool {
-        let id = message.headers.get("Nats-Msg-Id");
-        let id = id.expect("each event has an id").to_string();
-        self.known.insert((message.subject.to_string(), id))
     }
 
     fn handle(&mut self, mut met: Met<'_>, what: &str, data: &Value) {

@@ -2,7 +2,8 @@
 //! restored and poisoned, disks fill up and permissions go, while an operator changes the
 //! deployment, and readers and watchers check every answer against the fold at its position.
 //! Handlers publish meanwhile, over a proxy that loses acknowledgements, and each of their messages
-//! is counted. `fate.rs`, `side.rs`, `leaky.rs` and `operator.rs` name what is done, docs/what-happens-when.md what is not.
+//! is counted. `fate.rs`, `side.rs`, `leaky.rs`, `errands.rs` and `operator.rs` name what is done,
+//! docs/what-happens-when.md what is not.
 //!
 //! `make chaos CHAOS_SEED=… CHAOS_KILLS=…` or `CHAOS_MINUTES=…` runs it for long; without them it
 //! is a short run of one seed, and part of `make test`. The seed draws what is done; when it
@@ -47,7 +48,7 @@ async fn whatever_breaks_nothing_is_lost_doubled_untrue_or_seen_to_go_back() {
     let operated = [
         operator::OF_LEDGER.modules,
         handlers::TO_LOG.modules,
-        errands::ERRANDS.modules,
+        errands::ON_STREAM.modules,
     ];
     let others = [
         "tally",
@@ -121,7 +122,7 @@ async fn play(seed: u64, kills: u64, at_most: Duration) -> Arc<World> {
         operator::OF_LEDGER,
         handlers::TO_STREAM,
         handlers::TO_LOG,
-        errands::ERRANDS,
+        errands::handler(seed),
     ] {
         let shared = Arc::clone(&world);
         tasks.push(tokio::spawn(async move {

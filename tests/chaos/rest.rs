@@ -44,7 +44,7 @@ pub async fn check(world: &World, watchers: &[&Mutex<Seen>]) {
     errands::check(world).await;
     leaky::check(world).await;
     a_refold_gives_the_same(world, LEDGER).await;
-    a_refold_gives_the_same(world, errands::ERRANDS.name).await;
+    a_refold_gives_the_same(world, errands::NAME).await;
     only_known_files_are_left(world).await;
     files_are_sound(world).await;
 }
@@ -203,7 +203,7 @@ async fn only_known_files_are_left(world: &World) {
         TALLY,
         handlers::TO_STREAM.name,
         handlers::TO_LOG.name,
-        errands::ERRANDS.name,
+        errands::NAME,
     ] {
         let list: GenerationList = world
             .ask(Method::GET, &format!("/v1/deployments/{name}/generations"))

@@ -206,6 +206,10 @@ impl World {
             format!("[sources.{}]\nkind = \"embedded\"\n", handlers::LOG),
             source(errands::INPUT, &proxy.url(), errands::INPUT),
             source(errands::OUTPUT, &proxy.url(), errands::OUTPUT),
+            format!(
+                "[sources.{}]\nkind = \"embedded\"\nduplicate_window = \"0s\"\n",
+                errands::LOG
+            ),
         ]
         .concat();
         let host = Host::start_with(&format!("{config}\n{sources}")).await;
