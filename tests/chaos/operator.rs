@@ -62,6 +62,8 @@ pub enum Change {
     RollBack,
     /// Builds the same module from scratch.
     Repeat,
+    /// Deploys code with a mistake, and leaves it alone for a while: what it can't do is parked.
+    Worsen,
     /// Retries some of what is parked, or all.
     Retry,
     /// Deploys other code over the same state, which retries what is parked.
@@ -145,6 +147,7 @@ async fn act(world: &World, of: &Operated, change: Change, random: &mut fastrand
                 deploy(world, of, guests::module(broken), "").await;
             }
         }
+        Change::Worsen => worsen(world, of, random).await,
         Change::Retry => retry_some(world, of.name, random).await,
         Change::RollBack => post(world, of.name, "rollback").await,
         Change::Repeat => {
@@ -166,6 +169,18 @@ async fn act(world: &World, of: &Operated, change: Change, random: &mut fastrand
         Change::AsOf => as_of(world, random).await,
         Change::Prune => post(world, of.name, &format!("prune?keep={}", random.u8(..2))).await,
     }
+}
+
+async fn worsen(world: &World, of: &Operated, random: &mut fastrand::Rng) {
+    let [first, _, broken] = of.modules;
+    if world.show(of.name).await.module.state_version != 1 {
+        // The next version has no mistakes.
+        deploy(world, of, guests::module(first), "").await;
+        return come_to_rest(world, of.name).await;
+    }
+    deploy(world, of, guests::module(broken), "").await;
+    let alone = Duration::from_millis(random.u64(1_000..8_000));
+    world.sleep_until_after(Phase::Chaos, alone).await;
 }
 
 /// Retries some of the parked keys of a deployment, or all.
