@@ -297,7 +297,7 @@ pub async fn check(world: &World) {
     let (shown, stream) = settled(world).await;
     let wanted = Errands::of(&stream);
     timers_are_as_wanted(world, &wanted).await;
-    let messages = stored(world, OUTPUT, &["done."]).await;
+    let messages = stored(world, OUTPUT, &["done"]).await;
     let outbox = shown.outbox.as_ref().expect("it is a handler");
     messages_are_as_wanted(&messages, &wanted, &outbox.lineage);
     state_is_as_wanted(world, &wanted, shown.position).await;
@@ -327,25 +327,25 @@ pub async fn check(world: &World) {
     ));
 }
 
-/// What the stream has, or the log if the handler reads that, under subjects that begin like this.
-async fn stored(world: &World, stream: &str, subjects: &[&str]) -> Vec<Stored> {
-    let mut stored: Vec<Stored> = if handler(world.seed).source == LOG {
-        let events = reactor::logged(&world.client(), LOG, "%3E").await;
+/// What the stream has, or the log if the handler reads that, under subjects of which each begins
+/// with one of these tokens.
+async fn stored(world: &World, stream: &str, begins: &[&str]) -> Vec<Stored> {
+    if handler(world.seed).source != LOG {
+        let context = publisher::connect(world).await;
+        let messages = reactor::messages(&context, stream).await;
+        let mut stored: Vec<_> = messages.iter().map(Stored::from).collect();
+        stored.retain(|stored| begins.iter().any(|begin| stored.subject.starts_with(begin)));
+        return stored;
+    }
+    let mut stored = Vec::new();
+    for begin in begins {
+        let events = reactor::logged(&world.client(), LOG, &format!("{begin}.%3E")).await;
         let events = events
             .into_iter()
             .map(serde_json::from_value::<StoredEvent>);
-        events
-            .map(|event| event.expect("an event").into())
-            .collect()
-    } else {
-        let context = publisher::connect(world).await;
-        let messages = reactor::messages(&context, stream).await;
-        messages.iter().map(Stored::from).collect()
-    };
-    stored.retain(|stored| {
-        let mut subjects = subjects.iter();
-        subjects.any(|begin| stored.subject.starts_with(begin))
-    });
+        stored.extend(events.map(|event| Stored::from(event.expect("an event"))));
+    }
+    stored.sort_by_key(|stored| stored.sequence);
     stored
 }
 
@@ -370,7 +370,7 @@ async fn settled(world: &World) -> (Deployment, Vec<Stored>) {
             && shown.parked.events == 0
             && has_only_far_timers(&shown);
         if is_done {
-            let stream = stored(world, INPUT, &["errand.", "_fs.timers."]).await;
+            let stream = stored(world, INPUT, &["errand", "_fs.timers"]).await;
             if shown.position >= stream.last().map_or(0, |last| last.sequence) {
                 assert!(shown.failure.is_none(), "{shown:#?}");
                 return (shown, stream);
