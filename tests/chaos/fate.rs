@@ -9,7 +9,7 @@ use foldstream_tests::wait;
 use reqwest::Method;
 
 use crate::world::{ALL, Counts, LEDGER, Phase, STREAM, World, authorization};
-use crate::{operator, publisher};
+use crate::{errands, operator, publisher};
 
 /// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,6 +227,10 @@ async fn nothing_is_live(world: &World, down: Duration, notices_within: Duration
             .await;
         if let Some(list) = list.filter(|list| is_noticed && list.status == 200) {
             for shown in list.json::<DeploymentList>().deployments {
+                // A log needs no server.
+                if shown.source == errands::LOG {
+                    continue;
+                }
                 let is_live = shown.state == DeploymentState::Live && shown.lag_events == Some(0);
                 assert!(
                     !is_live,
