@@ -10,6 +10,7 @@
 //! happens depends on the machine.
 
 mod errands;
+mod errands_feed;
 mod errands_model;
 mod fate;
 mod handlers;
@@ -101,7 +102,9 @@ async fn play(seed: u64, kills: u64, at_most: Duration) -> Arc<World> {
     let shared = Arc::clone(&world);
     tasks.push(tokio::spawn(async move { handlers::feed(&shared).await }));
     let shared = Arc::clone(&world);
-    tasks.push(tokio::spawn(async move { errands::feed(&shared).await }));
+    tasks.push(tokio::spawn(
+        async move { errands_feed::run(&shared).await },
+    ));
     deploy(&world).await;
     handlers::deploy(&world).await;
     errands::deploy(&world).await;
