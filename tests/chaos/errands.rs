@@ -40,10 +40,10 @@ pub const ON_STREAM: Operated = Operated {
     source: INPUT,
     modules: ["errands-fixed", "errands-next", "errands"],
     changes: &[
-        (Change::Worsen, 6),
+        (Change::Worsen, 8),
         (Change::Retry, 8),
         (Change::Mend, 3),
-        (Change::Rebuild, 2),
+        (Change::Rebuild, 1),
         (Change::Inherit, 1),
         (Change::RollBack, 2),
         (Change::Repeat, 1),
