@@ -19,8 +19,8 @@ const KEYS: u32 = 12;
 const INTERVAL: Duration = Duration::from_millis(50);
 /// Turns of a tide: in the first part of it some events are ill, in the other one none are, so that
 /// code with the mistake passes its probation.
-const TIDE: u64 = 120;
-const FLOOD: u64 = 50;
+const TIDE: u64 = 200;
+const FLOOD: u64 = 60;
 /// Later than any round lasts.
 const FAR_MS: u64 = 3_600_000;
 

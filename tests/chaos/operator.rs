@@ -89,8 +89,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Changes a deployment until the chaos is over.
 pub async fn run(world: &World, of: &Operated) {
     let mut random = fastrand::Rng::with_seed(world.seed ^ 0x6f70_6572 ^ seed_of(of.name));
+    // It begins with the one that matters most.
+    let mut next = Some(of.changes[0].0);
     while world.is_until(Phase::Chaos) {
-        let change = draw(of, &mut random);
+        let change = next.take().unwrap_or_else(|| draw(of, &mut random));
         world.note(&format!("operator: {change:?} {}", of.name));
         act(world, of, change, &mut random).await;
         world
