@@ -360,7 +360,7 @@ impl<'a, D> Transition<'a, D> {
                 early.remove(place);
             } else if let Some(place) = failures.iter().position(|early| early.step == step.name) {
                 let failure = failures.remove(place);
-                return self.step_failed(&failure.why, false);
+                return self.step_failed(&failure.why, Fate::Failed);
             } else {
                 self.send(&step.action)?;
                 if step.action.waits() {
