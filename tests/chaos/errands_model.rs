@@ -188,14 +188,13 @@ impl Errands {
                 self.wait(&met, Purchase::Sending, now + DELIVERY_NS);
             }
             // Who was asked twice may refuse the first time only.
-            ("refused", Some(Purchase::Paying { attempt, .. })) => {
-                self.undo(&mut met, attempt > 1);
-            }
+            ("refused", Some(Purchase::Paying { attempt: 1, .. })) => self.give_up(&mut met),
+            ("refused", Some(Purchase::Paying { .. })) => self.undo(&mut met),
             ("sent", Some(Purchase::Sending)) => {
                 self.publish(&mut met, "bought", json!(0));
                 self.end(&met, Purchase::Completed);
             }
-            ("lost", Some(Purchase::Sending)) => self.undo(&mut met, true),
+            ("lost", Some(Purchase::Sending)) => self.undo(&mut met),
             // Too early, too late, or for the second time.
             _ => {}
         }
@@ -226,7 +225,7 @@ impl Errands {
                 };
                 self.wait(&met, pauses, now + PAUSE_NS);
             }
-            Some(Purchase::Paying { .. } | Purchase::Sending) => self.undo(&mut met, true),
+            Some(Purchase::Paying { .. } | Purchase::Sending) => self.undo(&mut met),
             _ => unreachable!("a purchase that has ended has no timer"),
         }
     }
@@ -257,11 +256,13 @@ impl Errands {
         self.wait(met, Purchase::Paying { attempt, pauses }, now + PAYMENT_NS);
     }
 
-    /// Gives a purchase up, and undoes the payment if there may be one.
-    fn undo(&mut self, met: &mut Met<'_>, is_paid: bool) {
-        if is_paid {
-            self.publish(met, "refund", json!(1));
-        }
+    /// Gives a purchase up for which somebody has paid, or may have.
+    fn undo(&mut self, met: &mut Met<'_>) {
+        self.publish(met, "refund", json!(1));
+        self.give_up(met);
+    }
+
+    fn give_up(&mut self, met: &mut Met<'_>) {
         self.publish(met, "undone", json!(0));
         self.end(met, Purchase::Compensated);
     }
