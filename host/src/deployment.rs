@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -75,6 +75,8 @@ pub struct Deployment {
     /// Serialises changes to its generations; reads don't wait for it.
     pub(crate) changing: tokio::sync::Mutex<()>,
     verification: RwLock<Option<overview::Verification>>,
+    /// Why error events can't be published, while they can't.
+    failure_events: Mutex<Option<String>>,
     /// Cancelled once it is deleted, or the host stops.
     gone: CancellationToken,
 }
@@ -98,12 +100,18 @@ impl Deployment {
             places: RwLock::default(),
             changing: tokio::sync::Mutex::default(),
             verification: RwLock::default(),
+            failure_events: Mutex::default(),
             gone,
         })
     }
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Notes why error events can't be published, or that all are.
+    pub(crate) fn note_failure_events(&self, trouble: Option<String>) {
+        *self.failure_events.lock() = trouble;
     }
 
     /// Its record in the catalogue, which may have many generations: it is shared, not copied.
@@ -389,6 +397,14 @@ impl Deployment {
                 .map(|failure| failure.with_way_past(&record.name, Whose::Active)),
             skipped: store.as_ref().map_or(0, Store::exceptions_count),
             on_failure: record.parking.on_failure,
+            failure_events: record
+                .parking
+                .events
+                .as_ref()
+                .map(|events| overview::FailureEvents {
+                    to: events.place(),
+                    trouble: self.failure_events.lock().clone(),
+                }),
             checks_events_after: active.checks_events_after,
             parked: parked_counts(store.as_ref()),
             skips: Vec::new(),

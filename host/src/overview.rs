@@ -76,6 +76,8 @@ pub struct Deployment {
     pub skipped: u64,
     /// What happens to an event that has used up its attempts.
     pub on_failure: OnFailure,
+    /// Where error events go, if they go anywhere.
+    pub failure_events: Option<FailureEvents>,
     /// Events after this sequence are checked against the schemas of its module; none checks none.
     pub checks_events_after: Option<u64>,
     /// What the active state has parked: it lacks the effects of these events.
@@ -167,6 +169,15 @@ pub struct Generation {
     pub comparison: Option<Comparison>,
     /// Its module.
     pub module: ModuleInfo,
+}
+
+/// Where error events go.
+#[derive(Clone, Debug)]
+pub struct FailureEvents {
+    /// As an operator writes it: `SUBJECT@SOURCE`.
+    pub to: String,
+    /// Why some are not published, while there are some.
+    pub trouble: Option<String>,
 }
 
 /// How much is parked.

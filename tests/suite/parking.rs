@@ -451,6 +451,10 @@ async fn each_failure_is_published_where_the_operator_wants_it() {
     };
     let first = &published(&bed, 1).await[0];
     assert_eq!(first["type"], "foldstream.event-parked");
+    // So that a loop through it is found.
+    let headers = &first["headers"];
+    assert_eq!(headers["foldstream-path"], NAME, "{first}");
+    assert_eq!(headers["ce-causationid"], "2", "{first}");
     let data = &first["data"];
     assert_eq!(
         (
@@ -771,5 +775,67 @@ async fn killed_at_any_moment_every_event_is_applied_or_parked() {
         bed.notes_at(last).await,
         sound.join(","),
         "each sound event once"
+    );
+}
+
+#[tokio::test]
+async fn failure_that_its_target_refuses_holds_back_no_other_and_is_shown() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    nats::create_stream(&context, "MISCHIEF", "mischief.>").await;
+    let ops = async_nats::jetstream::stream::Config {
+        max_message_size: 1_200,
+        ..nats::stream_config("OPS", "ops.>")
+    };
+    nats::create_stream_with(&context, ops).await;
+    let url = server.url();
+    let host = Host::start_with(&format!(
+        "{}[sources.ops]\nkind = \"jetstream\"\nstream = \"OPS\"\nservers = [{url:?}]\n",
+        jetstream_source(&url, "MISCHIEF")
+    ))
+    .await;
+    let client = host.client();
+    let options = "&source=orders&on-failure=park&failure-events=ops.f%40ops";
+    client
+        .deploy_with(NAME, &guests::module(NAME), options)
+        .await;
+    let long = "k".repeat(700);
+    let told = [&long, "ada", "eve"].map(|key| (format!("mischief.{key}"), "ill 1".into()));
+    nats::publish(&context, told).await;
+    foldstream_tests::wait::until("the others to be published", async || {
+        (foldstream_tests::reactor::messages(&context, "OPS")
+            .await
+            .len()
+            == 2)
+            .then_some(())
+    })
+    .await;
+    let is_named = |shown: &api::Deployment| {
+        let events = shown.failure_events.as_ref().expect("they go somewhere");
+        let trouble = events.trouble.as_deref().unwrap_or_default();
+        events.to == "ops.f@ops" && trouble.contains("message size exceeds")
+    };
+    client.show_when(NAME, "name the refusal", is_named).await;
+    let shown = cli::on(&host, &["show", NAME]).expect(0).stdout;
+    assert!(
+        shown.contains("failure events") && shown.contains("some wait: "),
+        "{shown}"
+    );
+    let doctor = cli::on(&host, &["doctor"]).stdout;
+    assert!(doctor.contains("failure events of mischief"), "{doctor}");
+
+    let drop = ["parked", "drop", NAME, &format!("mischief.{long}")];
+    cli::on(&host, &[&drop[..], &["--reason", "too long"]].concat()).expect(0);
+    let is_over = |shown: &api::Deployment| {
+        let events = shown.failure_events.as_ref().expect("they go somewhere");
+        events.trouble.is_none()
+    };
+    client.show_when(NAME, "have no trouble", is_over).await;
+    assert_eq!(
+        foldstream_tests::reactor::messages(&context, "OPS")
+            .await
+            .len(),
+        2,
+        "each once"
     );
 }

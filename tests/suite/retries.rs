@@ -403,7 +403,7 @@ async fn what_is_parked_is_named_by_reads_by_a_skip_and_by_a_bundle_that_lacks_s
         "query mischief notes",
     ] {
         let read = bed.run(read).expect(0);
-        let words = "without 302 parked events; `foldstream parked list`";
+        let words = "without 302 parked events; `foldstream parked list` shows the keys";
         assert!(read.stderr.contains(words), "{read:?}");
     }
     let refused = bed.run("resume mischief --skip 2 --reason none").expect(4);

@@ -54,6 +54,16 @@ type Effects struct {
 	state    *state
 	messages []message
 	changes  []timerChange
+	// closed is set once the event is handled.
+	closed bool
+}
+
+// isClosed rejects an event that uses the effects of an earlier one, which are passed on already.
+func (e *Effects) isClosed() bool {
+	if e.closed {
+		e.state.fail(mismatch("these are the effects of an earlier event: they can't change any more"))
+	}
+	return e.closed
 }
 
 // message is a message, checked.
@@ -82,6 +92,9 @@ type outbox interface {
 
 // Publish publishes a message.
 func (e *Effects) Publish(published Message) {
+	if e.isClosed() {
+		return
+	}
 	checked, err := check(published)
 	if err != nil {
 		e.state.fail(within("a message to "+published.Subject, err))
@@ -93,6 +106,9 @@ func (e *Effects) Publish(published Message) {
 // SetTimer sets a timer. One that is pending under the same name is replaced. The manifest must say
 // Timers.
 func (e *Effects) SetTimer(timer Timer) {
+	if e.isClosed() {
+		return
+	}
 	if !utf8.ValidString(timer.Name) || !utf8.ValidString(timer.Key) {
 		e.state.fail(mismatch("timer ", strconv.Quote(timer.Name), ": its name or key is not UTF-8"))
 		return
@@ -103,6 +119,9 @@ func (e *Effects) SetTimer(timer Timer) {
 // CancelTimer cancels a timer: it does not fire, whatever its time. It does nothing if none is pending
 // under that name.
 func (e *Effects) CancelTimer(name string) {
+	if e.isClosed() {
+		return
+	}
 	if !utf8.ValidString(name) {
 		e.state.fail(mismatch("timer ", strconv.Quote(name), ": its name is not UTF-8"))
 		return

@@ -286,6 +286,43 @@ func TestAGoroutineThatNothingWaitsForIsRefused(t *testing.T) {
 	expectRefusal("a migration", err)
 }
 
+func TestWhatAGoroutineDoesBeforeItEndsBelongsToItsEvent(t *testing.T) {
+	counted(t)
+	asked := newAsked(t)
+	later := func(do func(effects *Effects)) []call {
+		return []call{func(_ *Event, effects *Effects) error {
+			go func() { runtime.Gosched(); do(effects) }()
+			return nil
+		}}
+	}
+	publishing := later(func(effects *Effects) { effects.Publish(Message{Subject: "out.late"}) })
+	asked.Given(asked.asking(publishing)...)
+	same(t, "published", asked.Published(), []Published{{Subject: "out.late", Kind: "late"}})
+	// A mistake of the goroutine rejects its own event, and not the next one.
+	mistaken := later(func(effects *Effects) { effects.Publish(Message{Subject: "out.a", Key: "\xff"}) })
+	err := asked.Try(asked.asking(mistaken, fails(errors.New("the next one")))...)
+	if err == nil || !strings.Contains(err.Error(), "out.a") {
+		t.Error(err)
+	}
+}
+
+func TestEffectsOfAnEarlierEventRejectTheOneThatUsesThem(t *testing.T) {
+	for name, use := range map[string]func(*Effects){
+		"a message":     func(effects *Effects) { effects.Publish(Message{Subject: "out.a"}) },
+		"a timer":       func(effects *Effects) { effects.SetTimer(Timer{Name: "a"}) },
+		"no more timer": func(effects *Effects) { effects.CancelTimer("a") },
+	} {
+		asked := newAsked(t)
+		var kept *Effects
+		keeps := []call{func(_ *Event, effects *Effects) error { kept = effects; return nil }}
+		uses := []call{func(*Event, *Effects) error { use(kept); return nil }}
+		err := asked.Try(asked.asking(keeps, uses)...)
+		if err == nil || !strings.Contains(err.Error(), "an earlier event") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestWhatAMethodRememberedCountsBeforeWhatIsReturned(t *testing.T) {
 	asked := newAsked(t)
 	var found error

@@ -176,11 +176,7 @@ func (m *module) reactToAll(count int, react func(index int, effects *Effects) e
 	running := goroutines()
 	for index = range count {
 		m.state.event = index
-		err := m.reactToOne(index, react)
-		if err == nil {
-			err = refuseRunning(running)
-		}
-		if err != nil {
+		if err := m.reactToOne(index, react, running); err != nil {
 			return index, err
 		}
 		m.state.event = noEvent
@@ -191,12 +187,17 @@ func (m *module) reactToAll(count int, react func(index int, effects *Effects) e
 	return count, nil
 }
 
-func (m *module) reactToOne(index int, react func(index int, effects *Effects) error) error {
+// reactToOne reacts to an event or timer; running is how many goroutines there are.
+func (m *module) reactToOne(index int, react func(index int, effects *Effects) error, running int) error {
 	var effects *Effects
 	if m.outbox != nil {
 		effects = &Effects{state: m.state}
 	}
 	err := react(index, effects)
+	if err == nil {
+		// Before anything is passed on: what they still do belongs to this event.
+		err = refuseRunning(running)
+	}
 	if m.state.failure != nil {
 		// It came first, and the other may follow from it.
 		return m.state.failure
@@ -208,6 +209,7 @@ func (m *module) reactToOne(index int, react func(index int, effects *Effects) e
 		return nil
 	}
 	// After success only: what fails has no effects. The host finds the cause by its index.
+	effects.closed = true
 	return effects.passOn(index, m.outbox)
 }
 

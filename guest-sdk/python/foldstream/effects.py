@@ -57,6 +57,11 @@ class Effects:
     def __init__(self) -> None:
         self._messages: list[Message] = []
         self._changes: list[Timer | Cancelled] = []
+        self._is_closed = False
+
+    def _refuse_late(self) -> None:
+        if self._is_closed:
+            raise Mismatch("these are the effects of an earlier event: they can't change any more")
 
     def publish(
         self,
@@ -86,6 +91,7 @@ class Effects:
           state is committed by then, and is not undone: a message whose condition does not hold is
           set aside as a conflict, for an operator to send or drop, and later messages continue.
         """
+        self._refuse_late()
         place = f"a message to {subject}"
         self._messages.append(
             Message(
@@ -107,6 +113,7 @@ class Effects:
 
         The manifest must say `timers=True`.
         """
+        self._refuse_late()
         timer = Timer(
             _string("the name of a timer", name),
             _timestamp(f"timer {name}", at),
@@ -117,6 +124,7 @@ class Effects:
     def cancel_timer(self, name: str) -> None:
         """Cancels a timer: it does not fire, whatever its time. Does nothing if none is pending under
         that name."""
+        self._refuse_late()
         self._changes.append(Cancelled(_string("the name of a timer", name)))
 
     def reply(self, event: Event, data: Any) -> None:

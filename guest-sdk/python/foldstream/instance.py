@@ -58,6 +58,7 @@ class Instance:
         def act(item: Any) -> Any:
             effects = Effects()
             returned: Any = method(item, effects)  # type: ignore[func-returns-value]
+            effects._is_closed = True
             if self.outbox is not None:
                 # The host finds the cause by its index in the batch.
                 effects._pass_on(self.state.event, self.outbox)

@@ -430,3 +430,19 @@ def test_effects_reach_the_outbox_with_the_index_of_their_cause_after_their_even
     failed = Instance(Asked, Memory(Asked.manifest), Outbox()).apply(events)
     assert failed is not None and (failed.index, failed.retry) == (2, True)
     assert calls == [(1, "messages", 2), (1, "timers", 1)]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda kept: kept.publish("out.a"),
+        lambda kept: kept.set_timer("a", START),
+        lambda kept: kept.cancel_timer("a"),
+    ],
+)
+def test_effects_of_an_earlier_event_reject_the_one_that_uses_them(use: Any) -> None:
+    kept: list[Effects] = []
+    keeps, uses = asking(lambda event, effects: kept.append(effects), lambda event, effects: use(kept[0]))
+    asked = Harness(Asked).given(keeps)
+    with pytest.raises(Mismatch, match="an earlier event"):
+        asked.given(uses)

@@ -233,6 +233,9 @@ pub struct Deployment {
     /// What happens to an event that has used up its attempts.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// Where the host publishes an event for each event that is parked; absent if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_events: Option<FailureEvents>,
     /// Events after this sequence are checked against the schemas that its module carries; absent if
     /// none are checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -21,6 +21,16 @@ pub struct ParkedCounts {
     pub since: Option<String>,
 }
 
+/// Where the host publishes an event for each event that is parked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FailureEvents {
+    /// `SUBJECT@SOURCE`.
+    pub to: String,
+    /// Why some are not published yet, while there are some; the host tries again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
 /// The failure of a parked event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ParkedFailure {

@@ -35,6 +35,7 @@ impl From<overview::Deployment> for api::Deployment {
             failure,
             skipped,
             on_failure,
+            failure_events,
             checks_events_after,
             parked,
             skips,
@@ -76,6 +77,7 @@ impl From<overview::Deployment> for api::Deployment {
             failure: failure.map(Into::into),
             skipped,
             on_failure,
+            failure_events: failure_events.map(Into::into),
             checks_events_after,
             parked: parked.into(),
             skips: each(skips),
@@ -159,6 +161,13 @@ impl From<overview::Generation> for api::Generation {
             comparison: comparison.map(Into::into),
             module: module.into(),
         }
+    }
+}
+
+impl From<overview::FailureEvents> for api::FailureEvents {
+    fn from(value: overview::FailureEvents) -> Self {
+        let overview::FailureEvents { to, trouble } = value;
+        Self { to, trouble }
     }
 }
 

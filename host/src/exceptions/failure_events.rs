@@ -5,6 +5,7 @@
 //! it arrived. How far the host has come is in the catalogue. Nothing waits for error events: a
 //! target that is away delays only them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +15,14 @@ use super::Exceptions;
 use crate::actor::blocking;
 use crate::deployment::Deployment;
 use crate::deployments::Error;
-use crate::effects::Grant;
-use crate::event::Payload;
+use crate::effects::{self, Grant};
+use crate::event::{Event, Payload};
 use crate::log::NewEvent;
 use crate::module::Module;
-use crate::source::Outlet;
-use crate::state::catalogue::FailureEvents;
+use crate::source::{NotPublished, Outlet};
+use crate::state::catalogue::{FailureEvents, Generation};
 use crate::state::{Parked, Store};
+use crate::subject::SubjectSet;
 
 /// Type of error events.
 const KIND: &str = "foldstream.event-parked";
@@ -50,20 +52,48 @@ pub(crate) fn target(
             "error events need one subject, such as `ops.failures@orders`: {error}"
         ))
     })?;
-    // The target is one subject, so matching it against the module's patterns is exact.
-    if grant.source == reads && module.manifest().subjects.matches(subject) {
-        return Err(Error::Refused(format!(
-            "the module itself reads {subject} of {reads}, so each error event could make another \
-             one; choose another subject or source"
-        )));
-    }
     // 0: published from the first parked event on; events that are parked already are reported too.
-    Ok(Some(FailureEvents {
+    let target = FailureEvents {
         subject: subject.to_owned(),
         source: grant.source,
         state_file: 0,
         through: 0,
-    }))
+    };
+    check_reader(&target, &module.manifest().subjects, reads)?;
+    Ok(Some(target))
+}
+
+/// Refuses a target from which a module with these subjects would read its own error events.
+pub(super) fn check_reader(
+    target: &FailureEvents,
+    subjects: &SubjectSet,
+    reads: &str,
+) -> Result<(), Error> {
+    let FailureEvents {
+        subject, source, ..
+    } = target;
+    // The target is one subject, so matching it against the module's patterns is exact.
+    if source == reads && subjects.matches(subject) {
+        return Err(Error::Refused(format!(
+            "the module itself reads {subject} of {reads}, so each error event could make another \
+             one; choose another subject or source with --failure-events, or give it an empty \
+             text for none"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses a generation whose code would read the error events of its deployment.
+pub(crate) fn check_generation(
+    target: Option<&FailureEvents>,
+    generation: &Generation,
+) -> Result<(), Error> {
+    // Subjects of a stored module were checked when it was deployed.
+    let subjects = SubjectSet::parse(&generation.module.subjects).ok();
+    match target.zip(subjects) {
+        Some((target, subjects)) => check_reader(target, &subjects, &generation.source),
+        None => Ok(()),
+    }
 }
 
 impl Exceptions {
@@ -119,25 +149,27 @@ impl Exceptions {
         let name = deployment.name().to_owned();
         self.deployments.chore("failure-events", &name, async move {
             // The outlet is kept between rounds: a publisher has a connection.
-            let (mut outlet, mut pause) = (None, PAUSE);
+            let (mut round, mut pause) = (Round::default(), PAUSE);
             while let Some(events) = deployment.with_record(|record| record.parking.events.clone())
             {
                 if deployment.is_gone() || exceptions.deployments.is_stopping() {
                     return;
                 }
                 match exceptions
-                    .publish_some(&deployment, &events, &mut outlet)
+                    .publish_some(&deployment, &events, &mut round)
                     .await
                 {
                     Ok(true) => pause = PAUSE,
                     Ok(false) => {
                         pause = PAUSE;
+                        deployment.note_failure_events(None);
                         changed(&deployment).await;
                     }
                     Err(error) => {
                         // After any error it is made again; the connection may be the cause.
-                        outlet = None;
+                        round.outlet = None;
                         pause = (pause * 2).min(PAUSE_MAX);
+                        deployment.note_failure_events(Some(error.to_string()));
                         tracing::warn!(
                             deployment = deployment.name(),
                             to = events.place(),
@@ -157,7 +189,7 @@ impl Exceptions {
         &self,
         deployment: &Arc<Deployment>,
         events: &FailureEvents,
-        outlet: &mut Option<(String, Outlet)>,
+        round: &mut Round,
     ) -> Result<bool, Error> {
         let record = deployment.record();
         let state_file = record.active().state_file;
@@ -174,38 +206,65 @@ impl Exceptions {
         if newest <= after {
             return Ok(false);
         }
-        let reading = store.clone();
-        let failed = blocking(move || failed_between(&reading, after, newest)).await?;
-        let numbers = failed.iter().filter_map(|parked| parked.failure.as_ref());
-        let Some(through) = numbers.map(|failure| failure.number).max() else {
-            return Ok(false);
-        };
-        if outlet
-            .as_ref()
-            .is_none_or(|(name, _)| *name != events.source)
-        {
-            let source = self.sources.known(&events.source)?;
-            *outlet = Some((events.source.clone(), source.outlet()));
+        let place = (state_file, events.place());
+        if round.place != place {
+            *round = Round {
+                place,
+                ..Round::default()
+            };
         }
+        let reading = store.clone();
+        let tried = round.tried();
+        let read = move || failed_between(&reading, (after, newest), &tried);
+        let failed = blocking(read).await?;
+        if failed.is_empty() && round.is_new() {
+            return Ok(false);
+        }
+        let outlet = match round.outlet.take() {
+            Some(outlet) => outlet,
+            None => self.sources.known(&events.source)?.outlet(),
+        };
         // At least once: a crash between publishing and the commit below publishes these again,
         // with the same ids.
-        let generation = record.active;
+        let origin = Origin {
+            deployment: deployment.name(),
+            generation: record.active,
+            state_file,
+        };
+        let mut has_sent = false;
         for parked in &failed {
-            let (id, data) = message(deployment.name(), generation, state_file, parked);
-            // Another target in the same stream must not take it for one that it knows.
-            let id = format!("{id}.{}", events.subject);
-            if let Some((_, outlet)) = outlet.as_ref() {
-                outlet
-                    .publish(NewEvent {
-                        subject: events.subject.clone(),
-                        kind: Some(KIND.to_owned()),
-                        id: Some(id),
-                        time_ns: None,
-                        headers: Vec::new(),
-                        data: Payload::from(data),
-                    })
-                    .await?;
+            let message = message(&origin, &events.subject, parked);
+            match outlet.publish(message).await {
+                Ok(_) => has_sent |= round.sent.insert(number(parked)),
+                // The others may be taken all the same.
+                Err(error) if error.is_refusal() => {
+                    round.refused.insert(number(parked), error);
+                }
+                Err(error) => return Err(error.into()),
             }
+        }
+        round.outlet = Some(outlet);
+        // A mark says that all before it are there.
+        let looked = if failed.len() < PORTION {
+            newest
+        } else {
+            failed.iter().map(number).max().unwrap_or(newest)
+        };
+        let through = round
+            .refused
+            .keys()
+            .next()
+            .map_or(looked, |first| looked.min(first - 1));
+        round.sent.retain(|number| *number > through);
+        // Once all others were tried, those that are refused are tried again.
+        let refused = if has_sent {
+            None
+        } else {
+            std::mem::take(&mut round.refused).pop_first()
+        };
+        let outcome = refused.map_or(Ok(true), |(_, error)| Err(Error::from(error)));
+        if through <= after {
+            return outcome;
         }
         // Only for the mark: publishing may take long, and must not keep changes of the deployment
         // out.
@@ -221,8 +280,47 @@ impl Exceptions {
                 .commit(deployment, record, "failure-events-published", detail)
                 .await?;
         }
-        Ok(true)
+        outcome
     }
+}
+
+/// What is kept between looks at parked events.
+#[derive(Default)]
+struct Round {
+    /// The state and the target that it is about.
+    place: (u64, String),
+    outlet: Option<Outlet>,
+    /// The numbers of failures behind the mark whose events the target has.
+    sent: BTreeSet<u64>,
+    /// Those that it refuses, until all others were tried.
+    refused: BTreeMap<u64, NotPublished>,
+}
+
+impl Round {
+    fn is_new(&self) -> bool {
+        self.sent.is_empty() && self.refused.is_empty()
+    }
+
+    /// The numbers of failures that need not be tried now.
+    fn tried(&self) -> BTreeSet<u64> {
+        self.sent
+            .iter()
+            .chain(self.refused.keys())
+            .copied()
+            .collect()
+    }
+}
+
+/// Where a failure happened.
+struct Origin<'a> {
+    deployment: &'a str,
+    generation: u64,
+    state_file: u64,
+}
+
+/// The number of the failure of a parked event.
+fn number(parked: &Parked) -> u64 {
+    parked.failure.as_ref().map_or(0, |failure| failure.number)
 }
 
 /// Waits until the state may have parked something for good.
@@ -238,13 +336,17 @@ async fn changed(deployment: &Deployment) {
     .await;
 }
 
-/// Parked events whose failures have numbers after one and through another, by that number, up to
-/// a portion.
-fn failed_between(store: &Store, after: u64, through: u64) -> Result<Vec<Parked>, Error> {
+/// Parked events whose failures have numbers after one and through another, by that number, up to a
+/// portion, without those that were tried.
+fn failed_between(
+    store: &Store,
+    (after, through): (u64, u64),
+    tried: &BTreeSet<u64>,
+) -> Result<Vec<Parked>, Error> {
     let mut failed = Vec::new();
     for (key, parked) in store.parked_keys() {
         let number = parked.failure.map_or(0, |failure| failure.number);
-        if number > after && number <= through {
+        if number > after && number <= through && !tried.contains(&number) {
             failed.push((number, key));
         }
     }
@@ -258,8 +360,9 @@ fn failed_between(store: &Store, after: u64, through: u64) -> Result<Vec<Parked>
     Ok(events)
 }
 
-/// Id and data of an error event.
-fn message(name: &str, generation: u64, state_file: u64, parked: &Parked) -> (String, String) {
+/// An error event. It continues the chain of the event that failed, so that a loop through it is found.
+fn message(origin: &Origin<'_>, subject: &str, parked: &Parked) -> NewEvent {
+    let name = origin.deployment;
     let Parked {
         key,
         event,
@@ -267,15 +370,9 @@ fn message(name: &str, generation: u64, state_file: u64, parked: &Parked) -> (St
     } = parked;
     let failure = failure.as_ref();
     let at = failure.map(|failure| failure.first_at.clone());
-    // The time of the failure tells two failures of one event apart.
-    let id = format!(
-        "parked.{name}.{state_file}.{}.{}",
-        event.sequence,
-        at.as_deref().unwrap_or_default()
-    );
     let data = json!({
         "deployment": name,
-        "generation": generation,
+        "generation": origin.generation,
         "key": key,
         "sequence": event.sequence,
         "subject": &*event.subject,
@@ -287,7 +384,39 @@ fn message(name: &str, generation: u64, state_file: u64, parked: &Parked) -> (St
         "module": failure.map(|failure| &failure.module),
         "parked_at": at,
     });
-    (id, data.to_string())
+    let data = Payload::from(data.to_string());
+    // The time of the failure tells two failures of one event apart, and the subject two targets in
+    // one stream.
+    let id = format!(
+        "parked.{name}.{}.{}.{}.{}",
+        origin.state_file,
+        event.sequence,
+        at.as_deref().unwrap_or_default(),
+        subject
+    );
+    NewEvent {
+        headers: headers(name, (&id, &data), event),
+        subject: subject.to_owned(),
+        kind: Some(KIND.to_owned()),
+        id: Some(id),
+        time_ns: None,
+        data,
+    }
+}
+
+/// The headers of an error event, as those of a message that the deployment publishes for the event.
+fn headers(deployment: &str, (id, data): (&str, &Payload), event: &Event) -> Vec<(String, String)> {
+    let message = effects::Outgoing {
+        deployment,
+        id,
+        kind: KIND,
+        data,
+    };
+    let mut headers = effects::outgoing(message, event);
+    let chain = effects::extended(deployment, event).map(|chain| (effects::PATH.to_owned(), chain));
+    // A chain that is as long as one may be stays so: who acts on this event is refused.
+    headers.extend(chain.ok().or_else(|| effects::chain(event)));
+    headers
 }
 
 /// The settings of a new deployment.
@@ -300,4 +429,37 @@ pub(super) fn first(
     wanted.map_or(Ok(None), |wanted| {
         exceptions.failure_target(wanted, module, reads)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_event_continues_the_chain_of_the_event_that_failed() {
+        let own = |path: &str| {
+            let header = |name: &str, value: &str| (name.into(), value.into());
+            let headers = vec![
+                header(effects::PATH, path),
+                header("ce-correlationid", "c1"),
+            ];
+            let event = Event {
+                sequence: 7,
+                time_ns: 1,
+                subject: "in.a".into(),
+                kind: "a".into(),
+                headers,
+                data: Payload::from("{}"),
+            };
+            let data = Payload::from("{}");
+            let headers = super::headers("imp", ("id", &data), &event);
+            headers.into_iter().collect::<BTreeMap<String, String>>()
+        };
+        let short = own("red");
+        assert_eq!(short[effects::PATH], "red,imp");
+        assert_eq!(short["ce-correlationid"], "c1");
+        // As long as a chain may be: who acts on it is refused.
+        let long = ["red"; effects::CHAIN_MAX].join(",");
+        assert_eq!(own(&long)[effects::PATH], long);
+    }
 }

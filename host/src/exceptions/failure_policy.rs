@@ -47,9 +47,21 @@ impl Exceptions {
     ) -> Result<Option<String>, Error> {
         let before = deployment.with_record(|record| record.parking.clone());
         let events = request.events.as_deref();
-        if let Some(events) = events {
-            // Before anything changes: a deploy that is refused leaves everything as it was.
-            self.failure_target(events, module, &deployment.record().active().source)?;
+        // Before anything changes: a deploy that is refused leaves everything as it was.
+        let record = deployment.record();
+        let source = &record.active().source;
+        match (events, &record.parking.events) {
+            (Some(events), _) => {
+                let target = self.failure_target(events, module, source)?;
+                // Code that is there until the module takes over counts too.
+                for other in std::iter::once(record.active()).chain(record.candidate()) {
+                    failure_events::check_generation(target.as_ref(), other)?;
+                }
+            }
+            (None, Some(kept)) => {
+                failure_events::check_reader(kept, &module.manifest().subjects, source)?;
+            }
+            (None, None) => {}
         }
         self.set_on_failure(deployment, strategy, module, request.on_failure)
             .await?;

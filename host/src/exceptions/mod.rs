@@ -5,7 +5,7 @@
 //! operator may also skip events (`skips`). `parked_rules` says what is impossible while events are
 //! parked.
 
-mod failure_events;
+pub(crate) mod failure_events;
 mod failure_policy;
 mod parked;
 mod parked_retry;

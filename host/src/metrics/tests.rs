@@ -41,6 +41,7 @@ fn deployment(name: &str) -> Deployment {
         failure: None,
         skipped: 0,
         on_failure: OnFailure::Stop,
+        failure_events: None,
         checks_events_after: None,
         parked: Parked::default(),
         outbox: None,

@@ -17,7 +17,7 @@ use super::{beginning, hand_over, prune};
 use crate::actor::blocking;
 use crate::deployment::Deployment;
 use crate::deployments::{Aligned, Error, align, crash_points, owners};
-use crate::exceptions::parked_rules;
+use crate::exceptions::{failure_events, parked_rules};
 use crate::overview;
 use crate::progress::DeploymentState;
 use crate::runner::Runner;
@@ -130,6 +130,7 @@ pub(super) async fn switch(
         active: &active,
         candidate: &candidate,
     };
+    failure_events::check_generation(record.parking.events.as_ref(), next)?;
     if let Some(handler) = &record.handler {
         rollouts.handlers.check_grants_of(&handler.grants, next)?;
     }

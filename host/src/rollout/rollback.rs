@@ -11,7 +11,7 @@ use super::{build, cut_over};
 use crate::actor::blocking;
 use crate::deployment::Deployment;
 use crate::deployments::{Error, MissingEvents, Role, crash_points};
-use crate::exceptions::parked_rules;
+use crate::exceptions::{failure_events, parked_rules};
 use crate::state::catalogue::{BuildSettings, EventChecks, Generation, GenerationStatus};
 
 /// What a rollback may do if the state of the previous generation is gone.
@@ -77,6 +77,7 @@ async fn roll_back_code(
     let runner = deployment.active();
     let mut record = deployment.draft();
     parked_rules::check_same_rule(deployment, &previous)?;
+    failure_events::check_generation(record.parking.events.as_ref(), &previous)?;
     if let Some(handler) = &record.handler {
         rollouts
             .handlers

@@ -30,6 +30,16 @@ pub(crate) enum NotPublished {
     Interrupted(#[from] tokio::task::JoinError),
 }
 
+impl NotPublished {
+    /// Whether it is this event that the target does not take: others may be.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Log(log::Error::Invalid { .. }) | Self::Stream(PublishError::NotStored(_))
+        )
+    }
+}
+
 impl Outlet {
     /// Publishes one event; returns its sequence. After an error it may be stored all the same, and
     /// is stored once if it is published again with the same id.
@@ -51,7 +61,7 @@ impl Outlet {
                 let message = Outgoing {
                     id: event.id.unwrap_or_default(),
                     subject: event.subject,
-                    headers: kind.into_iter().collect(),
+                    headers: kind.into_iter().chain(event.headers).collect(),
                     data: bytes::Bytes::copy_from_slice(event.data.as_bytes()),
                     ..Outgoing::default()
                 };

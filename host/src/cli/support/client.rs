@@ -312,7 +312,8 @@ impl Client {
         let missing = count("foldstream-missing")
             .map(|count| format!("without {count} events that were gone from the stream"));
         let parked = count("foldstream-parked").map(|count| {
-            format!("without {count} parked events; `foldstream parked list` shows their keys")
+            let events = if count == "1" { "event" } else { "events" };
+            format!("without {count} parked {events}; `foldstream parked list` shows the keys")
         });
         let of_past = skipped.into_iter().chain(missing).filter(|_| is_past);
         let notes: Vec<String> = of_past.chain(parked).collect();

@@ -2,8 +2,8 @@
 
 use super::{outbox, sagas, timers};
 use crate::api::{
-    Deployment, DeploymentInbox, DeploymentLanes, Failure, Generation, ModuleInfo, OnFailure,
-    ParkedCounts, SourceState, SourceStatus,
+    Deployment, DeploymentInbox, DeploymentLanes, Failure, FailureEvents, Generation, ModuleInfo,
+    OnFailure, ParkedCounts, SourceState, SourceStatus,
 };
 use crate::cli::Context;
 use crate::cli::commands::project::inspect::{self, MIGRATES};
@@ -85,6 +85,7 @@ fn position_rows(deployment: &Deployment) -> Rows {
     rows.push(("applied", format!("{applied}, {rate}/s")));
     rows.extend(skipped_line(deployment).map(|line| ("skipped", line)));
     rows.extend(parked_line(deployment).map(|line| ("parked", line)));
+    rows.extend(failure_events_line(deployment).map(|line| ("failure events", line)));
     rows.extend(deployment.inbox.iter().map(|inbox| {
         let DeploymentInbox { ids, duplicates } = inbox;
         let (left_out, known) = (counted(*duplicates, "duplicate"), counted(*ids, "id"));
@@ -326,6 +327,15 @@ fn parked_line(deployment: &Deployment) -> Option<String> {
     }
 }
 
+/// Where events about parked events go.
+fn failure_events_line(deployment: &Deployment) -> Option<String> {
+    let FailureEvents { to, trouble } = deployment.failure_events.as_ref()?;
+    Some(match trouble {
+        None => to.clone(),
+        Some(trouble) => format!("{to}; some wait: {trouble}; the host tries again on its own"),
+    })
+}
+
 /// A generation that is not active.
 fn other_line(generation: &Generation) -> String {
     format!(
@@ -428,6 +438,7 @@ pub(in crate::cli) mod tests {
             failure: None,
             skipped: 0,
             on_failure: OnFailure::Stop,
+            failure_events: None,
             checks_events_after: None,
             parked: ParkedCounts::default(),
             skips: Vec::new(),

@@ -169,7 +169,7 @@ async fn export_all(
         return Err(Failure::new(exit, message).into());
     }
     context.output.note(&match written {
-        0 => "nothing is parked".to_owned(),
+        0 => "no key is parked like this".to_owned(),
         _ => format!(
             "{}; they have data of events and entries; `foldstream replay FILE` reproduces a \
              failure",

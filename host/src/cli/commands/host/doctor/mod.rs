@@ -247,6 +247,7 @@ async fn check_running(client: &Client) -> Vec<Check> {
             std::iter::once(own)
                 .chain(check_outbox(deployment))
                 .chain(check_timers(deployment))
+                .chain(check_failure_events(deployment))
         })),
         Err(error) => checks.push(Check::fail("deployments", error.to_string())),
     }
@@ -272,6 +273,16 @@ fn check_timers(deployment: &Deployment) -> Option<Check> {
     Some(Check::warn(
         format!("timers of {}", deployment.name),
         format!("some cannot fire: {trouble}"),
+    ))
+}
+
+/// Whether events about parked events reach their target.
+fn check_failure_events(deployment: &Deployment) -> Option<Check> {
+    let events = deployment.failure_events.as_ref()?;
+    let trouble = events.trouble.as_ref()?;
+    Some(Check::warn(
+        format!("failure events of {}", deployment.name),
+        format!("some are not published to {}: {trouble}", events.to),
     ))
 }
 
