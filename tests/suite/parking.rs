@@ -686,6 +686,31 @@ async fn at_a_limit_the_deployment_waits_and_a_retry_lets_it_continue() {
 }
 
 #[tokio::test]
+async fn at_a_limit_of_keys_or_bytes_the_deployment_stops_at_the_next_event_that_fails() {
+    // One failure takes more than 400 bytes, and the limit of bytes may be passed by one.
+    for (limit, most) in [("parked_keys_max", 1), ("parked_bytes_max", 400)] {
+        stops_at(limit, most).await;
+    }
+}
+
+async fn stops_at(limit: &str, most: u64) {
+    let bed = Bed::start(&format!("[state]\n{limit} = {most}\n")).await;
+    let told = [("ada", "ill 1"), ("bob", "note 2"), ("eve", "ill 3")];
+    let last = bed.tell(&told).await;
+    let (shown, failure) = bed.host.client().failed(NAME).await;
+    assert_eq!((shown.position, shown.parked.keys), (2, 1));
+    assert!(
+        failure.message.contains(&format!("state.{limit}")),
+        "{failure:?}"
+    );
+    bed.run("parked drop mischief --all --reason known")
+        .expect(0);
+    bed.run("resume mischief").expect(0);
+    assert_eq!(bed.notes_at(last).await, "2");
+    assert_eq!(bed.parked().await.counts.keys, 1);
+}
+
+#[tokio::test]
 async fn parking_needs_a_key_rule_and_can_be_ended() {
     let bed = Bed::start("").await;
     let module = guests::path("sloppy").display().to_string();

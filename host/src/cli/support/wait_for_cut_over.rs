@@ -41,6 +41,11 @@ pub(crate) async fn wait(
                 patience.heard();
                 if is_settled(&deployment, &generation)? {
                     show_comparison(&generation, &progress);
+                    if generation.status == GenerationStatus::Active {
+                        progress.finish();
+                        // It took over; whether it applies what came since is seen only now.
+                        return wait_until_live::wait(client, name, timeout, output).await;
+                    }
                     return Ok(deployment);
                 }
                 show(&generation, &mut progress);
