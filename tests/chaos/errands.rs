@@ -180,7 +180,10 @@ async fn settled(world: &World) -> (Deployment, Vec<Stored>) {
         if before != now {
             (moved, before) = (Instant::now(), now);
         }
+        // The state may have code with the mistake, which can't fold what other code has retried.
+        let must_mend = !is_mended && shown.module.state_version == 1;
         let is_done = shown.state == DeploymentState::Live
+            && !must_mend
             && shown.candidate.is_none()
             && entries == Some(0)
             && shown.parked.events == 0
@@ -196,11 +199,9 @@ async fn settled(world: &World) -> (Deployment, Vec<Stored>) {
             moved.elapsed() < wait::DEADLINE,
             "waited in vain for {name} to release and to do everything: {shown:#?}"
         );
-        let must_mend = shown.state == DeploymentState::Failed || shown.parked.events > 0;
-        if must_mend && !is_mended && shown.module.state_version == 1 {
-            // The state may have code with the mistake.
-            operator::deploy(world, &of, guests::module(of.modules[0]), "").await;
-            is_mended = true;
+        let is_held_up = shown.state == DeploymentState::Failed || shown.parked.events > 0;
+        if must_mend && (is_held_up || shown.candidate.is_none()) {
+            is_mended = operator::deploy(world, &of, guests::module(of.modules[0]), "").await;
         } else if shown.parked.events > 0 {
             operator::retry(world, name, &json!({ "all": true })).await;
         }

@@ -376,8 +376,8 @@ async fn come_to_rest(world: &World, name: &str) {
     }
 }
 
-/// Deploys a module to it, if that is possible just now.
-pub async fn deploy(world: &World, of: &Operated, module: Vec<u8>, parameters: &str) {
+/// Deploys a module to it, if that is possible just now; returns whether it was accepted.
+pub async fn deploy(world: &World, of: &Operated, module: Vec<u8>, parameters: &str) -> bool {
     let Operated { name, source, .. } = of;
     let path = format!("/v1/deployments?name={name}&source={source}{parameters}");
     let answer = world.ask_once(|client| {
@@ -386,7 +386,9 @@ pub async fn deploy(world: &World, of: &Operated, module: Vec<u8>, parameters: &
             .header("content-type", "application/wasm");
         request.body(module.clone())
     });
-    told(world, &path, answer.await.as_ref());
+    let answer = answer.await;
+    told(world, &path, answer.as_ref());
+    answer.is_some_and(|answer| answer.status.is_success())
 }
 
 async fn post(world: &World, name: &str, action: &str) {
