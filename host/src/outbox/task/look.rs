@@ -154,7 +154,7 @@ impl Task {
     }
 
     /// Effects that wait although the stream has them, as far as that is in doubt, and up to which
-    /// sequence nothing else is. A cursor says nothing about those that were sent without one: a
+    /// sequence nothing else is. A cursor says nothing about effects that were sent without one: a
     /// stream may be edited to take none for a while.
     pub(super) async fn stored(
         &self,

@@ -81,7 +81,7 @@ impl Task {
             self.takes_others(Others::Delayed),
         );
         let fresh = async {
-            // Not at once, because those that are refused are tried again with them.
+            // Not at once, because refused ones are tried again with them.
             tokio::time::sleep(FRESH_MIN).await;
             tokio::select! {
                 _ = durable.changed(), if later => {}

@@ -309,7 +309,9 @@ fn compare_all(sharing: Sharing) -> Figures {
     let seeds = std::env::var("FOLDSTREAM_LANES")
         .ok()
         .and_then(|seeds| seeds.parse().ok())
-        .unwrap_or(60);
+        // Each process gives keys to lanes in its own way, so how many batches collide varies: about as
+        // many as there are seeds if keys share some entries.
+        .unwrap_or(80);
     let mut sum = Figures::default();
     for seed in 0..seeds {
         let figures = compare(seed, sharing, 2 + seed as usize % 3);
@@ -330,8 +332,7 @@ fn keys_apart_are_folded_in_lanes_with_the_result_of_one() {
 #[test]
 fn keys_that_share_some_entries_have_the_result_of_one_lane() {
     let figures = compare_all(Sharing::Some);
-    // How many collide depends on how the lanes are scheduled.
-    assert!(figures.split > 50 && figures.collided > 10, "{figures:?}");
+    assert!(figures.split > 50 && figures.collided > 50, "{figures:?}");
 }
 
 #[test]

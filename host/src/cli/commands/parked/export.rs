@@ -85,10 +85,6 @@ pub(super) async fn run(args: Args, client: &Client, context: &Context) -> anyho
         dir,
     } = args;
     let dir = dir.unwrap_or_default();
-    if !dir.as_os_str().is_empty() {
-        let made = std::fs::create_dir_all(&dir);
-        made.with_context(|| format!("cannot create {}", dir.display()))?;
-    }
     let mut keys: VecDeque<String> = if all {
         let listed = all_keys(client, &name, class).await?.keys;
         listed.into_iter().map(|parked| parked.key).collect()
@@ -197,6 +193,10 @@ async fn export(
         Place::File(file) => file.to_owned(),
         Place::Folder(dir) => dir.join(format!("{name}-{sequence}.bundle.json")),
     };
+    if let Place::Folder(dir) = place {
+        // Only now: a name that there is not leaves no folder behind.
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
     write(&file, &body).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(Exported {
         file,

@@ -62,8 +62,8 @@ Later events of the key stay parked until `foldstream parked retry`.")]
     /// Write failure bundles, which `foldstream replay` reproduces without the host.
     #[command(before_help = "\
 Examples:
-  foldstream parked export order-totals                # the failure that was recorded last
-  foldstream parked export order-totals ada -f ada.json  # a parked key, tried once more
+  foldstream parked export order-totals                    # the failure that was recorded last
+  foldstream parked export order-totals ada -f ada.json    # a parked key, tried once more
   foldstream parked export order-totals --all --class trap --dir bundles")]
     Export(export::Args),
 }
