@@ -3,6 +3,7 @@
 
 use foldstream::api::{self, DeploymentState, NewEvent};
 use foldstream_tests::cli::{self, Output};
+use foldstream_tests::events::new_event;
 use foldstream_tests::guests;
 use foldstream_tests::host::Host;
 use serde_json::json;
@@ -429,4 +430,21 @@ async fn what_is_parked_is_named_by_reads_by_a_skip_and_by_a_bundle_that_lacks_s
         .to_string();
     let replayed = cli::run(&["replay", &file]);
     assert!(replayed.stderr.contains(words), "{replayed:?}");
+}
+
+#[tokio::test]
+async fn rebuild_that_waits_fails_if_the_new_generation_fails_at_the_same_event() {
+    let host = Host::start().await;
+    let client = host.client();
+    client.deploy("alarm", &guests::module("alarm")).await;
+    let name = json!({ "name": "tea" });
+    let told = ["other", "ill-set"].map(|kind| new_event(&format!("alarm.a.{kind}"), name.clone()));
+    client.append(&told).await;
+    client.failed("alarm").await;
+    // A handler takes over where the active one has stopped, and meets the event only then.
+    let rebuilt = cli::on(&host, &["rebuild", "alarm", "--wait"]).expect(1);
+    assert!(
+        rebuilt.stderr.contains("a mistake in the code"),
+        "{rebuilt:?}"
+    );
 }
