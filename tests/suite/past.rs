@@ -538,7 +538,8 @@ async fn a_part_is_rebuilt_on_the_embedded_log_without_touching_the_rest() {
 #[tokio::test]
 async fn parts_are_refused_where_entries_are_not_of_one_key() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;
-    stage.publish(300).await;
+    // With this many, each of the 100 customers has some.
+    stage.publish(3_000).await;
     stage.assert_ledger_equals_model().await;
     let problem = stage
         .client()
