@@ -382,6 +382,30 @@ async fn thousands_that_waited_leave_once_each_and_in_the_order_of_their_keys() 
     }
 }
 
+#[tokio::test]
+async fn messages_that_their_stream_has_leave_the_outbox_while_others_are_sent() {
+    const COUNT: u64 = 600;
+    let mut stage = Stage::start(Target::Cursors).await;
+    let first = stage.append(1, "one").await;
+    published(stage.client(), first).await;
+    stage.server().0.stop();
+    // Each needs a batch of its own, and no commit of the handler removes them.
+    let due: Vec<_> = (0..COUNT).map(|key| event(key, "past")).collect();
+    for due in due.chunks(500) {
+        stage.client().append(due).await;
+    }
+    stage
+        .waits_until("wait", |outbox| outbox.entries == COUNT)
+        .await;
+    stage.server().0.restart().await;
+    let waits_some = |outbox: &api::Outbox| (1..COUNT).contains(&outbox.entries);
+    stage.waits_until("wait in part", waits_some).await;
+    stage
+        .waits_until("leave", |outbox| outbox.entries == 0)
+        .await;
+    assert_eq!(stage.stored().await.len() as u64, COUNT + 1);
+}
+
 /// Puts the files of the server back to how they were before some messages; what the host says then.
 async fn put_back(target: Target, host: Meanwhile) {
     let mut stage = Stage::start(target).await;

@@ -355,25 +355,28 @@ pub(super) async fn send_delayed(sending: &Sending<'_>, cursor: &Cursor, rows: V
     let send = |row| send_one_delayed(sending, cursor, row);
     let outcomes = futures_util::stream::iter(rows.into_iter().map(send));
     let mut outcomes = outcomes.buffer_unordered(DELAYED_IN_FLIGHT);
-    let mut all = Sent::default();
+    let (mut all, mut refusals) = (Sent::default(), Vec::new());
     while let Some((sent, refused)) = outcomes.next().await {
         all.add(sent);
-        if let Some((place, message, words)) = refused {
-            // Each question leaves a batch open for a while, of which a stream has few.
-            let why = if all.leaves_refused {
-                words
-            } else {
-                refusal(sending.publisher, &message, words).await
-            };
-            all.trouble.get_or_insert_with(|| why.clone());
-            let subject = message.subject;
-            all.refused.push((place, Refusal { subject, why }));
-            all.leaves_refused = true;
-        }
+        refusals.extend(refused);
         // A server that does not answer would not answer to the others either.
         if all.is_in_doubt {
             break;
         }
+    }
+    // Before anything is asked: one of those that are not polled meanwhile might have the connection.
+    drop(outcomes);
+    for (place, message, words) in refusals {
+        // Each question leaves a batch open for a while, of which a stream has few.
+        let why = if all.leaves_refused {
+            words
+        } else {
+            refusal(sending.publisher, &message, words).await
+        };
+        all.trouble.get_or_insert_with(|| why.clone());
+        let subject = message.subject;
+        all.refused.push((place, Refusal { subject, why }));
+        all.leaves_refused = true;
     }
     all
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::pauses::CONFIRMED_MAX;
 use super::ahead::Ahead;
 use super::cursor::{self, Cursor};
 use super::jetstream::Refused;
@@ -94,6 +95,8 @@ pub(super) struct Task {
     next: Option<JoinHandle<Result<Ready, state::Error>>>,
     /// A commit that removes confirmed effects while others are sent.
     removal: Option<JoinHandle<()>>,
+    /// When the last one began.
+    removed_at: Instant,
 }
 
 impl Task {
@@ -127,6 +130,7 @@ impl Task {
             refused_after: None,
             next: None,
             removal: None,
+            removed_at: Instant::now(),
             parts,
         }
     }
@@ -621,8 +625,10 @@ impl Task {
             let (store, waited_s) = (&self.parts.store, waited.as_secs());
             store.note_effect_wait(&self.name, waited_s);
         }
-        // A handler that waits for room commits nothing that would remove them.
-        if has_many || self.parts.store.is_outbox_full() {
+        // A handler that waits for room commits nothing that would remove them. A round may take long,
+        // and another one may follow it at once.
+        let is_time = self.removed_at.elapsed() >= CONFIRMED_MAX;
+        if has_many || is_time || self.parts.store.is_outbox_full() {
             self.remove().await;
         }
     }
@@ -631,6 +637,7 @@ impl Task {
     async fn remove(&mut self) {
         // One commit at a time, or many of them could wait for a slow disk.
         self.removed().await;
+        self.removed_at = Instant::now();
         let parts = Arc::clone(&self.parts);
         self.removal = Some(tokio::task::spawn_blocking(move || {
             if let Err(error) = parts.remove_confirmed() {

@@ -12,7 +12,7 @@ use crate::source::Outlet;
 const FRESH_MIN: Duration = Duration::from_secs(1);
 /// How long confirmed effects may stay in the file. A crash within that time sends them again, so
 /// it is far shorter than any stream's window.
-const CONFIRMED_MAX: Duration = Duration::from_secs(1);
+pub(super) const CONFIRMED_MAX: Duration = Duration::from_secs(1);
 
 /// Effects that do not depend on one that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
