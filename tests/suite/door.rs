@@ -731,6 +731,45 @@ async fn a_backup_takes_a_token_that_may_read_and_operate() {
 }
 
 #[tokio::test]
+async fn a_backup_whose_token_is_withdrawn_fails_and_leaves_nothing() {
+    let (token, entry) = make_token(&["--name", "backup", "--scope", "operate", "--scope", "read"]);
+    let (all, rest) = make_token(&["--name", "all", "--scope", "append"]);
+    let (mut host, file) = host_with(&[&*entry, &*rest].concat()).await;
+    // Enough for a copy that takes a while.
+    let event = json!({"subject": "orders.1.placed", "data": "x".repeat(1_000_000)});
+    let events = json!({"events": [event, event, event, event]}).to_string();
+    let appending = as_token(&host, &all);
+    for _ in 0..20 {
+        let body = events.clone();
+        let answer = appending.post("/v1/events", "application/json", body);
+        answer.await.expect(200);
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let target = folder.path().join("monday");
+    let mut command = foldstream();
+    command
+        .args(["--url", host.url(), "backup"])
+        .arg(&target)
+        .env("FOLDSTREAM_TOKEN", &token);
+    let backup = tokio::task::spawn_blocking(move || cli::finish(&mut command, None));
+    host.prints("a backup begins").await;
+    std::fs::write(&file, &rest).expect("written");
+    host.process().signal(Signal::HUP);
+    let ended = backup.await.expect("no panic");
+    let left = std::fs::read_dir(folder.path())
+        .expect("it is there")
+        .count();
+    // It may have been done already.
+    if ended.code == 0 {
+        assert!(target.exists() && left == 1);
+    } else {
+        let reason = "error: the host could not finish the backup: the token is not one";
+        assert!(ended.stderr.starts_with(reason), "{ended:?}");
+        assert_eq!((ended.code, left), (1, 0), "{ended:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_running_host_reads_again_may_become_anything_and_nothing_waits_for_it() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let of = |name: &str| folder.path().join(name);

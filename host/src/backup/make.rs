@@ -188,9 +188,13 @@ impl Backup {
             Err(Error::Unwanted) => tracing::info!("the client gave up a backup"),
             Err(error) => {
                 tracing::error!(%error, "a backup failed");
+                let reason = match error {
+                    Error::Host(reason) => reason.clone(),
+                    error => error.to_string(),
+                };
                 // The client may have disconnected too.
                 let _ = writer
-                    .frame(Tag::Failed, &[error.to_string().as_bytes()])
+                    .frame(Tag::Failed, &[reason.as_bytes()])
                     .and_then(|()| writer.flush());
             }
         }

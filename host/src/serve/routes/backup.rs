@@ -22,6 +22,8 @@ use crate::serve::problem::Problem;
 /// How long a client may read nothing before its backup ends: until then all files keep the frozen
 /// pages.
 const STALL_MAX: Duration = Duration::from_secs(60);
+/// How long it may take to read why the host has ended its backup.
+const LAST_MAX: Duration = Duration::from_secs(1);
 
 /// The data folder of this host, as of one moment.
 ///
@@ -46,16 +48,21 @@ pub(super) async fn backup(
     let (sender, receiver) = mpsc::channel(1);
     let (runtime, shutdown) = (Handle::current(), app.shutdown.clone());
     tokio::task::spawn_blocking(move || {
+        let mut patience = STALL_MAX;
         let mut send = |octets: Vec<u8>| {
             // Asked for each part, so that a stop does not wait for the client.
-            if shutdown.is_cancelled() {
-                return Err(Error::Host("it is stopping".to_owned()));
-            }
-            if let Err((_, problem)) = holder.standing.check() {
-                return Err(Error::Host(problem.detail().to_owned()));
+            let ended = match holder.standing.check() {
+                _ if shutdown.is_cancelled() => Some("it is stopping".to_owned()),
+                Err((_, problem)) => Some(problem.detail().to_owned()),
+                Ok(()) => None,
+            };
+            // Once: the last part, which follows, tells the client why.
+            if let Some(reason) = ended.filter(|_| patience == STALL_MAX) {
+                patience = LAST_MAX;
+                return Err(Error::Host(reason));
             }
             let sent = runtime.block_on(tokio::time::timeout(
-                STALL_MAX,
+                patience,
                 sender.send(Bytes::from(octets)),
             ));
             // A client that stalls, and one that has left.
