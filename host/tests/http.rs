@@ -388,10 +388,30 @@ async fn certificate_is_replaced_while_it_serves_and_a_broken_one_changes_nothin
     entrance.reload(&config.serve);
     assert!(trusts(&first).await, "nor does one that has ended");
 
+    // What is open over the former certificate stays open.
+    let client_with = |pem: &str| {
+        let root = reqwest::Certificate::from_pem(pem.as_bytes()).expect("a certificate");
+        client().tls_certs_only([root]).build().expect("a client")
+    };
+    let tail = client_with(&first).get(url.replace("/v1/host", "/v1/events/tail"));
+    let mut tail = tail.send().await.expect("it opens");
+    assert_eq!(tail.status(), StatusCode::OK);
     let second = write_certificate(&cert, &key, 2061);
     entrance.reload(&config.serve);
     assert!(trusts(&second).await);
     assert!(!trusts(&first).await);
+    let append = client_with(&second)
+        .post(url.replace("/v1/host", "/v1/events"))
+        .header("content-type", "application/json")
+        .body(r#"{"events":[{"subject":"orders.later","data":1}]}"#)
+        .send();
+    assert_eq!(append.await.expect("an answer").status(), StatusCode::OK);
+    let mut shown = String::new();
+    while !shown.contains("orders.later") {
+        let chunk = tokio::time::timeout(DEADLINE, tail.chunk()).await;
+        let chunk = chunk.expect("in time").expect("it is whole");
+        shown.push_str(&String::from_utf8_lossy(&chunk.expect("it stays open")));
+    }
     shutdown.cancel();
     server.await.expect("no panic").expect("an orderly end");
     host.stop().await;
