@@ -22,8 +22,8 @@ const IN_FLIGHT: usize = 64;
 /// Events that the server sends ahead.
 const AHEAD: usize = 10_000;
 
-/// Consumes until it is aborted.
-pub async fn run(context: jetstream::Context, folder: &Path) {
+/// Consumes until it is aborted: what a filter lets through, or everything.
+pub async fn run(context: jetstream::Context, folder: &Path, filter: Option<&str>) {
     let (store, mut writer) = Store::open(
         &folder.join("state.redb"),
         state::Options::default(),
@@ -35,6 +35,7 @@ pub async fn run(context: jetstream::Context, folder: &Path) {
         durable_name: Some("by-hand".to_owned()),
         ack_policy: AckPolicy::Explicit,
         max_ack_pending: 2 * AHEAD as i64,
+        filter_subject: filter.unwrap_or_default().to_owned(),
         ..pull::Config::default()
     };
     let consumer: PullConsumer = stream

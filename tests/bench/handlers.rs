@@ -42,19 +42,28 @@ const FIRED: u64 = 50;
 /// Measures all of it.
 pub async fn measure(arguments: &Arguments, report: &mut Report) {
     throughput(arguments, report).await;
+    filtered(arguments, report).await;
     for rate in RATES {
         latency(arguments, rate, report).await;
     }
     timers(report).await;
 }
 
-/// Events that ask for one message each, of all keys in turn.
+/// What the module reads.
+pub const READ: &str = "in.*.*";
+
+/// Events that ask for one message each, of all keys in turn; the module reads all of them.
 async fn server(events: usize, failing: u64) -> NatsServer {
+    // Neither the handler nor the consumer by hand needs a filter, which costs the server time for
+    // each event.
+    server_with(READ, events, failing).await
+}
+
+/// The same in a stream with these subjects.
+async fn server_with(subjects: &str, events: usize, failing: u64) -> NatsServer {
     let server = NatsServer::start().await;
     let context = server.jetstream().await;
-    // As the handler reads all of it, neither it nor the consumer by hand needs a filter, which costs
-    // the server time for each event.
-    nats::create_stream(&context, INPUT, "in.*.*").await;
+    nats::create_stream(&context, INPUT, subjects).await;
     nats::create_stream(&context, OUTPUT, "out.>").await;
     // Spread over the first events of keys: a module that fails everywhere parks nothing.
     let is_failing =
@@ -115,9 +124,9 @@ async fn throughput(arguments: &Arguments, report: &mut Report) {
     let events = arguments.events.min(EVENTS_MAX);
     let (mut handler, mut by_hand, mut parking) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..arguments.rounds {
-        handler.push(handled(events, 0).await);
-        by_hand.push(consumed(events).await);
-        parking.push(handled(events, FAILING).await);
+        handler.push(handled(server(events, 0).await, events, 0).await);
+        by_hand.push(consumed(server(events, 0).await, events, None).await);
+        parking.push(handled(server(events, FAILING).await, events, FAILING).await);
     }
     let note = format!("{events} events of {KEYS} keys, one message each");
     report.add(
@@ -132,15 +141,6 @@ async fn throughput(arguments: &Arguments, report: &mut Report) {
         "events/s",
         note,
     );
-    let ratios = |these: &[f64], those: &[f64]| {
-        median(
-            these
-                .iter()
-                .zip(those)
-                .map(|(this, that)| this / that)
-                .collect(),
-        )
-    };
     report.add_with_target(
         "handler: handler / written by hand",
         ratios(&handler, &by_hand),
@@ -155,8 +155,37 @@ async fn throughput(arguments: &Arguments, report: &mut Report) {
     );
 }
 
-async fn handled(events: usize, failing: u64) -> f64 {
-    let server = server(events, failing).await;
+/// The same in a stream that may have other subjects too, so that both need a filter.
+async fn filtered(arguments: &Arguments, report: &mut Report) {
+    let events = arguments.events.min(EVENTS_MAX);
+    let server = || server_with("in.>", events, 0);
+    let (mut handler, mut by_hand) = (Vec::new(), Vec::new());
+    for _ in 0..arguments.rounds {
+        handler.push(handled(server().await, events, 0).await);
+        by_hand.push(consumed(server().await, events, Some(READ)).await);
+    }
+    let of = "handler of a part of a stream";
+    report.add(
+        format!("{of}: throughput"),
+        median(handler.clone()),
+        "events/s",
+        "",
+    );
+    report.add_with_target(
+        format!("{of}: handler / written by hand with the same filter"),
+        ratios(&handler, &by_hand),
+        "ratio",
+        Target::AtLeast(0.7),
+    );
+}
+
+/// The median of the ratios of two rows.
+fn ratios(these: &[f64], those: &[f64]) -> f64 {
+    let pairs = these.iter().zip(those);
+    median(pairs.map(|(this, that)| this / that).collect())
+}
+
+async fn handled(server: NatsServer, events: usize, failing: u64) -> f64 {
     let host = host(&server).await;
     let begin = Instant::now();
     deploy(host.client(), "&on-failure=park").await;
@@ -169,12 +198,11 @@ async fn handled(events: usize, failing: u64) -> f64 {
     events as f64 / seconds
 }
 
-async fn consumed(events: usize) -> f64 {
-    let server = server(events, 0).await;
+async fn consumed(server: NatsServer, events: usize, filter: Option<&'static str>) -> f64 {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let context = server.jetstream().await;
     let begin = Instant::now();
-    let consumer = tokio::spawn(async move { consumer::run(context, folder.path()).await });
+    let consumer = tokio::spawn(async move { consumer::run(context, folder.path(), filter).await });
     stored(&server, events).await;
     let seconds = begin.elapsed().as_secs_f64();
     consumer.abort();
