@@ -75,7 +75,7 @@ pub struct Deployment {
     /// Serialises changes to its generations; reads don't wait for it.
     pub(crate) changing: tokio::sync::Mutex<()>,
     verification: RwLock<Option<overview::Verification>>,
-    /// Why error events can't be published, while they can't.
+    /// Why failure events can't be published, while they can't.
     failure_events: Mutex<Option<String>>,
     /// Cancelled once it is deleted, or the host stops.
     gone: CancellationToken,
@@ -109,7 +109,7 @@ impl Deployment {
         &self.name
     }
 
-    /// Notes why error events can't be published, or that all are.
+    /// Notes why failure events can't be published, or that all are.
     pub(crate) fn note_failure_events(&self, trouble: Option<String>) {
         *self.failure_events.lock() = trouble;
     }

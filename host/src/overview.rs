@@ -76,7 +76,7 @@ pub struct Deployment {
     pub skipped: u64,
     /// What happens to an event that has used up its attempts.
     pub on_failure: OnFailure,
-    /// Where error events go, if they go anywhere.
+    /// Where failure events go, if they go anywhere.
     pub failure_events: Option<FailureEvents>,
     /// Events after this sequence are checked against the schemas of its module; none checks none.
     pub checks_events_after: Option<u64>,
@@ -171,7 +171,7 @@ pub struct Generation {
     pub module: ModuleInfo,
 }
 
-/// Where error events go.
+/// Where failure events go.
 #[derive(Clone, Debug)]
 pub struct FailureEvents {
     /// As an operator writes it: `SUBJECT@SOURCE`.

@@ -1,4 +1,4 @@
-//! Schemas that modules carry: read, checked, compared, held against events, made into types.
+//! Schemas that modules carry: read, checked, compared, validated against events, made into types.
 
 use fastrand::Rng;
 use foldstream::entry;

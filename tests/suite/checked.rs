@@ -1,4 +1,4 @@
-//! Events and messages held against the schemas of a module while they are folded: what does not fit
+//! Events and messages validated against the schemas of a module while they are folded: what does not fit
 //! fails, and every other fold of the stream comes to the same.
 
 use foldstream::api::{DeployOutcome, FailureClass, GenerationStatus, NewEvent};

@@ -1,4 +1,4 @@
-//! Schemas of events that modules carry: built in, refused, compared, and held against scenarios.
+//! Schemas of events that modules carry: built in, refused, compared, and validated against scenarios.
 
 use foldstream_tests::host::Host;
 use foldstream_tests::{cli, guests};
@@ -387,7 +387,7 @@ fn a_version_that_both_sides_have_is_compared_with_itself() {
     let kind = |kind: &str| json!({ "type": kind });
     let old = Folder::new(&[("p.json", kind("string")), ("p.v2.json", kind("integer"))]);
     let new = Folder::new(&[("p.json", kind("string")), ("p.v2.json", kind("string"))]);
-    // An event of type `p.v2` is held against version 2 alone.
+    // An event of type `p.v2` is validated against version 2 alone.
     let failing = check(&[old.path(), new.path()], 1).stdout;
     assert!(
         failing.contains("p v2 of") && failing.contains("it may be of type integer"),

@@ -29,13 +29,13 @@ macro_rules! on_both_versions {
 mod accounts; // targets of handlers in another JetStream domain or account
 mod admission; // a host without configured tokens makes one; what is open without
 mod backup; // a copy of a running host: whole, compared, and a data folder
-mod checked; // events held against schemas while they are folded: the same in every fold
+mod checked; // events validated against schemas while they are folded: the same in every fold
 mod choreography; // services that react to each other deliver or undo each order
 mod cloudevents; // in each form, in and out; times that never go back
 mod commands; // every command: what it prints, and how it ends
 mod configuration; // mistakes one by one, exposure, and how servers let us in
 mod consistency; // queries, scans and watches under load: whole batches, positions that never go back
-mod contracts; // schemas that modules carry: built in, refused, compared, and held against scenarios
+mod contracts; // schemas that modules carry: built in, refused, compared, and validated against scenarios
 mod crash; // killed at any moment: the state equals the fold
 mod deliveries; // what messages ask of their delivery: a time, a time to live, a condition
 mod delivery; // every event once and in order, on JetStream and the embedded log

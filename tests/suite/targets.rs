@@ -101,7 +101,7 @@ async fn with_alarm(url: &str) -> Host {
 
 #[tokio::test]
 async fn stream_that_refuses_firings_costs_no_new_connections() {
-    let (server, context, config) = alarms(-1).await;
+    let (mut server, context, config) = alarms(-1).await;
     let proxy = Proxy::start(&server.url()).await;
     let host = with_alarm(&proxy.url()).await;
     let client = host.client();
@@ -120,6 +120,14 @@ async fn stream_that_refuses_firings_costs_no_new_connections() {
         })
         .await;
     refusals_cost_no_connection(&proxy).await;
+    // An operator learns the same, and whether it may help to try again.
+    let fire = async || client.act("alarm", "timers/fire?timer=a/tea").await;
+    let refused = fire().await.problem(422, "refused").detail;
+    assert!(refused.contains("maximum messages"), "{refused}");
+    server.stop();
+    let away = fire().await.problem(503, "not-ready").detail;
+    assert!(away.contains("connect"), "{away}");
+    server.restart().await;
     context.update_stream(config).await.expect("is edited");
     client
         .show_when("alarm", "fire its timer", |shown| {

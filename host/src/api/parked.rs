@@ -89,7 +89,7 @@ pub struct ParkedKey {
 pub struct ParkedList {
     /// What happens to further events that fail.
     pub on_failure: OnFailure,
-    /// Where the host publishes error events, as `SUBJECT@SOURCE`; absent if it does not.
+    /// Where the host publishes failure events, as `SUBJECT@SOURCE`; absent if it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_events: Option<String>,
     /// All that is parked.

@@ -503,7 +503,9 @@ mod tests {
             {
                 // What follows several spaces is an explanation; a pipe or redirection is the
                 // shell's.
-                let typed = line.split("  ").next().unwrap_or_default();
+                let (typed, note) = line.split_once("  ").unwrap_or((line, "# "));
+                // An example that is pasted must not run its explanation.
+                assert!(note.trim_start().starts_with("# "), "{line}");
                 let typed = typed.split(['|', '>', '<', '&']).next().unwrap_or_default();
                 let parsed = parse(words(typed).into_iter().map(OsString::from));
                 assert!(

@@ -160,7 +160,15 @@ impl Error {
 
 impl From<source::NotPublished> for Error {
     fn from(error: source::NotPublished) -> Self {
-        Self::Conflict(error.to_string())
+        use source::NotPublished;
+        match error {
+            NotPublished::Log(error) => Self::Log(error),
+            refused if refused.is_refusal() => Self::Refused(refused.to_string()),
+            // It may be published when somebody tries again.
+            passing @ (NotPublished::Away(_)
+            | NotPublished::Stream(_)
+            | NotPublished::Interrupted(_)) => Self::NotOpen(passing.to_string()),
+        }
     }
 }
 

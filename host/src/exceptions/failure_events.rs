@@ -1,8 +1,8 @@
-//! Error events: an event on a subject of the operator's choice for each event that is parked, for
+//! Failure events: an event on a subject of the operator's choice for each event that is parked, for
 //! other tools.
 //!
-//! An error event is published at least once, and again with the same id if it is unknown whether
-//! it arrived. How far the host has come is in the catalogue. Nothing waits for error events: a
+//! A failure event is published at least once, and again with the same id if it is unknown whether
+//! it arrived. How far the host has come is in the catalogue. Nothing waits for failure events: a
 //! target that is away delays only them.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,9 +24,9 @@ use crate::state::catalogue::{FailureEvents, Generation};
 use crate::state::{Parked, Store};
 use crate::subject::SubjectSet;
 
-/// Type of error events.
+/// Type of failure events.
 const KIND: &str = "foldstream.event-parked";
-/// Most error events between two marks in the catalogue.
+/// Most failure events between two marks in the catalogue.
 const PORTION: usize = 256;
 /// Pause between two looks: a burst of failures makes one mark, and not hundreds.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -35,7 +35,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for a change of the state, as a state may have been replaced meanwhile.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Checks where error events should go; an empty text means nowhere.
+/// Checks where failure events should go; an empty text means nowhere.
 pub(crate) fn target(
     text: &str,
     module: &Module,
@@ -49,7 +49,7 @@ pub(crate) fn target(
     let subject = grant.subjects.as_str();
     crate::subject::validate(subject).map_err(|error| {
         Error::Refused(format!(
-            "error events need one subject, such as `ops.failures@orders`: {error}"
+            "failure events need one subject, such as `ops.failures@orders`: {error}"
         ))
     })?;
     // 0: published from the first parked event on; events that are parked already are reported too.
@@ -63,7 +63,7 @@ pub(crate) fn target(
     Ok(Some(target))
 }
 
-/// Refuses a target from which a module with these subjects would read its own error events.
+/// Refuses a target from which a module with these subjects would read its own failure events.
 pub(super) fn check_reader(
     target: &FailureEvents,
     subjects: &SubjectSet,
@@ -75,7 +75,7 @@ pub(super) fn check_reader(
     // The target is one subject, so matching it against the module's patterns is exact.
     if source == reads && subjects.matches(subject) {
         return Err(Error::Refused(format!(
-            "the module itself reads {subject} of {reads}, so each error event could make another \
+            "the module itself reads {subject} of {reads}, so each failure event could make another \
              one; choose another subject or source with --failure-events, or give it an empty \
              text for none"
         )));
@@ -83,7 +83,7 @@ pub(super) fn check_reader(
     Ok(())
 }
 
-/// Refuses a generation whose code would read the error events of its deployment.
+/// Refuses a generation whose code would read the failure events of its deployment.
 pub(crate) fn check_generation(
     target: Option<&FailureEvents>,
     generation: &Generation,
@@ -97,7 +97,7 @@ pub(crate) fn check_generation(
 }
 
 impl Exceptions {
-    /// Sets where error events of a deployment go. The caller holds its lock.
+    /// Sets where failure events of a deployment go. The caller holds its lock.
     pub(crate) async fn set_failure_events(
         self: &Arc<Self>,
         deployment: &Arc<Deployment>,
@@ -126,7 +126,7 @@ impl Exceptions {
         Ok(())
     }
 
-    /// The target of error events, if its source is configured.
+    /// The target of failure events, if its source is configured.
     pub(crate) fn failure_target(
         &self,
         wanted: &str,
@@ -140,7 +140,7 @@ impl Exceptions {
         Ok(target)
     }
 
-    /// Publishes error events of a deployment for as long as it has a target for them.
+    /// Publishes failure events of a deployment for as long as it has a target for them.
     pub(crate) fn publish_failures(self: &Arc<Self>, deployment: &Arc<Deployment>) {
         if deployment.with_record(|record| record.parking.events.is_none()) {
             return;
@@ -174,7 +174,7 @@ impl Exceptions {
                             deployment = deployment.name(),
                             to = events.place(),
                             %error,
-                            "error events can't be published; trying again"
+                            "failure events can't be published; trying again"
                         );
                     }
                 }
@@ -184,7 +184,7 @@ impl Exceptions {
         });
     }
 
-    /// Publishes the next error events; returns whether there were any.
+    /// Publishes the next failure events; returns whether there were any.
     async fn publish_some(
         &self,
         deployment: &Arc<Deployment>,
@@ -252,7 +252,7 @@ impl Exceptions {
         outcome
     }
 
-    /// Records up to which failure of a state the error events are published.
+    /// Records up to which failure of a state the failure events are published.
     async fn mark(
         &self,
         deployment: &Arc<Deployment>,
@@ -303,7 +303,7 @@ impl Round {
             .collect()
     }
 
-    /// Publishes the error events of some parked events; returns whether the target took any.
+    /// Publishes the failure events of some parked events; returns whether the target took any.
     async fn publish(
         &mut self,
         outlet: &Outlet,
@@ -391,7 +391,7 @@ fn failed_between(
     Ok(events)
 }
 
-/// An error event. It continues the chain of the event that failed, so that a loop through it is found.
+/// A failure event. It continues the chain of the event that failed, so that a loop through it is found.
 fn message(origin: &Origin<'_>, subject: &str, parked: &Parked) -> NewEvent {
     let name = origin.deployment;
     let Parked {
@@ -435,7 +435,7 @@ fn message(origin: &Origin<'_>, subject: &str, parked: &Parked) -> NewEvent {
     }
 }
 
-/// The headers of an error event, as those of a message that the deployment publishes for the event.
+/// The headers of a failure event, as those of a message that the deployment publishes for the event.
 fn headers(deployment: &str, (id, data): (&str, &Payload), event: &Event) -> Vec<(String, String)> {
     let message = effects::Outgoing {
         deployment,

@@ -13,7 +13,7 @@ use crate::state::catalogue::{FailureEvents, OnFailure, ParkingRecord, Strategy}
 pub struct FailureRequest {
     /// What happens to events that have used up their attempts; absent: as before, at first stop.
     pub on_failure: Option<OnFailure>,
-    /// Where error events go, as `SUBJECT@SOURCE`; empty: nowhere; absent: as before.
+    /// Where failure events go, as `SUBJECT@SOURCE`; empty: nowhere; absent: as before.
     pub events: Option<String>,
     /// Whether the module retries what an earlier one has parked.
     pub retry_parked: bool,

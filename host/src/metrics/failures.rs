@@ -27,7 +27,7 @@ impl FailureGauges {
             parked_keys: of_deployment("foldstream_parked_keys", "Keys with parked events."),
             parked_events: of_deployment(
                 "foldstream_parked_events",
-                "Parked events, whose effects the state lacks.",
+                "Parked events, which the state lacks.",
             ),
             parked_bytes: of_deployment("foldstream_parked_bytes", "Size of the parked events."),
             parked_seconds: float_gauge(

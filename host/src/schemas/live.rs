@@ -33,11 +33,11 @@ const LISTED_FACTOR: u64 = 16;
 /// Most memory of the compiled schemas of one module, in bytes.
 const COMPILED_BYTES_MAX: u64 = 64 << 20;
 /// Most steps to check one event: the weight of its schemas times the bytes of its data. No part of
-/// the data is held against a part of a schema more often than that.
+/// the data is validated against a part of a schema more often than that.
 const STEPS_MAX: u64 = 1 << 28;
 /// Most steps to find out why an event does not fit: reasons take memory as well.
 const REASON_STEPS_MAX: u64 = 1 << 20;
-/// Most bytes of one event that are held against `pattern`.
+/// Most bytes of one event that are validated against `pattern`.
 const MATCHED_BYTES_MAX: u64 = 256 << 10;
 /// The weight of a regular expression for names of members.
 const NAME_PATTERN_WEIGHT: u64 = 512;
@@ -47,7 +47,7 @@ const LISTED_BYTES_PER_WEIGHT: u64 = 16;
 const REASON_CHARS_MAX: usize = 1_000;
 
 thread_local! {
-    /// How many more bytes of the current event may be held against `pattern`.
+    /// How many more bytes of the current event may be validated against `pattern`.
     static MATCHED_BYTES_LEFT: Cell<u64> = const { Cell::new(0) };
     /// Whether there were more.
     static IS_EXHAUSTED: Cell<bool> = const { Cell::new(false) };
@@ -163,7 +163,7 @@ impl LiveChecks {
         // Also if it seems to fit: under `not`, what was not matched looks like what fits.
         if IS_EXHAUSTED.get() {
             return says(&format!(
-                "schema-steps: more than {MATCHED_BYTES_MAX} bytes of its texts are held against \
+                "schema-steps: more than {MATCHED_BYTES_MAX} bytes of its texts are validated against \
                  patterns; send less in one event, or simplify its schemas"
             ));
         }
@@ -261,7 +261,7 @@ impl<'i> Keyword<'i> for CountedPattern {
             self.0.validate(instance)
         } else {
             Err(ValidationError::custom(
-                "too much text is held against patterns",
+                "too much text is validated against patterns",
             ))
         }
     }
@@ -274,7 +274,7 @@ impl<'i> Keyword<'i> for CountedPattern {
 /// What a compiled schema costs at most.
 #[derive(Clone, Copy, Default)]
 struct Cost {
-    /// How many of its parts can be held against one part of the data.
+    /// How many of its parts can be validated against one part of the data.
     weight: u64,
     /// Its memory, in bytes.
     bytes: u64,
@@ -445,7 +445,7 @@ mod tests {
         let large = json!({ "a": "x".repeat(200_000) }).to_string();
         let found = misfit(&ten, "a", &large).expect("is refused");
         assert!(found.contains("schema-steps: its 200008 bytes"), "{found}");
-        // Each item is held against all of them.
+        // Each item is validated against all of them.
         let text = json!({ "$ref": "#/$defs/text" });
         let wide = json!({
             "items": { "anyOf": vec![text; 2_500] },
@@ -461,7 +461,7 @@ mod tests {
         let text = format!("\"{}\"", "ab".repeat(150_000));
         let found = misfit(&[schema("a", 1, matched)], "a", &text).expect("is refused");
         assert!(
-            found.contains("of its texts are held against patterns"),
+            found.contains("of its texts are validated against patterns"),
             "{found}"
         );
     }

@@ -284,8 +284,7 @@ fn mark_position(operation: &mut Operation) {
             .headers
             .insert("Foldstream-Skipped".to_owned(), skipped.into());
         let parked = sequence(
-            "Events whose effects the state lacks because they are parked; absent if there are \
-             none",
+            "Events that the state lacks because they are parked; absent if there are none",
         );
         response
             .headers

@@ -65,7 +65,7 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
     pub(super) position: u64,
     pub(super) generation: u64,
-    /// Events whose effects the state lacks.
+    /// Events that the state lacks because they are parked.
     pub(super) lacks: Lacks,
 }
 

@@ -334,7 +334,16 @@ impl From<host::Error> for Problem {
             }
             Error::TooMany(_) => Kind::Limit,
             Error::NotOpen(_) => Kind::NotReady,
-            Error::Conflict(_) | Error::Load(_) | Error::Repair(_) => Kind::Conflict,
+            Error::Load(ref load) if load.is_passing => Kind::NotReady,
+            Error::Repair(
+                runner::RepairError::State(error) | runner::RepairError::Limit(error),
+            ) => {
+                return error.into();
+            }
+            Error::Repair(runner::RepairError::Late(_) | runner::RepairError::Closed) => {
+                Kind::NotReady
+            }
+            Error::Conflict(_) | Error::Load(_) => Kind::Conflict,
             Error::Refused(_) | Error::Lacking { .. } | Error::Gate(_) | Error::Plan(_) => {
                 Kind::Refused
             }

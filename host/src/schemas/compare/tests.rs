@@ -309,7 +309,7 @@ fn a_version_that_both_sides_have_is_compared_with_itself_alone() {
     let [a, b] = ["a", "b"].map(of);
     let readers = [(1, &a), (2, &b)];
     assert_eq!(reasons_of_versions(&readers, &[(1, &a), (2, &b)]), []);
-    // An event of type `p.v2` is held against version 2, whatever version 1 accepts.
+    // An event of type `p.v2` is validated against version 2, whatever version 1 accepts.
     let found = reasons_of_versions(&readers, &[(2, &a)]);
     assert!(matches!(found[..], [(0, 1, _)]), "{found:?}");
 }

@@ -96,12 +96,12 @@ pub struct ParkingRecord {
     /// The generation that still has to retry what an earlier one has parked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_by: Option<u64>,
-    /// Where error events go.
+    /// Where failure events go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events: Option<FailureEvents>,
 }
 
-/// Where error events go, and how far they are published.
+/// Where failure events go, and how far they are published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureEvents {
     /// The subject.

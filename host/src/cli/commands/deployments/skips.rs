@@ -12,7 +12,7 @@ use crate::cli::support::output::{counted, table};
 Examples:
   foldstream skips order-totals
   foldstream skips order-totals -o ndjson | jq .reason
-  foldstream skips order-totals --remove 17   `foldstream rebuild order-totals` then folds it
+  foldstream skips order-totals --remove 17   # a rebuild then folds it
 
 `foldstream resume NAME --skip SEQUENCE` skips an event. Withdrawing a decision does not change \
 a state that has already passed the event; a state that is built from scratch folds it again.")]

@@ -29,6 +29,7 @@ Examples:
 `foldstream parked export` makes bundles. Without --module, the replay succeeds if the event fails \
 as it did on the host. With it, it succeeds if the module applies all events.")]
 pub(crate) struct Args {
+    /// The bundle.
     bundle: PathBuf,
     /// Use this module instead of that of the bundle.
     #[arg(short, long, value_name = "FILE")]
