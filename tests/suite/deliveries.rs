@@ -76,6 +76,11 @@ impl Stage {
         };
         let server = NatsServer::start_version(version).await;
         nats::create_stream_with(&server.jetstream().await, config).await;
+        Self::before(server, more).await
+    }
+
+    /// A host that reaches the stream of a server, over a proxy.
+    pub(crate) async fn before(server: NatsServer, more: &str) -> Self {
         let proxy = Proxy::start(&server.url()).await;
         let host = host_with_stream(&proxy.url(), more).await;
         host.client()

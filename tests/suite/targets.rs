@@ -127,6 +127,8 @@ async fn stream_that_refuses_firings_costs_no_new_connections() {
     server.stop();
     let away = fire().await.problem(503, "not-ready").detail;
     assert!(away.contains("connect"), "{away}");
+    let audit = client.get("/v1/audit").await.expect(200).text();
+    assert_eq!(audit.matches("timer-fire-failed").count(), 2, "{audit}");
     server.restart().await;
     context.update_stream(config).await.expect("is edited");
     client
@@ -412,6 +414,27 @@ async fn messages_that_their_stream_has_leave_the_outbox_while_others_are_sent()
         .waits_until("leave", |outbox| outbox.entries == 0)
         .await;
     assert_eq!(stage.stored().await.len() as u64, COUNT + 1);
+}
+
+#[tokio::test]
+async fn server_with_small_batches_is_not_asked_for_large_ones_again_and_again() {
+    const COUNT: u64 = 600;
+    let mut server = NatsServer::start().await;
+    let store = server.store();
+    server.configure(&format!(
+        "jetstream {{ store_dir: {store:?}, limits {{ batch {{ max_msgs: 4 }} }} }}"
+    ));
+    server.restart().await;
+    nats::create_stream_with(&server.jetstream().await, with_cursors()).await;
+    let mut stage = Stage::before(server, "").await;
+    let appended = stage.client().append(&events(COUNT, "one")).await;
+    let last = appended.last_sequence;
+    published(stage.client(), last).await;
+    let stored = stage.stored().await;
+    assert_eq!(stored.len() as u64, COUNT);
+    // Three messages and the cursor are a batch. One larger batch in 16 tries whether more are taken.
+    let refusals = stage.server().1.refusals() as u64;
+    assert!(refusals > 0 && refusals < COUNT / 3 / 4, "{refusals}");
 }
 
 /// Puts the files of the server back to how they were before some messages; what the host says then.

@@ -693,6 +693,10 @@ async fn named_as_it_takes_no_firings(config: stream::Config) {
         "{trouble}"
     );
     assert_eq!(timers.pending, 1);
+    let fire = format!("timers/fire?timer={}", "a%2Ftea");
+    let refused = host.client().act(ALARM, &fire).await;
+    let refused = refused.problem(422, "refused").detail;
+    assert!(refused.contains("_fs.timers.alarm"), "{refused}");
     let metrics = host.client().get("/metrics").await.text();
     assert!(metrics.contains("foldstream_timers_troubled{deployment=\"alarm\"} 1"));
     let mut stream = jetstream.get_stream("ALARMS").await.expect("it is there");

@@ -419,9 +419,14 @@ pub(crate) async fn hold(deployment: &Deployment) -> Result<Held, Error> {
         }
     };
     let busy = |_| {
+        // Such as a full disk: nothing that is not durable may be held.
+        let failure = held.0.iter().find_map(|runner| runner.now().failure);
+        let why = match failure {
+            Some(failure) => format!("{}: {}", failure.kind, failure.message),
+            None => "its module is still applying a batch, or a state is still opening".to_owned(),
+        };
         Error::NotOpen(format!(
-            "{} did not stop within {} s: its module is still applying a batch, or a state is \
-             still opening; try again",
+            "{} did not stop within {} s: {why}; try again",
             deployment.name(),
             HOLD_MAX.as_secs()
         ))

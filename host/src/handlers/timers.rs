@@ -105,6 +105,14 @@ impl TimerAction {
             Self::Drop => "timer-drop",
         }
     }
+
+    /// The same if it was not published, or nobody knows whether it was.
+    fn failed(self) -> &'static str {
+        match self {
+            Self::Fire => "timer-fire-failed",
+            Self::Drop => "timer-drop-failed",
+        }
+    }
 }
 
 impl Handlers {
@@ -165,6 +173,10 @@ impl Handlers {
         }
         let source = &record.active().source;
         let source = self.sources.known(source)?;
+        // It would be stored where the handler does not meet it, or nowhere.
+        if let Some(why) = self.no_firings_warning(&record, record.active).await {
+            return Err(Error::Refused(why));
+        }
         let outlet = source.outlet();
         // Before it is published: what is not recorded does not happen.
         let due = timestamp::format_ns(firing.at_ns);
@@ -182,7 +194,16 @@ impl Handlers {
             headers: effects::caused_by(&changed.timer.timer.headers),
             data: firing.data(),
         };
-        changed.sequence = Some(outlet.publish(event).await?);
+        changed.sequence = Some(match outlet.publish(event).await {
+            Ok(sequence) => sequence,
+            Err(error) => {
+                let detail = format!("{}: {error}", changed.timer.name);
+                self.deployments
+                    .commit(&deployment, deployment.draft(), action.failed(), detail)
+                    .await?;
+                return Err(error.into());
+            }
+        });
         Ok(changed)
     }
 

@@ -28,6 +28,8 @@ use crate::source::jetstream::{BatchError, Description, Outgoing, Publisher, Una
 /// Most effects that are stored together. The server takes a thousand messages: each may have a note,
 /// and the cursor is one.
 const BATCH_MAX: usize = 499;
+/// After how many batches in a row that were stored a larger one is tried again.
+const GROWS_AFTER: usize = 16;
 /// Most delayed effects on their way at once, each in a batch of its own: a server has 50 open ones
 /// per stream, for all that publish to it (`max_inflight_per_stream` in
 /// <https://docs.nats.io/reference/config/jetstream/limits/batch>).
@@ -42,9 +44,56 @@ pub(super) struct Cursor {
     sequence: u64,
     /// The subject of that message.
     subject: Arc<str>,
+    /// How many effects its stream takes together.
+    portion: Portion,
+}
+
+/// How many effects a stream takes together, as far as it has shown: a server may have lower limits
+/// than others, and one message that is refused is found faster among few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Portion {
+    most: usize,
+    /// Batches in a row that were stored.
+    stored: usize,
+}
+
+impl Default for Portion {
+    fn default() -> Self {
+        Self {
+            most: BATCH_MAX,
+            stored: 0,
+        }
+    }
+}
+
+impl Portion {
+    /// A batch of this many was refused.
+    fn refused(&mut self, length: usize) {
+        *self = Self {
+            most: (length / 2).max(1),
+            stored: 0,
+        };
+    }
+
+    /// A batch was stored.
+    fn stored(&mut self) {
+        self.stored += 1;
+        if self.stored >= GROWS_AFTER {
+            *self = Self {
+                most: (self.most * 2).min(BATCH_MAX),
+                stored: 0,
+            };
+        }
+    }
 }
 
 impl Cursor {
+    /// The same with what an earlier one has learnt of the stream.
+    pub(super) fn following(self, earlier: Option<&Self>) -> Self {
+        let portion = earlier.map_or(self.portion, |earlier| earlier.portion);
+        Self { portion, ..self }
+    }
+
     /// The sequence of the message that says so, if there is one.
     pub(super) fn sequence(&self) -> Option<u64> {
         self.through.map(|_| self.sequence)
@@ -139,6 +188,7 @@ pub(super) async fn find(
             through: None,
             sequence: 0,
             subject,
+            portion: Portion::default(),
         }));
     };
     match serde_json::from_slice(&data) {
@@ -154,6 +204,7 @@ pub(super) async fn find(
             }),
             sequence,
             subject,
+            portion: Portion::default(),
         })),
         Err(_) => Err(CursorError::Foreign { subject, sequence }),
     }
@@ -218,14 +269,13 @@ pub(super) async fn send(sending: &Sending<'_>, cursor: &mut Cursor, rows: Vec<R
         sent.trouble = Some(away.to_string());
         return sent;
     }
-    let mut count = BATCH_MAX;
     while !rows.is_empty() && !*sending.stopped.borrow() {
         // A grant may be withdrawn meanwhile; later ones wait, as their order is that of places.
         if let Some(denied) = (sending.denied)(&rows[0]) {
             sent.refuse(&rows[0], denied);
             break;
         }
-        let most = portion(&rows, count).min(rows.len());
+        let most = portion(&rows, cursor.portion.most).min(rows.len());
         let granted = rows[..most]
             .iter()
             .take_while(|row| (sending.denied)(row).is_none());
@@ -233,7 +283,7 @@ pub(super) async fn send(sending: &Sending<'_>, cursor: &mut Cursor, rows: Vec<R
         let Err(error) = store(publisher, lineage, cursor, &rows[..length]).await else {
             sent.sequence = cursor.sequence;
             sent.confirmed.extend(rows.drain(..length));
-            count = BATCH_MAX;
+            cursor.portion.stored();
             continue;
         };
         // A note that is there already makes it seem that the cursor has moved.
@@ -243,8 +293,8 @@ pub(super) async fn send(sending: &Sending<'_>, cursor: &mut Cursor, rows: Vec<R
             BatchError::Unknown(_) => false,
         };
         if is_refused && length > 1 {
-            // One of them: those before it are stored without it.
-            count = length / 2;
+            // One of them, whose predecessors are stored without it, or all of them together.
+            cursor.portion.refused(length);
             continue;
         }
         let message = outgoing(&rows[0], lineage);
@@ -409,6 +459,7 @@ async fn send_one_delayed(
         through: None,
         sequence: 0,
         subject: cursor.note_subject(row.place),
+        portion: Portion::default(),
     };
     let message = outgoing(&row, lineage);
     let messages = std::slice::from_ref(&message);

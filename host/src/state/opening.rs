@@ -26,7 +26,8 @@ fn replacement(path: &Path) -> &'static str {
     } else if is_log() {
         "restore it from a backup: its events are nowhere else"
     } else {
-        "restore the file from a backup, or remove it to build the state again from the stream"
+        "restore the file from a backup, or remove it to build the state again from the stream; a handler then \
+         has lost what waited in it, and needs `foldstream rebuild NAME --accept-lost-effects`"
     }
 }
 /// What to do if the system refused something and no other advice helps.

@@ -173,6 +173,7 @@ impl Task {
         self.check_made_again(&description);
         let found = cursor::find(publisher, &description, lineage, &self.name).await;
         let found = found.map_err(|error| error.to_string())?;
+        let found = found.map(|cursor| cursor.following(self.cursor.lock().as_ref()));
         self.doubts_cursor.store(false, Ordering::Relaxed);
         if found.as_ref().and_then(Cursor::sequence).is_some() {
             self.has_lost_cursor.store(false, Ordering::Relaxed);

@@ -58,11 +58,15 @@ fn waiting(outbox: &Outbox) -> String {
     } else {
         ""
     };
+    // Those that have to wait count for nothing.
+    let oldest = match outbox.oldest_seconds {
+        seconds if seconds > 0.0 => format!(", the oldest for {}", span(seconds)),
+        _ => String::new(),
+    };
     let mut line = format!(
-        "{} of {} wait, the oldest for {}{full}",
+        "{} of {} wait{oldest}{full}",
         counted(outbox.entries, "message"),
         bytes(outbox.bytes),
-        span(outbox.oldest_seconds)
     );
     if outbox.delayed > 0 {
         line.push_str(&format!(

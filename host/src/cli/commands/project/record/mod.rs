@@ -70,6 +70,11 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let recorded = events::record(&args, &deployment, &client, context).await?;
     let entries = entries(&args, recorded.last, &client).await?;
     let parked = parked(&args, &deployment, recorded.last, &client).await?;
+    if deployment.on_failure == OnFailure::Park && recorded.last < deployment.position {
+        context.output.note(
+            "keys that were parked then, and were retried or dropped since, are not in the recording",
+        );
+    }
     let mut actions = recorded.actions;
     // All at first: what is redacted in a later event may also be in the subject of an earlier one.
     for action in &mut actions {
