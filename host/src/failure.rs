@@ -123,6 +123,20 @@ const OF_AN_EVENT: [&str; 7] = [
 ];
 
 impl Failure {
+    /// A failure at an event of which only the beginning counts.
+    pub(crate) fn begun(kind: &str, sequence: u64, first_at: String) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            class: None,
+            message: String::new(),
+            sequence: Some(sequence),
+            first_at,
+            attempts: 0,
+            next_attempt_at: None,
+            breaker_open: false,
+        }
+    }
+
     /// Whether the state could not be opened, read or written.
     pub(crate) fn is_of_state(&self) -> bool {
         self.kind == STATE

@@ -740,12 +740,17 @@ async fn all_that_stopped_at_an_event_are_resumed_at_once() {
 
 #[tokio::test]
 async fn failing_since_is_when_it_failed_first() {
-    let bed = Bed::start(Kind::Embedded).await;
+    let mut bed = Bed::start(Kind::Embedded).await;
     bed.tell(&["reject one"]).await;
     bed.deploy().await;
     let first = bed.fails_at(1).await;
     for _ in 0..2 {
         bed.run("resume mischief").expect(1);
+        assert_eq!(bed.fails_at(1).await.first_at, first.first_at);
+    }
+    for _ in 0..2 {
+        bed.host.kill();
+        bed.host.restart().await;
         assert_eq!(bed.fails_at(1).await.first_at, first.first_at);
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{BUNDLE_BYTES_MAX, Bundle};
+use super::{BUNDLE_BYTES_MAX, Bundle, Failed};
 use crate::data_dir::DataDir;
 use crate::small_file::read_regular;
 
@@ -133,6 +133,23 @@ impl Keeper {
         }
     }
 
+    /// The failure at which a generation stopped behind a position, if there is a bundle of it: it has
+    /// lasted since then. Blocking.
+    pub fn failure_behind(
+        &self,
+        position: u64,
+        (generation, module): (u64, &str),
+    ) -> Option<Failed> {
+        // A state that stopped there has not passed it, and has no bundle of a later event.
+        let path = listed(&self.path())
+            .into_iter()
+            .rfind(|path| is_of(path, module))?;
+        let bundle = Bundle::from_bytes(&read_regular(&path, BUNDLE_BYTES_MAX).ok()?).ok()?;
+        bundle
+            .failure
+            .filter(|failed| bundle.generation == generation && failed.sequence > position)
+    }
+
     /// The newest bundle, with its module if the host still has it. Blocking.
     pub fn newest(&self) -> io::Result<Option<Bundle>> {
         let modified = |path: &PathBuf| {
@@ -196,6 +213,7 @@ mod tests {
             kind: "trap".to_owned(),
             class: None,
             message: String::new(),
+            first_at: None,
         };
         Bundle::new(origin, Some(failure), &[], &Traced::default())
     }

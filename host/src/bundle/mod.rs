@@ -93,6 +93,9 @@ pub struct Failed {
     pub class: Option<String>,
     /// What happened.
     pub message: String,
+    /// When the event first failed, in RFC 3339, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_at: Option<String>,
 }
 
 /// An event of a bundle.
@@ -365,6 +368,7 @@ mod tests {
             kind: "trap".to_owned(),
             class: Some("trap".to_owned()),
             message: "unreachable".to_owned(),
+            first_at: Some("2026-01-01T00:00:00Z".to_owned()),
         };
         let bundle = Bundle::new(origin, Some(failure), std::slice::from_ref(&event), &traced)
             .with_component(b"\0asm");

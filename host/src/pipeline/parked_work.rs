@@ -460,6 +460,7 @@ impl Run {
                 kind: error.kind().to_owned(),
                 class: error.class().map(|class| class.name().to_owned()),
                 message: error.to_string(),
+                first_at: None,
             }),
             Err(Fault::NoInstance(error)) => {
                 notes.push(format!("there was no instance to try the event: {error}"));

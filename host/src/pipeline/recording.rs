@@ -104,6 +104,7 @@ impl Applier {
                 kind: attempt.kind.to_owned(),
                 class: attempt.class.map(|class| class.name().to_owned()),
                 message: attempt.message.to_owned(),
+                first_at: Some(self.progress.first_failed_at(attempt.kind, event.sequence)),
             };
             let events = std::slice::from_ref(event);
             let mut bundle = self.bundle(Some(failure), events, &tried.traced, store);

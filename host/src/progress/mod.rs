@@ -569,6 +569,27 @@ impl Progress {
         self.inner.lock().now.restarts += 1;
     }
 
+    /// A failure is known from before this process started: the same one at the same event is not a
+    /// new one.
+    pub fn recall_failure(&self, failure: Failure) {
+        self.change().failed_before.get_or_insert(failure);
+    }
+
+    /// When an event that fails now first failed in this way, in RFC 3339.
+    pub fn first_failed_at(&self, kind: &str, sequence: u64) -> String {
+        let Figures {
+            now, failed_before, ..
+        } = &mut *self.change();
+        let is_same =
+            |failure: &&Failure| failure.kind == kind && failure.sequence == Some(sequence);
+        let known = now.failure.iter().chain(&*failed_before).find(is_same);
+        if let Some(known) = known {
+            return known.first_at.clone();
+        }
+        let failure = Failure::begun(kind, sequence, jiff::Timestamp::now().to_string());
+        failed_before.insert(failure).first_at.clone()
+    }
+
     /// A module is about to begin to fold, again or in place of another: its progress is unknown.
     pub fn note_awaited_start(&self) {
         let Figures {

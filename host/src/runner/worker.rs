@@ -14,7 +14,7 @@ use super::options::Program;
 use super::ownership::checked_role;
 use crate::batch::Limits;
 use crate::effects::Lineage;
-use crate::failure::{self, Whose};
+use crate::failure::{self, Failure, Whose};
 use crate::memory::caches;
 use crate::module::{Identity, KeyRule, Manifest, Module, ModuleKind};
 use crate::pipeline::lanes::{self, Lanes, MakeLane};
@@ -441,6 +441,7 @@ impl Worker {
             self.shared.progress.end_probation();
         }
         self.shared.progress.note_started(program.generation);
+        self.recall_failure(&program, &module, store.position());
         let source = match &program.source {
             Ok(source) => source.clone(),
             Err(unknown) => {
@@ -507,6 +508,19 @@ impl Worker {
         let run = pipeline.run();
         reading_ended(status);
         run
+    }
+
+    /// Continues the failure at which the same code stopped before this process started.
+    fn recall_failure(&self, program: &Program, module: &Module, position: u64) {
+        let of = (program.generation, module.info().digest.as_str());
+        let keeper = self.settings.keeper.as_ref();
+        let failed = keeper.and_then(|keeper| keeper.failure_behind(position, of));
+        if let Some(failed) = failed
+            && let Some(first_at) = failed.first_at
+        {
+            let failure = Failure::begun(&failed.kind, failed.sequence, first_at);
+            self.shared.progress.recall_failure(failure);
+        }
     }
 
     /// What the source is asked for.

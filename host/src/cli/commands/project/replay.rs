@@ -305,6 +305,7 @@ mod tests {
             kind: "trap".to_owned(),
             class: None,
             message: "unreachable".to_owned(),
+            first_at: None,
         };
         let ends = |failure, wanted| verdict(&[step(7, failure)], wanted).0;
         assert!(ends(Some(("trap", "unreachable")), Some(&expected)));
