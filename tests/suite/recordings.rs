@@ -74,6 +74,11 @@ async fn what_a_deployment_folded_becomes_a_scenario_that_passes() {
     .expect(0);
     let played = cli::run(&["test", &module("order-totals"), &recorded, "-o", "json"]).expect(0);
     assert_eq!(played.json()["scenarios"][0]["cost"]["events"], 30);
+    let text = cli::on(&host, &["record", "order-totals", "-o", "json"]).expect(0);
+    assert_eq!(text.json()["scenarios"].as_array().map(Vec::len), Some(1));
+    let as_json = files.path("recorded.json");
+    std::fs::write(&as_json, &text.stdout).expect("written");
+    cli::run(&["test", &module("order-totals"), &as_json.to_string_lossy()]).expect(0);
     // What is there is kept.
     cli::on(&host, &["record", "order-totals", "--to", &recorded]).expect(4);
     // Of one customer, whose orders are named otherwise.

@@ -14,7 +14,7 @@ use crate::api::{Deployment, EntryPage, ModuleSchemas, OnFailure, ParkedList};
 use crate::cli::Context;
 use crate::cli::support::client::{Client, Error};
 use crate::cli::support::exit::{Exit, Failure};
-use crate::cli::support::output::counted;
+use crate::cli::support::output::{Format, counted};
 use crate::scenario::{self, Document, File, Mistake, Scenario, Then, TimersFire};
 use crate::schemas::{Checks, EventSchema};
 
@@ -177,7 +177,11 @@ fn write(args: &Args, file: &File, context: &Context) -> anyhow::Result<()> {
     Document::read(&text).map_err(unfit)?;
     match &args.to {
         Some(path) => create(path, &text),
-        None => Ok(context.output.raw(text.as_bytes())?),
+        None if context.output.format == Format::Table => {
+            Ok(context.output.raw(text.as_bytes())?)
+        }
+        // JSON is YAML, too.
+        None => Ok(context.output.one(file, File::to_yaml)?),
     }
 }
 
