@@ -275,6 +275,38 @@ fn a_state_over_its_limit_is_refused_and_overwriting_is_no_growth() {
 }
 
 #[test]
+fn a_state_that_is_full_names_the_limit_that_it_met() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = Options {
+        state_bytes_max: 1_000,
+        ..Options::default()
+    };
+    let (_store, mut writer) =
+        Store::open(&folder.path().join("state.redb"), options, |_| ()).expect("opens");
+    let mut refused = |of_module: u64, bytes: usize| {
+        writer.limit_state_bytes(of_module);
+        writer.begin();
+        writer
+            .put("a", Some(Payload::from("x".repeat(bytes))))
+            .expect("the size is checked at the end");
+        let error = writer.check_size().expect_err("is too large").to_string();
+        writer.discard();
+        error
+    };
+    let error = refused(500, 600);
+    assert!(
+        error.contains("the module's manifest allows 500"),
+        "{error}"
+    );
+    // Both limits are met: the host's has to be raised first.
+    for of_module in [500, u64::MAX] {
+        let error = refused(of_module, 1_200);
+        let advice = "1000 are allowed; delete old entries, or raise state.state_bytes_max";
+        assert!(error.contains(advice), "{error}");
+    }
+}
+
+#[test]
 fn keys_and_values_beyond_their_limits_are_refused_by_name() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (_store, mut writer) = open(&folder.path().join("state.redb"));

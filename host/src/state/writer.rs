@@ -249,7 +249,11 @@ impl Writer {
             published: (exact > self.state_bytes_max / 2).then_some(published),
             change: Some(exact),
         };
-        check_state(exact, self.state_bytes_max)
+        let of_host = self.inner.options.state_bytes_max;
+        if self.state_bytes_max < of_host && exact <= of_host {
+            return check_state_of_module(exact, self.state_bytes_max);
+        }
+        check_state(exact, of_host)
     }
 
     /// Published keys and values that the batch replaces, in bytes.
@@ -573,18 +577,33 @@ pub(super) fn check_value(key: &str, length: usize, allowed: usize) -> Result<()
     })
 }
 
+/// The limit of the host.
 pub(super) fn check_state(bytes: u64, allowed: u64) -> Result<(), Error> {
     if bytes <= allowed {
         return Ok(());
     }
-    let message = format!(
+    Err(state_limit(format!(
         "the state would grow to {bytes} bytes, {allowed} are allowed; delete old entries, or \
          raise state.state_bytes_max"
-    );
-    Err(Error::Limit {
+    )))
+}
+
+/// The limit that the module sets itself, which no setting of the host raises.
+fn check_state_of_module(bytes: u64, allowed: u64) -> Result<(), Error> {
+    if bytes <= allowed {
+        return Ok(());
+    }
+    Err(state_limit(format!(
+        "the state would grow to {bytes} bytes, the module's manifest allows {allowed}; deploy a \
+         module that deletes old entries, or with a higher limit in its manifest"
+    )))
+}
+
+fn state_limit(message: String) -> Error {
+    Error::Limit {
         limit: "state-bytes",
         message,
-    })
+    }
 }
 
 #[cfg(test)]
