@@ -871,3 +871,20 @@ async fn failure_that_its_target_refuses_holds_back_no_other_and_is_shown() {
         "each once"
     );
 }
+
+#[tokio::test]
+async fn a_verification_repeats_long_retries_before_it_holds_the_deployment() {
+    let bed = Bed::start("").await;
+    // Each of these takes about a second when it is applied: all together longer than a hold.
+    let mut events = vec![("ada", "ill 1")];
+    events.extend([("ada", "many-tiny 200000"); 8]);
+    // So that only a fold without a ceiling comes to the place of the retry.
+    events.extend([("bob", "note 2"); 400]);
+    let last = bed.tell(&events).await;
+    bed.notes_at(last).await;
+    let module = guests::path("mischief-fixed").display().to_string();
+    let deploy = ["deploy", &module, "--name", NAME, "--strategy", "inherit"];
+    cli::on(&bed.host, &deploy).expect(0);
+    bed.run("parked retry mischief --all").expect(0);
+    bed.run("verify mischief").expect(0);
+}

@@ -30,12 +30,9 @@ pub(crate) struct Aligned {
     runners: [Arc<Runner>; 2],
 }
 
-/// They did not reach one position in time.
+/// They did not stop at one position in time.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the candidate (at {candidate}) did not reach the active generation (at {serving}) within \
-     {held:?}; applying was not held any longer"
-)]
+#[error("{}; applying was not held any longer", self.because())]
 pub(crate) struct Missed {
     /// Position of the active runner.
     pub serving: u64,
@@ -43,6 +40,32 @@ pub(crate) struct Missed {
     pub candidate: u64,
     /// How long the attempt took.
     pub held: Duration,
+    /// Which one was still at work.
+    pub moves: &'static str,
+}
+
+impl Missed {
+    fn because(&self) -> String {
+        let Self {
+            serving,
+            candidate,
+            held,
+            moves,
+        } = self;
+        let within = format!("within {} ms", held.as_millis());
+        if candidate != serving {
+            return format!(
+                "the candidate (at {candidate}) did not reach the active generation (at \
+                 {serving}) {within}"
+            );
+        }
+        // A position moves only at the end of what a runner does.
+        format!(
+            "the candidate and the active generation are both at {serving}, but the {moves} did \
+             not stop there {within}: it was in the middle of a batch, or applied parked events \
+             again"
+        )
+    }
 }
 
 impl Aligned {
@@ -123,6 +146,12 @@ pub(crate) async fn align(
     match timeout_at(deadline, meet).await {
         Ok(true) => Ok(aligned),
         Ok(false) | Err(_) => Err(Missed {
+            // Before `aligned` is dropped, which lets both move again.
+            moves: if serving.is_held() {
+                "candidate"
+            } else {
+                "active generation"
+            },
             serving: serving.position(),
             candidate: candidate.position(),
             held: began.elapsed(),

@@ -368,10 +368,24 @@ impl Verifying {
             None => {
                 self.reported(&fold, end, fold.comes_near(NEAR_EVENTS))
                     .await?;
+                self.repeat_releases(&fold, end).await?;
             }
         }
         self.count_restarts(&fold, 0);
         Ok(fold)
+    }
+
+    /// Waits until a fold has applied again what was parked and retried. They may be many events at
+    /// one position, and the hold in which both are compared is short.
+    async fn repeat_releases(&self, fold: &SideFold, end: u64) -> Result<(), Error> {
+        let releases = &self.skips.past().releases;
+        let Some(last) = releases.iter().map(|release| release.position).max() else {
+            return Ok(());
+        };
+        // It is held once it has done all that is due up to there.
+        let change = fold.runner.set_ceiling(Ceiling::Position(last));
+        self.reported(fold, end, fold.arrives(change)).await?;
+        Ok(())
     }
 
     /// Adds the restarts of a runner, and those between two runners.
