@@ -839,6 +839,23 @@ async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_r
             FailureClass::Rejected,
             "a goroutine is still running",
         ),
+        // What Go's runtime writes before it gives up is the reason, with the place in the module.
+        (
+            "goroutine",
+            FailureClass::Trap,
+            "panic: out of stock (main.go:",
+        ),
+        (
+            "deadlock",
+            FailureClass::Trap,
+            "fatal error: all goroutines are asleep - deadlock! (main.go:",
+        ),
+        (
+            "odd",
+            FailureClass::Rejected,
+            "a value that panics when it is asked for its text (main.go:",
+        ),
+        ("odd error", FailureClass::Rejected, "its text"),
     ];
     let (one, other) = (chance(&go, &more).await, chance(&go, &more).await);
     assert_eq!(one, other, "in Go");
@@ -858,4 +875,20 @@ async fn chance_and_clocks_are_the_same_on_every_host_and_the_system_is_out_of_r
     for closed in ["file", "folder", "environment"] {
         assert_eq!(seen[closed], json!(false), "{closed}: {seen}");
     }
+}
+
+#[tokio::test]
+async fn what_a_go_module_prints_in_pieces_are_whole_lines_of_the_log() {
+    let host = Host::start().await;
+    let failing = NewEvent {
+        subject: "chance.fail".to_owned(),
+        ..order("", "", json!("print"))
+    };
+    host.client().append(&[failing]).await;
+    let module = module("go/tests/guests/chance");
+    host.client().deploy("chance", &module).await;
+    let (_, failure) = host.client().failed("chance").await;
+    let wanted = "panic: printed (main.go:";
+    assert!(failure.message.contains(wanted), "{failure:?}");
+    host.prints("WARN half of a line, and \u{fffd} ").await;
 }

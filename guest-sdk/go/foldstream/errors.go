@@ -61,18 +61,7 @@ func (e *panicError) Error() string { return e.message }
 
 // recovered describes a panic, with the place in the module; call it from a deferred function.
 func recovered(reason any) *panicError {
-	var message string
-	switch reason := reason.(type) {
-	case error:
-		message = reason.Error()
-	case string:
-		message = reason
-	case interface{ String() string }:
-		message = reason.String()
-	default:
-		message = "a value of another type"
-	}
-	message = "panic: " + message
+	message := "panic: " + reasonOf(reason)
 	pcs := make([]uintptr, 64)
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
 	var trace strings.Builder
@@ -93,6 +82,26 @@ func recovered(reason any) *panicError {
 		if !more {
 			return &panicError{message, trace.String()}
 		}
+	}
+}
+
+// reasonOf describes what a panic was called with. A method of it may panic too, which would end the
+// call without a word of the first panic.
+func reasonOf(reason any) (message string) {
+	defer func() {
+		if recover() != nil {
+			message = "a value that panics when it is asked for its text"
+		}
+	}()
+	switch reason := reason.(type) {
+	case error:
+		return reason.Error()
+	case string:
+		return reason
+	case interface{ String() string }:
+		return reason.String()
+	default:
+		return "a value of another type"
 	}
 }
 

@@ -166,7 +166,7 @@ func (g *Guest) call(method func(*module) *failed) unsafe.Pointer {
 		if !isRetry(failed.err) {
 			out.put8(8, 1)
 		}
-		out.putText(12, inUTF8(failed.err.Error()))
+		out.putText(12, inUTF8(reasonOf(failed.err)))
 	}
 	return exported()
 }
@@ -179,7 +179,7 @@ func MigrateGuest(fromVersion uint32, first unsafe.Pointer, count uint32) unsafe
 	out := export(12)
 	if err != nil {
 		out.put8(0, 1)
-		out.putText(4, inUTF8(err.Error()))
+		out.putText(4, inUTF8(reasonOf(err)))
 		return exported()
 	}
 	list := out.putList(4, len(entries), entrySize)
@@ -285,12 +285,12 @@ func exportQuery(name unsafe.Pointer, nameLength, kind uint32, arguments unsafe.
 	case err == errUnknownQuery:
 	case errors.As(err, &invalid):
 		out.put8(4, 1)
-		out.putText(8, inUTF8(err.Error()))
+		out.putText(8, inUTF8(reasonOf(err)))
 	case errors.Is(err, ErrNotFound):
 		out.put8(4, 2)
 	default:
 		out.put8(4, 3)
-		out.putText(8, inUTF8(err.Error()))
+		out.putText(8, inUTF8(reasonOf(err)))
 	}
 	return exported()
 }

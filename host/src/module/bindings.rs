@@ -384,6 +384,17 @@ pub(super) enum Level {
     Error,
 }
 
+/// `target` of what a program prints.
+#[derive(ComponentType, Lift, Clone, Copy)]
+#[component(enum)]
+#[repr(u8)]
+pub(super) enum Target {
+    #[component(name = "out")]
+    Out,
+    #[component(name = "err")]
+    Err,
+}
+
 /// `key-range`
 #[derive(ComponentType, Lift)]
 #[component(record)]

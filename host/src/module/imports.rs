@@ -9,8 +9,8 @@ use std::time::Instant;
 use wasmtime::component::{Lift, Linker, WasmList, WasmStr};
 use wasmtime::{AsContext, AsContextMut as _, StoreContext, StoreContextMut};
 
-use super::bindings::{Direction, Level, Page, PayloadThere, Selection, Value};
-use super::output::clipped;
+use super::bindings::{Direction, Level, Page, PayloadThere, Selection, Target, Value};
+use super::output::{Stream, clipped};
 use super::sandbox::{Access, Buffer, Host, Refusal};
 use super::{KEYS_PER_CALL_MAX, MESSAGE_BYTES_MAX};
 use crate::event::Payload;
@@ -20,6 +20,8 @@ use crate::state::{self, KEY_BYTES_MAX, SCAN_ENTRIES_MAX};
 pub(super) const STATE: &str = "foldstream:module/state@0.1.0";
 /// The interface with the log.
 pub(super) const LOG: &str = "foldstream:module/log@0.1.0";
+/// Standard output and standard error of an encoded core module.
+const OUTPUT: &str = "foldstream:preview1/output@0.1.0";
 /// The interface with the outbox.
 pub(super) const OUTBOX: &str = "foldstream:module/outbox@0.1.0";
 /// The interface with timers.
@@ -29,6 +31,9 @@ pub(super) const TIMERS: &str = "foldstream:module/timers@0.1.0";
 const KEYS_PER_LOOK: usize = 256;
 /// What an entry of a list or page takes in addition to key and value, in bytes.
 const ENTRY_OVERHEAD: usize = 96;
+
+/// Most bytes that are kept of what a guest prints in one call.
+const PRINTED_BYTES_MAX: usize = 64 << 10;
 
 type Caller<'a> = StoreContextMut<'a, Host>;
 
@@ -41,6 +46,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     state.func_wrap("delete", delete)?;
     state.func_wrap("scan", scan)?;
     linker.instance(LOG)?.func_wrap("write", write)?;
+    linker.instance(OUTPUT)?.func_wrap("write", print)?;
     super::outbox::add_to(&mut linker.instance(OUTBOX)?)?;
     super::timers::add_to(&mut linker.instance(TIMERS)?)
 }
@@ -186,6 +192,20 @@ fn write(mut caller: Caller<'_>, (level, message): (Level, WasmStr)) -> wasmtime
         .data()
         .output
         .write(level, clipped(&message, MESSAGE_BYTES_MAX));
+    Ok(())
+}
+
+fn print(mut caller: Caller<'_>, (target, bytes): (Target, WasmList<u8>)) -> wasmtime::Result<()> {
+    caller.data_mut().count_call()?;
+    let stream = match target {
+        Target::Out => Stream::Out,
+        Target::Err => Stream::Err,
+    };
+    // Bytes and not text: a piece may end in the middle of a character.
+    let bytes = bytes.as_le_slice(&caller);
+    // The deadline is not seen within one call.
+    let kept = &bytes[..bytes.len().min(PRINTED_BYTES_MAX)];
+    caller.data().output.write_stream(stream, kept);
     Ok(())
 }
 

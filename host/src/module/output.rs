@@ -15,6 +15,9 @@ use super::{Identity, MESSAGE_BYTES_MAX};
 /// Longest explanation of a trap, in bytes.
 const WORDS_BYTES_MAX: usize = 1_024;
 
+/// Longest place in such an explanation, in bytes.
+const PLACE_BYTES_MAX: usize = 256;
+
 /// Overhead of a message in addition to its text, so that empty messages are not free.
 const MESSAGE_COST: usize = 64;
 
@@ -146,12 +149,15 @@ struct LastWords {
     is_panic: bool,
     /// The next line is the panic message.
     continues: bool,
+    /// The next line has the place of the panic in the module, in the stack that Go prints.
+    is_place_next: bool,
+    is_placed: bool,
 }
 
 impl LastWords {
     /// Considers a message, or a line of standard error.
-    fn take(&mut self, message: &str) {
-        let message = message.trim();
+    fn take(&mut self, line: &str) {
+        let message = line.trim();
         if message.is_empty() {
             return;
         }
@@ -172,9 +178,29 @@ impl LastWords {
                 self.continues = self.text.starts_with("panicked at ") && self.text.ends_with(':');
             }
             // Notes and backtraces follow a panic.
-            None if self.is_panic => {}
+            None if self.is_panic => self.find_place(line),
             None => self.text = one_line(message),
         }
+    }
+
+    /// Adds the place of the innermost function of the module itself. Go prints a line for a
+    /// function, and behind it one with its place, which begins with a tab.
+    fn find_place(&mut self, line: &str) {
+        if self.is_placed {
+            return;
+        }
+        if std::mem::take(&mut self.is_place_next)
+            && let Some(place) = line.strip_prefix('\t')
+        {
+            let place = place.split_whitespace().next().unwrap_or_default();
+            let (_, file) = place.rsplit_once('/').unwrap_or_default();
+            let file = if file.is_empty() { place } else { file };
+            self.text = format!("{} ({})", self.text, clipped(file, PLACE_BYTES_MAX));
+            self.is_placed = true;
+            return;
+        }
+        let function = line.strip_prefix("created by ").unwrap_or(line);
+        self.is_place_next = function.starts_with("main.");
     }
 }
 
@@ -436,6 +462,21 @@ mod tests {
         assert_eq!(
             words(&go),
             ("panic: index out of range [3]".to_owned(), true)
+        );
+        let goroutine = [
+            "panic: out of stock",
+            "",
+            "goroutine 21 [running]:",
+            "panic({0x5b2e0, 0x9a5c8})",
+            "\truntime/panic.go:792 +0x14",
+            "main.(*Stock).take(...)",
+            "\tstock/main.go:144 +0x2",
+            "created by main.handle in goroutine 1",
+            "\tstock/main.go:9 +0x5",
+        ];
+        assert_eq!(
+            words(&goroutine),
+            ("panic: out of stock (main.go:144)".to_owned(), true)
         );
         let python = [
             "Traceback (most recent call last):",

@@ -16,6 +16,10 @@ const TEXT: &str = concat!(
     "\n",
     include_str!("../../../../wit/inbox.wit")
 );
+/// The interface of the stub of WASI preview 1, which encoded core modules have inside.
+const STUB_TEXT: &str = include_str!("preview1.wit");
+/// The world of that stub.
+const STUB_WORLD: &str = "stub";
 /// Our package, without its version.
 pub(super) const PACKAGE: &str = "foldstream:module";
 /// The world of projections, which every module exports.
@@ -50,6 +54,7 @@ pub(super) struct Contract {
     pub(super) handler_world: WorldId,
     pub(super) migrating_handler_world: WorldId,
     pub(super) inbox_world: WorldId,
+    pub(super) stub_world: WorldId,
 }
 
 /// The contract, parsed once.
@@ -77,6 +82,12 @@ pub(super) static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
         INBOX_WORLD,
     ]
     .map(world);
+    let stub = resolve
+        .push_source("preview1.wit", STUB_TEXT)
+        .expect("the stub's interface is valid: a test parses it");
+    let stub_world = resolve
+        .select_world(&[stub], Some(STUB_WORLD))
+        .expect("the package has the world");
     Contract {
         resolve,
         world,
@@ -84,6 +95,7 @@ pub(super) static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
         handler_world,
         migrating_handler_world,
         inbox_world,
+        stub_world,
     }
 });
 
@@ -194,11 +206,10 @@ fn is_allowed(name: &str, kind: Kind) -> bool {
 /// The functions of an interface that a module of this kind may import.
 fn our_interface(name: &str, kind: Kind) -> Option<Vec<&'static Function>> {
     let resolve = &CONTRACT.resolve;
-    let inbox = &resolve.worlds[CONTRACT.inbox_world].imports;
-    resolve.worlds[kind.required()]
-        .imports
-        .iter()
-        .chain(inbox)
+    let imports = |world: WorldId| resolve.worlds[world].imports.iter();
+    imports(kind.required())
+        .chain(imports(CONTRACT.inbox_world))
+        .chain(imports(CONTRACT.stub_world))
         .find_map(|(key, item)| match (key, item) {
             (WorldKey::Interface(_), WorldItem::Interface { id, .. })
                 if resolve.name_world_key(key) == name =>

@@ -21,21 +21,16 @@ const PREVIEW1: &str = "wasi_snapshot_preview1";
 const TYPE_SECTION: &str = "component-type";
 /// The export that distinguishes a module that migrates.
 const MIGRATE: &str = "migrate";
-/// The world of the stub, which needs only the log.
-const STUB_WORLD: &str =
-    "package foldstream:preview1-stub; world stub { import foldstream:module/log@0.1.0; }";
 
 /// The stub, with the section that names its world.
 static STUB: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut resolve = CONTRACT.resolve.clone();
-    let package = resolve
-        .push_source("stub.wit", STUB_WORLD)
-        .expect("the stub's world is valid: a test parses it");
-    let world = resolve
-        .select_world(&[package], None)
-        .expect("the package has one world");
+    let Contract {
+        resolve,
+        stub_world,
+        ..
+    } = &*CONTRACT;
     let mut module = include_bytes!("preview1.wasm").to_vec();
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
+    embed_component_metadata(&mut module, resolve, *stub_world, StringEncoding::UTF8)
         .expect("the world can be embedded");
     module
 });
@@ -72,6 +67,7 @@ fn component_of(module: &[u8], outline: &Outline) -> Result<Vec<u8>, Refused> {
             handler_world,
             migrating_handler_world,
             inbox_world,
+            ..
         } = &*CONTRACT;
         // The encoder insists on every export of a world, so each set of exports needs its own.
         let world = match (outline.handles, outline.migrates) {

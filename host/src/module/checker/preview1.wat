@@ -2,19 +2,19 @@
 ;;
 ;; Nothing of the system is behind it: a virtual clock that sleeping moves, a
 ;; fixed random sequence, no files, no arguments, no environment. Standard
-;; output and standard error become log messages. Every other function says
-;; that there is no such file.
+;; output and standard error go to the host, which makes lines of the log of
+;; them. Every other function says that there is no such file.
 ;;
-;; The stub only calls the host to log. A garbage collection inside the
+;; The stub only calls the host to print. A garbage collection inside the
 ;; guest's allocator may ask for the time, and a component may not call out at
 ;; that moment; it would trap.
 (module
   (import "env" "memory" (memory 0))
-  (import "foldstream:module/log@0.1.0" "write" (func $write (param i32 i32 i32)))
+  (import "foldstream:preview1/output@0.1.0" "write" (func $write (param i32 i32 i32)))
 
-  ;; Levels of the log.
-  (global $INFO i32 (i32.const 1))
-  (global $WARN i32 (i32.const 2))
+  ;; Where the host prints.
+  (global $OUT i32 (i32.const 0))
+  (global $ERR i32 (i32.const 1))
   ;; Error numbers of preview 1.
   (global $SUCCESS i32 (i32.const 0))
   (global $BADF i32 (i32.const 8))
@@ -79,7 +79,7 @@
     (i32.store (local.get $result) (i32.const 1))
     (global.get $SUCCESS))
 
-  ;; Each piece is a message of its own; run-times write whole lines.
+  ;; Some run-times write a line in many pieces, so the host finds the lines.
   (func (export "fd_write") (param $fd i32) (param $pieces i32) (param $count i32) (param $result i32) (result i32)
     (local $total i32)
     (local $length i32)
@@ -92,7 +92,7 @@
         (if (local.get $length)
           (then
             (call $write
-              (select (global.get $WARN) (global.get $INFO) (i32.eq (local.get $fd) (i32.const 2)))
+              (select (global.get $ERR) (global.get $OUT) (i32.eq (local.get $fd) (i32.const 2)))
               (i32.load (local.get $pieces))
               (local.get $length))))
         (local.set $total (i32.add (local.get $total) (local.get $length)))

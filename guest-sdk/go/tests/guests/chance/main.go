@@ -22,8 +22,7 @@ func Chance(p *foldstream.Projection) {
 	seen := foldstream.NewTable[uint64, any](p, "seen")
 	p.Apply(func(event *foldstream.Event) error {
 		if event.Kind == "fail" {
-			fail(event.Data)
-			return nil
+			return fail(event.Data)
 		}
 		before := time.Now()
 		time.Sleep(time.Hour)
@@ -81,17 +80,38 @@ func attempt[V any](found V, err error) string {
 	return strings.TrimPrefix(reflect.TypeOf(err).String(), "*")
 }
 
-func fail(how string) {
+// odd is an error that can't be shown.
+type odd struct{}
+
+func (odd) Error() string { panic("it has no text") }
+
+func fail(how string) error {
 	switch how {
 	case "assert":
 		panic("it does not hold")
+	case "odd":
+		panic(odd{})
+	case "odd error":
+		return odd{}
 	case "leave":
 		go func() { select {} }()
+	case "goroutine":
+		done := make(chan bool)
+		go func() {
+			panic("out of stock")
+		}()
+		<-done
+	case "deadlock":
+		<-make(chan bool)
+	case "print":
+		fmt.Fprint(os.Stderr, "half of ", "a line, and \xff\n")
+		panic("printed")
 	case "recurse":
 		fmt.Println(recurse(1))
 	case "allocate":
 		fmt.Println(len(make([]byte, 1<<30)))
 	}
+	return nil
 }
 
 func recurse(depth int) int { return recurse(depth+1) + 1 }
