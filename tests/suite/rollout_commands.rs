@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Stdio};
 
 use foldstream_tests::cli::{self, Output};
+use foldstream_tests::events::new_event;
 use foldstream_tests::host::{self, Host};
 use foldstream_tests::process::Process;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
@@ -866,4 +867,28 @@ async fn promotion_of_a_paused_candidate_names_the_pause_at_once() {
     on(host, "resume ledger --candidate").expect(0);
     let early = on(host, "promote ledger").expect(4).stderr;
     assert!(early.contains("is still being built"), "{early}");
+}
+
+#[tokio::test]
+async fn a_wait_that_fails_prints_the_state_and_the_error_for_programs() {
+    let host = Host::start().await;
+    let bad = new_event("mischief.ada", json!("reject told to"));
+    host.client().append(&[bad]).await;
+    let module = guests::path("mischief").display().to_string();
+    let deploy = ["deploy", &module, "--wait", "-o", "json"];
+    let failed = |words: &[&str], shown: fn(&Value) -> &Value| {
+        let output = cli::on(&host, words).expect(1);
+        let printed = output.json();
+        let deployment = shown(&printed);
+        assert_eq!(deployment["state"], json!("failed"), "{output:?}");
+        assert_eq!(deployment["failure"]["sequence"], json!(1), "{output:?}");
+        let error = printed["error"].as_str().expect("a text");
+        assert!(error.contains("told to"), "{output:?}");
+        assert!(output.stderr.contains(error), "{output:?}");
+    };
+    failed(&deploy, |printed| &printed["deployment"]);
+    failed(&["resume", "mischief", "-o", "json"], |printed| printed);
+    // People have it from the error alone.
+    let output = cli::on(&host, &["resume", "mischief"]).expect(1);
+    assert_eq!(output.stdout, "", "{output:?}");
 }

@@ -5,6 +5,7 @@ pub mod client;
 pub(crate) mod config_args;
 pub mod exit;
 pub mod exit_code;
+pub(crate) mod failed;
 pub(crate) mod gate;
 pub(crate) mod json;
 pub(crate) mod local_host;

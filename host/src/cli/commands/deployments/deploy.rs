@@ -13,6 +13,7 @@ use crate::cli::Context;
 use crate::cli::support::candidate::CandidateArgs;
 use crate::cli::support::client::{Client, UPLOAD_TIMEOUT};
 use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::failed;
 use crate::cli::support::output::{Output, grouped};
 use crate::cli::support::wait_for_cut_over;
 use crate::cli::support::wait_until_live;
@@ -303,7 +304,14 @@ pub(crate) async fn show_outcome(
     if !waiting.wait {
         return Ok(());
     }
-    let deployment = settled(client, &deployed, waiting.timeout.map(Into::into), output).await?;
+    let deployment = match settled(client, &deployed, waiting.timeout.map(Into::into), output).await
+    {
+        Ok(deployment) => deployment,
+        Err(error) => {
+            show_failed(client, deployed, &error, output).await?;
+            return Err(error);
+        }
+    };
     let generation = deployed.generation;
     output.one(
         &Deployed {
@@ -312,6 +320,24 @@ pub(crate) async fn show_outcome(
         },
         |deployed| end_line(&deployed.deployment, generation),
     )?;
+    Ok(())
+}
+
+/// Prints for programs how the deployment is after a wait that failed.
+async fn show_failed(
+    client: &Client,
+    deployed: Deployed,
+    error: &anyhow::Error,
+    output: Output,
+) -> anyhow::Result<()> {
+    // A host that does not answer says nothing about it.
+    if let Ok(deployment) = client.deployment(&deployed.deployment.name).await {
+        let now = Deployed {
+            deployment,
+            ..deployed
+        };
+        failed::show(&now, error, output)?;
+    }
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use crate::api::{
 use crate::cli::Context;
 use crate::cli::support::client::Client;
 use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::failed;
 use crate::cli::support::output::{grouped, table};
 use crate::cli::support::wait_for_cut_over::ended;
 use crate::cli::support::wait_until_live;
@@ -72,11 +73,17 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         reason: args.reason.clone(),
     };
     let deployment = resume(&client, &name, &parameters(&args), &wanted).await?;
-    // If it fails again, only the error is shown.
-    let mut line = if args.candidate {
-        candidate_outcome(&client, &deployment).await?
+    let outcome = if args.candidate {
+        candidate_outcome(&client, &deployment).await
     } else {
-        wait_until_live::outcome(&deployment)?
+        wait_until_live::outcome(&deployment).map_err(Into::into)
+    };
+    let mut line = match outcome {
+        Ok(line) => line,
+        Err(error) => {
+            failed::show(&deployment, &error, context.output)?;
+            return Err(error);
+        }
     };
     if !args.skip.is_empty() {
         let named: Vec<String> = args.skip.iter().map(u64::to_string).collect();
