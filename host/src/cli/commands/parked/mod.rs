@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::api::{
-    FailureClass, ParkedChange, ParkedCounts, ParkedEvents, ParkedFailure, ParkedKey, ParkedList,
-    ParkedOutcome, ParkedSelection,
+    FailureClass, ParkedChange, ParkedEvents, ParkedFailure, ParkedKey, ParkedList, ParkedOutcome,
+    ParkedSelection,
 };
 use crate::cli::Context;
 use crate::cli::support::client::Client;
@@ -155,7 +155,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
         Command::List(ListArgs { name, class }) => {
             let list = all_keys(&client, &name, class).await?;
             context.output.many(&list.keys, &list, keys)?;
-            context.output.note(&summary(&list));
+            context.output.note(&summary(&list, class));
         }
         Command::Show(ShowArgs { name, key }) => {
             let path = ["v1", "deployments", &name, "parked", "events"];
@@ -241,6 +241,8 @@ async fn all_keys(
         let page: ParkedList = client.get(&path, &query).await?;
         list.keys.extend(page.keys);
         list.next = page.next;
+        // As of the same moment as the last keys.
+        list.counts = page.counts;
     }
     Ok(list)
 }
@@ -422,22 +424,23 @@ fn shown(events: &ParkedEvents) -> String {
     text
 }
 
-fn summary(list: &ParkedList) -> String {
-    match list.counts {
-        ParkedCounts { events: 0, .. } => "nothing is parked".to_owned(),
-        ParkedCounts {
-            keys,
-            events,
-            bytes: size,
-            ..
-        } => {
-            format!(
-                "{} of {}, {}",
-                counted(events, "event"),
-                counted(keys, "key"),
-                bytes(size)
-            )
-        }
+/// How much the listed keys have parked.
+fn summary(list: &ParkedList, class: Option<FailureClass>) -> String {
+    // Not the count of the host: more may be parked by the time of the last page, and it counts
+    // all classes.
+    let sum = |figure: fn(&ParkedKey) -> u64| list.keys.iter().map(figure).sum::<u64>();
+    let of_class = class.map_or_else(String::new, |class| {
+        format!(" whose first event failed as {}", class.name())
+    });
+    match list.keys.len() as u64 {
+        0 if class.is_some() => format!("no key is parked{of_class}"),
+        0 => "nothing is parked".to_owned(),
+        keys => format!(
+            "{} of {}{of_class}, {}",
+            counted(sum(|parked| parked.events), "event"),
+            counted(keys, "key"),
+            bytes(sum(|parked| parked.bytes))
+        ),
     }
 }
 
@@ -517,6 +520,26 @@ mod tests {
             failure: None,
             ..ada.clone()
         };
+        let mut list = ParkedList {
+            on_failure: crate::api::OnFailure::Park,
+            failure_events: None,
+            // As the host counted before the first page.
+            counts: crate::api::ParkedCounts::default(),
+            keys: vec![ada.clone(), none.clone()],
+            next: None,
+        };
+        assert_eq!(summary(&list, None), "3 events of 2 keys, 18 B");
+        let trap = Some(FailureClass::Trap);
+        list.keys.truncate(1);
+        assert_eq!(
+            summary(&list, trap),
+            "2 events of 1 key whose first event failed as trap, 9 B"
+        );
+        list.keys.clear();
+        assert_eq!(
+            summary(&list, trap),
+            "no key is parked whose first event failed as trap"
+        );
         assert_eq!(
             keys(&[ada, none]),
             "\

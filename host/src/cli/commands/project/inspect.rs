@@ -31,6 +31,10 @@ pub(crate) struct Args {
 /// What to show for a module that can migrate.
 pub(crate) const MIGRATES: &str = "state of older versions";
 
+/// What to show for a module that sets timers.
+const SETS_TIMERS: &str =
+    "set by it; they fire as messages of the stream that it reads, `_fs.timers.DEPLOYMENT`";
+
 /// What the check found in a file.
 #[derive(Debug)]
 pub(crate) struct Examined {
@@ -110,6 +114,7 @@ fn lines(info: &ModuleInfo) -> String {
             .iter()
             .map(|subjects| ("publishes", format!("{subjects}, if a deploy allows it"))),
     );
+    rows.extend(info.sets_timers.then(|| ("timers", SETS_TIMERS.to_owned())));
     for (title, direction) in [
         ("read schemas", Direction::Reads),
         ("published schemas", Direction::Publishes),
@@ -240,6 +245,15 @@ import         foldstream:module/state@0.1.0"
         let shown = lines(&info);
         let line = "\ninbox          message-id within 1day 500ms, at most 1,000,000 ids\n";
         assert!(shown.contains(line), "{shown}");
+    }
+
+    #[test]
+    fn module_that_sets_timers_says_so() {
+        let mut info = crate::cli::commands::deployments::show::tests::deployment().module;
+        assert!(!lines(&info).contains("timers"));
+        info.sets_timers = true;
+        let shown = lines(&info);
+        assert!(shown.contains("\ntimers         set by it; "), "{shown}");
     }
 
     #[test]
