@@ -29,6 +29,7 @@ macro_rules! on_both_versions {
 mod accounts; // targets of handlers in another JetStream domain or account
 mod admission; // a host without configured tokens makes one; what is open without
 mod backup; // a copy of a running host: whole, compared, and a data folder
+mod bundles; // failure bundles: made in any state of a deployment, kept, and replayed step by step
 mod checked; // events validated against schemas while they are folded: the same in every fold
 mod choreography; // services that react to each other deliver or undo each order
 mod cloudevents; // in each form, in and out; times that never go back

@@ -209,4 +209,7 @@ pub struct ParkedOutcome {
     /// Of a dry run: how many messages a handler would publish.
     #[serde(default)]
     pub messages: u64,
+    /// The deployment had stopped, and the retry resumed it.
+    #[serde(default)]
+    pub resumed: bool,
 }

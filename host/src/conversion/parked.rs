@@ -76,6 +76,7 @@ impl From<ParkedChange> for api::ParkedOutcome {
             outcome,
             left,
             dry_run,
+            has_resumed,
         } = change;
         let ParkedOutcome {
             events,
@@ -101,6 +102,7 @@ impl From<ParkedChange> for api::ParkedOutcome {
             changes: changes.iter().map(change_shown).collect(),
             more_changes,
             messages: effects,
+            resumed: has_resumed,
         }
     }
 }

@@ -102,6 +102,8 @@ pub struct ParkedChange {
     pub left: overview::Parked,
     /// Whether nothing was changed: the numbers say what would happen.
     pub dry_run: DryRun,
+    /// Whether the deployment had stopped, and this resumed it.
+    pub has_resumed: bool,
 }
 
 /// Whether a key is one whose first event failed with a class.
@@ -183,10 +185,13 @@ impl Exceptions {
             },
         };
         let runner = deployment.active();
-        if action == ParkedAction::Retry && runner.now().state == DeploymentState::Paused {
+        let changes_by_fold = action == ParkedAction::Retry && !is_dry;
+        if changes_by_fold && runner.now().state == DeploymentState::Paused {
             // Before anything is noted: nothing changes.
             return Err(ParkedWorkError::NotRunning.into());
         }
+        let has_stopped = runner.now().state == DeploymentState::Failed;
+        let has_resumed = changes_by_fold && has_stopped && !keys.is_empty();
         let outcome = match action {
             _ if keys.is_empty() => ParkedOutcome::default(),
             ParkedAction::Drop if is_dry => would_drop(&store, &keys, extent),
@@ -237,6 +242,7 @@ impl Exceptions {
             },
             left: counts(deployment.active().store().as_ref()),
             dry_run,
+            has_resumed,
         })
     }
 
@@ -276,7 +282,7 @@ impl Exceptions {
     pub async fn failure_bundle(&self, name: &str, key: Option<&str>) -> Result<Bytes, Error> {
         let deployment = self.deployments.get(name)?;
         let keeper = Keeper::new(self.deployments.folder.clone(), name);
-        // Like a retry, it needs the instance of the deployment.
+        // A deploy in between could bring other code.
         let _changing = self.deployments.lock(&deployment).await?;
         let Some(key) = key else {
             let newest = blocking(move || keeper.newest()).await;

@@ -129,7 +129,7 @@ enum Input {
 impl Pipeline {
     /// Runs until it is asked to end, or can't continue. Blocking; needs a thread of its own
     /// outside the runtime. Returns the writer for the next run.
-    pub fn run(mut self) -> (Writer, Ended) {
+    pub fn run(self) -> (Writer, Ended) {
         let wanted = self.wanted;
         // A newer request may have brought another program, which this run does not have.
         if !matches!(wanted, Desired::Run(_)) || *self.control.borrow() != wanted {
@@ -137,16 +137,37 @@ impl Pipeline {
         }
         // From here on it may move.
         self.standing.send_replace(None);
-        self.writer.set_role(self.role);
+        let mut run = self.into_run();
         // A published position is the right one even if it is not durable: this run has the
         // memtable.
+        run.reading.begin(run.store.published());
+        let ended = run.until_the_end();
+        run.reading.end();
+        let ended = run.finish(ended);
+        (run.into_writer(), ended)
+    }
+
+    /// Carries out a request that changes nothing, without reading the stream: for a state that
+    /// rests, with everything durable. Blocking, like a run.
+    pub fn try_parked(self) -> (Writer, Result<(), state::Error>) {
+        let mut run = self.into_run();
+        let done = match run.serve_parked() {
+            Err(Ended::State(error)) => Err(error),
+            // Something else was asked for meanwhile, and the request waits for that.
+            Ok(()) | Err(Ended::Asked | Ended::Failed) => Ok(()),
+        };
+        (run.into_writer(), done)
+    }
+
+    /// The stages of a run. Nothing is read yet.
+    fn into_run(mut self) -> Run {
+        self.writer.set_role(self.role);
         let mut request = self.request;
         request.limits = self.settings.batch;
         request.skips = self.skips.sequences();
         let ahead = self.settings.budget.read_ahead().clone();
         let rest = (ahead, Arc::clone(&self.progress), self.runtime.clone());
-        let (mut reading, inbox) = Reading::new(self.source, request, self.source_status, rest);
-        reading.begin(self.store.published());
+        let (reading, inbox) = Reading::new(self.source, request, self.source_status, rest);
         let share = Share::of(&self.settings.budget);
         let ladder = Ladder::new(self.settings.retry_percent, Instant::now());
         // Verification only.
@@ -169,13 +190,13 @@ impl Pipeline {
             parking: self.parking,
             outcomes: Outcomes::default(),
         };
-        let mut run = Run {
+        Run {
             applier,
             outbox: self.store.outbox_changes(),
             is_clogged: false,
             store: self.store,
             control: self.control,
-            wanted,
+            wanted: self.wanted,
             runtime: self.runtime,
             metrics: self.metrics,
             inbox,
@@ -194,17 +215,7 @@ impl Pipeline {
             patches: self.patches,
             parked: self.parked,
             is_parking_full: false,
-        };
-        let ended = run.until_the_end();
-        run.reading.end();
-        let ended = run.finish(ended);
-        (
-            run.applier
-                .writer
-                .take()
-                .expect("the writer comes back from every call"),
-            ended,
-        )
+        }
     }
 }
 
@@ -248,6 +259,12 @@ struct Run {
 }
 
 impl Run {
+    /// Its writer, for the next run.
+    fn into_writer(mut self) -> Writer {
+        let writer = self.applier.writer.take();
+        writer.expect("the writer comes back from every call")
+    }
+
     fn until_the_end(&mut self) -> Ended {
         loop {
             // Releases and the ceiling first: both are due between two batches.

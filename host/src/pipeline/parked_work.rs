@@ -48,6 +48,17 @@ pub enum ParkedWork {
     },
 }
 
+impl ParkedWork {
+    /// Whether it needs a fold, but changes nothing.
+    fn is_trial(&self) -> bool {
+        match self {
+            Self::Record { .. } => true,
+            Self::Retry { dry_run, .. } => *dry_run,
+            Self::Drop { .. } => false,
+        }
+    }
+}
+
 /// What came of it.
 #[derive(Clone, Debug, Default)]
 pub struct ParkedOutcome {
@@ -115,6 +126,21 @@ impl ParkedRequests {
         self.0.lock().is_some()
     }
 
+    /// Whether a request waits that changes nothing: it is carried out while no pipeline runs, too.
+    pub fn is_trial_waiting(&self) -> bool {
+        self.0
+            .lock()
+            .as_ref()
+            .is_some_and(|(work, _)| work.is_trial())
+    }
+
+    /// Answers that nothing can be applied.
+    pub fn decline(&self) {
+        if let Some((_, answer)) = self.take() {
+            drop(answer.send(Err(ParkedWorkError::NotRunning)));
+        }
+    }
+
     /// The request, unless the requester no longer waits.
     fn take(&self) -> Option<(ParkedWork, oneshot::Sender<Answer>)> {
         self.0
@@ -123,9 +149,13 @@ impl ParkedRequests {
             .filter(|(_, answer)| !answer.is_closed())
     }
 
-    /// Does what can be done without a fold while no pipeline runs, and declines the rest. After an
-    /// error the state must be reopened.
+    /// Does what can be done without a fold while no pipeline runs, leaves what changes nothing, and
+    /// declines the rest. After an error the state must be reopened.
     pub fn serve_resting(&self, writer: &mut Writer, store: &Store) -> Result<(), state::Error> {
+        // For the caller, who may have a module to make a fold of.
+        if self.is_trial_waiting() {
+            return Ok(());
+        }
         let Some((work, answer)) = self.take() else {
             return Ok(());
         };

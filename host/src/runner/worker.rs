@@ -1,6 +1,5 @@
 //! The thread of a runner: opens the state, runs the pipeline when requested, and rests in between.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,18 +12,19 @@ use super::loading::Loading;
 use super::options::Program;
 use super::ownership::checked_role;
 use crate::batch::Limits;
-use crate::effects::Lineage;
+use crate::effects::{Lineage, Role};
 use crate::failure::{self, Failure, Whose};
 use crate::memory::caches;
 use crate::module::{Identity, KeyRule, Manifest, Module, ModuleKind};
 use crate::pipeline::lanes::{self, Lanes, MakeLane};
 use crate::pipeline::{
-    Desired, Ended, Fold, Leash, MakeFold, Pace, Parking, Pipeline, Settings, Standing,
+    Desired, Ended, Fold, Leash, MakeFold, Pace, ParkedRequests, Parking, Pipeline, Settings,
+    Standing,
 };
 use crate::precedence;
 use crate::progress::{DeploymentState, SeenBeyond};
 use crate::room::Use;
-use crate::source::{self, Request, SourceState};
+use crate::source::{self, Request, Source, SourceState};
 use crate::state::{self, Store};
 use crate::subject::SubjectSet;
 use crate::timers;
@@ -72,6 +72,14 @@ enum Woken<T> {
     Asked { has_handles: bool },
     /// The awaited event happened.
     Done(T),
+}
+
+/// What a pipeline is made of, besides its state.
+struct Parts {
+    program: Program,
+    module: Arc<Module>,
+    source: Source,
+    role: Role,
 }
 
 /// For what the keys of events are needed.
@@ -245,8 +253,10 @@ impl Worker {
                     }
                 }
             }
+            let has_handles;
+            (writer, has_handles) = self.rest(store, writer)?;
             // The handles are gone, so nobody can ask for anything any more.
-            if !self.rest(store, &mut writer)? {
+            if !has_handles {
                 return Ok(());
             }
         }
@@ -290,12 +300,47 @@ impl Worker {
         );
     }
 
-    /// Rests until something else is requested; returns whether handles still exist.
-    fn rest(&mut self, store: &Store, writer: &mut state::Writer) -> Result<bool, state::Error> {
-        match self.rest_until(store, writer, std::future::pending::<Infallible>())? {
-            Woken::Asked { has_handles } => Ok(has_handles),
-            Woken::Done(never) => match never {},
+    /// Rests until something else is requested; returns whether handles still exist. Meanwhile it
+    /// applies parked events for requests that keep nothing of that.
+    fn rest(
+        &mut self,
+        store: &Store,
+        mut writer: state::Writer,
+    ) -> Result<(state::Writer, bool), state::Error> {
+        loop {
+            let trial = trial_wanted(self.pace.clone(), Arc::clone(&self.shared.parked));
+            match self.rest_until(store, &mut writer, trial)? {
+                Woken::Asked { has_handles } => return Ok((writer, has_handles)),
+                Woken::Done(()) => writer = self.try_parked(store, writer)?,
+            }
         }
+    }
+
+    /// Answers a request that changes nothing with a pipeline that reads no stream.
+    fn try_parked(
+        &mut self,
+        store: &Store,
+        writer: state::Writer,
+    ) -> Result<state::Writer, state::Error> {
+        let program = self.shared.program.read().clone();
+        let module = program.module.as_ref().ok().map(Arc::clone);
+        let source = program.source.as_ref().ok().cloned();
+        let role = checked_role(&program, store).ok();
+        let (Some(module), Some(source), Some(role)) = (module, source, role) else {
+            // It rests because one of these is missing.
+            self.shared.parked.decline();
+            return Ok(writer);
+        };
+        let parts = Parts {
+            program,
+            module,
+            source,
+            role: self.shared.with_logs(role),
+        };
+        let wanted = *self.control.borrow();
+        let pipeline = self.pipeline(parts, store.clone(), writer, wanted);
+        let (writer, done) = pipeline.try_parked();
+        done.map(|()| writer)
     }
 
     /// Waits until something else is requested or an event happens. Meanwhile it publishes the
@@ -465,6 +510,33 @@ impl Worker {
                 return (writer, Ended::Failed);
             }
         };
+        let parts = Parts {
+            program,
+            module,
+            source,
+            role,
+        };
+        let pipeline = self.pipeline(parts, store, writer, wanted);
+        let status = &self.shared.source_status;
+        source::report(status, SourceState::Connecting, None);
+        let run = pipeline.run();
+        reading_ended(status);
+        run
+    }
+
+    fn pipeline(
+        &self,
+        parts: Parts,
+        store: Store,
+        mut writer: state::Writer,
+        wanted: Desired,
+    ) -> Pipeline {
+        let Parts {
+            program,
+            module,
+            source,
+            role,
+        } = parts;
         let manifest = module.manifest();
         // A limit of the manifest, and only for what this code writes.
         writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
@@ -480,7 +552,7 @@ impl Worker {
             Keys::ForLanes
         };
         let request = self.request(&program, &module, keys);
-        let pipeline = Pipeline {
+        Pipeline {
             source,
             request,
             skips: program.skips.clone(),
@@ -502,12 +574,7 @@ impl Worker {
             parking,
             parked: Arc::clone(&self.shared.parked),
             runtime: self.runtime.clone(),
-        };
-        let status = &self.shared.source_status;
-        source::report(status, SourceState::Connecting, None);
-        let run = pipeline.run();
-        reading_ended(status);
-        run
+        }
     }
 
     /// Continues the failure at which the same code stopped before this process started.
@@ -656,6 +723,17 @@ pub(crate) fn overridden(settings: &Settings, manifest: &Manifest) -> Settings {
         settings.batch.events = settings.batch.events.min(events.max(1) as usize);
     }
     settings
+}
+
+/// Waits for a request to apply parked events and keep nothing of that. Cancel-safe: it only
+/// observes.
+async fn trial_wanted(mut pace: watch::Receiver<Pace>, parked: Arc<ParkedRequests>) {
+    // Each request is announced by a change of pace, which follows it.
+    while !parked.is_trial_waiting() {
+        if pace.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// Nobody reads the source any more; the host checks it outside the reader. Trouble stays until

@@ -44,7 +44,8 @@ Examples:
   foldstream parked show order-totals ada
   foldstream parked show order-totals ada -o ndjson")]
     Show(ShowArgs),
-    /// Apply parked events, key by key and in order. What fails again stays parked.
+    /// Apply parked events, key by key and in order. What fails again stays parked. A deployment that
+    /// has stopped is resumed.
     #[command(before_help = "\
 Examples:
   foldstream parked retry order-totals ada bob
@@ -179,6 +180,10 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<(
             context
                 .output
                 .one(&outcome, |outcome| line_of("applied", outcome))?;
+            if outcome.resumed {
+                let note = format!("{name} had stopped; the retry resumed it");
+                context.output.note(&note);
+            }
             if let Some(first) = outcome.failed.first() {
                 let failed = counted(outcome.failed.len() as u64, "key");
                 let verb = if dry_run { "would fail" } else { "failed" };
@@ -275,6 +280,7 @@ async fn act_on_all(
             events: done.events + next.events,
             keys: done.keys + next.keys,
             failed: [done.failed, next.failed].concat(),
+            resumed: done.resumed || next.resumed,
             ..next
         };
         // Another request would get no further, as the deployment is busy or stopped.
