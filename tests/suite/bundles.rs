@@ -3,6 +3,7 @@
 use std::fs;
 
 use foldstream::api::DeploymentState;
+use serde_json::json;
 
 use crate::parking::{Bed, ILL, NAME};
 
@@ -51,4 +52,50 @@ async fn a_parked_key_is_exported_and_tried_out_while_its_deployment_rests() {
     assert!(refused.stderr.contains("paused"), "{refused:?}");
     let paused = bed.host.client().show(NAME).await;
     assert_eq!(paused.state, DeploymentState::Paused);
+}
+
+#[tokio::test]
+async fn an_export_into_the_same_folder_keeps_what_is_there() {
+    let bed = Bed::start("").await;
+    let last = bed
+        .tell(&[ILL.as_slice(), &[("bob", "ill 5")]].concat())
+        .await;
+    bed.notes_at(last).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let export = format!(
+        "parked export mischief --all --dir {}",
+        folder.path().display()
+    );
+    // What a process that was killed leaves behind.
+    let left = folder.path().join(".foldstream-export-0Ab1Cd");
+    fs::write(&left, "{").expect("is written");
+    let first = bed.run(&export).expect(0);
+    assert!(!first.stdout.contains("already there"), "{first:?}");
+    assert!(!left.exists(), "a leftover goes with the next export");
+    let ada = folder.path().join("mischief-2.bundle.json");
+    let bytes = fs::read(&ada).expect("was written");
+    let again = bed.run(&export).expect(0);
+    assert_eq!(
+        again.stdout.matches("already there, ").count(),
+        2,
+        "{again:?}"
+    );
+    assert_eq!(fs::read(&ada).expect("is there"), bytes);
+    let shown = bed.run(&format!("{export} -o json")).expect(0).json();
+    assert_eq!(shown["bundles"][0]["already_there"], json!(true), "{shown}");
+    // Another file under that name.
+    for other in [
+        "mine",
+        &fs::read_to_string(folder.path().join("mischief-5.bundle.json")).expect("is there"),
+    ] {
+        fs::write(&ada, other).expect("is written");
+        let refused = bed.run(&export).expect(1);
+        assert!(
+            refused.stderr.contains("1 of 2 keys were exported"),
+            "{refused:?}"
+        );
+        assert_eq!(fs::read_to_string(&ada).expect("is there"), other);
+    }
+    let names = fs::read_dir(folder.path()).expect("is there").count();
+    assert_eq!(names, 2, "nothing else stays");
 }

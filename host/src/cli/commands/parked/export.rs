@@ -1,15 +1,14 @@
 //! `foldstream parked export`
 
 use std::collections::VecDeque;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use reqwest::Method;
 use serde::Serialize;
-use tempfile::NamedTempFile;
 
+use super::bundle_file::{self, Written};
 use super::{TIMEOUT, all_keys, as_listed, class, key_word};
 use crate::api::FailureClass;
 use crate::bundle::{Bundle, Failed};
@@ -59,6 +58,8 @@ struct Exported {
     entries: usize,
     failure: Option<Failed>,
     notes: Vec<String>,
+    /// The file was there before, with the same failure.
+    already_there: bool,
 }
 
 /// A key of which no bundle was written.
@@ -85,6 +86,7 @@ pub(super) async fn run(args: Args, client: &Client, context: &Context) -> anyho
         dir,
     } = args;
     let dir = dir.unwrap_or_default();
+    bundle_file::sweep(file.as_deref().unwrap_or(&dir.join("bundle")));
     let mut keys: VecDeque<String> = if all {
         let listed = all_keys(client, &name, class).await?.keys;
         listed.into_iter().map(|parked| parked.key).collect()
@@ -197,8 +199,10 @@ async fn export(
         // Only now: a name that there is not leaves no folder behind.
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
-    write(&file, &body).with_context(|| format!("cannot write {}", file.display()))?;
+    let written = bundle_file::write(&file, &body, &bundle)
+        .with_context(|| format!("cannot write {}", file.display()))?;
     Ok(Exported {
+        already_there: written == Written::AlreadyThere,
         file,
         events: bundle.events.len(),
         entries: bundle.entries.len(),
@@ -207,29 +211,21 @@ async fn export(
     })
 }
 
-/// Writes a new file that only its owner can read: it has people's data.
-fn write(file: &Path, content: &[u8]) -> std::io::Result<()> {
-    let folder = file
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let mut unfinished = NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
-    unfinished.write_all(content)?;
-    unfinished.as_file().sync_all()?;
-    unfinished.persist_noclobber(file)?;
-    Ok(())
-}
-
 fn line_of(exported: &Exported) -> String {
     let failure = exported.failure.as_ref().map_or_else(
         || "no failure".to_owned(),
         |failure| format!("{}: {}", failure.kind, printable(&failure.message)),
     );
+    let already = match exported.already_there {
+        true => "already there, ",
+        false => "",
+    };
     let entries = match exported.entries {
         1 => "1 entry".to_owned(),
         entries => format!("{entries} entries"),
     };
     format!(
-        "{}: {}, {entries} of the state; {failure}",
+        "{}: {already}{}, {entries} of the state; {failure}",
         exported.file.display(),
         counted(exported.events as u64, "event"),
     )

@@ -1,5 +1,6 @@
 //! `foldstream parked`: events that were set aside because they failed, and what waits behind them.
 
+mod bundle_file;
 mod export;
 
 use std::time::Duration;
