@@ -1,14 +1,82 @@
 //! Failure bundles: made whatever the deployment does, kept as they are, and replayed step by step.
 
 use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
 use foldstream::api::DeploymentState;
+use foldstream_tests::host;
+use foldstream_tests::process::Process;
+use foldstream_tests::{cli, guests, wait};
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::parking::{Bed, ILL, NAME};
 
 /// An event that fills the state: the deployment stops, whatever its policy.
 const FULL: (&str, &str) = ("eve", "fill 8388608");
+
+/// A bundle of the key `ada`, made by a host that is gone.
+async fn bundle(folder: &Path) -> String {
+    let bed = Bed::start("").await;
+    let last = bed.tell(&ILL).await;
+    bed.notes_at(last).await;
+    let file = folder.join("ada.json").display().to_string();
+    let line = format!("parked export mischief mischief.ada -f {file}");
+    bed.run(&line).expect(0);
+    file
+}
+
+/// Replays a bundle step by step with the corrected module, with this on standard input.
+fn stepped(file: &str, input: &str) -> cli::Output {
+    let fixed = guests::path("mischief-fixed").display().to_string();
+    let arguments = ["replay", file, "--step", "--module", &fixed];
+    cli::finish(host::foldstream().args(arguments), Some(input))
+}
+
+#[tokio::test]
+async fn a_replay_waits_after_each_event_shows_its_changes_and_can_be_quit() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = bundle(folder.path()).await;
+    let first = "2 mischief.ada: applied\n  + note/00000002  2";
+    let second = "4 mischief.ada: applied\n  + note/00000004  4";
+    // Enter; and the end of the input, behind which nobody can press a key.
+    for input in ["\n", ""] {
+        let output = stepped(&file, input).expect(0);
+        let (before, after) = output.stderr.split_once(first).expect("the first step");
+        assert!(!before.contains("applied"), "{output:?}");
+        assert!(after.contains(second), "{output:?}");
+        assert!(after.contains("2 events applied"), "{output:?}");
+    }
+    let output = stepped(&file, "q\n").expect(0);
+    assert!(output.stderr.contains(first), "{output:?}");
+    assert!(!output.stderr.contains(second), "{output:?}");
+    assert!(
+        output.stderr.contains("quit; 1 event not applied"),
+        "{output:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_replay_that_waits_ends_at_an_interrupt_and_leaves_no_files() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = bundle(folder.path()).await;
+    let temporary = tempfile::tempdir().expect("a temporary folder");
+    let mut command = host::foldstream();
+    command.env("TMPDIR", temporary.path());
+    command.args(["replay", &file, "--step"]);
+    let mut replay = Process::start_waiting_for_input("foldstream replay", &mut command);
+    wait::until("the first step", || async {
+        replay.printed("2 mischief.ada: rejected")
+    })
+    .await;
+    assert!(!replay.output().contains("4 mischief.ada"), "it waits");
+    replay.signal(Signal::INT);
+    let status = replay.wait(Duration::from_secs(20));
+    assert_eq!(status.code(), Some(130), "{}", replay.output());
+    let left = fs::read_dir(temporary.path()).expect("is there").count();
+    assert_eq!(left, 0, "it removes its temporary files");
+}
 
 #[tokio::test]
 async fn a_parked_key_is_exported_and_tried_out_while_its_deployment_rests() {

@@ -348,7 +348,7 @@ impl Cli {
             Command::Generate(args) => generate::run(&args, &context),
             Command::Test(args) => hosting(test::run(args, &context)),
             Command::Record(args) => asking(record::run(args, &context)),
-            Command::Replay(args) => replay::run(&args, &context),
+            Command::Replay(args) => asking(replay::run(args, &context)),
             Command::Contract(command) => asking(contract::run(command, &context)),
             Command::Deploy(args) => asking(deploy::run(args, &context)),
             Command::List(args) => asking(list::run(args, &context)),
@@ -396,9 +396,11 @@ fn asking(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<(
         .context("cannot start the runtime")?;
     runtime.block_on(async {
         tokio::select! {
-            result = command => result,
-            // A client needs no clean-up: the host has carried out a request, or has not.
+            // Ctrl-C first, so that it is caught before a command begins, which may have files to
+            // remove. Dropping a request does no harm: the host has carried it out, or has not.
+            biased;
             _ = tokio::signal::ctrl_c() => Err(Failure::interrupted().into()),
+            result = command => result,
         }
     })
 }

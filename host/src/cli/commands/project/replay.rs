@@ -1,10 +1,11 @@
 //! `foldstream replay`: reproduces a failure from a bundle, without a host.
 
-use std::io::{BufRead as _, IsTerminal as _};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use crate::bundle::{BUNDLE_BYTES_MAX, Bundle, Change, Ended, Failed, Replay, Step};
 use crate::cli::Context;
@@ -34,7 +35,7 @@ pub(crate) struct Args {
     /// Use this module instead of that of the bundle.
     #[arg(short, long, value_name = "FILE")]
     module: Option<PathBuf>,
-    /// Wait for Enter after each event.
+    /// Wait after each event: Enter applies the next one, `q` and Enter quits.
     #[arg(long)]
     step: bool,
     /// Show the calls that the module makes.
@@ -146,7 +147,7 @@ impl Shown {
 }
 
 /// Runs the replay, and says whether it went as expected.
-pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let content = small_file::read_within(&args.bundle, BUNDLE_BYTES_MAX)
         .with_context(|| format!("cannot read {}", args.bundle.display()))?;
     let bundle = Bundle::from_bytes(&content)
@@ -168,27 +169,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     for note in &bundle.notes {
         context.output.warning(note);
     }
-    let (mut shown, mut unknown) = (Vec::new(), 0);
-    while let Some((event, step)) = replay.step()? {
-        let mut step = Shown::of(&event, step);
-        if !args.calls {
-            step.calls.clear();
-        }
-        for read in &step.unknown {
-            context.output.warning(&format!(
-                "event {} reads {read}, which the bundle does not have, so from here on the \
-                 replay may differ from the host",
-                step.sequence
-            ));
-        }
-        unknown += step.unknown.len();
-        // Step by step they are shown at once; otherwise all together, in the chosen format.
-        if args.step {
-            context.output.say(&step.lines());
-            wait_for_enter()?;
-        }
-        shown.push(step);
-    }
+    let shown = applied(&mut replay, bundle.events.len(), &args, context).await?;
+    let unknown: usize = shown.iter().map(|step| step.unknown.len()).sum();
     if !args.step {
         context.output.many(&shown, &shown, |steps| {
             let lines: Vec<String> = steps.iter().map(Shown::lines).collect();
@@ -208,6 +190,52 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     }
     context.output.note(&text);
     Ok(())
+}
+
+/// Applies the events, of which there are `total`, unless the user quits before the last one.
+async fn applied(
+    replay: &mut Replay,
+    total: usize,
+    args: &Args,
+    context: &Context,
+) -> anyhow::Result<Vec<Shown>> {
+    let mut shown = Vec::new();
+    let mut keys = args.step.then(|| Keys::begin(context));
+    while let Some((event, step)) = replay.step()? {
+        let mut step = Shown::of(&event, step);
+        if !args.calls {
+            step.calls.clear();
+        }
+        for read in &step.unknown {
+            context.output.warning(&format!(
+                "event {} reads {read}, which the bundle does not have, so from here on the \
+                 replay may differ from the host",
+                step.sequence
+            ));
+        }
+        // Step by step they are shown at once; otherwise all together, in the chosen format.
+        if args.step {
+            context.output.say(&step.lines());
+        }
+        shown.push(step);
+        // Ctrl-C is noticed between two events.
+        tokio::task::yield_now().await;
+        // Behind the last one there is nothing to wait for.
+        let left = total - shown.len();
+        if let Some(waits) = keys.as_mut().filter(|_| left > 0) {
+            match waits.next().await {
+                Key::Next => {}
+                // Nobody can press a key any more.
+                Key::None => keys = None,
+                Key::Quit => {
+                    let left = counted(left as u64, "event");
+                    context.output.note(&format!("quit; {left} not applied"));
+                    break;
+                }
+            }
+        }
+    }
+    Ok(shown)
 }
 
 /// Whether the replay went as expected, and how it went, in words.
@@ -267,14 +295,45 @@ fn verdict(shown: &[Shown], expected: Option<&Failed>) -> (bool, String) {
     }
 }
 
-/// Waits until the user wants the next event. Without a terminal nobody can press a key.
-fn wait_for_enter() -> anyhow::Result<()> {
-    let stdin = std::io::stdin();
-    if stdin.is_terminal() {
-        let mut line = String::new();
-        stdin.lock().read_line(&mut line)?;
+/// What the user wants after an event.
+enum Key {
+    Next,
+    Quit,
+    /// Standard input has ended.
+    None,
+}
+
+/// The lines of standard input.
+struct Keys(mpsc::Receiver<String>);
+
+impl Keys {
+    /// Reads on a thread of its own: nothing interrupts a read, and Ctrl-C must not wait for one.
+    fn begin(context: &Context) -> Self {
+        if std::io::stdin().is_terminal() {
+            context
+                .output
+                .note("Enter applies the next event, q and Enter quits");
+        }
+        // One line ahead: the next is read once this one is taken.
+        let (lines, receiver) = mpsc::channel(1);
+        std::thread::spawn(move || {
+            let read = std::io::stdin().lines().map_while(Result::ok);
+            // The replay may be over.
+            let _ = read
+                .map(|line| lines.blocking_send(line))
+                .find(Result::is_err);
+        });
+        Self(receiver)
     }
-    Ok(())
+
+    /// Cancel-safe: a line that is not received stays.
+    async fn next(&mut self) -> Key {
+        match self.0.recv().await {
+            None => Key::None,
+            Some(line) if line.trim() == "q" => Key::Quit,
+            Some(_) => Key::Next,
+        }
+    }
 }
 
 #[cfg(test)]
