@@ -235,7 +235,8 @@ async fn every_command_about_failures_does_what_it_says() {
     );
     assert!(of("show").contains("2 events of 1 key"), "{said:?}");
     assert!(
-        of("parked export").contains("order-totals-333.bundle.json: 2 events"),
+        of("parked export")
+            .contains("order-totals-333.bundle.json: 2 events, 5 entries of the state; rejected"),
         "{said:?}"
     );
     assert!(
