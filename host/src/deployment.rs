@@ -637,12 +637,18 @@ fn timers_shown(
     // The firing's own note may be older than the last timer's end.
     let next_ns = runner.firing().next_ns().filter(|_| pending > 0);
     let (trouble, since) = runner.firing().trouble().unzip();
+    let looping = runner.firing().timer_loop().filter(|_| pending > 0);
     Some(overview::Timers {
         pending,
         next_at: next_ns.map(timestamp::format_ns),
         overdue_seconds: next_ns.map_or(0.0, age_seconds),
         trouble,
         since: since.map(|since| since.to_string()),
+        timer_loop: looping.map(|found| overview::TimerLoop {
+            timer: found.timer,
+            in_a_row: found.in_a_row,
+            since: found.since.to_string(),
+        }),
     })
 }
 

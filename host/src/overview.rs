@@ -247,6 +247,19 @@ pub struct Timers {
     pub trouble: Option<String>,
     /// Since when.
     pub since: Option<String>,
+    /// The loop that its timers make.
+    pub timer_loop: Option<TimerLoop>,
+}
+
+/// Timers that set each other for at once, without an end in sight.
+#[derive(Clone, Debug)]
+pub struct TimerLoop {
+    /// The timer that is pending.
+    pub timer: String,
+    /// How many timers in a row led to it.
+    pub in_a_row: u32,
+    /// Since when the host has known.
+    pub since: String,
 }
 
 /// A stream that a handler publishes to.

@@ -122,6 +122,7 @@ async fn alerts_ask_for_metrics_that_exist_from_the_start() {
         "outbox_promise",
         "outbox_troubled",
         "outbox_window_seconds",
+        "timers_looping",
         "timers_troubled",
     ] {
         known.insert(format!("foldstream_{metric}"));

@@ -1,10 +1,10 @@
-//! Timers that are set again to the time that they had, and timers whose firings or events their
-//! stream has lost.
+//! Timers that are set again: to the time that they had, or again and again without an end; and
+//! timers whose firings or events their stream has lost.
 
 use foldstream::api::{self, GenerationStatus};
 use foldstream_tests::host::Host;
 use foldstream_tests::nats::{self, NatsServer};
-use foldstream_tests::{guests, wait};
+use foldstream_tests::{cli, guests, wait};
 use serde_json::{Value, json};
 
 use crate::timers::{ALARM, LATER_MS, alarms, ask, event, names, pending, rang, start};
@@ -25,6 +25,85 @@ async fn timer_that_is_set_again_for_the_same_past_time_fires_at_once_each_time(
         }
     }
     pending(host.client(), 0).await;
+}
+
+/// Timers in a row after which they are a loop.
+const IN_A_ROW: u64 = 20;
+
+async fn looping(host: &Host) -> api::TimerLoop {
+    let is_loop = |shown: &api::Deployment| {
+        let timers = shown.timers.as_ref();
+        timers.is_some_and(|timers| timers.timer_loop.is_some())
+    };
+    let shown = host.client().show_when(ALARM, "find the loop", is_loop);
+    let timers = shown.await.timers.expect("it has some");
+    timers.timer_loop.expect("it was just there")
+}
+
+#[tokio::test]
+async fn timers_that_set_each_other_without_an_end_are_named_as_a_loop_and_slowed_down() {
+    let mut host = start(&format!("[state]\ntimers_in_a_row_max = {IN_A_ROW}\n")).await;
+    let soon = json!({ "name": "again-1000000", "after_ms": 0 });
+    // As many as may set each other, and no loop.
+    let few = json!({ "name": "again-10", "after_ms": 0 });
+    let told = [event("b", "set", &few), event("a", "set", &soon)];
+    host.client().append(&told).await;
+    let found = looping(&host).await;
+    assert_eq!(found.timer, "a/again-1000000");
+    assert!(u64::from(found.in_a_row) >= IN_A_ROW, "{found:?}");
+    let words = ["a timer loop", "a/again-1000000", "foldstream timers drop"];
+    let shown = cli::on(&host, &["show", ALARM]).expect(0).stdout;
+    let doctor = cli::on(&host, &["doctor"]).expect(0).stdout;
+    for word in words {
+        assert!(
+            shown.contains(word) && doctor.contains(word),
+            "{shown}{doctor}"
+        );
+    }
+    let metric = |value: u8| format!("foldstream_timers_looping{{deployment=\"alarm\"}} {value}");
+    let metrics = host.client().get("/metrics").await.text();
+    assert!(metrics.contains(&metric(1)), "{metrics}");
+
+    // It is in the state, so a start finds it again, and other timers do not wait for it.
+    host.kill();
+    host.restart().await;
+    looping(&host).await;
+    let other = json!({ "name": "tea", "after_ms": 0 });
+    host.client().append(&[event("b", "set", &other)]).await;
+    wait::until("another timer to ring", || async {
+        let rang = names(&rang(host.client(), 1).await);
+        rang.contains(&"b/tea".to_owned()).then_some(())
+    })
+    .await;
+    // Those of the others, and some of the loop that are slow.
+    assert_slowed_down(&rang(host.client(), IN_A_ROW as usize + 16).await);
+
+    // The timer may be another one between the list and the drop.
+    wait::until("the loop to end", || async {
+        cli::on(&host, &["timers", "drop", ALARM, "a/again-1000000"]);
+        let shown = host.client().show(ALARM).await;
+        let timers = shown.timers.expect("it has had some");
+        (timers.pending == 0 && timers.timer_loop.is_none()).then_some(())
+    })
+    .await;
+    let metrics = host.client().get("/metrics").await.text();
+    assert!(metrics.contains(&metric(0)), "{metrics}");
+}
+
+/// By the clock of the log, which is that of the host.
+fn assert_slowed_down(rang: &[Value]) {
+    let of_loop = rang
+        .iter()
+        .filter(|message| message["data"]["name"] == "a/again-1000000");
+    let fired: Vec<u64> = of_loop
+        .map(|message| message["data"]["fired"].as_u64().expect("a time"))
+        .collect();
+    // The first firing after a start has no pause before it.
+    let quick = fired
+        .windows(2)
+        .skip(IN_A_ROW as usize + 1)
+        .filter(|pair| pair[1] - pair[0] < 990_000_000);
+    assert!(quick.count() <= 1, "{fired:?}");
 }
 
 /// The names of the timers that rang in a stream, in their order.

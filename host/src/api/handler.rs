@@ -67,6 +67,21 @@ pub struct Timers {
     /// Since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
+    /// The loop that its timers make; the host fires one of them a second.
+    #[serde(default, rename = "loop", skip_serializing_if = "Option::is_none")]
+    pub timer_loop: Option<TimerLoop>,
+}
+
+/// Timers each of which set the next for less than a second later, more often in a row than
+/// `state.timers_in_a_row_max` allows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TimerLoop {
+    /// The name of the timer that is pending.
+    pub timer: String,
+    /// How many timers in a row led to it.
+    pub in_a_row: u32,
+    /// Since when the host has known.
+    pub since: String,
 }
 
 /// A pending timer.

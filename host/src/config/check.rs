@@ -96,6 +96,7 @@ impl Config {
         findings.positive("state.parked_events_max", state.parked_events_max);
         findings.positive("state.parked_bytes_max", state.parked_bytes_max);
         findings.positive("state.timers_pending_max", state.timers_pending_max);
+        findings.positive("state.timers_in_a_row_max", state.timers_in_a_row_max);
         if state.memtable_bytes_total > 0 {
             findings.ordered(
                 ("state.memtable_bytes", state.memtable_bytes),

@@ -196,6 +196,10 @@ settings! {
         pub parked_bytes_max: u64,
         /// Maximum number of pending timers of a handler; a handler that sets one more stops.
         pub timers_pending_max: u64,
+        /// Maximum number of timers in a row, each of which a handler sets for less than a second
+        /// later when the one before it fires; longer rows count as a loop, and one of their timers
+        /// fires a second.
+        pub timers_in_a_row_max: u32,
     }
 
     /// Batches and retries.
@@ -394,6 +398,7 @@ impl Default for State {
             parked_events_max: 100_000,
             parked_bytes_max: 256 << 20,
             timers_pending_max: 10_000_000,
+            timers_in_a_row_max: 1_000,
         }
     }
 }

@@ -108,6 +108,7 @@ impl Config {
             outbox_entries_max: self.state.outbox_entries_max,
             outbox_bytes_max: self.state.outbox_bytes_max,
             timers_pending_max: self.state.timers_pending_max,
+            timers_in_a_row_max: self.state.timers_in_a_row_max,
             memory: memory.clone(),
         }
     }

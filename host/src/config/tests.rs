@@ -604,6 +604,8 @@ state.flush_interval = "0s"
 state.memtable_bytes = "1GiB"
 state.memtable_bytes_total = "512MiB"
     state.memtable_bytes: is more than state.memtable_bytes_total; lower it, or raise the other
+state.timers_in_a_row_max = 0
+    state.timers_in_a_row_max: must be more than zero
 state.state_bytes_max = "1KiB"
     state.value_bytes_max: is more than state.state_bytes_max; lower it, or raise the other
 pipeline.batch_events = 0

@@ -265,6 +265,7 @@ impl From<overview::Timers> for api::Timers {
             overdue_seconds,
             trouble,
             since,
+            timer_loop,
         } = value;
         Self {
             pending,
@@ -272,6 +273,11 @@ impl From<overview::Timers> for api::Timers {
             overdue_seconds,
             trouble,
             since,
+            timer_loop: timer_loop.map(|found| api::TimerLoop {
+                timer: found.timer,
+                in_a_row: found.in_a_row,
+                since: found.since,
+            }),
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::state::{self, Due, Parked, Store};
 use crate::timers::{self, Firing, Timer, What};
 
 use crate::clock::{Clock, Look, wall_ns};
+use status::Change;
 pub(crate) use status::Status;
 
 /// Most firings published at once.
@@ -38,10 +39,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const REFUSALS_MAX: usize = 16;
 /// Most characters of a timer's name in a report.
 const NAME_MAX: usize = 60;
-/// From this depth on timers are taken for a loop, and fire slowly.
-const DEPTH_MAX: u32 = 1_000;
-/// The pause between such timers.
-const DEEP_PAUSE: Duration = Duration::from_secs(1);
+/// The pause between timers of a loop.
+const LOOP_PAUSE: Duration = Duration::from_secs(1);
 /// How long the task sleeps at most while a timer is pending: nothing announces that the clock was
 /// set.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
@@ -92,7 +91,7 @@ impl Task {
             is_stored: false,
             clock: Clock::default(),
             is_bare: false,
-            deep_at: None,
+            looped_at: None,
             begun: Instant::now(),
         };
         Self(runtime.spawn(work.run()))
@@ -149,8 +148,8 @@ struct Work {
     /// The last attempt failed. The next firings go without headers, which nothing depends on: with
     /// them, they may be larger than the stream takes.
     is_bare: bool,
-    /// When the last timer of an endless row fired.
-    deep_at: Option<Instant>,
+    /// When the last timer of a loop fired.
+    looped_at: Option<Instant>,
     /// When the task started: the steady clock counts from here.
     begun: Instant,
 }
@@ -189,6 +188,8 @@ impl Work {
                 |due: &&Due| self.parts.store.is_parked_firing(&self.subject, &due.name);
             let next = pending.iter().find(|due| !is_parked(due));
             self.parts.status.set_next(next.map(|due| due.at_ns));
+            let longest = pending.iter().filter(|due| !is_parked(due));
+            self.note_loop(longest.max_by_key(|due| due.depth));
             // Only if something may fire: an idle owner should not keep a connection.
             if !pending.is_empty() {
                 self.compare_clocks(&source).await;
@@ -354,13 +355,13 @@ impl Work {
                 }
             }
             // A loop of timers must not fill the stream.
-            if due.depth >= DEPTH_MAX {
-                let waited = self.deep_at.map(|at| at.elapsed());
-                if let Some(waited) = waited.filter(|waited| *waited < DEEP_PAUSE) {
-                    sleep = sleep.min(DEEP_PAUSE - waited);
+            if due.depth >= store.timers_in_a_row_max() {
+                let waited = self.looped_at.map(|at| at.elapsed());
+                if let Some(waited) = waited.filter(|waited| *waited < LOOP_PAUSE) {
+                    sleep = sleep.min(LOOP_PAUSE - waited);
                     continue;
                 }
-                self.note_deep(due);
+                self.looped_at = Some(Instant::now());
             }
             ready.push((due.clone(), attempt));
             // The others follow in the next round.
@@ -493,14 +494,18 @@ impl Work {
         ))
     }
 
-    /// A timer fires that is one of an endless row.
-    fn note_deep(&mut self, due: &Due) {
-        if self.deep_at.replace(Instant::now()).is_none() {
+    /// Reports the timer of the longest row, if that is a loop. Its end is in the commit that has
+    /// no such timer any more.
+    fn note_loop(&self, longest: Option<&Due>) {
+        let max = self.parts.store.timers_in_a_row_max();
+        let found = longest.filter(|due| due.depth >= max);
+        let named = found.map(|due| (due.name.as_str(), due.depth));
+        if self.parts.status.set_loop(named) == Change::Begun {
             tracing::warn!(
                 deployment = self.parts.deployment,
-                timer = due.name,
-                "timers set each other for at once, {DEPTH_MAX} times in a row; from now on one of them fires a second; \
-                 correct the module"
+                timer = named.map(|(name, _)| name),
+                "timers set each other for less than a second later, {max} times in a row, which is a loop; from now on \
+                 one of them fires a second; correct the module, or drop the timer with `foldstream timers drop`"
             );
         }
     }

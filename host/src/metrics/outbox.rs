@@ -95,6 +95,7 @@ struct Gauges {
     timers: IntGaugeVec,
     timers_overdue: GaugeVec,
     timers_troubled: IntGaugeVec,
+    timers_looping: IntGaugeVec,
 }
 
 impl Gauges {
@@ -174,6 +175,12 @@ impl Gauges {
                 "1 while a timer that is due cannot fire, otherwise 0.",
                 DEPLOYMENT,
             ),
+            timers_looping: gauge(
+                registry,
+                "foldstream_timers_looping",
+                "1 while timers set each other without a pause and are slowed down, otherwise 0.",
+                DEPLOYMENT,
+            ),
         }
     }
 
@@ -187,6 +194,7 @@ impl Gauges {
             &self.troubled,
             &self.timers,
             &self.timers_troubled,
+            &self.timers_looping,
         ] {
             vector.reset();
         }
@@ -213,6 +221,9 @@ impl Gauges {
             self.timers_troubled
                 .with_label_values(&[name])
                 .set(i64::from(timers.trouble.is_some()));
+            self.timers_looping
+                .with_label_values(&[name])
+                .set(i64::from(timers.timer_loop.is_some()));
         }
         let Some(outbox) = &deployment.outbox else {
             return;

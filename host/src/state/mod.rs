@@ -144,6 +144,8 @@ pub struct Options {
     pub outbox_bytes_max: u64,
     /// Most timers that are pending.
     pub timers_pending_max: u64,
+    /// From this many timers in a row on, each of which set the next for at once, they are a loop.
+    pub timers_in_a_row_max: u32,
     /// The source of memory for a running batch.
     pub memory: Memory,
 }
@@ -158,6 +160,7 @@ impl Default for Options {
             outbox_entries_max: 100_000,
             outbox_bytes_max: 256 << 20,
             timers_pending_max: 10_000_000,
+            timers_in_a_row_max: 1_000,
             memory: Memory::unlimited(),
         }
     }

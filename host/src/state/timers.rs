@@ -326,6 +326,11 @@ impl Store {
         self.inner.timers.pending()
     }
 
+    /// From how many timers in a row on they are a loop, if each set the next for at once.
+    pub fn timers_in_a_row_max(&self) -> u32 {
+        self.inner.options.timers_in_a_row_max
+    }
+
     /// The first durable timers by time, up to a time, without reading the others. Blocking.
     pub fn due_timers(&self, until_ns: u64, max: usize) -> Result<Vec<Due>, Error> {
         self.inner.file.due(Bound::Unbounded, until_ns, max)

@@ -1,7 +1,7 @@
 //! How `show` describes the timers of a handler.
 
-use crate::api::Timers;
-use crate::cli::support::output::{counted, span};
+use crate::api::{TimerLoop, Timers};
+use crate::cli::support::output::{counted, grouped, span};
 
 /// The rows of `show`.
 pub(crate) fn rows(timers: &Timers) -> Vec<(&'static str, String)> {
@@ -24,7 +24,21 @@ pub(crate) fn rows(timers: &Timers) -> Vec<(&'static str, String)> {
             format!("some cannot fire since {since}: {trouble}"),
         )
     }));
+    rows.extend(timers.timer_loop.as_ref().map(|found| {
+        let words = format!("{}, since {}", looping(found), found.since);
+        ("timers", words)
+    }));
     rows
+}
+
+/// What a timer loop is, and what ends it.
+pub(crate) fn looping(found: &TimerLoop) -> String {
+    format!(
+        "a timer loop: {} timers in a row set the next for less than a second later, the last one {:?}; one of them \
+         fires a second; correct the module, or end the loop with `foldstream timers drop`",
+        grouped(u64::from(found.in_a_row)),
+        found.timer
+    )
 }
 
 #[cfg(test)]
@@ -41,6 +55,11 @@ mod tests {
             overdue_seconds: 120.0,
             trouble: Some("no stream stores subject _fs.timers.ship".to_owned()),
             since: Some("2026-11-23T10:00:01Z".to_owned()),
+            timer_loop: Some(TimerLoop {
+                timer: "poll".to_owned(),
+                in_a_row: 1_024,
+                since: "2026-11-23T10:00:02Z".to_owned(),
+            }),
         };
         let rows = rows(&late);
         assert!(
@@ -51,5 +70,9 @@ mod tests {
         );
         assert!(rows[0].1.ends_with("ago"), "{rows:?}");
         assert!(rows[1].1.contains("no stream stores"), "{rows:?}");
+        assert!(
+            rows[2].1.contains("1,024 timers in a row") && rows[2].1.ends_with("10:00:02Z"),
+            "{rows:?}"
+        );
     }
 }

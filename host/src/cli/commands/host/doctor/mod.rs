@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::api::{Deployment, DeploymentList, DeploymentState, HostInfo, SourceInfo, SourceList};
 use crate::cli::Context;
 use crate::cli::commands::deployments::outbox::{self, Promised};
+use crate::cli::commands::deployments::timers;
 use crate::cli::commands::project::languages::rust;
 use crate::cli::support::client::{self, Client};
 use crate::cli::support::config_args;
@@ -267,13 +268,20 @@ fn check_outbox(deployment: &Deployment) -> Vec<Check> {
     targets.map(check).collect()
 }
 
-/// Whether the timers of a handler can fire.
-fn check_timers(deployment: &Deployment) -> Option<Check> {
-    let trouble = deployment.timers.as_ref()?.trouble.as_ref()?;
-    Some(Check::warn(
-        format!("timers of {}", deployment.name),
-        format!("some cannot fire: {trouble}"),
-    ))
+/// Whether the timers of a handler can fire, and come to an end.
+fn check_timers(deployment: &Deployment) -> Vec<Check> {
+    let Some(shown) = &deployment.timers else {
+        return Vec::new();
+    };
+    let trouble = shown.trouble.as_ref();
+    let trouble = trouble.map(|trouble| format!("some cannot fire: {trouble}"));
+    let found = trouble
+        .into_iter()
+        .chain(shown.timer_loop.as_ref().map(timers::looping));
+    let name = format!("timers of {}", deployment.name);
+    found
+        .map(|found| Check::warn(name.clone(), found))
+        .collect()
 }
 
 /// Whether events about parked events reach their target.
