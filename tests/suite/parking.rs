@@ -249,6 +249,45 @@ async fn verify_and_reads_of_the_past_repeat_what_was_parked_applied_later_and_d
 }
 
 #[tokio::test]
+async fn a_rebuild_of_one_key_says_what_stays_parked_of_others() {
+    const TOTALS: &str = "customer-totals";
+    let host = Host::start_with("").await;
+    let module = guests::module(TOTALS);
+    let client = host.client();
+    client
+        .deploy_with(TOTALS, &module, "&on-failure=park")
+        .await;
+    let order = |customer: &str| {
+        let data =
+            json!({ "order": "o", "customer": customer, "cents": 5, "items": 1, "channel": "web" });
+        new_event(&format!("orders.{customer}.placed"), data)
+    };
+    let broken = |customer: &str| new_event(&format!("orders.{customer}.placed"), json!("{"));
+    let told = [
+        order("ada"),
+        broken("bob"),
+        order("bob"),
+        order("ada"),
+        broken("carl"),
+    ];
+    let last = client.append(&told).await.last_sequence;
+    client.reached(TOTALS, last).await;
+    let rebuild = ["rebuild", TOTALS, "--key", "ada"];
+    let rebuilt = cli::on(&host, &rebuild).expect(0);
+    let remark = "3 events of 2 other keys stay parked";
+    assert!(rebuilt.stdout.contains(remark), "{rebuilt:?}");
+    let path = "rebuild-part?key=ada";
+    let part: api::PartialRebuild = client.act(TOTALS, path).await.expect(200).json();
+    assert_eq!((part.parked.events, part.parked.keys), (3, 2));
+    // Without any it says nothing of them.
+    let drop = ["parked", "drop", TOTALS, "bob", "carl", "--whole-keys"];
+    let reason = ["--reason", "broken"];
+    cli::on(&host, &[&drop[..], &reason[..]].concat()).expect(0);
+    let rebuilt = cli::on(&host, &rebuild).expect(0);
+    assert!(!rebuilt.stdout.contains("parked"), "{rebuilt:?}");
+}
+
+#[tokio::test]
 async fn a_rebuild_makes_up_for_parked_events_and_a_rollback_returns_to_them() {
     let bed = Bed::start("").await;
     let last = bed.tell(&ILL).await;

@@ -328,6 +328,10 @@ pub struct PartialRebuild {
     /// accepted as missing: of this key or of others.
     #[serde(default)]
     pub missing_events: u64,
+    /// What the state has parked of other keys: it still lacks the effects of these events. A key
+    /// with parked events is not rebuilt.
+    #[serde(default)]
+    pub parked: ParkedCounts,
 }
 
 /// A running or waiting rebuild.

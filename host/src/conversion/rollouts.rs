@@ -121,6 +121,7 @@ impl From<PartialRebuild> for api::PartialRebuild {
             removed,
             left,
             skipped,
+            parked,
         } = replaced;
         Self {
             selection,
@@ -133,6 +134,7 @@ impl From<PartialRebuild> for api::PartialRebuild {
             skipped,
             lacks,
             missing_events,
+            parked: parked.into(),
         }
     }
 }

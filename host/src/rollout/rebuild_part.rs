@@ -12,10 +12,11 @@ use super::Rollouts;
 use super::belongings::{self, Ahead};
 use super::key_part::{KeyPart, Keys, NoPart, Ownership};
 use crate::actor::blocking;
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, parked_counts};
 use crate::deployments::{Error, FILTERED_HOLD_MAX, MissingEvents, align, crash_points};
 use crate::event::Payload;
 use crate::history::{Accepted, SideFold, SideFoldOptions, lacking, lacking_in_words};
+use crate::overview;
 use crate::runner::Runner;
 use crate::state::catalogue::Generation;
 use crate::state::exceptions::{Past, Skips};
@@ -43,6 +44,8 @@ pub struct Replacement {
     pub left: Vec<String>,
     /// Sequences that were skipped, because the active state skipped them.
     pub skipped: Vec<u64>,
+    /// What the active state has parked: all of it of other keys.
+    pub parked: overview::Parked,
 }
 
 /// The result of a partial rebuild.
@@ -171,6 +174,7 @@ async fn put_in_place(
     let aligned = aligned.map_err(|missed| Error::Conflict(format!("{missed}; try again")))?;
     // Again, now that nothing moves.
     refuse_parked(deployment, &chosen.keys)?;
+    let parked = parked_counts(serving.store().as_ref());
     let (ours, theirs) = aligned.snapshots(&serving, &fold.runner)?;
     let missing = lacking_in_part(rollouts, (&ours, &theirs), &chosen)?;
     let skipped = theirs.exceptions().into_keys().collect();
@@ -213,6 +217,7 @@ async fn put_in_place(
         removed,
         left,
         skipped,
+        parked,
     })
 }
 

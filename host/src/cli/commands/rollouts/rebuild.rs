@@ -8,7 +8,7 @@ use crate::cli::commands::deployments::deploy::{self, Waiting};
 use crate::cli::support::candidate::CandidateArgs;
 use crate::cli::support::client::{Client, UPLOAD_TIMEOUT};
 use crate::cli::support::exit::{Exit, Failure};
-use crate::cli::support::output::grouped;
+use crate::cli::support::output::{counted, grouped};
 use crate::overview::missing_remark;
 
 /// Build the read model of a deployment from scratch, alongside the active one, and let it take
@@ -115,6 +115,14 @@ async fn rebuild_part(
             .as_ref()
             .map_or_else(String::new, |lacks| format!("; {lacks}"));
         let missing = missing_remark(rebuilt.missing_events);
+        let parked = match rebuilt.parked.events {
+            0 => String::new(),
+            events => format!(
+                "; {} of {} stay parked (`foldstream parked list {name}`)",
+                counted(events, "event"),
+                counted(rebuilt.parked.keys, "other key")
+            ),
+        };
         let left = match &rebuilt.left[..] {
             [] => String::new(),
             left => format!(
@@ -125,7 +133,7 @@ async fn rebuild_part(
         };
         format!(
             "{name}: {} rebuilt at position {}: {} events, {} entries written, {} \
-             removed{lacks}{missing}{left}",
+             removed{lacks}{missing}{parked}{left}",
             rebuilt.selection,
             grouped(rebuilt.position),
             grouped(rebuilt.events),
