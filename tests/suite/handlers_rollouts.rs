@@ -17,7 +17,8 @@ use foldstream_tests::{cli, guests, wait};
 
 /// Small and frequent flushes, so that kills fall before, into and behind commits; and time to
 /// align on a busy machine.
-const CONFIG: &str = "[state]\nflush_interval = \"50ms\"\n[rollout]\nhold_max = \"5s\"\n";
+pub(crate) const CONFIG: &str =
+    "[state]\nflush_interval = \"50ms\"\n[rollout]\nhold_max = \"5s\"\n";
 
 /// A host with an embedded log to read, and a stream to publish to whose window is far shorter than
 /// any outage: what is sent again is stored again.
@@ -414,13 +415,33 @@ async fn code_that_is_put_back_after_its_probation_sends_nothing_twice() {
 
 /// How to get to a step of a hand-over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub(crate) enum Way {
     Rebuild,
     Rollback,
 }
 
+impl Way {
+    /// What a client asks for.
+    pub(crate) fn action(self) -> &'static str {
+        match self {
+            Self::Rebuild => "rebuild",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
+/// Whether the catalogue names the new owner at a step.
+pub(crate) fn is_recorded_at(step: &str) -> bool {
+    [
+        "cut-over-recorded",
+        "cut-over-released",
+        "hand-over-confirmed",
+    ]
+    .contains(&step)
+}
+
 /// Every step of a hand-over.
-const STEPS: [&str; 7] = [
+pub(crate) const STEPS: [&str; 7] = [
     "build-ready",
     "hand-over-copied",
     "cut-over-held",
@@ -455,14 +476,9 @@ async fn killed_at(step: &str, way: Way) {
         (stored(&stage.server).await.len() > before).then_some(())
     })
     .await;
-    let action = if way == Way::Rebuild {
-        "rebuild"
-    } else {
-        "rollback"
-    };
     let client = stage.client().clone();
     // No answer is the answer of the dead.
-    let path = format!("/v1/deployments/{REACTOR}/{action}");
+    let path = format!("/v1/deployments/{REACTOR}/{}", way.action());
     let _ = client
         .try_send(client.request(reqwest::Method::POST, &path))
         .await;
@@ -474,14 +490,8 @@ async fn killed_at(step: &str, way: Way) {
     stage.append(20, "three").await;
     stage.settled().await;
     let shown = stage.assert_each_once().await;
-    let is_recorded = [
-        "cut-over-recorded",
-        "cut-over-released",
-        "hand-over-confirmed",
-    ]
-    .contains(&step);
     // A rebuild is taken up again.
-    let changes = u64::from(is_recorded || way == Way::Rebuild);
+    let changes = u64::from(is_recorded_at(step) || way == Way::Rebuild);
     assert_eq!(outbox(&shown).epoch, epoch + changes, "{step} by {way:?}");
     // And the owner of the effects can hand them over.
     stage.rebuild().await;

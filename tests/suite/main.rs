@@ -55,6 +55,7 @@ mod generate; // types of schemas: compiled by each language, and events that st
 mod handlers; // messages that leave once, on the embedded log
 mod handlers_jetstream; // the same on a NATS server that goes away, and behind a proxy that swallows answers
 mod handlers_rollouts; // effects that change hands: rebuilt, rolled back and put back, killed at every step
+mod handlers_timers; // timers that change hands with them, killed at every step
 mod idle; // without work a host rests, and folds give way to those who ask
 mod inbox; // events that were published twice are folded once, in every fold
 mod integrity; // doctor reads the files of a host that is down
