@@ -1,6 +1,7 @@
 //! A handler that parks, against a model in memory: events, failures, retries, drops, upgrades,
-//! releases that are put back, rebuilds and kills in an order drawn by a seed. After each step the
-//! host has parked what the model has parked, and its state is the model's; each key's messages are
+//! releases that are put back, rebuilds and kills in an order drawn by a seed; kills also come while
+//! events are applied, retried and dropped, and while a state is rebuilt. After each step the host
+//! has parked what the model has parked, and its state is the model's; each key's messages are
 //! stored in the order in which the model applied its events; and once nothing is parked, the state
 //! equals the fold.
 
@@ -319,6 +320,49 @@ impl Bed {
         "put back".to_owned()
     }
 
+    /// The host is killed while it applies events.
+    async fn append_in_motion(&mut self) -> String {
+        let events = self.draw();
+        let told = self.append(&events).await;
+        self.learn(told);
+        kill_in_motion(&mut self.host, &mut self.random).await;
+        format!("append and kill {events:?}")
+    }
+
+    /// The host is killed while it retries all parked keys.
+    async fn retry_in_motion(&mut self, keys: &[u64]) -> String {
+        self.release_in_motion("retry", keys, json!({})).await;
+        keys.iter().for_each(|key| self.model.retry(*key));
+        format!("retry and kill {keys:?}")
+    }
+
+    /// The host is killed while it drops a key.
+    async fn drop_in_motion(&mut self, key: u64) -> String {
+        let selection = json!({ "whole_keys": true, "reason": "drawn" });
+        self.release_in_motion("drop", &[key], selection).await;
+        self.model.drop(key, Dropped::Whole);
+        format!("drop and kill {key}")
+    }
+
+    async fn release_in_motion(
+        &mut self,
+        what: &str,
+        keys: &[u64],
+        mut selection: serde_json::Value,
+    ) {
+        let keys: Vec<_> = keys.iter().map(u64::to_string).collect();
+        selection["keys"] = json!(keys);
+        let released = Released {
+            name: REACTOR,
+            what,
+            selection,
+            last: self.model.last,
+            keys,
+        };
+        self.client().reached(REACTOR, self.model.last).await;
+        killed_while_released(&mut self.host, &mut self.random, &released).await;
+    }
+
     async fn rebuild(&mut self) -> String {
         self.client().reached(REACTOR, self.model.last).await;
         rebuild(self.client(), REACTOR).await;
@@ -363,16 +407,19 @@ impl Modelled for Bed {
         let parked = self.model.parked_keys();
         let key = (!parked.is_empty()).then(|| parked[self.random.usize(..parked.len())]);
         match (self.random.u8(..24), key) {
-            (0..8, _) => {
+            (0..6, _) => {
                 let events = self.draw();
                 let told = self.append(&events).await;
                 self.learn(told);
                 format!("append {events:?}")
             }
-            (8..11, Some(_)) if parked.len() == 1 => self.retry_all(&parked).await,
-            (8..11, Some(key)) => self.retry(&[key]).await,
-            (11, Some(_)) => self.retry_all(&parked).await,
+            (6..8, _) => self.append_in_motion().await,
+            (8, Some(_)) if parked.len() == 1 => self.retry_all(&parked).await,
+            (8..10, Some(key)) => self.retry(&[key]).await,
+            (10, Some(_)) => self.retry_all(&parked).await,
+            (11, Some(_)) => self.retry_in_motion(&parked).await,
             (12, Some(key)) => self.drop(key, Dropped::First).await,
+            (13, Some(key)) if self.random.bool() => self.drop_in_motion(key).await,
             (13, Some(key)) => self.drop(key, Dropped::Whole).await,
             (14..17, _) => self.upgrade().await,
             (17, _) => self.put_back().await,
@@ -383,11 +430,17 @@ impl Modelled for Bed {
                 self.host.restart().await;
                 "stop".to_owned()
             }
-            _ => {
+            (21, None) if self.model.can_fold_again() => {
+                self.client().reached(REACTOR, self.model.last).await;
+                killed_while_rebuilt(&mut self.host, &mut self.random, REACTOR).await;
+                "rebuild and kill".to_owned()
+            }
+            (22, _) => {
                 self.host.kill();
                 self.host.restart().await;
                 "kill".to_owned()
             }
+            _ => self.append_in_motion().await,
         }
     }
 
@@ -444,6 +497,82 @@ impl Modelled for Bed {
         self.check().await;
         self.check_messages().await;
     }
+}
+
+/// Longest time from a request to the kill, in microseconds: a few commits.
+const MOMENT_US: u64 = 150_000;
+
+/// Kills the host at a drawn moment of what it does, and starts it again.
+pub(crate) async fn kill_in_motion(host: &mut Host, random: &mut fastrand::Rng) {
+    tokio::time::sleep(Duration::from_micros(random.u64(..MOMENT_US))).await;
+    host.kill();
+    host.restart().await;
+}
+
+/// Asks a deployment for something while the host is killed: that may be done then, or not.
+pub(crate) async fn killed_while_asked(
+    host: &mut Host,
+    random: &mut fastrand::Rng,
+    (path, body): (String, serde_json::Value),
+) {
+    let client = host.client().clone();
+    let request = client
+        .request(reqwest::Method::POST, &path)
+        .header("content-type", "application/json")
+        .body(body.to_string());
+    // No answer is the answer of the dead.
+    let asked = tokio::spawn(async move { drop(client.try_send(request).await) });
+    kill_in_motion(host, random).await;
+    asked.await.expect("it only asks");
+}
+
+/// Retries everything that is parked, or drops a key, while the host is killed; and again after the
+/// start if anything of these keys is left.
+pub(crate) async fn killed_while_released(
+    host: &mut Host,
+    random: &mut fastrand::Rng,
+    released: &Released<'_>,
+) {
+    let Released {
+        name,
+        what,
+        selection,
+        last,
+        keys,
+    } = released;
+    let path = format!("/v1/deployments/{name}/parked/{what}");
+    killed_while_asked(host, random, (path, selection.clone())).await;
+    let client = host.client();
+    client.reached(name, *last).await;
+    let left = parked(client, name).await;
+    let left: Vec<_> = keys.iter().filter(|key| left.contains_key(*key)).collect();
+    if !left.is_empty() {
+        let mut selection = selection.clone();
+        selection["keys"] = json!(left);
+        ask(client, name, what, &selection).await;
+    }
+}
+
+/// Parked keys that are retried or dropped.
+pub(crate) struct Released<'a> {
+    /// Of this deployment.
+    pub(crate) name: &'a str,
+    /// `retry` or `drop`.
+    pub(crate) what: &'a str,
+    pub(crate) selection: serde_json::Value,
+    /// The position at which the state is open and complete.
+    pub(crate) last: u64,
+    pub(crate) keys: Vec<String>,
+}
+
+/// Rebuilds a state while the host is killed: the new one takes over, or there is none.
+pub(crate) async fn killed_while_rebuilt(host: &mut Host, random: &mut fastrand::Rng, name: &str) {
+    let path = format!("/v1/deployments/{name}/rebuild");
+    killed_while_asked(host, random, (path, serde_json::Value::Null)).await;
+    let client = host.client();
+    client
+        .show_when(name, "come to rest", |shown| shown.candidate.is_none())
+        .await;
 }
 
 /// Retries or drops what is parked.

@@ -1,7 +1,8 @@
 //! A handler that sets timers and parks, and a projection of what it is asked and publishes, against
 //! a model in memory: timers that are set, replaced, cancelled, fired and parked, failures, retries,
 //! drops, upgrades of both, releases that are put back, rebuilds and kills in an order drawn by a
-//! seed. After each step both states are the model's, each timer has rung as often as in the model,
+//! seed; kills also come while events are applied, timers fire, keys are retried and dropped, and a
+//! state is rebuilt. After each step both states are the model's, each timer has rung as often as in the model,
 //! and in the order of its key.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,7 +14,10 @@ use foldstream_tests::reactor;
 use foldstream_tests::{guests, wait};
 use serde_json::json;
 
-use crate::modelled::{Dropped, Modelled, ask, follow, parked, rebuild, verify};
+use crate::modelled::{
+    Dropped, Modelled, Released, ask, follow, kill_in_motion, killed_while_rebuilt,
+    killed_while_released, parked, rebuild, verify,
+};
 
 const ALARM: &str = "alarm";
 const BELL: &str = "bell";
@@ -266,6 +270,50 @@ impl Bed {
         format!("drop {selection}")
     }
 
+    /// The host is killed while it handles events and fires timers.
+    async fn append_in_motion(&mut self) -> String {
+        let events = self.draw();
+        self.append(&events).await;
+        kill_in_motion(&mut self.host, &mut self.random).await;
+        format!("append and kill {events:?}")
+    }
+
+    /// The host is killed while it retries all parked keys.
+    async fn retry_in_motion(&mut self, keys: &[&'static str]) -> String {
+        let selection = json!({ "keys": keys });
+        self.release_in_motion("retry", keys, selection).await;
+        for key in keys {
+            let of = self.keys.get_mut(key).expect("it is parked");
+            of.retry(self.code);
+        }
+        format!("retry and kill {keys:?}")
+    }
+
+    /// The host is killed while it drops a key.
+    async fn drop_in_motion(&mut self, key: &'static str) -> String {
+        let selection = json!({ "keys": [key], "whole_keys": true, "reason": "drawn" });
+        self.release_in_motion("drop", &[key], selection).await;
+        let of = self.keys.get_mut(key).expect("it is parked");
+        of.drop(Dropped::Whole, self.code);
+        format!("drop and kill {key}")
+    }
+
+    async fn release_in_motion(
+        &mut self,
+        what: &str,
+        keys: &[&'static str],
+        selection: serde_json::Value,
+    ) {
+        let released = Released {
+            name: ALARM,
+            what,
+            selection,
+            last: self.last,
+            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        };
+        killed_while_released(&mut self.host, &mut self.random, &released).await;
+    }
+
     async fn deploy(&mut self, code: Code) -> u64 {
         self.releases += 1;
         let guest = match code {
@@ -379,18 +427,25 @@ impl Modelled for Bed {
         let parked = self.parked_keys();
         let key = (!parked.is_empty()).then(|| parked[self.random.usize(..parked.len())]);
         match (self.random.u8(..24), key) {
-            (0..9, _) => {
+            (0..7, _) => {
                 let events = self.draw();
                 self.append(&events).await;
                 format!("append {events:?}")
             }
-            (9..12, Some(key)) => self.retry(&[key]).await,
+            (7..9, _) => self.append_in_motion().await,
+            (9..11, Some(key)) => self.retry(&[key]).await,
+            (11, Some(_)) => self.retry_in_motion(&parked).await,
             (12, Some(_)) => self.retry(&parked).await,
             (13, Some(key)) => self.drop(key, Dropped::First).await,
+            (14, Some(key)) if self.random.bool() => self.drop_in_motion(key).await,
             (14, Some(key)) => self.drop(key, Dropped::Whole).await,
             (15..18, _) => self.upgrade().await,
             (18, _) => self.put_back().await,
             // What a fold of now could not apply was applied by other code.
+            (19, None) if self.code == Code::Fixed && self.random.bool() => {
+                killed_while_rebuilt(&mut self.host, &mut self.random, ALARM).await;
+                "rebuild the handler and kill".to_owned()
+            }
             (19, None) if self.code == Code::Fixed => {
                 rebuild(self.client(), ALARM).await;
                 "rebuild the handler".to_owned()
@@ -416,11 +471,12 @@ impl Modelled for Bed {
                 self.host.restart().await;
                 "stop".to_owned()
             }
-            _ => {
+            (23, _) if self.random.bool() => {
                 self.host.kill();
                 self.host.restart().await;
                 "kill".to_owned()
             }
+            _ => self.append_in_motion().await,
         }
     }
 
