@@ -8,6 +8,7 @@
 //!
 //! What is removed by age waits in the same way ([`RemovalClock`]).
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A jump is at least this large.
@@ -20,6 +21,27 @@ const COMPARED: Duration = Duration::from_secs(60);
 /// The time of this machine's clock, in nanoseconds since the Unix epoch.
 pub(crate) fn wall_ns() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0)
+}
+
+/// What the clocks of this machine show.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    /// That of the day, in nanoseconds since the Unix epoch.
+    pub(crate) wall_ns: u64,
+    /// The steady one, which is never set: it counts from any fixed moment.
+    pub(crate) steady: Duration,
+}
+
+/// Reads both clocks.
+pub(crate) type Clocks = Arc<dyn Fn() -> Reading + Send + Sync>;
+
+/// The clocks of this machine.
+pub(crate) fn of_this_machine() -> Clocks {
+    let begun = Instant::now();
+    Arc::new(move || Reading {
+        wall_ns: wall_ns(),
+        steady: begun.elapsed(),
+    })
 }
 
 /// Watches this machine's clock. Times of the steady clock count from any fixed moment.

@@ -7,6 +7,8 @@
 //! firing is parked, its timer stays pending, and no other one is published for it.
 
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use crate::source::{Outlet, Source};
 use crate::state::{self, Due, Parked, Store};
 use crate::timers::{self, Firing, Timer, What};
 
-use crate::clock::{Clock, Look, wall_ns};
+use crate::clock::{Clock, Clocks, Look};
 use status::Change;
 pub(crate) use status::Status;
 
@@ -72,6 +74,8 @@ pub(crate) struct Parts {
     pub(crate) status: Arc<Status>,
     /// Counters.
     pub(crate) metrics: DeploymentMetrics,
+    /// The clocks of this machine.
+    pub(crate) clocks: Clocks,
 }
 
 /// Fires timers until it is dropped.
@@ -92,7 +96,6 @@ impl Task {
             clock: Clock::default(),
             is_bare: false,
             looped_at: None,
-            begun: Instant::now(),
         };
         Self(runtime.spawn(work.run()))
     }
@@ -150,8 +153,6 @@ struct Work {
     is_bare: bool,
     /// When the last timer of a loop fired.
     looped_at: Option<Instant>,
-    /// When the task started: the steady clock counts from here.
-    begun: Instant,
 }
 
 impl Work {
@@ -183,18 +184,13 @@ impl Work {
                     continue;
                 }
             };
-            // One of a parked key waits for an operator, and is not late because of its host.
-            let is_parked =
-                |due: &&Due| self.parts.store.is_parked_firing(&self.subject, &due.name);
-            let next = pending.iter().find(|due| !is_parked(due));
-            self.parts.status.set_next(next.map(|due| due.at_ns));
-            let longest = pending.iter().filter(|due| !is_parked(due));
-            self.note_loop(longest.max_by_key(|due| due.depth));
+            self.report_pending(&pending);
             // Only if something may fire: an idle owner should not keep a connection.
             if !pending.is_empty() {
                 self.compare_clocks(&source).await;
             }
-            let now_ns = match self.clock.look(wall_ns(), self.begun.elapsed()) {
+            let shown = (self.parts.clocks)();
+            let now_ns = match self.clock.look(shown.wall_ns, shown.steady) {
                 Look::Now(now_ns) => now_ns,
                 Look::Jumped(settles) => {
                     self.rest(settles.min(SLEEP_MAX)).await;
@@ -242,20 +238,34 @@ impl Work {
         }
     }
 
+    fn report_pending(&self, pending: &[Due]) {
+        let (store, subject) = (&self.parts.store, &self.subject);
+        // One of a parked key may_fire for an operator, and is not late because of its host.
+        let may_fire = |due: &&Due| !store.is_parked_firing(subject, &due.name);
+        let next = pending.iter().find(may_fire);
+        self.parts.status.set_next(next.map(|due| due.at_ns));
+        let longest = pending.iter().filter(may_fire).max_by_key(|due| due.depth);
+        self.note_loop(longest);
+    }
+
     /// Finds out how far the clock of a server is ahead, now and then. Without an answer it stays
     /// as it was: the fold ignores what comes too early.
     async fn compare_clocks(&mut self, source: &Source) {
         // Taken out, because the call borrows it across an await.
         let outlet = self.outlet.take().unwrap_or_else(|| source.outlet());
-        if outlet.has_other_clock() && self.clock.must_compare(self.begun.elapsed()) {
-            let before_ns = wall_ns();
+        let before = (self.parts.clocks)();
+        if outlet.has_other_clock() && self.clock.must_compare(before.steady) {
             // Without an answer the comparison is made again later; timers fire by the clock that
             // is known.
             let time_ns = outlet.time_ns().await;
-            let (after_ns, steady) = (wall_ns(), self.begun.elapsed());
+            let after = (self.parts.clocks)();
             match time_ns {
-                Some(time_ns) => self.clock.compared(time_ns, before_ns, after_ns, steady),
-                None => self.clock.not_compared(steady),
+                Some(time_ns) => {
+                    let (before_ns, after_ns) = (before.wall_ns, after.wall_ns);
+                    self.clock
+                        .compared(time_ns, before_ns, after_ns, after.steady);
+                }
+                None => self.clock.not_compared(after.steady),
             }
         }
         self.outlet = Some(outlet);

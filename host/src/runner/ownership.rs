@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use super::options::Program;
 use super::worker::Worker;
 use super::{Runner, Shared};
+use crate::clock;
 use crate::effects::{Grants, Owner, OwnerMismatch, Role};
 use crate::firing::{self, Activity};
 use crate::outbox::{Parts, Releaser};
@@ -143,6 +144,7 @@ impl Shared {
             changed: self.outbox_wake.subscribe(),
             status: Arc::clone(&self.firing),
             metrics: self.metrics.clone(),
+            clocks: clock::of_this_machine(),
         };
         firing::Task::start(parts, &self.releasing.runtime)
     }
