@@ -1,11 +1,13 @@
 //! Sagas without a coordinator, on a real host: checkout, stock and shipping know only each other's
 //! events, and each order is delivered or undone.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use foldstream::api;
 use foldstream_tests::client::Client;
 use foldstream_tests::host::Host;
 use foldstream_tests::{cli, guests, wait};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::sagas::{
     FLUSHES, PARTICIPANTS, deploy_participants, grants, list_of, placed, placed_with, settled,
@@ -208,4 +210,75 @@ async fn a_service_that_is_deployed_late_delivers_what_waits_for_it() {
     assert_eq!(json!(shown.ended), json!({ "completed": 1 }));
     let told = stories(client, &[CHECKOUT.name, STOCK.name, SHIPPING.name]).await;
     assert_is_delivered_or_undone("1", &told["1"]);
+}
+
+/// A trace that a client began, and its state.
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const SPAN: &str = "b7ad6b7169203331";
+const STATE: &str = "shop=1";
+
+/// Places an order with a trace, as a CloudEvent.
+async fn place_traced(client: &Client) {
+    let order = json!({
+        "specversion": "1.0", "id": "order-1", "source": "/shop", "type": "placed",
+        "correlationid": "cart-9",
+        "traceparent": format!("00-{TRACE}-{SPAN}-01"), "tracestate": STATE,
+        "data": placed("1", &[]).data,
+    });
+    let path = "/v1/events?subject=orders.1.placed";
+    let kind = "application/cloudevents+json";
+    client.post(path, kind, order.to_string()).await.expect(200);
+}
+
+/// A header of an event of the log.
+fn header<'a>(event: &'a Value, name: &str) -> &'a str {
+    event["headers"][name]
+        .as_str()
+        .unwrap_or_else(|| panic!("it has no {name}: {event:#}"))
+}
+
+#[tokio::test]
+async fn messages_of_a_chain_of_handlers_continue_the_trace_and_name_their_causes() {
+    let host = start(&[&CHECKOUT, &STOCK, &SHIPPING]).await;
+    let client = host.client();
+    place_traced(client).await;
+    let shown = settled(client, CHECKOUT.name, 1).await;
+    assert_eq!(json!(shown.ended), json!({ "completed": 1 }));
+    let handlers = [PARTICIPANTS, CHECKOUT.name, STOCK.name, SHIPPING.name];
+    stories(client, &handlers).await;
+    let all = stored(client).await;
+    assert_eq!(header(&all[0], "ce-id"), "order-1");
+
+    // Each message has a span of its own in the same trace, and names an event before it.
+    let mut spans = BTreeSet::from([SPAN.to_owned()]);
+    let mut causes: BTreeMap<&str, &Value> = BTreeMap::from([("order-1", &all[0])]);
+    for message in &all[1..] {
+        let parent: Vec<_> = header(message, "traceparent").split('-').collect();
+        assert_eq!((parent[0], parent[1], parent[3]), ("00", TRACE, "01"));
+        assert!(spans.insert(parent[2].to_owned()), "{message:#}");
+        assert_eq!(header(message, "tracestate"), STATE);
+        assert_eq!(header(message, "ce-correlationid"), "cart-9");
+        let cause = header(message, "ce-causationid");
+        assert!(
+            causes.contains_key(cause),
+            "{cause} did not come before {message:#}"
+        );
+        causes.insert(header(message, "ce-id"), message);
+    }
+
+    // From the last message back to the order, through all services.
+    let sent = all
+        .iter()
+        .find(|event| event["subject"] == "shipping.1.sent");
+    let (mut event, mut path) = (sent.expect("the order is sent"), Vec::new());
+    while header(event, "ce-id") != "order-1" {
+        path.push(header(event, "ce-source"));
+        event = causes[header(event, "ce-causationid")];
+    }
+    for handler in handlers {
+        assert!(
+            path.contains(&format!("/foldstream/{handler}").as_str()),
+            "{path:?}"
+        );
+    }
 }
