@@ -81,6 +81,7 @@ mod parking; // events that failed wait with their keys, and other keys continue
 mod past; // as-of reads, snapshots, verification, partial rebuilds
 mod poison; // data that no handler can read, types that none knows, hostile subjects
 mod pressure; // clients that read nothing, send nothing, or only sit there: bounded memory, and places for others
+mod quotas; // what counts for the limit of a state
 mod reads; // entries, pages, queries, ETags, problems, tokens
 mod reasons; // why messages and requests wait, as the API and the command line say it
 mod recordings; // scenarios that are recorded from deployments, and played
