@@ -77,6 +77,8 @@ pub struct Deployment {
     verification: RwLock<Option<overview::Verification>>,
     /// Why failure events can't be published, while they can't.
     failure_events: Mutex<Option<String>>,
+    /// The number of a candidate that is ready, and why it does not take over.
+    held_back: Mutex<Option<(u64, String)>>,
     /// Cancelled once it is deleted, or the host stops.
     gone: CancellationToken,
 }
@@ -101,6 +103,7 @@ impl Deployment {
             changing: tokio::sync::Mutex::default(),
             verification: RwLock::default(),
             failure_events: Mutex::default(),
+            held_back: Mutex::default(),
             gone,
         })
     }
@@ -112,6 +115,20 @@ impl Deployment {
     /// Notes why failure events can't be published, or that all are.
     pub(crate) fn note_failure_events(&self, trouble: Option<String>) {
         *self.failure_events.lock() = trouble;
+    }
+
+    /// Notes why a candidate does not take over although it is ready, or that nothing keeps it.
+    pub(crate) fn note_held_back(&self, number: u64, reason: Option<String>) {
+        *self.held_back.lock() = reason.map(|reason| (number, reason));
+    }
+
+    /// Why a generation does not take over although it is ready.
+    fn held_back(&self, generation: &Generation) -> Option<String> {
+        let held_back = self.held_back.lock();
+        let (number, reason) = held_back.as_ref()?;
+        // One that took over or was discarded since may still be noted.
+        let is_it = *number == generation.number && generation.status == GenerationStatus::Ready;
+        is_it.then(|| reason.clone())
     }
 
     /// Its record in the catalogue, which may have many generations: it is shared, not copied.
@@ -473,6 +490,7 @@ impl Deployment {
             source_status: runner.as_ref().map(|runner| runner.source_status()),
             missing_events: figures.missing_events,
             lacks_events: generation.lacks_events,
+            held_back: self.held_back(generation),
             file_bytes: figures.sizes.file_bytes,
             state_bytes: figures.sizes.state_bytes,
             failure: self.failure_of(generation, now.as_ref()),

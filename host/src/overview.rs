@@ -149,6 +149,9 @@ pub struct Generation {
     /// How many events of the active generation it lacks because they are gone from the stream, if
     /// that keeps it from taking over until an operator accepts it; otherwise 0.
     pub lacks_events: u64,
+    /// Why it does not take over although it is ready, as the last attempt found; none if nothing
+    /// keeps it, or if it waits for an operator.
+    pub held_back: Option<String>,
     /// Disk space of the state file, in bytes; 0 if it has none.
     pub file_bytes: u64,
     /// Events that its state skipped, as an operator decided.

@@ -56,6 +56,7 @@ mod handlers; // messages that leave once, on the embedded log
 mod handlers_jetstream; // the same on a NATS server that goes away, and behind a proxy that swallows answers
 mod handlers_rollouts; // effects that change hands: rebuilt, rolled back and put back, killed at every step
 mod handlers_timers; // timers that change hands with them, killed at every step
+mod held_back; // candidates that may not take over say why, and lost owners refuse what can't work
 mod idle; // without work a host rests, and folds give way to those who ask
 mod inbox; // events that were published twice are folded once, in every fold
 mod integrity; // doctor reads the files of a host that is down

@@ -178,6 +178,10 @@ pub struct Generation {
     /// that keeps it from taking over until an operator accepts it; otherwise 0.
     #[serde(default)]
     pub lacks_events: u64,
+    /// Why it does not take over although it is ready, and what to do, as the last attempt found;
+    /// absent if nothing keeps it, or if it waits to be promoted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<String>,
     /// Disk space of the state file, in bytes; 0 if it has none.
     pub file_bytes: u64,
     /// Events that its state skipped, as an operator decided.

@@ -30,10 +30,13 @@ fn rebuild(deployment: Deployment) -> Option<api::Rebuild> {
         _ if place > 0 => format!("{place} rebuilds ahead of it"),
         (GenerationStatus::Ready, Promotion::Manual) => generation.reason.clone(),
         (GenerationStatus::Ready, _) if generation.lacks_events > 0 => generation.reason.clone(),
-        (GenerationStatus::Ready, Promotion::Auto) => "its turn to take over".to_owned(),
         _ if generation.state == Some(DeploymentState::Paused) => {
             "`foldstream resume --candidate`".to_owned()
         }
+        (GenerationStatus::Ready, Promotion::Auto) => generation
+            .held_back
+            .clone()
+            .unwrap_or_else(|| "its turn to take over".to_owned()),
         _ if deployment.outbox.is_some() => {
             "the end of what the active generation has handled".to_owned()
         }

@@ -86,22 +86,42 @@ pub(crate) fn create_file(folder: &DataDir, record: &Record) -> Result<(), Error
     Ok(state::create_owned(&path, ownership(handler))?)
 }
 
-/// Refuses to replace an owner whose state cannot be opened: what waits in it would be lost, and
-/// nobody knows what was sent.
-pub(crate) fn refuse_lost(record: &Record, candidate: &Generation) -> Result<(), Error> {
-    if record.handler.is_none() || candidate.lost_effects_after.is_some() {
-        return Ok(());
+/// Refuses what needs the owner of the effects of a handler if its state is lost: nobody knows what
+/// waits in it, and what was sent.
+pub(crate) fn check_owner(record: &Record, active: &Runner) -> Result<(), Error> {
+    if is_owner_lost(record, active) {
+        return Err(lost(&record.name, active));
     }
-    Err(lost(&record.name))
+    Ok(())
 }
 
-/// Why nobody can take over from an owner whose state cannot be opened.
-pub(crate) fn lost(name: &str) -> Error {
-    Error::Conflict(format!(
-        "the state of {name}, which owns its effects, cannot be opened, so the messages \
-         that wait in it are unknown; restore it from a backup, or accept their loss with `foldstream \
-         rebuild {name} --accept-lost-effects`"
-    ))
+/// Refuses to replace an owner whose state is lost by a candidate that does not accept the loss.
+pub(crate) fn refuse_lost(
+    record: &Record,
+    active: &Runner,
+    candidate: &Generation,
+) -> Result<(), Error> {
+    match accepted_after(candidate) {
+        Some(_) => Ok(()),
+        None => check_owner(record, active),
+    }
+}
+
+/// Why nobody can take over from an owner whose state is lost.
+pub(crate) fn lost(name: &str, active: &Runner) -> Error {
+    let accept = format!("`foldstream rebuild {name} --accept-lost-effects`");
+    Error::Conflict(if active.store().is_some() {
+        format!(
+            "the state file of {name} does not own its effects, because it was lost, or it or the \
+             catalogue is an older copy, so nobody knows which messages waited and which were \
+             sent; restore catalogue and states from one backup, or accept the loss with {accept}"
+        )
+    } else {
+        format!(
+            "the state of {name}, which owns its effects, cannot be opened, so the messages that \
+             wait in it are unknown; restore it from a backup, or accept their loss with {accept}"
+        )
+    })
 }
 
 /// Why nobody can take over from an owner whose stream was made again, unless an operator says for
@@ -117,12 +137,34 @@ pub(crate) fn of_another_history(name: &str) -> Error {
 /// Whether the active generation does not own the effects, because its file cannot be opened, or is
 /// another one than the catalogue says; or owns those of a history that is gone.
 pub(crate) fn is_owner_gone(record: &Record, runner: &Runner) -> bool {
+    record.handler.is_some() && (runner.has_diverged() || is_owner_lost(record, runner))
+}
+
+/// Whether the state that owns the effects of a handler cannot be opened, or the file in its place
+/// is another one than the catalogue says.
+pub(crate) fn is_owner_lost(record: &Record, runner: &Runner) -> bool {
     let Some(handler) = &record.handler else {
         return false;
     };
-    // An open file with another owner is, for example, an older copy that was restored.
+    // An open file with another owner is, for example, an older copy that was restored, or one
+    // that was created because the file was gone.
     let is_other = |store: state::Store| store.ownership() != Some(ownership(handler));
-    runner.is_lost() || runner.has_diverged() || runner.store().is_some_and(is_other)
+    runner.is_lost() || runner.store().is_some_and(is_other)
+}
+
+/// How many timers are pending in a state whose stream was made again. They were set by events that
+/// are gone, and no other state has them.
+pub(crate) fn timers_of_gone_stream(runner: &Runner) -> u64 {
+    let store = runner.store().filter(|_| runner.has_diverged());
+    store.map_or(0, |store| store.pending_timers())
+}
+
+/// This many timers, in words.
+pub(crate) fn counted_timers(count: u64) -> String {
+    match count {
+        1 => "1 timer".to_owned(),
+        count => format!("{count} timers"),
+    }
 }
 
 /// The position after which a candidate continues the effects of an owner that is gone; none if it
@@ -132,9 +174,15 @@ pub(crate) fn continues_after(
     active: &Runner,
     candidate: &Generation,
 ) -> Option<u64> {
+    accepted_after(candidate).filter(|_| is_owner_gone(record, active))
+}
+
+/// The position after which a candidate may continue the effects of an owner that is gone. What was
+/// accepted for the candidate concerns no later loss: not one before a rollback to it.
+fn accepted_after(candidate: &Generation) -> Option<u64> {
     candidate
         .lost_effects_after
-        .filter(|_| is_owner_gone(record, active))
+        .filter(|_| candidate.status.is_candidate())
 }
 
 /// What a module wants to publish and may not.

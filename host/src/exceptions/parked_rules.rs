@@ -41,7 +41,9 @@ pub(crate) fn check_switch(
     let name = deployment.name();
     Err(Error::Conflict(format!(
         "{name} has {} parked events, whose messages are not published yet; the other state has \
-         applied these events without publishing, so retry or drop them first (`foldstream parked list {name}`)",
+         applied these events without publishing, so retry or drop them first (`foldstream parked \
+         list {name}`); if only corrected code can apply them, `foldstream deploy MODULE --name \
+         {name} --strategy inherit --retry-parked`",
         ours.max(theirs)
     )))
 }

@@ -93,9 +93,16 @@ impl Handlers {
         };
         // The operator has to know both ends of the gap.
         let given_up = if deployment.active().has_diverged() {
+            let timers = match owners::timers_of_gone_stream(&deployment.active()) {
+                0 => String::new(),
+                pending => format!(
+                    "; {} of the stream that is gone, still pending, will not fire",
+                    owners::counted_timers(pending)
+                ),
+            };
             format!(
                 "its stream was made again; it takes over once nothing of the old one waits to be \
-                 published, and publishes for events of the new one after {after}"
+                 published, and publishes for events of the new one after {after}{timers}"
             )
         } else {
             format!(

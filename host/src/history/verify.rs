@@ -9,7 +9,7 @@ use super::{History, SideFold, SideFoldOptions, lacking, lacking_in_words};
 use crate::actor::blocking;
 use crate::deployment::{Deployment, parked_counts};
 use crate::deployments::{
-    Error, FILTERED_HOLD_MAX, MissingEvents, align, check_gate, compare, first_other_timer,
+    Error, FILTERED_HOLD_MAX, MissingEvents, align, check_gate, compare, first_other_timer, owners,
     parked_remark, skipped_remark,
 };
 use crate::module::Module;
@@ -43,6 +43,7 @@ impl History {
         missing: MissingEvents,
     ) -> Result<Verification, Error> {
         let deployment = self.deployments.get(name)?;
+        check_owner(&deployment)?;
         self.check_history(&deployment).await?;
         let mut generation = deployment.record().active().clone();
         let advice = "keep the state; use --accept-missing to verify the rest";
@@ -108,6 +109,17 @@ impl History {
             ))
         })
     }
+}
+
+/// Refuses a handler whose state is lost: what is in its place is not what it folded, or nothing.
+fn check_owner(deployment: &Deployment) -> Result<(), Error> {
+    let (record, active) = deployment.current();
+    // One that moves owns its effects; at a hand-over, catalogue and files change one after the
+    // other.
+    if active.is_running() && active.store().is_some() {
+        return Ok(());
+    }
+    owners::check_owner(&record, &active)
 }
 
 struct Verifying {

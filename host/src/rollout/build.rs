@@ -24,7 +24,7 @@ use crate::state::catalogue::{
 const ROOM_LOOK: Duration = Duration::from_secs(2);
 /// Pause before another check of a stream that seems to be another one.
 const RECHECK_PAUSE: Duration = Duration::from_secs(3);
-/// How long an owner may be unreadable before a candidate that waits behind it is given up: a full
+/// How long an owner may be lost before a candidate that waits behind it is given up: a full
 /// disk, or too few open files, may pass.
 const LOST_MAX: Duration = Duration::from_secs(15);
 
@@ -80,9 +80,7 @@ async fn note_candidate(
     let mut record = deployment.draft();
     // A lost owner may be replaced only by a candidate that says from where it publishes.
     let active = deployment.active();
-    if active.is_lost() {
-        owners::refuse_lost(&record, &generation)?;
-    }
+    owners::refuse_lost(&record, &active, &generation)?;
     let says_nothing = record.handler.is_some() && generation.lost_effects_after.is_none();
     if says_nothing && active.has_diverged() {
         return Err(owners::of_another_history(&record.name));
@@ -238,13 +236,14 @@ async fn build_now(rollouts: &Rollouts, deployment: &Arc<Deployment>, number: u6
         built = runner.until_figures(outcome) => built,
         // It would wait behind it without end, with its place in the queue.
         () = owner_is_lost(deployment, number) => {
-            Built::Failed(Stopped::because(&owners::lost(deployment.name())))
+            let lost = owners::lost(deployment.name(), &deployment.active());
+            Built::Failed(Stopped::because(&lost))
         }
     }
 }
 
-/// Waits until the owner of effects that a candidate must not pass has been unreadable for a
-/// while. Cancel-safe: it only observes.
+/// Waits until the owner of effects that a candidate must not pass has been lost for a while.
+/// Cancel-safe: it only observes.
 async fn owner_is_lost(deployment: &Deployment, number: u64) {
     // With `lost_effects_after` the candidate succeeds a lost owner, so it waits for none.
     let needs_owner = candidate::find(deployment, number)
@@ -258,9 +257,11 @@ async fn owner_is_lost(deployment: &Deployment, number: u64) {
     // newest.
     loop {
         let owner = Arc::clone(&actives.borrow_and_update());
+        let is_lost =
+            |owner: &Runner| deployment.with_record(|record| owners::is_owner_lost(record, owner));
         let lost = async {
-            owner.until(|owner| owner.is_lost().then_some(())).await;
-            let back = owner.until(|owner| (!owner.is_lost()).then_some(()));
+            owner.until(|owner| is_lost(owner).then_some(())).await;
+            let back = owner.until(|owner| (!is_lost(owner)).then_some(()));
             // It must stay lost for all of `LOST_MAX`: a file that could be opened again is no
             // reason.
             tokio::time::timeout(LOST_MAX, back).await.is_err()
@@ -466,6 +467,7 @@ pub(super) fn set_beginning(
         }
         // What was accepted for its state stays accepted.
         generation.accepts_lost = stopped.may_lack();
+        generation.lost_effects_after = stopped.lost_effects_after;
     } else if generation.strategy == Strategy::Migrate {
         // Until the entries are migrated, the position from which it has other events is unknown.
         let is_same = generation.module.subjects == active.module.subjects;

@@ -211,12 +211,17 @@ pub(super) fn is_with_lead(deployment: &Deployment, number: u64, runner: &Runner
     // Position and row are two reads; a wrong answer in between is corrected at the next
     // figures.
     let active = deployment.active();
-    let continues_after = deployment
-        .with_record(|record| owners::continues_after(record, &active, record.generation(number)?));
+    let (continues_after, is_lost) = deployment.with_record(|record| {
+        let candidate = record.generation(number);
+        let after =
+            candidate.and_then(|candidate| owners::continues_after(record, &active, candidate));
+        (after, owners::is_owner_lost(record, &active))
+    });
     match continues_after {
         Some(after) => runner
             .store()
             .is_some_and(|store| store.position() >= after),
-        None => runner.is_as_far_as(&active),
+        // The position of another file says nothing about what the owner has handled.
+        None => !is_lost && runner.is_as_far_as(&active),
     }
 }

@@ -291,9 +291,9 @@ async fn outset(pair: Pair<'_>, next: &Generation) -> Result<Outset, Error> {
     let record = deployment.record();
     let continues_after = owners::continues_after(&record, active, next);
     // What a file that is another one answered from is as unknown as what it published.
+    owners::refuse_lost(&record, active, next)?;
     let is_lost = active.is_lost() || continues_after.is_some();
     if is_lost {
-        owners::refuse_lost(&record, next)?;
         check_caught_up(deployment, candidate, next)?;
     } else if active.is_uncertain() {
         return Err(Error::NotOpen(format!(

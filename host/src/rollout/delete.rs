@@ -6,7 +6,7 @@ use super::{Rollouts, prune};
 use crate::actor::blocking;
 use crate::audit;
 use crate::deployment::Deployment;
-use crate::deployments::{Ending, Error, crash_points};
+use crate::deployments::{Ending, Error, crash_points, owners};
 
 /// What a deletion does with messages that wait to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,21 +59,27 @@ fn check_effects(deployment: &Deployment, wanted: WaitingEffects) -> Result<Stri
     if deployment.record().handler.is_none() {
         return Ok(String::new());
     }
-    let name = deployment.name();
-    // Rows of the outbox are durable, so the count is exact while the state is open.
-    let waiting = deployment
-        .active()
+    let (name, active) = (deployment.name(), deployment.active());
+    let is_lost = owners::is_owner_lost(&deployment.record(), &active);
+    // Rows of the outbox are durable, so the count is exact while the state is open. Another file
+    // knows nothing of what waited.
+    let waiting = active
         .store()
+        .filter(|_| !is_lost)
         .map(|store| store.waiting_effects().entries);
     match (waiting, wanted) {
         (Some(0), _) => Ok(String::new()),
         (Some(count), WaitingEffects::Drop) => Ok(format!("{count} messages were not published")),
         (None, WaitingEffects::Drop) => {
-            Ok("its state was not open; messages may not have been published".to_owned())
+            Ok("its state was not open, or lost; messages may not have been published".to_owned())
         }
         (Some(count), WaitingEffects::Keep) => Err(Error::Conflict(format!(
             "{count} messages of {name} are not published yet and would be lost; wait until they \
              are (`foldstream show {name}`), or delete it with --drop-effects"
+        ))),
+        (None, WaitingEffects::Keep) if is_lost => Err(Error::Conflict(format!(
+            "the state of {name}, which owned its effects, is lost, so nobody knows whether \
+             messages waited in it; restore it from a backup, or delete {name} with --drop-effects"
         ))),
         (None, WaitingEffects::Keep) => Err(Error::NotOpen(format!(
             "the state of {name} is not open, so it is unknown whether messages wait in it; try \

@@ -312,9 +312,11 @@ async fn deploy_over(
         strategy: request.strategy,
         checks: request.checks,
         needs_own_state: request.build.gate.is_some() || request.build.promote == Promotion::Manual,
+        is_owner_lost: owners::is_owner_lost(&record, &deployment.active()),
     };
     // A plan is only a decision; nothing has changed if it is refused.
     let plan = plan::decide(&record, &requested)?;
+    check_owner(&deployment, &record, &plan)?;
     let checks = (request.checks, plan.checks(&record));
     let checks = checks_of(&upload.loaded.module, checks).await?;
     let changed = set_policies(
@@ -387,6 +389,24 @@ async fn deploy_over(
         exceptions.want_retry(&deployment, record.next).await?;
     }
     Ok(deployed)
+}
+
+/// Refuses other code for a handler whose state is lost, before anything changes: code restores no
+/// state, and nobody knows from where on it may publish. Code for a candidate whose operator has
+/// accepted the loss continues that.
+fn check_owner(deployment: &Deployment, record: &Record, plan: &Plan) -> Result<(), Error> {
+    let accepted = match plan {
+        Plan::Unchanged { .. } => return Ok(()),
+        Plan::New { .. } => None,
+        Plan::Continue { generation, .. } => {
+            let stopped = record.generation(*generation);
+            stopped.and_then(|stopped| stopped.lost_effects_after)
+        }
+    };
+    match accepted {
+        Some(_) => Ok(()),
+        None => owners::check_owner(record, &deployment.active()),
+    }
 }
 
 /// Whether a module is to check events: as requested, otherwise as before. Compiles its schemas
@@ -533,27 +553,31 @@ async fn unchanged(
 /// The outcome of a deploy, with a warning if its source can't be reached, because then nothing
 /// is built yet.
 pub(super) async fn deployed(rollouts: &Rollouts, deployment: &Deployment, done: Done) -> Deployed {
-    let Done {
-        outcome,
-        generation,
-        reason,
-        compile_time,
-    } = done;
     let record = deployment.record();
+    let generation = done.generation;
     let name = record
         .generation(generation)
         .map_or(&record.active().source, |generation| &generation.source);
-    let mut warnings: Vec<_> = match rollouts.sources.get(name) {
-        Some(source) => source.info().await.unreachable().into_iter().collect(),
-        None => Vec::new(),
-    };
+    let (mut warnings, mut silent) = (Vec::new(), None);
+    if let Some(source) = rollouts.sources.get(name) {
+        let info = source.info().await;
+        silent = silent_until(&record, &done, info.last_sequence);
+        warnings.extend(info.unreachable());
+    }
     warnings.extend(owners::not_granted_warning(&record, generation));
+    warnings.extend(silent);
     warnings.extend(
         rollouts
             .handlers
             .no_firings_warning(&record, generation)
             .await,
     );
+    let Done {
+        outcome,
+        reason,
+        compile_time,
+        ..
+    } = done;
     Deployed {
         deployment: deployment.info(),
         outcome,
@@ -562,6 +586,28 @@ pub(super) async fn deployed(rollouts: &Rollouts, deployment: &Deployment, done:
         compile_time,
         warnings,
     }
+}
+
+/// A warning if the first event for which a handler publishes is later than the next one of its
+/// stream: until then it publishes nothing.
+fn silent_until(record: &Record, done: &Done, end: Option<u64>) -> Option<String> {
+    let (handler, end) = (record.handler.as_ref()?, end?);
+    let accepted = record.generation(done.generation)?.lost_effects_after;
+    let after = match done.outcome {
+        DeployOutcome::Created => handler.effects_after,
+        DeployOutcome::Rebuilding => accepted?,
+        DeployOutcome::Unchanged | DeployOutcome::Inherited | DeployOutcome::Migrating => {
+            return None;
+        }
+    };
+    (after > end).then(|| {
+        format!(
+            "{} publishes for events from {} on, and the stream ends at {end}: nothing is published \
+             for the events between",
+            record.name,
+            after.saturating_add(1)
+        )
+    })
 }
 
 /// Refuses a source whose stream loses events by its kind, before anything is changed.

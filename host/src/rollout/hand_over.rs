@@ -41,6 +41,8 @@ pub(super) struct HandOver {
     is_candidate: bool,
     /// What the new owner did to have the timers that are pending, although events are gone.
     agreed: Agreed,
+    /// Timers that were pending for a stream that is gone, and end with it.
+    ended_timers: u64,
     /// The catalogue's row of the handler after it.
     next: HandlerRecord,
     /// The new owner's state, and what it is prepared for.
@@ -91,11 +93,7 @@ pub(super) async fn begin(
     // Both files must be open: rows are copied from one to the other.
     let (ours, theirs) = stores(&name, from, to)?;
     if ours.ownership() != Some(owners::ownership(&handler)) {
-        return Err(Error::Conflict(format!(
-            "the state file of the active generation of {name} does not own its effects, so \
-             nobody knows what is published; restore catalogue and states from one backup, or \
-             accept the loss with `foldstream rebuild {name} --accept-lost-effects`"
-        )));
+        return Err(owners::lost(&name, from));
     }
     let is_same_history = to.is_of_same_stream(from);
     // The owner may have noticed only after the candidate was recorded.
@@ -135,6 +133,7 @@ pub(super) async fn begin(
         is_from_gone: false,
         is_candidate,
         agreed: Agreed::default(),
+        ended_timers: 0,
         next,
         prepared: None,
     };
@@ -200,6 +199,7 @@ fn succeed(
         is_from_gone: true,
         is_candidate: true,
         agreed: Agreed::default(),
+        ended_timers: owners::timers_of_gone_stream(from),
         next: HandlerRecord {
             state_file,
             epoch,
@@ -277,10 +277,7 @@ fn not_open(name: &str) -> Error {
 
 /// What a candidate that lacks events did about timers; none if nothing.
 fn timers_in_words(agreed: Agreed) -> Option<String> {
-    let timers = |count: u64| match count {
-        1 => "1 timer".to_owned(),
-        count => format!("{count} timers"),
-    };
+    let timers = owners::counted_timers;
     let Agreed { fired, kept, ended } = agreed;
     let mut parts = Vec::new();
     if fired > 0 {
@@ -364,13 +361,28 @@ impl HandOver {
         self.agreed = blocking(move || target.agree_on_timers(&source, agreement))
             .await
             .inspect_err(|_| self.to.reopen_if_failed())?;
-        if let Some(words) = timers_in_words(self.agreed) {
+        self.log_timers();
+        Ok(())
+    }
+
+    /// What became of timers, to add to a message; none if nothing.
+    fn timers(&self) -> Option<String> {
+        if self.ended_timers == 0 {
+            return timers_in_words(self.agreed);
+        }
+        let timers = owners::counted_timers(self.ended_timers);
+        Some(format!(
+            "; {timers} of the stream that is gone ended, and will not fire"
+        ))
+    }
+
+    fn log_timers(&self) {
+        if let Some(words) = self.timers() {
             tracing::warn!(
                 deployment = self.deployment,
                 "a generation takes over{words}"
             );
         }
-        Ok(())
     }
 
     /// Prepares the file of the new owner without the old one. It is held at a position.
@@ -387,6 +399,7 @@ impl HandOver {
             .inspect_err(|_| self.to.reopen_if_failed())?;
         self.prepared = Some((to, prepared));
         self.next.owned_after = position;
+        self.log_timers();
         crash_points::reached("hand-over-prepared");
         Ok(())
     }
@@ -395,7 +408,7 @@ impl HandOver {
     /// timers.
     pub(super) fn name_owner(&self, record: &mut Record) {
         record.handler = Some(self.next.clone());
-        if let Some(words) = timers_in_words(self.agreed) {
+        if let Some(words) = self.timers() {
             record.active_mut().reason.push_str(&words);
         }
     }

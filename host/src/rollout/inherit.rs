@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::deploy::Upload;
 use super::{BEGIN_MAX, Rollouts, deploy, prune};
 use crate::deployment::Deployment;
-use crate::deployments::{Error, Role, crash_points};
+use crate::deployments::{Error, Role, crash_points, owners};
 use crate::pipeline::Ceiling;
 use crate::runner::{NotLoaded, Runner};
 use crate::state::catalogue::{EventChecks, Generation, GenerationStatus, Record};
@@ -66,6 +66,8 @@ pub(super) async fn begin(
     let runner = deployment.active();
     // After a start of the host, its code has yet to meet the event at which it stopped.
     runner.wait_until_begun(BEGIN_MAX).await;
+    // Known only now if the host has just started.
+    owners::check_owner(&deployment.record(), &runner)?;
     let now = runner.now();
     let failing_at = now.failing_at();
     let is_unknown = !now.begun && failing_at.is_none();

@@ -17,6 +17,8 @@ pub(super) struct Requested<'a> {
     pub checks: Option<EventChecks>,
     /// Whether it has a gate or is promoted by hand, which requires a state of its own.
     pub needs_own_state: bool,
+    /// Whether the active state owned effects and is lost, so that no code can inherit it.
+    pub is_owner_lost: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,6 +212,9 @@ fn why_not_inherit(active: &Generation, requested: &Requested<'_>) -> Option<Str
     if old.sets_timers && !new.sets_timers {
         return Some("it sets no timers, so pending timers would never fire".to_owned());
     }
+    if requested.is_owner_lost {
+        return Some("the active state, which owned its effects, is lost".to_owned());
+    }
     if requested.needs_own_state {
         return Some("a comparison or a manual promotion needs a state of its own".to_owned());
     }
@@ -362,6 +367,7 @@ mod tests {
                 strategy,
                 checks: None,
                 needs_own_state: false,
+                is_owner_lost: false,
             },
         )
     }
@@ -404,6 +410,7 @@ mod tests {
             strategy: None,
             checks: None,
             needs_own_state: false,
+            is_owner_lost: false,
         };
         assert!(
             decide(&record(), &requested)
@@ -451,6 +458,7 @@ mod tests {
                 strategy,
                 checks: None,
                 needs_own_state: true,
+                is_owner_lost: false,
             };
             decide(&record(), &requested)
         };

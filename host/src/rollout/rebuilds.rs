@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Rollouts;
 use super::deploy::{DeployOutcome, Deployed, Done};
 use super::{build, deploy, prune};
-use crate::deployments::{Error, candidate_of, check_gate, throttle};
+use crate::deployments::{Error, candidate_of, check_gate, owners, throttle};
 use crate::effects::EffectsFrom;
 use crate::overview;
 use crate::state::catalogue::{BuildSettings, Generation, GenerationStatus};
@@ -46,6 +46,10 @@ impl Rollouts {
         let _changing = self.deployments.lock(&deployment).await?;
         // The record does not change any more while the lock is held.
         let record = deployment.record();
+        // Before the stream is looked at, which takes a while.
+        if lost_effects_from.is_none() {
+            owners::check_owner(&record, &deployment.active())?;
+        }
         let advice = "accept the loss with --accept-missing, or keep the existing state";
         let accepted = self
             .history

@@ -13,8 +13,11 @@ use super::{build, candidate, cut_over, gate, prune};
 use crate::deployment::Deployment;
 use crate::deployments::{Error, crash_points};
 use crate::progress::DeploymentState;
+use crate::runner::Runner;
 use crate::state::catalogue::{BuildSettings, Generation, GenerationStatus, Promotion};
 
+/// How far a candidate is if a cut-over folds the rest during its hold.
+const CLOSE_ENOUGH: &str = "close enough to the head to take over";
 /// Pause after a missed cut-over; it doubles up to the maximum.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -34,6 +37,7 @@ pub(super) async fn bring_in(rollouts: &Rollouts, deployment: &Arc<Deployment>, 
         pause = (pause * 2).min(RETRY_PAUSE.1);
     }
     crash_points::reached("build-ready");
+    let mut refusals = Refusals::of(deployment, number);
     // The second pause is for the cut-over, and starts short again.
     pause = RETRY_PAUSE.0;
     loop {
@@ -59,6 +63,7 @@ pub(super) async fn bring_in(rollouts: &Rollouts, deployment: &Arc<Deployment>, 
         };
         // Nothing to do but to watch it, for as long as the operator takes.
         if waits_for_operator(&generation) {
+            refusals = Refusals::of(deployment, number);
             // It may fail, or get another gate, before anybody promotes it.
             tokio::select! {
                 () = stops => {}
@@ -78,6 +83,7 @@ pub(super) async fn bring_in(rollouts: &Rollouts, deployment: &Arc<Deployment>, 
             Ok(()) => return,
             // Another attempt would find the same; an operator accepts it, or aborts.
             Err(Error::Lacking { events, message }) => {
+                deployment.note_held_back(number, Some(message.clone()));
                 let lack = Lack { events, message };
                 if hold_back(rollouts, deployment, number, lack).await {
                     let is_free = |candidate: &Generation| candidate.lacks_events == 0;
@@ -85,22 +91,55 @@ pub(super) async fn bring_in(rollouts: &Rollouts, deployment: &Arc<Deployment>, 
                         () = stops => {}
                         () = candidate::until(deployment, number, is_free) => {}
                     }
+                    refusals = Refusals::of(deployment, number);
                     pause = RETRY_PAUSE.0;
                     continue;
                 }
             }
-            Err(error) => {
-                tracing::info!(
-                    deployment = deployment.name(),
-                    generation = number,
-                    %error,
-                    "not taken over yet"
-                );
-            }
+            Err(error) => refusals.note(deployment, number, &error),
         }
         // It only observes: a failed candidate is given up at once.
         let _ = tokio::time::timeout(pause, stops).await;
         pause = (pause * 2).min(RETRY_PAUSE.1);
+    }
+}
+
+/// What keeps a candidate from taking over, attempt by attempt.
+#[derive(Default)]
+struct Refusals {
+    attempts: u64,
+    /// What was logged last.
+    logged: String,
+}
+
+impl Refusals {
+    /// Nothing yet.
+    fn of(deployment: &Deployment, number: u64) -> Self {
+        deployment.note_held_back(number, None);
+        Self::default()
+    }
+
+    /// Shows what the last attempt has found, and logs it when it begins.
+    fn note(&mut self, deployment: &Deployment, number: u64, error: &Error) {
+        self.attempts += 1;
+        // A first attempt may come too early, for example during a batch; the next one follows at
+        // once.
+        if self.attempts == 1 || matches!(error, Error::Stopping) {
+            return;
+        }
+        let reason = Stopped::because(error).reason;
+        // Figures in it may change with each attempt.
+        let without_figures = reason.replace(|character: char| character.is_ascii_digit(), "");
+        if self.logged != without_figures {
+            self.logged = without_figures;
+            tracing::warn!(
+                deployment = deployment.name(),
+                generation = number,
+                reason,
+                "a candidate does not take over yet; the active generation keeps serving"
+            );
+        }
+        deployment.note_held_back(number, Some(reason));
     }
 }
 
@@ -124,19 +163,11 @@ async fn note_ready(
     let generation = record
         .generation_mut(number)
         .expect("it was just looked at");
-    let has_caught_up = deployment
-        .runner(generation.state_file)
-        .is_some_and(|runner| {
-            runner.now().state == DeploymentState::Live
-                || candidate::is_with_lead(deployment, number, &runner)
-        });
-    // A cut-over folds the rest during its hold, so "close enough" is ready too.
-    let mut reason = if has_caught_up {
-        "caught up"
-    } else {
-        "close enough to the head to take over"
-    }
-    .to_owned();
+    let runner = deployment.runner(generation.state_file);
+    let mut reason = match runner {
+        Some(runner) => how_far(deployment, generation, &runner),
+        None => CLOSE_ENOUGH.to_owned(),
+    };
     if generation.build.promote == Promotion::Manual {
         reason.push_str("; waits to be promoted");
     }
@@ -145,6 +176,21 @@ async fn note_ready(
         .deployments
         .commit(deployment, record, "ready", format!("generation {number}"))
         .await
+}
+
+/// How far a candidate is that is ready, in words.
+fn how_far(deployment: &Deployment, candidate: &Generation, runner: &Runner) -> String {
+    let now = runner.now();
+    let is_with_lead = candidate::is_with_lead(deployment, candidate.number, runner);
+    let is_at_end = now.begun && now.pending == 0;
+    match candidate.lost_effects_after {
+        _ if now.state == DeploymentState::Live || (is_with_lead && is_at_end) => {
+            "caught up".to_owned()
+        }
+        Some(after) if is_with_lead => format!("folded up to {after}, from where it publishes"),
+        None if is_with_lead => "folded as far as the active generation".to_owned(),
+        _ => CLOSE_ENOUGH.to_owned(),
+    }
 }
 
 /// Why a candidate does not take over.
@@ -239,15 +285,20 @@ async fn try_to_take_over(
 /// A candidate does not take over if it or the deployment is paused.
 fn check_moving(deployment: &Deployment, candidate: &Generation) -> Result<(), Error> {
     if deployment.record().active().paused {
-        return Err(Error::Conflict(
-            "the deployment is paused; resume or promote it".to_owned(),
-        ));
+        let name = deployment.name();
+        return Err(Error::Conflict(format!(
+            "{name} is paused; it takes over after `foldstream resume {name}`, or with `foldstream \
+             promote {name}`"
+        )));
     }
     match deployment.runner(candidate.state_file) {
         Some(runner) if runner.is_running() => check_ahead(&deployment.active(), &runner),
-        _ => Err(Error::Conflict(
-            "the candidate is paused or failed; resume or abort it".to_owned(),
-        )),
+        _ => Err(Error::Conflict(format!(
+            "generation {} is paused or failed; `foldstream resume {name} --candidate` continues \
+             it, and `foldstream abort {name}` discards it",
+            candidate.number,
+            name = deployment.name()
+        ))),
     }
 }
 

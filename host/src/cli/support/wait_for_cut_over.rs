@@ -11,7 +11,7 @@ use super::wait_until_live::{self, Patience, Shown, Trouble};
 use crate::api::{
     Deployment, DeploymentState, Generation, GenerationList, GenerationStatus, Promotion, Strategy,
 };
-use crate::cli::commands::rollouts::generations::{examples, outlook};
+use crate::cli::commands::rollouts::generations::{examples, outlook, standing};
 
 /// Differences to show when a gate holds a candidate back.
 const EXAMPLES_MAX: usize = 5;
@@ -36,6 +36,7 @@ pub(crate) async fn wait(
     let mut progress = Progress::new(&format!("{name} generation {number}"), output);
     // Each kind of trouble is said once, however often it is seen.
     let mut shown = Shown::default();
+    let mut told = None;
     loop {
         match look(client, name, number).await {
             Ok((deployment, generation)) => {
@@ -51,6 +52,7 @@ pub(crate) async fn wait(
                     return Ok(deployment);
                 }
                 show(&generation, &mut progress);
+                show_held_back(&generation, &mut told, &progress);
                 show_trouble(&generation, &mut shown, &progress);
                 // After the look, so that a timeout of 0 still says how far it is.
                 if patience.is_over() {
@@ -224,9 +226,13 @@ fn kept(name: &str, generation: &Generation) -> Failure {
 }
 
 fn too_late(name: &str, generation: &Generation) -> Failure {
+    let held_back = match &generation.held_back {
+        Some(_) => format!("; it {}", standing(generation)),
+        None => String::new(),
+    };
     let message = format!(
         "generation {} of {name} is {} when the time ran out ({}, at {} of {}); it continues on \
-         its own, `foldstream generations {name}` shows its progress",
+         its own, `foldstream generations {name}` shows its progress{held_back}",
         generation.number,
         generation.status.name(),
         outlook(generation),
@@ -250,11 +256,21 @@ fn show(generation: &Generation, progress: &mut Progress) {
             rate: generation.rate,
             remaining_seconds: generation.remaining_seconds,
         });
+    } else if generation.held_back.is_some() {
+        // What keeps it is a note of its own.
     } else if is_built {
         progress.wait("caught up, about to take over");
     } else {
         progress.wait(&outlook(generation));
     }
+}
+
+/// Prints what keeps it from taking over, when that begins and when it changes.
+fn show_held_back(generation: &Generation, told: &mut Option<String>, progress: &Progress) {
+    if generation.held_back.is_some() && *told != generation.held_back {
+        progress.note(&format!("{} {}", progress.subject(), standing(generation)));
+    }
+    told.clone_from(&generation.held_back);
 }
 
 /// Prints what a comparison found that lets it take over.

@@ -312,7 +312,8 @@ pub(super) async fn show(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct DeleteParameters {
-    /// Delete a handler although messages wait in its outbox; they are never published.
+    /// Delete a handler although messages wait in its outbox, or its state is lost and nobody knows
+    /// whether any wait; they are never published.
     #[serde(default, rename = "drop-effects")]
     #[param(rename = "drop-effects", required = false)]
     drop_effects: bool,
@@ -324,7 +325,8 @@ pub(super) struct DeleteParameters {
     responses(
         (status = 204, description = "Gone"),
         (status = 404, description = "There is no such deployment"),
-        (status = 409, description = "Messages wait in its outbox"),
+        (status = 409, description = "Messages wait in its outbox, or its state is lost, so that \
+                                      nobody knows whether any wait"),
     ))]
 pub(super) async fn delete(
     State(app): State<App>,

@@ -320,7 +320,8 @@ pub(super) struct VerifyParameters {
     responses(
         (status = 200, description = "Started, or already running", body = api::Verification),
         (status = 404, description = "There is no such deployment"),
-        (status = 409, description = "The module can't be loaded"),
+        (status = 409, description = "The module can't be loaded, or the state that owns the effects \
+                                      of a handler is lost"),
         (status = 422, description = "The sample is refused"),
     ))]
 pub(super) async fn verify(

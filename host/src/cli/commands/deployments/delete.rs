@@ -22,7 +22,8 @@ Examples:
 pub(crate) struct Args {
     /// Name of the deployment.
     name: String,
-    /// Delete a handler although messages wait in its outbox; they are never published.
+    /// Delete a handler although messages wait in its outbox, or its state is lost and nobody knows
+    /// whether any wait; they are never published.
     #[arg(long)]
     drop_effects: bool,
     /// Do not ask for confirmation.

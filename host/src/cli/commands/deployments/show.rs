@@ -7,7 +7,7 @@ use crate::api::{
 };
 use crate::cli::Context;
 use crate::cli::commands::project::inspect::{self, MIGRATES};
-use crate::cli::commands::rollouts::generations::outlook;
+use crate::cli::commands::rollouts::generations::{outlook, standing};
 use crate::cli::support::output::{bytes, counted, grouped, known, span, table};
 
 /// Show one deployment: state, position, lag, candidate, module, queries, failure.
@@ -344,7 +344,7 @@ fn other_line(generation: &Generation) -> String {
         generation.status.name(),
         generation.strategy.name(),
         outlook(generation),
-        generation.reason
+        standing(generation)
     )
 }
 

@@ -56,6 +56,10 @@ fn lines(generations: &[Generation]) -> String {
         "REASON",
     ];
     let mut text = table(&header, rows);
+    for generation in generations.iter().filter(|one| one.held_back.is_some()) {
+        let (number, why) = (generation.number, standing(generation));
+        text.push_str(&format!("\n\nGeneration {number} {why}"));
+    }
     let compared = generations
         .iter()
         .filter_map(|generation| Some((generation.number, generation.comparison.as_ref()?)));
@@ -99,8 +103,16 @@ fn row(generation: &Generation) -> Vec<String> {
             bytes(generation.file_bytes)
         },
         generation.module.digest.chars().take(12).collect(),
-        shortened(&generation.reason),
+        shortened(&standing(generation)),
     ]
+}
+
+/// Why a generation has its status; or, if it is ready, why it does not take over.
+pub(crate) fn standing(generation: &Generation) -> String {
+    match &generation.held_back {
+        Some(reason) => format!("does not take over yet: {reason}"),
+        None => generation.reason.clone(),
+    }
 }
 
 /// A time without fractions of a second, so that rows fit into a window.
@@ -243,6 +255,7 @@ pub(in crate::cli) mod tests {
             progress: Some(0.4),
             missing_events: 0,
             lacks_events: 0,
+            held_back: None,
             rate: 212_345.6,
             remaining_seconds: Some(2.8),
             source_status: None,
@@ -316,6 +329,21 @@ NUMBER  STATUS    SINCE                 STRATEGY  STATE-VERSION  POSITION  LAG  
 1       retired   2026-11-23T11:00:00Z  rebuild   1              -         -        -                            -        abcdef012345  was kept for a rollback for 1day
 3       building  2026-11-23T11:00:00Z  rebuild   1              400,000   600,000  40 %, 212,345/s, 2.8 s left  1.0 MiB  abcdef012345  state version 2 instead of 1"
         );
+    }
+
+    #[test]
+    fn what_keeps_a_candidate_from_taking_over_is_below_the_table() {
+        let reason = "p has 2 parked events, whose messages are not published yet; drop them";
+        let candidate = Generation {
+            status: GenerationStatus::Ready,
+            reason: "caught up".to_owned(),
+            held_back: Some(reason.to_owned()),
+            ..generation()
+        };
+        let text = lines(&[candidate]);
+        assert!(!text.contains("caught up"), "{text}");
+        let below = format!("\n\nGeneration 3 does not take over yet: {reason}");
+        assert!(text.ends_with(&below), "{text}");
     }
 
     #[test]

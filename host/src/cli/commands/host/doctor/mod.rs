@@ -13,6 +13,7 @@ use crate::cli::Context;
 use crate::cli::commands::deployments::outbox::{self, Promised};
 use crate::cli::commands::deployments::timers;
 use crate::cli::commands::project::languages::rust;
+use crate::cli::commands::rollouts::generations::standing;
 use crate::cli::support::client::{self, Client};
 use crate::cli::support::config_args;
 use crate::cli::support::exit::{Exit, Failure};
@@ -246,6 +247,7 @@ async fn check_running(client: &Client) -> Vec<Check> {
                 DeploymentState::Live => Check::ok(name, format!("live, lag {}", lag(deployment))),
             };
             std::iter::once(own)
+                .chain(check_candidate(deployment))
                 .chain(check_outbox(deployment))
                 .chain(check_timers(deployment))
                 .chain(check_failure_events(deployment))
@@ -253,6 +255,16 @@ async fn check_running(client: &Client) -> Vec<Check> {
         Err(error) => checks.push(Check::fail("deployments", error.to_string())),
     }
     checks
+}
+
+/// Whether something keeps a candidate that is ready from taking over.
+fn check_candidate(deployment: &Deployment) -> Option<Check> {
+    let candidate = deployment.candidate.as_ref()?;
+    candidate.held_back.as_ref()?;
+    Some(Check::warn(
+        format!("candidate of {}", deployment.name),
+        format!("generation {} {}", candidate.number, standing(candidate)),
+    ))
 }
 
 /// How safely a handler publishes.
