@@ -1,4 +1,4 @@
-//! Candidates that are ready and may not take over: everybody who looks is told why. Owners whose
+//! Candidates that are ready and may not take over: everybody who looks learns why. Owners whose
 //! state is lost: what cannot work is refused before anything changes.
 
 use std::path::PathBuf;
