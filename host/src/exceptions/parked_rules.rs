@@ -43,7 +43,7 @@ pub(crate) fn check_switch(
         "{name} has {} parked events, whose messages are not published yet; the other state has \
          applied these events without publishing, so retry or drop them first (`foldstream parked \
          list {name}`); if only corrected code can apply them, `foldstream deploy MODULE --name \
-         {name} --strategy inherit --retry-parked`",
+         {name} --strategy inherit --retry-parked`, which replaces a candidate that waits",
         ours.max(theirs)
     )))
 }

@@ -419,8 +419,10 @@ pub(crate) async fn hold(deployment: &Deployment) -> Result<Held, Error> {
         }
     };
     let busy = |_| {
-        // Such as a full disk: nothing that is not durable may be held.
-        let failure = held.0.iter().find_map(|runner| runner.now().failure);
+        // Nothing that is not durable may be held.
+        let is_of_disk = |failure: &Failure| failure.is_of_state();
+        let failures = held.0.iter().filter_map(|runner| runner.now().failure);
+        let failure = failures.filter(is_of_disk).next();
         let why = match failure {
             Some(failure) => format!("{}: {}", failure.kind, failure.message),
             None => "its module is still applying a batch, or a state is still opening".to_owned(),

@@ -223,7 +223,7 @@ impl Handlers {
         (!stores).then(|| {
             format!(
                 "stream {stream} does not take {subject}, so no timer of {} can fire; add it to the subjects of the stream: \
-                 `nats stream edit {stream} --subjects '…,{}.>'`",
+                 `nats stream edit {stream} --subjects '…,{}.>'`, and leave it out of a subject transform",
                 record.name,
                 crate::timers::SUBJECT_PREFIX
             )

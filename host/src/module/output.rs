@@ -173,7 +173,10 @@ impl LastWords {
             .min();
         match begin {
             Some(begin) => {
-                self.text = one_line(&message[begin..]);
+                // What Go adds if somebody recovered and panicked again.
+                let panic = &message[begin..];
+                let panic = panic.split(" [recovered").next().unwrap_or(panic);
+                self.text = one_line(panic);
                 self.is_panic = true;
                 self.continues = self.text.starts_with("panicked at ") && self.text.ends_with(':');
             }
@@ -464,7 +467,7 @@ mod tests {
             ("panic: index out of range [3]".to_owned(), true)
         );
         let goroutine = [
-            "panic: out of stock",
+            "panic: out of stock [recovered, repanicked]",
             "",
             "goroutine 21 [running]:",
             "panic({0x5b2e0, 0x9a5c8})",

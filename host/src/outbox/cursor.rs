@@ -282,6 +282,7 @@ pub(super) async fn send(sending: &Sending<'_>, cursor: &mut Cursor, rows: Vec<R
         let length = granted.count();
         let Err(error) = store(publisher, lineage, cursor, &rows[..length]).await else {
             sent.sequence = cursor.sequence;
+            rows[..length].iter().for_each(sending.stored);
             sent.confirmed.extend(rows.drain(..length));
             cursor.portion.stored();
             continue;
@@ -416,9 +417,9 @@ pub(super) async fn send_delayed(sending: &Sending<'_>, cursor: &Cursor, rows: V
     }
     // Before anything is asked: one of those that are not polled meanwhile might have the connection.
     drop(outcomes);
-    for (place, message, words) in refusals {
+    for (number, (place, message, words)) in refusals.into_iter().enumerate() {
         // Each question leaves a batch open for a while, of which a stream has few.
-        let why = if all.leaves_refused {
+        let why = if number > 0 {
             words
         } else {
             refusal(sending.publisher, &message, words).await
@@ -465,6 +466,7 @@ async fn send_one_delayed(
     let messages = std::slice::from_ref(&message);
     let Err(error) = advance(publisher, &mut note, messages, row.place).await else {
         sent.sequence = note.sequence;
+        (sending.stored)(&row);
         sent.confirmed.push(row);
         return (sent, None);
     };

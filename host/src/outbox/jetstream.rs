@@ -294,6 +294,8 @@ pub(super) struct Sending<'a> {
     /// Why a message may not be sent now, if so: connecting may take long, and a grant may be
     /// withdrawn meanwhile; or the stream would ignore what the message asks of its delivery.
     pub(super) denied: &'a (dyn Fn(&Row) -> Option<String> + Send + Sync),
+    /// Learns of each message that the stream has stored, before all are sent.
+    pub(super) stored: &'a (dyn Fn(&Row) + Send + Sync),
     /// The stream did not answer to a message: each other one would wait as long for the same, and be
     /// in doubt as well.
     pub(super) is_silent: AtomicBool,
@@ -387,6 +389,7 @@ async fn send_chain(sending: &Sending<'_>, rows: Vec<Row>, refused: Refused) -> 
             Ok(confirmed) => {
                 sent.example.get_or_insert((confirmed.sequence, message));
                 sent.note(confirmed);
+                (sending.stored)(&row);
                 sent.confirmed.push(row);
             }
             // It leaves the order of its key, so the next one may follow.

@@ -2,6 +2,7 @@
 
 mod look;
 mod pauses;
+mod removals;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use self::pauses::CONFIRMED_MAX;
+use self::removals::Removals;
 use super::ahead::Ahead;
 use super::cursor::{self, Cursor};
 use super::jetstream::Refused;
@@ -93,10 +94,8 @@ pub(super) struct Task {
     /// What comes after the effects that were sent last, read while they were on their way. Nobody
     /// else takes effects away while the task runs.
     next: Option<JoinHandle<Result<Ready, state::Error>>>,
-    /// A commit that removes confirmed effects while others are sent.
-    removal: Option<JoinHandle<()>>,
-    /// When the last one began.
-    removed_at: Instant,
+    /// Takes confirmed effects out of the file.
+    removals: Removals,
 }
 
 impl Task {
@@ -129,8 +128,7 @@ impl Task {
             refused: Mutex::default(),
             refused_after: None,
             next: None,
-            removal: None,
-            removed_at: Instant::now(),
+            removals: Removals::new(Arc::clone(&parts)),
             parts,
         }
     }
@@ -193,7 +191,7 @@ impl Task {
                 pause = (pause * 2).min(PAUSE.1);
             }
         }
-        self.removed().await;
+        self.removals.ended().await;
     }
 
     /// What may be sent now.
@@ -493,6 +491,12 @@ impl Task {
             lineage: self.parts.lineage,
             stopped: &self.stopped,
             denied: &denied,
+            stored: &|row| {
+                self.parts.metrics.outbox_released.inc();
+                let status = &self.parts.status;
+                status.change(&self.name, |target| target.released += 1);
+                self.removals.note(row);
+            },
             is_silent: AtomicBool::new(false),
         };
         let mut sent = self.send_in_order(&sending, cursor.clone(), rows).await;
@@ -594,10 +598,11 @@ impl Task {
             ..
         } = sent;
         let (count, waited) = (
-            confirmed.len() as u64,
+            (confirmed.len() as u64).saturating_sub(self.removals.forget()),
             confirmed.iter().map(|row| since_ns(row.ready_ns())).max(),
         );
-        // Counted as released once it is confirmed, also if a former owner sent it.
+        // Counted as released once it is confirmed, also if a former owner sent it. What was noted on
+        // the way is counted already.
         self.parts.metrics.outbox_released.inc_by(count);
         self.parts.metrics.outbox_resent.inc_by(again);
         self.parts.status.change(&self.name, |target| {
@@ -627,35 +632,8 @@ impl Task {
         }
         // A handler that waits for room commits nothing that would remove them. A round may take long,
         // and another one may follow it at once.
-        let is_time = self.removed_at.elapsed() >= CONFIRMED_MAX;
-        if has_many || is_time || self.parts.store.is_outbox_full() {
-            self.remove().await;
-        }
-    }
-
-    /// Removes confirmed effects, while others are sent.
-    async fn remove(&mut self) {
-        // One commit at a time, or many of them could wait for a slow disk.
-        self.removed().await;
-        self.removed_at = Instant::now();
-        let parts = Arc::clone(&self.parts);
-        self.removal = Some(tokio::task::spawn_blocking(move || {
-            if let Err(error) = parts.remove_confirmed() {
-                // The next commit fails as well, and reopens the state.
-                tracing::warn!(
-                    deployment = parts.deployment,
-                    %error,
-                    "confirmed messages could not be removed"
-                );
-            }
-        }));
-    }
-
-    /// Waits for the removal that runs, if one does.
-    async fn removed(&mut self) {
-        if let Some(removal) = self.removal.take() {
-            // A panic is reported where it happens, and the rows are removed with the next ones.
-            let _ = removal.await;
+        if has_many || self.removals.is_due() || self.parts.store.is_outbox_full() {
+            self.removals.remove().await;
         }
     }
 }

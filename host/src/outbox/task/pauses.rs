@@ -6,14 +6,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Task;
+use super::removals::CONFIRMED_MAX;
 use crate::source::Outlet;
 
 /// How long a message that its target refuses may keep a new one waiting that does not depend on it.
 const FRESH_MIN: Duration = Duration::from_secs(1);
-/// How long confirmed effects may stay in the file. A crash within that time sends them again, so
-/// it is far shorter than any stream's window.
-pub(super) const CONFIRMED_MAX: Duration = Duration::from_secs(1);
-
 /// Effects that do not depend on one that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Others {
@@ -52,7 +49,7 @@ impl Task {
             () = over => true,
         };
         if no_commit && self.parts.store.has_confirmed_effects() {
-            self.remove().await;
+            self.removals.remove().await;
         }
     }
 
@@ -98,7 +95,7 @@ impl Task {
         }
         // The pause may be long, and the rows have left.
         if self.parts.store.has_confirmed_effects() {
-            self.remove().await;
+            self.removals.remove().await;
         }
     }
 }
