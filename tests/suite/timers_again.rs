@@ -90,6 +90,40 @@ async fn timers_that_set_each_other_without_an_end_are_named_as_a_loop_and_slowe
     assert!(metrics.contains(&metric(0)), "{metrics}");
 }
 
+/// How many keys loop: more than the host publishes at once.
+const LOOPS: usize = 400;
+/// How many of them may have their turn before another timer rings: far fewer than have to if it
+/// waits until it is among the first ones.
+const TURNS_MAX: usize = 60;
+
+#[tokio::test]
+async fn hundreds_of_loops_keep_no_other_timer_waiting_and_take_turns() {
+    let in_a_row = 3;
+    let host = start(&format!("[state]\ntimers_in_a_row_max = {in_a_row}\n")).await;
+    let client = host.client();
+    let again = json!({ "name": "again-1000000", "after_ms": 0 });
+    let keys = (0..LOOPS).map(|key| event(&format!("k{key}"), "set", &again));
+    client.append(&keys.collect::<Vec<_>>()).await;
+    // From then on one of them has its turn every second.
+    let before = rang(client, LOOPS * in_a_row).await.len();
+    let tea = json!({ "name": "tea", "after_ms": 0 });
+    client.append(&[event("zz", "set", &tea)]).await;
+    let place = wait::until("the other timer to ring", || async {
+        let rang = names(&rang(client, before).await);
+        rang.iter().position(|name| name == "zz/tea")
+    })
+    .await;
+    assert!(place <= before + TURNS_MAX, "{before} before, then {place}");
+
+    // Each sets its timer again, and none has a second turn before the others.
+    let rang = names(&rang(client, place + 6).await);
+    let mut turns: Vec<&String> = rang[before..].iter().collect();
+    let count = turns.len();
+    turns.sort();
+    turns.dedup();
+    assert_eq!(turns.len(), count, "{turns:?}");
+}
+
 /// By the clock of the log, which is that of the host.
 fn assert_slowed_down(rang: &[Value]) {
     let of_loop = rang

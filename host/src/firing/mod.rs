@@ -6,7 +6,9 @@
 //! is stored twice, or by two hosts, or of which the answer is lost, fires a timer once. While a
 //! firing is parked, its timer stays pending, and no other one is published for it.
 
+mod ready;
 mod status;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -29,8 +31,9 @@ use crate::timers::{self, Firing, Timer, What};
 use crate::clock::{Clock, Clocks, Look};
 use status::Change;
 pub(crate) use status::Status;
+use sweep::{LOOPS_MAX, Part, Sweep, Turns};
 
-/// Most firings published at once.
+/// Most firings published at once, besides one of a loop.
 const FIRINGS_MAX: usize = 256;
 /// Most firings that are published and not folded durably; a fold that is behind gets no more.
 const UNDER_WAY_MAX: usize = 4_096;
@@ -43,6 +46,9 @@ const REFUSALS_MAX: usize = 16;
 const NAME_MAX: usize = 60;
 /// The pause between timers of a loop.
 const LOOP_PAUSE: Duration = Duration::from_secs(1);
+/// The pause between parts of the pending timers: millions may be in loops, and should not cost a
+/// whole processor.
+const PART_PAUSE: Duration = Duration::from_millis(5);
 /// How long the task sleeps at most while a timer is pending: nothing announces that the clock was
 /// set.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
@@ -96,6 +102,8 @@ impl Task {
             clock: Clock::default(),
             is_bare: false,
             looped_at: None,
+            sweep: Sweep::default(),
+            turns: Turns::default(),
         };
         Self(runtime.spawn(work.run()))
     }
@@ -153,6 +161,9 @@ struct Work {
     is_bare: bool,
     /// When the last timer of a loop fired.
     looped_at: Option<Instant>,
+    /// What is known of the pending timers since it began with the first one.
+    sweep: Sweep,
+    turns: Turns,
 }
 
 impl Work {
@@ -176,29 +187,31 @@ impl Work {
                     continue;
                 }
             };
-            let pending = match self.pending().await {
-                Ok(pending) => pending,
+            let part = match self.pending().await {
+                Ok(part) => part,
                 Err(error) => {
                     self.parts.status.troubled(Some(error.to_string()));
                     self.rest(PAUSE.1).await;
                     continue;
                 }
             };
-            self.report_pending(&pending);
+            self.report_pending(&part);
             // Only if something may fire: an idle owner should not keep a connection.
-            if !pending.is_empty() {
+            if !part.timers.is_empty() {
                 self.compare_clocks(&source).await;
             }
             let shown = (self.parts.clocks)();
             let now_ns = match self.clock.look(shown.wall_ns, shown.steady) {
                 Look::Now(now_ns) => now_ns,
                 Look::Jumped(settles) => {
+                    // It has not looked at what may fire in this part.
+                    self.sweep = Sweep::default();
                     self.rest(settles.min(SLEEP_MAX)).await;
                     continue;
                 }
             };
             let until_ns = self.due_until(now_ns);
-            let (ready, sleep) = self.ready(&pending, until_ns);
+            let (ready, sleep) = self.ready(part, until_ns);
             if ready.is_empty() {
                 self.parts.status.troubled(self.refusal());
                 pause = PAUSE.0;
@@ -238,14 +251,17 @@ impl Work {
         }
     }
 
-    fn report_pending(&self, pending: &[Due]) {
+    fn report_pending(&mut self, part: &Part) {
         let (store, subject) = (&self.parts.store, &self.subject);
-        // One of a parked key may_fire for an operator, and is not late because of its host.
-        let may_fire = |due: &&Due| !store.is_parked_firing(subject, &due.name);
-        let next = pending.iter().find(may_fire);
-        self.parts.status.set_next(next.map(|due| due.at_ns));
-        let longest = pending.iter().filter(may_fire).max_by_key(|due| due.depth);
-        self.note_loop(longest);
+        // The timer of a parked firing may be fired by an operator, and is not late because of its
+        // host.
+        let is_parked = |due: &Due| store.is_parked_firing(subject, &due.name);
+        self.sweep.see(part, is_parked);
+        // The longest row may be in the next part.
+        if !part.is_cut {
+            self.parts.status.set_next(self.sweep.next_ns);
+            self.note_loop(self.sweep.longest.as_ref());
+        }
     }
 
     /// Finds out how far the clock of a server is ahead, now and then. Without an answer it stays
@@ -271,8 +287,8 @@ impl Work {
         self.outlet = Some(outlet);
     }
 
-    /// The first durable timers: those that are under way, and some more.
-    async fn pending(&mut self) -> Result<Vec<Due>, state::Error> {
+    /// The next durable timers: those that are under way, some more, and those of loops among them.
+    async fn pending(&mut self) -> Result<Part, state::Error> {
         // Their firings have been folded, and yet they may be pending: set again to the same time.
         let folded = self.parts.store.durable_position();
         let passed = self.under_way.iter();
@@ -288,12 +304,14 @@ impl Work {
                 + FIRINGS_MAX
                 + 1,
         );
+        let after = self.sweep.after.clone();
         let read = move || {
             let found = store.still_pending(&passed)?;
             let found = passed.into_iter().zip(found).collect::<Vec<_>>();
-            Ok((found, store.timers_after(None, max)?))
+            let timers = store.timers_among_loops(after.as_ref(), max, LOOPS_MAX)?;
+            Ok((found, Part::new(timers, after, store.timers_in_a_row_max())))
         };
-        let (found, pending) = state::joined(tokio::task::spawn_blocking(read).await)?;
+        let (found, part) = state::joined(tokio::task::spawn_blocking(read).await)?;
         for (due, timer) in found {
             let known = self.under_way.get(&due).map(|known| known.set_at);
             // Its firing was another one's, so it has not been ignored.
@@ -301,7 +319,7 @@ impl Work {
                 self.under_way.remove(&due);
             }
         }
-        Ok(pending)
+        Ok(part)
     }
 
     /// The time up to which timers fire. Events that a handler is behind with may cancel those that
@@ -315,71 +333,6 @@ impl Work {
         let last = checkpoint.and_then(|checkpoint| checkpoint.last_event);
         // No event yet: nothing is late by the clock of the stream.
         last.map_or(0, |event| event.time_ns).min(now_ns)
-    }
-
-    /// What to publish now, in the order of the times, and how long to sleep if that is nothing.
-    fn ready(&mut self, pending: &[Due], until_ns: u64) -> (Vec<(Due, u32)>, Duration) {
-        let folded = self
-            .parts
-            .store
-            .checkpoint()
-            .map_or(0, |checkpoint| checkpoint.position);
-        let (store, subject) = (self.parts.store.clone(), self.subject.clone());
-        let is_parked = |due: &Due| store.is_parked_firing(&subject, &due.name);
-        // A parked one must not keep others from being under way.
-        self.under_way
-            .retain(|due, _| pending.binary_search(due).is_ok() && !is_parked(due));
-        self.refused
-            .retain(|due, _| pending.binary_search(due).is_ok());
-        let (mut ready, mut sleep) = (Vec::new(), SLEEP_MAX);
-        for due in pending {
-            if due.at_ns > until_ns {
-                sleep = sleep.min(Duration::from_nanos(due.at_ns - until_ns));
-                // In order of time, so nothing after it is due.
-                break;
-            }
-            let attempt = match self.under_way.get(due) {
-                // It fires when its key is retried.
-                None if is_parked(due) => continue,
-                // A fold that is behind would only get a longer queue.
-                None if self.under_way.len() + ready.len() >= UNDER_WAY_MAX => continue,
-                None => 0,
-                // Not folded yet: it has to be met first.
-                Some(published) if published.sequence > folded => continue,
-                // The fold ignored it: by the clock of the stream it came too early.
-                Some(published) => {
-                    let wait = pause_after(published.attempt);
-                    let waited = published.at.elapsed();
-                    if waited < wait {
-                        sleep = sleep.min(wait - waited);
-                        continue;
-                    }
-                    published.attempt + 1
-                }
-            };
-            if let Some(refused) = self.refused.get(due) {
-                let (wait, waited) = (pause_after(refused.attempt), refused.at.elapsed());
-                if waited < wait {
-                    sleep = sleep.min(wait - waited);
-                    continue;
-                }
-            }
-            // A loop of timers must not fill the stream.
-            if due.depth >= store.timers_in_a_row_max() {
-                let waited = self.looped_at.map(|at| at.elapsed());
-                if let Some(waited) = waited.filter(|waited| *waited < LOOP_PAUSE) {
-                    sleep = sleep.min(LOOP_PAUSE - waited);
-                    continue;
-                }
-                self.looped_at = Some(Instant::now());
-            }
-            ready.push((due.clone(), attempt));
-            // The others follow in the next round.
-            if ready.len() == FIRINGS_MAX {
-                break;
-            }
-        }
-        (ready, sleep)
     }
 
     /// Reads the timers that are still pending at their time.
@@ -587,12 +540,4 @@ impl Work {
             () = over => {}
         }
     }
-}
-
-/// How long to wait before a timer fires again whose firing was ignored.
-fn pause_after(attempt: u32) -> Duration {
-    PAUSE
-        .0
-        .saturating_mul(2_u32.saturating_pow(attempt))
-        .min(PAUSE.1)
 }

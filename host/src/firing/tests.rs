@@ -6,8 +6,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::sweep::LOOPS_MAX;
 use super::{Activity, Parts, Status, Task};
 use crate::clock::Reading;
+use crate::event::Event;
 use crate::log::{self, Log};
 use crate::metrics::Metrics;
 use crate::position::{Checkpoint, StreamIdentity};
@@ -72,10 +74,15 @@ struct Bed {
 impl Bed {
     /// A task with durable timers, by name and time in seconds, on a machine whose clock shows a time.
     fn start(timers: &[(&str, u64)], seconds: u64) -> Self {
+        Self::start_with(|writer| set(writer, timers), seconds)
+    }
+
+    /// The same with timers that are set like this.
+    fn start_with(set: impl FnOnce(&mut Writer), seconds: u64) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let options = log::Options::default();
         let log = Log::open(&folder.path().join("log.redb"), options).expect("the log opens");
-        let (store, writer) = state(&folder.path().join("state.redb"), timers);
+        let (store, writer) = state(&folder.path().join("state.redb"), set);
         let machine = Machine::new(seconds);
         let shown = Arc::clone(&machine);
         let source = Source::Embedded(Embedded::new(log.clone()));
@@ -103,6 +110,19 @@ impl Bed {
         }
     }
 
+    /// Waits until a firing that has this in its data is in the log.
+    async fn fires(&self, data: &str) {
+        let mut head = self.log.head();
+        let fired = head.wait_for(|_| {
+            let (events, _) = self.log.read(0, None, 1_000, usize::MAX).expect("reads");
+            let data_of = |event: &Event| event.data.as_str().map(str::to_owned);
+            let mut all = events.iter().filter_map(data_of);
+            all.any(|text| text.contains(data))
+        });
+        let fired = tokio::time::timeout(Duration::from_secs(30), fired).await;
+        fired.expect("in time").expect("the log is open");
+    }
+
     /// How many firings the log has, once the clocks show this.
     async fn fired_at(&self, wall_s: u64, steady_s: u64) -> u64 {
         self.machine.shows(wall_s, steady_s).await;
@@ -110,10 +130,7 @@ impl Bed {
     }
 }
 
-fn state(path: &std::path::Path, timers: &[(&str, u64)]) -> (Store, Writer) {
-    let (store, mut writer) =
-        Store::open(path, Options::default(), |_| ()).expect("the state opens");
-    writer.begin();
+fn set(writer: &mut Writer, timers: &[(&str, u64)]) {
     for (name, at_s) in timers {
         let timer = Timer {
             at_ns: at_s * SECOND,
@@ -122,6 +139,13 @@ fn state(path: &std::path::Path, timers: &[(&str, u64)]) -> (Store, Writer) {
         };
         writer.set_timer(name, &timer).expect("within limits");
     }
+}
+
+fn state(path: &std::path::Path, set: impl FnOnce(&mut Writer)) -> (Store, Writer) {
+    let (store, mut writer) =
+        Store::open(path, Options::default(), |_| ()).expect("the state opens");
+    writer.begin();
+    set(&mut writer);
     let stream = StreamIdentity {
         name: "s".to_owned(),
         created_ns: 1,
@@ -164,4 +188,26 @@ async fn clock_that_jumps_back_makes_timers_late_and_fires_none_twice() {
     assert_eq!(bed.fired_at(5_060, 61).await, 1);
     assert_eq!(bed.fired_at(5_061, 62).await, 2, "second");
     assert_eq!(bed.fired_at(5_200, 201).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timer_fires_although_more_timers_of_loops_wait_before_it_than_a_look_reads() {
+    let looping = |writer: &mut Writer| {
+        for number in 0..2 * LOOPS_MAX as u64 + 1 {
+            let timer = Timer {
+                at_ns: SECOND + number,
+                set_by: 1,
+                depth: Options::default().timers_in_a_row_max,
+                ..Timer::default()
+            };
+            let name = format!("loop-{number}");
+            writer.set_timer(&name, &timer).expect("within limits");
+        }
+        set(writer, &[("tea", 900)]);
+    };
+    let bed = Bed::start_with(looping, 1_000);
+    bed.fires("tea").await;
+    // One of them has had its turn since, and others follow.
+    bed.fires("loop-").await;
+    assert!(*bed.log.head().borrow() < 100);
 }

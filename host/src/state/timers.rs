@@ -203,8 +203,12 @@ impl File {
         })
     }
 
-    /// The first durable timers by time, after a place and up to a time.
-    fn due(&self, from: Bound<&[u8]>, until_ns: u64, max: usize) -> Result<Vec<Due>, Error> {
+    /// The first durable timers by time, after a place and before the first one that is not wanted.
+    fn due(
+        &self,
+        from: Bound<&[u8]>,
+        mut is_wanted: impl FnMut(&Due) -> bool,
+    ) -> Result<Vec<Due>, Error> {
         guarded(|| {
             let transaction = self.begin_read()?;
             let table = match transaction.open_table(DUE) {
@@ -216,18 +220,26 @@ impl File {
             for row in table
                 .range::<&[u8]>((from, Bound::Unbounded))
                 .map_err(storage)?
-                .take(max)
             {
                 let (key, depth) = row.map_err(storage)?;
                 let due = Due::of(key.value(), depth.value()).ok_or_else(damaged)?;
-                // In order of time, so nothing behind it is due.
-                if due.at_ns > until_ns {
+                if !is_wanted(&due) {
                     break;
                 }
                 found.push(due);
             }
             Ok(found)
         })
+    }
+}
+
+/// Says no after a number of timers.
+fn at_most(max: usize) -> impl FnMut() -> bool {
+    let mut left = max;
+    move || {
+        let has_room = left > 0;
+        left = left.saturating_sub(1);
+        has_room
     }
 }
 
@@ -333,14 +345,50 @@ impl Store {
 
     /// The first durable timers by time, up to a time, without reading the others. Blocking.
     pub fn due_timers(&self, until_ns: u64, max: usize) -> Result<Vec<Due>, Error> {
-        self.inner.file.due(Bound::Unbounded, until_ns, max)
+        let mut has_room = at_most(max);
+        // In order of time, so nothing behind the first later one is due.
+        let is_wanted = |due: &Due| due.at_ns <= until_ns && has_room();
+        self.inner.file.due(Bound::Unbounded, is_wanted)
     }
 
     /// A page of durable timers by time, after one. Blocking.
     pub fn timers_after(&self, after: Option<&Due>, max: usize) -> Result<Vec<Due>, Error> {
+        let mut has_room = at_most(max);
+        self.due_after(after, |_| has_room())
+    }
+
+    /// The same until there are `max` timers in no loop, or `loops_max` timers of loops, which may wait
+    /// in front of all others. Blocking.
+    pub fn timers_among_loops(
+        &self,
+        after: Option<&Due>,
+        max: usize,
+        loops_max: usize,
+    ) -> Result<Vec<Due>, Error> {
+        let loop_depth = self.timers_in_a_row_max();
+        let (mut others, mut loops) = (0, 0);
+        self.due_after(after, |due| {
+            if others == max || loops == loops_max {
+                return false;
+            }
+            let count = if due.depth < loop_depth {
+                &mut others
+            } else {
+                &mut loops
+            };
+            *count += 1;
+            true
+        })
+    }
+
+    fn due_after(
+        &self,
+        after: Option<&Due>,
+        is_wanted: impl FnMut(&Due) -> bool,
+    ) -> Result<Vec<Due>, Error> {
         let key = after.map(|due| due_key(due.at_ns, &due.name));
         let from = key.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        self.inner.file.due(from, u64::MAX, max)
+        self.inner.file.due(from, is_wanted)
     }
 
     /// Durable timers; none for one that is not pending at that time any more, even if no commit says
