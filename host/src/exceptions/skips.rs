@@ -421,8 +421,8 @@ pub(crate) async fn hold(deployment: &Deployment) -> Result<Held, Error> {
     let busy = |_| {
         // Nothing that is not durable may be held.
         let is_of_disk = |failure: &Failure| failure.is_of_state();
-        let failures = held.0.iter().filter_map(|runner| runner.now().failure);
-        let failure = failures.filter(is_of_disk).next();
+        let mut failures = held.0.iter().filter_map(|runner| runner.now().failure);
+        let failure = failures.find(is_of_disk);
         let why = match failure {
             Some(failure) => format!("{}: {}", failure.kind, failure.message),
             None => "its module is still applying a batch, or a state is still opening".to_owned(),
