@@ -151,6 +151,27 @@ async fn an_export_into_the_same_folder_keeps_what_is_there() {
     assert_eq!(fs::read(&ada).expect("is there"), bytes);
     let shown = bed.run(&format!("{export} -o json")).expect(0).json();
     assert_eq!(shown["bundles"][0]["already_there"], json!(true), "{shown}");
+    // Later events of a key wait behind those that are there.
+    bed.tell(&[("ada", "note 6"), ("ada", "note 7")]).await;
+    bed.notes_at(7).await;
+    let more = bed.run(&export).expect(0).stdout;
+    assert!(
+        more.contains("mischief-2.bundle.json: now with 4 events")
+            && more.contains("mischief-5.bundle.json: already there, 1 event"),
+        "{more}"
+    );
+    bed.tell(&[("bob", "note 8")]).await;
+    bed.notes_at(8).await;
+    let shown = bed.run(&format!("{export} -o json")).expect(0).json();
+    let (ada_again, bob) = (&shown["bundles"][0], &shown["bundles"][1]);
+    assert_eq!(
+        (&ada_again["already_there"], &ada_again["events"]),
+        (&json!(true), &json!(4))
+    );
+    assert_eq!(
+        (&bob["replaced"], &bob["events"]),
+        (&json!(true), &json!(2))
+    );
     // Another file under that name.
     for other in [
         "mine",

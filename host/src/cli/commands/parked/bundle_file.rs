@@ -1,4 +1,4 @@
-//! The files of exported bundles: written whole, and never over another file.
+//! The files of exported bundles: written whole, and never over a file that has anything else.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -7,36 +7,46 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::NamedTempFile;
 
-use crate::bundle::{BUNDLE_BYTES_MAX, Bundle, Failed};
+use crate::bundle::{BUNDLE_BYTES_MAX, Bundle, EventRow, Failed};
 use crate::small_file;
 
 /// Prefix of a file that is not complete.
 const UNFINISHED: &str = ".foldstream-export-";
 
 /// What became of a bundle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Written {
     /// It has a new file.
     New,
-    /// The file was there, with the same failure.
-    AlreadyThere,
+    /// It replaced a file that has the same failure, and fewer events.
+    Replaced,
+    /// The file was there, with the same failure and all events. Its bundle may have more of them.
+    AlreadyThere(Box<Bundle>),
 }
 
-/// Writes a new file that only its owner can read: it has people's data. A file that exists stays
-/// as it is; that is an error unless it has a bundle of the same failure.
+/// Writes a file that only its owner can read: it has people's data. A file that exists is replaced
+/// only by more events of the same failure. One that has anything else is an error.
 pub(super) fn write(file: &Path, content: &[u8], bundle: &Bundle) -> io::Result<Written> {
     let mut unfinished = begin(folder_of(file))?;
     unfinished.write_all(content)?;
     unfinished.as_file().sync_all()?;
-    match unfinished.persist_noclobber(file) {
-        Ok(_) => Ok(Written::New),
-        Err(error) if is_of_same_failure(file, bundle) => {
-            // The new one is dropped, and with it its file.
-            drop(error);
-            Ok(Written::AlreadyThere)
-        }
-        Err(error) => Err(error.error),
+    let error = match unfinished.persist_noclobber(file) {
+        Ok(_) => return Ok(Written::New),
+        Err(error) => error,
+    };
+    let Some(found) = read(file).filter(|found| has_same_failure(found, bundle)) else {
+        return Err(error.error);
+    };
+    if has_all(&found.events, &bundle.events) {
+        // The new one is dropped, and with it its file.
+        return Ok(Written::AlreadyThere(Box::new(found)));
     }
+    // Events that only the file has may have been dropped by the host since.
+    if !has_all(&bundle.events, &found.events) {
+        return Err(error.error);
+    }
+    error.file.persist(file).map_err(|error| error.error)?;
+    Ok(Written::Replaced)
 }
 
 /// Removes what exports into the folder of a file left when they were killed.
@@ -81,10 +91,14 @@ fn folder_of(file: &Path) -> &Path {
     folder.unwrap_or(Path::new("."))
 }
 
-/// Whether a file has a bundle of the same failure of the same event with the same module.
-fn is_of_same_failure(file: &Path, bundle: &Bundle) -> bool {
-    let content = small_file::read_regular(file, BUNDLE_BYTES_MAX).ok();
-    let found = content.and_then(|content| Bundle::from_bytes(&content).ok());
+/// The bundle of a file, if it has one.
+fn read(file: &Path) -> Option<Bundle> {
+    let content = small_file::read_regular(file, BUNDLE_BYTES_MAX).ok()?;
+    Bundle::from_bytes(&content).ok()
+}
+
+/// Whether two bundles have the same failure of the same event with the same module.
+fn has_same_failure(one: &Bundle, other: &Bundle) -> bool {
     let what = |bundle: &Bundle| {
         (
             bundle.deployment.clone(),
@@ -97,7 +111,15 @@ fn is_of_same_failure(file: &Path, bundle: &Bundle) -> bool {
             bundle.events.first().cloned(),
         )
     };
-    found.is_some_and(|found| what(&found) == what(bundle))
+    what(one) == what(other)
+}
+
+/// Whether some events are all among others. Both are in order.
+fn has_all(events: &[EventRow], wanted: &[EventRow]) -> bool {
+    let mut events = events.iter();
+    wanted
+        .iter()
+        .all(|wanted| events.any(|event| event == wanted))
 }
 
 #[cfg(test)]
@@ -120,5 +142,4 @@ mod tests {
         assert!(!killed.exists());
         assert_eq!(fs::read_dir(folder.path()).expect("is there").count(), 3);
         sweep(&folder.path().join("absent/a.bundle.json"));
-    }
-}
+    }}

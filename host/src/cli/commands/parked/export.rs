@@ -58,8 +58,10 @@ struct Exported {
     entries: usize,
     failure: Option<Failed>,
     notes: Vec<String>,
-    /// The file was there before, with the same failure.
+    /// The file was there before, with the same failure and these events.
     already_there: bool,
+    /// The file was there before, with the same failure and fewer events.
+    replaced: bool,
 }
 
 /// A key of which no bundle was written.
@@ -177,7 +179,7 @@ async fn export_all(
     Ok(())
 }
 
-/// Fetches a bundle and writes it; a file that exists stays as it is.
+/// Fetches a bundle and writes it; a file that exists stays, or gets later events of its key.
 async fn export(
     client: &Client,
     name: &str,
@@ -201,8 +203,19 @@ async fn export(
     }
     let written = bundle_file::write(&file, &body, &bundle)
         .with_context(|| format!("cannot write {}", file.display()))?;
+    let (already_there, replaced) = match &written {
+        Written::New => (false, false),
+        Written::Replaced => (false, true),
+        Written::AlreadyThere(_) => (true, false),
+    };
+    // Figures and notes are those of the file.
+    let bundle = match written {
+        Written::AlreadyThere(found) => *found,
+        Written::New | Written::Replaced => bundle,
+    };
     Ok(Exported {
-        already_there: written == Written::AlreadyThere,
+        already_there,
+        replaced,
         file,
         events: bundle.events.len(),
         entries: bundle.entries.len(),
@@ -216,16 +229,19 @@ fn line_of(exported: &Exported) -> String {
         || "no failure".to_owned(),
         |failure| format!("{}: {}", failure.kind, printable(&failure.message)),
     );
-    let already = match exported.already_there {
-        true => "already there, ",
-        false => "",
+    let before = if exported.already_there {
+        "already there, "
+    } else if exported.replaced {
+        "now with "
+    } else {
+        ""
     };
     let entries = match exported.entries {
         1 => "1 entry".to_owned(),
         entries => format!("{entries} entries"),
     };
     format!(
-        "{}: {already}{}, {entries} of the state; {failure}",
+        "{}: {before}{}, {entries} of the state; {failure}",
         exported.file.display(),
         counted(exported.events as u64, "event"),
     )
