@@ -59,10 +59,12 @@ pub(super) fn sweep(file: &Path) {
             continue;
         }
         let path = entry.path();
-        // Another export that runs holds its file.
-        let is_left = File::open(&path)
-            .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
-        if is_left {
+        let Ok(file) = File::open(&path) else {
+            continue;
+        };
+        // Another export that runs holds its file. One that has not locked it yet waits until this
+        // lock ends with `file`, and then finds that its file is gone.
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
             // If it fails, the file only stays for longer.
             let _ = fs::remove_file(path);
         }
@@ -124,6 +126,8 @@ fn has_all(events: &[EventRow], wanted: &[EventRow]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -142,4 +146,28 @@ mod tests {
         assert!(!killed.exists());
         assert_eq!(fs::read_dir(folder.path()).expect("is there").count(), 3);
         sweep(&folder.path().join("absent/a.bundle.json"));
-    }}
+    }
+    #[test]
+    fn a_sweep_takes_no_file_from_an_export_that_begins() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let place = folder.path().join("a.bundle.json");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        sweep(&place);
+                    }
+                });
+            }
+            let lost = (0..3_000)
+                .filter(|_| {
+                    let begun = begin(folder.path()).expect("is writable");
+                    begun.persist(&place).is_err()
+                })
+                .count();
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(lost, 0);
+        });
+    }
+}
