@@ -9,6 +9,7 @@ use foldstream_tests::guests;
 use foldstream_tests::host::{Host, jetstream_source};
 use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::stage::Kind;
+use foldstream_tests::wait;
 use serde_json::json;
 
 pub(crate) const NAME: &str = "mischief";
@@ -925,5 +926,22 @@ async fn a_verification_repeats_long_retries_before_it_holds_the_deployment() {
     let deploy = ["deploy", &module, "--name", NAME, "--strategy", "inherit"];
     cli::on(&bed.host, &deploy).expect(0);
     bed.run("parked retry mischief --all").expect(0);
-    bed.run("verify mischief").expect(0);
+    let client = bed.host.client();
+    let path = format!("/v1/deployments/{NAME}/verification");
+    let verification = async || -> api::Verification { client.get(&path).await.expect(200).json() };
+    client.act(NAME, "verification").await.expect(200);
+    wait::until("the second fold to come to the end", async || {
+        (verification().await.progress >= 1.0).then_some(())
+    })
+    .await;
+    // More than it folds within a hold, while it repeats the retries.
+    for _ in 0..60 {
+        bed.tell(&[("bob", "note 3"); 1_000]).await;
+    }
+    let ended = wait::until("the verification to end", async || {
+        let now = verification().await;
+        matches!(now.state, api::WorkState::Done | api::WorkState::Failed).then_some(now)
+    })
+    .await;
+    assert_eq!(ended.equal, Some(true), "{ended:?}");
 }

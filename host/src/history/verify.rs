@@ -293,6 +293,15 @@ impl Verifying {
         self.lacks.clone().or_else(by_count)
     }
 
+    fn check_active(&self) -> Result<(), Error> {
+        if self.deployment.record().active == self.generation.number {
+            return Ok(());
+        }
+        Err(Error::Conflict(
+            "another generation became active during the verification; verify again".to_owned(),
+        ))
+    }
+
     /// Both states at one position.
     async fn take_snapshots(
         &self,
@@ -303,11 +312,7 @@ impl Verifying {
         let at_most = self.history.config.rollout.hold_max.max(FILTERED_HOLD_MAX);
         // So that no deploy, rollback or repair comes between the check and the snapshots.
         let _changing = self.history.deployments.lock(&self.deployment).await?;
-        if self.deployment.record().active != self.generation.number {
-            return Err(Error::Conflict(
-                "another generation became active during the verification; verify again".to_owned(),
-            ));
-        }
+        self.check_active()?;
         // A release changes entries at a position that the fold has passed.
         let now = serving.store().map(|store| store.releases_count());
         if now != Some(self.skips.past().releases.len() as u64) {
@@ -397,7 +402,15 @@ impl Verifying {
         // It is held once it has done all that is due up to there.
         let change = fold.runner.set_ceiling(Ceiling::Position(last));
         self.reported(fold, end, fold.arrives(change)).await?;
-        Ok(())
+        // The deployment has moved on meanwhile. A fold at its ceiling does not know how far, so it
+        // first comes to a known place.
+        let end = self.deployment.active().position();
+        // After the look: a position in another stream may be one that the fold never reaches.
+        self.check_active()?;
+        let change = fold.runner.set_ceiling(Ceiling::Position(end));
+        self.reported(fold, end, fold.arrives(change)).await?;
+        fold.runner.set_ceiling(Ceiling::None);
+        self.reported(fold, end, fold.comes_near(NEAR_EVENTS)).await
     }
 
     /// Adds the restarts of a runner, and those between two runners.
