@@ -188,3 +188,28 @@ async fn an_export_into_the_same_folder_keeps_what_is_there() {
     let names = fs::read_dir(folder.path()).expect("is there").count();
     assert_eq!(names, 2, "nothing else stays");
 }
+
+#[tokio::test]
+async fn failing_since_outlasts_a_restart_behind_many_parked_keys() {
+    let mut bed = Bed::start("").await;
+    let keys: Vec<String> = (1..=11).map(|key| format!("key-{key}")).collect();
+    // Between events that are applied, or the module would seem to be at fault.
+    let events = keys.iter().flat_map(|key| {
+        [
+            ("bob", "note 1"),
+            ("bob", "note 2"),
+            (key.as_str(), "ill 3"),
+        ]
+    });
+    let last = bed.tell(&events.collect::<Vec<_>>()).await;
+    bed.notes_at(last).await;
+    bed.tell(&[FULL]).await;
+    let (_, stopped) = bed.host.client().failed(NAME).await;
+    assert_eq!(stopped.sequence, Some(last + 1), "{stopped:?}");
+    for _ in 0..2 {
+        bed.host.kill();
+        bed.host.restart().await;
+        let (_, again) = bed.host.client().failed(NAME).await;
+        assert_eq!(again.first_at, stopped.first_at);
+    }
+}

@@ -18,7 +18,7 @@ use crate::event::{Event, Payload};
 use crate::state::{Call, Key, Scanned, Traced};
 use crate::timers::Timer;
 
-pub(crate) use keeper::Keeper;
+pub(crate) use keeper::{Fate, Keeper};
 pub(crate) use replay::{Change, Ended, Replay, Step};
 
 /// The format that this build writes, and the newest that it reads.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::applier::{Applier, Fault};
 use super::ladder::Attempt;
-use crate::bundle::{Bundle, Failed, Origin};
+use crate::bundle::{Bundle, Failed, Fate, Origin};
 use crate::event::Event;
 use crate::module::ApplyError;
 use crate::room::Use;
@@ -29,15 +29,6 @@ pub(super) fn describe_fault(fault: &Fault) -> (String, Option<usize>) {
             _ => (error.to_string(), None),
         },
     }
-}
-
-/// What becomes of an event that failed for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It is set aside, with what it read.
-    Parked,
-    /// The deployment stops at it.
-    Stops,
 }
 
 impl Applier {
@@ -82,7 +73,7 @@ impl Applier {
         store: &Store,
     ) -> Traced {
         let keeper = self.parking.keeper.clone();
-        let keeper = keeper.filter(|keeper| keeper.wants(&self.parking.module));
+        let keeper = keeper.filter(|keeper| keeper.wants(&self.parking.module, fate));
         // Nobody would see the record, and to try the event once more costs a call.
         let Some(event) = event.filter(|_| fate == Fate::Parked || keeper.is_some()) else {
             return Traced::default();
@@ -117,7 +108,7 @@ impl Applier {
             let disk = self.settings.disk.as_ref();
             let has_room =
                 |bytes| disk.is_none_or(|(room, _)| room.check(Use::Grow, bytes).is_ok());
-            if let Some(path) = keeper.keep(&bundle, has_room) {
+            if let Some(path) = keeper.keep(&bundle, fate, has_room) {
                 tracing::warn!(
                     deployment = self.parking.deployment,
                     sequence = event.sequence,
