@@ -504,20 +504,7 @@ async fn killed_at(step: &str, way: Way) {
     );
 }
 
-macro_rules! killed {
-    ($($name:ident $way:ident $part:literal;)*) => {$(
-        #[tokio::test]
-        async fn $name() {
-            for step in STEPS.iter().skip($part).step_by(2) {
-                if (*step, Way::$way) != ("build-ready", Way::Rollback) {
-                    killed_at(step, Way::$way).await;
-                }
-            }
-        }
-    )*};
-}
-
-killed! {
+killed_at_steps! {
     killed_at_a_step_of_a_hand_over_there_is_one_owner_and_each_message_is_stored_once_1 Rebuild 0;
     killed_at_a_step_of_a_hand_over_there_is_one_owner_and_each_message_is_stored_once_2 Rebuild 1;
     killed_at_a_step_of_a_hand_back_there_is_one_owner_and_each_message_is_stored_once_1 Rollback 0;

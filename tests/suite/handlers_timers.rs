@@ -10,7 +10,7 @@ use foldstream_tests::host::Host;
 use foldstream_tests::{cli, wait};
 use serde_json::json;
 
-use crate::handlers_rollouts::{CONFIG, STEPS, Way, is_recorded_at};
+use crate::handlers_rollouts::{CONFIG, Way, is_recorded_at};
 use crate::timers::{ALARM, LATER_MS, event, names, rang, start};
 
 /// Timers of a round that are due one after the other.
@@ -143,20 +143,7 @@ async fn killed_at(step: &str, way: Way) {
     cli::on(&stage.host, &["verify", ALARM, "--seed", "7"]).expect(0);
 }
 
-macro_rules! killed {
-    ($($name:ident $way:ident $part:literal;)*) => {$(
-        #[tokio::test]
-        async fn $name() {
-            for step in STEPS.iter().skip($part).step_by(2) {
-                if (*step, Way::$way) != ("build-ready", Way::Rollback) {
-                    killed_at(step, Way::$way).await;
-                }
-            }
-        }
-    )*};
-}
-
-killed! {
+killed_at_steps! {
     killed_at_a_step_of_a_hand_over_each_pending_timer_fires_once_1 Rebuild 0;
     killed_at_a_step_of_a_hand_over_each_pending_timer_fires_once_2 Rebuild 1;
     killed_at_a_step_of_a_hand_back_each_pending_timer_fires_once_1 Rollback 0;

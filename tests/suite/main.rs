@@ -26,6 +26,22 @@ macro_rules! on_both_versions {
     };
 }
 
+/// Tests a claim about a kill at half of the steps of a change of owner: modules with a function
+/// `killed_at`.
+macro_rules! killed_at_steps {
+    ($($name:ident $way:ident $part:literal;)*) => {$(
+        #[tokio::test]
+        async fn $name() {
+            use crate::handlers_rollouts::{STEPS, Way};
+            for step in STEPS.iter().skip($part).step_by(2) {
+                if (*step, Way::$way) != ("build-ready", Way::Rollback) {
+                    killed_at(step, Way::$way).await;
+                }
+            }
+        }
+    )*};
+}
+
 mod accounts; // targets of handlers in another JetStream domain or account
 mod admission; // a host without configured tokens makes one; what is open without
 mod backup; // a copy of a running host: whole, compared, and a data folder

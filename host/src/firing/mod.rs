@@ -287,7 +287,7 @@ impl Work {
         self.outlet = Some(outlet);
     }
 
-    /// The next durable timers: those that are under way, some more, and those of loops among them.
+    /// The next durable timers: as many as are under way and some more, and timers of loops among them.
     async fn pending(&mut self) -> Result<Part, state::Error> {
         // Their firings have been folded, and yet they may be pending: set again to the same time.
         let folded = self.parts.store.durable_position();

@@ -130,7 +130,7 @@ mod tests {
         }
     }
 
-    /// The names of those that have a turn; each is set again as `next` says.
+    /// The names in the order of their turns; each timer is set again as `next` says.
     fn turns(mut timers: Vec<Due>, count: u32, next: impl Fn(u32, Due) -> Due) -> Vec<String> {
         let mut turns = Turns::default();
         let mut names = Vec::new();

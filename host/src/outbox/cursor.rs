@@ -415,7 +415,7 @@ pub(super) async fn send_delayed(sending: &Sending<'_>, cursor: &Cursor, rows: V
             break;
         }
     }
-    // Before anything is asked: one of those that are not polled meanwhile might have the connection.
+    // Before anything is asked: a future that is not polled meanwhile might hold the connection.
     drop(outcomes);
     for (number, (place, message, words)) in refusals.into_iter().enumerate() {
         // Each question leaves a batch open for a while, of which a stream has few.

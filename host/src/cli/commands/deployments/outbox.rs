@@ -58,7 +58,7 @@ fn waiting(outbox: &Outbox) -> String {
     } else {
         ""
     };
-    // Those that have to wait count for nothing.
+    // Messages that have to wait do not count.
     let oldest = match outbox.oldest_seconds {
         seconds if seconds > 0.0 => format!(", the oldest for {}", span(seconds)),
         _ => String::new(),
